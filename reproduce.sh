@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# ./reproduce.sh TARGET [settings]     one command per result; needs bash and Python 3.11 or newer, nothing else.
+# The first start installs the pinned environment into .venv (an active conda or virtual environment that already
+# satisfies the pins is used as it is). Relative paths are read from this folder.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+    cat <<'END'
+usage: ./reproduce.sh TARGET [settings]
+
+  table1            accuracy and cost of every method, beside the paper's Table 1
+  solve "question"  one question, answered by greedy decoding and by nabla-Reasoner
+  plan TARGET       what a target would run, fetch and cost; loads nothing
+  models            train the small models in assets/ anew
+  test [--all]      lint and tests; --all adds the slow ones; other arguments go to pytest
+  help              this text
+
+settings (key=value, from configs/): scale=tiny|small|paper  policy=...  task=...  method=...  seed=...
+  num_problems=20  results_dir=DIR  overwrite=true  wandb=offline|online|disabled
+  examples: ./reproduce.sh table1 policy=tiny-base task=chain_sum seed=0
+            ./reproduce.sh plan table1 scale=paper
+A run that was stopped goes on where it stopped when the same command is given again.
+END
+}
+
+die() { printf '%s\n' "$1" >&2; exit "${2:-2}"; }
+
+has_gpu() { nvidia-smi -L >/dev/null 2>&1; }
+
+find_python() {
+    local candidate
+    for candidate in python3 python3.13 python3.12 python3.11 python3.14 python; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate" && return
+        fi
+    done
+    die "Python 3.11 or newer must be on the PATH; got $(python3 --version 2>&1 || true). Install it and try again." 1
+}
+
+# Exit 0 when the interpreter $1 has every pinned package of the base list and of the extras $2.
+satisfies_pins() {
+    "$1" - "$2" 2>/dev/null <<'END'
+import sys, tomllib
+from importlib.metadata import version
+
+with open("pyproject.toml", "rb") as file:
+    project = tomllib.load(file)["project"]
+pins = project["dependencies"] + [pin for extra in sys.argv[1].split(",") for pin in project["optional-dependencies"][extra]]
+for name, wanted in (pin.split("==") for pin in pins):
+    if version(name.split("[")[0]).split("+")[0] != wanted:
+        sys.exit(1)
+END
+}
+
+install() {  # $1: extras, $2: stamp, written last, so that a cut installation is noticed and begun anew
+    local python=.venv/bin/python
+    if [ -e .venv/.installing ]; then rm -rf .venv; fi
+    mkdir -p .venv && touch .venv/.installing
+    if [ ! -x "$python" ]; then
+        echo "Making the virtual environment .venv with $("$(find_python)" --version) ..."
+        "$(find_python)" -m venv .venv || die "python -m venv failed; on Debian and Ubuntu install python3-venv." 1
+    fi
+    echo "Installing the pinned environment [$1]; once, a few minutes ..."
+    if [ "$(uname)" != Darwin ] && ! has_gpu; then  # the default build of torch would pull gigabytes of CUDA packages
+        "$python" -m pip install -qq "torch==2.13.0+cpu" 2>/dev/null || {
+            "$python" -m pip install -qq "uv==0.13.9"
+            "$python" -m uv pip install -qq --python "$python" --torch-backend=cpu "torch==2.13.0"
+        }
+    fi
+    "$python" -m pip install -qq --editable ".[$1]"
+    touch "$2"
+    rm .venv/.installing
+}
+
+target="${1:-help}"
+[ $# -eq 0 ] || shift
+case "$target" in
+    table1 | solve | plan | models | test) ;;
+    help | -h | --help) usage && exit ;;
+    *) echo "unknown target '$target'. Valid targets: table1, solve, plan, models, test, help." >&2 && exit 2 ;;
+esac
+
+extras=test
+case "$target $*" in
+    plan*) ;;
+    *scale=small* | *smollm2*) extras=test,small ;;
+    *scale=paper*) has_gpu || die "scale=paper needs an NVIDIA GPU; ./reproduce.sh plan $target scale=paper says what it takes."
+        extras=test,paper ;;
+esac
+
+active="${VIRTUAL_ENV:-${CONDA_PREFIX:-}}"
+python="$PWD/.venv/bin/python"
+stamp=".venv/.installed-$extras-$(cksum <pyproject.toml | tr ' ' -)"
+if [ -n "$active" ] && [ "$active" != "$PWD/.venv" ] && satisfies_pins "$active/bin/python" "$extras"; then
+    python="$active/bin/python"
+elif [ ! -e "$stamp" ] || [ -e .venv/.installing ]; then
+    (
+        if command -v flock >/dev/null; then flock 9; fi  # two first starts at once: the second waits for the first
+        if [ ! -e "$stamp" ] || [ -e .venv/.installing ]; then install "$extras" "$stamp"; fi
+    ) 9>.venv.lock
+fi
+
+export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
+case "$target" in
+    test) "$python" -m ruff check . && exec "$python" -m pytest "$@" ;;
+    models) exec "$python" -m nabla_reasoner.recipes "$@" ;;
+    *) exec "$python" -m nabla_reasoner.run "$target" "$@" ;;
+esac

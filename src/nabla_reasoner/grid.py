@@ -1,0 +1,262 @@
+"""From a command line to cells: composes every choice of a sweep, checks its values, and builds the parts of a cell.
+
+A cell is one (policy, task, method, seed): a plain nested dict of resolved settings. Composing needs no torch, so that
+a wrong choice is answered at once.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+NOT_SETTINGS = {"paper", "size", "parameters", "download_gb", "skywork", "budget"}  # keys that change no record
+MISSING = object()
+WANDB_MODES = ("offline", "online", "disabled")
+
+Cell = dict[str, Any]
+
+
+def choices(group: str) -> list[str]:
+    """Names that `group=NAME` may take."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def compose_cells(overrides: Sequence[str]) -> list[Cell]:
+    """The cells that these overrides ask for, in the order in which Hydra runs them.
+
+    Raises:
+        ValueError: an override that cannot be read, an unknown choice or setting (the valid ones are listed), or a
+            value out of range.
+    """
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        parser, current = OverridesParser.create(), list(overrides)
+        for override in overrides:
+            if "=" not in override or not override[0].isalpha():
+                raise ValueError(f"settings are written key=value; got {override!r}. See ./reproduce.sh help.")
+        try:
+            plain = [item.input_line for item in parser.parse_overrides(current) if not item.is_sweep_override()]
+            current = plain
+            config = compose("config", plain, return_hydra_config=True)
+            sweeps = config.hydra.mode == RunMode.MULTIRUN
+            params = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()] if sweeps else []
+            jobs = BasicSweeper.split_arguments(parser.parse_overrides([*params, *overrides]), None)[0]
+            cells, composed = [], {}
+            for current in jobs:
+                shared = tuple(item for item in current if not item.startswith("seed="))
+                if shared not in composed:
+                    composed[shared] = plain_cell(compose("config", current))
+                seed = [item.removeprefix("seed=") for item in current if item.startswith("seed=")]
+                cells.append({**composed[shared], "seed": _integer(seed[0]) if seed else composed[shared]["seed"]})
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ValueError(_explain(error, current)) from error
+    for cell in cells:
+        _check_values(cell)
+    return cells
+
+
+def phases(target: str, overrides: Sequence[str]) -> list[tuple[list[str], list[Cell]]]:
+    """The sweeps of an experiment, each as its overrides and its cells.
+
+    The second runs the larger pools that comparisons at matched cost are cut from; it comes last, so that the table's
+    rows are there early, and only where the grid holds ∇-Reasoner and a method to compare it with.
+    """
+    main_phase = [f"experiment={target}", *overrides]
+    cells = compose_cells(main_phase)
+    pooled = list(dict.fromkeys(cell["method"]["name"] for cell in cells if cell["method"]["budget"]))
+    compared = any(cell["method"]["name"] in ("nabla_reasoner", "nabla_reasoner_multipass") for cell in cells)
+    if cells[0]["budget"] or not (pooled and compared):
+        return [(main_phase, cells)]
+    kept = [override for override in main_phase if not override.startswith(("method=", "budget="))]
+    budget_phase = [*kept, "method=" + ",".join(pooled), "budget=true"]
+    return [(main_phase, cells), (budget_phase, compose_cells(budget_phase))]
+
+
+def plain_cell(config: DictConfig) -> Cell:
+    """Resolved settings as a plain dict; with `budget=true` the method takes the larger pool it names."""
+    cell = OmegaConf.to_container(config, resolve=True)
+    if cell["budget"] and cell["method"]["budget"]:
+        cell["method"] |= cell["method"]["budget"]
+    return cell
+
+
+def _integer(text: str) -> Any:
+    return int(text) if text.isdecimal() else text
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """One line: what is wrong and which values are valid."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any(line.startswith("Available options in") for line in lines):
+        start = next(index for index, line in enumerate(lines) if line.startswith("Available options in"))
+        end = next((index for index, line in enumerate(lines) if line.startswith("Config search path")), len(lines))
+        missing, valid = lines[start - 1].split(": ")[-1], ", ".join(lines[start + 1 : end])
+        return f"{missing}; {lines[start].replace('Available', 'available')} {valid}."
+    if isinstance(error, OverrideParseException):
+        return f"the setting {error.override!r} cannot be read. Write key=value."
+    if isinstance(error, InterpolationKeyError):
+        return f"these choices do not go together: {lines[0]}. Choose a task that belongs to the scale."
+    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"train"}
+    chosen = [override for override in overrides if override.split("=")[0] in groups]
+    try:
+        config = compose("config", chosen)
+    except (HydraException, OmegaConfBaseException):
+        return " ".join(lines)
+    for key in (override.split("=")[0] for override in overrides if override not in chosen):
+        if not key.startswith("hydra") and OmegaConf.select(config, key, default=MISSING) is MISSING:
+            return _unknown(config, key, groups)
+    return f"{' '.join(lines)} in the settings {' '.join(overrides)}. Write key=value."
+
+
+def _unknown(config: DictConfig, key: str, groups: set[str]) -> str:
+    """The message for a setting that does not exist: those that do, at the deepest level that does."""
+    parent = key.rpartition(".")[0]
+    while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
+        parent = parent.rpartition(".")[0]
+    known = sorted(OmegaConf.select(config, parent)) if parent else sorted(set(config) | groups)
+    where = f" of {parent}" if parent else ""
+    hint = f" They belong to {config.method.name}: choose another with method=NAME." if parent == "method" else ""
+    return f"unknown setting {key!r}; settings{where}: {', '.join(known)}.{hint}"
+
+
+def _check_values(cell: Cell) -> None:
+    """Raise ValueError on a setting of the wrong type or out of range (methods and models check their own)."""
+    keys = ("seed", "num_problems", "batch_size", "max_new_tokens", "threads", "devices", "num_nodes")
+    whole = {key: cell[key] for key in keys}
+    whole["task.repeats"] = cell["task"]["repeats"]
+    for key, value in whole.items():
+        least = 0 if key == "seed" else 1
+        if (value is None and key in ("num_problems", "threads")) or (type(value) is int and value >= least):
+            continue
+        raise ValueError(f"{key} must be a whole number >= {least}; got {value!r}.")
+    for key in ("overwrite", "budget"):
+        if type(cell[key]) is not bool:
+            raise ValueError(f"{key} must be true or false; got {cell[key]!r}.")
+    if cell["wandb"] not in WANDB_MODES:
+        raise ValueError(f"wandb must be one of {', '.join(WANDB_MODES)}; got {cell['wandb']!r}.")
+
+
+def locate(path: str) -> str:
+    """A model's folder, looked for from here and from the repository root; otherwise the name as it stands (hub)."""
+    return str(ROOT / path) if not Path(path).exists() and (ROOT / path).exists() else path
+
+
+def build_problems(cell: Cell) -> list:
+    """The cell's problems; the same list object for cells of the same task."""
+    return _problems(json.dumps(cell["task"], sort_keys=True), cell["num_problems"])
+
+
+@functools.lru_cache(maxsize=16)
+def _problems(task_json: str, size: int | None) -> list:
+    from . import problems
+
+    task = json.loads(task_json)
+    if "dataset" in task:
+        if size is None:
+            raise ValueError(f"task {task['name']} is generated without end; give num_problems.")
+        return problems.generate(task["dataset"], split="test", size=size, settings=task["settings"])
+    if task["path"] is not None:
+        return problems.load_jsonl(task["path"], task=task["name"], size=size, suffix=task["suffix"])
+    try:
+        return problems.load_hub(task=task["name"], size=size, suffix=task["suffix"], **task["hub"])
+    except Exception as error:  # no `datasets`, no network, a renamed data set: each raises types of its own
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"task {task['name']} cannot be fetched from the hub ({type(error).__name__}: {first}). "
+            "Give a file: task.path=FILE.jsonl with fields id, problem, answer."
+        ) from error
+
+
+def build_method(cell: Cell) -> Any:
+    """The cell's method object; its constructor checks its settings."""
+    from hydra.utils import get_class
+
+    settings = {key: value for key, value in cell["method"].items() if key not in ("name", "budget", "_target_")}
+    try:
+        return get_class(cell["method"]["_target_"])(**settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"method {cell['method']['name']}: {error}") from error
+
+
+def load_models(cell: Cell) -> tuple[Any, Any]:
+    """Policy and reward of a cell; the last of each stays loaded, so that a run of cells shares them."""
+    import torch
+    import transformers
+
+    transformers.logging.disable_progress_bar()  # one line per weight file is noise in a grid
+    if cell["threads"] is not None:
+        torch.set_num_threads(cell["threads"])
+    policy = _policy(locate(cell["policy"]["path"]), cell["device"], cell["dtype"])
+    settings = cell["reward"]
+    reference = locate(settings["reference"]) if settings["reference"] else None
+    reward = _reward(locate(settings["path"]), settings["kind"], cell["device"], cell["dtype"], reference)
+    reward.check_vocabulary(policy)
+    return policy, reward
+
+
+@functools.lru_cache(maxsize=1)
+def _policy(path: str, device: str, dtype: str) -> Any:
+    from .models import Policy
+
+    return Policy.from_pretrained(path, device=device, dtype=dtype)
+
+
+@functools.lru_cache(maxsize=1)
+def _reward(path: str, kind: str, device: str, dtype: str, reference: str | None) -> Any:
+    from .models import RewardModel
+
+    return RewardModel.from_pretrained(path, kind=kind, device=device, dtype=dtype, reference=reference)
+
+
+def fingerprint(cell: Cell) -> dict[str, Any]:
+    """Everything that decides a cell's records: settings, and digests of the files they name."""
+    groups = ("policy", "reward", "task", "method")
+    parts = {group: {k: v for k, v in cell[group].items() if k not in NOT_SETTINGS} for group in groups}
+    for group in ("policy", "reward"):
+        parts[group]["weights"] = folder_digest(locate(parts[group]["path"]))
+    if parts["task"].get("path"):
+        parts["task"]["sha256"] = hashlib.sha256(Path(parts["task"].pop("path")).read_bytes()).hexdigest()
+    kept = ("seed", "num_problems", "batch_size", "threads", "device", "dtype", "devices", "num_nodes")
+    return {**parts, **{key: cell[key] for key in kept}}
+
+
+@functools.lru_cache(maxsize=64)
+def folder_digest(path: str) -> str | None:
+    """A digest of a model folder: names, sizes, and the first and last MiB of its files; None for a hub name."""
+    if not Path(path).is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).iterdir()):
+        if file.suffix in (".json", ".safetensors", ".gguf"):
+            digest.update(f"{file.name} {file.stat().st_size} ".encode())
+            with file.open("rb") as stream:
+                digest.update(stream.read(2**20))
+                stream.seek(max(0, file.stat().st_size - 2**20))
+                digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Settings that differ, e.g. "method.step_size: 0.1 -> 0.2"."""
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    keys = sorted(before.keys() | after.keys())
+    return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

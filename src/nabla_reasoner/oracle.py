@@ -1,0 +1,99 @@
+"""The plain decoding loop: one problem, one position at a time, every gradient computed where it is needed.
+
+Follows Alg. 3 line by line and shares nothing between positions; `decoding`'s lock-step loop is tested against it.
+"""
+
+from typing import Any
+
+import torch
+
+from . import cost, dto, objective, rollouts, walk
+from .models import Policy, RewardModel
+from .objective import HardSequence
+from .walk import Walk
+
+
+def run(method: Any, state: Walk, policy: Policy, reward: RewardModel, seed: int, repeat: int) -> None:
+    """Decode one problem in place.
+
+    Args:
+        method: the `decoding.NablaReasoner` whose settings apply.
+        state: a fresh walk; holds the outcome afterwards.
+    """
+
+    def noise(stage: str, count: int):
+        return rollouts.uniforms(seed, state.problem.id, repeat, stage, count)
+
+    def roll_out(kept: list[int]) -> list[int]:
+        state.rollouts += 1
+        limit = method.max_new_tokens - len(kept)
+        if limit == 0 or (kept and kept[-1] in policy.eos_ids):
+            return kept
+        prefix = state.policy_prompt + kept
+        stream = noise(f"rollout {state.rollouts - 1}", method.max_new_tokens)
+        (drawn,) = rollouts.sample(policy, [prefix], [stream], method.rollout_sampling, [limit])
+        state.spent.append(cost.prefill(policy.parameters, len(prefix)))
+        state.spent.append(cost.decoding(policy.parameters, len(drawn.token_ids)))
+        return kept + drawn.token_ids
+
+    def score(response: list[int]) -> float:
+        (value,), (spent,) = objective.rewards(reward, [state.reward_prompt], [response])
+        state.spent.append(spent)
+        return value
+
+    state.tokens = roll_out([])
+    state.reward = score(state.tokens)
+    walk.note_rollout(state, policy)
+    for state.current_pass in range(method.num_passes):
+        position = 0
+        while position < len(state.tokens) and state.rollouts < method.max_rollouts:
+            logits = _optimised_row(method, state, policy, reward, position)
+            if logits is not None:
+                state.visited += 1
+                uniform = torch.tensor(noise(f"resample {state.current_pass} {position}", 1), device=logits.device)
+                token = rollouts.draw(logits[None], uniform, method.resample_sampling).item()
+                if token != state.tokens[position]:
+                    response = roll_out(state.tokens[:position] + [token])
+                    twice = method.variant.prompt_twice
+                    state.incumbent = score(walk.scored_text(state, method.variant)) if twice else state.reward
+                    walk.settle(state, policy, position, token, response, score(response))
+            position += 1
+        if state.rollouts == method.max_rollouts:
+            break
+    state.done = True
+
+
+def _optimised_row(
+    method: Any, state: Walk, policy: Policy, reward: RewardModel, position: int
+) -> torch.Tensor | None:
+    """Logits of one position after DTO, or None where a gate says to commit the token as it is."""
+    sequence = HardSequence(
+        state.policy_prompt, state.reward_prompt, state.tokens[:position], state.tokens[position:]
+    )
+    (prediction,) = objective.predict(policy, [sequence])
+    state.spent.append(prediction.cost)
+    variant = method.variant
+    if 0 not in walk.uncertain(prediction, variant, method.confidence_threshold, method.entropy_threshold):
+        return None
+    if variant.hard_tokens == "argmax":
+        sequence = sequence._replace(rollout=prediction.argmax)
+    if method.grad_threshold > 0:
+        (gradient,) = objective.evaluate(policy, reward, [sequence], **method.weights)
+        state.spent.append(gradient.cost)
+        temperature = method.descent.ste_temperature
+        (norm,) = walk.gate_norms(policy, gradient, prediction.hidden, [0], variant, temperature)
+        if norm < method.grad_threshold:
+            return None
+    if not method.use_gradient:
+        return objective.precise(policy.logits(prediction.hidden[0]))
+    result = dto.reference(
+        policy,
+        reward,
+        sequence,
+        update=variant.update,
+        descent=method.descent,
+        latents=prediction.hidden,
+        **method.weights,
+    )
+    state.spent.append(result.cost)
+    return result.logits[0]

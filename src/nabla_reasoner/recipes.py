@@ -1,0 +1,172 @@
+"""`./reproduce.sh models`: trains everything shipped in assets/ and measures it into assets/manifest.json.
+
+Stages: tokenizer, tiny-base, tiny-instruct (policies), likelihood (a longer-trained judge), classifier (grown from the
+judge, trained on the policies' own samples), manifest. Each can be run alone with `only=[NAME]`.
+"""
+
+import random
+from pathlib import Path
+
+import hydra
+import lightning
+import torch
+import transformers
+from omegaconf import DictConfig, OmegaConf
+
+from . import demonstrations, grading, manifest, problems, rollouts, training, vocabulary
+from .models import Policy, load_tokenizer
+
+CONFIGS = str(Path(__file__).resolve().parents[2] / "configs")
+
+
+def splits(config: DictConfig) -> dict[str, dict[str, list[problems.Problem]]]:
+    """Problems by task and split; no question of a held-out split is in the training split."""
+    result = {}
+    for task, details in config.tasks.items():
+        settings, avoid, parts = dict(details.settings), set(), {}
+        for split, size in (("test", config.held_out.test), ("validation", config.held_out.validation)):
+            parts[split] = problems.generate(task, split=split, size=size, settings=settings, avoid=frozenset(avoid))
+            avoid |= {problems.question_key(problem.question) for problem in parts[split]}
+        parts["train"] = problems.generate(
+            task, split="train", size=details.train, settings=settings, avoid=frozenset(avoid)
+        )
+        result[task] = parts
+    return result
+
+
+def build_model(architecture: DictConfig, tokenizer: transformers.PreTrainedTokenizerFast, *, classifier: bool):
+    """A randomly initialised Hugging Face model of the given shape, with tied embeddings."""
+    shape = dict(architecture)
+    settings = transformers.AutoConfig.for_model(
+        shape.pop("model_type"),
+        **shape,
+        num_key_value_heads=shape["num_attention_heads"],
+        intermediate_size=shape["hidden_size"] * 8 // 3 // 32 * 32,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.04,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **({"num_labels": 1} if classifier else {}),
+    )
+    auto = transformers.AutoModelForSequenceClassification if classifier else transformers.AutoModelForCausalLM
+    return auto.from_config(settings)
+
+
+def example(tokenizer, problem: problems.Problem, response_ids: list[int], labels: list[float] | None = None):
+    """A training example in the tokenizer's chat format."""
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": problem.question}], add_generation_prompt=True, return_dict=False
+    )
+    return training.Example(problem.task, list(prompt), response_ids, labels)
+
+
+def solution_ids(tokenizer, problem: problems.Problem) -> list[int]:
+    """Token ids of the worked solution, end of turn included."""
+    return [*tokenizer.encode(demonstrations.worked_solution(problem), add_special_tokens=False), tokenizer.eos_token_id]
+
+
+def train_language_model(config: DictConfig, name: str, data: dict) -> None:
+    """Fine-tune a causal LM of the recipe on worked solutions and write its folder."""
+    recipe, tokenizer = config.models[name], load_tokenizer(str(Path(config.folder, "tokenizer")))
+    lightning.seed_everything(recipe.seed, verbose=False)
+    pools = {task: [example(tokenizer, p, solution_ids(tokenizer, p)) for p in parts["train"]] for task, parts in data.items()}
+    module = training.LanguageModelTraining(
+        build_model(recipe.architecture, tokenizer, classifier=False), training.Schedule(**recipe.schedule)
+    )
+    fit_and_save(config, name, module, training.Mixture(pools, dict(recipe.batch), recipe.seed), tokenizer)
+
+
+def fit_and_save(config: DictConfig, name: str, module, mixture, tokenizer) -> None:
+    """Train to the end, then write model and tokenizer as one Hugging Face folder."""
+    training.fit(module, mixture, device=config.device, folder=str(Path("checkpoints", name)), name=name)
+    folder = Path(config.folder, config.models[name].folder)
+    module.model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def response_labels(response: list[int], solution: list[int], correct: bool) -> list[float]:
+    """Process labels of a response: 1.0 while it is a prefix of the worked solution, at the last token the verifier's word."""
+    labels, right = [], True
+    for position, token in enumerate(response):
+        right = right and position < len(solution) and solution[position] == token
+        labels.append(float(right))
+    return [*labels[:-1], float(correct)]
+
+
+def sampled_responses(config: DictConfig, recipe: DictConfig, data: dict, tokenizer) -> dict[str, list[training.Example]]:
+    """The policies' own answers to training questions, labelled token by token."""
+    pools: dict[str, list[training.Example]] = {task: [] for task in data}
+    for name in ("tiny-base", "tiny-instruct"):
+        policy = Policy.from_pretrained(str(Path(config.folder, config.models[name].folder)), device=config.device)
+        for task, parts in data.items():
+            count = recipe.samples_per_task // 2
+            chosen = [parts["train"][i % len(parts["train"])] for i in range(count)]
+            noise = [rollouts.uniforms(recipe.seed, f"{i}/{p.id}", 0, name, 96) for i, p in enumerate(chosen)]
+            prompts = [policy.prompt_ids([{"role": "user", "content": p.question}]) for p in chosen]
+            drawn = rollouts.sample(policy, prompts, noise, rollouts.Sampling(1.0), [96] * count)
+            for problem, rollout in zip(chosen, drawn, strict=True):
+                if rollout.finished:
+                    correct = grading.grade(problem, policy.decode(rollout.token_ids)).correct
+                    labels = response_labels(rollout.token_ids, solution_ids(tokenizer, problem), correct)
+                    pools[task].append(example(tokenizer, problem, rollout.token_ids, labels))
+    return pools
+
+
+def corrupted_responses(config: DictConfig, data: dict, tokenizer, seed: int) -> dict[str, list[training.Example]]:
+    """Worked solutions, half of them with one token replaced by another that occurs in worked solutions."""
+    generator, pools = random.Random(seed), {}
+    for task, parts in data.items():
+        pools[task] = []
+        alphabet = sorted({token for problem in parts["train"][:200] for token in solution_ids(tokenizer, problem)[:-1]})
+        for problem in parts["train"][:20000]:
+            solution = solution_ids(tokenizer, problem)
+            response = list(solution)
+            if generator.random() < 0.5:
+                response[generator.randrange(len(response) - 1)] = generator.choice(alphabet)
+            labels = response_labels(response, solution, response == solution)
+            pools[task].append(example(tokenizer, problem, response, labels))
+    return pools
+
+
+def train_classifier(config: DictConfig, data: dict) -> None:
+    """Grow the judge by two layers and train it as a scalar verifier."""
+    recipe, tokenizer = config.models.classifier, load_tokenizer(str(Path(config.folder, "tokenizer")))
+    lightning.seed_everything(recipe.seed, verbose=False)
+    sampled = sampled_responses(config, recipe, data, tokenizer)
+    corrupted = corrupted_responses(config, data, tokenizer, recipe.seed)
+    pools, counts = {}, {}
+    for task, count in recipe.batch.items():
+        pools[f"{task}/sampled"], pools[f"{task}/corrupted"] = sampled[task], corrupted[task]
+        counts[f"{task}/corrupted"] = round(count * recipe.corrupted)
+        counts[f"{task}/sampled"] = count - counts[f"{task}/corrupted"]
+    pools = {group: [item._replace(group=group) for item in pool] for group, pool in pools.items()}
+    model = build_model(recipe.architecture, tokenizer, classifier=True)
+    judge = transformers.AutoModelForCausalLM.from_pretrained(str(Path(config.folder, config.models.likelihood.folder)))
+    training.grow(model, judge)
+    module = training.RewardTraining(model, training.Schedule(**recipe.schedule), recipe.process_weight)
+    fit_and_save(config, "classifier", module, training.Mixture(pools, counts, recipe.seed), tokenizer)
+
+
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train/tiny")
+def main(config: DictConfig) -> None:
+    """Run the stages named in `only`, in their order."""
+    torch.set_num_threads(config.threads)
+    data = splits(config)
+    stages = OmegaConf.to_container(config.only)
+    if "tokenizer" in stages:
+        texts = [problem.question for parts in data.values() for problem in parts["train"][:2000]]
+        vocabulary.build_tokenizer(texts, config.vocab_size).save_pretrained(Path(config.folder, "tokenizer"))
+    for name in ("tiny-base", "tiny-instruct", "likelihood"):
+        if name in stages:
+            train_language_model(config, name, data)
+    if "classifier" in stages:
+        train_classifier(config, data)
+    if "manifest" in stages:
+        manifest.write(config, data)
+
+
+if __name__ == "__main__":
+    main()

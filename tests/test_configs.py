@@ -1,0 +1,139 @@
+"""The settings a user meets: grids, order of the groups, pins, and that every choice composes and builds."""
+
+import inspect
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.utils import get_class
+
+from nabla_reasoner import grid
+
+ROOT = Path(__file__).resolve().parents[1]
+METHODS = {
+    "greedy",
+    "self_consistency",
+    "best_of_n",
+    "nabla_without_gradient",
+    "nabla_reasoner",
+    "nabla_reasoner_multipass",
+}
+
+
+def names(cells: list[dict], group: str) -> set[str]:
+    return {cell[group]["name"] for cell in cells}
+
+
+def test_environment_yml_carries_the_pins_of_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip == project["dependencies"] + project["optional-dependencies"]["test"]
+    assert "python" + project["requires-python"] in environment["dependencies"]
+    everything = pip + project["optional-dependencies"]["small"] + project["optional-dependencies"]["paper"]
+    assert all("==" in pin for pin in everything)
+
+
+def test_reproduce_installs_the_torch_that_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pin = next(pin for pin in project["dependencies"] if pin.startswith("torch=="))
+    script = (ROOT / "reproduce.sh").read_text(encoding="utf-8")
+    assert script.count(f'"{pin}+cpu"') == 1
+    assert script.count("torch==") == script.count(pin)
+
+
+def test_table1_is_every_policy_task_method_and_seed():
+    cells = grid.compose_cells(["experiment=table1"])
+    assert len(cells) == 2 * 3 * 6 * 3
+    assert names(cells, "policy") == {"tiny-base", "tiny-instruct"}
+    assert names(cells, "task") == {"chain_sum", "leg_counting", "products"}
+    assert names(cells, "method") == METHODS
+    assert {cell["seed"] for cell in cells} == {0, 1, 2}
+    assert all(cell["num_problems"] >= 300 for cell in cells)
+
+
+def test_table1_at_scale_paper_is_the_papers_grid():
+    cells = grid.compose_cells(["experiment=table1", "scale=paper"])
+    assert names(cells, "policy") == {"qwen2.5-7b", "qwen2.5-7b-instruct", "llama3.1-8b-instruct"}
+    assert names(cells, "task") == {"math500", "amc", "aime24", "aime25"}
+    assert names(cells, "method") == METHODS
+    amc = next(cell for cell in cells if cell["task"]["name"] == "amc" and cell["method"]["name"] == "nabla_reasoner")
+    assert amc["method"]["parameter"] == "latents"
+    assert amc["method"]["step_size"] == 0.01
+    assert amc["task"]["repeats"] == 8
+    llama = next(cell for cell in cells if cell["policy"]["name"].startswith("llama"))
+    assert "Llama" in llama["reward"]["path"]
+
+
+def test_scale_wins_over_experiment_and_the_command_line_over_both():
+    cells = grid.compose_cells(["experiment=table1", "scale=small"])
+    assert names(cells, "policy") == {"smollm2"}
+    assert names(cells, "reward") == {"smollm2"}
+    cells = grid.compose_cells(["experiment=table1", "task=products", "method=greedy,best_of_n", "seed=5", "num_problems=7"])
+    assert len(cells) == 2 * 2
+    assert {(cell["seed"], cell["num_problems"], cell["task"]["name"]) for cell in cells} == {(5, 7, "products")}
+
+
+def test_larger_pools_are_a_second_phase_of_the_methods_that_have_one():
+    (_, cells), (overrides, pooled) = grid.phases("table1", ["policy=tiny-base", "task=chain_sum", "seed=0"])
+    assert not any(cell["budget"] for cell in cells)
+    assert names(pooled, "method") == {"self_consistency", "best_of_n", "nabla_without_gradient"}
+    assert "budget=true" in overrides
+    best_of_n = {cell["budget"]: cell["method"]["num_samples"] for cell in cells + pooled if "num_samples" in cell["method"]}
+    assert best_of_n == {False: 8, True: 32}
+    assert len(grid.phases("table1", ["method=greedy,best_of_n"])) == 1, "nothing to compare the pools with"
+
+
+def test_every_choice_of_every_group_composes():
+    for group in ("policy", "reward", "task", "method", "variant"):
+        for name in grid.choices(group):
+            scale = [] if grid.compose_cells([])[0]["task"]["name"] and (ROOT / f"configs/{group}/{name}.yaml").read_text().find("skywork") < 0 else ["scale=paper"]
+            cell = grid.compose_cells([f"{group}={name}", "num_problems=3", *scale])[0]
+            assert cell[group]["name"] == name
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_builds_and_names_all_settings_of_its_class(method: str):
+    cell = grid.compose_cells([f"method={method}"])[0]
+    grid.build_method(cell)
+    signature = inspect.signature(get_class(cell["method"]["_target_"]).__init__)
+    assert set(cell["method"]) - {"name", "budget", "_target_"} == set(signature.parameters) - {"self"}
+
+
+def test_generated_tasks_are_those_the_shipped_models_are_trained_on():
+    recipe = yaml.safe_load((ROOT / "configs/train/tiny.yaml").read_text(encoding="utf-8"))
+    for task in ("chain_sum", "leg_counting", "products"):
+        cell = grid.compose_cells([f"task={task}"])[0]
+        assert cell["task"]["settings"] == recipe["tasks"][task]["settings"]
+        assert cell["num_problems"] <= recipe["held_out"]["test"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["task=chain_sm"], ["task/chain_sm", "chain_sum", "products"]),
+        (["method=greedy,gredy"], ["method/gredy", "best_of_n"]),
+        (["variant=papr"], ["fixed", "release", "paper"]),
+        (["scale=huge"], ["tiny", "small"]),
+        (["num_problem=3"], ["'num_problem'", "num_problems", "method"]),
+        (["method.max_rolouts=3"], ["'method.max_rolouts'", "max_rollouts"]),
+        (["num_problems=0"], ["num_problems", ">= 1", "0"]),
+        (["num_problems=many"], ["num_problems", "'many'"]),
+        (["seed=-1"], ["seed", "-1"]),
+        (["batch_size=0"], ["batch_size", "0"]),
+        (["wandb=on"], ["offline", "online", "disabled"]),
+        (["overwrite=2"], ["overwrite", "true or false"]),
+        (["+foo=1"], ["key=value", "+foo=1"]),
+        (["greedy"], ["key=value", "greedy"]),
+        (["policy=[1"], ["policy=[1"]),
+        (["scale=paper", "task=chain_sum"], ["do not go together"]),
+    ],
+)
+def test_wrong_setting_is_named_with_the_valid_ones(overrides: list[str], words: list[str]):
+    with pytest.raises(ValueError) as caught:
+        grid.compose_cells(["experiment=table1", *overrides])
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message

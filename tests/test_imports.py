@@ -1,0 +1,28 @@
+"""Each module imports only from the rows below its own."""
+
+import re
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "nabla_reasoner"
+ROWS = """
+__init__
+run
+session plan recipes
+inference report summary manifest
+decoding ppo tables figures
+baselines search training dto theory vllm_rollouts statistics oracle grid
+walk
+grading rollouts objective records
+problems models relaxation cost demonstrations vocabulary
+"""
+
+
+def test_every_module_imports_only_from_rows_below():
+    row = {name: number for number, line in enumerate(ROWS.strip().splitlines()) for name in line.split()}
+    for path in PACKAGE.glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r"^\s*from \.(\w+) import", text, re.M)
+        for names in re.findall(r"^\s*from \. import (.+)$", text, re.M):
+            found += [name.strip() for name in names.split("#")[0].split(",")]
+        for name in found:
+            assert row[path.stem] < row[name], f"{path.stem} must not import {name}"

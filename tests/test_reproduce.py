@@ -1,0 +1,70 @@
+"""reproduce.sh as typed: targets, exit status, and a run that survives SIGKILL."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import test_run
+import toys
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def reproduce(*words: str, **settings) -> subprocess.CompletedProcess:
+    return subprocess.run(["bash", str(ROOT / "reproduce.sh"), *words], capture_output=True, text=True, **settings)
+
+
+def test_help_names_every_target_and_needs_no_python(tmp_path: Path):
+    shown = reproduce("help", env={"PATH": "/usr/bin:/bin"}, cwd=tmp_path)
+    assert shown.returncode == 0
+    for target in ("table1", "solve", "plan", "models", "test", "help"):
+        assert f"\n  {target} " in shown.stdout
+
+
+def test_unknown_target_lists_the_valid_ones_and_exits_2():
+    refused = reproduce("tabel1")
+    assert refused.returncode == 2
+    assert "table1, solve, plan, models, test, help" in refused.stderr
+
+
+def test_old_python_is_refused_clearly(tmp_path: Path):
+    for name in ("python3", "python3.11", "python3.12", "python3.13", "python3.14", "python"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    script = (ROOT / "reproduce.sh").read_text(encoding="utf-8")
+    (tmp_path / "reproduce.sh").write_text(script, encoding="utf-8")
+    (tmp_path / "pyproject.toml").write_text("", encoding="utf-8")
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    refused = subprocess.run(
+        ["bash", str(tmp_path / "reproduce.sh"), "plan", "table1"], capture_output=True, text=True, env=environment
+    )
+    assert refused.returncode != 0
+    assert "Python 3.11 or newer" in refused.stderr
+
+
+def start(results: Path) -> subprocess.Popen:
+    words = test_run.command(results, "method=greedy,best_of_n,nabla_reasoner", "num_problems=12")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "nabla_reasoner.run", *words], env=environment, stdout=subprocess.DEVNULL, cwd=ROOT
+    )
+
+
+@pytest.mark.slow
+def test_run_killed_with_sigkill_and_started_again_equals_an_undisturbed_one(tmp_path: Path):
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    toys.model_folder("qwen2")
+    assert start(undisturbed).wait() == 0
+    process, seen = start(killed), killed / "tiny" / "table1" / "records"
+    while process.poll() is None and not list(seen.glob("*best_of_n*.jsonl")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run must still have been going on"
+    expected = test_run.records_below(undisturbed)
+    assert test_run.records_below(killed) != expected
+    assert start(killed).wait() == 0
+    assert test_run.records_below(killed) == expected

@@ -1,0 +1,252 @@
+"""A table run from composing to tables, in this process, on random models of the smallest size."""
+
+import csv
+import json
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+import toys
+
+from nabla_reasoner import BestOfN, Greedy, Policy, Problem, grid, inference, run, session, summary
+from nabla_reasoner.records import read_records
+
+TIMINGS = ("seconds", "peak_bytes")
+
+
+def command(results: Path, *more: str) -> list[str]:
+    """A table1 command of one policy and task with random models; `more` narrows or breaks it."""
+    return [
+        "table1", "policy=tiny-base", f"policy.path={toys.model_folder('qwen2')}", "task=products", "seed=0",
+        f"reward.path={toys.model_folder('llama', seed=7)}", "num_problems=5", "batch_size=2", "max_new_tokens=6",
+        f"results_dir={results}", *more,
+    ]  # fmt: skip
+
+
+def without_timings(value: object) -> object:
+    """A record without its timing fields, at any depth."""
+    if isinstance(value, dict):
+        return {key: without_timings(entry) for key, entry in value.items() if key not in TIMINGS}
+    return [without_timings(entry) for entry in value] if isinstance(value, list) else value
+
+
+def records_below(folder: Path) -> dict[str, object]:
+    return {str(p.relative_to(folder)): without_timings(read_records(p)) for p in sorted(folder.rglob("*.jsonl"))}
+
+
+def test_table1_writes_records_tables_and_summary_of_every_method(tmp_path: Path, capsys):
+    assert run.main(command(tmp_path)) == 0
+    folder = tmp_path / "tiny" / "table1"
+    files = records_below(folder)
+    assert len(files) == 6 + 3, "six methods, and the larger pools of three"
+    assert all(len(records) == 5 for records in files.values())
+    rows = list(csv.DictReader((folder / "table.csv").open(encoding="utf-8")))
+    assert {row["method"] for row in rows if row["num_problems"] == "5"} == {path.split("__")[2] for path in files}
+    for name in ("table.md", "table.tex", "comparisons.csv"):
+        assert (folder / name).stat().st_size > 0
+    content = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert content["status"] == "finished"
+    assert content["seed"] == [0]
+    assert content["command"].startswith("./reproduce.sh table1 policy=tiny-base")
+    for key in ("config", "commit", "dirty", "packages", "device", "wall_clock_seconds", "peak_bytes"):
+        assert key in content
+    printed = capsys.readouterr().out
+    assert "[9/9]" in printed
+    assert "left" in printed
+    assert str(folder) in printed
+
+
+def test_same_command_twice_computes_nothing_and_elsewhere_gives_the_same_records(tmp_path: Path):
+    narrow = ("method=greedy,nabla_reasoner",)
+    assert run.main(command(tmp_path / "a", *narrow)) == 0
+    files = sorted((tmp_path / "a").rglob("*.jsonl"))
+    before = [path.read_bytes() for path in files]
+    assert run.main(command(tmp_path / "a", *narrow)) == 0
+    assert [path.read_bytes() for path in files] == before
+    assert run.main(command(tmp_path / "b", *narrow)) == 0
+    assert records_below(tmp_path / "a") == records_below(tmp_path / "b")
+
+
+def test_cut_records_are_completed_to_those_of_an_undisturbed_run(tmp_path: Path):
+    narrow = ("method=best_of_n",)
+    assert run.main(command(tmp_path, *narrow)) == 0
+    path = next(tmp_path.rglob("*.jsonl"))
+    whole, undisturbed = path.read_text(encoding="utf-8"), records_below(tmp_path)
+    lines = whole.splitlines(keepends=True)
+    path.write_text("".join(lines[:3]) + lines[3][:40], encoding="utf-8")  # half a chunk, then a torn line
+    assert run.main(command(tmp_path, *narrow)) == 0
+    assert records_below(tmp_path) == undisturbed
+
+
+def test_records_of_other_settings_are_refused_and_left_alone(tmp_path: Path, capsys):
+    assert run.main(command(tmp_path, "method=best_of_n")) == 0
+    path = next(tmp_path.rglob("*.jsonl"))
+    before = path.read_bytes()
+    assert run.main(command(tmp_path, "method=best_of_n", "method.temperature=0.9")) == run.WRONG
+    message = capsys.readouterr().err
+    assert "method.temperature: 0.7 -> 0.9" in message
+    assert "overwrite=true" in message
+    assert path.read_bytes() == before
+    assert run.main(command(tmp_path, "method=best_of_n", "method.temperature=0.9", "overwrite=true")) == 0
+    assert len(read_records(path)) == 5
+    assert path.read_bytes() != before
+
+
+def broken_folder(tmp_path: Path, how: str) -> str:
+    """A copy of the random policy with one thing wrong."""
+    folder = tmp_path / how
+    folder.mkdir()
+    for file in Path(toys.model_folder("qwen2")).iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    if how == "corrupt":
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:500])
+    if how == "template":
+        (folder / "chat_template.jinja").unlink()
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["task=nothing"], ["task/nothing", "products"]),
+        (["method=nabla_reasoner", "method.max_rollouts=0"], ["max_rollouts", "0"]),
+        (["method=nabla_reasoner", "method.reward_weight=-1"], ["reward_weight", "-1"]),
+        (["method=best_of_n", "method.temperature=-0.5"], ["temperature", "-0.5"]),
+        (["method=best_of_n", "method.num_samples=many"], ["best_of_n"]),
+        (["method=greedy", "policy.path=no/such/folder"], ["no/such/folder"]),
+        (["method=greedy", "policy.path={corrupt}"], ["corrupt", "cannot be read"]),
+        (["method=greedy", "policy.path={template}"], ["chat template"]),
+        (["method=greedy", "max_new_tokens=5000"], ["context", "5000"]),
+        (["method=greedy", "task=math500", "task.path=missing.jsonl"], ["missing.jsonl"]),
+        (["method=greedy", "task=math500", "task.path={empty}"], ["at least one row"]),
+        (["method=greedy", "task=math500", "task.path={malformed}"], ["line 2"]),
+        (["method=greedy", "dtype=float8"], ["dtype", "float8"]),
+    ],
+)
+def test_bad_input_is_one_line_status_2_and_writes_nothing(tmp_path: Path, capsys, settings: list[str], words: list[str]):
+    (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
+    row = '{"id": "1", "problem": "1+1?", "answer": "2"}\n'
+    (tmp_path / "malformed.jsonl").write_text(row + "{broken\n", encoding="utf-8")
+    places = {name: str(tmp_path / f"{name}.jsonl") for name in ("empty", "malformed")}
+    for how in ("corrupt", "template"):
+        if f"{{{how}}}" in "".join(settings):
+            places[how] = broken_folder(tmp_path, how)
+    replaced = {setting.split("=")[0] for setting in settings}
+    base = [word for word in command(tmp_path / "results") if word.split("=")[0] not in replaced]
+    assert run.main([*base, *(setting.format(**places) for setting in settings)]) == run.WRONG
+    errors = capsys.readouterr().err.strip()
+    assert errors.startswith("error: ")
+    assert "\n" not in errors
+    for word in words:
+        assert word in errors
+    assert not (tmp_path / "results").exists()
+
+
+def test_unknown_target_lists_the_valid_ones(capsys):
+    assert run.main(["tabel1"]) == run.WRONG
+    assert "table1, solve, plan" in capsys.readouterr().err
+
+
+def test_failing_problem_becomes_a_failed_record_and_the_run_goes_on(tmp_path: Path, monkeypatch, capsys):
+    solve = Greedy.solve
+
+    def failing(self, problems, *arguments, **settings):
+        if any(problem.id == bad for problem in problems):
+            raise RuntimeError("out of\nluck")
+        return solve(self, problems, *arguments, **settings)
+
+    bad = grid.build_problems(grid.compose_cells(["task=products", "num_problems=5"])[0])[2].id
+    monkeypatch.setattr(Greedy, "solve", failing)
+    assert run.main(command(tmp_path, "method=greedy")) == run.FAILED
+    records = read_records(next(tmp_path.rglob("*.jsonl")))
+    assert len(records) == 5
+    (failed,) = [record for record in records if record["status"] == "failed"]
+    assert failed["problem_id"] == bad
+    assert failed["error"] == "RuntimeError: out of luck"
+    assert failed["correct"] is False
+    assert "1 problems failed" in capsys.readouterr().err
+
+
+def test_a_cell_that_breaks_leaves_the_others_running(tmp_path: Path, monkeypatch, capsys):
+    run_cell = session.run_cell
+
+    def breaking(cell, label):
+        if cell["method"]["name"] == "greedy":
+            raise OSError("disk full")
+        run_cell(cell, label)
+
+    monkeypatch.setattr(session, "run_cell", breaking)
+    assert run.main(command(tmp_path, "method=greedy,self_consistency")) == run.FAILED
+    assert [path.name.split("__")[2] for path in tmp_path.rglob("*.jsonl")] == ["self_consistency"]
+    assert "disk full" in capsys.readouterr().err
+
+
+def test_interrupt_is_reported_and_the_summary_says_so(tmp_path: Path, monkeypatch, capsys):
+    def interrupted(self, problems, *arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Greedy, "solve", interrupted)
+    assert run.main(command(tmp_path, "method=greedy")) == run.INTERRUPTED
+    assert "same command" in capsys.readouterr().err
+    assert json.loads(next(tmp_path.rglob("summary.json")).read_text(encoding="utf-8"))["status"] == "interrupted"
+
+
+def test_inference_under_inference_mode_is_refused_clearly():
+    module = inference.Inference(Greedy(max_new_tokens=2), toys.policy(dtype="float32"), toys.reward(dtype="float32"), 0)
+    chunk = inference.Chunk(0, [Problem("a", "1+1?", "2", "free")])
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode=False"):
+        module.predict_step(chunk)
+
+
+def test_chunks_cut_every_repeat_in_the_same_places():
+    problems = [Problem(str(number), "?", None, "free") for number in range(5)]
+    cut = [(chunk.repeat, [problem.id for problem in chunk.problems]) for chunk in inference.chunks(problems, 2, 2)]
+    assert cut == [(r, ids) for r in (0, 1) for ids in (["0", "1"], ["2", "3"], ["4"])]
+
+
+def test_solve_prints_both_answers(capsys):
+    overrides = command(Path("unused"))[1:]
+    settings = [word for word in overrides if not word.startswith(("task=", "num_problems="))]
+    assert run.main(["solve", "12+34=?", *settings]) == 0
+    printed = capsys.readouterr().out
+    assert "greedy" in printed
+    assert "nabla_reasoner" in printed
+    assert "FLOPs" in printed
+    assert run.main(["solve", " "]) == run.WRONG
+
+
+def test_plan_loads_nothing_and_names_weights_and_cost(capsys, monkeypatch):
+    monkeypatch.setattr(Policy, "from_pretrained", None)
+    assert run.main(["plan", "table1", "scale=paper"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("108 cells", "Qwen/Qwen2.5-7B-Instruct", "15.2 GB", "FLOPs", "hours", "Skywork"):
+        assert word in printed
+    assert run.main(["plan", "nothing"]) == run.WRONG
+
+
+@pytest.mark.slow
+def test_offline_wandb_run_is_left_beside_the_tables(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE")
+    assert run.main(command(tmp_path, "method=greedy")) == 0
+    assert list(tmp_path.rglob("wandb/offline-run-*/*.wandb"))
+
+
+def test_trouble_in_wandb_is_a_warning(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    summary.mirror(tmp_path / "missing", experiment="x", scale="tiny", mode="no such mode", config={})
+    assert "warning: no W&B mirror" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_chunks(tmp_path: Path):
+    assert run.main(command(tmp_path / "one", "method=best_of_n")) == 0
+    assert run.main(command(tmp_path / "two", "method=best_of_n", "devices=2")) == 0
+    one, two = (read_records(next((tmp_path / name).rglob("*.jsonl"))) for name in ("one", "two"))
+    key = lambda record: record["problem_id"]  # noqa: E731
+    assert without_timings(sorted(one, key=key)) == without_timings(sorted(two, key=key))
+
+
+def test_method_classes_are_the_public_ones():
+    assert type(grid.build_method(grid.compose_cells(["method=best_of_n"])[0])) is BestOfN
+    assert issubclass(inference.Inference, lightning.LightningModule)

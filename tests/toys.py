@@ -1,0 +1,46 @@
+"""Small random models for tests: ordinary Hugging Face folders of both architectures, loaded by the package's own code."""
+
+import functools
+import tempfile
+from pathlib import Path
+
+import torch
+import transformers
+
+from nabla_reasoner.models import Policy, RewardModel
+from nabla_reasoner.vocabulary import build_tokenizer
+
+TEXTS = ["What is 12 + 34?", "Add 5 and 6, then take 7.", "12+34=46;46-7=39"]
+
+
+@functools.cache
+def model_folder(architecture: str, *, classifier: bool = False, seed: int = 0, width: int = 32, layers: int = 2) -> str:
+    """A folder with a random model (sharp enough to have uncertain and certain tokens) and the shared tokenizer."""
+    folder = Path(tempfile.mkdtemp(prefix="nabla-toy-"))
+    tokenizer = build_tokenizer(TEXTS, 280)
+    torch.manual_seed(seed)
+    config = transformers.AutoConfig.for_model(
+        architecture, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=len(tokenizer), max_position_embeddings=256, tie_word_embeddings=True,
+        initializer_range=0.35, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id, **({"num_labels": 1} if classifier else {}),
+    )  # fmt: skip
+    auto = transformers.AutoModelForSequenceClassification if classifier else transformers.AutoModelForCausalLM
+    auto.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def policy(architecture: str = "qwen2", dtype: str = "float64", seed: int = 0) -> Policy:
+    return Policy.from_pretrained(model_folder(architecture, seed=seed), dtype=dtype)
+
+
+def reward(kind: str = "likelihood", architecture: str = "llama", dtype: str = "float64", *, reference: bool = False):
+    folder = model_folder(architecture, classifier=kind == "classifier", seed=7)
+    return RewardModel.from_pretrained(
+        folder, kind=kind, dtype=dtype, reference=model_folder("qwen2", seed=8) if reference else None
+    )
+
+
+def chat(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
