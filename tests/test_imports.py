@@ -13,6 +13,7 @@ decoding ppo tables figures
 baselines search training dto theory vllm_rollouts statistics oracle grid
 walk
 grading rollouts objective records
+passes
 problems models relaxation cost demonstrations vocabulary
 """
 

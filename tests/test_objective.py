@@ -1,8 +1,8 @@
 import pytest
-import toys
 import torch
+import toys
 
-from nabla_reasoner import objective
+from nabla_reasoner import objective, passes
 
 WEIGHTS = {"reward_weight": 0.7, "nll_weight": 0.3}
 REWARDS = [("classifier", False), ("likelihood", False), ("likelihood", True)]
@@ -23,12 +23,12 @@ def onehots(policy, sequence):
 def test_batched_gradient_equals_autograd_through_dense_onehots(architecture, kind, reference):
     policy, reward = toys.policy(architecture), toys.reward(kind, reference=reference)
     batch = sequences(policy, reward)
-    for sequence, gradient in zip(batch, objective.evaluate(policy, reward, batch, **WEIGHTS), strict=True):
+    for sequence, gradient in zip(batch, passes.evaluate(policy, reward, batch, **WEIGHTS), strict=True):
         leaf = onehots(policy, sequence).requires_grad_()
         loss = objective.relaxed_objective(policy, reward, sequence, leaf, **WEIGHTS)
         (expected,) = torch.autograd.grad(loss, leaf)
         assert gradient.loss == pytest.approx(loss.item(), abs=1e-10)
-        actual = objective.onehot_gradient([gradient], [range(len(sequence.rollout))])
+        actual = passes.onehot_gradient([gradient], [range(len(sequence.rollout))])
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
 
 
@@ -36,8 +36,8 @@ def test_batched_gradient_equals_autograd_through_dense_onehots(architecture, ki
 def test_gradient_agrees_with_finite_differences(kind, reference):
     policy, reward = toys.policy(), toys.reward(kind, reference=reference)
     sequence = sequences(policy, reward)[0]
-    gradient = objective.evaluate(policy, reward, [sequence], **WEIGHTS)[0]
-    rows = objective.onehot_gradient([gradient], [range(len(sequence.rollout))])
+    gradient = passes.evaluate(policy, reward, [sequence], **WEIGHTS)[0]
+    rows = passes.onehot_gradient([gradient], [range(len(sequence.rollout))])
     start, step = onehots(policy, sequence), 1e-6
     for position, token in [(0, 3), (0, 20), (2, 100), (4, 250), (3, 40)]:
         nudge = torch.zeros_like(start)
@@ -75,7 +75,7 @@ def test_log_likelihood_equals_the_hugging_face_loss():
         labels = ids.clone()
         labels[:, : -len(sequence.rollout)] = -100
         mean = policy.model(input_ids=ids, labels=labels).loss  # in float32, whatever the model's dtype
-        (gradient,) = objective.evaluate(policy, reward, [sequence], **WEIGHTS)
+        (gradient,) = passes.evaluate(policy, reward, [sequence], **WEIGHTS)
         assert gradient.log_likelihood == pytest.approx(-mean.item() * len(sequence.rollout), rel=1e-6)
 
 
@@ -86,8 +86,8 @@ def test_classifier_reward_equals_the_hugging_face_forward():
         response = sequence.prefix + sequence.rollout
         ids = torch.tensor([sequence.reward_prompt + response + closing + reward.suffix_ids])
         expected = reward.model(input_ids=ids).logits.item()
-        (gradient,) = objective.evaluate(policy, reward, [sequence], **WEIGHTS)
-        (value,), _ = objective.rewards(reward, [sequence.reward_prompt], [response])
+        (gradient,) = passes.evaluate(policy, reward, [sequence], **WEIGHTS)
+        (value,), _ = passes.rewards(reward, [sequence.reward_prompt], [response])
         assert gradient.reward == pytest.approx(expected, abs=1e-9)
         assert value == pytest.approx(expected, abs=1e-9)
 
@@ -96,8 +96,8 @@ def test_classifier_reward_equals_the_hugging_face_forward():
 def test_forward_only_rewards_equal_those_of_the_gradient_pass(kind, reference):
     policy, reward = toys.policy(), toys.reward(kind, reference=reference)
     batch = sequences(policy, reward)
-    values, costs = objective.rewards(reward, [s.reward_prompt for s in batch], [s.prefix + s.rollout for s in batch])
-    gradients = objective.evaluate(policy, reward, batch, **WEIGHTS)
+    values, costs = passes.rewards(reward, [s.reward_prompt for s in batch], [s.prefix + s.rollout for s in batch])
+    gradients = passes.evaluate(policy, reward, batch, **WEIGHTS)
     assert values == pytest.approx([gradient.reward for gradient in gradients], abs=1e-9)
     for spent, gradient in zip(costs, gradients, strict=True):
         assert spent.reward_forward_tokens == gradient.cost.reward_forward_tokens
@@ -106,24 +106,23 @@ def test_forward_only_rewards_equal_those_of_the_gradient_pass(kind, reference):
 def test_gradients_do_not_depend_on_batch_or_on_where_the_prefix_ends():
     policy, reward = toys.policy(), toys.reward("classifier")
     batch = sequences(policy, reward)
-    alone = [objective.evaluate(policy, reward, [sequence], **WEIGHTS)[0] for sequence in batch]
-    together = objective.evaluate(policy, reward, batch[::-1], **WEIGHTS)[::-1]
+    alone = [passes.evaluate(policy, reward, [sequence], **WEIGHTS)[0] for sequence in batch]
+    together = passes.evaluate(policy, reward, batch[::-1], **WEIGHTS)[::-1]
     for one, many in zip(alone, together, strict=True):
         torch.testing.assert_close(
-            objective.onehot_gradient([one], [[0]]), objective.onehot_gradient([many], [[0]]), rtol=0, atol=1e-11
+            passes.onehot_gradient([one], [[0]]), passes.onehot_gradient([many], [[0]]), rtol=0, atol=1e-11
         )
     whole = batch[0]
     later = whole._replace(prefix=whole.rollout[:2], rollout=whole.rollout[2:])
-    (moved,) = objective.evaluate(policy, reward, [later], **WEIGHTS)
+    (moved,) = passes.evaluate(policy, reward, [later], **WEIGHTS)
     torch.testing.assert_close(
-        objective.onehot_gradient([alone[0]], [[2, 3]]), objective.onehot_gradient([moved], [[0, 1]]), rtol=0, atol=1e-11
+        passes.onehot_gradient([alone[0]], [[2, 3]]), passes.onehot_gradient([moved], [[0, 1]]), rtol=0, atol=1e-11
     )
 
 
 def test_negative_weight_and_empty_rollout_are_refused():
     policy, reward = toys.policy(), toys.reward()
-    batch = sequences(policy, reward)
     with pytest.raises(ValueError, match="reward_weight.*-1"):
-        objective.evaluate(policy, reward, batch, reward_weight=-1.0, nll_weight=0.0)
+        objective.gradient_terms(policy, reward, [toys.chat("a")], [[]], [[5]], reward_weight=-1.0)
     with pytest.raises(ValueError, match="at least one token"):
         objective.make_sequence(policy, reward, toys.chat("a"), [], [])

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from . import cost, grading, objective, rollouts
+from . import cost, grading, passes, rollouts
 from .cost import Cost
 from .models import Policy, RewardModel
 from .problems import Problem
@@ -83,7 +83,7 @@ class BestOfN:
         drafts = self.sampler.draw(problems, policy, seed, repeat)
         prompts = [reward.prompt_ids([{"role": "user", "content": problem.question}]) for problem in problems]
         count = self.sampler.num_samples
-        values, costs = objective.rewards(
+        values, costs = passes.rewards(
             reward, [prompt for prompt in prompts for _ in range(count)], [d.token_ids for own in drafts for d in own]
         )
         seconds = (time.perf_counter() - begin) / len(problems)

@@ -18,9 +18,9 @@ from contextlib import contextmanager
 
 import torch
 
-from . import cost, dto, objective, oracle, rollouts, walk
+from . import cost, dto, objective, oracle, passes, rollouts, walk
 from .models import Policy, RewardModel
-from .objective import Gradient, HardSequence
+from .passes import Gradient, HardSequence
 from .problems import Problem
 from .records import Solution
 from .rollouts import Sampling
@@ -123,6 +123,10 @@ class NablaReasoner:
                 oracle.run(self, each, policy, reward, seed, repeat)
         else:
             _LockStep(self, walks, policy, reward, seed, repeat).run()
+        unscored = [each for each in walks if each.reward is None]  # for the record only: no decision read it, no cost
+        values, _ = passes.rewards(reward, [w.reward_prompt for w in unscored], [w.tokens for w in unscored])
+        for each, value in zip(unscored, values, strict=True):
+            each.reward = value
         return [walk.solution(each, policy) for each in walks]
 
 
@@ -192,7 +196,7 @@ class _LockStep:
             prefix, rollout = each.tokens[: each.base], each.tokens[each.base :]
             sequences.append(HardSequence(each.policy_prompt, each.reward_prompt, prefix, rollout))
         needs_gradient = self.method.use_gradient or self.method.grad_threshold > 0
-        views = objective.predict(self.policy, sequences) if argmax or not needs_gradient else None
+        views = passes.predict(self.policy, sequences) if argmax or not needs_gradient else None
         if views is not None:
             for each, view in zip(lacking, views, strict=True):
                 each.view, each.latents, each.hard = view, view.hidden, each.tokens
@@ -200,7 +204,7 @@ class _LockStep:
         if argmax and needs_gradient:
             sequences = [s._replace(rollout=view.argmax) for s, view in zip(sequences, views, strict=True)]
         if needs_gradient:
-            gradients = objective.evaluate(self.policy, self.reward, sequences, **self.method.weights)
+            gradients = passes.evaluate(self.policy, self.reward, sequences, **self.method.weights)
             for each, sequence, gradient in zip(lacking, sequences, gradients, strict=True):
                 each.hard = sequence.prefix + sequence.rollout
                 each.latents = gradient.hidden if views is None else each.latents
@@ -260,7 +264,7 @@ class _LockStep:
     def redraw(self, found: Sequence[tuple[Walk, int]]) -> list[int]:
         """Optimise the logits at each found position and draw a token from them."""
         latents = torch.stack([each.latents[position - each.base] for each, position in found])
-        logits = objective.precise(self.policy.logits(latents))
+        logits = passes.precise(self.policy.logits(latents))
         if self.method.use_gradient:
             logits = self.optimised(found)
         uniform = [self.noise(each, f"resample {each.current_pass} {position}", 1)[0] for each, position in found]
@@ -291,7 +295,7 @@ class _LockStep:
         return torch.stack([result.logits[0] for result in results])
 
     def evaluate(self, sequences: Sequence[HardSequence]) -> list[Gradient]:
-        return objective.evaluate(self.policy, self.reward, sequences, **self.method.weights)
+        return passes.evaluate(self.policy, self.reward, sequences, **self.method.weights)
 
     def propose(self, proposals: Sequence[tuple[Walk, int, int]]) -> None:
         """Roll out behind every new token, score it against the incumbent, accept or reject."""
@@ -299,7 +303,7 @@ class _LockStep:
         with self.shared_by(walks):
             responses = self.roll_out(walks, [each.tokens[:position] + [token] for each, position, token in proposals])
             self.score_incumbents(walks)
-            values, costs = objective.rewards(self.reward, [each.reward_prompt for each in walks], responses)
+            values, costs = passes.rewards(self.reward, [each.reward_prompt for each in walks], responses)
             for each, spent in zip(walks, costs, strict=True):
                 each.spent.append(spent)
         for (each, position, token), response, value in zip(proposals, responses, values, strict=True):
@@ -316,7 +320,7 @@ class _LockStep:
         if not lacking:
             return
         texts = [walk.scored_text(each, self.method.variant) for each in lacking]
-        values, costs = objective.rewards(self.reward, [each.reward_prompt for each in lacking], texts)
+        values, costs = passes.rewards(self.reward, [each.reward_prompt for each in lacking], texts)
         for each, value, spent in zip(lacking, values, costs, strict=True):
             each.incumbent = value
             each.spent.append(spent)

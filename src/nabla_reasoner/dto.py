@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import cost, objective, relaxation
+from . import cost, objective, passes, relaxation
 from .models import Messages, Policy, RewardModel
-from .objective import Gradient, HardSequence
+from .passes import Gradient, HardSequence
 
 PARAMETERS, UPDATES, ENGINES = ("logits", "latents"), ("first", "all"), ("fast", "reference")
 
@@ -127,7 +127,7 @@ def optimize(
         return [reference(policy, reward, sequence, update=update, descent=descent, **weights) for sequence in sequences]
 
     def evaluate(batch: Sequence[HardSequence]) -> list[Gradient]:
-        return objective.evaluate(policy, reward, batch, **weights)
+        return passes.evaluate(policy, reward, batch, **weights)
 
     gradients = evaluate(sequences)
     positions = [[0] if update == "first" else list(range(len(s.rollout))) for s in sequences]
@@ -175,8 +175,8 @@ def descend(
     states = [
         _State(s, g, {tuple(t): g}, []) for s, g, t in zip(sequences, gradients, tokens, strict=True)
     ]
-    rows = objective.onehot_gradient(gradients, positions)
-    value = (start if descent.parameter == "logits" else objective.precise(latents)).clone().requires_grad_()
+    rows = passes.onehot_gradient(gradients, positions)
+    value = (start if descent.parameter == "logits" else passes.precise(latents)).clone().requires_grad_()
     adam = torch.optim.Adam([value], lr=descent.step_size)
     traces: list[list[float]] = [[] for _ in sequences]
     logits = start
@@ -189,7 +189,7 @@ def descend(
             trace.append(state.gradient.loss)
         gradient = relaxation.logits_gradient(logits, rows, temperature=descent.ste_temperature)
         if descent.parameter == "latents":
-            gradient = gradient @ objective.precise(policy.head.weight[: policy.vocab_size])
+            gradient = gradient @ passes.precise(policy.head.weight[: policy.vocab_size])
         value.grad = gradient
         adam.param_groups[0]["lr"] = descent.step(iteration)
         adam.step()
@@ -205,7 +205,7 @@ def descend(
 
 
 def _head(policy: Policy, latents: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
-    return objective.precise(policy.logits(latents.to(policy.embedding.dtype)))
+    return passes.precise(policy.logits(latents.to(policy.embedding.dtype)))
 
 
 def _with(sequence: HardSequence, positions: Sequence[int], tokens: Sequence[int]) -> HardSequence:
@@ -245,7 +245,7 @@ def _replace_rows(
 ) -> Float[Tensor, "rows vocab"]:
     """∂L/∂y rows with those of the changed sequences computed anew."""
     parts = list(rows.split(sizes))
-    fresh = objective.onehot_gradient([states[i].gradient for i in changed], [positions[i] for i in changed])
+    fresh = passes.onehot_gradient([states[i].gradient for i in changed], [positions[i] for i in changed])
     for i, part in zip(changed, fresh.split([sizes[i] for i in changed]), strict=True):
         parts[i] = part
     return torch.cat(parts)

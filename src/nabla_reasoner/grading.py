@@ -25,8 +25,8 @@ MEMORY_BYTES = 4 * 2**30  # of address space; an answer such as 9^9^9 must not t
 
 # The worker reads [gold, answer] and writes [correct, note], a line each. It is a program and not a function, so that
 # the process imports neither the caller's main module nor torch. math-verify's own alarms are off: a signal cannot
-# interrupt a long operation inside one bytecode (a power of huge integers), a kill can. The alarm below keeps its default
-# action, which ends the process wherever it is: nothing is left running when the parent itself was killed.
+# interrupt a long operation inside one bytecode (a power of huge integers), a kill can. The alarm below has its
+# default action, which ends the process wherever it is: nothing is left running when the parent itself was killed.
 WORKER = """
 import json, resource, signal, sys
 replies, sys.stdout = sys.stdout, sys.stderr

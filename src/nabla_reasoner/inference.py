@@ -167,6 +167,7 @@ def run(
             accelerator="cpu" if device == "cpu" else "gpu",
             devices=devices,
             num_nodes=num_nodes,
+            strategy="auto" if devices * num_nodes == 1 else "ddp_spawn",  # other launchers start the command line anew
             inference_mode=False,  # with torch.enable_grad() in predict_step: DTO needs gradients
             deterministic="warn",
             logger=False,

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from . import cost, dto, objective, rollouts, walk
+from . import cost, dto, passes, rollouts, walk
 from .models import Policy, RewardModel
-from .objective import HardSequence
+from .passes import HardSequence
 from .walk import Walk
 
 
@@ -37,7 +37,7 @@ def run(method: Any, state: Walk, policy: Policy, reward: RewardModel, seed: int
         return kept + drawn.token_ids
 
     def score(response: list[int]) -> float:
-        (value,), (spent,) = objective.rewards(reward, [state.reward_prompt], [response])
+        (value,), (spent,) = passes.rewards(reward, [state.reward_prompt], [response])
         state.spent.append(spent)
         return value
 
@@ -70,7 +70,7 @@ def _optimised_row(
     sequence = HardSequence(
         state.policy_prompt, state.reward_prompt, state.tokens[:position], state.tokens[position:]
     )
-    (prediction,) = objective.predict(policy, [sequence])
+    (prediction,) = passes.predict(policy, [sequence])
     state.spent.append(prediction.cost)
     variant = method.variant
     if 0 not in walk.uncertain(prediction, variant, method.confidence_threshold, method.entropy_threshold):
@@ -78,14 +78,14 @@ def _optimised_row(
     if variant.hard_tokens == "argmax":
         sequence = sequence._replace(rollout=prediction.argmax)
     if method.grad_threshold > 0:
-        (gradient,) = objective.evaluate(policy, reward, [sequence], **method.weights)
+        (gradient,) = passes.evaluate(policy, reward, [sequence], **method.weights)
         state.spent.append(gradient.cost)
         temperature = method.descent.ste_temperature
         (norm,) = walk.gate_norms(policy, gradient, prediction.hidden, [0], variant, temperature)
         if norm < method.grad_threshold:
             return None
     if not method.use_gradient:
-        return objective.precise(policy.logits(prediction.hidden[0]))
+        return passes.precise(policy.logits(prediction.hidden[0]))
     result = dto.reference(
         policy,
         reward,

@@ -141,12 +141,17 @@ def prepare_solve(arguments: Sequence[str]) -> Callable[[], int]:
     methods = [(cell["method"]["name"], grid.build_method(cell)) for cell in [*baseline, *chosen]]
     policy, reward = grid.load_models(chosen[0])
     problem = Problem("question", question, None, "free")
-    policy.check_length(len(policy.prompt_ids([{"role": "user", "content": question}])), chosen[0]["max_new_tokens"])
+    messages = [{"role": "user", "content": question}]
+    policy.check_length(len(policy.prompt_ids(messages)), chosen[0]["max_new_tokens"])
+    from . import passes
 
     def answer() -> int:
         print(f"policy {policy.name}, reward {reward.name} ({reward.kind})")
         for name, method in dict(methods).items():
             solution = method.solve([problem], policy, reward, seed=chosen[0]["seed"])[0]
+            if solution.reward is None:  # the method did not ask; shown for comparison, not part of its cost
+                values, _ = passes.rewards(reward, [reward.prompt_ids(messages)], [solution.token_ids])
+                solution = solution._replace(reward=values[0])
             spent = solution.cost
             print(f"\n{name}\n  {solution.response}")
             print(

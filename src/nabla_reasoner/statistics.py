@@ -89,7 +89,9 @@ def paired_difference(
     return Difference(100 * float(differences.mean()), 100 * low, 100 * high, p_value, verdict)
 
 
-def _checked(values: Shaped[np.ndarray, "problem repeat"], missing: bool = False) -> Float[np.ndarray, "problem repeat"]:
+def _checked(
+    values: Shaped[np.ndarray, "problem repeat"], missing: bool = False
+) -> Float[np.ndarray, "problem repeat"]:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"correctness must be a [problem, repeat] array with entries; got shape {values.shape}.")

@@ -120,7 +120,7 @@ def mirror(folder: Path, *, experiment: str, scale: str, mode: str, config: dict
                 settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
             )
             for name in ("table", "comparisons"):
-                rows = list(csv.DictReader((folder / f"{name}.csv").open(encoding="utf-8")))
+                rows = list(csv.DictReader((folder / f"{name}.csv").read_text(encoding="utf-8").splitlines()))
                 if rows:
                     run.log({name: wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])})
                 for row in rows if name == "table" else []:

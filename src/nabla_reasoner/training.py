@@ -1,7 +1,9 @@
 """Training the shipped models: supervised fine-tuning of a causal LM and of a scalar reward model, with Lightning."""
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import lightning
@@ -69,15 +71,16 @@ class Mixture(torch.utils.data.IterableDataset):
     Args:
         pools: examples by group.
         counts: examples of each group in a batch.
-        seed: of the order.
+        seed: of the order; batch b is drawn from the stream (seed, b), so a resumed training sees what it would have.
     """
 
     def __init__(self, pools: dict[str, list[Example]], counts: dict[str, int], seed: int):
-        self.pools, self.counts, self.seed = pools, counts, seed
+        super().__init__()
+        self.pools, self.counts, self.seed, self.first_batch = pools, counts, seed, 0
 
     def __iter__(self) -> Iterator[list[Padded]]:
-        generator = torch.Generator().manual_seed(self.seed)
-        while True:
+        for number in itertools.count(self.first_batch):
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
             batch = []
             for group, count in self.counts.items():
                 pool = self.pools[group]
@@ -202,18 +205,22 @@ def grow(classifier: torch.nn.Module, language_model: torch.nn.Module) -> None:
 
 
 def fit(module: _Training, data: Mixture, *, device: str, folder: str, name: str) -> None:
-    """Run a training to its last step; a killed run goes on from its last checkpoint in `folder`."""
+    """Run a training to its last step. A killed run goes on from its last checkpoint; a finished one leaves none."""
     checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(
-        dirpath=folder, filename=name, every_n_train_steps=250, save_last=False, enable_version_counter=False
+        dirpath=folder, filename=name, every_n_train_steps=100, save_top_k=1, enable_version_counter=False
     )
+    saved = Path(folder, f"{name}.ckpt")
+    if saved.is_file():
+        data.first_batch = torch.load(saved, weights_only=True, map_location="cpu")["global_step"]
     trainer = lightning.Trainer(
         accelerator="gpu" if device.startswith("cuda") else "cpu",
         devices=1,
         max_steps=module.schedule.num_steps,
         gradient_clip_val=1.0,
-        logger=lightning.pytorch.loggers.CSVLogger(folder, name=f"{name}-log"),
-        callbacks=[checkpoint],
+        logger=lightning.pytorch.loggers.CSVLogger(folder, name="log", version=""),
+        callbacks=[checkpoint, lightning.pytorch.callbacks.TQDMProgressBar(refresh_rate=10)],
         enable_model_summary=False,
         log_every_n_steps=50,
     )
-    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=None), ckpt_path="last")
+    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=None), ckpt_path=saved if saved.is_file() else None)
+    saved.unlink(missing_ok=True)

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import cost, objective, relaxation
+from . import cost, passes, relaxation
 from .cost import Cost
 from .models import Policy, RewardModel
-from .objective import Gradient, Prediction
+from .passes import Gradient, Prediction
 from .problems import Problem
 from .records import Solution
 
@@ -87,9 +87,9 @@ def gate_norms(
     temperature: float,
 ) -> list[float]:
     """What ε_grad is compared with: the Euclidean norm of ∂L/∂y, or of ∂L/∂z, at each position."""
-    rows = objective.onehot_gradient([gradient], [positions])
+    rows = passes.onehot_gradient([gradient], [positions])
     if variant.gate == "logits":
-        logits = objective.precise(policy.logits(latents[list(positions)]))
+        logits = passes.precise(policy.logits(latents[list(positions)]))
         rows = relaxation.logits_gradient(logits, rows, temperature=temperature)
     return rows.norm(dim=-1).tolist()
 
