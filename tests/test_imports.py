@@ -10,11 +10,12 @@ run
 session plan recipes
 inference report summary manifest
 decoding ppo tables figures
-baselines search training dto theory vllm_rollouts statistics oracle grid
+oracle
+baselines search training dto theory vllm_rollouts statistics grid
 walk
 grading rollouts objective records
-passes
-problems models relaxation cost demonstrations vocabulary
+passes demonstrations
+problems models relaxation cost vocabulary
 """
 
 

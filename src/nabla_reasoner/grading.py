@@ -187,7 +187,7 @@ class Worker:
         timeout_seconds: limit per comparison, > 0.
     """
 
-    def __init__(self, timeout_seconds: float = TIMEOUT_SECONDS):
+    def __init__(self, timeout_seconds: float | int = TIMEOUT_SECONDS):
         self.timeout_seconds = timeout_seconds
         self.process: subprocess.Popen | None = None
         self.owner = os.getpid()
@@ -233,7 +233,7 @@ class Worker:
             self.stop()
             raise RuntimeError("the grading process must start; it did not. Is math-verify[antlr4_9_3] installed?")
 
-    def _reply(self, seconds: float) -> str | None:
+    def _reply(self, seconds: float | int) -> str | None:
         """The next line; None when none came in time, "" when the process has died."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)

@@ -23,6 +23,14 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 NOT_SETTINGS = {"paper", "size", "parameters", "download_gb", "skywork", "budget"}  # keys that change no record
 MISSING = object()
+METHODS = (  # the order of a table's rows
+    "greedy",
+    "self_consistency",
+    "best_of_n",
+    "nabla_without_gradient",
+    "nabla_reasoner",
+    "nabla_reasoner_multipass",
+)
 WANDB_MODES = ("offline", "online", "disabled")
 
 Cell = dict[str, Any]
@@ -31,6 +39,12 @@ Cell = dict[str, Any]
 def choices(group: str) -> list[str]:
     """Names that `group=NAME` may take."""
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def paper_name(group: str, name: str) -> str | None:
+    """What the paper's cell beside ours is called, as policy/*.yaml and task/*.yaml say; None for other names."""
+    file = CONFIGS / group / f"{name}.yaml"
+    return OmegaConf.load(file).get("paper") if file.exists() else None
 
 
 def compose_cells(overrides: Sequence[str]) -> list[Cell]:

@@ -6,9 +6,9 @@ The estimate, per problem and repeat, with N and R the parameters of policy and 
     scoring k answers           2 R k (P + L)
     g gradient evaluations      4 (N + R) g (P + L)
 
-L is the length limit, so decoding is an upper bound. k is 1 (greedy), the number of samples, or N_max. ∇-Reasoner's g is
-not known beforehand; 2 N_max is assumed (one for the first rollout, and for each proposal one flip of a token and one
-acceptance at most).
+L is the length limit, so decoding is an upper bound. k is 1 (greedy), the number of samples, or N_max. ∇-Reasoner's g
+is not known beforehand; 2 N_max is assumed (one for the first rollout, and for each proposal one flip of a token and
+one acceptance at most).
 """
 
 from collections.abc import Sequence

@@ -4,6 +4,7 @@ Appended whole lines only; a line left unfinished by a kill is dropped when the 
 """
 
 import fcntl
+import functools
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from .cost import Cost
 from .problems import Problem
 
 EXACT = ("flops", "seconds")  # floats of a trajectory that are kept as they are
+STEP = ("rollouts", "model_calls", "flops", "seconds", "correct")  # of a recorded trajectory
 REQUIRED = ("problem_id", "seed", "repeat", "correct", "status", "cost", "search")
 
 
@@ -247,3 +249,37 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         seen[key] = number
         records.append(record)
     return records
+
+
+class Outcome(NamedTuple):
+    """What tables and figures need of a record.
+
+    Attributes:
+        key: problem id, seed and repeat.
+        correct, ok: graded correct; solved rather than failed.
+        cost: by name of the fields of `Cost`.
+        steps: the anytime trajectory: (rollouts, model_calls, flops, seconds, correct), cumulative, rollouts ascending.
+    """
+
+    key: tuple[str, int, int]
+    correct: bool
+    ok: bool
+    cost: dict[str, float]
+    steps: list[tuple[int, int, float, float, bool]]
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """The outcomes of a file; read again only when it has changed, since tables are rewritten many times in a run."""
+    return _outcomes(path, os.stat(path).st_mtime_ns, os.stat(path).st_size)
+
+
+@functools.lru_cache(maxsize=4096)
+def _outcomes(path: Path, changed: int, size: int) -> list[Outcome]:
+    outcomes = []
+    for record in read_records(path):
+        cost, correct = record["cost"], bool(record["correct"])
+        steps = [tuple(step[name] for name in STEP) for step in record["search"].get("trajectory", [])]
+        steps = steps or [(1, cost["model_calls"], cost["flops"], cost["seconds"], correct)]
+        key = (record["problem_id"], record["seed"], record["repeat"])
+        outcomes.append(Outcome(key, correct, record["status"] == "ok", cost, steps))
+    return outcomes

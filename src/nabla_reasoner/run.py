@@ -112,10 +112,11 @@ def run_experiment(target: str, overrides: Sequence[str], prepared: list[tuple[l
     summary.mirror(
         folder, experiment=target, scale=first["scale_name"], mode=first["wandb"], config={"sweep": sweep, **first}
     )
-    print(f"\n{(folder / 'table.md').read_text(encoding='utf-8')}")
+    if (folder / "table.md").exists():
+        print(f"\n{(folder / 'table.md').read_text(encoding='utf-8')}")
     print(f"Results in {folder}: table.csv, table.md, table.tex, comparisons.csv, summary.json, records/")
-    for name in cells_run.broken:
-        print(f"cell not run: {name}", file=sys.stderr)
+    for name in dict.fromkeys(cells_run.broken):
+        print(f"not done: {name}", file=sys.stderr)
     if failed:
         where = "; ".join(f"{count} in {path}" for path, count in failed.items())
         print(f"{sum(failed.values())} problems failed ({where}). overwrite=true runs a cell again.", file=sys.stderr)

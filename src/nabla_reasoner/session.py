@@ -12,7 +12,8 @@ from . import grid, inference, tables
 from .grid import Cell
 from .records import read_records, record_path
 
-TABLE_SECONDS = 10  # the table is rewritten as a cell ends, but not more often than this
+# The table is rewritten as a cell ends, unless that was done so lately that it would take over a tenth of the time.
+TABLE_SECONDS, TABLE_SHARE = 5, 10
 
 
 def record_file(cell: Cell) -> Path:
@@ -67,7 +68,7 @@ class Session:
 
     def __init__(self, cells: Sequence[Cell]):
         self.cells, self.finished, self.broken = cells, 0, []
-        self.started, self.tabled = time.monotonic(), 0.0
+        self.started, self.table_due = time.monotonic(), 0.0
         self.seconds: dict[str, list[float]] = {}
 
     def run(self, cell: Cell) -> None:
@@ -81,10 +82,20 @@ class Session:
             print(f"cell {name} failed: {type(error).__name__}: {error}", file=sys.stderr)
         self.finished += 1
         self.seconds.setdefault(_kind(cell), []).append(time.monotonic() - began)
-        if time.monotonic() - self.tabled > TABLE_SECONDS or self.finished == len(self.cells):
-            write_tables(self.cells)
-            self.tabled = time.monotonic()
+        if time.monotonic() > self.table_due or self.finished == len(self.cells):
+            self._tabulate()
         print(f"[{self.finished}/{len(self.cells)}] {name}: {_result(cell)}; {self._clock()}", flush=True)
+
+    def _tabulate(self) -> None:
+        """Rewrite the tables; trouble there does not stop the cells, whose records are what tables are made from."""
+        asked = time.monotonic()
+        try:
+            write_tables(self.cells)
+        except Exception as error:
+            self.broken.append("the tables")
+            traceback.print_exc()
+            print(f"the tables could not be written: {type(error).__name__}: {error}", file=sys.stderr)
+        self.table_due = time.monotonic() + max(TABLE_SECONDS, TABLE_SHARE * (time.monotonic() - asked))
 
     def _clock(self) -> str:
         """Elapsed and left: the cells to come are taken to last as long as those of the same method did."""
@@ -125,15 +136,29 @@ def write_tables(cells: Sequence[Cell]) -> None:
 
 
 def table_grid(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """The table's rows: one per policy, task and method, with the cell of the paper that stands beside it."""
-    rows = {}
+    """The table's rows, each with its seeds and the cell of the paper that stands beside it.
+
+    A row for every policy, task and method of this command, and for those that earlier commands left records of: a
+    narrowed command does not take rows out of the table.
+    """
+    seeds: dict[tuple[str, str, str], set[int]] = {}
     for cell in cells:
-        key = (cell["policy"]["name"], cell["task"]["name"], cell["method"]["name"])
-        paper = {"policy": cell["policy"]["paper"], "benchmark": cell["task"]["paper"]}
-        rows.setdefault(key, {"policy": key[0], "task": key[1], "method": key[2], "paper_cell": paper, "seeds": []})
         if not cell["budget"]:
-            rows[key]["seeds"].append(cell["seed"])
-    return list(rows.values())
+            key = (cell["policy"]["name"], cell["task"]["name"], cell["method"]["name"])
+            seeds.setdefault(key, set()).add(cell["seed"])
+    for path in sorted(Path(cells[0]["folder"], "records").glob("*__s*.jsonl")):
+        policy, task, method, seed = path.stem.split("__")
+        seeds.setdefault((policy, task, method), set()).add(int(seed.removeprefix("s")))
+    policies, tasks = ({cell[group]["name"]: cell[group]["paper"] for cell in cells} for group in ("policy", "task"))
+    rows = []
+    for policy, task, method in sorted(seeds, key=lambda names: (names[:2], grid.METHODS.index(names[2]))):
+        paper = {
+            "policy": policies.get(policy, grid.paper_name("policy", policy)),
+            "benchmark": tasks.get(task, grid.paper_name("task", task)),
+        }
+        names = {"policy": policy, "task": task, "method": method}
+        rows.append({**names, "seeds": sorted(seeds[policy, task, method]), "paper_cell": paper})
+    return rows
 
 
 def failures(cells: Sequence[Cell]) -> dict[Path, int]:

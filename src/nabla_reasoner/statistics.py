@@ -6,10 +6,11 @@ bootstrap draws how often each value occurs, and the sign-flip test sums the who
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -153,3 +154,30 @@ def _fair_binomial(count: int) -> Float[np.ndarray, " value"]:
     """Probabilities of 0…count heads in `count` throws."""
     logs = [math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) for k in range(count + 1)]
     return np.exp(np.array(logs) - count * math.log(2))
+
+
+def cut_at_cost(
+    trajectories: Sequence[Sequence[tuple[int, int | float, bool]]], target: float
+) -> tuple[Bool[np.ndarray, " trajectory"], int, float]:
+    """An anytime method's correctness once its mean cost reaches a target.
+
+    Args:
+        trajectories: per problem its steps (rollouts, cost so far, whether the best so far is correct), rollouts
+            ascending. A trajectory without steps is a failure: wrong at every size and left out of the mean cost.
+        target: mean cost per problem.
+
+    Returns:
+        Correctness at the smallest number of rollouts n whose mean cost is >= target (at the largest n when none is);
+        that n; the mean cost there. With failures only: all wrong, 0, 0.
+    """
+    sizes = np.array(sorted({step[0] for steps in trajectories for step in steps}))
+    if not len(sizes):
+        return np.zeros(len(trajectories), dtype=bool), 0, 0.0
+    # last step of each trajectory that takes at most sizes[k] rollouts (its first, when even that takes more)
+    last = [np.searchsorted([s[0] for s in steps], sizes, side="right").clip(1) - 1 for steps in trajectories]
+    costs = [np.array([s[1] for s in steps])[at] for steps, at in zip(trajectories, last, strict=True) if steps]
+    means = np.mean(costs, axis=0)
+    enough = np.flatnonzero(means >= target)
+    chosen = int(enough[0]) if len(enough) else len(sizes) - 1
+    correct = [bool(steps) and bool(steps[at[chosen]][2]) for steps, at in zip(trajectories, last, strict=True)]
+    return np.array(correct), int(sizes[chosen]), float(means[chosen])

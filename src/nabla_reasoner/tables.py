@@ -1,30 +1,29 @@
 """Tables: accuracy and cost of every cell beside the paper's numbers, and paired comparisons at matched cost.
 
-Everything is computed from the records; a cell without records says "not run". A row of the grid is a dict with `policy`,
-`task`, `method`, `seeds` (list) and `paper_cell` ({policy, benchmark} of the paper's cell to print beside ours; either
-may be None).
+Everything is computed from the records; a cell without records says "not run". A row of the grid is a dict with
+`policy`, `task`, `method`, `seeds` (list) and `paper_cell` ({policy, benchmark} of the paper's cell that stands beside
+ours; either may be None).
 """
 
 import csv
-import functools
 import importlib.resources
 import io
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import yaml
 
-from .records import read_records, record_path
-from .statistics import accuracy_interval, paired_difference
+from .records import Outcome, read_outcomes, record_path
+from .statistics import accuracy_interval, cut_at_cost, paired_difference
 
 NABLA = ("nabla_reasoner", "nabla_reasoner_multipass")
 TRAINED = ("sft", "grpo")  # the greedy row of policy `<base>-sft` fills the base policy's `sft` cell
 COSTS = ("model_calls", "decode_tokens", "flops", "seconds")
-MATCHED_ON = ("rollouts", "model_calls", "flops", "seconds")
+MATCHED_ON = ("rollouts", "model_calls", "flops", "seconds")  # in the order of `Outcome.steps`
 COLUMNS = (
     "policy", "task", "method", "accuracy", "ci_low", "ci_high", "num_problems", "num_seeds", "num_failed", *COSTS,
     "paper_value", "paper_source", "status",
@@ -35,24 +34,6 @@ COMPARISON_COLUMNS = (
 )  # fmt: skip
 
 Row = dict[str, Any]
-Key = tuple[str, int, int]  # problem id, seed, repeat
-
-
-class Outcome(NamedTuple):
-    """What tables need of a record.
-
-    Attributes:
-        key: problem id, seed and repeat.
-        correct, ok: graded correct; solved rather than failed.
-        cost: by name, for `COSTS`.
-        steps: the anytime trajectory: (rollouts, model_calls, flops, seconds, correct), cumulative, rollouts ascending.
-    """
-
-    key: Key
-    correct: bool
-    ok: bool
-    cost: dict[str, float]
-    steps: list[tuple]
 
 
 def table_rows(records: Path, grid: Sequence[Row], paper: Sequence[Row]) -> list[Row]:
@@ -111,24 +92,7 @@ def _outcomes(folder: Path, row: Row) -> list[Outcome]:
     if method in TRAINED:
         policy, method = f"{policy}-{method}", "greedy"
     paths = [record_path(folder, policy, row["task"], method, seed) for seed in row["seeds"]]
-    return [o for path in paths if path.exists() for o in _load(path, path.stat().st_mtime_ns, path.stat().st_size)]
-
-
-@functools.lru_cache(maxsize=4096)
-def _load(path: Path, changed: int, size: int) -> list[Outcome]:
-    """A file's outcomes, read again only when it has changed: tables are rewritten many times in a run."""
-    outcomes = []
-    for record in read_records(path):
-        cost, correct = {name: record["cost"][name] for name in COSTS}, bool(record["correct"])
-        steps = [
-            (step["rollouts"], step["model_calls"], step["flops"], step["seconds"], step["correct"])
-            for step in record["search"].get("trajectory", [])
-        ]
-        if not steps:
-            steps = [(1, cost["model_calls"], cost["flops"], cost["seconds"], correct)]
-        key = (record["problem_id"], record["seed"], record["repeat"])
-        outcomes.append(Outcome(key, correct, record["status"] == "ok", cost, steps))
-    return outcomes
+    return [outcome for path in paths if path.exists() for outcome in read_outcomes(path)]
 
 
 def paper_cells(table: str = "table1") -> list[Row]:
@@ -143,9 +107,8 @@ def paper_value(row: Row, paper: Sequence[Row]) -> tuple[float | None, str]:
     match = [c for c in paper if (c["policy"], c["benchmark"], c["method"]) == (policy, benchmark, row["method"])]
     if not match:
         return None, "not in the paper"
-    cell, other = match[0], [
-        name for name, ours, theirs in (("policy", row["policy"], policy), ("task", row["task"], benchmark)) if ours != theirs
-    ]  # fmt: skip
+    cell, pairs = match[0], {"policy": (row["policy"], policy), "task": (row["task"], benchmark)}
+    other = [name for name, (ours, theirs) in pairs.items() if ours != theirs]
     where = f"{policy}, {benchmark}" + (f"; another {' and '.join(other)} than ours" if other else "")
     if cell["value"] is None:
         return None, f"unknown ({where})" if cell["note"] is None else f"unknown: {cell['note']} ({where})"
@@ -157,8 +120,8 @@ def comparison_rows(records: Path, budget: Path, grid: Sequence[Row]) -> list[Ro
 
     Matched on rollouts: the records as they are. Matched on a cost: the baseline is cut at the smallest number of
     rollouts whose mean cost is at least ∇-Reasoner's, so that it never gets less. It is read from its larger pool in
-    `budget`, where there is one, otherwise from its records; the `note` says what it was cut at, and when even all of it
-    costs less.
+    `budget` where there is one, otherwise from its records. The `note` says at what size it was cut, or that even its
+    largest costs less.
 
     Args:
         records: folder of the record files.
@@ -199,7 +162,12 @@ def _compare(own: list[Outcome], other: list[Outcome], matched_on: str) -> Row:
         note = f"{spent[0]:.3g} rollouts against {spent[1]:.3g}"
     else:
         costs = [mine[key].cost[matched_on] for key in keys if mine[key].ok]
-        b, note = cut([theirs[key] for key in keys], matched_on, float(np.mean(costs)) if costs else 0.0)
+        column = MATCHED_ON.index(matched_on)
+        steps = [[(s[0], s[column], s[-1]) for s in theirs[key].steps] if theirs[key].ok else [] for key in keys]
+        target = float(np.mean(costs)) if costs else 0.0
+        b, size, mean = cut_at_cost(steps, target)
+        where = f"baseline at n = {size}" if mean >= target else f"baseline's largest budget, n = {size}"
+        note = f"{where}: {mean / target:.2g}x the cost" if target > 0 else where
     shape = (len(problems), len(repeats))
     result = paired_difference(a.reshape(shape), b.reshape(shape))
     return {
@@ -211,34 +179,6 @@ def _compare(own: list[Outcome], other: list[Outcome], matched_on: str) -> Row:
         "verdict": result.verdict,
         "note": note,
     }
-
-
-def cut(outcomes: Sequence[Outcome], matched_on: str, target: float) -> tuple[np.ndarray, str]:
-    """Correctness of a baseline once its mean cost reaches a target, and a note on where that was.
-
-    Args:
-        outcomes: of the baseline; failed ones are wrong at every size and left out of the mean cost.
-        matched_on: "model_calls", "flops" or "seconds".
-        target: mean cost per problem to reach.
-
-    Returns:
-        bool [outcome]: correctness at the smallest number of rollouts n whose mean cost is >= target, or at the largest
-        n when none is; and the note.
-    """
-    solved = [outcome for outcome in outcomes if outcome.ok]
-    if not solved:
-        return np.zeros(len(outcomes), dtype=bool), "every problem of the baseline failed"
-    column = 1 + ("model_calls", "flops", "seconds").index(matched_on)
-    sizes = np.array(sorted({step[0] for outcome in solved for step in outcome.steps}))
-    # at[i, k]: last step of outcome i that uses at most sizes[k] rollouts
-    at = [np.searchsorted([s[0] for s in o.steps], sizes, side="right").clip(1) - 1 for o in outcomes]
-    means = np.mean([np.array([s[column] for s in o.steps])[k] for o, k in zip(outcomes, at, strict=True) if o.ok], axis=0)
-    enough = np.flatnonzero(means >= target)
-    chosen = int(enough[0]) if len(enough) else len(sizes) - 1
-    correct = np.array([o.ok and bool(o.steps[k[chosen]][4]) for o, k in zip(outcomes, at, strict=True)])
-    ratio = f"{means[chosen] / target:.2g}x" if target > 0 else "more than"
-    where = f"baseline at n = {sizes[chosen]}" if len(enough) else f"baseline's largest budget, n = {sizes[chosen]}"
-    return correct, f"{where}: {ratio} the cost"
 
 
 def write_table(folder: Path, *, grid: Sequence[Row], table: str = "table1", notes: Sequence[str] = ()) -> None:
@@ -269,8 +209,8 @@ def write_table(folder: Path, *, grid: Sequence[Row], table: str = "table1", not
 
 
 HEADER = (
-    "policy", "task", "method", "accuracy, %", "95 % interval", "paper, %", "model calls", "decoded", "FLOPs", "seconds",
-    "failed", "problems x seeds", "status",
+    "policy", "task", "method", "accuracy, %", "95 % interval", "paper, %", "model calls", "decoded", "FLOPs",
+    "seconds", "failed", "problems x seeds", "status",
 )  # fmt: skip
 COMPARED = ("policy", "task", "method", "baseline", "equal rollouts", "equal FLOPs")
 NOTE = (
@@ -288,7 +228,7 @@ def _shown(row: Row, sources: list[str]) -> list[str]:
     names = [row["policy"], row["task"], row["method"]]
     if row["accuracy"] is None:
         return [*names, "", "", paper, *[""] * 6, row["status"]]
-    costs = ["" if row[c] is None else f"{row[c]:.3g}" if row[c] < 1000 or c == "flops" else f"{row[c]:.0f}" for c in COSTS]
+    costs = ["" if row[name] is None else f"{row[name]:.3g}" for name in COSTS]
     interval = f"{row['ci_low']:.1f} to {row['ci_high']:.1f}"
     counts = [str(row["num_failed"]), f"{row['num_problems']} x {row['num_seeds']}"]
     return [*names, f"{row['accuracy']:.1f}", interval, paper, *costs, *counts, row["status"]]
