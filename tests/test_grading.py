@@ -133,7 +133,7 @@ def test_votes_agree_on_equal_text_or_equal_mathematics():
 
 
 def test_an_answer_that_would_hang_is_timed_out_and_the_next_one_is_graded():
-    worker = grading.Worker(timeout_seconds=1.5)
+    worker = grading.Worker(timeout_seconds=0.8)
     try:
         assert worker.verify("1", "1") == (True, None)
         first = worker.process.pid
@@ -141,7 +141,7 @@ def test_an_answer_that_would_hang_is_timed_out_and_the_next_one_is_graded():
         correct, note = worker.verify("1", "9^{9^{9^{9}}}")
         assert time.monotonic() - begin < 5
         assert not correct
-        assert note == "grading took more than 1.5 seconds"
+        assert note == "grading took more than 0.8 seconds"
         assert worker.process is None
         with pytest.raises(ProcessLookupError):
             os.kill(first, 0)
@@ -170,16 +170,17 @@ def test_a_worker_that_dies_is_replaced():
 
 
 def test_the_note_of_a_hostile_answer_reaches_the_grade(monkeypatch):
-    worker = grading.Worker(timeout_seconds=1)
+    worker = grading.Worker(timeout_seconds=0.6)
     monkeypatch.setattr(grading, "worker", lambda: worker)
     try:
         result = grade(Problem("p", "q", "7", "math500"), r"\boxed{9^{9^{9^{9}}}}")
         assert (result.extracted, result.correct) == ("9^{9^{9^{9}}}", False)
-        assert "more than 1 seconds" in result.note
+        assert "more than 0.6 seconds" in result.note
     finally:
         worker.stop()
 
 
+@pytest.mark.slow
 def test_grading_works_from_a_script_without_a_main_guard_and_from_standard_input():
     code = (
         "from nabla_reasoner.grading import grade\nfrom nabla_reasoner.problems import Problem\n"
@@ -232,7 +233,7 @@ def test_every_math500_reference_equals_itself_in_a_box_and_hardly_any_equals_an
     graded = [grade(problem, rf"Hence \boxed{{{problem.answer}}}.").correct for problem in problems]
     rate = sum(correct for correct, _ in itself) / len(problems)
     record_property("math_verify_alone", rate)
-    print(f"\nMATH-500 references equal to themselves: math-verify alone {rate:.1%}, with text rules {sum(graded) / 500:.1%}")
+    print(f"\nMATH-500 references equal to themselves: math-verify alone {rate:.1%}, graded {sum(graded) / 500:.1%}")
     assert all(graded)
     assert rate >= 0.99
     shifted = problems[1:] + problems[:1]

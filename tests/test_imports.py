@@ -7,14 +7,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "nabla_reasoner"
 ROWS = """
 __init__
 run
-session plan recipes
+session plan adapters
+recipes
 inference report summary manifest
 decoding ppo tables figures
 oracle
 baselines search training dto theory vllm_rollouts statistics grid
 walk
 grading rollouts objective records
-passes demonstrations
+passes demonstrations pretrained
 problems models relaxation cost vocabulary
 """
 

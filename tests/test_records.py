@@ -1,10 +1,12 @@
 """Records: what is written, what survives a kill, what is refused."""
 
+import fcntl
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from typing import NamedTuple
 
@@ -88,7 +90,7 @@ def test_a_truncated_response_is_graded_as_one():
 
 
 def test_an_entry_of_its_own_finish_is_graded_by_it():
-    samples = [{"response": "x2", "reward": 0.0, "finished": False}, {"response": "x2", "reward": 0.0, "finished": True}]
+    samples = [{"response": "x2", "reward": 0.0, "finished": finished} for finished in (False, True)]
     record = make_record(problem(), solution(search={"samples": samples}), grade=Grader(), **NAMES)
     assert record["search"]["samples"] == [{"reward": 0.0, "correct": False}, {"reward": 0.0, "correct": True}]
 
@@ -147,6 +149,7 @@ def test_a_torn_end_longer_than_a_block_is_cut_off(tmp_path):
     assert [record["problem_id"] for record in read_records(path)] == ["p0", "p1"]
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_a_file_that_can_be_gone_on_with(tmp_path):
     path = tmp_path / "r.jsonl"
     code = (
@@ -156,7 +159,8 @@ def test_a_killed_writer_leaves_a_file_that_can_be_gone_on_with(tmp_path):
         "    p = Problem(f'p{i}', 'q' * 50, '1', 't')\n"
         "    append_records(Path(sys.argv[1]), [failed_record(p, 'x', policy='a', method='m', seed=0, repeat=0)])\n"
     )
-    writer = subprocess.Popen([sys.executable, "-c", code, str(path)], env=os.environ | {"PYTHONPATH": ":".join(sys.path)})
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    writer = subprocess.Popen([sys.executable, "-c", code, str(path)], env=environment)
     limit = time.monotonic() + 60
     while (not path.exists() or path.stat().st_size < 20_000) and time.monotonic() < limit:
         time.sleep(0.01)
@@ -187,6 +191,19 @@ def test_processes_that_share_a_file_do_not_tear_each_others_lines(tmp_path):
     for name in "abc":
         own = [record["problem_id"] for record in records if record["problem_id"].startswith(name)]
         assert own == [f"{name}-{i}-{k}" for i in range(40) for k in range(3)]
+
+
+def test_mending_and_writing_wait_for_the_process_that_holds_the_file(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.touch()
+    writer = threading.Thread(target=append_records, args=(path, [failed_record(problem(), "", **NAMES)]))
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        writer.start()
+        time.sleep(0.2)
+        assert path.stat().st_size == 0
+    writer.join()
+    assert len(read_records(path)) == 1
 
 
 @pytest.mark.parametrize(

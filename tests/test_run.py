@@ -221,9 +221,9 @@ def test_solve_prints_both_answers(capsys):
 
 def test_plan_loads_nothing_and_names_weights_and_cost(capsys, monkeypatch):
     monkeypatch.setattr(Policy, "from_pretrained", None)
-    assert run.main(["plan", "table1", "scale=paper"]) == 0
+    assert run.main(["plan", "table1", "scale=paper", "policy=qwen2.5-7b-instruct", "task=math500,amc"]) == 0
     printed = capsys.readouterr().out
-    for word in ("108 cells", "Qwen/Qwen2.5-7B-Instruct", "15.2 GB", "FLOPs", "hours", "Skywork"):
+    for word in ("18 cells", "Qwen/Qwen2.5-7B-Instruct", "15.2 GB", "FLOPs", "hours", "Skywork"):
         assert word in printed
     assert run.main(["plan", "nothing"]) == run.WRONG
 

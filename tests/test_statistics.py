@@ -53,20 +53,22 @@ def test_the_interval_does_not_depend_on_the_order_of_problems_and_is_the_same_e
     assert accuracy_interval(correct[::-1]) == accuracy_interval(correct) == accuracy_interval(correct.astype(bool))
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((0, 3)), np.full((2, 2), 0.5), np.array([[1.0], [np.nan]]), np.zeros((3, 0))])
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((0, 3)), np.full((2, 2), 0.5), np.array([[1.0], [np.nan]]), np.zeros((3, 0))]
+)
 def test_arrays_that_are_not_correctness_are_refused(wrong):
-    with pytest.raises(ValueError, match="must|needs"):
+    with pytest.raises(ValueError, match=r"must|needs"):
         accuracy_interval(wrong)
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    # 400 experiments of 60 problems x 3 repeats, true accuracy 50 %. At 93 % coverage (the percentile bootstrap's at this
-    # size) fewer than 360 hits have probability 0.01; an interval that took repeats for problems would cover 78 %.
+    # 200 experiments of 60 problems x 8 repeats, true accuracy 50 %. At 93 % coverage (the percentile bootstrap's at
+    # this size) fewer than 174 hits have probability 0.001; one over repeats hits about 112 times.
     hits = 0
-    for seed in range(400):
-        interval = accuracy_interval(draws(1000 + seed, 60, 3))
+    for seed in range(200):
+        interval = accuracy_interval(draws(1000 + seed, 60, 8, strength=0.2))
         hits += interval.low <= 50 <= interval.high
-    assert 360 <= hits <= 396
+    assert 174 <= hits <= 199
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
@@ -134,18 +136,18 @@ def test_pairing_removes_what_both_arms_share():
 
 
 def test_equal_methods_are_called_different_in_few_experiments():
-    # 400 experiments under the null; at a true rate of at most 5 % more than 35 claims have probability < 0.001.
+    # 200 experiments under the null; at a true rate of at most 5 % more than 21 claims have probability 0.0005.
     claims = 0
-    for seed in range(400):
+    for seed in range(200):
         generator = np.random.default_rng(seed)
         chance = generator.beta(0.5, 0.5, size=(60, 1))
         a, b = ((generator.random((60, 3)) < chance).astype(float) for _ in range(2))
         claims += paired_difference(a, b).verdict != "no difference shown"
-    assert 3 <= claims <= 35
+    assert 1 <= claims <= 21
 
 
 def test_arrays_of_different_shapes_are_not_paired():
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises((ValueError, TypeError), match=r"one shape|Shaped\[ndarray"):  # the shape checker is first here
         paired_difference(np.zeros((3, 1)), np.zeros((4, 1)))
 
 

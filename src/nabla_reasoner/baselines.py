@@ -166,11 +166,16 @@ def _solution(
                 "flops": spent.flops,
                 "seconds": seconds * (index + 1) / len(drafts),
                 "response": policy.decode(drafts[chosen[index]].token_ids),
+                "finished": drafts[chosen[index]].finished,
             }
         )
     best = chosen[-1]
     samples = [
-        {"response": policy.decode(draft.token_ids), "reward": rewards[i] if rewards else None}
+        {
+            "response": policy.decode(draft.token_ids),
+            "finished": draft.finished,
+            "reward": rewards[i] if rewards else None,
+        }
         for i, draft in enumerate(drafts)
     ]
     return Solution(

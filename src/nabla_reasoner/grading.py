@@ -6,6 +6,7 @@ has none.
 """
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -202,6 +203,7 @@ class Worker:
         """
         with self.lock:
             if self.process is None or self.process.poll() is not None:
+                self.stop()
                 self._start()
             try:
                 self.process.stdin.write(json.dumps([gold, answer]) + "\n")
@@ -244,7 +246,8 @@ class Worker:
         if self.process is not None and self.owner == os.getpid():
             self.process.kill()
             self.process.wait()
-            self.process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # a request that the process did not live to read
+                self.process.stdin.close()
             self.process.stdout.close()
             self.process = None
 

@@ -21,7 +21,8 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
-NOT_SETTINGS = {"paper", "size", "parameters", "download_gb", "skywork", "budget"}  # keys that change no record
+# Keys that change no record.
+NOT_SETTINGS = {"paper", "size", "prepare", "parameters", "download_gb", "skywork", "budget"}
 MISSING = object()
 METHODS = (  # the order of a table's rows
     "greedy",
@@ -63,6 +64,7 @@ def compose_cells(overrides: Sequence[str]) -> list[Cell]:
             plain = [item.input_line for item in parser.parse_overrides(current) if not item.is_sweep_override()]
             current = plain
             config = compose("config", plain, return_hydra_config=True)
+            _check_values(plain_cell(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])))
             sweeps = config.hydra.mode == RunMode.MULTIRUN
             params = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()] if sweeps else []
             jobs = BasicSweeper.split_arguments(parser.parse_overrides([*params, *overrides]), None)[0]
@@ -190,6 +192,21 @@ def _problems(task_json: str, size: int | None) -> list:
             f"task {task['name']} cannot be fetched from the hub ({type(error).__name__}: {first}). "
             "Give a file: task.path=FILE.jsonl with fields id, problem, answer."
         ) from error
+
+
+def prepare_models(cell: Cell) -> None:
+    """Make the folders of models that come packed in another form, as their `prepare` says; once per process."""
+    for group in ("policy", "reward"):
+        if "prepare" in cell[group]:
+            _prepare(json.dumps(cell[group]["prepare"]))
+
+
+@functools.cache
+def _prepare(settings_json: str) -> None:
+    from hydra.utils import get_method
+
+    settings = json.loads(settings_json)
+    get_method(settings.pop("_target_"))(**settings)
 
 
 def build_method(cell: Cell) -> Any:

@@ -62,6 +62,7 @@ def check(target: str, overrides: Sequence[str]) -> list[tuple[list[str], list[C
 
     cells = [cell for _, phase in result for cell in phase]
     for cell in cells:
+        grid.prepare_models(cell)
         grid.build_method(cell)
         grid.build_problems(cell)
         if not cell["overwrite"]:
@@ -140,6 +141,7 @@ def prepare_solve(arguments: Sequence[str]) -> Callable[[], int]:
     shared = [override for override in overrides if not override.startswith(("method=", "method."))]
     baseline = grid.compose_cells([*shared, "method=greedy"])
     methods = [(cell["method"]["name"], grid.build_method(cell)) for cell in [*baseline, *chosen]]
+    grid.prepare_models(chosen[0])
     policy, reward = grid.load_models(chosen[0])
     problem = Problem("question", question, None, "free")
     messages = [{"role": "user", "content": question}]

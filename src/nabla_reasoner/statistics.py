@@ -4,8 +4,10 @@ Both resampling schemes draw on few distinct values (a problem's accuracy over R
 bootstrap draws how often each value occurs, and the sign-flip test sums the whole distribution instead of sampling it.
 """
 
+import bisect
 import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -157,27 +159,34 @@ def _fair_binomial(count: int) -> Float[np.ndarray, " value"]:
 
 
 def cut_at_cost(
-    trajectories: Sequence[Sequence[tuple[int, int | float, bool]]], target: float
+    trajectories: Sequence[Sequence[tuple]], target: float, column: int = 1
 ) -> tuple[Bool[np.ndarray, " trajectory"], int, float]:
     """An anytime method's correctness once its mean cost reaches a target.
 
     Args:
-        trajectories: per problem its steps (rollouts, cost so far, whether the best so far is correct), rollouts
+        trajectories: per problem its steps (rollouts, cumulative costs…, whether the best so far is correct), rollouts
             ascending. A trajectory without steps is a failure: wrong at every size and left out of the mean cost.
         target: mean cost per problem.
+        column: which entry of a step is the cost.
 
     Returns:
         Correctness at the smallest number of rollouts n whose mean cost is >= target (at the largest n when none is);
         that n; the mean cost there. With failures only: all wrong, 0, 0.
     """
-    sizes = np.array(sorted({step[0] for steps in trajectories for step in steps}))
-    if not len(sizes):
+    solved = [steps for steps in trajectories if steps]
+    sizes = sorted({step[0] for steps in solved for step in steps})
+    if not sizes:
         return np.zeros(len(trajectories), dtype=bool), 0, 0.0
-    # last step of each trajectory that takes at most sizes[k] rollouts (its first, when even that takes more)
-    last = [np.searchsorted([s[0] for s in steps], sizes, side="right").clip(1) - 1 for steps in trajectories]
-    costs = [np.array([s[1] for s in steps])[at] for steps, at in zip(trajectories, last, strict=True) if steps]
-    means = np.mean(costs, axis=0)
-    enough = np.flatnonzero(means >= target)
-    chosen = int(enough[0]) if len(enough) else len(sizes) - 1
-    correct = [bool(steps) and bool(steps[at[chosen]][2]) for steps, at in zip(trajectories, last, strict=True)]
-    return np.array(correct), int(sizes[chosen]), float(means[chosen])
+
+    def reached(size: int) -> list[tuple]:
+        """Of each, the last step that takes at most `size` rollouts; the first, when even that takes more."""
+        return [steps[max(bisect.bisect_right(steps, size, key=rollouts) - 1, 0)] for steps in solved]
+
+    def mean_cost(size: int) -> float:
+        return sum(step[column] for step in reached(size)) / len(solved)
+
+    rollouts = operator.itemgetter(0)
+    size = sizes[min(bisect.bisect_left(sizes, target, key=mean_cost), len(sizes) - 1)]  # mean costs ascend with n
+    correct = np.zeros(len(trajectories), dtype=bool)
+    correct[[bool(steps) for steps in trajectories]] = [bool(step[-1]) for step in reached(size)]
+    return correct, size, mean_cost(size)

@@ -162,10 +162,9 @@ def _compare(own: list[Outcome], other: list[Outcome], matched_on: str) -> Row:
         note = f"{spent[0]:.3g} rollouts against {spent[1]:.3g}"
     else:
         costs = [mine[key].cost[matched_on] for key in keys if mine[key].ok]
-        column = MATCHED_ON.index(matched_on)
-        steps = [[(s[0], s[column], s[-1]) for s in theirs[key].steps] if theirs[key].ok else [] for key in keys]
+        steps = [theirs[key].steps if theirs[key].ok else [] for key in keys]
         target = float(np.mean(costs)) if costs else 0.0
-        b, size, mean = cut_at_cost(steps, target)
+        b, size, mean = cut_at_cost(steps, target, MATCHED_ON.index(matched_on))
         where = f"baseline at n = {size}" if mean >= target else f"baseline's largest budget, n = {size}"
         note = f"{where}: {mean / target:.2g}x the cost" if target > 0 else where
     shape = (len(problems), len(repeats))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -71,7 +72,8 @@ class Mixture(torch.utils.data.IterableDataset):
     Args:
         pools: examples by group.
         counts: examples of each group in a batch.
-        seed: of the order; batch b is drawn from the stream (seed, b), so a resumed training sees what it would have.
+        seed: of the order. `first_batch` batches are drawn and passed over, so a resumed training sees what it would
+            have seen.
     """
 
     def __init__(self, pools: dict[str, list[Example]], counts: dict[str, int], seed: int):
@@ -79,13 +81,14 @@ class Mixture(torch.utils.data.IterableDataset):
         self.pools, self.counts, self.seed, self.first_batch = pools, counts, seed, 0
 
     def __iter__(self) -> Iterator[list[Padded]]:
-        for number in itertools.count(self.first_batch):
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        generator = torch.Generator().manual_seed(self.seed)
+        for number in itertools.count():
             batch = []
             for group, count in self.counts.items():
                 pool = self.pools[group]
                 batch += [pool[i] for i in torch.randint(len(pool), (count,), generator=generator).tolist()]
-            yield pad(batch)
+            if number >= self.first_batch:
+                yield pad(batch)
 
 
 def next_token_loss(model: torch.nn.Module, blocks: Sequence[Padded]) -> Float[Tensor, ""]:
@@ -166,7 +169,8 @@ class _Training(lightning.LightningModule):
             weight_decay=self.schedule.weight_decay,
             fused=True,
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule.factor)
+        # a plain function: torch tries to write any other callable into the checkpoint
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -207,9 +211,9 @@ def grow(classifier: torch.nn.Module, language_model: torch.nn.Module) -> None:
 def fit(module: _Training, data: Mixture, *, device: str, folder: str, name: str) -> None:
     """Run a training to its last step. A killed run goes on from its last checkpoint; a finished one leaves none."""
     checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(
-        dirpath=folder, filename=name, every_n_train_steps=100, save_top_k=1, enable_version_counter=False
+        dirpath=Path(folder, "state"), filename=name, every_n_train_steps=100, save_top_k=1, enable_version_counter=False
     )
-    saved = Path(folder, f"{name}.ckpt")
+    saved = Path(folder, "state", f"{name}.ckpt")
     if saved.is_file():
         data.first_batch = torch.load(saved, weights_only=True, map_location="cpu")["global_step"]
     trainer = lightning.Trainer(
@@ -217,10 +221,13 @@ def fit(module: _Training, data: Mixture, *, device: str, folder: str, name: str
         devices=1,
         max_steps=module.schedule.num_steps,
         gradient_clip_val=1.0,
-        logger=lightning.pytorch.loggers.CSVLogger(folder, name="log", version=""),
+        logger=lightning.pytorch.loggers.CSVLogger(folder, name="log"),
         callbacks=[checkpoint, lightning.pytorch.callbacks.TQDMProgressBar(refresh_rate=10)],
         enable_model_summary=False,
         log_every_n_steps=50,
     )
-    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=None), ckpt_path=saved if saved.is_file() else None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # that is what resuming means
+        loader = torch.utils.data.DataLoader(data, batch_size=None)
+        trainer.fit(module, loader, ckpt_path=saved if saved.is_file() else None)
     saved.unlink(missing_ok=True)

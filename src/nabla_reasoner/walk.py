@@ -109,6 +109,7 @@ def note_rollout(walk: Walk, policy: Policy) -> None:
             "flops": spent.flops,
             "seconds": spent.seconds,
             "response": policy.decode(walk.tokens),
+            "finished": walk.tokens[-1] in policy.eos_ids,
         }
     )
 
