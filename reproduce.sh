@@ -13,7 +13,7 @@ usage: ./reproduce.sh TARGET [settings]
   table1            accuracy and cost of every method, beside the paper's Table 1
   solve "question"  one question, answered by greedy decoding and by nabla-Reasoner
   plan TARGET       what a target would run, fetch and cost; loads nothing
-  models            train the small models in assets/ anew
+  models            train the small models in assets/ anew (scale=small: the reward of that scale)
   test [--all]      lint and tests; --all adds the slow ones; other arguments go to pytest
   help              this text
 
@@ -108,6 +108,12 @@ fi
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 case "$target" in
     test) "$python" -m ruff check . && exec "$python" -m pytest "$@" ;;
-    models) exec "$python" -m nabla_reasoner.recipes "$@" ;;
+    models)
+        recipe=recipes
+        for word; do  # scale=small has a recipe of its own
+            shift
+            if [ "$word" = scale=small ]; then recipe=adapters; else set -- "$@" "$word"; fi
+        done
+        exec "$python" -m "nabla_reasoner.$recipe" "$@" ;;
     *) exec "$python" -m nabla_reasoner.run "$target" "$@" ;;
 esac

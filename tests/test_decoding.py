@@ -44,7 +44,9 @@ def test_lock_step_takes_the_same_decisions_as_the_plain_loop(settings, kind):
     for one, other in zip(fast, plain, strict=True):
         assert one.search["rollouts"] == other.search["rollouts"]
         assert one.cost.decode_tokens == other.cost.decode_tokens
-        if settings.get("variant") != "release":  # its hard sequence changes with every committed token: nothing to share
+        if (
+            settings.get("variant") != "release"
+        ):  # its hard sequence changes with every committed token: nothing to share
             assert one.cost.flops < other.cost.flops
 
 

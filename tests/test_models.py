@@ -3,8 +3,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import toys
 import torch
+import toys
 import transformers
 
 from nabla_reasoner.models import Policy, RewardModel, matmul_parameters

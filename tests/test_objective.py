@@ -11,7 +11,9 @@ REWARDS = [("classifier", False), ("likelihood", False), ("likelihood", True)]
 def sequences(policy, reward):
     end = policy.eos_ids[0]
     cases = [("What is 12 + 34?", [], [20, 31, 25, 40, end]), ("Add", [9, 12], [50, 60, 11]), ("6", [8], [end])]
-    return [objective.make_sequence(policy, reward, toys.chat(text), prefix, rollout) for text, prefix, rollout in cases]
+    return [
+        objective.make_sequence(policy, reward, toys.chat(text), prefix, rollout) for text, prefix, rollout in cases
+    ]
 
 
 def onehots(policy, sequence):
@@ -55,9 +57,7 @@ def test_three_terms_sum_to_autograd_and_postfix_vanishes_at_the_last_token(kind
     (terms,) = objective.gradient_terms(policy, reward, [chat], [prefix], [rollout], **WEIGHTS)
     sequence = objective.make_sequence(policy, reward, chat, prefix, rollout)
     leaf = onehots(policy, sequence).requires_grad_()
-    (expected,) = torch.autograd.grad(
-        objective.relaxed_objective(policy, reward, sequence, leaf, **WEIGHTS), leaf
-    )
+    (expected,) = torch.autograd.grad(objective.relaxed_objective(policy, reward, sequence, leaf, **WEIGHTS), leaf)
     torch.testing.assert_close(terms.prefix + terms.postfix + terms.reward, expected, rtol=0, atol=1e-10)
     assert terms.postfix[-1].abs().max() == 0
     assert terms.postfix[0].abs().max() > 1e-6

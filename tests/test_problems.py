@@ -45,7 +45,9 @@ def test_unknown_names_settings_and_sizes_are_refused():
     with pytest.raises(ValueError, match="train, validation, test; got 'dev'"):
         problems.generate("products", split="dev", size=1, settings={})
     with pytest.raises(ValueError, match="too few distinct questions"):
-        problems.generate("products", split="test", size=500, settings={**SETTINGS["products"], "min_digits": 1, "max_digits": 1})
+        problems.generate(
+            "products", split="test", size=500, settings={**SETTINGS["products"], "min_digits": 1, "max_digits": 1}
+        )
     with pytest.raises(ValueError, match="worked solution is defined for"):
         demonstrations.worked_solution(problems.Problem("1", "q", "a", "math500"))
 

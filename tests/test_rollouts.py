@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-import toys
 import torch
+import toys
 from scipy import stats
 
 from nabla_reasoner import rollouts

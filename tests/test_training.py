@@ -1,7 +1,7 @@
 import lightning
 import pytest
-import toys
 import torch
+import toys
 import transformers
 
 from nabla_reasoner import recipes, training
@@ -30,7 +30,9 @@ def test_next_token_loss_equals_the_hugging_face_loss_over_ragged_groups():
         labels = ids.clone()
         labels[:, : len(prompt)] = -100
         total, count = total + model(input_ids=ids, labels=labels).loss * len(response), count + len(response)
-    torch.testing.assert_close(training.next_token_loss(model, training.pad(mixed)), total / count, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        training.next_token_loss(model, training.pad(mixed)), total / count, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_reward_loss_reads_the_outcome_at_the_last_token():
@@ -71,7 +73,9 @@ def test_interrupted_training_resumes_to_the_same_weights(tmp_path, monkeypatch)
             lightning.seed_everything(0, verbose=False)
             model = language_model()
             try:
-                training.fit(training.LanguageModelTraining(model, schedule), kind({"a": examples()}, {"a": 4}, 5), **where)
+                training.fit(
+                    training.LanguageModelTraining(model, schedule), kind({"a": examples()}, {"a": 4}, 5), **where
+                )
                 break
             except Killed:
                 continue

@@ -1,4 +1,4 @@
-"""Small random models for tests: ordinary Hugging Face folders of both architectures, loaded by the package's own code."""
+"""Small random models for tests: Hugging Face folders of both architectures, loaded by the package's own code."""
 
 import functools
 import tempfile
@@ -14,7 +14,9 @@ TEXTS = ["What is 12 + 34?", "Add 5 and 6, then take 7.", "12+34=46;46-7=39"]
 
 
 @functools.cache
-def model_folder(architecture: str, *, classifier: bool = False, seed: int = 0, width: int = 32, layers: int = 2) -> str:
+def model_folder(
+    architecture: str, *, classifier: bool = False, seed: int = 0, width: int = 32, layers: int = 2
+) -> str:
     """A folder with a random model (sharp enough to have uncertain and certain tokens) and the shared tokenizer."""
     folder = Path(tempfile.mkdtemp(prefix="nabla-toy-"))
     tokenizer = build_tokenizer(TEXTS, 280)

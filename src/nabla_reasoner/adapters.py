@@ -1,8 +1,8 @@
 """`./reproduce.sh models scale=small`: trains the reward of scale=small, a LoRA adapter on the policy's own backbone.
 
-A judge trained on our terse worked solutions would rank by format, since style dominates likelihood. So the policy itself
-answers training questions, the tasks' verifier labels its answers, and the judge sees nothing but its style: the labelled
-answers, wrong ones with the right result put in their place, and right ones moved to other training questions.
+A judge trained on our terse worked solutions would rank by format, since style dominates likelihood. So the policy
+answers training questions itself, the tasks' verifier labels its answers, and the judge sees nothing but its style:
+these answers, wrong ones with the right result put in their place, and right ones moved to other training questions.
 
 Stages: samples (the policy's answers), classifier, likelihood (two candidates), choose (both are measured on validation
 problems and the better one is shipped). Each can be run alone with `only=[NAME]`.
@@ -50,7 +50,7 @@ def questions(config: DictConfig) -> dict[str, dict[str, list[Problem]]]:
     """Problems by task and split, worded as the runs word them; no held-out question is in the training split."""
     return {
         task: {
-            split: [problem._replace(question=problem.question + config.suffix) for problem in problems]
+            split: [problem._replace(question=problem.question + config.tasks[task].suffix) for problem in problems]
             for split, problems in parts.items()
         }
         for task, parts in recipes.splits(config).items()
@@ -113,7 +113,8 @@ def moved(answer: Answer, other: Problem) -> Answer | None:
 def example(reward: RewardModel, answer: Answer) -> training.Example:
     """A training sequence as the reward model of that tokenizer will read the answer."""
     prompt = reward.prompt_ids([{"role": "user", "content": answer.problem.question}])
-    response = [*reward.tokenizer.encode(answer.response, add_special_tokens=False), reward.eos_ids[0], *reward.suffix_ids]
+    text = reward.tokenizer.encode(answer.response, add_special_tokens=False)
+    response = [*text, reward.eos_ids[0], *reward.suffix_ids]
     labels = [0.0] * (len(response) - 1) + [float(answer.correct)]
     return training.Example("all", prompt, response, labels)
 
@@ -144,9 +145,10 @@ def train(config: DictConfig, name: str, answers: dict[str, list[Answer]]) -> No
     base = pretrained.load_base(config.policy.path, task_type)
     reader = RewardModel(base, tokenizer, name, name)
     examples = {origin: [example(reader, answer) for answer in answers[origin]] for origin in recipe.batch}
-    print(f"{name}: {({origin: len(pool) for origin, pool in examples.items()})} training answers", flush=True)
+    sizes = {origin: len(pool) for origin, pool in examples.items()}
+    print(f"{name}: training answers {sizes}", flush=True)
     if not all(examples.values()):
-        raise ValueError("every origin in a candidate's batch must have answers. Raise samples.questions or per_question.")
+        raise ValueError("every origin in a batch must have answers; one has none. Raise samples.questions.")
     lora = OmegaConf.to_container(config.lora)
     wrapped = peft.get_peft_model(base, peft.LoraConfig(task_type=task_type, **lora))
     schedule = training.Schedule(**recipe.schedule)
@@ -205,23 +207,22 @@ def greedy_accuracy(model: Policy, problems: Sequence[Problem], limit: int) -> f
     prompts = [model.prompt_ids([{"role": "user", "content": problem.question}]) for problem in problems]
     drawn = rollouts.sample(model, prompts, [np.zeros(limit)] * len(prompts), Sampling(0.0), [limit] * len(prompts))
     pairs = zip(problems, drawn, strict=True)
-    return round(100 * float(np.mean([grading.grade(p, model.decode(r.token_ids), r.finished).correct for p, r in pairs])), 1)
+    correct = [grading.grade(p, model.decode(r.token_ids), r.finished).correct for p, r in pairs]
+    return round(100 * float(np.mean(correct)), 1)
 
 
 def choose(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> None:
     """Measure the candidates on validation problems, and ship the one with the best mean Best-of-N."""
-    count, results, sampled, judge = config.validation.per_question, {}, {}, {}
-    for task, parts in data.items():
-        asked = parts["validation"][: config.validation.questions]
-        sampled[task] = sample_answers(config, asked, count, f"validation-{task}")
+    count, results, judge = config.validation.per_question, {}, {}
+    asked = {task: parts["validation"][: config.validation.questions] for task, parts in data.items()}
+    sampled = {task: sample_answers(config, own, count, f"validation-{task}") for task, own in asked.items()}
     for name, (kind, _) in CANDIDATES.items():
         if (adapter_folder(config, kind) / "adapter_config.json").is_file():
             reward = load_candidate(config, name)
             results[name] = {task: measure(reward, answers, count) for task, answers in sampled.items()}
             print(name, json.dumps(results[name]), flush=True)
             if name == "likelihood":
-                asked = {task: data[task]["validation"][: config.validation.questions] for task in data}
-                judge = {t: greedy_accuracy(reward.strong, problems, config.max_new_tokens) for t, problems in asked.items()}
+                judge = {t: greedy_accuracy(reward.strong, own, config.max_new_tokens) for t, own in asked.items()}
     best = max(results, key=lambda name: np.mean([row[f"best_of_{count}"] for row in results[name].values()]))
     folder, source = Path(config.folder), adapter_folder(config, CANDIDATES[best][0])
     folder.mkdir(parents=True, exist_ok=True)
@@ -243,7 +244,8 @@ def choose(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> Non
 def main(config: DictConfig) -> None:
     """Run the stages named in `only`, in their order."""
     torch.set_num_threads(config.threads)
-    pretrained.unpack(config.policy.path, **config.policy.package)
+    package = {key: value for key, value in config.policy.prepare.items() if key != "_target_"}
+    pretrained.unpack(**package)
     data = questions(config)
     stages: Any = OmegaConf.to_container(config.only)
     if {"samples", "classifier", "likelihood"} & set(stages):

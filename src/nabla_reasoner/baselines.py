@@ -22,7 +22,12 @@ class Greedy:
         self.sampler = _Sampler(1, Sampling(0.0), max_new_tokens)
 
     def solve(
-        self, problems: Sequence[Problem], policy: Policy, reward: RewardModel | None = None, seed: int = 0, repeat: int = 0
+        self,
+        problems: Sequence[Problem],
+        policy: Policy,
+        reward: RewardModel | None = None,
+        seed: int = 0,
+        repeat: int = 0,
     ) -> list[Solution]:
         """One solution per problem, in order; the reward model is not asked."""
         begin = time.perf_counter()
@@ -43,12 +48,23 @@ class SelfConsistency:
     """
 
     def __init__(
-        self, *, num_samples: int = 8, temperature: float = 0.7, top_p: float = 1.0, top_k: int = 0, max_new_tokens: int = 1024
+        self,
+        *,
+        num_samples: int = 8,
+        temperature: float = 0.7,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        max_new_tokens: int = 1024,
     ):
         self.sampler = _Sampler(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
 
     def solve(
-        self, problems: Sequence[Problem], policy: Policy, reward: RewardModel | None = None, seed: int = 0, repeat: int = 0
+        self,
+        problems: Sequence[Problem],
+        policy: Policy,
+        reward: RewardModel | None = None,
+        seed: int = 0,
+        repeat: int = 0,
     ) -> list[Solution]:
         """One solution per problem, in order; the reward model is not asked."""
         begin = time.perf_counter()
@@ -70,7 +86,13 @@ class BestOfN:
     """
 
     def __init__(
-        self, *, num_samples: int = 8, temperature: float = 0.7, top_p: float = 1.0, top_k: int = 0, max_new_tokens: int = 1024
+        self,
+        *,
+        num_samples: int = 8,
+        temperature: float = 0.7,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        max_new_tokens: int = 1024,
     ):
         self.sampler = _Sampler(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
 
@@ -128,9 +150,7 @@ def majority(problem: Problem, policy: Policy, drafts: Sequence[Rollout]) -> lis
 
     Samples without an answer do not vote; with no vote at all the first sample stands.
     """
-    answers = [
-        grading.extract_answer(policy.decode(d.token_ids), problem.task, finished=d.finished) for d in drafts
-    ]
+    answers = [grading.extract_answer(policy.decode(d.token_ids), problem.task, finished=d.finished) for d in drafts]
     groups: list[list[int]] = []
     chosen = []
     for index, answer in enumerate(answers):

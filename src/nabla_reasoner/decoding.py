@@ -9,7 +9,7 @@ One round, for every problem that is still active:
     propose    if the draw differs from the current token: roll out again behind it
     accept     keep the revision if its reward is higher; otherwise the current response stays (trajectory reuse)
 
-A problem ends when its positions or its N_max rollouts are used up; the rest of its response is then committed as it is.
+A problem ends when its positions or its N_max rollouts are used up; the rest of its response is then committed.
 """
 
 import time
@@ -78,7 +78,11 @@ class NablaReasoner:
         update: str | None = None,
         engine: str = "fast",
     ):
-        for name, value in (("max_rollouts (N_max)", max_rollouts), ("num_passes", num_passes), ("max_new_tokens", max_new_tokens)):
+        for name, value in (
+            ("max_rollouts (N_max)", max_rollouts),
+            ("num_passes", num_passes),
+            ("max_new_tokens", max_new_tokens),
+        ):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1; got {value}.")
         if not 0 < confidence_threshold <= 1:
@@ -130,11 +134,12 @@ class NablaReasoner:
         return [walk.solution(each, policy) for each in walks]
 
 
-
 class _LockStep:
     """The loop over one batch of walks."""
 
-    def __init__(self, method: NablaReasoner, walks: list[Walk], policy: Policy, reward: RewardModel, seed: int, repeat: int):
+    def __init__(
+        self, method: NablaReasoner, walks: list[Walk], policy: Policy, reward: RewardModel, seed: int, repeat: int
+    ):
         self.method, self.walks, self.policy, self.reward = method, walks, policy, reward
         self.seed, self.repeat = seed, repeat
 
@@ -160,7 +165,9 @@ class _LockStep:
 
     def roll_out(self, walks: Sequence[Walk], kept: Sequence[list[int]]) -> list[list[int]]:
         """Complete each kept beginning of a response; one rollout per walk, nothing drawn behind an end token."""
-        limits = [0 if ids and ids[-1] in self.policy.eos_ids else self.method.max_new_tokens - len(ids) for ids in kept]
+        limits = [
+            0 if ids and ids[-1] in self.policy.eos_ids else self.method.max_new_tokens - len(ids) for ids in kept
+        ]
         noise = [self.noise(each, f"rollout {each.rollouts}", self.method.max_new_tokens) for each in walks]
         drawn = rollouts.sample(
             self.policy,

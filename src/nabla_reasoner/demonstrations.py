@@ -4,9 +4,7 @@ Every solution is canonical (one text per problem), so a response is right so fa
 that gives process labels for the reward model without any search.
 """
 
-
 from .problems import Problem
-
 
 
 def worked_solution(problem: Problem) -> str:

@@ -124,7 +124,9 @@ def optimize(
     ]
     weights = {"reward_weight": reward_weight, "nll_weight": nll_weight}
     if engine == "reference":
-        return [reference(policy, reward, sequence, update=update, descent=descent, **weights) for sequence in sequences]
+        return [
+            reference(policy, reward, sequence, update=update, descent=descent, **weights) for sequence in sequences
+        ]
 
     def evaluate(batch: Sequence[HardSequence]) -> list[Gradient]:
         return passes.evaluate(policy, reward, batch, **weights)
@@ -162,7 +164,7 @@ def descend(
     """The fast engine: T steps on the chosen rows of many sequences together.
 
     Args:
-        sequences: hard sequences, each with its gradient in `gradients` (evaluated once by the caller, not counted here).
+        sequences: hard sequences, each with its gradient in `gradients` (evaluated by the caller, not counted here).
         positions: per sequence, the rollout positions whose rows move.
         latents: hidden states that yield the first logits of those rows, all sequences one after the other.
         evaluate: ∂L/∂y at hard sequences, called when a token flips.
@@ -171,10 +173,8 @@ def descend(
     start = _head(policy, latents)
     first = start.argmax(-1)
     tokens = [[s.rollout[i] for i in p] for s, p in zip(sequences, positions, strict=True)]
-    sampled = torch.tensor(sum(tokens, []), device=first.device)
-    states = [
-        _State(s, g, {tuple(t): g}, []) for s, g, t in zip(sequences, gradients, tokens, strict=True)
-    ]
+    sampled = torch.tensor([token for own in tokens for token in own], device=first.device)
+    states = [_State(s, g, {tuple(t): g}, []) for s, g, t in zip(sequences, gradients, tokens, strict=True)]
     rows = passes.onehot_gradient(gradients, positions)
     value = (start if descent.parameter == "logits" else passes.precise(latents)).clone().requires_grad_()
     adam = torch.optim.Adam([value], lr=descent.step_size)

@@ -22,7 +22,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 # Keys that change no record.
-NOT_SETTINGS = {"paper", "size", "prepare", "parameters", "download_gb", "skywork", "budget"}
+NOT_SETTINGS = {"paper", "size", "prepare", "parameters", "download_gb", "skywork", "budget", "manifest"}
 MISSING = object()
 METHODS = (  # the order of a table's rows
     "greedy",
@@ -94,8 +94,9 @@ def phases(target: str, overrides: Sequence[str]) -> list[tuple[list[str], list[
     compared = any(cell["method"]["name"] in ("nabla_reasoner", "nabla_reasoner_multipass") for cell in cells)
     if cells[0]["budget"] or not (pooled and compared):
         return [(main_phase, cells)]
-    kept = [override for override in main_phase if not override.startswith(("method=", "budget="))]
-    budget_phase = [*kept, "method=" + ",".join(pooled), "budget=true"]
+    kept = [override for override in main_phase if not override.startswith(("method=", "budget=", "seed="))]
+    seeds = list(dict.fromkeys(str(cell["seed"]) for cell in cells))[: cells[0]["pool_seeds"]]
+    budget_phase = [*kept, "seed=" + ",".join(seeds), "method=" + ",".join(pooled), "budget=true"]
     return [(main_phase, cells), (budget_phase, compose_cells(budget_phase))]
 
 
@@ -148,7 +149,7 @@ def _unknown(config: DictConfig, key: str, groups: set[str]) -> str:
 
 def _check_values(cell: Cell) -> None:
     """Raise ValueError on a setting of the wrong type or out of range (methods and models check their own)."""
-    keys = ("seed", "num_problems", "batch_size", "max_new_tokens", "threads", "devices", "num_nodes")
+    keys = ("seed", "num_problems", "batch_size", "max_new_tokens", "threads", "devices", "num_nodes", "pool_seeds")
     whole = {key: cell[key] for key in keys}
     whole["task.repeats"] = cell["task"]["repeats"]
     for key, value in whole.items():
@@ -181,7 +182,8 @@ def _problems(task_json: str, size: int | None) -> list:
     if "dataset" in task:
         if size is None:
             raise ValueError(f"task {task['name']} is generated without end; give num_problems.")
-        return problems.generate(task["dataset"], split="test", size=size, settings=task["settings"])
+        drawn = problems.generate(task["dataset"], split="test", size=size, settings=task["settings"])
+        return [problem._replace(question=problem.question + task.get("suffix", "")) for problem in drawn]
     if task["path"] is not None:
         return problems.load_jsonl(task["path"], task=task["name"], size=size, suffix=task["suffix"])
     try:

@@ -1,7 +1,7 @@
 """What the shipped models are and can do, measured on validation problems into assets/manifest.json.
 
-A policy: greedy accuracy, one sample, any of 8. A reward, for each policy and task: Best-of-8, the share of the gap between
-one sample and any-of-8 that it closes, AUC on the policy's own samples, and how often the worked solution outranks
+A policy: greedy accuracy, one sample, any of 8. A reward, for each policy and task: Best-of-8, the share of the gap
+between one sample and any-of-8 that it closes, AUC on the policy's own samples, and how often the worked solution outranks
 answers to other problems (far-away answers).
 """
 
@@ -44,7 +44,7 @@ def write(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> None
         }
     manifest = {
         "made_by": "./reproduce.sh models",
-        "measured_on": f"{NUM_PROBLEMS} validation problems per task, {NUM_SAMPLES} samples at temperature {TEMPERATURE}",
+        "measured_on": f"{NUM_PROBLEMS} validation problems per task, {NUM_SAMPLES} samples, temperature {TEMPERATURE}",
         "tasks": OmegaConf.to_container(config.tasks),
         "held_out": OmegaConf.to_container(config.held_out),
         "models": entries,

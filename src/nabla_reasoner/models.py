@@ -85,7 +85,7 @@ class Policy:
         if not torch.allclose(actual, expected, rtol=1e-2, atol=1e-2):
             raise ValueError(
                 f"a policy's logits must be its output matrix applied to its last hidden state; {self.name} "
-                f"({type(self.model).__name__}) scales or caps them. Use a Qwen2-, Qwen3-, Llama- or Mistral-like model."
+                f"({type(self.model).__name__}) scales or caps them. Use a Qwen-, Llama- or Mistral-like model."
             )
 
 
@@ -133,7 +133,11 @@ class RewardModel:
         """
         if kind not in KINDS:
             raise ValueError(f"reward kind must be one of {', '.join(KINDS)}; got {kind!r}.")
-        auto = transformers.AutoModelForSequenceClassification if kind == "classifier" else transformers.AutoModelForCausalLM
+        auto = (
+            transformers.AutoModelForSequenceClassification
+            if kind == "classifier"
+            else transformers.AutoModelForCausalLM
+        )
         model, tokenizer = _load(auto, name_or_path, device, dtype)
         baseline = Policy.from_pretrained(reference, device, dtype) if reference else None
         return cls(model, tokenizer, str(name_or_path), kind, baseline)
@@ -175,7 +179,9 @@ def _load(auto: Any, name_or_path: str, device: str, dtype: str) -> tuple[torch.
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} needs an NVIDIA GPU and a CUDA build of torch; none is here. Use device=cpu.")
+        raise ValueError(
+            f"device {device!r} needs an NVIDIA GPU and a CUDA build of torch; none is here. Use device=cpu."
+        )
     if (name.startswith((".", "/", "~")) or name.count("/") != 1) and not Path(name, "config.json").is_file():
         raise ValueError(f"a model must be a hub name or a folder with a config.json; got {name!r}. Check the path.")
     tokenizer = load_tokenizer(name)
@@ -215,7 +221,9 @@ def load_tokenizer(name: str) -> Any:
     except Exception as error:
         raise ValueError(f"the tokenizer of {name} cannot be read: {str(error).splitlines()[0]}.") from error
     if not tokenizer.chat_template:
-        raise ValueError(f"the tokenizer must have a chat template; that of {name} has none. Set tokenizer.chat_template.")
+        raise ValueError(
+            f"the tokenizer must have a chat template; that of {name} has none. Set tokenizer.chat_template."
+        )
     return tokenizer
 
 
@@ -240,4 +248,3 @@ def _suffix_ids(tokenizer: Any, eos: int) -> list[int]:
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     ids = list(tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False))
     return ids[len(ids) - ids[::-1].index(eos) :] if eos in ids else []
-

@@ -2,7 +2,7 @@
 
     ∂L/∂y_l = δ_prefix + δ_postfix + δ_reward            (Section 4, Prop. C.1, arXiv 2603.04948)
     δ_prefix   -ν log π(·|y_<l, x)                what the past says of position l
-    δ_postfix  -ν Σ_{i>l} ∂ log π(y_i|y_<i)/∂y_l  how token l changes the likelihood of what follows; 0 at the last token
+    δ_postfix  -ν Σ_{i>l} ∂ log π(y_i|y_<i)/∂y_l  how token l changes what follows it; 0 at the last token
     δ_reward   -λ ∂r/∂y_l                         what the reward model says
 
 Weights: `reward_weight` is λ and `nll_weight` is ν, which the paper sets to 1; the released code uses 1.0 and 0.001.
@@ -81,13 +81,17 @@ def relaxed_objective(
     if reward.kind == "classifier":
         ended = passes.ended(sequence, reward)
         before = reward.embedding[torch.tensor(sequence.reward_prompt + sequence.prefix)]
-        after = reward.embedding[torch.tensor(ended.rollout[len(sequence.rollout) :] + reward.suffix_ids, dtype=torch.long)]
+        after = reward.embedding[
+            torch.tensor(ended.rollout[len(sequence.rollout) :] + reward.suffix_ids, dtype=torch.long)
+        ]
         embeddings = torch.cat([before, onehots @ reward.embedding[: policy.vocab_size], after])
         value = reward.head_scores(reward.hidden_states(embeddings[None])[:, -1])[0]
     else:
         value = relaxed_log_likelihood(reward.strong, sequence.reward_prompt, len(sequence.reward_prompt))
         if reward.reference is not None:
-            value = value - relaxed_log_likelihood(reward.reference, sequence.reward_prompt, len(sequence.reward_prompt))
+            value = value - relaxed_log_likelihood(
+                reward.reference, sequence.reward_prompt, len(sequence.reward_prompt)
+            )
     return -reward_weight * value - nll_weight * likelihood
 
 
@@ -101,7 +105,7 @@ def gradient_terms(
     reward_weight: float = 1.0,
     nll_weight: float = 0.001,
 ) -> list[GradientTerms]:
-    """δ_prefix, δ_postfix and δ_reward for every rollout position of every sequence (dense; for study, not for speed)."""
+    """δ_prefix, δ_postfix and δ_reward at every rollout position of every sequence (dense: for study, not for speed)."""
     sequences = [
         make_sequence(policy, reward, messages, prefix, rollout)
         for messages, prefix, rollout in zip(prompts, prefix_ids, rollout_ids, strict=True)

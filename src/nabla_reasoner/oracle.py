@@ -63,13 +63,9 @@ def run(method: Any, state: Walk, policy: Policy, reward: RewardModel, seed: int
     state.done = True
 
 
-def _optimised_row(
-    method: Any, state: Walk, policy: Policy, reward: RewardModel, position: int
-) -> torch.Tensor | None:
+def _optimised_row(method: Any, state: Walk, policy: Policy, reward: RewardModel, position: int) -> torch.Tensor | None:
     """Logits of one position after DTO, or None where a gate says to commit the token as it is."""
-    sequence = HardSequence(
-        state.policy_prompt, state.reward_prompt, state.tokens[:position], state.tokens[position:]
-    )
+    sequence = HardSequence(state.policy_prompt, state.reward_prompt, state.tokens[:position], state.tokens[position:])
     (prediction,) = passes.predict(policy, [sequence])
     state.spent.append(prediction.cost)
     variant = method.variant

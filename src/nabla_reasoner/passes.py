@@ -106,7 +106,9 @@ def evaluate(
     order = sorted(range(len(sequences)), key=lambda i: (_length(sequences[i]), i))
     for chosen in _by_tokens(order, [_length(sequence) for sequence in sequences]):
         batch = [sequences[i] for i in chosen]
-        for index, gradient in zip(chosen, _evaluate_batch(policy, reward, batch, reward_weight, nll_weight), strict=True):
+        for index, gradient in zip(
+            chosen, _evaluate_batch(policy, reward, batch, reward_weight, nll_weight), strict=True
+        ):
             results[index] = gradient
     return results
 
@@ -134,7 +136,9 @@ def _evaluate_batch(
     closed = [ended(sequence, reward) for sequence in batch]
     reward_terms: list[list[Term]] = [[] for _ in batch]
     if reward.kind == "classifier":
-        rewards, terms = _classifier(reward, closed, len_rollouts=[len(s.rollout) for s in batch], weight=-reward_weight)
+        rewards, terms = _classifier(
+            reward, closed, len_rollouts=[len(s.rollout) for s in batch], weight=-reward_weight
+        )
         for own, term in zip(reward_terms, terms, strict=True):
             own.append(term)
     else:
@@ -143,7 +147,11 @@ def _evaluate_batch(
             if model is None:
                 continue
             values, terms, _ = _likelihood(
-                model, [s.reward_prompt for s in batch], closed, -sign * reward_weight, keep=[len(s.rollout) for s in batch]
+                model,
+                [s.reward_prompt for s in batch],
+                closed,
+                -sign * reward_weight,
+                keep=[len(s.rollout) for s in batch],
             )
             rewards = [old + sign * value for old, value in zip(rewards, values, strict=True)]
             for own, term in zip(reward_terms, terms, strict=True):
@@ -215,9 +223,7 @@ def _likelihood(
     for i, (start, begin) in enumerate(zip(starts, first, strict=True)):
         length = keep[i] if keep else len(batch[i].rollout)
         inside = slice(start - begin, start - begin + length)
-        terms.append(
-            Term(model.embedding, gradient[i, start : start + length], weight, model, hidden_parts[i][inside])
-        )
+        terms.append(Term(model.embedding, gradient[i, start : start + length], weight, model, hidden_parts[i][inside]))
         rollout_logits.append(logit_parts[i][inside])
     return values, terms, rollout_logits
 
@@ -262,9 +268,7 @@ def predict(policy: Policy, sequences: Sequence[HardSequence]) -> list[Predictio
     return results
 
 
-def onehot_gradient(
-    gradients: Sequence[Gradient], positions: Sequence[Sequence[int]]
-) -> Float[Tensor, "rows vocab"]:
+def onehot_gradient(gradients: Sequence[Gradient], positions: Sequence[Sequence[int]]) -> Float[Tensor, "rows vocab"]:
     """Rows of ∂L/∂y: for each gradient the rollout positions asked for, one after the other.
 
     All gradients must come from the same policy and reward model; only the asked rows meet the embedding matrix.
@@ -314,6 +318,8 @@ def _reward_values(reward: RewardModel, batch: list[HardSequence]) -> list[float
     for model, sign in ((reward.strong, 1.0), (reward.reference, -1.0)):
         if model is not None:
             hidden = model.hidden_states(model.embedding[ids])[rows, columns - 1]
-            losses = torch.nn.functional.cross_entropy(precise(model.logits(hidden)), ids[rows, columns], reduction="none")
+            losses = torch.nn.functional.cross_entropy(
+                precise(model.logits(hidden)), ids[rows, columns], reduction="none"
+            )
             values.index_add_(0, rows, -sign * losses.double().cpu())
     return values.tolist()

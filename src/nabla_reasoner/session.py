@@ -132,7 +132,19 @@ def _result(cell: Cell) -> str:
 
 def write_tables(cells: Sequence[Cell]) -> None:
     """Rewrite the experiment's tables from the records on disk."""
-    tables.write_table(Path(cells[0]["folder"]), grid=table_grid(cells))
+    kinds = {cell["reward"]["name"]: cell for cell in cells}
+    tables.write_table(Path(cells[0]["folder"]), grid=table_grid(cells), notes=[reward_note(c) for c in kinds.values()])
+
+
+def reward_note(cell: Cell) -> str:
+    """One sentence on the reward model: its kind, and how well it solves the problems itself where that was measured."""
+    reward = cell["reward"]
+    note = f"Variant {cell['variant']['name']}. Reward {reward['name']}: kind {reward['kind']}, {reward['path']}"
+    if reward.get("manifest") and Path(reward["manifest"]["file"]).is_file():
+        entry = json.loads(Path(reward["manifest"]["file"]).read_text(encoding="utf-8"))["models"][reward["manifest"]["entry"]]
+        own = ", ".join(f"{task} {value} %" for task, value in entry["greedy_accuracy"].items())
+        return f"{note}; its own greedy accuracy: {own} (the same reward serves every method)."
+    return f"{note}."
 
 
 def table_grid(cells: Sequence[Cell]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+
 class Example(NamedTuple):
     """One training sequence.
 
@@ -193,7 +194,7 @@ class RewardTraining(_Training):
 
 
 def grow(classifier: torch.nn.Module, language_model: torch.nn.Module) -> None:
-    """Start a classifier from a shallower causal LM: its embedding and layers are copied, deeper layers begin as no-ops.
+    """Start a classifier from a shallower causal LM: embedding and layers are copied, deeper ones begin as no-ops.
 
     A verifier has to compare each token with the model's own prediction of it, which exists only in the last layer one
     position earlier; the added layers are where that comparison can be learnt.
@@ -211,7 +212,11 @@ def grow(classifier: torch.nn.Module, language_model: torch.nn.Module) -> None:
 def fit(module: _Training, data: Mixture, *, device: str, folder: str, name: str) -> None:
     """Run a training to its last step. A killed run goes on from its last checkpoint; a finished one leaves none."""
     checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(
-        dirpath=Path(folder, "state"), filename=name, every_n_train_steps=100, save_top_k=1, enable_version_counter=False
+        dirpath=Path(folder, "state"),
+        filename=name,
+        every_n_train_steps=100,
+        save_top_k=1,
+        enable_version_counter=False,
     )
     saved = Path(folder, "state", f"{name}.ckpt")
     if saved.is_file():

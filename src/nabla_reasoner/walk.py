@@ -73,7 +73,9 @@ def start(problem: Problem, policy: Policy, reward: RewardModel, max_new_tokens:
     return walk
 
 
-def uncertain(view: Gradient | Prediction, variant: Variant, confidence_threshold: float, entropy_threshold: float) -> list[int]:
+def uncertain(
+    view: Gradient | Prediction, variant: Variant, confidence_threshold: float, entropy_threshold: float
+) -> list[int]:
     """Positions of a view that pass the first gate, in order."""
     if variant.selection == "confidence":
         passed = view.confidence <= confidence_threshold
@@ -83,7 +85,11 @@ def uncertain(view: Gradient | Prediction, variant: Variant, confidence_threshol
 
 
 def gate_norms(
-    policy: Policy, gradient: Gradient, latents: Float[Tensor, "length hidden"], positions: Sequence[int], variant: Variant,
+    policy: Policy,
+    gradient: Gradient,
+    latents: Float[Tensor, "length hidden"],
+    positions: Sequence[int],
+    variant: Variant,
     temperature: float,
 ) -> list[float]:
     """What ε_grad is compared with: the Euclidean norm of ∂L/∂y, or of ∂L/∂z, at each position."""
