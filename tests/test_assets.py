@@ -91,22 +91,26 @@ def last_digits(policy, count):
 def test_dto_finds_the_minimum_that_enumeration_finds():
     """A space small enough to try every text: the last digit, all 640 tokens, L computed for each.
 
-    DTO follows a linearisation at the hard token, so it may stop short of the minimum; it must not end above its start,
-    and where it moves the token it must land on the enumerated minimum in nine cases of ten.
+    The policy's own argmax misses the minimum at some of these positions; the argmax of the optimised row must be the
+    minimum at all but one in ten (DTO follows a linearisation at the hard token, so exactness is not promised).
     """
     policy, reward = load("tiny-base"), judge()
+    before = after = 0
     cases = last_digits(policy, 30)
-    moved = minimal = 0
     for chat, prefix, rollout in cases:
         (result,) = dto.optimize(policy, reward, [chat], [prefix], [rollout], step_size=0.3)
         everything = [
             objective.make_sequence(policy, reward, chat, prefix, [v, *rollout[1:]]) for v in range(policy.vocab_size)
         ]
         losses = [g.loss for g in passes.evaluate(policy, reward, everything, reward_weight=1.0, nll_weight=0.001)]
-        token = result.token_ids[0]
-        assert losses[token] <= losses[rollout[0]]
         assert result.objective[0] == pytest.approx(losses[rollout[0]], abs=1e-3)
-        moved += token != rollout[0]
-        minimal += token != rollout[0] and token == min(range(len(losses)), key=losses.__getitem__)
-    assert moved >= len(cases) / 2
-    assert minimal >= 0.9 * moved
+        minimum = min(range(len(losses)), key=losses.__getitem__)
+        before += minimum == int(policy_argmax(policy, chat, prefix))
+        after += minimum == int(result.logits[0].argmax())
+    assert len(cases) >= 10
+    assert before < len(cases)
+    assert after >= 0.9 * len(cases)
+
+
+def policy_argmax(policy, chat, prefix):
+    return policy.model(input_ids=torch.tensor([policy.prompt_ids(chat) + prefix])).logits[0, -1].argmax()

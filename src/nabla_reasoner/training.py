@@ -164,7 +164,7 @@ class _Training(lightning.LightningModule):
 
     def configure_optimizers(self) -> dict:
         optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
             lr=self.schedule.learning_rate,
             betas=(0.9, 0.98),
             weight_decay=self.schedule.weight_decay,
@@ -197,7 +197,8 @@ def grow(classifier: torch.nn.Module, language_model: torch.nn.Module) -> None:
     """Start a classifier from a shallower causal LM: embedding and layers are copied, deeper ones begin as no-ops.
 
     A verifier has to compare each token with the model's own prediction of it, which exists only in the last layer one
-    position earlier; the added layers are where that comparison can be learnt.
+    position earlier; the added layers are where that comparison can be learnt. What is copied stays frozen: it already
+    says what was expected, and a step costs half.
     """
     source, target = language_model.base_model, classifier.base_model
     target.embed_tokens.load_state_dict(source.embed_tokens.state_dict())
@@ -207,6 +208,8 @@ def grow(classifier: torch.nn.Module, language_model: torch.nn.Module) -> None:
         else:
             torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
             torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    for copied in (target.embed_tokens, *target.layers[: len(source.layers)]):
+        copied.requires_grad_(False)
 
 
 def fit(module: _Training, data: Mixture, *, device: str, folder: str, name: str) -> None:
