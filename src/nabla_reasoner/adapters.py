@@ -63,6 +63,8 @@ def sample_answers(config: DictConfig, problems: Sequence[Problem], count: int, 
     path.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     owners = [problem for problem in problems for _ in range(count)]
+    if any(row[0] != problem.id for row, problem in zip(known, owners, strict=False)):
+        raise ValueError(f"{path} must hold answers to the questions asked for; it holds others. Delete it.")
     if len(known) < len(owners):
         policy = Policy.from_pretrained(config.policy.path, device=config.device)
         sampling = Sampling(**config.sampling)

@@ -75,10 +75,13 @@ def flops(cell: Cell) -> float | None:
     problems = cell["num_problems"] or cell["task"].get("size")
     if not policy or not reward or not problems:
         return None
-    tokens = cell["estimate"]["prompt_tokens"] + cell["max_new_tokens"]
-    answers = method.get("max_rollouts", method.get("num_samples", 1))
-    gradients = 2 * method["max_rollouts"] if "max_rollouts" in method and method["use_gradient"] else 0
-    per_problem = 2 * (policy + reward) * answers * tokens + 4 * (policy + reward) * gradients * tokens
+    typical = cell["estimate"]
+    tokens = typical["prompt_tokens"] + min(typical["response_tokens"], cell["max_new_tokens"])
+    searches = "max_rollouts" in method
+    answers = typical["rollouts"] * method["num_passes"] ** 0.5 if searches else method.get("num_samples", 1)
+    gradients = typical["gradients"] if searches and method["use_gradient"] else 0
+    scored = 0 if method["name"] in ("greedy", "self_consistency") else reward
+    per_problem = 2 * (policy + scored) * answers * tokens + 4 * (policy + reward) * gradients * tokens
     return per_problem * problems * cell["task"]["repeats"]
 
 
@@ -88,7 +91,8 @@ def _show_estimate(cells: Sequence[Cell]) -> None:
     if None in estimates:
         print("estimate: not possible, because a model is not here yet and its size is not known")
         return
-    print("estimate (decoding 2Nk(P+L), scoring 2Rk(P+L), gradients 4(N+R)g(P+L); L = the length limit, g = 2 N_max):")
+    print("estimate (decoding 2Nk(P+L), scoring 2Rk(P+L), gradients 4(N+R)g(P+L); P, L, g and the search's k are typical")
+    print("values from the scale's file; expect the truth within a factor of three):")
     spent: dict[str, float] = {}
     for value, cell in zip(estimates, cells, strict=True):
         name = cell["method"]["name"] + (" (larger pool, for matched cost)" if cell["budget"] else "")
