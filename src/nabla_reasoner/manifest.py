@@ -1,8 +1,8 @@
 """What the shipped models are and can do, measured on validation problems into assets/manifest.json.
 
 A policy: greedy accuracy, one sample, any of 8. A reward, for each policy and task: Best-of-8, the share of the gap
-between one sample and any-of-8 that it closes, AUC on the policy's own samples, and how often the worked solution outranks
-answers to other problems (far-away answers).
+between one sample and any-of-8 that it closes, AUC on the policy's own samples, and how often the worked solution
+outranks answers to other problems (far-away answers).
 """
 
 import hashlib

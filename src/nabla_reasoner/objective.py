@@ -105,7 +105,7 @@ def gradient_terms(
     reward_weight: float = 1.0,
     nll_weight: float = 0.001,
 ) -> list[GradientTerms]:
-    """δ_prefix, δ_postfix and δ_reward at every rollout position of every sequence (dense: for study, not for speed)."""
+    """δ_prefix, δ_postfix and δ_reward at every rollout position of every sequence (dense; for study only)."""
     sequences = [
         make_sequence(policy, reward, messages, prefix, rollout)
         for messages, prefix, rollout in zip(prompts, prefix_ids, rollout_ids, strict=True)

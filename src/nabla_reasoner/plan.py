@@ -91,8 +91,8 @@ def _show_estimate(cells: Sequence[Cell]) -> None:
     if None in estimates:
         print("estimate: not possible, because a model is not here yet and its size is not known")
         return
-    print("estimate (decoding 2Nk(P+L), scoring 2Rk(P+L), gradients 4(N+R)g(P+L); P, L, g and the search's k are typical")
-    print("values from the scale's file; expect the truth within a factor of three):")
+    print("estimate (decoding 2Nk(P+L), scoring 2Rk(P+L), gradients 4(N+R)g(P+L); P, L, g and a search's k are")
+    print("typical values from the scale's file; expect the truth within a factor of three):")
     spent: dict[str, float] = {}
     for value, cell in zip(estimates, cells, strict=True):
         name = cell["method"]["name"] + (" (larger pool, for matched cost)" if cell["budget"] else "")

@@ -100,7 +100,10 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
         )
     weights = Path(adapter, "adapter_model.safetensors")
     if not weights.is_file():
-        raise ValueError(f"the adapter must have adapter_model.safetensors; {adapter} has none. Train it: ./reproduce.sh models scale=small")
+        raise ValueError(
+            f"the adapter must have adapter_model.safetensors; {adapter} has none. "
+            "Train it: ./reproduce.sh models scale=small"
+        )
     digest, stamp = _sha256(weights), Path(folder, "adapter.json")
     if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8"))["sha256"] == digest:
         return

@@ -152,6 +152,7 @@ def load_hub(
     split: str,
     problem_field: str,
     answer_field: str,
+    config: str | None = None,
     size: int | None = None,
     suffix: str = "",
 ) -> list[Problem]:
@@ -161,21 +162,19 @@ def load_hub(
         repository: dataset name on the hub.
         task: name given to the problems.
         split: the hub dataset's split.
+        config: the hub dataset's configuration, where it has several.
         problem_field, answer_field: columns that hold the question and the reference answer. The answer of GSM8K-style
             columns is what follows "####".
         size, suffix: as in `load_jsonl`.
     """
     from datasets import load_dataset
 
-    rows = load_dataset(repository, split=split)
+    rows = load_dataset(repository, config, split=split)
     problems = []
     for index, row in enumerate(rows):
-        answer = (
-            str(row[answer_field])
-            .split("####")[-1]
-            .strip()
-            .replace(",", "" if "####" in str(row[answer_field]) else ",")
-        )
+        answer = str(row[answer_field]).strip()
+        if "####" in answer:
+            answer = answer.split("####")[-1].strip().replace(",", "")
         problems.append(Problem(f"{task}/{index}", str(row[problem_field]) + suffix, answer, task))
     return take(problems, size)
 

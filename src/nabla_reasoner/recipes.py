@@ -94,7 +94,7 @@ def fit_and_save(config: DictConfig, name: str, module, mixture, tokenizer) -> N
 
 
 def response_labels(response: list[int], solution: list[int], correct: bool) -> list[float]:
-    """Process labels: 1.0 while the response is a prefix of the worked solution; at the last token the verifier's word."""
+    """Process labels: 1.0 while the response is a prefix of the worked solution; at the last token, the verifier."""
     labels, right = [], True
     for position, token in enumerate(response):
         right = right and position < len(solution) and solution[position] == token

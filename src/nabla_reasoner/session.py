@@ -137,11 +137,12 @@ def write_tables(cells: Sequence[Cell]) -> None:
 
 
 def reward_note(cell: Cell) -> str:
-    """One sentence on the reward model: its kind, and how well it solves the problems itself where that was measured."""
+    """One sentence on the reward model: its kind and, where measured, how well it solves the problems itself."""
     reward = cell["reward"]
     note = f"Variant {cell['variant']['name']}. Reward {reward['name']}: kind {reward['kind']}, {reward['path']}"
     if reward.get("manifest") and Path(reward["manifest"]["file"]).is_file():
-        entry = json.loads(Path(reward["manifest"]["file"]).read_text(encoding="utf-8"))["models"][reward["manifest"]["entry"]]
+        models = json.loads(Path(reward["manifest"]["file"]).read_text(encoding="utf-8"))["models"]
+        entry = models[reward["manifest"]["entry"]]
         own = ", ".join(f"{task} {value} %" for task, value in entry["greedy_accuracy"].items())
         return f"{note}; its own greedy accuracy: {own} (the same reward serves every method)."
     return f"{note}."
