@@ -74,7 +74,7 @@ def sample_answers(config: DictConfig, problems: Sequence[Problem], count: int, 
             rollouts.uniforms(config.seed, problem.id, 0, f"{stage} {(start + i) % count}", config.max_new_tokens)
             for i, problem in enumerate(part)
         ]
-        prompts = [policy.prompt_ids([{"role": "user", "content": problem.question}]) for problem in part]
+        prompts = [policy.prompt_ids(problem.messages) for problem in part]
         drawn = rollouts.sample(policy, prompts, noise, sampling, [config.max_new_tokens] * len(part))
         rows = [[problem.id, policy.decode(r.token_ids), r.finished] for problem, r in zip(part, drawn, strict=True)]
         with path.open("a", encoding="utf-8") as file:
@@ -206,7 +206,7 @@ def measure(reward: RewardModel, answers: Sequence[Answer], count: int) -> dict[
 
 def greedy_accuracy(model: Policy, problems: Sequence[Problem], limit: int) -> float:
     """Percent of the problems that greedy decoding answers correctly."""
-    prompts = [model.prompt_ids([{"role": "user", "content": problem.question}]) for problem in problems]
+    prompts = [model.prompt_ids(problem.messages) for problem in problems]
     drawn = rollouts.sample(model, prompts, [np.zeros(limit)] * len(prompts), Sampling(0.0), [limit] * len(prompts))
     pairs = zip(problems, drawn, strict=True)
     correct = [grading.grade(p, model.decode(r.token_ids), r.finished).correct for p, r in pairs]

@@ -103,7 +103,7 @@ class BestOfN:
         reward.check_vocabulary(policy)
         begin = time.perf_counter()
         drafts = self.sampler.draw(problems, policy, seed, repeat)
-        prompts = [reward.prompt_ids([{"role": "user", "content": problem.question}]) for problem in problems]
+        prompts = [reward.prompt_ids(problem.messages) for problem in problems]
         count = self.sampler.num_samples
         values, costs = passes.rewards(
             reward, [prompt for prompt in prompts for _ in range(count)], [d.token_ids for own in drafts for d in own]
@@ -132,7 +132,7 @@ class _Sampler:
 
     def draw(self, problems: Sequence[Problem], policy: Policy, seed: int, repeat: int) -> list[list[Rollout]]:
         """Samples by problem."""
-        prompts = [policy.prompt_ids([{"role": "user", "content": problem.question}]) for problem in problems]
+        prompts = [policy.prompt_ids(problem.messages) for problem in problems]
         for prompt in prompts:
             policy.check_length(len(prompt), self.max_new_tokens)
         noise = [
@@ -175,7 +175,7 @@ def _solution(
     scoring: Sequence[Cost],
 ) -> Solution:
     """A solution with its anytime trajectory: `chosen[n - 1]` is the sample that n samples would have given."""
-    prompt = len(policy.prompt_ids([{"role": "user", "content": problem.question}]))
+    prompt = len(policy.prompt_ids(problem.messages))
     spent, trajectory = cost.prefill(policy.parameters, prompt), []  # one prompt, read once for all samples
     for index, draft in enumerate(drafts):
         spent = cost.total([spent, cost.decoding(policy.parameters, len(draft.token_ids)), *scoring[index : index + 1]])

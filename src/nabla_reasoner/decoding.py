@@ -270,10 +270,11 @@ class _LockStep:
 
     def redraw(self, found: Sequence[tuple[Walk, int]]) -> list[int]:
         """Optimise the logits at each found position and draw a token from them."""
-        latents = torch.stack([each.latents[position - each.base] for each, position in found])
-        logits = passes.precise(self.policy.logits(latents))
         if self.method.use_gradient:
             logits = self.optimised(found)
+        else:
+            latents = torch.stack([each.latents[position - each.base] for each, position in found])
+            logits = passes.precise(self.policy.logits(latents))
         uniform = [self.noise(each, f"resample {each.current_pass} {position}", 1)[0] for each, position in found]
         return rollouts.draw(
             logits, torch.tensor(uniform, dtype=torch.float64, device=logits.device), self.method.resample_sampling

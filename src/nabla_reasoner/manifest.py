@@ -68,7 +68,7 @@ def describe(config: DictConfig, name: str) -> dict[str, Any]:
 
 def prompts(model: Policy | RewardModel, problems: Sequence[Problem]) -> list[list[int]]:
     """Chat prompts of the problems by the model's template."""
-    return [model.prompt_ids([{"role": "user", "content": problem.question}]) for problem in problems]
+    return [model.prompt_ids(problem.messages) for problem in problems]
 
 
 def greedy(policy: Policy, problems: Sequence[Problem]) -> list[Rollout]:

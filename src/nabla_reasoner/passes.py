@@ -103,8 +103,7 @@ def evaluate(
 ) -> list[Gradient]:
     """L and ∂L/∂y for every sequence: one forward and one backward pass of each model over right-padded batches."""
     results: list[Gradient | None] = [None] * len(sequences)
-    order = sorted(range(len(sequences)), key=lambda i: (_length(sequences[i]), i))
-    for chosen in _by_tokens(order, [_length(sequence) for sequence in sequences]):
+    for chosen in _by_tokens([_length(sequence) for sequence in sequences]):
         batch = [sequences[i] for i in chosen]
         for index, gradient in zip(
             chosen, _evaluate_batch(policy, reward, batch, reward_weight, nll_weight), strict=True
@@ -117,10 +116,10 @@ def _length(sequence: HardSequence) -> int:
     return max(len(sequence.policy_prompt), len(sequence.reward_prompt)) + len(sequence.prefix) + len(sequence.rollout)
 
 
-def _by_tokens(order: list[int], lengths: list[int]) -> list[list[int]]:
-    """Cut an order into batches of at most MAX_TOKENS padded tokens (lengths ascend along the order)."""
+def _by_tokens(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of sequences in batches of like length, each of at most MAX_TOKENS padded tokens."""
     batches: list[list[int]] = []
-    for index in order:
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
         if batches and (len(batches[-1]) + 1) * lengths[index] <= MAX_TOKENS:
             batches[-1].append(index)
         else:
@@ -252,7 +251,7 @@ def predict(policy: Policy, sequences: Sequence[HardSequence]) -> list[Predictio
     """The policy's forward pass over each sequence: hidden states, most likely tokens, confidence and entropy."""
     lengths = [_length(sequence) for sequence in sequences]
     results: list[Prediction | None] = [None] * len(sequences)
-    for chosen in _by_tokens(sorted(range(len(sequences)), key=lambda i: (lengths[i], i)), lengths):
+    for chosen in _by_tokens(lengths):
         texts = [sequences[i].policy_prompt + sequences[i].prefix + sequences[i].rollout for i in chosen]
         hidden = policy.hidden_states(policy.embedding[_padded(texts, policy.device)])
         for row, (index, text) in enumerate(zip(chosen, texts, strict=True)):
@@ -299,7 +298,7 @@ def rewards(
     batch = [ended(HardSequence([], list(p), [], list(r)), reward) for p, r in zip(prompts, responses, strict=True)]
     lengths = [len(s.reward_prompt) + len(s.rollout) + len(reward.suffix_ids) for s in batch]
     values = [0.0] * len(batch)
-    for chosen in _by_tokens(sorted(range(len(batch)), key=lambda i: (lengths[i], i)), lengths):
+    for chosen in _by_tokens(lengths):
         for index, value in zip(chosen, _reward_values(reward, [batch[i] for i in chosen]), strict=True):
             values[index] = value
     return values, [cost.scoring(reward.parameters, length) for length in lengths]

@@ -33,6 +33,11 @@ class Problem(NamedTuple):
     task: str
     metadata: dict[str, Any] | None = None
 
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The chat that asks the question: one user turn, no system prompt."""
+        return [{"role": "user", "content": self.question}]
+
 
 def generate(
     name: str,

@@ -58,7 +58,7 @@ def build_model(architecture: DictConfig, tokenizer: transformers.PreTrainedToke
 def example(tokenizer, problem: problems.Problem, response_ids: list[int], labels: list[float] | None = None):
     """A training example in the tokenizer's chat format."""
     prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": problem.question}], add_generation_prompt=True, return_dict=False
+        problem.messages, add_generation_prompt=True, return_dict=False
     )
     return training.Example(problem.task, list(prompt), response_ids, labels)
 
@@ -113,7 +113,7 @@ def sampled_responses(
             count = recipe.samples_per_task // 2
             chosen = [parts["train"][i % len(parts["train"])] for i in range(count)]
             noise = [rollouts.uniforms(recipe.seed, f"{i}/{p.id}", 0, name, 96) for i, p in enumerate(chosen)]
-            prompts = [policy.prompt_ids([{"role": "user", "content": p.question}]) for p in chosen]
+            prompts = [policy.prompt_ids(p.messages) for p in chosen]
             drawn = rollouts.sample(policy, prompts, noise, rollouts.Sampling(1.0), [96] * count)
             for problem, rollout in zip(chosen, drawn, strict=True):
                 if rollout.finished:

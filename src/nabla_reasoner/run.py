@@ -72,7 +72,7 @@ def check(target: str, overrides: Sequence[str]) -> list[tuple[list[str], list[C
     for group in {json.dumps([c["policy"], c["reward"], c["task"]], sort_keys=True): c for c in cells}.values():
         policy, _ = grid.load_models(group)
         problems = grid.build_problems(group)
-        lengths = [len(policy.prompt_ids([{"role": "user", "content": problem.question}])) for problem in problems]
+        lengths = [len(policy.prompt_ids(problem.messages)) for problem in problems]
         policy.check_length(max(lengths), group["max_new_tokens"])
     return result
 
@@ -144,7 +144,7 @@ def prepare_solve(arguments: Sequence[str]) -> Callable[[], int]:
     grid.prepare_models(chosen[0])
     policy, reward = grid.load_models(chosen[0])
     problem = Problem("question", question, None, "free")
-    messages = [{"role": "user", "content": question}]
+    messages = problem.messages
     policy.check_length(len(policy.prompt_ids(messages)), chosen[0]["max_new_tokens"])
     from . import passes
 

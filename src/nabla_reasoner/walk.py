@@ -67,8 +67,7 @@ class Walk:
 
 def start(problem: Problem, policy: Policy, reward: RewardModel, max_new_tokens: int) -> Walk:
     """A problem before its first rollout."""
-    messages = [{"role": "user", "content": problem.question}]
-    walk = Walk(problem, policy.prompt_ids(messages), reward.prompt_ids(messages))
+    walk = Walk(problem, policy.prompt_ids(problem.messages), reward.prompt_ids(problem.messages))
     policy.check_length(len(walk.policy_prompt), max_new_tokens)
     return walk
 
