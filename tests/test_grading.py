@@ -33,12 +33,14 @@ DIFFICULTY = {
         ("<answer> 7 </answer> = 9", "7"),
         ("<answer>7</answer> no, <answer>8</answer>", "8"),
         (r"= 3, so \boxed{4}", "4"),
+        ("The answer is 46.", "46"),
+        ("The answer is 12 + 34 = 46.", "46"),
         ("the sum is 46", None),  # no last-number rule
         ("12+34=", None),
         ("", None),
     ],
 )
-def test_generated_tasks_state_their_answer_in_tags_in_a_box_or_after_the_last_equals_sign(response, expected):
+def test_generated_tasks_state_their_answer_in_tags_a_box_an_equation_or_words(response, expected):
     assert extract_answer(response, "chain_sum") == expected
 
 
@@ -52,6 +54,7 @@ def test_generated_tasks_state_their_answer_in_tags_in_a_box_or_after_the_last_e
         ("The final answer is $\\frac{3}{4}$.", r"\frac{3}{4}"),
         ("**Answer:** 12.\nThank you", "12"),
         ("Final answer is: (3, 4).", "(3, 4)"),
+        ("Therefore, the answer is 12.", "12"),
         ("the result is 12", None),
         ("x = 12", None),
         ("824.00 MiB of 12 GiB are free", None),  # an error message holds numbers too

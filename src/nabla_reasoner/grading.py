@@ -109,8 +109,8 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
     r"""The answer that a response states, or None.
 
     Generated tasks: the last `<answer>…</answer>`, else the last `\boxed{…}`, else what follows the last "=" on its
-    line. Benchmarks: the last `\boxed{…}`, else what follows the last "####", else what follows the last "final answer
-    is" or "answer:" on its line. There is no last-number rule.
+    line. Benchmarks: the last `\boxed{…}`, else what follows the last "####" on its line. Both: else what follows the
+    last "answer is" or "answer:" on its line. There is no last-number rule.
 
     Args:
         response: text of the response.
@@ -126,12 +126,10 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
         return boxed or None
     if not finished:
         return None
-    if generated:
-        stated = [response.rpartition("=")[2]] if "=" in response else []
-    else:
-        stated = re.findall(r"####\s*([^\n]+)", response) or re.findall(
-            r"(?:final\s+answer\s+is|\banswer\s*:)[\s*:]*([^\n]+)", response, re.IGNORECASE
-        )
+    if generated and "=" in response:
+        return _trimmed(response.rpartition("=")[2])
+    marked = [] if generated else re.findall(r"####\s*([^\n]+)", response)
+    stated = marked or re.findall(r"\banswer(?:\s+is\b|\s*:)[\s*:]*([^\n]+)", response, re.IGNORECASE)
     return _trimmed(stated[-1]) if stated else None
 
 
