@@ -75,12 +75,12 @@ def test_a_step_lowers_the_relaxed_objective():
     policy, reward = toys.policy(), toys.reward()
     before = run(policy, reward, num_iterations=1, step_size=1e-12)
     after = run(policy, reward, num_iterations=1, step_size=1e-3)
-    from nabla_reasoner import objective, passes
+    from nabla_reasoner import gradients, objective, passes
 
     for low, high, chat, prefix, rollout in zip(after, before, *CASES.values(), strict=True):
         sequence = objective.make_sequence(policy, reward, chat, prefix, rollout)
         (gradient,) = passes.evaluate(policy, reward, [sequence], reward_weight=0.7, nll_weight=0.3)
-        row = passes.onehot_gradient([gradient], [[0]])
+        row = gradients.onehot_gradient([gradient], [[0]])
         assert (low.logits.softmax(-1) * row).sum() < (high.logits.softmax(-1) * row).sum()
 
 

@@ -11,11 +11,13 @@ session plan adapters
 recipes
 inference report summary manifest
 decoding ppo tables figures
-oracle
+oracle lockstep
 baselines search training dto theory vllm_rollouts statistics grid
 walk
-grading rollouts objective records
+grading rollouts scoring objective records
 passes demonstrations pretrained
+gradients cache
+batches
 problems models relaxation cost vocabulary
 """
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 import toys
 
-from nabla_reasoner import objective, passes
+from nabla_reasoner import gradients, objective, passes, scoring
 
 WEIGHTS = {"reward_weight": 0.7, "nll_weight": 0.3}
 REWARDS = [("classifier", False), ("likelihood", False), ("likelihood", True)]
@@ -30,7 +30,7 @@ def test_batched_gradient_equals_autograd_through_dense_onehots(architecture, ki
         loss = objective.relaxed_objective(policy, reward, sequence, leaf, **WEIGHTS)
         (expected,) = torch.autograd.grad(loss, leaf)
         assert gradient.loss == pytest.approx(loss.item(), abs=1e-10)
-        actual = passes.onehot_gradient([gradient], [range(len(sequence.rollout))])
+        actual = gradients.onehot_gradient([gradient], [range(len(sequence.rollout))])
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
 
 
@@ -39,7 +39,7 @@ def test_gradient_agrees_with_finite_differences(kind, reference):
     policy, reward = toys.policy(), toys.reward(kind, reference=reference)
     sequence = sequences(policy, reward)[0]
     gradient = passes.evaluate(policy, reward, [sequence], **WEIGHTS)[0]
-    rows = passes.onehot_gradient([gradient], [range(len(sequence.rollout))])
+    rows = gradients.onehot_gradient([gradient], [range(len(sequence.rollout))])
     start, step = onehots(policy, sequence), 1e-6
     for position, token in [(0, 3), (0, 20), (2, 100), (4, 250), (3, 40)]:
         nudge = torch.zeros_like(start)
@@ -76,7 +76,7 @@ def test_log_likelihood_equals_the_hugging_face_loss():
         labels[:, : -len(sequence.rollout)] = -100
         mean = policy.model(input_ids=ids, labels=labels).loss  # in float32, whatever the model's dtype
         (gradient,) = passes.evaluate(policy, reward, [sequence], **WEIGHTS)
-        assert gradient.log_likelihood == pytest.approx(-mean.item() * len(sequence.rollout), rel=1e-6)
+        assert gradient.log_probabilities.sum().item() == pytest.approx(-mean.item() * len(sequence.rollout), rel=1e-6)
 
 
 def test_classifier_reward_equals_the_hugging_face_forward():
@@ -87,7 +87,7 @@ def test_classifier_reward_equals_the_hugging_face_forward():
         ids = torch.tensor([sequence.reward_prompt + response + closing + reward.suffix_ids])
         expected = reward.model(input_ids=ids).logits.item()
         (gradient,) = passes.evaluate(policy, reward, [sequence], **WEIGHTS)
-        (value,), _ = passes.rewards(reward, [sequence.reward_prompt], [response])
+        (value,), _ = scoring.rewards(reward, [sequence.reward_prompt], [response])
         assert gradient.reward == pytest.approx(expected, abs=1e-9)
         assert value == pytest.approx(expected, abs=1e-9)
 
@@ -96,7 +96,7 @@ def test_classifier_reward_equals_the_hugging_face_forward():
 def test_forward_only_rewards_equal_those_of_the_gradient_pass(kind, reference):
     policy, reward = toys.policy(), toys.reward(kind, reference=reference)
     batch = sequences(policy, reward)
-    values, costs = passes.rewards(reward, [s.reward_prompt for s in batch], [s.prefix + s.rollout for s in batch])
+    values, costs = scoring.rewards(reward, [s.reward_prompt for s in batch], [s.prefix + s.rollout for s in batch])
     gradients = passes.evaluate(policy, reward, batch, **WEIGHTS)
     assert values == pytest.approx([gradient.reward for gradient in gradients], abs=1e-9)
     for spent, gradient in zip(costs, gradients, strict=True):
@@ -110,13 +110,16 @@ def test_gradients_do_not_depend_on_batch_or_on_where_the_prefix_ends():
     together = passes.evaluate(policy, reward, batch[::-1], **WEIGHTS)[::-1]
     for one, many in zip(alone, together, strict=True):
         torch.testing.assert_close(
-            passes.onehot_gradient([one], [[0]]), passes.onehot_gradient([many], [[0]]), rtol=0, atol=1e-11
+            gradients.onehot_gradient([one], [[0]]), gradients.onehot_gradient([many], [[0]]), rtol=0, atol=1e-11
         )
     whole = batch[0]
     later = whole._replace(prefix=whole.rollout[:2], rollout=whole.rollout[2:])
     (moved,) = passes.evaluate(policy, reward, [later], **WEIGHTS)
     torch.testing.assert_close(
-        passes.onehot_gradient([alone[0]], [[2, 3]]), passes.onehot_gradient([moved], [[0, 1]]), rtol=0, atol=1e-11
+        gradients.onehot_gradient([alone[0]], [[2, 3]]),
+        gradients.onehot_gradient([moved], [[0, 1]]),
+        rtol=0,
+        atol=1e-11,
     )
 
 

@@ -21,7 +21,7 @@ import peft
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from . import grading, manifest, passes, pretrained, recipes, rollouts, training
+from . import grading, manifest, pretrained, recipes, rollouts, scoring, training
 from .models import Policy, RewardModel, load_tokenizer
 from .problems import Problem
 from .rollouts import Sampling
@@ -187,7 +187,7 @@ def measure(reward: RewardModel, answers: Sequence[Answer], count: int) -> dict[
     """
     prompts = [reward.prompt_ids([{"role": "user", "content": answer.problem.question}]) for answer in answers]
     texts = [reward.tokenizer.encode(answer.response, add_special_tokens=False) for answer in answers]
-    scores = np.array(passes.rewards(reward, prompts, texts)[0]).reshape(-1, count)
+    scores = np.array(scoring.rewards(reward, prompts, texts)[0]).reshape(-1, count)
     correct = np.array([answer.correct for answer in answers]).reshape(-1, count)
     one, best = 100 * correct.mean(), 100 * correct.any(1).mean()
     chosen = 100 * correct[np.arange(len(scores)), scores.argmax(1)].mean()

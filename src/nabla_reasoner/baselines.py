@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from . import cost, grading, passes, rollouts
+from . import cost, grading, rollouts, scoring
 from .cost import Cost
 from .models import Policy, RewardModel
 from .problems import Problem
@@ -34,7 +34,7 @@ class Greedy:
         drafts = self.sampler.draw(problems, policy, seed, repeat)
         seconds = (time.perf_counter() - begin) / len(problems)
         return [
-            _solution(problem, policy, [draft], chosen=[0], rewards=None, seconds=seconds, scoring=[])
+            _solution(problem, policy, [draft], chosen=[0], rewards=None, seconds=seconds, scored=[])
             for problem, (draft,) in zip(problems, drafts, strict=True)
         ]
 
@@ -72,7 +72,7 @@ class SelfConsistency:
         chosen = [majority(problem, policy, own) for problem, own in zip(problems, drafts, strict=True)]
         seconds = (time.perf_counter() - begin) / len(problems)
         return [
-            _solution(problem, policy, own, chosen=best, rewards=None, seconds=seconds, scoring=[])
+            _solution(problem, policy, own, chosen=best, rewards=None, seconds=seconds, scored=[])
             for problem, own, best in zip(problems, drafts, chosen, strict=True)
         ]
 
@@ -105,7 +105,7 @@ class BestOfN:
         drafts = self.sampler.draw(problems, policy, seed, repeat)
         prompts = [reward.prompt_ids(problem.messages) for problem in problems]
         count = self.sampler.num_samples
-        values, costs = passes.rewards(
+        values, costs = scoring.rewards(
             reward, [prompt for prompt in prompts for _ in range(count)], [d.token_ids for own in drafts for d in own]
         )
         seconds = (time.perf_counter() - begin) / len(problems)
@@ -113,9 +113,16 @@ class BestOfN:
         for index, (problem, own) in enumerate(zip(problems, drafts, strict=True)):
             rewards = values[index * count : (index + 1) * count]
             chosen = [max(range(n), key=lambda k: (rewards[k], -k)) for n in range(1, count + 1)]
-            scoring = costs[index * count : (index + 1) * count]
             solutions.append(
-                _solution(problem, policy, own, chosen=chosen, rewards=rewards, seconds=seconds, scoring=scoring)
+                _solution(
+                    problem,
+                    policy,
+                    own,
+                    chosen=chosen,
+                    rewards=rewards,
+                    seconds=seconds,
+                    scored=costs[index * count : (index + 1) * count],
+                )
             )
         return solutions
 
@@ -172,13 +179,13 @@ def _solution(
     chosen: Sequence[int],
     rewards: Sequence[float] | None,
     seconds: float,
-    scoring: Sequence[Cost],
+    scored: Sequence[Cost],
 ) -> Solution:
     """A solution with its anytime trajectory: `chosen[n - 1]` is the sample that n samples would have given."""
     prompt = len(policy.prompt_ids(problem.messages))
     spent, trajectory = cost.prefill(policy.parameters, prompt), []  # one prompt, read once for all samples
     for index, draft in enumerate(drafts):
-        spent = cost.total([spent, cost.decoding(policy.parameters, len(draft.token_ids)), *scoring[index : index + 1]])
+        spent = cost.total([spent, cost.decoding(policy.parameters, len(draft.token_ids)), *scored[index : index + 1]])
         trajectory.append(
             {
                 "rollouts": index + 1,

@@ -75,16 +75,27 @@ def policy_forward(parameters: int, tokens: int) -> Cost:
     return Cost(policy_forward_tokens=tokens, model_calls=1, flops=2.0 * parameters * tokens)
 
 
-def gradient_evaluation(policy_parameters: int, policy_tokens: int, reward_parameters: int, reward_tokens: int) -> Cost:
-    """Forward and backward of both models: ∂L/∂y at one hard sequence."""
+def gradient_evaluation(
+    policy_parameters: int,
+    policy_tokens: int,
+    policy_backward: int,
+    reward_parameters: int,
+    reward_tokens: int,
+    reward_backward: int,
+) -> Cost:
+    """Forward and backward of both models: ∂L/∂y at one hard sequence. Tokens that a cache held are not counted."""
     return Cost(
         policy_forward_tokens=policy_tokens,
-        policy_backward_tokens=policy_tokens,
+        policy_backward_tokens=policy_backward,
         reward_forward_tokens=reward_tokens,
-        reward_backward_tokens=reward_tokens,
+        reward_backward_tokens=reward_backward,
         gradient_evaluations=1,
         model_calls=4,
-        flops=4.0 * (policy_parameters * policy_tokens + reward_parameters * reward_tokens),
+        flops=2.0
+        * (
+            policy_parameters * (policy_tokens + policy_backward)
+            + reward_parameters * (reward_tokens + reward_backward)
+        ),
     )
 
 

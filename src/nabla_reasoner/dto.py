@@ -17,8 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import cost, objective, passes, relaxation
+from .gradients import Gradient, onehot_gradient, precise
 from .models import Messages, Policy, RewardModel
-from .passes import Gradient, HardSequence
+from .passes import Caches, HardSequence
+
+Evaluate = Callable[[Sequence[HardSequence], Sequence[int]], list[Gradient]]
 
 PARAMETERS, UPDATES, ENGINES = ("logits", "latents"), ("first", "all"), ("fast", "reference")
 
@@ -128,10 +131,12 @@ def optimize(
             reference(policy, reward, sequence, update=update, descent=descent, **weights) for sequence in sequences
         ]
 
-    def evaluate(batch: Sequence[HardSequence]) -> list[Gradient]:
-        return passes.evaluate(policy, reward, batch, **weights)
+    caches = Caches(len(sequences))
 
-    gradients = evaluate(sequences)
+    def evaluate(batch: Sequence[HardSequence], numbers: Sequence[int]) -> list[Gradient]:
+        return passes.evaluate(policy, reward, batch, caches=caches, slots=numbers, **weights)
+
+    gradients = evaluate(sequences, range(len(sequences)))
     positions = [[0] if update == "first" else list(range(len(s.rollout))) for s in sequences]
     latents = torch.cat([g.hidden[p] for g, p in zip(gradients, positions, strict=True)])
     results = descend(policy, sequences, gradients, positions, latents, evaluate, descent)
@@ -158,7 +163,7 @@ def descend(
     gradients: Sequence[Gradient],
     positions: Sequence[Sequence[int]],
     latents: Float[Tensor, "rows hidden"],
-    evaluate: Callable[[Sequence[HardSequence]], list[Gradient]],
+    evaluate: Evaluate,
     descent: Descent,
 ) -> list[Optimized]:
     """The fast engine: T steps on the chosen rows of many sequences together.
@@ -167,7 +172,7 @@ def descend(
         sequences: hard sequences, each with its gradient in `gradients` (evaluated by the caller, not counted here).
         positions: per sequence, the rollout positions whose rows move.
         latents: hidden states that yield the first logits of those rows, all sequences one after the other.
-        evaluate: ∂L/∂y at hard sequences, called when a token flips.
+        evaluate: ∂L/∂y at hard sequences when tokens flipped, given them and their numbers among `sequences`.
     """
     sizes = [len(p) for p in positions]
     start = _head(policy, latents)
@@ -175,8 +180,8 @@ def descend(
     tokens = [[s.rollout[i] for i in p] for s, p in zip(sequences, positions, strict=True)]
     sampled = torch.tensor([token for own in tokens for token in own], device=first.device)
     states = [_State(s, g, {tuple(t): g}, []) for s, g, t in zip(sequences, gradients, tokens, strict=True)]
-    rows = passes.onehot_gradient(gradients, positions)
-    value = (start if descent.parameter == "logits" else passes.precise(latents)).clone().requires_grad_()
+    rows = onehot_gradient(gradients, positions)
+    value = (start if descent.parameter == "logits" else precise(latents)).clone().requires_grad_()
     adam = torch.optim.Adam([value], lr=descent.step_size)
     traces: list[list[float]] = [[] for _ in sequences]
     logits = start
@@ -189,7 +194,7 @@ def descend(
             trace.append(state.gradient.loss)
         gradient = relaxation.logits_gradient(logits, rows, temperature=descent.ste_temperature)
         if descent.parameter == "latents":
-            gradient = gradient @ passes.precise(policy.head.weight[: policy.vocab_size])
+            gradient = gradient @ precise(policy.head.weight[: policy.vocab_size])
         value.grad = gradient
         adam.param_groups[0]["lr"] = descent.step(iteration)
         adam.step()
@@ -205,7 +210,7 @@ def descend(
 
 
 def _head(policy: Policy, latents: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
-    return passes.precise(policy.logits(latents.to(policy.embedding.dtype)))
+    return precise(policy.logits(latents.to(policy.embedding.dtype)))
 
 
 def _with(sequence: HardSequence, positions: Sequence[int], tokens: Sequence[int]) -> HardSequence:
@@ -219,7 +224,7 @@ def _follow(
     states: list[_State],
     positions: Sequence[Sequence[int]],
     hard: Sequence[Tensor],
-    evaluate: Callable[[Sequence[HardSequence]], list[Gradient]],
+    evaluate: Evaluate,
     caching: bool,
 ) -> list[int]:
     """Move every state whose hard tokens changed to its new sequence; returns the indices whose gradient is new."""
@@ -228,7 +233,7 @@ def _follow(
     moved = [i for i in range(len(states)) if not caching or wanted[i] != current[i]]
     missing = [i for i in moved if not caching or wanted[i] not in states[i].known]
     targets = {i: _with(states[i].sequence, positions[i], wanted[i]) for i in moved}
-    for i, gradient in zip(missing, evaluate([targets[i] for i in missing]) if missing else [], strict=True):
+    for i, gradient in zip(missing, evaluate([targets[i] for i in missing], missing) if missing else [], strict=True):
         states[i].known[wanted[i]] = gradient
         states[i].spent.append(gradient)
     for i in moved:
@@ -245,7 +250,7 @@ def _replace_rows(
 ) -> Float[Tensor, "rows vocab"]:
     """∂L/∂y rows with those of the changed sequences computed anew."""
     parts = list(rows.split(sizes))
-    fresh = passes.onehot_gradient([states[i].gradient for i in changed], [positions[i] for i in changed])
+    fresh = onehot_gradient([states[i].gradient for i in changed], [positions[i] for i in changed])
     for i, part in zip(changed, fresh.split([sizes[i] for i in changed]), strict=True):
         parts[i] = part
     return torch.cat(parts)
@@ -298,9 +303,8 @@ def reference(
     final = policy.logits(value.detach()) if descent.parameter == "latents" else value.detach()
     hard = torch.where(final.argmax(-1) == first, sampled, final.argmax(-1))
     tokens = len(sequence.prefix) + len(sequence.rollout)
-    one = cost.gradient_evaluation(
-        policy.parameters, len(sequence.policy_prompt) + tokens, reward.parameters, len(sequence.reward_prompt) + tokens
-    )
+    read, scored = len(sequence.policy_prompt) + tokens, len(sequence.reward_prompt) + tokens
+    one = cost.gradient_evaluation(policy.parameters, read, read, reward.parameters, scored, scored)
     return Optimized(
         final[:1] if update == "first" else final, trace, evaluations, hard.tolist(), cost.total([one] * evaluations)
     )

@@ -15,7 +15,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from scipy import stats
 
-from . import demonstrations, grading, passes, rollouts
+from . import demonstrations, grading, rollouts, scoring
 from .models import Policy, RewardModel
 from .problems import Problem
 from .rollouts import Rollout, Sampling
@@ -104,7 +104,7 @@ def measure(policy: Policy, rewards: dict[str, RewardModel], problems: Sequence[
         "rewards": {},
     }
     for kind, reward in rewards.items():
-        values, _ = passes.rewards(
+        values, _ = scoring.rewards(
             reward, [p for p in prompts(reward, problems) for _ in range(NUM_SAMPLES)], [r.token_ids for r in drawn]
         )
         scores = np.array(values).reshape(-1, NUM_SAMPLES)
@@ -131,7 +131,7 @@ def far_ranking(policy: Policy, reward: RewardModel, problems: Sequence[Problem]
     count = len(problems)
     order = [[i] + [(i + 1 + k) % count for k in range(NUM_FAR)] for i in range(count)]
     own = prompts(reward, problems)
-    values, _ = passes.rewards(
+    values, _ = scoring.rewards(
         reward, [own[i] for i in range(count) for _ in order[i]], [solutions[j] for row in order for j in row]
     )
     scores = np.array(values).reshape(count, NUM_FAR + 1)

@@ -61,9 +61,15 @@ class Policy:
         """The text of a response, special tokens left out."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
-    def hidden_states(self, embeddings: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch seq hidden"]:
-        """Last hidden states, ahead of the output matrix; right padding is harmless because attention is causal."""
-        return self.model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+    def hidden_states(
+        self, embeddings: Float[Tensor, "batch seq hidden"], **context: Any
+    ) -> Float[Tensor, "batch seq hidden"]:
+        """Last hidden states, ahead of the output matrix; right padding is harmless because attention is causal.
+
+        Args:
+            context: what the model read before (`past_key_values`, with mask and positions; see `cache.read`).
+        """
+        return _hidden_states(self.model, embeddings, context)
 
     def logits(self, hidden: Float[Tensor, "*shape hidden"]) -> Float[Tensor, "*shape vocab"]:
         """Next-token logits z over the tokenizer's vocabulary."""
@@ -158,13 +164,20 @@ class RewardModel:
             )
         self._checked.add(id(policy))
 
-    def hidden_states(self, embeddings: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch seq hidden"]:
-        """Last hidden states of the scorer for input embeddings; right padding is harmless."""
-        return self.model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+    def hidden_states(
+        self, embeddings: Float[Tensor, "batch seq hidden"], **context: Any
+    ) -> Float[Tensor, "batch seq hidden"]:
+        """Last hidden states of the scorer for input embeddings; as `Policy.hidden_states`."""
+        return _hidden_states(self.model, embeddings, context)
 
     def head_scores(self, hidden: Float[Tensor, "batch hidden"]) -> Float[Tensor, " batch"]:
         """A classifier's raw score at one position per sequence."""
         return self.model.score(hidden)[:, 0]
+
+
+def _hidden_states(model: torch.nn.Module, embeddings: Tensor, context: dict[str, Any]) -> Tensor:
+    use_cache = "past_key_values" in context
+    return model.base_model(inputs_embeds=embeddings, use_cache=use_cache, **context).last_hidden_state
 
 
 def matmul_parameters(model: torch.nn.Module) -> int:

@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import passes
+from . import gradients, passes
+from .gradients import precise
 from .models import Messages, Policy, RewardModel
-from .passes import HardSequence, precise
+from .passes import HardSequence
 
 
 class GradientTerms(NamedTuple):
@@ -113,7 +114,7 @@ def gradient_terms(
     results = []
     check_weights(reward_weight, nll_weight)
     for gradient in passes.evaluate(policy, reward, sequences, reward_weight=reward_weight, nll_weight=nll_weight):
-        everything = passes.onehot_gradient([gradient], [range(len(gradient.confidence))])
+        everything = gradients.onehot_gradient([gradient], [range(len(gradient.hidden))])
         own = gradient.terms[0]
         prefix = own.direct_weight * torch.log_softmax(precise(policy.logits(own.hidden)), -1)
         postfix = precise(own.embedding_gradient) @ precise(policy.embedding[: policy.vocab_size]).T

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from . import cost, dto, passes, rollouts, walk
+from . import cost, dto, gradients, passes, relaxation, rollouts, scoring, walk
 from .models import Policy, RewardModel
 from .passes import HardSequence
+from .rollouts import States
 from .walk import Walk
 
 
@@ -37,7 +38,7 @@ def run(method: Any, state: Walk, policy: Policy, reward: RewardModel, seed: int
         return kept + drawn.token_ids
 
     def score(response: list[int]) -> float:
-        (value,), (spent,) = passes.rewards(reward, [state.reward_prompt], [response])
+        (value,), (spent,) = scoring.rewards(reward, [state.reward_prompt], [response])
         state.spent.append(spent)
         return value
 
@@ -66,30 +67,38 @@ def run(method: Any, state: Walk, policy: Policy, reward: RewardModel, seed: int
 def _optimised_row(method: Any, state: Walk, policy: Policy, reward: RewardModel, position: int) -> torch.Tensor | None:
     """Logits of one position after DTO, or None where a gate says to commit the token as it is."""
     sequence = HardSequence(state.policy_prompt, state.reward_prompt, state.tokens[:position], state.tokens[position:])
-    (prediction,) = passes.predict(policy, [sequence])
-    state.spent.append(prediction.cost)
+    states = predict(policy, sequence)
+    state.spent.append(cost.policy_forward(policy.parameters, len(state.policy_prompt) + len(state.tokens)))
     variant = method.variant
-    if 0 not in walk.uncertain(prediction, variant, method.confidence_threshold, method.entropy_threshold):
+    if 0 not in walk.uncertain(states, variant, method.confidence_threshold, method.entropy_threshold):
         return None
     if variant.hard_tokens == "argmax":
-        sequence = sequence._replace(rollout=prediction.argmax)
+        sequence = sequence._replace(rollout=policy.logits(states.hidden).argmax(-1).tolist())
     if method.grad_threshold > 0:
         (gradient,) = passes.evaluate(policy, reward, [sequence], **method.weights)
         state.spent.append(gradient.cost)
         temperature = method.descent.ste_temperature
-        (norm,) = walk.gate_norms(policy, gradient, prediction.hidden, [0], variant, temperature)
+        (norm,) = walk.gate_norms(policy, gradient, states.hidden, [0], variant, temperature)
         if norm < method.grad_threshold:
             return None
     if not method.use_gradient:
-        return passes.precise(policy.logits(prediction.hidden[0]))
+        return gradients.precise(policy.logits(states.hidden[0]))
     result = dto.reference(
         policy,
         reward,
         sequence,
         update=variant.update,
         descent=method.descent,
-        latents=prediction.hidden,
+        latents=states.hidden,
         **method.weights,
     )
     state.spent.append(result.cost)
     return result.logits[0]
+
+
+@torch.no_grad()
+def predict(policy: Policy, sequence: HardSequence) -> States:
+    """What the policy predicts for each token of a rollout: one forward pass over the whole text."""
+    hidden = dto.first_latents(policy, sequence)
+    logits = gradients.precise(policy.logits(hidden))
+    return States(hidden, relaxation.confidence(logits), relaxation.entropy(logits))

@@ -1,21 +1,21 @@
-"""∂L/∂y at hard sequences, for many sequences at once, in factors; and the forward passes that need no gradient.
+"""L and ∂L/∂y at hard sequences, many at once: a forward and a backward pass of policy and reward model.
 
-A relaxed token enters a model as yᵀE, so a model's share of the gradient is kept as the gradient with respect to the
-*embedding* at each position, [hidden] numbers, and E turns it into [vocab] numbers for the rows that are asked for. A
-log-likelihood also has the direct part log π(·|y_<l), kept as the hidden state that yields it.
+What the models have read before is not read again: keys and values of a prompt and of committed tokens come from a
+cache (`Caches`), and gradients are formed behind them only.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from . import cost, relaxation
+from . import batches, cost
+from .cache import PrefixCache, read
+from .gradients import Gradient, Term, likelihood, precise
 from .models import Policy, RewardModel
 
-MAX_TOKENS = 16_384  # tokens (padding included) in one pass
+FILL = 8  # so many unread tokens ahead of a rollout are worth a pass of their own, without gradients
 
 
 class HardSequence(NamedTuple):
@@ -33,64 +33,31 @@ class HardSequence(NamedTuple):
     rollout: list[int]
 
 
-class Term(NamedTuple):
-    """One model's share of ∂L/∂y.
+class Caches:
+    """What each model has read, one slot per problem, the same slots for all models.
 
     Attributes:
-        embedding: the model's embedding matrix E.
-        embedding_gradient: ∂L/∂(embedding at l), one row per rollout token.
-        direct_weight: factor of log π(·|y_<l) in ∂L/∂y_l; None for a classifier, which has no direct part.
-        model: the language model whose log-probabilities are meant; None for a classifier.
-        hidden: its hidden states that predict the rollout's tokens; None for a classifier.
+        policy, scorer, reference: of the policy, the reward model and the reward's reference model.
     """
 
-    embedding: Float[Tensor, "rows hidden"]
-    embedding_gradient: Float[Tensor, "length hidden"]
-    direct_weight: float | None = None
-    model: Policy | None = None
-    hidden: Float[Tensor, "length hidden"] | None = None
+    def __init__(self, slots: int):
+        self.policy, self.scorer, self.reference = PrefixCache(slots), PrefixCache(slots), PrefixCache(slots)
+
+    def copy(self, other: "Caches", slots: Sequence[int]) -> None:
+        """Take over what another object's slots hold."""
+        self.policy.copy(other.policy, slots)
+        self.scorer.copy(other.scorer, slots)
+        self.reference.copy(other.reference, slots)
 
 
-class Gradient(NamedTuple):
-    """∂L/∂y at one hard sequence, for all rollout positions, in factors.
+class _Pass(NamedTuple):
+    """One model's part in an evaluation, by sequence: values, terms, and tokens read forward and backward."""
 
-    Attributes:
-        terms: the policy's term first, then those of the reward model.
-        loss: L at the hard sequence.
-        reward: r(y|x).
-        log_likelihood: log π(rollout | prompt, prefix) in nats.
-        confidence: largest next-token probability at each rollout position.
-        entropy: entropy of the next-token distribution there, in nats.
-        cost: of this evaluation.
-    """
-
+    values: list[float]
     terms: list[Term]
-    loss: float
-    reward: float
-    log_likelihood: float
-    confidence: Float[Tensor, " length"]
-    entropy: Float[Tensor, " length"]
-    cost: cost.Cost
-
-    @property
-    def hidden(self) -> Float[Tensor, "length hidden"]:
-        """The policy's hidden states that predict the rollout (the `latents` of DTO)."""
-        return self.terms[0].hidden
-
-
-class Prediction(NamedTuple):
-    """What the policy alone says of a rollout: one forward pass, no gradient. Fields as in `Gradient`."""
-
-    hidden: Float[Tensor, "length hidden"]
-    argmax: list[int]
-    confidence: Float[Tensor, " length"]
-    entropy: Float[Tensor, " length"]
-    cost: cost.Cost
-
-
-def precise(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """At least float32: probabilities and norms are never formed in half precision."""
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+    log_probabilities: list[Tensor]
+    forward: list[int]
+    backward: list[int]
 
 
 def evaluate(
@@ -100,78 +67,87 @@ def evaluate(
     *,
     reward_weight: float,
     nll_weight: float,
+    caches: Caches | None = None,
+    slots: Sequence[int] = (),
+    keep: bool = False,
 ) -> list[Gradient]:
-    """L and ∂L/∂y for every sequence: one forward and one backward pass of each model over right-padded batches."""
-    results: list[Gradient | None] = [None] * len(sequences)
-    for chosen in _by_tokens([_length(sequence) for sequence in sequences]):
+    """L and ∂L/∂y for every sequence: one forward and one backward pass of each model over padded batches.
+
+    Args:
+        caches: what was read before; prompt and prefix are taken from there, or read once and kept there.
+        slots: a slot per sequence.
+        keep: keep the rollouts' keys and values there too.
+    """
+
+    def evaluate_batch(chosen: list[int]) -> list[Gradient]:
         batch = [sequences[i] for i in chosen]
-        for index, gradient in zip(
-            chosen, _evaluate_batch(policy, reward, batch, reward_weight, nll_weight), strict=True
-        ):
-            results[index] = gradient
-    return results
+        own = [slots[i] for i in chosen] if caches is not None else []
+        return _evaluate_batch(policy, reward, batch, reward_weight, nll_weight, caches, own, keep)
+
+    return batches.run(evaluate_batch, [_length(sequence) for sequence in sequences])
 
 
 def _length(sequence: HardSequence) -> int:
     return max(len(sequence.policy_prompt), len(sequence.reward_prompt)) + len(sequence.prefix) + len(sequence.rollout)
 
 
-def _by_tokens(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of sequences in batches of like length, each of at most MAX_TOKENS padded tokens."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batches and (len(batches[-1]) + 1) * lengths[index] <= MAX_TOKENS:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
 def _evaluate_batch(
-    policy: Policy, reward: RewardModel, batch: list[HardSequence], reward_weight: float, nll_weight: float
+    policy: Policy,
+    reward: RewardModel,
+    batch: list[HardSequence],
+    reward_weight: float,
+    nll_weight: float,
+    caches: Caches | None,
+    slots: list[int],
+    keep: bool,
 ) -> list[Gradient]:
-    prompts = [sequence.policy_prompt for sequence in batch]
-    likelihoods, policy_terms, logits = _likelihood(policy, prompts, batch, -nll_weight, from_rollout=True)
+    own = _likelihood(
+        policy, [s.policy_prompt for s in batch], batch, -nll_weight,
+        cache=caches and caches.policy, slots=slots, keep=keep, whole=False,
+    )  # fmt: skip
     closed = [ended(sequence, reward) for sequence in batch]
-    reward_terms: list[list[Term]] = [[] for _ in batch]
+    scored = []
     if reward.kind == "classifier":
-        rewards, terms = _classifier(
-            reward, closed, len_rollouts=[len(s.rollout) for s in batch], weight=-reward_weight
-        )
-        for own, term in zip(reward_terms, terms, strict=True):
-            own.append(term)
+        lengths, cache = [len(s.rollout) for s in batch], caches and caches.scorer
+        scored.append((1.0, _classifier(reward, closed, lengths, -reward_weight, cache, slots, keep)))
     else:
-        rewards = [0.0] * len(batch)
-        for model, sign in ((reward.strong, 1.0), (reward.reference, -1.0)):
-            if model is None:
-                continue
-            values, terms, _ = _likelihood(
-                model,
-                [s.reward_prompt for s in batch],
-                closed,
-                -sign * reward_weight,
-                keep=[len(s.rollout) for s in batch],
+        prompts = [s.reward_prompt for s in batch]
+        for model, sign, cache in (
+            (reward.strong, 1.0, caches and caches.scorer),
+            (reward.reference, -1.0, caches and caches.reference),
+        ):
+            if model is not None:
+                part = _likelihood(
+                    model, prompts, closed, -sign * reward_weight, cache=cache, slots=slots, keep=keep, whole=True
+                )
+                scored.append((sign, part))
+    results = []
+    for i, sequence in enumerate(batch):
+        value = sum(sign * part.values[i] for sign, part in scored)
+        length = len(sequence.rollout)  # a closing token that was added for the reward is not optimised
+        terms = [own.terms[i], *(part.terms[i] for _, part in scored)]
+        results.append(
+            Gradient(
+                terms=[_cut(term, length) for term in terms],
+                loss=-reward_weight * value - nll_weight * own.values[i],
+                reward=value,
+                log_probabilities=own.log_probabilities[i],
+                cost=cost.gradient_evaluation(
+                    policy.parameters,
+                    own.forward[i],
+                    own.backward[i],
+                    reward.parameters,
+                    scored[0][1].forward[i],
+                    scored[0][1].backward[i],
+                ),
             )
-            rewards = [old + sign * value for old, value in zip(rewards, values, strict=True)]
-            for own, term in zip(reward_terms, terms, strict=True):
-                own.append(term)
-    return [
-        Gradient(
-            terms=[policy_terms[i], *reward_terms[i]],
-            loss=-reward_weight * rewards[i] - nll_weight * likelihoods[i],
-            reward=rewards[i],
-            log_likelihood=likelihoods[i],
-            confidence=relaxation.confidence(logits[i]),
-            entropy=relaxation.entropy(logits[i]),
-            cost=cost.gradient_evaluation(
-                policy.parameters,
-                len(sequence.policy_prompt) + len(sequence.prefix) + len(sequence.rollout),
-                reward.parameters,
-                len(sequence.reward_prompt) + len(closed[i].prefix) + len(closed[i].rollout) + len(reward.suffix_ids),
-            ),
         )
-        for i, sequence in enumerate(batch)
-    ]
+    return results
+
+
+def _cut(term: Term, length: int) -> Term:
+    hidden = None if term.hidden is None else term.hidden[:length]
+    return term._replace(embedding_gradient=term.embedding_gradient[:length], hidden=hidden)
 
 
 def ended(sequence: HardSequence, reward: RewardModel) -> HardSequence:
@@ -181,144 +157,109 @@ def ended(sequence: HardSequence, reward: RewardModel) -> HardSequence:
     return sequence._replace(rollout=[*sequence.rollout, reward.eos_ids[0]])
 
 
-def _padded(rows: list[list[int]], device: torch.device) -> Int[Tensor, "batch seq"]:
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row)
-    return ids.to(device)
-
-
 def _likelihood(
     model: Policy,
     prompts: list[list[int]],
     batch: list[HardSequence],
     weight: float,
     *,
-    from_rollout: bool = False,
-    keep: list[int] | None = None,
-) -> tuple[list[float], list[Term], list[Tensor]]:
-    """log π of each response, its gradient term times `weight`, and the logits that predict the rollout's tokens.
+    cache: PrefixCache | None,
+    slots: list[int],
+    keep: bool,
+    whole: bool,
+) -> _Pass:
+    """log π of each response, and its gradient term times `weight`.
 
     Args:
-        from_rollout: count the rollout's tokens only (the policy's own term); otherwise the whole response.
-        keep: number of rollout tokens that are optimised (a closing token added for the reward is not).
+        whole: the value counts the whole response (a reward); otherwise the rollout only (the policy's own term).
     """
-    ids = _padded([prompt + s.prefix + s.rollout for prompt, s in zip(prompts, batch, strict=True)], model.device)
-    starts = [len(prompt) + len(s.prefix) for prompt, s in zip(prompts, batch, strict=True)]
-    first = starts if from_rollout else [len(prompt) for prompt in prompts]
-    ends = [start + len(s.rollout) for start, s in zip(starts, batch, strict=True)]
-    rows = torch.cat([torch.full((end - begin,), i) for i, (begin, end) in enumerate(zip(first, ends, strict=True))])
-    columns = torch.cat([torch.arange(begin, end) for begin, end in zip(first, ends, strict=True)])
-    with torch.enable_grad():
-        embeddings = model.embedding[ids].requires_grad_()
-        hidden = model.hidden_states(embeddings)[rows, columns - 1]
-        logits = precise(model.logits(hidden))
-        losses = torch.nn.functional.cross_entropy(logits, ids[rows, columns], reduction="none")
-        (gradient,) = torch.autograd.grad(-weight * losses.sum(), embeddings)
-    sizes = [end - begin for begin, end in zip(first, ends, strict=True)]
-    values = [-part.sum().item() for part in losses.detach().split(sizes)]
-    hidden_parts, logit_parts = hidden.detach().split(sizes), logits.detach().split(sizes)
-    terms, rollout_logits = [], []
-    for i, (start, begin) in enumerate(zip(starts, first, strict=True)):
-        length = keep[i] if keep else len(batch[i].rollout)
-        inside = slice(start - begin, start - begin + length)
-        terms.append(Term(model.embedding, gradient[i, start : start + length], weight, model, hidden_parts[i][inside]))
-        rollout_logits.append(logit_parts[i][inside])
-    return values, terms, rollout_logits
+    texts = [prompt + s.prefix + s.rollout for prompt, s in zip(prompts, batch, strict=True)]
+    begins = [len(prompt) + len(s.prefix) for prompt, s in zip(prompts, batch, strict=True)]
+    firsts = [len(prompt) for prompt in prompts] if whole else begins
+    filled = _fill(model, texts, begins, cache, slots, firsts if whole else None)
+    reading = read(model, texts, [begin - 1 for begin in begins], cache, slots, overlap=1, gradients=True)
+    spans = reading.spans(firsts)
+    hidden, targets = reading.predictors(spans)
+    values, slopes = likelihood(model, hidden.detach(), targets, gradient=True)
+    (gradient,) = torch.autograd.grad(hidden, reading.embeddings, grad_outputs=weight * slopes)
+    sizes = [right - left for left, right in spans]
+    parts, states = values.split(sizes), hidden.detach().split(sizes)
+    totals = [part.sum().item() for part in parts]
+    if cache is not None and whole:
+        known = [cache.known(slot, first, left) for slot, first, (left, _) in zip(slots, firsts, spans, strict=True)]
+        totals = [total + before for total, before in zip(totals, known, strict=True)]
+    if cache is not None and keep:
+        cache.put(slots, texts, reading.starts, reading.cache)
+        if whole:
+            cache.note(slots, [left for left, _ in spans], parts)
+    return _Pass(
+        totals,
+        [
+            Term(model.embedding, gradient[i, begin - start : len(text) - start], weight, model, own[begin - left :])
+            for i, (begin, start, text, own, (left, _)) in enumerate(
+                zip(begins, reading.starts, texts, states, spans, strict=True)
+            )
+        ],
+        list(parts),
+        [more + length for more, length in zip(filled, reading.lengths, strict=True)],
+        reading.lengths,
+    )
 
 
 def _classifier(
-    reward: RewardModel, batch: list[HardSequence], *, len_rollouts: list[int], weight: float
-) -> tuple[list[float], list[Term]]:
+    reward: RewardModel,
+    batch: list[HardSequence],
+    lengths: list[int],
+    weight: float,
+    cache: PrefixCache | None,
+    slots: list[int],
+    keep: bool,
+) -> _Pass:
+    """A classifier's score, and its gradient term times `weight`; `lengths` rollout tokens are optimised."""
     texts = [s.reward_prompt + s.prefix + s.rollout + reward.suffix_ids for s in batch]
-    ids = _padded(texts, reward.embedding.device)
-    last = torch.tensor([len(text) - 1 for text in texts], device=ids.device)
+    begins = [len(s.reward_prompt) + len(s.prefix) for s in batch]
+    filled = _fill(reward, texts, begins, cache, slots, None)
+    reading = read(reward, texts, begins, cache, slots, gradients=True)
     with torch.enable_grad():
-        embeddings = reward.embedding[ids].requires_grad_()
-        hidden = reward.hidden_states(embeddings)[torch.arange(len(batch), device=ids.device), last]
-        scores = precise(reward.head_scores(hidden))
-        (gradient,) = torch.autograd.grad(weight * scores.sum(), embeddings)
-    starts = [len(s.reward_prompt) + len(s.prefix) for s in batch]
+        scores = precise(reward.head_scores(reading.last()))
+        (gradient,) = torch.autograd.grad(weight * scores.sum(), reading.embeddings)
+    if cache is not None and keep:
+        cache.put(slots, texts, reading.starts, reading.cache)
     terms = [
-        Term(reward.embedding, gradient[i, start : start + length])
-        for i, (start, length) in enumerate(zip(starts, len_rollouts, strict=True))
+        Term(reward.embedding, gradient[i, begin - start : begin - start + length])
+        for i, (begin, start, length) in enumerate(zip(begins, reading.starts, lengths, strict=True))
     ]
-    return scores.detach().tolist(), terms
+    forward = [more + length for more, length in zip(filled, reading.lengths, strict=True)]
+    return _Pass(scores.detach().tolist(), terms, [], forward, reading.lengths)
 
 
-@torch.no_grad()
-def predict(policy: Policy, sequences: Sequence[HardSequence]) -> list[Prediction]:
-    """The policy's forward pass over each sequence: hidden states, most likely tokens, confidence and entropy."""
-    lengths = [_length(sequence) for sequence in sequences]
-    results: list[Prediction | None] = [None] * len(sequences)
-    for chosen in _by_tokens(lengths):
-        texts = [sequences[i].policy_prompt + sequences[i].prefix + sequences[i].rollout for i in chosen]
-        hidden = policy.hidden_states(policy.embedding[_padded(texts, policy.device)])
-        for row, (index, text) in enumerate(zip(chosen, texts, strict=True)):
-            own = hidden[row, len(text) - len(sequences[index].rollout) - 1 : len(text) - 1]
-            logits = precise(policy.logits(own))
-            results[index] = Prediction(
-                own,
-                logits.argmax(-1).tolist(),
-                relaxation.confidence(logits),
-                relaxation.entropy(logits),
-                cost.policy_forward(policy.parameters, len(text)),
-            )
-    return results
-
-
-def onehot_gradient(gradients: Sequence[Gradient], positions: Sequence[Sequence[int]]) -> Float[Tensor, "rows vocab"]:
-    """Rows of ∂L/∂y: for each gradient the rollout positions asked for, one after the other.
-
-    All gradients must come from the same policy and reward model; only the asked rows meet the embedding matrix.
-    """
-    total = None
-    vocab_size = gradients[0].terms[0].model.vocab_size
-    for number, kind in enumerate(gradients[0].terms):
-        pick = [g.terms[number].embedding_gradient[list(p)] for g, p in zip(gradients, positions, strict=True)]
-        part = precise(torch.cat(pick)) @ precise(kind.embedding[:vocab_size]).T
-        if kind.model is not None:
-            hidden = torch.cat([g.terms[number].hidden[list(p)] for g, p in zip(gradients, positions, strict=True)])
-            log_probabilities = torch.log_softmax(precise(kind.model.logits(hidden)), -1)[:, :vocab_size]
-            part = part + kind.direct_weight * log_probabilities
-        total = part if total is None else total + part
-    return total
-
-
-@torch.no_grad()
-def rewards(
-    reward: RewardModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
-) -> tuple[list[float], list[cost.Cost]]:
-    """r(y|x) of whole responses, forward passes only, with what each cost.
+def _fill(
+    model: Policy | RewardModel,
+    texts: Sequence[list[int]],
+    counts: Sequence[int],
+    cache: PrefixCache | None,
+    slots: Sequence[int],
+    firsts: Sequence[int] | None,
+) -> list[int]:
+    """Read the first `counts` tokens of texts into their slots, without gradients; the number of tokens read, by text.
 
     Args:
-        prompts: chat prompts by the reward model's template.
-        responses: response ids; one without an end-of-turn token is closed by one.
+        firsts: where given, the log-probabilities of the tokens from there on are kept too.
     """
-    batch = [ended(HardSequence([], list(p), [], list(r)), reward) for p, r in zip(prompts, responses, strict=True)]
-    lengths = [len(s.reward_prompt) + len(s.rollout) + len(reward.suffix_ids) for s in batch]
-    values = [0.0] * len(batch)
-    for chosen in _by_tokens(lengths):
-        for index, value in zip(chosen, _reward_values(reward, [batch[i] for i in chosen]), strict=True):
-            values[index] = value
-    return values, [cost.scoring(reward.parameters, length) for length in lengths]
-
-
-def _reward_values(reward: RewardModel, batch: list[HardSequence]) -> list[float]:
-    texts = [s.reward_prompt + s.rollout + reward.suffix_ids for s in batch]
-    ids = _padded(texts, reward.embedding.device)
-    if reward.kind == "classifier":
-        last = torch.tensor([len(text) - 1 for text in texts], device=ids.device)
-        hidden = reward.hidden_states(reward.embedding[ids])
-        return precise(reward.head_scores(hidden[torch.arange(len(batch), device=ids.device), last])).tolist()
-    values = torch.zeros(len(batch), dtype=torch.float64)
-    columns = torch.cat([torch.arange(len(s.reward_prompt), len(t)) for s, t in zip(batch, texts, strict=True)])
-    rows = torch.cat([torch.full((len(s.rollout),), i) for i, s in enumerate(batch)])
-    for model, sign in ((reward.strong, 1.0), (reward.reference, -1.0)):
-        if model is not None:
-            hidden = model.hidden_states(model.embedding[ids])[rows, columns - 1]
-            losses = torch.nn.functional.cross_entropy(
-                precise(model.logits(hidden)), ids[rows, columns], reduction="none"
-            )
-            values.index_add_(0, rows, -sign * losses.double().cpu())
-    return values.tolist()
+    read_now = [0] * len(texts)
+    if cache is None:
+        return read_now
+    lacking = [i for i, n in enumerate(counts) if n - cache.shared(slots[i], texts[i][:n]) > FILL]
+    if not lacking:
+        return read_now
+    own, places = [texts[i][: counts[i]] for i in lacking], [slots[i] for i in lacking]
+    reading = read(model, own, [len(text) - 1 for text in own], cache, places, overlap=1)
+    cache.put(places, own, reading.starts, reading.cache)
+    if firsts is not None:
+        spans = reading.spans([firsts[i] for i in lacking])  # empty where there is nothing but the prompt
+        if any(left < right for left, right in spans):
+            values, _ = likelihood(model, *reading.predictors(spans))
+            cache.note(places, [left for left, _ in spans], values.split([right - left for left, right in spans]))
+    for i, length in zip(lacking, reading.lengths, strict=True):
+        read_now[i] = length
+    return read_now

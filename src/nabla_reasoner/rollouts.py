@@ -3,6 +3,8 @@
 Every sequence carries its own stream of uniform numbers, keyed by what it is for and not by where it stands in a batch,
 and a token is drawn by inverting the cumulative distribution at one of them. Samples therefore do not depend on batch
 size, order or number of workers (up to float noise in the logits).
+
+Decoding is one continuous batch: a row whose sequence has ended is given to the next one that waits.
 """
 
 import hashlib
@@ -13,11 +15,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache
 
+from . import batches, relaxation
+from .cache import DecodingCache, PrefixCache, read
 from .models import Policy
 
-MAX_BATCH = 512  # sequences decoded at once: larger batches only move more cache per step
+MAX_ROWS = 512  # sequences decoded at once: larger batches only move more cache per step
 
 
 class Sampling(NamedTuple):
@@ -44,16 +47,34 @@ class Sampling(NamedTuple):
         return self
 
 
+class States(NamedTuple):
+    """The policy's own prediction at each token of a response, before temperature and cuts.
+
+    Attributes:
+        hidden: hidden states that yield the logits z.
+        confidence: largest next-token probability.
+        entropy: entropy of the next-token distribution, in nats.
+    """
+
+    hidden: Float[Tensor, "length hidden"]
+    confidence: Float[Tensor, " length"]
+    entropy: Float[Tensor, " length"]
+
+
 class Rollout(NamedTuple):
     """A sampled continuation.
 
     Attributes:
         token_ids: drawn tokens, the end-of-response token included when it was drawn.
         finished: whether it ended by itself and not at the length limit.
+        prefilled: prompt and prefix tokens that were read for it; what several sequences share is counted once.
+        states: what the policy predicted for each token, where asked for.
     """
 
     token_ids: list[int]
     finished: bool
+    prefilled: int = 0
+    states: States | None = None
 
 
 def uniforms(seed: int, problem_id: str, repeat: int, stage: str, count: int) -> np.ndarray:
@@ -102,6 +123,10 @@ def sample(
     noise: Sequence[np.ndarray],
     sampling: Sampling,
     max_new_tokens: Sequence[int],
+    *,
+    store: PrefixCache | None = None,
+    slots: Sequence[int] = (),
+    states: bool = False,
 ) -> list[Rollout]:
     """Continue every prefix until an end-of-response token or its own length limit.
 
@@ -110,93 +135,160 @@ def sample(
         noise: per prefix, at least `max_new_tokens` uniform numbers (see `uniforms`).
         sampling: temperature and cuts, the same for all.
         max_new_tokens: per prefix, >= 0; with 0 the continuation is empty and unfinished.
+        store: what was read before, and where all that is read now is kept.
+        slots: a slot of the store for each prefix, all different.
+        states: return the policy's predictions too.
     """
-    results: list[Rollout | None] = [None] * len(prefixes)
-    order = sorted(range(len(prefixes)), key=lambda i: (len(prefixes[i]), i))
-    for start in range(0, len(order), MAX_BATCH):
-        chosen = order[start : start + MAX_BATCH]
-        rollouts = _sample_batch(
-            policy,
-            [prefixes[i] for i in chosen],
-            [noise[i] for i in chosen],
-            sampling,
-            [max_new_tokens[i] for i in chosen],
-        )
-        for index, rollout in zip(chosen, rollouts, strict=True):
-            results[index] = rollout
+    results = [Rollout([], False) for _ in prefixes]
+    waiting = [i for i, limit in enumerate(max_new_tokens) if limit > 0]
+    place, source = list(slots), store
+    if source is None:  # equal prefixes share a slot
+        distinct = {prefix: slot for slot, prefix in enumerate(dict.fromkeys(tuple(prefix) for prefix in prefixes))}
+        place = [distinct[tuple(prefix)] for prefix in prefixes]
+        source = PrefixCache(len(distinct))
+    texts = {place[i]: list(prefixes[i]) for i in waiting}
+    read_now = _prefill(policy, source, texts)
+    waiting.sort(key=lambda i: (len(prefixes[i]), i))
+    rows = min(MAX_ROWS, len(waiting))
+    while waiting:
+        queue = [
+            _Row(i, place[i], texts[place[i]], read_now[place[i]][0], noise[i], max_new_tokens[i]) for i in waiting
+        ]
+        decoder = _Decoder(policy, sampling, source, queue, keep=store is not None, states=states)
+        if not batches.attempt(lambda run=decoder.run, rows=rows: run(rows), rows):
+            rows //= 2
+        for i, rollout in decoder.finished().items():
+            hidden, prefilled = read_now[place[i]]
+            read_now[place[i]] = (hidden, 0)
+            results[i] = rollout._replace(prefilled=prefilled)
+        waiting = [i for i in waiting if i not in decoder.ended]
     return results
 
 
-def _sample_batch(
-    policy: Policy,
-    prefixes: list[Sequence[int]],
-    noise: list[np.ndarray],
-    sampling: Sampling,
-    limits: list[int],
-) -> list[Rollout]:
-    tokens: list[list[int]] = [[] for _ in prefixes]
-    active = torch.tensor([i for i, limit in enumerate(limits) if limit > 0], dtype=torch.long)
-    if not len(active):
-        return [Rollout([], False) for _ in prefixes]
-    steps = max(limits)
-    table = torch.zeros(len(prefixes), steps, dtype=torch.float64)
-    for row, (numbers, limit) in enumerate(zip(noise, limits, strict=True)):
-        table[row, :limit] = torch.from_numpy(numbers[:limit])
-    table, limit = table.to(policy.device), torch.tensor(limits)
-    ends = torch.tensor(policy.eos_ids, device=policy.device)
-    logits, cache, mask = _prefill(policy, [prefixes[i] for i in active.tolist()])
-    for step in range(steps):
-        drawn = draw(logits, table[active, step], sampling)
-        for row, token in zip(active.tolist(), drawn.tolist(), strict=True):
-            tokens[row].append(token)
-        going = (~torch.isin(drawn, ends).cpu()) & (limit[active] > step + 1)
-        if not going.any():
-            break
-        if not going.all():
-            kept = going.nonzero()[:, 0].to(policy.device)
-            cache.batch_select_indices(kept)
-            active, drawn = active[going], drawn[kept]
-            mask = mask[kept] if mask is not None else None
-        logits, mask = _decode_step(policy, drawn, cache, mask)
-    return [Rollout(ids, bool(ids) and ids[-1] in policy.eos_ids) for ids in tokens]
+def _prefill(policy: Policy, cache: PrefixCache, texts: dict[int, list[int]]) -> dict[int, tuple[Tensor, int]]:
+    """Read what slots do not hold of their texts; by slot, the last hidden state and the number of tokens read."""
+    slots = list(texts)
+    lengths = [len(texts[slot]) - min(cache.shared(slot, texts[slot]), len(texts[slot]) - 1) for slot in slots]
+
+    def fill(chosen: list[int]) -> list[Tensor]:
+        own = [texts[slots[i]] for i in chosen]
+        reading = read(policy, own, [len(text) - 1 for text in own], cache, [slots[i] for i in chosen])
+        cache.put([slots[i] for i in chosen], own, reading.starts, reading.cache)
+        return [reading.hidden[row, lengths[i] - 1] for row, i in enumerate(chosen)]
+
+    hidden = batches.run(fill, lengths)
+    return {slot: (state, length) for slot, state, length in zip(slots, hidden, lengths, strict=True)}
 
 
-def _prefill(policy: Policy, prefixes: list[Sequence[int]]) -> tuple[Tensor, DynamicCache, Tensor | None]:
-    """Logits after each prefix, with the cache that holds it; equal prefixes are read once and then repeated.
+class _Row(NamedTuple):
+    """A sequence to be decoded: its number, slot, prefix, the prefix's last hidden state, uniform numbers, limit."""
 
-    Returns the attention mask too (1 = a real token), or None when all prefixes have the same length.
-    """
-    distinct = list(dict.fromkeys(tuple(prefix) for prefix in prefixes))
-    place = {prefix: row for row, prefix in enumerate(distinct)}
-    rows = torch.tensor([place[tuple(prefix)] for prefix in prefixes], device=policy.device)
-    width = max(len(prefix) for prefix in distinct)
-    ids = torch.zeros(len(distinct), width, dtype=torch.long)
-    mask = torch.zeros(len(distinct), width, dtype=torch.long)
-    for row, prefix in enumerate(distinct):  # padded on the left, so that decoding goes on in one column
-        ids[row, width - len(prefix) :] = torch.tensor(prefix)
-        mask[row, width - len(prefix) :] = 1
-    ids, mask = ids.to(policy.device), mask.to(policy.device)
-    padded = bool((mask == 0).any())
-    cache = DynamicCache(config=policy.model.config)
-    hidden = policy.model.base_model(
-        input_ids=ids,
-        attention_mask=mask if padded else None,
-        position_ids=(mask.cumsum(-1) - 1).clamp(min=0) if padded else None,
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state[:, -1]
-    cache.batch_select_indices(rows)
-    return policy.logits(hidden)[rows], cache, mask[rows] if padded else None
+    index: int
+    slot: int
+    prefix: list[int]
+    hidden: Float[Tensor, " hidden"]
+    noise: np.ndarray
+    limit: int
 
 
-def _decode_step(
-    policy: Policy, token: Int[Tensor, " batch"], cache: DynamicCache, mask: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    positions = None
-    if mask is not None:
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
-        positions = mask.sum(-1, keepdim=True) - 1
-    hidden = policy.model.base_model(
-        input_ids=token[:, None], attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-    ).last_hidden_state[:, -1]
-    return policy.logits(hidden), mask
+class _Decoder:
+    """Rows that decode together until the queue is empty."""
+
+    def __init__(
+        self, policy: Policy, sampling: Sampling, source: PrefixCache, queue: list[_Row], *, keep: bool, states: bool
+    ):
+        self.policy, self.sampling, self.source, self.keep, self.states = policy, sampling, source, keep, states
+        self.waiting = queue[::-1]
+        self.rows: list[_Row | None] = []
+        self.tokens: dict[int, list[int]] = {}
+        self.ended: set[int] = set()
+        self.seen: list[States] = []
+        self.trail: dict[int, list[int]] = {}  # where in `seen`, all steps after one another, a sequence's states lie
+
+    def run(self, size: int) -> bool:
+        """Decode everything, at most `size` sequences at once; returns True."""
+        self.rows, self.cache = [None] * size, DecodingCache(self.source, size)
+        first = self.waiting[-1].hidden
+        hidden, count = first.new_zeros(size, len(first)), 0
+        while True:
+            free = [place for place, row in enumerate(self.rows) if row is None or row.index in self.ended]
+            if 4 * len(free) >= len(self.rows):
+                hidden = self.admit(free, hidden) if self.waiting else self.shrink(free, hidden)
+            if not self.rows:
+                return True
+            logits = self.policy.logits(hidden)
+            if self.states:
+                precise = logits if logits.dtype == torch.float64 else logits.float()
+                self.seen.append(States(hidden, relaxation.confidence(precise), relaxation.entropy(precise)))
+            drawn = self.draw(logits)
+            self.note(drawn.tolist(), count)
+            count += len(self.rows)
+            if any(row is not None and row.index not in self.ended for row in self.rows):
+                hidden = self.step(drawn)
+
+    def admit(self, free: list[int], hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows hidden"]:
+        """Give free rows to sequences that wait."""
+        self.release(free)
+        taken = [self.waiting.pop() for _ in free[: len(self.waiting)]]
+        places = free[: len(taken)]
+        self.cache.admit(places, self.source, [row.slot for row in taken])
+        for place, row in zip(places, taken, strict=True):
+            self.rows[place], self.tokens[row.index], self.trail[row.index] = row, [], []
+        return hidden.index_copy(
+            0, torch.tensor(places, device=hidden.device), torch.stack([row.hidden for row in taken])
+        )
+
+    def shrink(self, free: list[int], hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "left hidden"]:
+        """Drop free rows: what is left decodes faster."""
+        self.release(free)
+        kept = [place for place in range(len(self.rows)) if place not in set(free)]
+        self.rows = [self.rows[place] for place in kept]
+        self.cache.select(kept)
+        return hidden[kept]
+
+    def release(self, free: list[int]) -> None:
+        """Keep what ended rows hold in their slots of the store."""
+        places = [place for place in free if self.rows[place] is not None]
+        if self.keep and places:
+            rows = [self.rows[place] for place in places]
+            held = [[*row.prefix, *self.tokens[row.index][:-1]] for row in rows]
+            self.cache.hand_over(places, self.source, [row.slot for row in rows], held)
+
+    def draw(self, logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, " rows"]:
+        uniform = [
+            0.0 if row is None or row.index in self.ended else row.noise[len(self.tokens[row.index])]
+            for row in self.rows
+        ]
+        return draw(logits, torch.tensor(uniform, dtype=torch.float64, device=logits.device), self.sampling)
+
+    def note(self, drawn: list[int], count: int) -> None:
+        """Write down the tokens just drawn; `count` rows were computed in all steps before."""
+        for place, (row, token) in enumerate(zip(self.rows, drawn, strict=True)):
+            if row is None or row.index in self.ended:
+                continue
+            own = self.tokens[row.index]
+            own.append(token)
+            self.trail[row.index].append(count + place)
+            if token in self.policy.eos_ids or len(own) == row.limit:
+                self.ended.add(row.index)
+
+    def step(self, drawn: Int[Tensor, " rows"]) -> Float[Tensor, "rows hidden"]:
+        position, mask = self.cache.open_column()
+        return self.policy.hidden_states(
+            self.policy.embedding[drawn[:, None]],
+            past_key_values=self.cache,
+            attention_mask=mask,
+            position_ids=position,
+        )[:, -1]
+
+    def finished(self) -> dict[int, Rollout]:
+        """Rollouts of the sequences that ended, by number."""
+        seen = States(*map(torch.cat, zip(*self.seen, strict=True))) if self.seen else None
+        return {
+            i: Rollout(
+                self.tokens[i],
+                self.tokens[i][-1] in self.policy.eos_ids,
+                states=seen and States(*(part[self.trail[i]] for part in seen)),
+            )
+            for i in self.ended
+        }

@@ -146,14 +146,14 @@ def prepare_solve(arguments: Sequence[str]) -> Callable[[], int]:
     problem = Problem("question", question, None, "free")
     messages = problem.messages
     policy.check_length(len(policy.prompt_ids(messages)), chosen[0]["max_new_tokens"])
-    from . import passes
+    from . import scoring
 
     def answer() -> int:
         print(f"policy {policy.name}, reward {reward.name} ({reward.kind})")
         for name, method in dict(methods).items():
             solution = method.solve([problem], policy, reward, seed=chosen[0]["seed"])[0]
             if solution.reward is None:  # the method did not ask; shown for comparison, not part of its cost
-                values, _ = passes.rewards(reward, [reward.prompt_ids(messages)], [solution.token_ids])
+                values, _ = scoring.rewards(reward, [reward.prompt_ids(messages)], [solution.token_ids])
                 solution = solution._replace(reward=values[0])
             spent = solution.cost
             print(f"\n{name}\n  {solution.response}")

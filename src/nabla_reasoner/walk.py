@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import cost, passes, relaxation
+from . import cost, gradients, relaxation
 from .cost import Cost
+from .gradients import Gradient
 from .models import Policy, RewardModel
-from .passes import Gradient, Prediction
 from .problems import Problem
 from .records import Solution
+from .rollouts import States
 
 
 class Variant(NamedTuple):
@@ -54,10 +54,12 @@ class Walk:
     current_pass: int = 0
     reward: float | None = None
     incumbent: float | None = None  # what a proposal must beat; differs from `reward` in variant "release" only
-    view: Gradient | Prediction | None = None  # of `hard`, positions counted from `base`
-    latents: torch.Tensor | None = None
+    states: States | None = None  # the policy's own predictions, at every token
+    uncertain: list[int] = field(default_factory=list)  # positions that pass the first gate
+    view: Gradient | None = None  # ∂L/∂y at `hard`, positions counted from `base`
     hard: list[int] = field(default_factory=list)
     base: int = 0
+    norms: dict[int, float] = field(default_factory=dict)  # of the view, where the second gate asks for them
     done: bool = False
     spent: list[Cost] = field(default_factory=list)
     proposals: list[dict[str, Any]] = field(default_factory=list)
@@ -72,14 +74,12 @@ def start(problem: Problem, policy: Policy, reward: RewardModel, max_new_tokens:
     return walk
 
 
-def uncertain(
-    view: Gradient | Prediction, variant: Variant, confidence_threshold: float, entropy_threshold: float
-) -> list[int]:
-    """Positions of a view that pass the first gate, in order."""
+def uncertain(states: States, variant: Variant, confidence_threshold: float, entropy_threshold: float) -> list[int]:
+    """Positions of a response that pass the first gate, in order."""
     if variant.selection == "confidence":
-        passed = view.confidence <= confidence_threshold
+        passed = states.confidence <= confidence_threshold
     else:
-        passed = view.entropy > entropy_threshold
+        passed = states.entropy > entropy_threshold
     return passed.nonzero()[:, 0].tolist()
 
 
@@ -91,12 +91,19 @@ def gate_norms(
     variant: Variant,
     temperature: float,
 ) -> list[float]:
-    """What ε_grad is compared with: the Euclidean norm of ∂L/∂y, or of ∂L/∂z, at each position."""
-    rows = passes.onehot_gradient([gradient], [positions])
-    if variant.gate == "logits":
-        logits = passes.precise(policy.logits(latents[list(positions)]))
-        rows = relaxation.logits_gradient(logits, rows, temperature=temperature)
-    return rows.norm(dim=-1).tolist()
+    """What ε_grad is compared with: the Euclidean norm of ∂L/∂y, or of ∂L/∂z, at each position.
+
+    Formed for a few positions at a time: a long response never holds [length, vocab] numbers.
+    """
+    norms: list[float] = []
+    for part in gradients.chunks(len(positions), policy.vocab_size):
+        own = list(positions[part])
+        rows = gradients.onehot_gradient([gradient], [own])
+        if variant.gate == "logits":
+            logits = gradients.precise(policy.logits(latents[own]))
+            rows = relaxation.logits_gradient(logits, rows, temperature=temperature)
+        norms += rows.norm(dim=-1).tolist()
+    return norms
 
 
 def scored_text(walk: Walk, variant: Variant) -> list[int]:
@@ -119,7 +126,7 @@ def note_rollout(walk: Walk, policy: Policy) -> None:
     )
 
 
-def settle(walk: Walk, policy: Policy, position: int, token: int, response: list[int], value: float) -> None:
+def settle(walk: Walk, policy: Policy, position: int, token: int, response: list[int], value: float) -> bool:
     """Accept or reject one proposal: the response that keeps `position` earlier tokens and puts `token` there."""
     accepted = value > walk.incumbent
     walk.proposals.append(
@@ -130,6 +137,7 @@ def settle(walk: Walk, policy: Policy, position: int, token: int, response: list
         walk.tokens, walk.reward, walk.incumbent, walk.view = response, value, None, None
     walk.cursor = position + 1
     note_rollout(walk, policy)
+    return accepted
 
 
 def solution(walk: Walk, policy: Policy) -> Solution:

@@ -1,0 +1,122 @@
+"""∂L/∂y at a hard sequence, kept in factors.
+
+A relaxed token enters a model as yᵀE, so a model's share of the gradient is kept as the gradient with respect to the
+*embedding* at each position, [hidden] numbers, and E turns it into [vocab] numbers for the rows that are asked for. A
+log-likelihood also has the direct part log π(·|y_<l), kept as the hidden state that yields it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from . import cost
+from .models import Policy
+
+CHUNK = 2**24  # entries of a [rows, vocab] buffer that is formed and dropped again
+
+
+class Term(NamedTuple):
+    """One model's share of ∂L/∂y.
+
+    Attributes:
+        embedding: the model's embedding matrix E.
+        embedding_gradient: ∂L/∂(embedding at l), one row per rollout token.
+        direct_weight: factor of log π(·|y_<l) in ∂L/∂y_l; None for a classifier, which has no direct part.
+        model: the language model whose log-probabilities are meant; None for a classifier.
+        hidden: its hidden states that predict the rollout's tokens; None for a classifier.
+    """
+
+    embedding: Float[Tensor, "rows hidden"]
+    embedding_gradient: Float[Tensor, "length hidden"]
+    direct_weight: float | None = None
+    model: Policy | None = None
+    hidden: Float[Tensor, "length hidden"] | None = None
+
+
+class Gradient(NamedTuple):
+    """∂L/∂y at one hard sequence, for all rollout positions, in factors.
+
+    Attributes:
+        terms: the policy's term first, then those of the reward model.
+        loss: L at the hard sequence.
+        reward: r(y|x).
+        log_probabilities: log π of each rollout token, in nats.
+        cost: of this evaluation.
+    """
+
+    terms: list[Term]
+    loss: float
+    reward: float
+    log_probabilities: Float[Tensor, " length"]
+    cost: cost.Cost
+
+    @property
+    def hidden(self) -> Float[Tensor, "length hidden"]:
+        """The policy's hidden states that predict the rollout (the `latents` of DTO)."""
+        return self.terms[0].hidden
+
+    def behind(self, count: int) -> "Gradient":
+        """The same gradient for a rollout that begins `count` tokens later."""
+        terms = [
+            term._replace(
+                embedding_gradient=term.embedding_gradient[count:],
+                hidden=None if term.hidden is None else term.hidden[count:],
+            )
+            for term in self.terms
+        ]
+        # L counts the rollout's own log-likelihood with the weight -ν, which is the policy's direct weight
+        loss = self.loss - self.terms[0].direct_weight * self.log_probabilities[:count].sum().item()
+        return self._replace(terms=terms, loss=loss, log_probabilities=self.log_probabilities[count:])
+
+
+def precise(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """At least float32: probabilities and norms are never formed in half precision."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def chunks(rows: int, vocab_size: int) -> list[slice]:
+    """Slices of `rows` rows whose [rows, vocab] buffers stay within CHUNK entries."""
+    size = max(1, CHUNK // vocab_size)
+    return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
+
+
+@torch.no_grad()
+def likelihood(
+    model: Policy, hidden: Float[Tensor, "rows hidden"], targets: Int[Tensor, " rows"], *, gradient: bool = False
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows hidden"] | None]:
+    """log π of each target given the hidden state that predicts it, and its derivative by that hidden state.
+
+    The output matrix is applied in chunks of rows; no [rows, vocab] buffer outlives its chunk.
+    """
+    values, derivatives = [], []
+    for part in chunks(len(hidden), model.vocab_size):
+        logits = precise(model.logits(hidden[part]))
+        normaliser = logits.logsumexp(-1, keepdim=True)
+        picked = targets[part, None]
+        values.append((logits.gather(1, picked) - normaliser)[:, 0])
+        if gradient:
+            residual = logits.sub_(normaliser).exp_().neg_()  # onehot - softmax, in the logits' own memory
+            residual.scatter_add_(1, picked, torch.ones_like(picked, dtype=residual.dtype))
+            derivatives.append(residual.to(hidden.dtype) @ model.head.weight[: model.vocab_size])
+    return torch.cat(values), torch.cat(derivatives) if gradient else None
+
+
+def onehot_gradient(gradients: Sequence[Gradient], positions: Sequence[Sequence[int]]) -> Float[Tensor, "rows vocab"]:
+    """Rows of ∂L/∂y: for each gradient the rollout positions asked for, one after the other.
+
+    All gradients must come from the same policy and reward model; only the asked rows meet the embedding matrix.
+    """
+    total = None
+    vocab_size = gradients[0].terms[0].model.vocab_size
+    for number, kind in enumerate(gradients[0].terms):
+        pick = [g.terms[number].embedding_gradient[list(p)] for g, p in zip(gradients, positions, strict=True)]
+        part = precise(torch.cat(pick)) @ precise(kind.embedding[:vocab_size]).T
+        if kind.model is not None:
+            hidden = torch.cat([g.terms[number].hidden[list(p)] for g, p in zip(gradients, positions, strict=True)])
+            log_probabilities = torch.log_softmax(precise(kind.model.logits(hidden)), -1)[:, :vocab_size]
+            part = part.add_(log_probabilities, alpha=kind.direct_weight)
+        total = part if total is None else total.add_(part)
+    return total
