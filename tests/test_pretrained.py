@@ -123,8 +123,6 @@ def test_training_and_runs_of_the_small_scale_share_tasks_wording_and_sampling()
 
 def test_shipped_adapter_is_small_and_is_the_one_that_was_measured():
     folder = ROOT / "assets/rewards/smollm2-lora"
-    if not folder.is_dir():
-        pytest.skip("the adapter of scale=small is not shipped yet; ./reproduce.sh models scale=small trains it")
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     reward = yaml.safe_load((ROOT / "configs/reward/smollm2.yaml").read_text(encoding="utf-8"))
     assert (folder / "adapter_model.safetensors").stat().st_size < 10e6
