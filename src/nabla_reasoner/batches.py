@@ -9,13 +9,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-MAX_TOKENS = 16_384  # tokens (padding included) in one pass
 
+class Limit:
+    """The largest batches that are tried; lowered for the rest of the run when memory ran out.
 
-class _Limit:
-    """The largest batch that is tried; lowered for the rest of the run when memory ran out."""
+    Attributes:
+        tokens: tokens (padding included) in one pass.
+        rows: sequences decoded at once; more would only move more cache per step.
+    """
 
-    tokens = MAX_TOKENS
+    tokens = 16_384
+    rows = 512
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "batch seq"]:
@@ -27,10 +31,10 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "
 
 
 def by_tokens(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of sequences in batches of like length, each of at most MAX_TOKENS padded tokens."""
+    """Indices of sequences in batches of like length, each of at most Limit.tokens padded tokens."""
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batches and (len(batches[-1]) + 1) * lengths[index] <= _Limit.tokens:
+        if batches and (len(batches[-1]) + 1) * lengths[index] <= Limit.tokens:
             batches[-1].append(index)
         else:
             batches.append([index])
@@ -55,7 +59,7 @@ def run(function: Callable[[list[int]], Sequence[Any]], lengths: Sequence[int]) 
         if values is None:
             half = len(chosen) // 2
             queue[:0] = [chosen[:half], chosen[half:]]
-            _Limit.tokens = max(half, 1) * max(lengths[i] for i in chosen)
+            Limit.tokens = max(half, 1) * max(lengths[i] for i in chosen)
             continue
         for index, value in zip(chosen, values, strict=True):
             results[index] = value
@@ -72,5 +76,5 @@ def attempt(function: Callable[[], Any], size: int) -> Any:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    warnings.warn("out of memory: the batch is halved from here on; nothing is lost.", ResourceWarning, stacklevel=2)
+    warnings.warn("out of memory: the batch is halved from here on; nothing is lost.", stacklevel=2)
     return None

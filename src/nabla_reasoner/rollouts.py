@@ -20,8 +20,6 @@ from . import batches, relaxation
 from .cache import DecodingCache, PrefixCache, read
 from .models import Policy
 
-MAX_ROWS = 512  # sequences decoded at once: larger batches only move more cache per step
-
 
 class Sampling(NamedTuple):
     """How a token is drawn; every engine is given all of it.
@@ -149,14 +147,14 @@ def sample(
     texts = {place[i]: list(prefixes[i]) for i in waiting}
     read_now = _prefill(policy, source, texts)
     waiting.sort(key=lambda i: (len(prefixes[i]), i))
-    rows = min(MAX_ROWS, len(waiting))
     while waiting:
+        rows = min(batches.Limit.rows, len(waiting))
         queue = [
             _Row(i, place[i], texts[place[i]], read_now[place[i]][0], noise[i], max_new_tokens[i]) for i in waiting
         ]
         decoder = _Decoder(policy, sampling, source, queue, keep=store is not None, states=states)
         if not batches.attempt(lambda run=decoder.run, rows=rows: run(rows), rows):
-            rows //= 2
+            batches.Limit.rows = rows // 2
         for i, rollout in decoder.finished().items():
             hidden, prefilled = read_now[place[i]]
             read_now[place[i]] = (hidden, 0)
