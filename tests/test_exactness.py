@@ -9,7 +9,7 @@ import pytest
 import torch
 import toys
 
-from nabla_reasoner import dto, grid
+from nabla_reasoner import descent, dto, grid
 from nabla_reasoner.decoding import NablaReasoner
 from nabla_reasoner.models import Policy, RewardModel
 
@@ -41,7 +41,7 @@ def optimised(policy, reward, drawn, batch_size, **settings) -> list[dto.Optimiz
 @pytest.mark.parametrize("architectures", [("qwen2", "llama"), ("llama", "qwen2")])
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])
 @pytest.mark.parametrize("update", dto.UPDATES)
-@pytest.mark.parametrize("parameter", dto.PARAMETERS)
+@pytest.mark.parametrize("parameter", descent.PARAMETERS)
 def test_rows_are_equal_in_float64_for_every_batch_size(architectures, kind, parameter, update):
     policy, reward = toys.policy(architectures[0]), toys.reward(kind, architectures[1])
     drawn = cases(policy, 16)
@@ -56,7 +56,7 @@ def test_rows_are_equal_in_float64_for_every_batch_size(architectures, kind, par
             assert one.objective == pytest.approx(other.objective, abs=1e-10)
 
 
-@pytest.mark.parametrize("parameter", dto.PARAMETERS)
+@pytest.mark.parametrize("parameter", descent.PARAMETERS)
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])
 def test_rows_agree_in_float32(parameter, kind):
     """Adam divides a gradient by its own size, so noise in an entry whose gradient is nearly zero becomes a step of up

@@ -13,7 +13,8 @@ inference report summary manifest
 decoding ppo tables figures
 oracle lockstep
 baselines search training dto theory vllm_rollouts statistics grid
-walk
+reference
+walk descent
 grading rollouts scoring objective records
 passes demonstrations pretrained
 gradients cache

@@ -5,7 +5,7 @@ Engine "fast" advances many problems together (`lockstep`); engine "reference" i
 
 from collections.abc import Sequence
 
-from . import dto, lockstep, objective, oracle, scoring, walk
+from . import descent, dto, lockstep, objective, oracle, scoring, walk
 from .models import Policy, RewardModel
 from .problems import Problem
 from .records import Solution
@@ -19,7 +19,7 @@ class NablaReasoner:
     Args:
         max_rollouts: N_max >= 1, the first rollout included.
         num_passes: left-to-right passes until N_max is used. 1 is the paper's algorithm.
-        num_iterations, step_size, min_step_ratio, ste_temperature, parameter, gradient_caching: see `dto.Descent`.
+        num_iterations, step_size, min_step_ratio, ste_temperature, parameter, gradient_caching: see `descent.Descent`.
         reward_weight, nll_weight: λ and ν of Eq. 2, both >= 0.
         confidence_threshold: in (0, 1]; positions more certain than this are committed unseen.
         entropy_threshold: ε_ent in nats (variant "paper").
@@ -81,7 +81,7 @@ class NablaReasoner:
             raise ValueError(f"engine must be one of {', '.join(dto.ENGINES)}; got {engine!r}.")
         objective.check_weights(reward_weight, nll_weight)
         self.max_rollouts, self.num_passes, self.max_new_tokens = max_rollouts, num_passes, max_new_tokens
-        self.descent = dto.Descent(
+        self.descent = descent.Descent(
             parameter, num_iterations, step_size, min_step_ratio, ste_temperature, gradient_caching
         ).check()
         self.weights = {"reward_weight": reward_weight, "nll_weight": nll_weight}

@@ -8,7 +8,6 @@ A flip: the sampled token of a row stands until the argmax of the row differs fr
 row's hard token is its argmax (and the sampled token again, should the first argmax return).
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,71 +15,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import cost, objective, passes, relaxation
+from . import cost, objective, passes, reference, relaxation
+from .descent import Descent, Optimized
 from .gradients import Gradient, onehot_gradient, precise
 from .models import Messages, Policy, RewardModel
 from .passes import Caches, HardSequence
 
 Evaluate = Callable[[Sequence[HardSequence], Sequence[int]], list[Gradient]]
 
-PARAMETERS, UPDATES, ENGINES = ("logits", "latents"), ("first", "all"), ("fast", "reference")
-
-
-class Descent(NamedTuple):
-    """Settings of one descent; defaults are the paper's Table 4.
-
-    Attributes:
-        parameter: "logits" moves z itself; "latents" moves the last hidden state that yields z.
-        num_iterations: T >= 1.
-        step_size: η > 0, Adam's learning rate at the first step; cosine decay follows.
-        min_step_ratio: in [0, 1], the share of η that the decay tends to.
-        ste_temperature: τ > 0 of the straight-through estimator.
-        gradient_caching: evaluate ∂L/∂y only when a hard token changed (Alg. 4); the result is the same without.
-    """
-
-    parameter: str = "logits"
-    num_iterations: int = 20
-    step_size: float = 0.01
-    min_step_ratio: float = 0.1
-    ste_temperature: float = 1.0
-    gradient_caching: bool = True
-
-    def check(self) -> "Descent":
-        """Raise ValueError on a value out of range; returns itself."""
-        if self.parameter not in PARAMETERS:
-            raise ValueError(f"parameter must be one of {', '.join(PARAMETERS)}; got {self.parameter!r}.")
-        if self.num_iterations < 1:
-            raise ValueError(f"num_iterations (T) must be >= 1; got {self.num_iterations}.")
-        if self.step_size <= 0:
-            raise ValueError(f"step_size (η) must be > 0; got {self.step_size}.")
-        if not 0 <= self.min_step_ratio <= 1:
-            raise ValueError(f"min_step_ratio must be in [0, 1]; got {self.min_step_ratio}.")
-        if self.ste_temperature <= 0:
-            raise ValueError(f"ste_temperature (τ) must be > 0; got {self.ste_temperature}.")
-        return self
-
-    def step(self, iteration: int) -> float:
-        """Learning rate of an iteration, counted from 0."""
-        decay = 0.5 * (1 + math.cos(math.pi * iteration / self.num_iterations))
-        return self.step_size * (self.min_step_ratio + (1 - self.min_step_ratio) * decay)
-
-
-class Optimized(NamedTuple):
-    """What DTO did to one sequence.
-
-    Attributes:
-        logits: optimised logits z of the updated rows (the first row, or all of them).
-        objective: L at the hard sequence of each iteration. It need not fall: only the relaxed objective does.
-        gradient_evaluations: how often ∂L/∂y was computed for this sequence.
-        token_ids: hard tokens of the whole rollout after the last step.
-        cost: of the gradient evaluations counted above.
-    """
-
-    logits: Float[Tensor, "rows vocab"]
-    objective: list[float]
-    gradient_evaluations: int
-    token_ids: list[int]
-    cost: cost.Cost
+UPDATES, ENGINES = ("first", "all"), ("fast", "reference")
 
 
 def optimize(
@@ -128,7 +71,8 @@ def optimize(
     weights = {"reward_weight": reward_weight, "nll_weight": nll_weight}
     if engine == "reference":
         return [
-            reference(policy, reward, sequence, update=update, descent=descent, **weights) for sequence in sequences
+            reference.optimize(policy, reward, sequence, update=update, descent=descent, **weights)
+            for sequence in sequences
         ]
 
     caches = Caches(len(sequences))
@@ -254,64 +198,3 @@ def _replace_rows(
     for i, part in zip(changed, fresh.split([sizes[i] for i in changed]), strict=True):
         parts[i] = part
     return torch.cat(parts)
-
-
-def reference(
-    policy: Policy,
-    reward: RewardModel,
-    sequence: HardSequence,
-    *,
-    update: str,
-    descent: Descent,
-    reward_weight: float,
-    nll_weight: float,
-    latents: Float[Tensor, "length hidden"] | None = None,
-) -> Optimized:
-    """The plain algorithm: one sequence, every row a parameter, autograd through both models.
-
-    Args:
-        latents: hidden states that yield z^(1); None takes the policy's own for this sequence.
-    """
-    if latents is None:
-        latents = first_latents(policy, sequence)
-    value = latents.clone() if descent.parameter == "latents" else policy.logits(latents)
-    value.requires_grad_()
-    first = (policy.logits(latents)).argmax(-1)
-    sampled = torch.tensor(sequence.rollout, device=first.device)
-    adam = torch.optim.Adam([value], lr=descent.step_size)
-    trace, evaluations, cached, cached_for = [], 0, None, None
-    for iteration in range(descent.num_iterations):
-        with torch.enable_grad():
-            logits = policy.logits(value) if descent.parameter == "latents" else value
-            hard = torch.where(logits.argmax(-1) == first, sampled, logits.argmax(-1))
-            onehots = relaxation.straight_through(logits, hard, temperature=descent.ste_temperature)
-            if cached is None or not descent.gradient_caching or not torch.equal(hard, cached_for):
-                leaf = onehots.detach().requires_grad_()  # stage A: ∂L/∂y at the hard sequence
-                here = sequence._replace(rollout=hard.tolist())  # decides whether the reward model adds an end token
-                loss = objective.relaxed_objective(
-                    policy, reward, here, leaf, reward_weight=reward_weight, nll_weight=nll_weight
-                )
-                (cached,) = torch.autograd.grad(loss, leaf)
-                cached_for, evaluations, current = hard, evaluations + 1, loss.item()
-            trace.append(current)
-            (gradient,) = torch.autograd.grad((onehots * cached).sum(), value)  # stage B: through the estimator
-        if update == "first":
-            gradient[1:] = 0
-        value.grad = gradient
-        adam.param_groups[0]["lr"] = descent.step(iteration)
-        adam.step()
-    final = policy.logits(value.detach()) if descent.parameter == "latents" else value.detach()
-    hard = torch.where(final.argmax(-1) == first, sampled, final.argmax(-1))
-    tokens = len(sequence.prefix) + len(sequence.rollout)
-    read, scored = len(sequence.policy_prompt) + tokens, len(sequence.reward_prompt) + tokens
-    one = cost.gradient_evaluation(policy.parameters, read, read, reward.parameters, scored, scored)
-    return Optimized(
-        final[:1] if update == "first" else final, trace, evaluations, hard.tolist(), cost.total([one] * evaluations)
-    )
-
-
-@torch.no_grad()
-def first_latents(policy: Policy, sequence: HardSequence) -> Float[Tensor, "length hidden"]:
-    """The policy's hidden states that predict each rollout token of one sequence."""
-    ids = torch.tensor([sequence.policy_prompt + sequence.prefix + sequence.rollout], device=policy.device)
-    return policy.hidden_states(policy.embedding[ids])[0, -len(sequence.rollout) - 1 : -1]

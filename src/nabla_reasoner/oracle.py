@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from . import cost, dto, gradients, passes, relaxation, rollouts, scoring, walk
+from . import cost, gradients, passes, reference, relaxation, rollouts, scoring, walk
 from .models import Policy, RewardModel
 from .passes import HardSequence
 from .rollouts import States
@@ -83,7 +83,7 @@ def _optimised_row(method: Any, state: Walk, policy: Policy, reward: RewardModel
             return None
     if not method.use_gradient:
         return gradients.precise(policy.logits(states.hidden[0]))
-    result = dto.reference(
+    result = reference.optimize(
         policy,
         reward,
         sequence,
@@ -99,6 +99,6 @@ def _optimised_row(method: Any, state: Walk, policy: Policy, reward: RewardModel
 @torch.no_grad()
 def predict(policy: Policy, sequence: HardSequence) -> States:
     """What the policy predicts for each token of a rollout: one forward pass over the whole text."""
-    hidden = dto.first_latents(policy, sequence)
+    hidden = reference.first_latents(policy, sequence)
     logits = gradients.precise(policy.logits(hidden))
     return States(hidden, relaxation.confidence(logits), relaxation.entropy(logits))

@@ -1,0 +1,71 @@
+"""DTO as it is written (Alg. 2 and 4, arXiv 2603.04948): the engine that the fast one is tested against."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from . import cost, objective, relaxation
+from .descent import Descent, Optimized
+from .models import Policy, RewardModel
+from .passes import HardSequence
+
+
+def optimize(
+    policy: Policy,
+    reward: RewardModel,
+    sequence: HardSequence,
+    *,
+    update: str,
+    descent: Descent,
+    reward_weight: float,
+    nll_weight: float,
+    latents: Float[Tensor, "length hidden"] | None = None,
+) -> Optimized:
+    """The plain algorithm: one sequence, every row a parameter, autograd through both models.
+
+    Args:
+        latents: hidden states that yield z^(1); None takes the policy's own for this sequence.
+    """
+    if latents is None:
+        latents = first_latents(policy, sequence)
+    value = latents.clone() if descent.parameter == "latents" else policy.logits(latents)
+    value.requires_grad_()
+    first = (policy.logits(latents)).argmax(-1)
+    sampled = torch.tensor(sequence.rollout, device=first.device)
+    adam = torch.optim.Adam([value], lr=descent.step_size)
+    trace, evaluations, cached, cached_for = [], 0, None, None
+    for iteration in range(descent.num_iterations):
+        with torch.enable_grad():
+            logits = policy.logits(value) if descent.parameter == "latents" else value
+            hard = torch.where(logits.argmax(-1) == first, sampled, logits.argmax(-1))
+            onehots = relaxation.straight_through(logits, hard, temperature=descent.ste_temperature)
+            if cached is None or not descent.gradient_caching or not torch.equal(hard, cached_for):
+                leaf = onehots.detach().requires_grad_()  # stage A: ∂L/∂y at the hard sequence
+                here = sequence._replace(rollout=hard.tolist())  # decides whether the reward model adds an end token
+                loss = objective.relaxed_objective(
+                    policy, reward, here, leaf, reward_weight=reward_weight, nll_weight=nll_weight
+                )
+                (cached,) = torch.autograd.grad(loss, leaf)
+                cached_for, evaluations, current = hard, evaluations + 1, loss.item()
+            trace.append(current)
+            (gradient,) = torch.autograd.grad((onehots * cached).sum(), value)  # stage B: through the estimator
+        if update == "first":
+            gradient[1:] = 0
+        value.grad = gradient
+        adam.param_groups[0]["lr"] = descent.step(iteration)
+        adam.step()
+    final = policy.logits(value.detach()) if descent.parameter == "latents" else value.detach()
+    hard = torch.where(final.argmax(-1) == first, sampled, final.argmax(-1))
+    tokens = len(sequence.prefix) + len(sequence.rollout)
+    read, scored = len(sequence.policy_prompt) + tokens, len(sequence.reward_prompt) + tokens
+    one = cost.gradient_evaluation(policy.parameters, read, read, reward.parameters, scored, scored)
+    return Optimized(
+        final[:1] if update == "first" else final, trace, evaluations, hard.tolist(), cost.total([one] * evaluations)
+    )
+
+
+@torch.no_grad()
+def first_latents(policy: Policy, sequence: HardSequence) -> Float[Tensor, "length hidden"]:
+    """The policy's hidden states that predict each rollout token of one sequence."""
+    ids = torch.tensor([sequence.policy_prompt + sequence.prefix + sequence.rollout], device=policy.device)
+    return policy.hidden_states(policy.embedding[ids])[0, -len(sequence.rollout) - 1 : -1]
