@@ -142,3 +142,12 @@ def test_likelihood_in_chunks_equals_autograd(monkeypatch):
     values, slopes = gradients.likelihood(policy, hidden.detach(), targets, gradient=True)
     torch.testing.assert_close(values, expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(slopes, slope, rtol=0, atol=1e-12)
+
+
+def test_products_with_a_matrix_in_half_precision_are_formed_in_float32(monkeypatch):
+    matrix = torch.randn(50, 8).bfloat16()
+    monkeypatch.setattr(gradients, "CHUNK", 3 * 8)
+    rows = torch.randn(4, 8)
+    torch.testing.assert_close(gradients.by_vocabulary(rows, matrix), rows @ matrix.float().T)
+    rows = torch.randn(4, 50)
+    torch.testing.assert_close(gradients.by_hidden(rows, matrix), rows @ matrix.float())

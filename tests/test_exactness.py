@@ -162,8 +162,7 @@ def test_engines_agree_on_smollm2(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.skipif(not (QWEN / "config.json").is_file(), reason="set NABLA_QWEN_FOLDER to a Qwen2.5-0.5B folder")
 def test_engines_agree_on_qwen():
-    """A vocabulary of 151,936 whose output matrix has rows beyond the tokenizer's."""
+    """A vocabulary of 151,936 tokens."""
     policy = Policy.from_pretrained(str(QWEN), dtype="float64")
     reward = RewardModel.from_pretrained(str(QWEN), kind="likelihood", dtype="float64")
-    assert policy.vocab_size < len(policy.embedding)
     assert_engines_agree(policy, reward, "What is 12 times 7?", max_new_tokens=12)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import cost, objective, passes, reference, relaxation
 from .descent import Descent, Optimized
-from .gradients import Gradient, onehot_gradient, precise
+from .gradients import Gradient, by_hidden, onehot_gradient, precise
 from .models import Messages, Policy, RewardModel
 from .passes import Caches, HardSequence
 
@@ -138,7 +138,7 @@ def descend(
             trace.append(state.gradient.loss)
         gradient = relaxation.logits_gradient(logits, rows, temperature=descent.ste_temperature)
         if descent.parameter == "latents":
-            gradient = gradient @ precise(policy.head.weight[: policy.vocab_size])
+            gradient = by_hidden(gradient, policy.head.weight[: policy.vocab_size])
         value.grad = gradient
         adam.param_groups[0]["lr"] = descent.step(iteration)
         adam.step()

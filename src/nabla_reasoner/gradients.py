@@ -77,10 +77,30 @@ def precise(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
-def chunks(rows: int, vocab_size: int) -> list[slice]:
-    """Slices of `rows` rows whose [rows, vocab] buffers stay within CHUNK entries."""
-    size = max(1, CHUNK // vocab_size)
+def chunks(rows: int, width: int) -> list[slice]:
+    """Slices of `rows` rows whose [rows, width] buffers stay within CHUNK entries."""
+    size = max(1, CHUNK // width)
     return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
+
+
+def by_vocabulary(
+    rows: Float[Tensor, "rows hidden"], matrix: Float[Tensor, "vocab hidden"]
+) -> Float[Tensor, "rows vocab"]:
+    """rows @ matrixᵀ in at least float32; a matrix in half precision is widened a slice at a time."""
+    if matrix.dtype == precise(matrix).dtype:
+        return rows @ matrix.T
+    slices = chunks(len(matrix), matrix.shape[1])
+    return torch.cat([precise(rows) @ precise(matrix[part]).T for part in slices], -1)
+
+
+def by_hidden(
+    rows: Float[Tensor, "rows vocab"], matrix: Float[Tensor, "vocab hidden"]
+) -> Float[Tensor, "rows hidden"]:
+    """rows @ matrix in at least float32; a matrix in half precision is widened a slice at a time."""
+    if matrix.dtype == precise(matrix).dtype:
+        return rows @ matrix
+    slices = chunks(len(matrix), matrix.shape[1])
+    return sum(precise(rows[:, part]) @ precise(matrix[part]) for part in slices)
 
 
 @torch.no_grad()
@@ -113,7 +133,7 @@ def onehot_gradient(gradients: Sequence[Gradient], positions: Sequence[Sequence[
     vocab_size = gradients[0].terms[0].model.vocab_size
     for number, kind in enumerate(gradients[0].terms):
         pick = [g.terms[number].embedding_gradient[list(p)] for g, p in zip(gradients, positions, strict=True)]
-        part = precise(torch.cat(pick)) @ precise(kind.embedding[:vocab_size]).T
+        part = by_vocabulary(torch.cat(pick), kind.embedding[:vocab_size])
         if kind.model is not None:
             hidden = torch.cat([g.terms[number].hidden[list(p)] for g, p in zip(gradients, positions, strict=True)])
             log_probabilities = torch.log_softmax(precise(kind.model.logits(hidden)), -1)[:, :vocab_size]
