@@ -99,6 +99,23 @@ def test_one_gradient_evaluation_serves_all_positions_until_a_revision_is_accept
         assert solution.cost.gradient_evaluations <= 1 + solution.search["accepted"]
 
 
+@pytest.mark.parametrize("use_gradient", [True, False])
+def test_a_rollout_reads_its_new_token_only_and_a_score_what_follows(use_gradient):
+    """Keys and values survive rejected proposals and follow accepted ones."""
+    policy, reward = toys.policy(), toys.reward()
+    solutions = solve({"num_passes": 2, "use_gradient": use_gradient})
+    assert sum(s.search["rejected"] for s in solutions) > 0
+    assert sum(s.search["accepted"] for s in solutions) > 0
+    for problem, solution in zip(PROBLEMS, solutions, strict=True):
+        going = [r for r in solution.search["revisions"] if r["new"] not in policy.eos_ids and r["position"] < 7]
+        assert solution.cost.policy_prefill_tokens == len(policy.prompt_ids(problem.messages)) + len(going)
+        if not use_gradient and solution.search["revisions"]:
+            longest = 8 + 2  # a response, its end, and the token ahead of what is new
+            tails = sum(longest - r["position"] for r in solution.search["revisions"])
+            prompt = len(reward.prompt_ids(problem.messages))
+            assert solution.cost.reward_forward_tokens <= prompt + longest + tails
+
+
 def test_variants_release_and_fixed_differ_in_the_incumbents_score():
     """The release scores the incumbent with the prompt twice; the value a proposal must beat is then another one."""
     first = {s.problem_id: s.search["revisions"] for s in solve({"variant": "release", "max_rollouts": 2})}
