@@ -8,8 +8,9 @@ A flip: the sampled token of a row stands until the argmax of the row differs fr
 row's hard token is its argmax (and the sampled token again, should the first argmax return).
 """
 
+import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -92,15 +93,6 @@ def optimize(
     ]
 
 
-class _State(NamedTuple):
-    """Where one sequence stands in a descent: its hard sequence, ∂L/∂y there, and what was evaluated so far."""
-
-    sequence: HardSequence
-    gradient: Gradient
-    known: dict[tuple[int, ...], Gradient]
-    spent: list[Gradient]
-
-
 def descend(
     policy: Policy,
     sequences: Sequence[HardSequence],
@@ -112,89 +104,172 @@ def descend(
 ) -> list[Optimized]:
     """The fast engine: T steps on the chosen rows of many sequences together.
 
+    Sequences step on their own: one whose token flipped waits until no other can step, and then all that wait are
+    evaluated together.
+
     Args:
         sequences: hard sequences, each with its gradient in `gradients` (evaluated by the caller, not counted here).
         positions: per sequence, the rollout positions whose rows move.
         latents: hidden states that yield the first logits of those rows, all sequences one after the other.
         evaluate: ∂L/∂y at hard sequences when tokens flipped, given them and their numbers among `sequences`.
     """
-    sizes = [len(p) for p in positions]
-    start = _head(policy, latents)
-    first = start.argmax(-1)
-    tokens = [[s.rollout[i] for i in p] for s, p in zip(sequences, positions, strict=True)]
-    sampled = torch.tensor([token for own in tokens for token in own], device=first.device)
-    states = [_State(s, g, {tuple(t): g}, []) for s, g, t in zip(sequences, gradients, tokens, strict=True)]
-    rows = onehot_gradient(gradients, positions)
-    value = (start if descent.parameter == "logits" else precise(latents)).clone().requires_grad_()
-    adam = torch.optim.Adam([value], lr=descent.step_size)
-    traces: list[list[float]] = [[] for _ in sequences]
-    logits = start
-    for iteration in range(descent.num_iterations):
-        hard = torch.where(logits.argmax(-1) == first, sampled, logits.argmax(-1))
-        changed = _follow(states, positions, hard.split(sizes), evaluate, descent.gradient_caching)
-        if changed:
-            rows = _replace_rows(rows, states, positions, sizes, changed)
-        for trace, state in zip(traces, states, strict=True):
-            trace.append(state.gradient.loss)
-        gradient = relaxation.logits_gradient(logits, rows, temperature=descent.ste_temperature)
-        if descent.parameter == "latents":
-            gradient = by_hidden(gradient, policy.head.weight[: policy.vocab_size])
-        value.grad = gradient
-        adam.param_groups[0]["lr"] = descent.step(iteration)
-        adam.step()
-        logits = value.detach() if descent.parameter == "logits" else _head(policy, value.detach())
-    hard = torch.where(logits.argmax(-1) == first, sampled, logits.argmax(-1))
+    states = _states(policy, sequences, gradients, positions, latents, descent)
+    going = states
+    while going:
+        ready, waiting = [], []
+        for state, tokens in zip(going, _hard(going), strict=True):
+            (ready if state.follow(tokens, descent.gradient_caching) else waiting).append(state)
+        if ready:
+            _step(policy, ready, descent)
+        elif waiting:
+            found = evaluate([state.target for state in waiting], [state.number for state in waiting])
+            for state, gradient in zip(waiting, found, strict=True):
+                state.learn(gradient)
+        going = [state for state in going if len(state.trace) < descent.num_iterations]
     return [
-        Optimized(part, trace, len(state.spent), _with(state.sequence, p, ids.tolist()).rollout,
-                  cost.total([g.cost for g in state.spent]))
-        for part, trace, state, p, ids in zip(
-            logits.split(sizes), traces, states, positions, hard.split(sizes), strict=True
+        Optimized(
+            state.logits,
+            state.trace,
+            len(state.spent),
+            state.changed(tokens).rollout,
+            cost.total([gradient.cost for gradient in state.spent]),
         )
-    ]  # fmt: skip
+        for state, tokens in zip(states, _hard(states), strict=True)
+    ]
+
+
+@dataclass(eq=False)
+class _State:
+    """One sequence in a descent.
+
+    Attributes:
+        number: its place among the sequences.
+        positions: rollout positions whose rows move.
+        sequence, gradient: the hard sequence it is at, and ∂L/∂y there.
+        known: gradients evaluated so far, by the hard tokens at the positions.
+        first, sampled: first argmax and sampled token of each row.
+        value: the parameter, logits or latents, one row per position; `mean` and `square` are Adam's moments of it.
+        logits: of the rows.
+        rows: ∂L/∂y of the rows.
+    """
+
+    number: int
+    positions: list[int]
+    sequence: HardSequence
+    gradient: Gradient
+    known: dict[tuple[int, ...], Gradient]
+    first: Tensor
+    sampled: Tensor
+    value: Tensor
+    logits: Tensor
+    rows: Tensor
+    mean: Tensor
+    square: Tensor
+    trace: list[float] = field(default_factory=list)
+    spent: list[Gradient] = field(default_factory=list)
+    target: HardSequence | None = None
+    fresh: bool = False
+
+    def follow(self, tokens: list[int], caching: bool) -> bool:
+        """Move to the sequence with these hard tokens; False where its gradient has to be evaluated first."""
+        if self.fresh:  # evaluated for this very step
+            self.fresh = False
+            return True
+        wanted = tuple(tokens)
+        same = all(self.sequence.rollout[p] == token for p, token in zip(self.positions, wanted, strict=True))
+        if caching and same:
+            return True
+        self.target = self.changed(tokens)
+        if not caching or wanted not in self.known:
+            return False
+        self.adopt(self.known[wanted])
+        return True
+
+    def learn(self, gradient: Gradient) -> None:
+        """Take over the gradient that was evaluated at the target."""
+        self.known[tuple(self.target.rollout[p] for p in self.positions)] = gradient
+        self.spent.append(gradient)
+        self.adopt(gradient)
+        self.fresh = True
+
+    def adopt(self, gradient: Gradient) -> None:
+        self.sequence, self.gradient = self.target, gradient
+        self.rows = onehot_gradient([gradient], [self.positions])
+
+    def changed(self, tokens: Sequence[int]) -> HardSequence:
+        """The sequence with these hard tokens at the positions."""
+        rollout = list(self.sequence.rollout)
+        for position, token in zip(self.positions, tokens, strict=True):
+            rollout[position] = token
+        return self.sequence._replace(rollout=rollout)
+
+
+def _states(
+    policy: Policy,
+    sequences: Sequence[HardSequence],
+    gradients: Sequence[Gradient],
+    positions: Sequence[Sequence[int]],
+    latents: Float[Tensor, "rows hidden"],
+    descent: Descent,
+) -> list[_State]:
+    sizes = [len(p) for p in positions]
+    logits = _head(policy, latents)
+    value = logits if descent.parameter == "logits" else precise(latents)
+    rows = onehot_gradient(gradients, positions)
+    parts = zip(logits.split(sizes), logits.argmax(-1).split(sizes), value.split(sizes), rows.split(sizes), strict=True)
+    states = []
+    for number, (sequence, gradient, own, (z, first, x, r)) in enumerate(
+        zip(sequences, gradients, positions, parts, strict=True)
+    ):
+        tokens = [sequence.rollout[position] for position in own]
+        sampled = torch.tensor(tokens, device=z.device)
+        zero = torch.zeros_like(x)
+        known = {tuple(tokens): gradient}
+        states.append(
+            _State(number, list(own), sequence, gradient, known, first, sampled, x, z, r, zero, zero.clone())
+        )
+    return states
+
+
+def _hard(states: Sequence[_State]) -> list[list[int]]:
+    """Hard tokens of each state's rows: the sampled one until the argmax differs from the first."""
+    best = _joined([state.logits for state in states]).argmax(-1)
+    first = torch.cat([state.first for state in states])
+    hard = torch.where(best == first, torch.cat([state.sampled for state in states]), best)
+    return [part.tolist() for part in hard.split([len(state.positions) for state in states])]
+
+
+def _step(policy: Policy, states: Sequence[_State], descent: Descent) -> None:
+    """One step of Adam (β = 0.9 and 0.999, ε = 1e-8) for each state, at its own iteration.
+
+    Written out because torch's optimiser keeps one step count per tensor; the reference engine uses torch's.
+    """
+    sizes = [len(state.positions) for state in states]
+    logits, rows = _joined([state.logits for state in states]), _joined([state.rows for state in states])
+    gradient = relaxation.logits_gradient(logits, rows, temperature=descent.ste_temperature)
+    if descent.parameter == "latents":
+        gradient = by_hidden(gradient, policy.head.weight[: policy.vocab_size])
+    done = [len(state.trace) for state, size in zip(states, sizes, strict=True) for _ in range(size)]
+
+    def column(numbers: list[float]) -> Tensor:
+        return torch.tensor(numbers, dtype=gradient.dtype, device=gradient.device)[:, None]
+
+    mean = torch.lerp(_joined([state.mean for state in states]), gradient, 0.1)
+    square = _joined([state.square for state in states]).mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+    scale = column([descent.step(t) / (1 - 0.9 ** (t + 1)) for t in done])
+    width = column([math.sqrt(1 - 0.999 ** (t + 1)) for t in done])
+    value = _joined([state.value for state in states]) - scale * mean / (square.sqrt() / width + 1e-8)
+    logits = value if descent.parameter == "logits" else _head(policy, value)
+    parts = zip(value.split(sizes), logits.split(sizes), mean.split(sizes), square.split(sizes), strict=True)
+    for state, (x, z, m, s) in zip(states, parts, strict=True):
+        state.trace.append(state.gradient.loss)
+        state.value, state.logits, state.mean, state.square = x, z, m, s
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """All rows one after the other; a single part, which may be [length, vocab], is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _head(policy: Policy, latents: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
     return precise(policy.logits(latents.to(policy.embedding.dtype)))
-
-
-def _with(sequence: HardSequence, positions: Sequence[int], tokens: Sequence[int]) -> HardSequence:
-    rollout = list(sequence.rollout)
-    for position, token in zip(positions, tokens, strict=True):
-        rollout[position] = token
-    return sequence._replace(rollout=rollout)
-
-
-def _follow(
-    states: list[_State],
-    positions: Sequence[Sequence[int]],
-    hard: Sequence[Tensor],
-    evaluate: Evaluate,
-    caching: bool,
-) -> list[int]:
-    """Move every state whose hard tokens changed to its new sequence; returns the indices whose gradient is new."""
-    wanted = [tuple(ids.tolist()) for ids in hard]
-    current = [tuple(state.sequence.rollout[i] for i in p) for state, p in zip(states, positions, strict=True)]
-    moved = [i for i in range(len(states)) if not caching or wanted[i] != current[i]]
-    missing = [i for i in moved if not caching or wanted[i] not in states[i].known]
-    targets = {i: _with(states[i].sequence, positions[i], wanted[i]) for i in moved}
-    for i, gradient in zip(missing, evaluate([targets[i] for i in missing], missing) if missing else [], strict=True):
-        states[i].known[wanted[i]] = gradient
-        states[i].spent.append(gradient)
-    for i in moved:
-        states[i] = states[i]._replace(sequence=targets[i], gradient=states[i].known[wanted[i]])
-    return moved
-
-
-def _replace_rows(
-    rows: Float[Tensor, "rows vocab"],
-    states: list[_State],
-    positions: Sequence[Sequence[int]],
-    sizes: list[int],
-    changed: list[int],
-) -> Float[Tensor, "rows vocab"]:
-    """∂L/∂y rows with those of the changed sequences computed anew."""
-    parts = list(rows.split(sizes))
-    fresh = onehot_gradient([states[i].gradient for i in changed], [positions[i] for i in changed])
-    for i, part in zip(changed, fresh.split([sizes[i] for i in changed]), strict=True):
-        parts[i] = part
-    return torch.cat(parts)
