@@ -13,6 +13,7 @@ usage: ./reproduce.sh TARGET [settings]
   table1            accuracy and cost of every method, beside the paper's Table 1
   solve "question"  one question, answered by greedy decoding and by nabla-Reasoner
   plan TARGET       what a target would run, fetch and cost; loads nothing
+  bench             speed, FLOPs and memory beside the plain algorithm, Best-of-8 and bare passes
   models            train the small models in assets/ anew (scale=small: the reward of that scale)
   test [--all]      lint and tests; --all adds the slow ones; other arguments go to pytest
   help              this text
@@ -80,9 +81,9 @@ install() {  # $1: extras, $2: stamp, written last, so that a cut installation i
 target="${1:-help}"
 [ $# -eq 0 ] || shift
 case "$target" in
-    table1 | solve | plan | models | test) ;;
+    table1 | bench | solve | plan | models | test) ;;
     help | -h | --help) usage && exit ;;
-    *) echo "unknown target '$target'. Valid targets: table1, solve, plan, models, test, help." >&2 && exit 2 ;;
+    *) echo "unknown target '$target'. Valid targets: table1, bench, solve, plan, models, test, help." >&2 && exit 2 ;;
 esac
 
 extras=test
@@ -108,6 +109,7 @@ fi
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 case "$target" in
     test) "$python" -m ruff check . && exec "$python" -m pytest "$@" ;;
+    bench) exec "$python" -m nabla_reasoner.bench "$@" ;;
     models)
         recipe=recipes
         for word; do  # scale=small has a recipe of its own

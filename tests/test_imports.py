@@ -6,11 +6,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "nabla_reasoner"
 ROWS = """
 __init__
-run
-session plan adapters
-recipes
-inference report summary manifest
-decoding ppo tables figures
+run bench
+session plan adapters verdicts cases
+recipes measurements
+inference report summary manifest footprint
+decoding ppo tables figures yardsticks
 oracle lockstep
 baselines search training dto theory vllm_rollouts statistics grid
 reference
@@ -19,7 +19,7 @@ grading rollouts scoring objective records
 passes demonstrations pretrained
 gradients cache
 batches
-problems models relaxation cost vocabulary
+problems models relaxation cost vocabulary timing
 """
 
 

@@ -31,6 +31,7 @@ class Cost(NamedTuple):
         gradient_evaluations: passes that returned ∂L/∂y (policy and reward, forward and backward).
         model_calls: calls by the paper's rule, complete.
         flops: floating-point operations by the formula above.
+        gradient_flops: the part of `flops` that gradient evaluations took.
         seconds: wall-clock; a problem's share of the batch it was solved in.
         peak_bytes: largest memory held by the process (CPU) or allocated on the device (GPU) up to then.
     """
@@ -44,6 +45,7 @@ class Cost(NamedTuple):
     gradient_evaluations: int = 0
     model_calls: int = 0
     flops: float = 0.0
+    gradient_flops: float = 0.0
     seconds: float = 0.0
     peak_bytes: int = 0
 
@@ -84,6 +86,9 @@ def gradient_evaluation(
     reward_backward: int,
 ) -> Cost:
     """Forward and backward of both models: ∂L/∂y at one hard sequence. Tokens that a cache held are not counted."""
+    flops = 2.0 * (
+        policy_parameters * (policy_tokens + policy_backward) + reward_parameters * (reward_tokens + reward_backward)
+    )
     return Cost(
         policy_forward_tokens=policy_tokens,
         policy_backward_tokens=policy_backward,
@@ -91,11 +96,8 @@ def gradient_evaluation(
         reward_backward_tokens=reward_backward,
         gradient_evaluations=1,
         model_calls=4,
-        flops=2.0
-        * (
-            policy_parameters * (policy_tokens + policy_backward)
-            + reward_parameters * (reward_tokens + reward_backward)
-        ),
+        flops=flops,
+        gradient_flops=flops,
     )
 
 

@@ -1,0 +1,333 @@
+"""The cases of the benchmark: what is measured, beside which yardstick, and at which points."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from . import cost, footprint, grid, passes, rollouts, yardsticks
+from .cost import Cost
+from .models import Policy, RewardModel
+from .passes import HardSequence
+from .problems import Problem
+from .records import Solution
+from .timing import WARM_UP, interleaved
+
+NABLA, BEST_OF_N = "nabla_reasoner", "best_of_n"
+REFERENCE = "method.engine=reference"
+WEIGHTS = {"reward_weight": 1.0, "nll_weight": 0.001}  # the release's; no time depends on them
+
+
+class Side(NamedTuple):
+    """One of the two things compared, per problem or per evaluation.
+
+    Attributes:
+        variant: its name.
+        seconds: every timing; one, of the counted run, where nothing but FLOPs or bytes is compared.
+        spent: tokens, gradient evaluations and FLOPs (those that the case compares); fractions are means.
+        peak_bytes: what the call adds to memory, where it was measured.
+    """
+
+    variant: str
+    seconds: list[float]
+    spent: Cost
+    peak_bytes: int | None = None
+
+
+class Measured(NamedTuple):
+    """The yardstick, then what is compared with it.
+
+    Attributes:
+        sides: both.
+        note: what else there is to say.
+        valid: False when the two did not do the same work.
+    """
+
+    sides: tuple[Side, Side]
+    note: str = ""
+    valid: bool = True
+
+
+class Workbench:
+    """The settings of a run, and what its cases share.
+
+    Args:
+        settings: configs/bench.yaml, resolved.
+    """
+
+    def __init__(self, settings: dict[str, Any]):
+        self.settings, self.device = settings, torch.device(settings["device"])
+        self.cells: dict[tuple[str, ...], grid.Cell] = {}
+        self.solved: dict[tuple, list[Solution]] = {}
+
+    def cell(self, policy: str, task: str, method: str, *overrides: str) -> grid.Cell:
+        """A cell of table 1 with this run's device and threads."""
+        given = self.settings["threads"]
+        threads = [] if given is None else [f"threads={given}"]
+        choice = [f"policy={policy}", f"task={task}", f"method={method}"]
+        scale, device = f"scale={self.settings['scale']}", f"device={self.settings['device']}"
+        words = (scale, device, *threads, *choice, *overrides)
+        if words not in self.cells:
+            self.cells[words] = grid.compose_cells(words)[0]
+        return self.cells[words]
+
+    def models(self, policy: str) -> tuple[Policy, RewardModel]:
+        cell = self.cell(policy, self.settings["tasks"][0], NABLA)
+        grid.prepare_models(cell)
+        return grid.load_models(cell)
+
+    def problems(self, task: str, count: int) -> list[Problem]:
+        cell = self.cell(self.settings["policies"][0], task, NABLA, f"num_problems={count}")
+        return grid.build_problems(cell)
+
+    def solver(self, policy: str, task: str, method: str, *overrides: str) -> Callable[[Sequence[Problem]], list]:
+        """What solves problems with a method at table 1's settings."""
+        built, (own, reward) = grid.build_method(self.cell(policy, task, method, *overrides)), self.models(policy)
+        return lambda problems: built.solve(problems, own, reward, seed=0)
+
+    def solutions(self, policy: str, task: str, count: int, method: str, *overrides: str) -> list[Solution]:
+        """Solutions of the first problems of a task, worked out once."""
+        key = (policy, task, count, method, *overrides)
+        if key not in self.solved:
+            solve, problems = self.solver(policy, task, method, *overrides), self.problems(task, count)
+            begin = time.perf_counter()
+            solved = solve(problems)
+            share = (time.perf_counter() - begin) / count  # the plain engine keeps no time of its own
+            self.solved[key] = [each._replace(cost=each.cost._replace(seconds=share)) for each in solved]
+        return self.solved[key]
+
+    def sequences(self, count: int) -> tuple[Policy, RewardModel, list[HardSequence]]:
+        """Greedy answers of the first policy to the first task, as a gradient evaluation takes them."""
+        name, task = self.settings["policies"][0], self.settings["tasks"][0]
+        policy, reward = self.models(name)
+        answers = self.solutions(name, task, count, "greedy")
+        return policy, reward, [
+            HardSequence(policy.prompt_ids(p.messages), reward.prompt_ids(p.messages), [], answer.token_ids)
+            for p, answer in zip(self.problems(task, count), answers, strict=True)
+        ]  # fmt: skip
+
+
+def mean(costs: Sequence[Cost], count: int) -> Cost:
+    """A share of the sum."""
+    return Cost(*(value / count for value in cost.total(costs)))
+
+
+def engines(bench: Workbench, place: str) -> tuple[dict[str, list[Solution]], str, bool]:
+    """The same problems by both engines; whether they answered alike, in words and as a truth value."""
+    policy, task = place.split("__")
+    count = bench.settings["num_problems"]
+    by_engine = {
+        "reference": bench.solutions(policy, task, count, NABLA, REFERENCE),
+        "fast": bench.solutions(policy, task, count, NABLA),
+    }
+    same = sum(a.token_ids == b.token_ids for a, b in zip(*by_engine.values(), strict=True))
+    return by_engine, f"{same} of {count} responses are the same tokens", same == count
+
+
+def gradient_flops(bench: Workbench, place: str) -> Measured:
+    """FLOPs of gradient evaluations alone, the reading that fills their caches included."""
+    by_engine, note, valid = engines(bench, place)
+    spent = {name: mean([s.cost for s in own], len(own)) for name, own in by_engine.items()}
+    sides = (Side(name, [own.seconds], own._replace(flops=own.gradient_flops)) for name, own in spent.items())
+    return Measured(tuple(sides), note, valid)
+
+
+def lookup_and_gradient_flops(bench: Workbench, place: str) -> Measured:
+    """FLOPs of every pass that is neither a rollout's nor the scoring of a response: gradient evaluations, and the
+    forward passes in which the plain engine looks for uncertain positions."""
+    by_engine, note, valid = engines(bench, place)
+    policy, _ = bench.models(place.split("__")[0])
+    sides = []
+    for name, own in by_engine.items():
+        spent = mean([s.cost for s in own], len(own))
+        flops = spent.gradient_flops + 2 * policy.parameters * lookup_tokens(spent, name)
+        sides.append(Side(name, [spent.seconds], spent._replace(flops=flops)))
+    return Measured(tuple(sides), note, valid)
+
+
+def lookup_tokens(spent: Cost, engine: str) -> int | float:
+    """Tokens that the policy read outside rollouts and gradient evaluations.
+
+    In the plain engine an evaluation goes back over all that it reads, so what was only read forward is the rest. The
+    fast engine has no such passes: decoding itself tells where the policy was uncertain.
+    """
+    return spent.policy_forward_tokens - spent.policy_backward_tokens if engine == "reference" else 0
+
+
+def best_of_n_flops(bench: Workbench, place: str) -> Measured:
+    """All FLOPs of a problem: prefill, decoding, gradients and scores."""
+    policy, task = place.split("__")
+    sides = []
+    for name in (BEST_OF_N, NABLA):
+        own = bench.solutions(policy, task, bench.settings["batch_problems"], name)
+        spent = mean([s.cost for s in own], len(own))
+        sides.append(Side(name, [spent.seconds], spent))
+    return Measured(tuple(sides))
+
+
+def best_of_n_seconds(bench: Workbench, place: str) -> Measured:
+    """Seconds per problem, one batch of problems solved together by each method."""
+    policy, task = place.split("__")
+    count = bench.settings["batch_problems"]
+    problems, solved = bench.problems(task, count), {}
+    solvers = {name: bench.solver(policy, task, name) for name in (BEST_OF_N, NABLA)}
+
+    def side(name: str) -> Callable[[int], None]:
+        def solve(repeat: int) -> None:
+            solved[name] = solvers[name](problems)
+
+        return solve
+
+    seconds = interleaved({name: side(name) for name in solvers}, bench.settings["repeats"], bench.device)
+    return Measured(
+        tuple(
+            Side(name, [s / count for s in own], mean([s.cost for s in solved[name]], count))
+            for name, own in seconds.items()
+        )
+    )
+
+
+def engine_seconds(bench: Workbench, place: str) -> Measured:
+    """Seconds per problem: the fast engine on a batch, the plain one on a few of its problems, one by one.
+
+    Every repeat takes the next few problems, so that the plain engine's median is of more than one handful.
+    """
+    policy, task = place.split("__")
+    batch, few = bench.settings["batch_size"], bench.settings["reference_problems"]
+    problems = bench.problems(task, batch)
+    counts: dict[str, list[int]] = {"reference": [], "fast": []}
+    spent: dict[str, list[Cost]] = {"reference": [], "fast": []}
+
+    def side(name: str, solve: Callable[[Sequence[Problem]], list], take: int) -> Callable[[int], None]:
+        def run(repeat: int) -> None:
+            if repeat == WARM_UP:  # a few, since all of them can take minutes
+                solve(problems[: min(few, 2)])
+                return
+            chosen = [problems[(repeat * few + i) % batch] for i in range(take)]
+            counts[name].append(take)
+            spent[name] += [s.cost for s in solve(chosen)]
+
+        return run
+
+    sides = {
+        "reference": side("reference", bench.solver(policy, task, NABLA, REFERENCE), few),
+        "fast": side("fast", bench.solver(policy, task, NABLA), batch),
+    }
+    seconds = interleaved(sides, bench.settings["repeats"], bench.device)
+    return Measured(
+        tuple(
+            Side(name, [s / n for s, n in zip(own, counts[name], strict=True)], mean(spent[name], len(spent[name])))
+            for name, own in seconds.items()
+        )
+    )
+
+
+def evaluation(
+    bench: Workbench, policy: Policy, reward: RewardModel, sequences: list[HardSequence]
+) -> Measured:
+    """One gradient evaluation of whole sequences, nothing cached, beside bare passes of the same models."""
+    bare, spent = yardsticks.bare_passes(policy, reward, sequences), []
+
+    def evaluate(repeat: int) -> None:
+        spent[:] = [g.cost for g in passes.evaluate(policy, reward, sequences, **WEIGHTS)]
+
+    sides = {"bare": lambda repeat: bare(), "evaluate": evaluate}
+    seconds = interleaved(sides, bench.settings["repeats"], bench.device)
+    return Measured(
+        (
+            Side("bare", seconds["bare"], yardsticks.bare_cost(policy, reward, sequences)),
+            Side("evaluate", seconds["evaluate"], cost.total(spent)),
+        )
+    )
+
+
+def evaluation_seconds(bench: Workbench, place: str) -> Measured:
+    """Seconds of one evaluation of a batch of answers."""
+    return evaluation(bench, *bench.sequences(bench.settings["sequences"]))
+
+
+def evaluation_by_length(bench: Workbench, place: str) -> Measured:
+    """Seconds of one evaluation of one sequence of a given length."""
+    policy, reward = bench.models(bench.settings["policies"][0])
+    return evaluation(bench, policy, reward, yardsticks.random_sequences(policy, reward, int(place), 1))
+
+
+def evaluation_by_batch(bench: Workbench, place: str) -> Measured:
+    """Seconds of one evaluation of a given number of sequences of one length."""
+    policy, reward = bench.models(bench.settings["policies"][0])
+    length = bench.settings["growth_length"]
+    return evaluation(bench, policy, reward, yardsticks.random_sequences(policy, reward, length, int(place)))
+
+
+def evaluation_against_decoding(bench: Workbench, place: str) -> Measured:
+    """Seconds of one evaluation of a whole sequence, beside decoding that sequence token by token."""
+    settings = bench.settings
+    policy, reward = bench.models(settings["policies"][0])
+    problem, length = bench.problems(settings["tasks"][0], 1)[0], int(place)
+    prompts = policy.prompt_ids(problem.messages), reward.prompt_ids(problem.messages)
+    method = grid.build_method(bench.cell(settings["policies"][0], settings["tasks"][0], NABLA))
+    endless = Policy(policy.model, policy.tokenizer, policy.name)
+    endless.eos_ids = []  # an answer of exactly this length, whatever it says; no context limit is checked here
+    noise, drawn, spent = rollouts.uniforms(0, problem.id, 0, "rollout 0", length), [], []
+
+    def decode(repeat: int) -> None:
+        (rollout,) = rollouts.sample(endless, [prompts[0]], [noise], method.rollout_sampling, [length])
+        drawn[:] = rollout.token_ids
+
+    def evaluate(repeat: int) -> None:
+        (gradient,) = passes.evaluate(policy, reward, [HardSequence(*prompts, [], list(drawn))], **WEIGHTS)
+        spent[:] = [gradient.cost]
+
+    seconds = interleaved({"decoding": decode, "evaluate": evaluate}, settings["repeats"], bench.device)
+    read = [cost.prefill(policy.parameters, len(prompts[0])), cost.decoding(policy.parameters, length)]
+    return Measured(
+        (
+            Side("decoding", seconds["decoding"], cost.total(read)),
+            Side("evaluate", seconds["evaluate"], cost.total(spent)),
+        )
+    )
+
+
+def dto_memory(bench: Workbench, place: str) -> Measured:
+    """Bytes that one DTO call adds at its peak, beside bare passes of the same models over the same tokens."""
+    cell = bench.cell(bench.settings["policies"][0], bench.settings["tasks"][0], NABLA)
+    shape = bench.settings["memory"]["shape"]
+    given = {
+        "policy_shape": shape,
+        "reward_shape": shape,
+        "vocab_size": bench.settings["memory"]["vocab_size"],
+        "length": bench.settings["memory"]["length"],
+        "num_iterations": cell["method"]["num_iterations"],
+        "step_size": cell["method"]["step_size"],
+        "device": bench.settings["device"],
+        "threads": cell["threads"],
+    }
+    sides = []
+    for name in footprint.SIDES:
+        result = footprint.in_own_process(name, given)
+        spent = Cost(**{field: result[field] for field in Cost._fields})
+        sides.append(Side(name, [result["seconds"]], spent, int(result["peak_bytes"])))
+    return Measured(tuple(sides))
+
+
+def utilisation(bench: Workbench, place: str) -> Measured:
+    """FLOP/s of one gradient evaluation by models of the paper's size, beside a large matrix product's."""
+    own, half = bench.settings["utilisation"], torch.bfloat16
+    policy, reward = yardsticks.random_models(
+        own["policy_shape"], own["reward_shape"], own["vocab_size"], "classifier", bench.device, half
+    )
+    sequences, spent = yardsticks.random_sequences(policy, reward, own["length"], 1), []
+    product = yardsticks.matrix_product(own["matrix_size"], bench.device, half)
+
+    def evaluate(repeat: int) -> None:
+        spent[:] = [g.cost for g in passes.evaluate(policy, reward, sequences, **WEIGHTS)]
+
+    sides = {"matmul": lambda repeat: product(), "evaluate": evaluate}
+    seconds = interleaved(sides, bench.settings["repeats"], bench.device)
+    return Measured(
+        (
+            Side("matmul", seconds["matmul"], Cost(flops=2.0 * own["matrix_size"] ** 3)),
+            Side("evaluate", seconds["evaluate"], cost.total(spent)),
+        )
+    )
