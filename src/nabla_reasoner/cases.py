@@ -56,7 +56,7 @@ CASES = {
         "FLOPs of gradient evaluations: fast / plain engine",
         cells,
         weight=35,
-        targets={},
+        targets={"tiny": 1 / 8, "small": 1 / 8},
         small=True,
     ),
     "lookup_and_gradient_flops": Case(
@@ -65,7 +65,7 @@ CASES = {
         "FLOPs besides rollouts and scores: fast / plain engine",
         cells,
         weight=1,  # the solutions of the case before
-        targets={},
+        targets={"tiny": 1 / 8, "small": 1 / 8},
         small=True,
     ),
     "best_of_n_flops": Case(
