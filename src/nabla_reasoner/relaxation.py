@@ -42,7 +42,7 @@ def logits_gradient(
 
 def entropy(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, " rows"]:
     """H(softmax z) in nats."""
-    return torch.distributions.Categorical(logits=logits).entropy()
+    return torch.distributions.Categorical(logits=logits, validate_args=False).entropy()
 
 
 def confidence(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, " rows"]:
