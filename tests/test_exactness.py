@@ -92,8 +92,8 @@ def first_divergence(one, other) -> dict | None:
 
 
 SHIPPED = [
-    ("tiny-instruct", "products", "fixed", 80), ("tiny-base", "products", "fixed", 80),
-    ("tiny-instruct", "leg_counting", "fixed", 20), ("tiny-base", "chain_sum", "fixed", 20),
+    ("tiny-instruct", "products", "fixed", 90), ("tiny-base", "products", "fixed", 80),
+    ("tiny-instruct", "leg_counting", "fixed", 10), ("tiny-base", "chain_sum", "fixed", 10),
     ("tiny-instruct", "products", "release", 20), ("tiny-instruct", "products", "paper", 20),
 ]  # fmt: skip
 
@@ -101,7 +101,7 @@ SHIPPED = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("policy", "task", "variant", "size"), SHIPPED)
 def test_shipped_models_take_the_same_decisions_in_float64(policy, task, variant, size):
-    """240 problems in all: the same proposals, the same fate of each, the same answers."""
+    """230 problems in all: the same proposals, the same fate of each, the same answers."""
     threshold = ["method.grad_threshold=0.5"] if variant == "paper" else []  # of ∂L/∂z: opens some gates, shuts others
     settings = [f"policy={policy}", f"task={task}", f"variant={variant}", "seed=0", *threshold]
     fast, plain = decoded(settings, size, "float64")
