@@ -112,15 +112,11 @@ def _evaluate_batch(
         scored.append((1.0, _classifier(reward, closed, lengths, -reward_weight, cache, slots, keep)))
     else:
         prompts = [s.reward_prompt for s in batch]
-        for model, sign, cache in (
-            (reward.strong, 1.0, caches and caches.scorer),
-            (reward.reference, -1.0, caches and caches.reference),
-        ):
-            if model is not None:
-                part = _likelihood(
-                    model, prompts, closed, -sign * reward_weight, cache=cache, slots=slots, keep=keep, whole=True
-                )
-                scored.append((sign, part))
+        for model, sign, cache in judges(reward, caches):
+            part = _likelihood(
+                model, prompts, closed, -sign * reward_weight, cache=cache, slots=slots, keep=keep, whole=True
+            )
+            scored.append((sign, part))
     results = []
     for i, sequence in enumerate(batch):
         value = sum(sign * part.values[i] for sign, part in scored)
@@ -148,6 +144,15 @@ def _evaluate_batch(
 def _cut(term: Term, length: int) -> Term:
     hidden = None if term.hidden is None else term.hidden[:length]
     return term._replace(embedding_gradient=term.embedding_gradient[:length], hidden=hidden)
+
+
+def judges(reward: RewardModel, caches: Caches | None) -> list[tuple[Policy, float, PrefixCache | None]]:
+    """The language models of a likelihood reward, each with its sign in the reward and its cache."""
+    both = (
+        (reward.strong, 1.0, caches and caches.scorer),
+        (reward.reference, -1.0, caches and caches.reference),
+    )
+    return [judge for judge in both if judge[0] is not None]
 
 
 def ended(sequence: HardSequence, reward: RewardModel) -> HardSequence:

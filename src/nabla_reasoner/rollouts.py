@@ -18,6 +18,7 @@ from torch import Tensor
 
 from . import batches, relaxation
 from .cache import DecodingCache, PrefixCache, read
+from .gradients import precise
 from .models import Policy
 
 
@@ -209,20 +210,24 @@ class _Decoder:
         first = self.waiting[-1].hidden
         hidden, count = first.new_zeros(size, len(first)), 0
         while True:
-            free = [place for place, row in enumerate(self.rows) if row is None or row.index in self.ended]
+            free = [place for place, row in enumerate(self.rows) if self.idle(row)]
             if 4 * len(free) >= len(self.rows):
                 hidden = self.admit(free, hidden) if self.waiting else self.shrink(free, hidden)
             if not self.rows:
                 return True
             logits = self.policy.logits(hidden)
             if self.states:
-                precise = logits if logits.dtype == torch.float64 else logits.float()
-                self.seen.append(States(hidden, relaxation.confidence(precise), relaxation.entropy(precise)))
+                own = precise(logits)
+                self.seen.append(States(hidden, relaxation.confidence(own), relaxation.entropy(own)))
             drawn = self.draw(logits)
             self.note(drawn.tolist(), count)
             count += len(self.rows)
-            if any(row is not None and row.index not in self.ended for row in self.rows):
+            if not all(self.idle(row) for row in self.rows):
                 hidden = self.step(drawn)
+
+    def idle(self, row: _Row | None) -> bool:
+        """Whether a row has no sequence, or one that has ended."""
+        return row is None or row.index in self.ended
 
     def admit(self, free: list[int], hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows hidden"]:
         """Give free rows to sequences that wait."""
@@ -254,7 +259,7 @@ class _Decoder:
 
     def draw(self, logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, " rows"]:
         uniform = [
-            0.0 if row is None or row.index in self.ended else row.noise[len(self.tokens[row.index])]
+            0.0 if self.idle(row) else row.noise[len(self.tokens[row.index])]
             for row in self.rows
         ]
         return draw(logits, torch.tensor(uniform, dtype=torch.float64, device=logits.device), self.sampling)
@@ -262,7 +267,7 @@ class _Decoder:
     def note(self, drawn: list[int], count: int) -> None:
         """Write down the tokens just drawn; `count` rows were computed in all steps before."""
         for place, (row, token) in enumerate(zip(self.rows, drawn, strict=True)):
-            if row is None or row.index in self.ended:
+            if self.idle(row):
                 continue
             own = self.tokens[row.index]
             own.append(token)

@@ -8,7 +8,7 @@ from . import batches, cost
 from .cache import read
 from .gradients import likelihood, precise
 from .models import RewardModel
-from .passes import Caches, HardSequence, ended
+from .passes import Caches, HardSequence, ended, judges
 
 
 @torch.no_grad()
@@ -50,9 +50,7 @@ def rewards(
 
 def _read_prompts(reward: RewardModel, prompts: list[list[int]], caches: Caches) -> None:
     """Read every prompt once, the i-th into slot i."""
-    models = [(reward.strong or reward, caches.scorer)]
-    if reward.reference is not None:
-        models.append((reward.reference, caches.reference))
+    models = [(model, cache) for model, _, cache in judges(reward, caches)] or [(reward, caches.scorer)]
 
     def fill(chosen: list[int]) -> list[None]:
         own = [prompts[i] for i in chosen]
@@ -77,12 +75,7 @@ def _reward_values(
         values = precise(reward.head_scores(reading.last())).tolist()
         return list(zip(values, reading.lengths, strict=True))
     firsts, totals, read_now = [len(s.reward_prompt) for s in batch], [0.0] * len(batch), []
-    for model, sign, cache in (
-        (reward.strong, 1.0, caches and caches.scorer),
-        (reward.reference, -1.0, caches and caches.reference),
-    ):
-        if model is None:
-            continue
+    for model, sign, cache in judges(reward, caches):
         reading = read(model, texts, [len(text) - 2 for text in texts], cache, slots, overlap=1)
         spans = reading.spans(firsts)
         values, _ = likelihood(model, *reading.predictors(spans))
