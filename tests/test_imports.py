@@ -18,7 +18,7 @@ walk descent
 grading rollouts scoring objective records
 passes demonstrations pretrained
 gradients cache
-batches
+batches reinforcement
 problems models relaxation cost vocabulary timing
 """
 
