@@ -14,20 +14,20 @@ EPSILON = 1e-4  # added to a group's standard deviation; TRL's value, so that lo
 def group_advantages(
     rewards: Float[Tensor, "groups samples"], *, scale: bool = True
 ) -> Float[Tensor, "groups samples"]:
-    """Advantages of the responses to one prompt, relative to each other: (r - mean) / (std + ε) (GRPO, arXiv 2402.03300).
+    """Advantages of responses to one prompt, relative to each other: (r - mean) / (std + ε) (GRPO, arXiv 2402.03300).
 
     A response whose reward is not a number (its grading failed) takes no part: it gets advantage 0 and does not move
     the mean of its group. A group in which all rewards agree, or fewer than two are known, gets 0 throughout.
 
     Args:
         rewards: one row per prompt.
-        scale: divide by the group's standard deviation; False leaves the difference as it is (Dr. GRPO, arXiv 2503.20783).
+        scale: divide by the group's standard deviation; False leaves the difference as it is (Dr. GRPO).
 
     Raises:
         ValueError: fewer than two samples per group.
     """
     if rewards.shape[1] < 2:
-        raise ValueError(f"group_size must be >= 2; got {rewards.shape[1]}. An advantage compares responses to one prompt.")
+        raise ValueError(f"group_size must be >= 2; got {rewards.shape[1]}. Advantages compare answers to one prompt.")
     known = rewards.isfinite()
     count = known.sum(1, keepdim=True)
     values = rewards.masked_fill(~known, 0)
@@ -75,7 +75,7 @@ def normalised(
     Args:
         normalisation: "sequence": mean over each response's tokens, then over responses (GRPO: a token of a short
             response weighs more). "token": mean over all tokens of the batch (DAPO). "length": sum over tokens by
-            (responses x `max_length`), which no response's own length enters (Dr. GRPO).
+            (responses x `max_length`), which no response's own length enters (Dr. GRPO, arXiv 2503.20783).
         max_length: length limit of a response.
     """
     if normalisation not in NORMALISATIONS:
