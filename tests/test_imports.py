@@ -9,9 +9,10 @@ __init__
 run bench
 session plan adapters verdicts cases
 recipes measurements
-inference report summary manifest footprint
+inference report summary manifest footprint tuning
 decoding ppo tables figures yardsticks
 oracle lockstep
+verifiers improvement
 baselines search training dto theory vllm_rollouts statistics grid
 reference
 walk descent

@@ -4,7 +4,7 @@ import torch
 import toys
 import transformers
 
-from nabla_reasoner import recipes, training
+from nabla_reasoner import recipes, training, verifiers
 from nabla_reasoner.training import Example, Mixture, Schedule
 
 
@@ -18,7 +18,8 @@ def language_model(seed=0):
 
 
 def trainer(tmp_path, steps):
-    return {"device": "cpu", "folder": str(tmp_path / "c"), "name": "m"}, Schedule(steps, 1e-3, warmup_steps=2)
+    where = {"device": "cpu", "folder": str(tmp_path / "c"), "name": "m", "identity": {"steps": steps}}
+    return where, Schedule(steps, 1e-3, warmup_steps=2)
 
 
 def test_next_token_loss_equals_the_hugging_face_loss_over_ragged_groups():
@@ -41,7 +42,7 @@ def test_reward_loss_reads_the_outcome_at_the_last_token():
     longer = Example("a", [2, 9, 9], [40, 41, 42, 1], [1.0, 1.0, 1.0, 1.0])
     scores = [model(input_ids=torch.tensor([e.prompt_ids + e.response_ids])).logits[0, 0] for e in (item, longer)]
     expected = torch.stack([torch.nn.functional.softplus(scores[0]), torch.nn.functional.softplus(-scores[1])]).mean()
-    torch.testing.assert_close(training.reward_loss(model, training.pad([item, longer]), 0.0), expected)
+    torch.testing.assert_close(verifiers.reward_loss(model, training.pad([item, longer]), 0.0), expected)
 
 
 def test_training_lowers_the_loss_and_logs_it(tmp_path):
@@ -88,7 +89,7 @@ def test_grown_classifier_starts_as_the_judges_hidden_states():
     judge = language_model()
     config = judge.config.to_dict() | {"num_hidden_layers": 4, "num_labels": 1}
     classifier = transformers.LlamaForSequenceClassification(transformers.LlamaConfig.from_dict(config))
-    training.grow(classifier, judge)
+    verifiers.grow(classifier, judge)
     layers = {}
     judge.base_model.layers[-1].register_forward_hook(lambda m, i, o: layers.update(judge=o))
     classifier.base_model.layers[-1].register_forward_hook(lambda m, i, o: layers.update(classifier=o))

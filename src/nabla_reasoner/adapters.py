@@ -21,7 +21,7 @@ import peft
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from . import grading, manifest, pretrained, recipes, rollouts, scoring, training
+from . import grading, manifest, pretrained, recipes, rollouts, scoring, training, verifiers
 from .models import Policy, RewardModel, load_tokenizer
 from .problems import Problem
 from .rollouts import Sampling
@@ -156,12 +156,13 @@ def train(config: DictConfig, name: str, answers: dict[str, list[Answer]]) -> No
     schedule = training.Schedule(**recipe.schedule)
     inner = wrapped.get_base_model()  # the same layers without peft's shell: `base_model` is the backbone again
     module = (
-        training.RewardTraining(inner, schedule, process_weight=0.0)
+        verifiers.RewardTraining(inner, schedule, process_weight=0.0)
         if name == "classifier"
         else training.LanguageModelTraining(inner, schedule)
     )
     mixture = training.Mixture(examples, dict(recipe.batch), recipe.seed)
-    training.fit(module, mixture, device=config.device, folder=config.work_folder, name=name)
+    identity = OmegaConf.to_container(recipe)
+    training.fit(module, mixture, device=config.device, folder=config.work_folder, name=name, identity=identity)
     folder = adapter_folder(config, name)
     wrapped.eval().to(torch.float16).save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card

@@ -2,9 +2,10 @@
 
 A policy: greedy accuracy, one sample, any of 8. A reward, for each policy and task: Best-of-8, the share of the gap
 between one sample and any-of-8 that it closes, AUC on the policy's own samples, and how often the worked solution
-outranks answers to other problems (far-away answers).
+outranks answers to other problems (far-away answers), and how far its probabilities are from the truth.
 """
 
+import csv
 import hashlib
 import json
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
-from scipy import stats
+from scipy import special, stats
 
 from . import demonstrations, grading, rollouts, scoring
 from .models import Policy, RewardModel
@@ -27,39 +28,48 @@ def write(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> None
     """Measure everything in the assets folder and write its manifest."""
     folder = Path(config.folder)
     rewards = {
-        kind: RewardModel.from_pretrained(str(folder / config.models[kind].folder), kind=kind)
-        for kind in ("likelihood", "classifier")
-        if (folder / config.models[kind].folder / "config.json").is_file()
+        name: RewardModel.from_pretrained(str(folder / config.models[name].folder), kind=name.partition("-")[0])
+        for name in config.models
+        if name.startswith(("likelihood", "classifier"))
     }
     validation = {task: parts["validation"][:NUM_PROBLEMS] for task, parts in data.items()}
-    entries = {name: describe(config, name) for name in config.models if (folder / config.models[name].folder).is_dir()}
-    judge = Policy.from_pretrained(str(folder / config.models.likelihood.folder))
-    entries["likelihood"]["greedy_accuracy"] = {
-        task: accuracy(judge, problems, greedy(judge, problems)) for task, problems in validation.items()
-    }
-    for name in ("tiny-base", "tiny-instruct"):
-        policy = Policy.from_pretrained(str(folder / config.models[name].folder))
-        entries[name]["validation"] = {
-            task: measure(policy, rewards, problems) for task, problems in validation.items()
-        }
+    entries = {name: describe(config, name, recipe) for name, recipe in {**config.models, **config.improved}.items()}
+    for name, reward in rewards.items():
+        if reward.strong is not None:
+            entries[name]["greedy_accuracy"] = {
+                task: accuracy(reward.strong, problems, greedy(reward.strong, problems))
+                for task, problems in validation.items()
+            }
+    for name, entry in entries.items():
+        if entry["folder"].startswith("policies/"):
+            policy = Policy.from_pretrained(str(folder / entry["folder"]))
+            asked = rewards if name in config.models else {"likelihood": rewards["likelihood"]}
+            entry["validation"] = {task: measure(policy, asked, own) for task, own in validation.items()}
     manifest = {
         "made_by": "./reproduce.sh models",
         "measured_on": f"{NUM_PROBLEMS} validation problems per task, {NUM_SAMPLES} samples, temperature {TEMPERATURE}",
         "tasks": OmegaConf.to_container(config.tasks),
         "held_out": OmegaConf.to_container(config.held_out),
         "models": entries,
+        "improvement": OmegaConf.to_container(config.improvement, resolve=True),
+        "sweeps": {path.stem: read_sweep(path) for path in sorted((folder / "sweeps").glob("*.csv"))},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
-def describe(config: DictConfig, name: str) -> dict[str, Any]:
+def read_sweep(path: Path) -> list[dict[str, str]]:
+    """Rows of a sweep over a baseline's main setting."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(line for line in stream if not line.startswith("#")))
+
+
+def describe(config: DictConfig, name: str, recipe: DictConfig) -> dict[str, Any]:
     """Recipe, size and checksum of one model."""
-    recipe = config.models[name]
     weights = Path(config.folder, recipe.folder, "model.safetensors")
     settings = json.loads(Path(config.folder, recipe.folder, "config.json").read_text())
     return {
         "folder": recipe.folder,
-        "recipe": OmegaConf.to_container(recipe),
+        "recipe": OmegaConf.to_container(recipe, resolve=True),
         "architecture": settings["architectures"],
         "bytes": weights.stat().st_size,
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
@@ -113,6 +123,7 @@ def measure(policy: Policy, rewards: dict[str, RewardModel], problems: Sequence[
             "best_of_8": round(chosen, 1),
             "gap_closed": round((chosen - one) / (best - one), 3),
             "auc": round(auc(scores[correct], scores[~correct]), 3),
+            "calibration_error": round(calibration_error(probability(reward, scores), correct), 3),
             "outranks_far_answers": round(far_ranking(policy, reward, problems), 3),
         }
     return result
@@ -121,6 +132,19 @@ def measure(policy: Policy, rewards: dict[str, RewardModel], problems: Sequence[
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
     """Probability that a right response scores above a wrong one (ties count half)."""
     return float(stats.mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative)))
+
+
+def probability(reward: RewardModel, scores: np.ndarray) -> np.ndarray:
+    """A reward read as the probability that the response is right: the sigmoid of a classifier's score, or the
+    probability that the judge itself would have written just this response."""
+    return special.expit(scores) if reward.kind == "classifier" else np.exp(np.minimum(scores, 0))
+
+
+def calibration_error(probabilities: np.ndarray, correct: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error: |share right - mean probability| in bins of equal width, weighted by their counts."""
+    place = np.minimum((probabilities.ravel() * bins).astype(int), bins - 1)
+    gaps = correct.ravel().astype(float) - probabilities.ravel()
+    return float(np.abs(np.bincount(place, gaps, minlength=bins)).sum() / len(gaps))
 
 
 def far_ranking(policy: Policy, reward: RewardModel, problems: Sequence[Problem]) -> float:

@@ -1,7 +1,8 @@
 """`./reproduce.sh models`: trains everything shipped in assets/ and measures it into assets/manifest.json.
 
-Stages: tokenizer, tiny-base, tiny-instruct (policies), likelihood (a longer-trained judge), classifier (grown from the
-judge, trained on the policies' own samples), manifest. Each can be run alone with `only=[NAME]`.
+Stages: tokenizer, tiny-base, tiny-instruct (policies), likelihood (a longer-trained judge; -medium and -weak stopped
+earlier), classifier (grown from the judge, trained on the policies' own samples), the policies improved by training
+(tiny-base-sft and so on, see `tuning`), manifest. Each can be run alone with `only=[NAME]`.
 """
 
 import random
@@ -13,7 +14,7 @@ import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
 
-from . import demonstrations, grading, manifest, problems, rollouts, training, vocabulary
+from . import demonstrations, grading, manifest, problems, rollouts, training, tuning, verifiers, vocabulary
 from .models import Policy, load_tokenizer
 
 CONFIGS = str(Path(__file__).resolve().parents[2] / "configs")
@@ -87,8 +88,11 @@ def train_language_model(config: DictConfig, name: str, data: dict) -> None:
 
 def fit_and_save(config: DictConfig, name: str, module, mixture, tokenizer) -> None:
     """Train to the end, then write model and tokenizer as one Hugging Face folder."""
-    training.fit(module, mixture, device=config.device, folder=str(Path("checkpoints", name)), name=name)
+    folder, identity = str(Path("checkpoints", name)), OmegaConf.to_container(config.models[name], resolve=True)
+    training.fit(module, mixture, device=config.device, folder=folder, name=name, identity=identity)
     folder = Path(config.folder, config.models[name].folder)
+    if config.models[name].get("half"):
+        module.model.to(torch.float16)
     module.model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -155,8 +159,8 @@ def train_classifier(config: DictConfig, data: dict) -> None:
     pools = {group: [item._replace(group=group) for item in pool] for group, pool in pools.items()}
     model = build_model(recipe.architecture, tokenizer, classifier=True)
     judge = transformers.AutoModelForCausalLM.from_pretrained(str(Path(config.folder, config.models.likelihood.folder)))
-    training.grow(model, judge)
-    module = training.RewardTraining(model, training.Schedule(**recipe.schedule), recipe.process_weight)
+    verifiers.grow(model, judge)
+    module = verifiers.RewardTraining(model, training.Schedule(**recipe.schedule), recipe.process_weight)
     fit_and_save(config, "classifier", module, training.Mixture(pools, counts, recipe.seed), tokenizer)
 
 
@@ -169,11 +173,16 @@ def main(config: DictConfig) -> None:
     if "tokenizer" in stages:
         texts = [problem.question for parts in data.values() for problem in parts["train"][:2000]]
         vocabulary.build_tokenizer(texts, config.vocab_size).save_pretrained(Path(config.folder, "tokenizer"))
-    for name in ("tiny-base", "tiny-instruct", "likelihood"):
-        if name in stages:
+    for name in config.models:
+        if name in stages and name != "classifier":
             train_language_model(config, name, data)
     if "classifier" in stages:
         train_classifier(config, data)
+    for name in config.improved:
+        if name in stages:
+            tuning.improve(config, name, data)
+    if "sweep" in stages:
+        tuning.sweep(config, data)
     if "manifest" in stages:
         manifest.write(config, data)
 

@@ -1,11 +1,13 @@
-"""Training the shipped models: supervised fine-tuning of a causal LM and of a scalar reward model, with Lightning."""
+"""Training with Lightning: batches, losses of causal LMs and scalar reward models, the optimiser, and the loop."""
 
 import itertools
+import json
 import math
+import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning
 import torch
@@ -75,21 +77,36 @@ class Mixture(torch.utils.data.IterableDataset):
         counts: examples of each group in a batch.
         seed: of the order. `first_batch` batches are drawn and passed over, so a resumed training sees what it would
             have seen.
+        collate: what a batch is made into.
+        repeats: how many times in a row each batch is given, >= 1.
     """
 
-    def __init__(self, pools: dict[str, list[Example]], counts: dict[str, int], seed: int):
+    def __init__(
+        self,
+        pools: dict[str, list],
+        counts: dict[str, int],
+        seed: int,
+        *,
+        collate: Callable[[list], Any] = pad,
+        repeats: int = 1,
+    ):
         super().__init__()
+        for group in counts:
+            if not pools.get(group):
+                raise ValueError(f"every group of a batch must have examples; {group!r} has none. Drop it.")
         self.pools, self.counts, self.seed, self.first_batch = pools, counts, seed, 0
+        self.collate, self.repeats = collate, repeats
 
-    def __iter__(self) -> Iterator[list[Padded]]:
+    def __iter__(self) -> Iterator[Any]:
         generator = torch.Generator().manual_seed(self.seed)
-        for number in itertools.count():
+        for number in itertools.count(step=self.repeats):
             batch = []
             for group, count in self.counts.items():
                 pool = self.pools[group]
                 batch += [pool[i] for i in torch.randint(len(pool), (count,), generator=generator).tolist()]
             if number >= self.first_batch:
-                yield pad(batch)
+                for _ in range(self.repeats):
+                    yield self.collate(batch)
 
 
 def next_token_loss(model: torch.nn.Module, blocks: Sequence[Padded]) -> Float[Tensor, ""]:
@@ -104,25 +121,21 @@ def next_token_loss(model: torch.nn.Module, blocks: Sequence[Padded]) -> Float[T
     return torch.stack(losses).sum() / count
 
 
-def reward_loss(model: torch.nn.Module, blocks: Sequence[Padded], process_weight: float) -> Float[Tensor, ""]:
-    """Binary cross-entropy of the outcome, read at the last token, plus that of every token's process label.
+def response_log_probabilities(
+    model: torch.nn.Module, block: Padded, temperature: float = 1.0
+) -> Float[Tensor, "batch seq"]:
+    """log π(y_l|y_<l, x) in nats at every response token, 0 elsewhere.
 
-    The process part (is the response right up to here?) shares the score head; it is what lets a small verifier learn
-    at all: an outcome label alone says of forty tokens only that one of them is wrong.
+    Args:
+        temperature: > 0, of the distribution the responses were drawn from.
     """
-    outcome, process, sequences, tokens = [], [], 0, 0
-    for block in blocks:
-        hidden = model.base_model(input_ids=block.ids, use_cache=False).last_hidden_state
-        scores = model.score(hidden)[..., 0]
-        rows = torch.arange(len(block.ids), device=scores.device)
-        targets = block.labels[rows, block.last]
-        outcome.append(functional.binary_cross_entropy_with_logits(scores[rows, block.last], targets, reduction="sum"))
-        chosen = block.is_response
-        process.append(
-            functional.binary_cross_entropy_with_logits(scores[chosen], block.labels[chosen], reduction="sum")
-        )
-        sequences, tokens = sequences + len(rows), tokens + int(chosen.sum())
-    return torch.stack(outcome).sum() / sequences + process_weight * torch.stack(process).sum() / tokens
+    hidden = model.base_model(input_ids=block.ids, use_cache=False).last_hidden_state[:, :-1]
+    chosen = block.is_response[:, 1:]
+    logits = model.get_output_embeddings()(hidden[chosen]) / temperature
+    taken = torch.log_softmax(logits, -1).gather(1, block.ids[:, 1:][chosen][:, None])[:, 0]
+    values = taken.new_zeros(block.ids.shape)
+    places = chosen.nonzero()
+    return values.index_put((places[:, 0], places[:, 1] + 1), taken)
 
 
 class Schedule(NamedTuple):
@@ -146,8 +159,8 @@ class Schedule(NamedTuple):
         return warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.num_steps))))
 
 
-class _Training(lightning.LightningModule):
-    """What both kinds of training share: the model, the optimiser, logging. Final classes give `loss`."""
+class Training(lightning.LightningModule):
+    """What all kinds of training share: the model, the optimiser, logging. Final classes give `loss`."""
 
     def __init__(self, model: torch.nn.Module, schedule: Schedule):
         super().__init__()
@@ -175,67 +188,121 @@ class _Training(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class LanguageModelTraining(_Training):
+class LanguageModelTraining(Training):
     """Supervised fine-tuning: cross-entropy of the worked solutions."""
 
     def loss(self, blocks: Sequence[Padded]) -> Float[Tensor, ""]:
         return next_token_loss(self.model, blocks)
 
 
-class RewardTraining(_Training):
-    """A scalar verifier trained on outcome and process labels."""
+class BestWeights(lightning.Callback):
+    """Keeps the weights whose `validation/accuracy` was highest, the earliest of equals; the start counts too.
 
-    def __init__(self, model: torch.nn.Module, schedule: Schedule, process_weight: float = 1.0):
-        super().__init__(model, schedule)
-        self.process_weight = process_weight
-
-    def loss(self, blocks: Sequence[Padded]) -> Float[Tensor, ""]:
-        return reward_loss(self.model, blocks, self.process_weight)
-
-
-def grow(classifier: torch.nn.Module, language_model: torch.nn.Module) -> None:
-    """Start a classifier from a shallower causal LM: embedding and layers are copied, deeper ones begin as no-ops.
-
-    A verifier has to compare each token with the model's own prediction of it, which exists only in the last layer one
-    position earlier; the added layers are where that comparison can be learnt. What is copied stays frozen: it already
-    says what was expected, and a step costs half.
+    The file outlives a kill: what it holds is what a resumed training has to beat.
     """
-    source, target = language_model.base_model, classifier.base_model
-    target.embed_tokens.load_state_dict(source.embed_tokens.state_dict())
-    for index, layer in enumerate(target.layers):
-        if index < len(source.layers):
-            layer.load_state_dict(source.layers[index].state_dict())
-        else:
-            torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
-            torch.nn.init.zeros_(layer.mlp.down_proj.weight)
-    for copied in (target.embed_tokens, *target.layers[: len(source.layers)]):
-        copied.requires_grad_(False)
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        accuracy = trainer.callback_metrics["validation/accuracy"].item()
+        if not self.path.is_file() or accuracy > torch.load(self.path, weights_only=True)["accuracy"]:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            part = self.path.with_suffix(".part")
+            kept = {"accuracy": accuracy, "step": trainer.global_step, "state_dict": pl_module.state_dict()}
+            torch.save(kept, part)
+            os.replace(part, self.path)
 
 
-def fit(module: _Training, data: Mixture, *, device: str, folder: str, name: str) -> None:
-    """Run a training to its last step. A killed run goes on from its last checkpoint; a finished one leaves none."""
-    checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(
-        dirpath=Path(folder, "state"),
-        filename=name,
-        every_n_train_steps=100,
-        save_top_k=1,
-        enable_version_counter=False,
-    )
-    saved = Path(folder, "state", f"{name}.ckpt")
-    if saved.is_file():
+class Fitted(NamedTuple):
+    """How a training ended: the step whose weights the module has, and their validation accuracy where measured."""
+
+    step: int
+    accuracy: float | None
+
+
+def fit(
+    module: Training,
+    data: Mixture,
+    *,
+    device: str,
+    folder: str,
+    name: str,
+    identity: dict[str, Any],
+    every: int = 100,
+    validation: Sequence[Any] | None = None,
+) -> Fitted:
+    """Run a training to its last step. A killed run goes on from its last checkpoint; a finished one leaves none.
+
+    Args:
+        folder: for the log (`log/version_*/metrics.csv`) and checkpoints.
+        identity: what was trained from what, as JSON values; a checkpoint of another identity is refused.
+        every: steps between checkpoints, and between validations.
+        validation: batches for the module's `validation_step`. With them the module ends with its best weights (see
+            `BestWeights`), not its last.
+
+    Raises:
+        ValueError: the checkpoint found was made by another recipe, model or tokenizer.
+    """
+    state = Path(folder, "state")
+    saved, best = state / f"{name}.ckpt", state / f"{name}-best.pt"
+    resume = saved if _resumes(state / f"{name}.json", saved, identity) else None
+    if resume:
         data.first_batch = torch.load(saved, weights_only=True, map_location="cpu")["global_step"]
+    else:
+        best.unlink(missing_ok=True)
+    # with validation a checkpoint is written after it, so that no measurement is lost between the two
+    rhythm = {"every_n_train_steps": every} if validation is None else {"save_on_train_epoch_end": False}
+    checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(
+        dirpath=state, filename=name, save_top_k=1, enable_version_counter=False, **rhythm
+    )
     trainer = lightning.Trainer(
         accelerator="gpu" if device.startswith("cuda") else "cpu",
         devices=1,
         max_steps=module.schedule.num_steps,
         gradient_clip_val=1.0,
         logger=lightning.pytorch.loggers.CSVLogger(folder, name="log"),
-        callbacks=[checkpoint, lightning.pytorch.callbacks.TQDMProgressBar(refresh_rate=10)],
+        callbacks=[
+            checkpoint,
+            lightning.pytorch.callbacks.TQDMProgressBar(refresh_rate=10),
+            *([] if validation is None else [BestWeights(best)]),
+        ],
         enable_model_summary=False,
-        log_every_n_steps=50,
+        log_every_n_steps=50 if validation is None else 1,
+        num_sanity_val_steps=0,
+        val_check_interval=every,
+        check_val_every_n_epoch=None,
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # that is what resuming means
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches come ready-made
         loader = torch.utils.data.DataLoader(data, batch_size=None)
-        trainer.fit(module, loader, ckpt_path=saved if saved.is_file() else None)
-    saved.unlink(missing_ok=True)
+        examined = None if validation is None else torch.utils.data.DataLoader(list(validation), batch_size=None)
+        if examined is not None and not resume:
+            trainer.validate(module, examined, verbose=False)
+        trainer.fit(module, loader, examined, ckpt_path=resume)
+    ended = Fitted(module.schedule.num_steps, None)
+    if validation is not None:
+        kept = torch.load(best, weights_only=True)
+        module.load_state_dict(kept["state_dict"])
+        ended = Fitted(kept["step"], kept["accuracy"])
+    for file in (saved, best, state / f"{name}.json"):
+        file.unlink(missing_ok=True)
+    return ended
+
+
+def _resumes(sidecar: Path, saved: Path, identity: dict[str, Any]) -> bool:
+    """Whether there is a checkpoint to go on from; what it was made from lies beside it."""
+    if not saved.is_file():
+        sidecar.parent.mkdir(parents=True, exist_ok=True)
+        sidecar.write_text(json.dumps(identity, indent=1), encoding="utf-8")
+        return False
+    old = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
+    new = json.loads(json.dumps(identity))
+    changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
+    if changed:
+        raise ValueError(
+            f"{saved} must come from the same recipe, model and tokenizer; got {'; '.join(changed)}. "
+            "Go back to those, or delete the file to begin anew."
+        )
+    return True

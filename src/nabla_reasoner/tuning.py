@@ -1,0 +1,164 @@
+"""Policies improved by training, for the rows SFT and GRPO of Table 1: what `./reproduce.sh models` does for them.
+
+Both see the same questions, the same number of times. SFT is shown their worked solutions, GRPO only whether its own
+answers are right; "sft-grpo" is GRPO from where SFT ended.
+"""
+
+import csv
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import transformers
+from omegaconf import DictConfig, OmegaConf
+
+from . import demonstrations, improvement, training
+from .improvement import GroupSampling
+from .models import load_tokenizer
+from .problems import Problem
+from .training import Example, Fitted, Mixture, Schedule
+
+Splits = dict[str, dict[str, list[Problem]]]
+
+
+def examples(tokenizer: Any, problems: list[Problem]) -> list[Example]:
+    """Worked solutions of the problems in the tokenizer's chat format."""
+    made = []
+    for problem in problems:
+        prompt = tokenizer.apply_chat_template(problem.messages, add_generation_prompt=True, return_dict=False)
+        solution = tokenizer.encode(demonstrations.worked_solution(problem), add_special_tokens=False)
+        made.append(Example(problem.task, list(prompt), [*solution, tokenizer.eos_token_id]))
+    return made
+
+
+def check_tokenizer(model: torch.nn.Module, folder: str, tokenizer: Any) -> None:
+    """Raise ValueError unless a checkpoint was made for this tokenizer."""
+    own = load_tokenizer(folder).get_vocab()
+    if own != tokenizer.get_vocab() or model.get_input_embeddings().num_embeddings < len(tokenizer):
+        raise ValueError(
+            f"a policy must have the tokenizer it is trained with; {folder} has another ({len(own)} tokens against "
+            f"{len(tokenizer)}). Train it anew with ./reproduce.sh models."
+        )
+
+
+def fit(config: DictConfig, recipe: DictConfig, start: str, name: str, data: Splits) -> tuple[Any, Fitted]:
+    """Train the policy in folder `start` by one recipe; returns the module with its best weights.
+
+    Args:
+        config: `improvement` of the training configuration: questions, batch, validation, shared by all recipes.
+        recipe: `method` (sft or grpo), `schedule`, and for grpo `sampling`.
+        start: folder of the policy to begin with.
+        name: of the training, for its checkpoints.
+        data: problems by task and split.
+    """
+    if recipe.method not in ("sft", "grpo"):
+        raise ValueError(f"method must be sft or grpo; got {recipe.method!r}.")
+    lightning.seed_everything(config.seed, verbose=False)
+    tokenizer = load_tokenizer(start)
+    model = transformers.AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    check_tokenizer(model, start, load_tokenizer(config.tokenizer))
+    asked = {task: parts["train"][: config.questions] for task, parts in data.items()}
+    examined = [parts["validation"][-config.validation :] for parts in data.values()]
+    schedule = Schedule(**recipe.schedule)
+    counts = dict(config.batch)
+    if recipe.method == "sft":
+        module: Any = improvement.SupervisedTraining(model, tokenizer, schedule, config.max_new_tokens)
+        pools: dict[str, list] = {task: examples(tokenizer, own) for task, own in asked.items()}
+        mixture = Mixture(pools, counts, config.seed)
+    else:
+        sampling = GroupSampling(**recipe.sampling)
+        reference = transformers.AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+        module = improvement.GroupRelativeTraining(
+            model, tokenizer, schedule, config.max_new_tokens, sampling=sampling, seed=config.seed, reference=reference
+        )
+        mixture = Mixture(asked, counts, config.seed, collate=list, repeats=sampling.updates_per_batch)
+    ended = training.fit(
+        module,
+        mixture,
+        device=config.device,
+        folder=str(Path("checkpoints", name)),
+        name=name,
+        identity={"start": start, "recipe": OmegaConf.to_container(recipe), "shared": OmegaConf.to_container(config)},
+        every=config.every,
+        validation=examined,
+    )
+    return module, ended
+
+
+def improve(config: DictConfig, name: str, data: Splits) -> None:
+    """Train one of the shipped improved policies and write its folder (weights in half precision) and its curve."""
+    entry = config.improved[name]
+    recipe = config.improvement.recipes[entry.recipe]
+    start = Path(config.folder, folder_of(config, entry.start))
+    if not (start / "config.json").is_file():
+        raise ValueError(f"{name} starts from {entry.start}, which must be trained first; {start} holds no model.")
+    module, ended = fit(shared(config), recipe, str(start), name, data)
+    folder = Path(config.folder, entry.folder)
+    module.model.eval().to(torch.float16).save_pretrained(folder)
+    load_tokenizer(str(start)).save_pretrained(folder)
+    write_curve(Path(config.folder, "curves", f"{name}.csv"), Path("checkpoints", name, "log"))
+    print(f"{name}: best at step {ended.step}, validation accuracy {ended.accuracy:.1f} %", flush=True)
+
+
+def folder_of(config: DictConfig, name: str) -> str:
+    """Folder of a shipped model, below the assets."""
+    return (config.models if name in config.models else config.improved)[name].folder
+
+
+def shared(config: DictConfig) -> DictConfig:
+    """What all recipes of `improvement` share, without the recipes."""
+    kept = {key: value for key, value in config.improvement.items() if key not in ("recipes", "sweep")}
+    extra = {"device": config.device, "tokenizer": str(Path(config.folder, "tokenizer"))}
+    return OmegaConf.create({**kept, **extra})
+
+
+def curve(log: Path) -> Iterator[dict[str, str]]:
+    """Rows of a training's log, all its versions (a resumed training has several), by step."""
+    rows: dict[int, dict[str, str]] = {}
+    for file in sorted(log.glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1])):
+        with file.open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                rows.setdefault(int(row["step"]), {}).update({k: v for k, v in row.items() if v})
+    return (rows[step] for step in sorted(rows))
+
+
+def write_curve(path: Path, log: Path) -> None:
+    """The learning curve as a small CSV file: training reward or loss every tenth step, every validation."""
+    kept = [row for row in curve(log) if "validation/accuracy" in row or int(row["step"]) % 10 == 0]
+    names = list(dict.fromkeys(itertools.chain.from_iterable(kept)))
+    names = ["step", *sorted(name for name in names if name not in ("step", "epoch"))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([[_short(row.get(name, "")) for name in names] for row in kept])
+
+
+def _short(text: str) -> str:
+    return f"{float(text):.5g}" if "." in text or "e" in text else text
+
+
+def sweep(config: DictConfig, data: Splits) -> None:
+    """Every candidate learning rate of each recipe, on one policy and with fewer steps, into sweeps/improvement.csv.
+
+    The rate with the best validation accuracy is the one the recipe should have; the file says what each reached.
+    """
+    settings, rows = config.improvement.sweep, []
+    start = Path(config.folder, folder_of(config, settings.start))
+    for name, rates in settings.learning_rates.items():
+        for rate in rates:
+            recipe = OmegaConf.merge(
+                config.improvement.recipes[name], {"schedule": {"learning_rate": rate, "num_steps": settings.num_steps}}
+            )
+            _, ended = fit(shared(config), recipe, str(start), f"sweep-{name}-{rate:g}", data)
+            rows.append([settings.start, name, f"{rate:g}", settings.num_steps, ended.step, f"{ended.accuracy:.2f}"])
+            print(*rows[-1], flush=True)
+    path = Path(config.folder, "sweeps", "improvement.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["policy", "recipe", "learning_rate", "num_steps", "best_step", "validation_accuracy"])
+        writer.writerows(rows)
