@@ -117,5 +117,7 @@ def policy_loss(
     if kl_weight > 0:
         if reference_log_probabilities is None:
             raise ValueError(f"kl_weight {kl_weight} needs a reference policy; got none. Give one, or kl_weight=0.")
-        loss = loss + kl_weight * reference_divergence(log_probabilities, reference_log_probabilities)
+        # with the ratio the gradient is that of KL(π‖π_ref); without it the value is right, its slope is not
+        ratio = (log_probabilities - old_log_probabilities).exp()
+        loss = loss + kl_weight * ratio * reference_divergence(log_probabilities, reference_log_probabilities)
     return normalised(loss, mask, normalisation=normalisation, max_length=max_length)

@@ -276,6 +276,7 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # that is what resuming means
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches come ready-made
+        warnings.filterwarnings("ignore", message=".*but have no `val_dataloader`.*")  # nobody asked for validation
         loader = torch.utils.data.DataLoader(data, batch_size=None)
         examined = None if validation is None else torch.utils.data.DataLoader(list(validation), batch_size=None)
         if examined is not None and not resume:
