@@ -11,10 +11,13 @@ usage() {
 usage: ./reproduce.sh TARGET [settings]
 
   table1            accuracy and cost of every method, beside the paper's Table 1
+  table2            the same methods under reward models of different quality
+  theorem           numerical checks of Theorem 4.1 and of the gradient's parts
+  ppo               DTO and PPO as two ways to one optimum, where it can be computed exactly
   solve "question"  one question, answered by greedy decoding and by nabla-Reasoner
   plan TARGET       what a target would run, fetch and cost; loads nothing
   bench             speed, FLOPs and memory beside the plain algorithm, Best-of-8 and bare passes
-  models            train the small models in assets/ anew (scale=small: the reward of that scale)
+  models            train the small models in assets/ anew (scale=small: the reward of that scale; scale=paper: GRPO)
   test [--all]      lint and tests; --all adds the slow ones; other arguments go to pytest
   help              this text
 
@@ -81,14 +84,16 @@ install() {  # $1: extras, $2: stamp, written last, so that a cut installation i
 target="${1:-help}"
 [ $# -eq 0 ] || shift
 case "$target" in
-    table1 | bench | solve | plan | models | test) ;;
+    table1 | table2 | theorem | ppo | bench | solve | plan | models | test) ;;
     help | -h | --help) usage && exit ;;
-    *) echo "unknown target '$target'. Valid targets: table1, bench, solve, plan, models, test, help." >&2 && exit 2 ;;
+    *) echo "unknown target '$target'. Valid targets: table1, table2, theorem, ppo, bench, solve, plan, models, test, help." >&2 && exit 2 ;;
 esac
 
 extras=test
 case "$target $*" in
     plan*) ;;
+    test*) extras=test,reference ;;
+    models*dry_run=true*) extras=test,reference ;;
     *scale=small* | *smollm2*) extras=test,small ;;
     *scale=paper*) has_gpu || die "scale=paper needs an NVIDIA GPU; ./reproduce.sh plan $target scale=paper says what it takes."
         extras=test,paper ;;
@@ -110,11 +115,17 @@ export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 case "$target" in
     test) "$python" -m ruff check . && exec "$python" -m pytest "$@" ;;
     bench) exec "$python" -m nabla_reasoner.bench "$@" ;;
+    theorem) exec "$python" -m nabla_reasoner.checks "$@" ;;
+    ppo) exec "$python" -m nabla_reasoner.comparison "$@" ;;
     models)
         recipe=recipes
         for word; do  # scale=small has a recipe of its own
             shift
-            if [ "$word" = scale=small ]; then recipe=adapters; else set -- "$@" "$word"; fi
+            case "$word" in
+                scale=small) recipe=adapters ;;
+                scale=paper) recipe=hub_training ;;
+                *) set -- "$@" "$word" ;;
+            esac
         done
         exec "$python" -m "nabla_reasoner.$recipe" "$@" ;;
     *) exec "$python" -m nabla_reasoner.run "$target" "$@" ;;

@@ -87,10 +87,28 @@ def test_larger_pools_are_a_second_phase_of_the_methods_that_have_one():
     assert len(grid.phases("table1", ["method=greedy,best_of_n"])) == 1, "nothing to compare the pools with"
 
 
+def test_policies_improved_by_training_are_further_sweeps_of_a_whole_table():
+    phases = grid.phases("table1", ["task=chain_sum", "seed=0"])
+    rows = {(c["policy"]["name"], c["method"]["name"]) for _, cells in phases[1:-1] for c in cells}
+    bases = {"tiny-base", "tiny-instruct"}
+    assert {(f"{base}-{kind}", "greedy") for base in bases for kind in ("sft", "grpo", "sft-grpo")} < rows
+    assert {(f"{base}-grpo", "nabla_reasoner") for base in bases} < rows
+    assert names(phases[-1][1], "policy") == bases
+    assert len(grid.phases("table1", ["method=greedy", "seed=0"])) == 1, "a command that chooses methods means those"
+
+
+def test_table2_is_every_reward_with_its_own_records():
+    ((_, cells),) = grid.phases("table2", ["task=products", "seed=0"])
+    assert names(cells, "reward") == {"likelihood-weak", "likelihood-medium", "likelihood", "classifier"}
+    assert names(cells, "method") == {"best_of_n", "nabla_without_gradient", "nabla_reasoner"}
+    assert {cell["records"] for cell in cells} == {f"results/tiny/table2/{name}" for name in names(cells, "reward")}
+    assert {cell["folder"] for cell in cells} == {"results/tiny/table2"}
+
+
 def test_every_choice_of_every_group_composes():
     for group in ("policy", "reward", "task", "method", "variant"):
         for name in grid.choices(group):
-            scale = "paper" if name == "skywork" else "tiny"
+            scale = "paper" if name.startswith("skywork") else "tiny"
             cell = grid.compose_cells([f"{group}={name}", "num_problems=3", f"scale={scale}"])[0]
             assert cell[group]["name"] == name
 

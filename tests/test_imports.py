@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "nabla_reasoner"
 ROWS = """
 __init__
 run bench
-session plan adapters verdicts cases
+session plan adapters verdicts cases hub_training
 recipes measurements
 inference report summary manifest footprint tuning
 decoding ppo tables figures yardsticks

@@ -28,6 +28,11 @@ METHODS = (  # the order of a table's rows
     "greedy",
     "self_consistency",
     "best_of_n",
+    "tree_of_thoughts",
+    "rap",
+    "tpo",
+    "sft",
+    "grpo",
     "nabla_without_gradient",
     "nabla_reasoner",
     "nabla_reasoner_multipass",
@@ -85,19 +90,26 @@ def compose_cells(overrides: Sequence[str]) -> list[Cell]:
 def phases(target: str, overrides: Sequence[str]) -> list[tuple[list[str], list[Cell]]]:
     """The sweeps of an experiment, each as its overrides and its cells.
 
-    The second runs the larger pools that comparisons at matched cost are cut from; it comes last, so that the table's
-    rows are there early, and only where the grid holds ∇-Reasoner and a method to compare it with.
+    Table 1 of a scale may have further sweeps over policies improved by training, for commands that choose neither
+    policy nor method. The last sweep runs the larger pools that comparisons at matched cost are cut from; it comes
+    last, so that the table's rows are there early, and only where the grid holds ∇-Reasoner and a method to compare it
+    with.
     """
     main_phase = [f"experiment={target}", *overrides]
     cells = compose_cells(main_phase)
     pooled = list(dict.fromkeys(cell["method"]["name"] for cell in cells if cell["method"]["budget"]))
     compared = any(cell["method"]["name"] in ("nabla_reasoner", "nabla_reasoner_multipass") for cell in cells)
-    if cells[0]["budget"] or not (pooled and compared):
-        return [(main_phase, cells)]
+    result = [(main_phase, cells)]
+    if target == "table1" and not any(override.startswith(("policy=", "method=", "budget=")) for override in overrides):
+        for part in cells[0]["grid"]["trained"]:
+            trained = [*main_phase, f"policy={part['policy']}", f"method={part['method']}"]
+            result.append((trained, compose_cells(trained)))
+    if target != "table1" or cells[0]["budget"] or not (pooled and compared):
+        return result
     kept = [override for override in main_phase if not override.startswith(("method=", "budget=", "seed="))]
     seeds = list(dict.fromkeys(str(cell["seed"]) for cell in cells))[: cells[0]["pool_seeds"]]
     budget_phase = [*kept, "seed=" + ",".join(seeds), "method=" + ",".join(pooled), "budget=true"]
-    return [(main_phase, cells), (budget_phase, compose_cells(budget_phase))]
+    return [*result, (budget_phase, compose_cells(budget_phase))]
 
 
 def plain_cell(config: DictConfig) -> Cell:

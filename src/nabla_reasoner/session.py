@@ -18,7 +18,7 @@ TABLE_SECONDS, TABLE_SHARE = 5, 10
 
 def record_file(cell: Cell) -> Path:
     """Where a cell's records lie."""
-    folder = Path(cell["folder"], "budget" if cell["budget"] else "records")
+    folder = Path(cell["records"], "budget" if cell["budget"] else "records")
     return record_path(folder, cell["policy"]["name"], cell["task"]["name"], cell["method"]["name"], cell["seed"])
 
 
@@ -131,9 +131,20 @@ def _result(cell: Cell) -> str:
 
 
 def write_tables(cells: Sequence[Cell]) -> None:
-    """Rewrite the experiment's tables from the records on disk."""
-    kinds = {cell["reward"]["name"]: cell for cell in cells}
-    tables.write_table(Path(cells[0]["folder"]), grid=table_grid(cells), notes=[reward_note(c) for c in kinds.values()])
+    """Rewrite the experiment's tables from the records on disk; where each reward has a folder, one of all of them."""
+    folders: dict[str, list[Cell]] = {}
+    for cell in cells:
+        folders.setdefault(cell["records"], []).append(cell)
+    for folder, own in folders.items():
+        kinds = {cell["reward"]["name"]: cell for cell in own}
+        notes = [reward_note(cell) for cell in kinds.values()]
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tables.write_table(Path(folder), grid=table_grid(own), table=own[0]["experiment_name"], notes=notes)
+    root = Path(cells[0]["folder"])
+    if list(folders) != [str(root)]:
+        known = {path.parent.name for path in root.glob("*/table.csv")}  # those of earlier commands too
+        order = [name for name in cells[0]["grid"]["reward"].split(",") if name in known]
+        tables.combine(root, [*order, *sorted(known - set(order))])
 
 
 def reward_note(cell: Cell) -> str:
@@ -152,16 +163,27 @@ def table_grid(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """The table's rows, each with its seeds and the cell of the paper that stands beside it.
 
     A row for every policy, task and method of this command, and for those that earlier commands left records of: a
-    narrowed command does not take rows out of the table.
+    narrowed command does not take rows out of the table. The greedy row of a policy improved by training is also the
+    row `sft` or `grpo` of the policy it started from. Methods that the scale calls absent have a row that says why.
     """
+    first = cells[0]
     seeds: dict[tuple[str, str, str], set[int]] = {}
     for cell in cells:
         if not cell["budget"]:
             key = (cell["policy"]["name"], cell["task"]["name"], cell["method"]["name"])
             seeds.setdefault(key, set()).add(cell["seed"])
-    for path in sorted(Path(cells[0]["folder"], "records").glob("*__s*.jsonl")):
+    for path in sorted(Path(first["records"], "records").glob("*__s*.jsonl")):
         policy, task, method, seed = path.stem.split("__")
         seeds.setdefault((policy, task, method), set()).add(int(seed.removeprefix("s")))
+    for (policy, task, method), own in list(seeds.items()):
+        base, _, kind = policy.rpartition("-")
+        if method == "greedy" and kind in tables.TRAINED and base:
+            seeds.setdefault((base, task, kind), set()).update(own)
+    absent = first["absent"] if first["experiment_name"] == "table1" else {}
+    untrained = {cell["policy"]["name"] for cell in cells} & set(first["grid"]["policy"].split(","))
+    for policy, task in {key[:2] for key in seeds if key[0] in untrained}:
+        for method in absent:
+            seeds.setdefault((policy, task, method), set())
     policies, tasks = ({cell[group]["name"]: cell[group]["paper"] for cell in cells} for group in ("policy", "task"))
     rows = []
     for policy, task, method in sorted(seeds, key=lambda names: (names[:2], grid.METHODS.index(names[2]))):
@@ -169,8 +191,11 @@ def table_grid(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             "policy": policies.get(policy, grid.paper_name("policy", policy)),
             "benchmark": tasks.get(task, grid.paper_name("task", task)),
         }
+        if first["experiment_name"] == "table2":
+            paper["method"] = f"{method}_{first['reward']['paper']}"  # the paper's columns are the reward's sizes
         names = {"policy": policy, "task": task, "method": method}
-        rows.append({**names, "seeds": sorted(seeds[policy, task, method]), "paper_cell": paper})
+        row = {**names, "seeds": sorted(seeds[policy, task, method]), "paper_cell": paper}
+        rows.append({**row, "absent": absent.get(method, "not run")})
     return rows
 
 

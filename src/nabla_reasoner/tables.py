@@ -1,8 +1,8 @@
 """Tables: accuracy and cost of every cell beside the paper's numbers, and paired comparisons at matched cost.
 
 Everything is computed from the records; a cell without records says "not run". A row of the grid is a dict with
-`policy`, `task`, `method`, `seeds` (list) and `paper_cell` ({policy, benchmark} of the paper's cell that stands beside
-ours; either may be None).
+`policy`, `task`, `method`, `seeds` (list), `paper_cell` ({policy, benchmark} of the paper's cell that stands beside
+ours, either may be None; `method` where the paper calls it otherwise) and, if it has no records for a reason, `absent`.
 """
 
 import csv
@@ -61,7 +61,7 @@ def table_rows(records: Path, grid: Sequence[Row], paper: Sequence[Row]) -> list
 def _table_row(row: Row, outcomes: list[Outcome], expected: int, paper: Sequence[Row]) -> Row:
     result: Row = dict.fromkeys(COLUMNS) | {key: row[key] for key in ("policy", "task", "method")}
     result["paper_value"], result["paper_source"] = paper_value(row, paper)
-    result["status"] = "not run"
+    result["status"] = row.get("absent", "not run")
     if not outcomes:
         return result
     problems = sorted({outcome.key[0] for outcome in outcomes})
@@ -104,7 +104,8 @@ def paper_cells(table: str = "table1") -> list[Row]:
 def paper_value(row: Row, paper: Sequence[Row]) -> tuple[float | None, str]:
     """The paper's number for a row of the grid, and where it is known from (or why there is none)."""
     policy, benchmark = row["paper_cell"]["policy"], row["paper_cell"]["benchmark"]
-    match = [c for c in paper if (c["policy"], c["benchmark"], c["method"]) == (policy, benchmark, row["method"])]
+    method = row["paper_cell"].get("method", row["method"])
+    match = [c for c in paper if (c["policy"], c["benchmark"], c["method"]) == (policy, benchmark, method)]
     if not match:
         return None, "not in the paper"
     cell, pairs = match[0], {"policy": (row["policy"], policy), "task": (row["task"], benchmark)}
@@ -205,6 +206,31 @@ def write_table(folder: Path, *, grid: Sequence[Row], table: str = "table1", not
         text += f"\nDifference in points [95 % interval], p-value and verdict:\n\n{markdown(COMPARED, compared)}"
     _replace(folder / "table.md", text)
     _replace(folder / "table.tex", latex(HEADER, body, notes))
+
+
+def combine(folder: Path, rewards: Sequence[str]) -> None:
+    """One table of the tables that lie in a folder per reward: a column `reward` before all others.
+
+    Args:
+        folder: holds a folder with `table.csv` and `comparisons.csv` for each reward.
+        rewards: their names, in the order of the rows.
+    """
+    merged = {}
+    for file, columns in (("table.csv", COLUMNS), ("comparisons.csv", COMPARISON_COLUMNS)):
+        merged[file] = []
+        for reward in rewards:
+            with (folder / reward / file).open(newline="", encoding="utf-8") as stream:
+                merged[file] += [{"reward": reward, **row} for row in csv.DictReader(stream)]
+        _replace(folder / file, csv_text(("reward", *columns), merged[file]))
+    shown = ("policy", "task", "method", "reward", "accuracy", "ci_low", "ci_high", "flops", "paper_value", "status")
+    rows = merged["table.csv"]
+    places = {key: place for place, key in enumerate(dict.fromkeys(tuple(row[n] for n in shown[:3]) for row in rows))}
+    rows.sort(key=lambda row: (row["policy"], row["task"], places[row["policy"], row["task"], row["method"]]))
+    body = [[row[name] for name in shown] for row in rows]
+    parts = [(folder / reward / "table.md").read_text(encoding="utf-8") for reward in rewards]
+    text = "\n".join([markdown(shown, body), "One reward at a time, with comparisons:\n", *parts])
+    _replace(folder / "table.md", text)
+    _replace(folder / "table.tex", latex(shown, body, [NOTE]))
 
 
 HEADER = (
