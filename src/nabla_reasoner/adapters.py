@@ -21,7 +21,7 @@ import peft
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from . import grading, manifest, pretrained, recipes, rollouts, scoring, training, verifiers
+from . import grading, manifest, pretrained, recipes, rollouts, scoring, training, tuning, verifiers
 from .models import Policy, RewardModel, load_tokenizer
 from .problems import Problem
 from .rollouts import Sampling
@@ -256,6 +256,8 @@ def main(config: DictConfig) -> None:
     for name in ("classifier", "likelihood"):
         if name in stages:
             train(config, name, answers)
+    if "grpo" in stages:
+        tuning.improve(config, "grpo", data)
     if "choose" in stages:
         choose(config, data)
 

@@ -33,7 +33,8 @@ def write(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> None
         if name.startswith(("likelihood", "classifier"))
     }
     validation = {task: parts["validation"][:NUM_PROBLEMS] for task, parts in data.items()}
-    entries = {name: describe(config, name, recipe) for name, recipe in {**config.models, **config.improved}.items()}
+    entries = {name: describe(folder, folder / recipe.folder, recipe) for name, recipe in config.models.items()}
+    entries |= {name: describe(folder, Path(recipe.folder), recipe) for name, recipe in config.improved.items()}
     for name, reward in rewards.items():
         if reward.strong is not None:
             entries[name]["greedy_accuracy"] = {
@@ -63,12 +64,11 @@ def read_sweep(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(line for line in stream if not line.startswith("#")))
 
 
-def describe(config: DictConfig, name: str, recipe: DictConfig) -> dict[str, Any]:
-    """Recipe, size and checksum of one model."""
-    weights = Path(config.folder, recipe.folder, "model.safetensors")
-    settings = json.loads(Path(config.folder, recipe.folder, "config.json").read_text())
+def describe(assets: Path, folder: Path, recipe: DictConfig) -> dict[str, Any]:
+    """Recipe, size and checksum of the model in a folder of the assets."""
+    weights, settings = folder / "model.safetensors", json.loads((folder / "config.json").read_text())
     return {
-        "folder": recipe.folder,
+        "folder": str(folder.relative_to(assets)),
         "recipe": OmegaConf.to_container(recipe, resolve=True),
         "architecture": settings["architectures"],
         "bytes": weights.stat().st_size,

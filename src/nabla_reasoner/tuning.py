@@ -8,7 +8,7 @@ import csv
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import torch
@@ -44,12 +44,25 @@ def check_tokenizer(model: torch.nn.Module, folder: str, tokenizer: Any) -> None
         )
 
 
-def fit(config: DictConfig, recipe: DictConfig, start: str, name: str, data: Splits) -> tuple[Any, Fitted]:
-    """Train the policy in folder `start` by one recipe; returns the module with its best weights.
+class Tuned(NamedTuple):
+    """A policy with the best weights of its training.
+
+    Attributes:
+        model: what is saved: the causal LM, or the adapter around it.
+        ended: step and validation accuracy of these weights.
+    """
+
+    model: Any
+    ended: Fitted
+
+
+def fit(config: DictConfig, recipe: DictConfig, start: str, name: str, data: Splits) -> Tuned:
+    """Train the policy in folder `start` by one recipe.
 
     Args:
         config: `improvement` of the training configuration: questions, batch, validation, shared by all recipes.
-        recipe: `method` (sft or grpo), `schedule`, and for grpo `sampling`.
+        recipe: `method` (sft or grpo), `schedule`, `lora` (settings of peft's adapter; null trains all weights), and
+            for grpo `sampling`.
         start: folder of the policy to begin with.
         name: of the training, for its checkpoints.
         data: problems by task and split.
@@ -60,6 +73,13 @@ def fit(config: DictConfig, recipe: DictConfig, start: str, name: str, data: Spl
     tokenizer = load_tokenizer(start)
     model = transformers.AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     check_tokenizer(model, start, load_tokenizer(config.tokenizer))
+    saved = model
+    if recipe.lora is not None:
+        import peft  # of the extras `small` and `reference`
+
+        lora = OmegaConf.to_container(recipe.lora)
+        saved = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **lora))
+        model = saved.get_base_model()  # the same layers without peft's shell
     asked = {task: parts["train"][: config.questions] for task, parts in data.items()}
     examined = [parts["validation"][-config.validation :] for parts in data.values()]
     schedule = Schedule(**recipe.schedule)
@@ -85,34 +105,28 @@ def fit(config: DictConfig, recipe: DictConfig, start: str, name: str, data: Spl
         every=config.every,
         validation=examined,
     )
-    return module, ended
+    return Tuned(saved.eval(), ended)
 
 
 def improve(config: DictConfig, name: str, data: Splits) -> None:
     """Train one of the shipped improved policies and write its folder (weights in half precision) and its curve."""
     entry = config.improved[name]
     recipe = config.improvement.recipes[entry.recipe]
-    start = Path(config.folder, folder_of(config, entry.start))
-    if not (start / "config.json").is_file():
-        raise ValueError(f"{name} starts from {entry.start}, which must be trained first; {start} holds no model.")
-    module, ended = fit(shared(config), recipe, str(start), name, data)
-    folder = Path(config.folder, entry.folder)
-    module.model.eval().to(torch.float16).save_pretrained(folder)
-    load_tokenizer(str(start)).save_pretrained(folder)
-    write_curve(Path(config.folder, "curves", f"{name}.csv"), Path("checkpoints", name, "log"))
+    if not Path(entry.start, "config.json").is_file():
+        raise ValueError(f"{name} starts from {entry.start}, which must hold a model; it does not. Train that first.")
+    model, ended = fit(shared(config), recipe, entry.start, name, data)
+    model.to(torch.float16).save_pretrained(entry.folder)
+    if recipe.lora is None:
+        load_tokenizer(entry.start).save_pretrained(entry.folder)
+    Path(entry.folder, "README.md").unlink(missing_ok=True)  # peft's empty model card
+    write_curve(Path(config.improvement.assets, "curves", f"{name}.csv"), Path("checkpoints", name, "log"))
     print(f"{name}: best at step {ended.step}, validation accuracy {ended.accuracy:.1f} %", flush=True)
-
-
-def folder_of(config: DictConfig, name: str) -> str:
-    """Folder of a shipped model, below the assets."""
-    return (config.models if name in config.models else config.improved)[name].folder
 
 
 def shared(config: DictConfig) -> DictConfig:
     """What all recipes of `improvement` share, without the recipes."""
-    kept = {key: value for key, value in config.improvement.items() if key not in ("recipes", "sweep")}
-    extra = {"device": config.device, "tokenizer": str(Path(config.folder, "tokenizer"))}
-    return OmegaConf.create({**kept, **extra})
+    kept = {key: value for key, value in config.improvement.items() if key not in ("recipes", "sweep", "assets")}
+    return OmegaConf.create({**kept, "device": config.device})
 
 
 def curve(log: Path) -> Iterator[dict[str, str]]:
@@ -147,16 +161,16 @@ def sweep(config: DictConfig, data: Splits) -> None:
     The rate with the best validation accuracy is the one the recipe should have; the file says what each reached.
     """
     settings, rows = config.improvement.sweep, []
-    start = Path(config.folder, folder_of(config, settings.start))
     for name, rates in settings.learning_rates.items():
         for rate in rates:
             recipe = OmegaConf.merge(
                 config.improvement.recipes[name], {"schedule": {"learning_rate": rate, "num_steps": settings.num_steps}}
             )
-            _, ended = fit(shared(config), recipe, str(start), f"sweep-{name}-{rate:g}", data)
-            rows.append([settings.start, name, f"{rate:g}", settings.num_steps, ended.step, f"{ended.accuracy:.2f}"])
+            _, ended = fit(shared(config), recipe, settings.start, f"sweep-{name}-{rate:g}", data)
+            reached = [settings.num_steps, ended.step, f"{ended.accuracy:.2f}"]
+            rows.append([Path(settings.start).name, name, f"{rate:g}", *reached])
             print(*rows[-1], flush=True)
-    path = Path(config.folder, "sweeps", "improvement.csv")
+    path = Path(config.improvement.assets, "sweeps", "improvement.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
