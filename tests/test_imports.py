@@ -6,14 +6,14 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "nabla_reasoner"
 ROWS = """
 __init__
-run bench
-session plan adapters verdicts cases
+run bench comparison
+session plan adapters verdicts cases contest
 recipes measurements
-inference report summary manifest footprint
-decoding ppo tables figures yardsticks
-oracle lockstep
-baselines search training dto theory vllm_rollouts statistics grid
-reference
+inference report summary manifest footprint ppo_figures
+decoding ppo tables figures yardsticks ppo_tables
+oracle lockstep deamortised letters
+baselines search training dto theory vllm_rollouts statistics grid chains
+reference enumeration
 walk descent
 grading rollouts scoring objective records
 passes demonstrations pretrained

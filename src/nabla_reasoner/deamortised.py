@@ -14,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import chains, cost, dto, enumeration, passes
+from .chains import Matrix
 from .descent import Descent
 from .enumeration import Landscape, Law
 from .gradients import Gradient
-from .models import Policy, RewardModel
+from .models import Messages, Policy, RewardModel
 from .passes import HardSequence
 from .rollouts import Sampling
 
@@ -43,29 +44,40 @@ class Spent(NamedTuple):
 
 
 class Prices(NamedTuple):
-    """FLOPs of what methods do, for one prompt and answers of one length.
+    """FLOPs of what methods do, for one prompt and answers of one length, by the formulas of `cost`.
+
+    Each model reads the prompt once; every pass after that reads the answer and the token before it.
 
     Attributes:
-        prompt: reading the prompt once.
+        prompt: reading the prompt with the policy.
+        both: reading it with policy and reward model.
         token: drawing one token.
-        rollout: drawing an answer, the prompt being read.
+        rollout: drawing an answer.
         score: one reward.
         evaluation: one gradient evaluation of policy and reward model.
     """
 
     prompt: float
+    both: float
     token: float
     rollout: float
     score: float
     evaluation: float
 
 
-def prices(policy: Policy, landscape: Landscape) -> Prices:
-    """Prices by the formulas of `cost`; a gradient evaluation reads the prompt again, as one call of `passes` does."""
-    length = landscape.answers.shape[1]
-    prompt = cost.prefill(policy.parameters, len(policy.prompt_ids(landscape.prompt))).flops
-    token = cost.decoding(policy.parameters, 1).flops
-    return Prices(prompt, token, length * token, landscape.score.flops, landscape.evaluation.flops)
+def prices(policy: Policy, reward: RewardModel, prompt: Messages, length: int) -> Prices:
+    """Prices for one prompt."""
+    own, judge, read = policy.parameters, reward.parameters, length + 1
+    opening = cost.prefill(own, len(policy.prompt_ids(prompt))).flops
+    judged = cost.scoring(judge, len(reward.prompt_ids(prompt))).flops
+    return Prices(
+        opening,
+        opening + judged,
+        cost.decoding(own, 1).flops,
+        cost.decoding(own, length).flops,
+        cost.scoring(judge, read).flops,
+        cost.gradient_evaluation(own, read, read, judge, read, read).flops,
+    )
 
 
 class Descents:
@@ -156,7 +168,7 @@ class Deamortised(lightning.LightningModule):
 
     def spent(self, landscape: Landscape, weight: float) -> list[Spent]:
         """Laws of all methods for one prompt and λ."""
-        price = prices(self.policy, landscape)
+        price = prices(self.policy, self.reward, landscape.prompt, self.length)
         return [
             *self.without_gradient(landscape, weight, price),
             *self.langevin(landscape, weight, price),
@@ -170,14 +182,15 @@ class Deamortised(lightning.LightningModule):
         target = enumeration.optimum(prior, rewards, weight)
         size, vocab_size = len(prior), landscape.likelihood_gradients.shape[-1]
         draw = price.rollout + price.score
-        whole = price.prompt + price.token * size / (vocab_size - 1) + size * price.score  # each beginning is read once
+        beginnings = (size - 1) / (vocab_size - 1)  # shorter than an answer; each is read once
+        whole = price.both + price.token * beginnings + size * price.score
         found = [
             Spent("policy", 1, prior, price.prompt + price.rollout),
             Spent("enumeration", size, target, whole),
         ]
         generator = torch.Generator().manual_seed(self.settings.seed)
         for count in self.settings.draws:
-            flops = price.prompt + count * draw
+            flops = price.both + count * draw
             found.append(Spent("best_of_n", count, enumeration.best_of_n(prior, rewards, count), flops))
             choice = enumeration.weighted_choice(prior, rewards, weight, count, draws=1000, generator=generator)
             found.append(Spent("weighted_choice", count, choice, flops))
@@ -185,7 +198,7 @@ class Deamortised(lightning.LightningModule):
         for step in range(1, self.settings.steps[-1] + 1):
             law = chains.sweep(law, [matrix])
             if step in self.settings.steps:
-                found.append(Spent("independent_metropolis", step, law, price.prompt + (step + 1) * draw))
+                found.append(Spent("independent_metropolis", step, law, price.both + (step + 1) * draw))
         return found
 
     def langevin(self, landscape: Landscape, weight: float, price: Prices) -> list[Spent]:
@@ -208,7 +221,7 @@ class Deamortised(lightning.LightningModule):
                 if step in self.settings.steps:
                     # without a gradient one forward pass of each model says all that the test needs
                     each = price.evaluation / (1 if method.startswith("langevin") else 2)
-                    flops = price.prompt + price.rollout + looked * each
+                    flops = price.both + price.rollout + looked * each
                     found.append(Spent(method, step, law, flops, looked if each == price.evaluation else 0.0))
         return found
 
@@ -223,7 +236,7 @@ class Deamortised(lightning.LightningModule):
             )  # fmt: skip
             for step, (indices, looked) in zip(self.settings.steps, results, strict=True):
                 law = enumeration.empirical(indices, len(landscape.prior))
-                flops = price.prompt + price.rollout + looked * price.evaluation
+                flops = price.both + price.rollout + looked * price.evaluation
                 found.append(Spent(method, step, law, flops, looked, self.settings.particles))
         return found
 
@@ -236,7 +249,7 @@ class Deamortised(lightning.LightningModule):
         steps, found = self.settings.descent.num_iterations, []
         rows, hard, extra = whole.run(0, length)
         looked = 1 + (prior.exp() * torch.tensor(extra)).sum().item()
-        flops = price.prompt + price.rollout + looked * price.evaluation
+        flops = price.both + price.rollout + looked * price.evaluation
         own = torch.stack([chains.following(landscape, position) for position in range(length)], 1)
         for method, logits, spent, count in (
             ("dto_resampled", rows, flops, looked),
@@ -277,7 +290,7 @@ class Deamortised(lightning.LightningModule):
             law, spent = landscape.prior, _Bill(price, landscape, gate, rows is optimised)
             for sweep in range(1, sweeps + 1):
                 for position, matrix in enumerate(matrices):
-                    spent.add(law, position, redraws[position], rows[position][1])
+                    spent.add(law, position, matrix, redraws[position], rows[position][1])
                     law = chains.sweep(law, [matrix])
                 if sweep in self.settings.steps:
                     found.append(Spent(method, sweep, law, spent.flops, spent.evaluations))
@@ -285,29 +298,31 @@ class Deamortised(lightning.LightningModule):
 
 
 class _Bill:
-    """Expected cost of a pass of ∇-Reasoner, position by position.
+    """Expected cost of passes of ∇-Reasoner's loop, position by position.
 
-    Every position that passes the gate costs the evaluations of its descent; the first one, and each that follows an
-    accepted revision, a fresh evaluation more (charged at every proposal: an upper bound). A redraw that differs costs
-    a roll-out behind it and a reward.
+    The engine's rules: one gradient evaluation serves every position until a revision is accepted; where a position is
+    open to revision, its descent costs the evaluations that flips call for; a redraw that differs costs a roll-out
+    behind it and a reward. Evaluations are charged for the whole answer, although the engine reads only what follows
+    the position.
     """
 
     def __init__(self, price: Prices, landscape: Landscape, gate: float, gradient: bool):
         self.price, self.landscape, self.gate, self.gradient = price, landscape, gate, gradient
-        self.flops, self.evaluations = price.prompt + price.rollout, 0.0
-        self.fresh = 1.0
+        self.flops, self.evaluations = price.both + price.rollout, 0.0
+        self.unseen = landscape.prior.exp()  # mass of answers whose gradient is not at hand
 
-    def add(self, law: Law, position: int, redraw: Tensor, extra: list[int]) -> None:
-        """Charge one position under the law before it."""
+    def add(self, law: Law, position: int, matrix: Matrix, redraw: Tensor, extra: list[int]) -> None:
+        """Charge one position under the law before it, given its transition matrix."""
         answers = self.landscape.answers
-        open_ = chains.next_confidence(self.landscape, position) <= self.gate
-        mass = law.exp() * open_
+        looking = chains.next_confidence(self.landscape, position) <= self.gate
+        mass = law.exp() * looking
         differs = 1 - redraw.gather(-1, answers[:, position, None])[:, 0].exp()
         proposals = (mass * differs).sum().item()
         if self.gradient:
-            looked = self.fresh * mass.sum().item() + (mass * torch.tensor(extra)).sum().item()
+            looked = (self.unseen * looking).sum().item() + (mass * torch.tensor(extra)).sum().item()
             self.evaluations += looked
             self.flops += looked * self.price.evaluation
-            self.fresh = min(1.0, proposals)
+        moved = law.exp() @ (matrix - torch.diag(matrix.diagonal()))
+        self.unseen = self.unseen * ~looking + moved
         rest = answers.shape[1] - position - 1
         self.flops += proposals * (self.price.score + rest * self.price.token)

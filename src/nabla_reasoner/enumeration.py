@@ -13,7 +13,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import gradients, passes, scoring
-from .cost import Cost
 from .gradients import precise
 from .models import Policy, RewardModel
 
@@ -55,8 +54,6 @@ class Landscape(NamedTuple):
         tokens: log π(y_l|y_<l, x).
         rewards: r(y|x).
         likelihood_gradients, reward_gradients: ∂log π/∂y and ∂r/∂y at each answer's one-hot tokens.
-        evaluation: what one evaluation of both gradients costs.
-        score: what scoring one answer costs.
     """
 
     prompt: list[dict[str, str]]
@@ -65,8 +62,6 @@ class Landscape(NamedTuple):
     rewards: Law
     likelihood_gradients: Float[Tensor, "answers length vocab"]
     reward_gradients: Float[Tensor, "answers length vocab"]
-    evaluation: Cost
-    score: Cost
 
     @property
     def prior(self) -> Law:
@@ -87,15 +82,13 @@ def survey(policy: Policy, reward: RewardModel, prompt: list[dict[str, str]], le
         passes.HardSequence(policy.prompt_ids(prompt), reward.prompt_ids(prompt), [], answer)
         for answer in answers.tolist()
     ]
-    values, costs = scoring.rewards(reward, [s.reward_prompt for s in sequences], [s.rollout for s in sequences])
+    values, _ = scoring.rewards(reward, [s.reward_prompt for s in sequences], [s.rollout for s in sequences])
     tables = []
     for reward_weight, nll_weight in ((0.0, 1.0), (1.0, 0.0)):
         found = passes.evaluate(policy, reward, sequences, reward_weight=reward_weight, nll_weight=nll_weight)
         rows = gradients.onehot_gradient(found, [range(length)] * len(found))
         tables.append(-rows.double().view(len(answers), length, policy.vocab_size))
-    return Landscape(
-        prompt, answers, tokens, torch.tensor(values, dtype=torch.float64), *tables, found[0].cost, costs[-1]
-    )
+    return Landscape(prompt, answers, tokens, torch.tensor(values, dtype=torch.float64), *tables)
 
 
 def optimum(prior: Law, rewards: Law, reward_weight: float) -> Law:
@@ -158,6 +151,8 @@ def weighted_choice(
     samples of S, so its error is that of a smooth mean and not of a histogram.
     """
     weights = (reward_weight * (rewards - rewards.max())).exp()
+    if count == 1:
+        return prior
     others = torch.multinomial(prior.exp(), draws * (count - 1), replacement=True, generator=generator)
     sums = weights[others].view(draws, count - 1).sum(1)
     mean = torch.stack([(1 / (weight + sums)).mean() for weight in weights])
