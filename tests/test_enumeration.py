@@ -98,7 +98,7 @@ def test_a_weighted_choice_among_draws_has_the_law_of_all_tuples(count):
             expected[index] += prior[list(drawn)].sum().exp() * share
     generator = torch.Generator().manual_seed(0)
     law = enumeration.weighted_choice(prior, rewards, 1.5, count, draws=20_000, generator=generator)
-    assert enumeration.total_variation(law, expected.log()) < 0.005  # 1/sqrt(20,000) is 0.007 for a whole unit of spread
+    assert enumeration.total_variation(law, expected.log()) < 0.005  # 1/sqrt(20,000) is 0.007
 
 
 def test_every_answer_is_listed_once_in_counting_order():

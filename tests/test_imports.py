@@ -12,6 +12,7 @@ recipes measurements
 inference report summary manifest footprint ppo_figures
 decoding ppo tables figures yardsticks ppo_tables
 oracle lockstep deamortised letters
+prices
 baselines search training dto theory vllm_rollouts statistics grid chains
 reference enumeration
 walk descent

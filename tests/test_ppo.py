@@ -165,11 +165,13 @@ def test_an_unknown_method_names_the_valid_ones():
 def test_sampled_answers_follow_the_model():
     model = Tabular(1)
     generator = torch.Generator().manual_seed(0)
-    answers = ppo.sample(model, torch.zeros(20_000, 1, dtype=torch.long), LENGTH, VOCAB, generator)
+    answers, seen = ppo.sample(model, torch.zeros(20_000, 1, dtype=torch.long), LENGTH, VOCAB, generator)
     law = every_answer(model).detach().double().sum(1)
     found = enumeration.empirical(answers[:, 0] * VOCAB + answers[:, 1], VOCAB**LENGTH)
     _, floor = enumeration.sampling_floor(law, 20_000, repeats=20, generator=generator)
     assert enumeration.total_variation(found, law) < 3 * floor
+    own = ppo.token_log_probabilities(model, torch.zeros(20_000, 1, dtype=torch.long), answers, VOCAB)
+    torch.testing.assert_close(seen, own.detach())
 
 
 def test_the_critic_moves_towards_each_batchs_mean_return():
@@ -267,4 +269,5 @@ def test_a_small_run_writes_its_files_and_a_verdict_from_its_rows(tmp_path, caps
     text = (folder / "ppo.md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out
     (loop,) = table[(table.method == "nabla_reasoner") & (table.reward_weight == 1)].kl
-    assert f"∇-Reasoner as released {loop:.2f} nats from ρ*" in text
+    (null,) = table[(table.method == "nabla_without_gradient") & (table.reward_weight == 1)].kl
+    assert f"(λ = 1: {loop:.2f} against {null:.2f} without it" in text

@@ -72,8 +72,9 @@ def test_each_normalisation_by_hand(normalisation, expected):
 
 
 def test_an_unknown_normalisation_names_the_valid_ones():
+    mask = torch.ones(1, 1, dtype=torch.bool)
     with pytest.raises(ValueError, match="sequence, token, length; got 'batch'"):
-        reinforcement.normalised(torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool), normalisation="batch", max_length=1)
+        reinforcement.normalised(torch.ones(1, 1), mask, normalisation="batch", max_length=1)
 
 
 def test_the_divergence_estimate_is_unbiased_and_zero_only_where_the_policies_agree():

@@ -26,8 +26,8 @@ def langevin_proposal(
     """Per answer and position, the log-probability of each token of a discrete Langevin step (Zhang et al., 2022).
 
     The Gaussian step y - (η/2) g + √η ξ, with its density restricted to one-hot rows: log q(v) = -½ (g_v - g_y) -
-    ‖e_v - e_y‖²/(2η) + const, where the squared distance of two different vertices is 2. In units of dx = -∇L dt + √2 dW
-    the time of a step is η/2. All positions move at once and independently.
+    ‖e_v - e_y‖²/(2η) + const, where the squared distance of two different vertices is 2. In units of dx = -∇L dt
+    + √2 dW the time of a step is η/2. All positions move at once and independently.
 
     Args:
         energy_gradients: ∂L/∂y at each answer; zeros give the same move without a gradient.
@@ -150,6 +150,9 @@ def logit_particles(
 ) -> list[tuple[Int[Tensor, " particles"], float]]:
     """z ← z - η ∂L/∂z + noise·√η ξ on token logits, from rollouts of π: DTO's own variable with the theorem's noise.
 
+    There is no stationary law to arrive at: L depends on z through softmax(z), which does not change when a row is
+    shifted and hardly does once it is sure, so e^{-L} has no finite integral over z; ρ* is not promised here.
+
     The gradient is the straight-through one: ∂L/∂y at the hard answer, chained through softmax(z). The hard token of a
     row follows DTO's rule: what was sampled stands until the argmax of the row differs from its first argmax.
 
@@ -173,7 +176,8 @@ def logit_particles(
         rows = relaxation.logits_gradient(logits.flatten(0, 1), table[current].flatten(0, 1)).view_as(logits)
         logits = logits - step_size * rows
         if noise:
-            logits = logits + noise * step_size**0.5 * torch.randn(logits.shape, generator=generator, dtype=logits.dtype)
+            kicks = torch.randn(logits.shape, generator=generator, dtype=logits.dtype)
+            logits = logits + noise * step_size**0.5 * kicks
         best = logits.argmax(-1)
         moved = (torch.where(best == first, sampled, best) * places).sum(-1)
         evaluations, current = evaluations + int((moved != current).sum()), moved

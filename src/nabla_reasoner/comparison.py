@@ -103,7 +103,8 @@ def execute(settings: dict[str, Any], command: str) -> int:
     record = summary.Summary(folder, command, settings, {"seed": [settings["seed"]]}, "cpu")
     record.content.pop("settings_of_each_cell")  # there are no records here
     run = Run(settings, folder)
-    bar = tqdm(total=100.0 + 8.0 * len(run.trainings()), bar_format="{desc} {percentage:3.0f}% {bar} {elapsed}<{remaining}", disable=None)
+    work = 100.0 + 8.0 * len(run.trainings())
+    bar = tqdm(total=work, bar_format="{desc} {percentage:3.0f}% {bar} {elapsed}<{remaining}", disable=None)
     try:
         for name, share, part in run.stages():
             bar.set_description_str(name)

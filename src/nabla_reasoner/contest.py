@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import deamortised, enumeration, letters, ppo, training
+from . import deamortised, enumeration, letters, ppo, prices, training
 from .deamortised import Deamortised, Spent
 from .decoding import NablaReasoner
 from .descent import Descent
@@ -106,6 +106,14 @@ class Run:
         for weight in self.settings["reward_weights"]:
             for parts in zip(*(spent[weight] for spent in self.found), strict=True):
                 self.rows.append(self.row(parts, weight))
+        low, *_, high = self.settings["reward_weights"] * 2
+        for weight in np.geomspace(low / 8, high * 4, 33):  # for the figure: what no law can exceed
+            found = [
+                measured(enumeration.optimum(land.prior, land.rewards, weight), (land.prior, land.rewards), weight)
+                for land in self.landscapes
+            ]
+            row = {"method": "optimum", "reward_weight": weight, "measured_on": "compared", **mean_row(found)}
+            self.curves.append(row)
 
     def row(self, parts: Sequence[Spent], weight: float) -> dict[str, Any]:
         """A row of ppo.csv: one method at one amount, over the compared prompts."""
@@ -197,9 +205,9 @@ class Run:
             sets = {"compared": slice(self.settings["compared"]), **sets}
         watch = _Watch(self, module, {name: arena.take(part) for name, part in sets.items()}, batch)
         letters.fit(module, torch.utils.data.DataLoader(groups, batch_size=None), own["num_steps"], [watch])
-        prices = deamortised.prices(self.policy, self.reward, chat(self.texts[0]), self.settings["length"])
+        price = prices.price_list(self.policy, self.reward, chat(self.texts[0]), self.settings["length"])
         for row in self.curves[-len(sets) :]:
-            self.rows.append({"side": "amortised", **row, "flops": prices.prompt + prices.rollout, "samples": 0})
+            self.rows.append({"side": "amortised", **row, "flops": price.prompt + price.rollout, "samples": 0})
 
 
     def stages(self) -> Iterator[tuple[str, float, Callable[[Tick], None]]]:
@@ -219,7 +227,7 @@ class _Watch(lightning.Callback):
     def __init__(self, run: Run, module: ppo.Amortised, sets: dict[str, ppo.Arena], batch_flops: float):
         self.run, self.module, self.sets, self.batch_flops = run, module, sets, batch_flops
         last = module.schedule.num_steps
-        self.steps = sorted({*np.geomspace(1, last, 16).round().astype(int).tolist(), last})
+        self.steps = sorted({*np.geomspace(1, last, 12).round().astype(int).tolist(), last})
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index: int) -> None:
         if index + 1 not in self.steps:

@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import chains, cost, dto, enumeration, passes
-from .chains import Matrix
+from . import chains, dto, enumeration, passes
 from .descent import Descent
 from .enumeration import Landscape, Law
 from .gradients import Gradient
-from .models import Messages, Policy, RewardModel
+from .models import Policy, RewardModel
 from .passes import HardSequence
+from .prices import Bill, Prices, price_list
 from .rollouts import Sampling
 
 
@@ -41,43 +41,6 @@ class Spent(NamedTuple):
     flops: float
     gradient_evaluations: float = 0.0
     samples: int = 0
-
-
-class Prices(NamedTuple):
-    """FLOPs of what methods do, for one prompt and answers of one length, by the formulas of `cost`.
-
-    Each model reads the prompt once; every pass after that reads the answer and the token before it.
-
-    Attributes:
-        prompt: reading the prompt with the policy.
-        both: reading it with policy and reward model.
-        token: drawing one token.
-        rollout: drawing an answer.
-        score: one reward.
-        evaluation: one gradient evaluation of policy and reward model.
-    """
-
-    prompt: float
-    both: float
-    token: float
-    rollout: float
-    score: float
-    evaluation: float
-
-
-def prices(policy: Policy, reward: RewardModel, prompt: Messages, length: int) -> Prices:
-    """Prices for one prompt."""
-    own, judge, read = policy.parameters, reward.parameters, length + 1
-    opening = cost.prefill(own, len(policy.prompt_ids(prompt))).flops
-    judged = cost.scoring(judge, len(reward.prompt_ids(prompt))).flops
-    return Prices(
-        opening,
-        opening + judged,
-        cost.decoding(own, 1).flops,
-        cost.decoding(own, length).flops,
-        cost.scoring(judge, read).flops,
-        cost.gradient_evaluation(own, read, read, judge, read, read).flops,
-    )
 
 
 class Descents:
@@ -168,7 +131,7 @@ class Deamortised(lightning.LightningModule):
 
     def spent(self, landscape: Landscape, weight: float) -> list[Spent]:
         """Laws of all methods for one prompt and λ."""
-        price = prices(self.policy, self.reward, landscape.prompt, self.length)
+        price = price_list(self.policy, self.reward, landscape.prompt, self.length)
         return [
             *self.without_gradient(landscape, weight, price),
             *self.langevin(landscape, weight, price),
@@ -267,7 +230,7 @@ class Deamortised(lightning.LightningModule):
     def loops(
         self, landscape: Landscape, weight: float, price: Prices, optimised: list[tuple[Tensor, list[int]]], own: Tensor
     ) -> list[Spent]:
-        """∇-Reasoner's pass over the positions: released, without rejection, without gradient, and with a Metropolis test.
+        """∇-Reasoner's pass over the positions: released, without rejection or gradient, and with a Metropolis test.
 
         Args:
             optimised: per position, logits of its row after DTO and gradient evaluations besides the first, by answer.
@@ -287,7 +250,7 @@ class Deamortised(lightning.LightningModule):
             settings = {"accept": accept, "reward_weight": weight, "confidence_threshold": gate}
             redraws = [chains.redraws(logits, sampling) for logits, _ in rows]
             matrices = [chains.revision(landscape, q, l, **settings) for l, q in enumerate(redraws)]
-            law, spent = landscape.prior, _Bill(price, landscape, gate, rows is optimised)
+            law, spent = landscape.prior, Bill(price, landscape, gate, rows is optimised)
             for sweep in range(1, sweeps + 1):
                 for position, matrix in enumerate(matrices):
                     spent.add(law, position, matrix, redraws[position], rows[position][1])
@@ -295,34 +258,3 @@ class Deamortised(lightning.LightningModule):
                 if sweep in self.settings.steps:
                     found.append(Spent(method, sweep, law, spent.flops, spent.evaluations))
         return found
-
-
-class _Bill:
-    """Expected cost of passes of ∇-Reasoner's loop, position by position.
-
-    The engine's rules: one gradient evaluation serves every position until a revision is accepted; where a position is
-    open to revision, its descent costs the evaluations that flips call for; a redraw that differs costs a roll-out
-    behind it and a reward. Evaluations are charged for the whole answer, although the engine reads only what follows
-    the position.
-    """
-
-    def __init__(self, price: Prices, landscape: Landscape, gate: float, gradient: bool):
-        self.price, self.landscape, self.gate, self.gradient = price, landscape, gate, gradient
-        self.flops, self.evaluations = price.both + price.rollout, 0.0
-        self.unseen = landscape.prior.exp()  # mass of answers whose gradient is not at hand
-
-    def add(self, law: Law, position: int, matrix: Matrix, redraw: Tensor, extra: list[int]) -> None:
-        """Charge one position under the law before it, given its transition matrix."""
-        answers = self.landscape.answers
-        looking = chains.next_confidence(self.landscape, position) <= self.gate
-        mass = law.exp() * looking
-        differs = 1 - redraw.gather(-1, answers[:, position, None])[:, 0].exp()
-        proposals = (mass * differs).sum().item()
-        if self.gradient:
-            looked = (self.unseen * looking).sum().item() + (mass * torch.tensor(extra)).sum().item()
-            self.evaluations += looked
-            self.flops += looked * self.price.evaluation
-        moved = law.exp() @ (matrix - torch.diag(matrix.diagonal()))
-        self.unseen = self.unseen * ~looking + moved
-        rest = answers.shape[1] - position - 1
-        self.flops += proposals * (self.price.score + rest * self.price.token)

@@ -33,7 +33,6 @@ class Arena(NamedTuple):
 
     Attributes:
         prompts: token ids.
-        prior: log π(y|x).
         tokens: log π(y_l|y_<l, x).
         rewards: r(y|x).
     """
@@ -101,14 +100,16 @@ def token_log_probabilities(
 def sample(
     model: torch.nn.Module, prompts: Int[Tensor, "batch size"], length: int, vocab_size: int,
     generator: torch.Generator,
-) -> Int[Tensor, "batch length"]:  # fmt: skip
-    """Answers of one length, token by token."""
-    texts = prompts
+) -> tuple[Int[Tensor, "batch length"], Float[Tensor, "batch length"]]:  # fmt: skip
+    """Answers of one length, token by token, with the log-probability of each token."""
+    texts, seen = prompts, []
     for _ in range(length):
         logits = model(input_ids=texts).logits[:, -1, :vocab_size]
         uniform = torch.rand(len(texts), dtype=torch.float64, generator=generator)
-        texts = torch.cat([texts, rollouts.draw(logits, uniform, Sampling(1.0))[:, None]], 1)
-    return texts[:, prompts.shape[1] :]
+        drawn = rollouts.draw(logits, uniform, Sampling(1.0))[:, None]
+        seen.append(torch.log_softmax(logits, -1).gather(1, drawn))
+        texts = torch.cat([texts, drawn], 1)
+    return texts[:, prompts.shape[1] :], torch.cat(seen, 1)
 
 
 def penalised_return(
@@ -164,10 +165,8 @@ class Amortised(lightning.LightningModule):
     def experience(self, prompts: Int[Tensor, " batch"]) -> Batch:
         """Answers of the present model."""
         size = self.arena.tokens.shape[2]
-        answers = sample(self.model, self.arena.prompts[prompts], size, self.vocab_size, self.generator)
+        answers, old = sample(self.model, self.arena.prompts[prompts], size, self.vocab_size, self.generator)
         numbers = (answers * self.vocab_size ** torch.arange(size).flip(0)).sum(1)
-        with torch.no_grad():
-            old = token_log_probabilities(self.model, self.arena.prompts[prompts], answers, self.vocab_size)
         return Batch(prompts, answers, numbers, old)
 
     def judge(self, batch: Batch) -> Float[Tensor, " batch"]:
@@ -210,7 +209,9 @@ class Amortised(lightning.LightningModule):
         return enumeration.token_log_probabilities(self.model, arena.prompts.tolist(), self.vocab_size, size).sum(-1)
 
 
-def batch_flops(parameters: int, judge: int, size: int, length: int, *, prompts: int, answers: int, epochs: int) -> float:
+def batch_flops(
+    parameters: int, judge: int, size: int, length: int, *, prompts: int, answers: int, epochs: int
+) -> float:
     """FLOPs of drawing one batch of answers, judging it, and taking its optimiser steps.
 
     Drawing, the reference policy's log-probabilities and the reward read each prompt once for all its answers. An

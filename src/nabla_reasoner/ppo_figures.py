@@ -21,8 +21,8 @@ STYLES = {
     "dto_resampled": ("#CC79A7", "P", ""),
     "nabla_reasoner": ("#CC79A7", "*", ""),
     "nabla_without_gradient": ("#CC79A7", "D", ""),
-    "ppo": ("black", ".", "--"),
-    "grpo": ("#777777", "+", "--"),
+    "ppo": ("black", "h", "--"),
+    "grpo": ("#777777", "p", "--"),
 }
 FLOOR = 1e-3  # nats; smaller divergences are drawn here
 
@@ -42,7 +42,7 @@ def comparison(table: pd.DataFrame, curves: pd.DataFrame, crossing: pd.DataFrame
         raise ValueError(f"the table must have rows of λ = {weight:g}; got none. Run ./reproduce.sh ppo first.")
     figure, axes = plt.subplots(2, 2, figsize=(12.5, 10))
     _compute(axes[0, 0], rows[rows.reward_weight == weight], curves, weight)
-    _frontier(axes[0, 1], rows, weight)
+    _frontier(axes[0, 1], rows, curves[curves.method == "optimum"], weight)
     _over_weights(axes[1, 0], rows)
     _payback(axes[1, 1], crossing)
     handles: dict[str, object] = {}
@@ -77,23 +77,27 @@ def _compute(axis: Axes, rows: pd.DataFrame, curves: pd.DataFrame, weight: float
         _line(axis, method, draw + own.training_flops / most, own.kl.clip(lower=FLOOR))
     prior, whole = rows[rows.method == "policy"].iloc[0], rows[rows.method == "enumeration"].iloc[0]
     axis.axhline(prior.kl, color="#999999", linewidth=1)
-    axis.annotate("π itself", (whole.flops, prior.kl), fontsize=8, va="bottom", ha="left")
+    axis.annotate("π itself", (1, prior.kl), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", ha="right")
     axis.axvline(whole.flops, color="#999999", linewidth=1, linestyle=":")
-    axis.annotate("scoring every\nanswer", (whole.flops, 0.02), fontsize=8, ha="left", xytext=(3, 0), textcoords="offset points")
+    axis.annotate(" scoring every\n answer", (whole.flops, 0.01), fontsize=8, ha="left")
+    axis.set_ylim(FLOOR / 1.5, 3 * prior.kl)
     axis.set(xscale="log", yscale="log", xlabel=f"FLOPs an answer (training shared by {most} prompts, one answer each)")
     axis.set_ylabel("KL(ρ‖ρ*), nats")
     axis.set_title(f"distance to the optimum against compute, λ = {weight:g}", fontsize=10)
     axis.grid(alpha=0.3)
 
 
-def _frontier(axis: Axes, rows: pd.DataFrame, weight: float) -> None:
+def _frontier(axis: Axes, rows: pd.DataFrame, optimum: pd.DataFrame, weight: float) -> None:
     star = rows[rows.method == "enumeration"].sort_values("kl_to_policy")
     start = rows[rows.method == "policy"].iloc[0]
-    axis.plot([start.kl_to_policy, *star.kl_to_policy], [start.reward, *star.reward], color="black", marker="o",
-              markersize=4, linewidth=1, label="ρ* over λ")  # fmt: skip
+    path = optimum[optimum.kl_to_policy <= 1.2 * star.kl_to_policy.max()].sort_values("reward_weight")
+    axis.plot([start.kl_to_policy, *path.kl_to_policy], [start.reward, *path.reward], color="black", linewidth=1,
+              label="ρ* over λ (no law lies above)")  # fmt: skip
+    axis.plot(star.kl_to_policy, star.reward, color="black", marker="|", markersize=12, linestyle="none")
     for row in star.itertuples():
-        axis.annotate(f"λ={row.reward_weight:g}", (row.kl_to_policy, row.reward), fontsize=8, xytext=(-4, 6),
+        axis.annotate(f"λ={row.reward_weight:g}", (row.kl_to_policy, row.reward), fontsize=8, xytext=(-5, 8),
                       textcoords="offset points", ha="right")  # fmt: skip
+    axis.margins(y=0.1)
     for method in STYLES:
         own = rows[(rows.method == method) & (rows.reward_weight == weight)].sort_values("amount")
         if len(own):
@@ -134,22 +138,20 @@ def _payback(axis: Axes, crossing: pd.DataFrame) -> None:
     axis.set_title("no target was reached by training", fontsize=10)
     if crossing.empty:
         return
-    target = crossing.target_kl.median()
-    target = min(crossing.target_kl.unique(), key=lambda each: abs(each - target))
-    own = crossing[crossing.target_kl == target]
+    most = crossing[crossing.trained_on == crossing.trained_on.max()]
+    own = crossing[(crossing.target_kl == most.target_kl.min()) & crossing.method.isin(STYLES)]
     answers = np.geomspace(1, 3 * own.answers.max(), 60)
-    shades = iter(("black", "#666666", "#AAAAAA"))
     for count, rows in own.groupby("trained_on"):
         first = rows.iloc[0]
-        axis.plot(answers, first.training_flops + answers * first.amortised_flops, color=next(shades), linestyle="--",
-                  label=f"PPO on {count} prompt{'s' if count > 1 else ''} (new prompts: {first.held_out_kl:.1f} nats)")  # fmt: skip
+        axis.plot(answers, first.training_flops + answers * first.amortised_flops, color="black", linestyle="--")
+        words = f"PPO on {count} prompt{'s' if count > 1 else ''} (new prompts: {first.held_out_kl:.1f} nats)"
+        axis.annotate(words, (1, first.training_flops), fontsize=8, va="bottom")
     for method, rows in own.groupby("method", sort=False):
-        colour, _, line = STYLES.get(method, ("#F0E442", "", "-"))
-        first = rows.iloc[0]
-        axis.plot(answers, answers * first.flops, color=colour, linestyle=line or "-", label=f"{_label(method)}, {first.amount}")
-        axis.plot(rows.answers, rows.answers * first.flops, color=colour, marker="o", linestyle="none", markersize=4)
+        colour, _, line = STYLES[method]
+        flops = rows.flops.iloc[0]
+        axis.plot(answers, answers * flops, color=colour, linestyle=line or "-")
+        axis.plot(rows.answers, rows.answers * flops, color=colour, marker="o", linestyle="none", markersize=4)
     axis.set(xscale="log", yscale="log", xlabel="answers given", ylabel="FLOPs in all")
     axis.xaxis.set_major_locator(ticker.LogLocator(numticks=8))
-    axis.set_title(f"break-even (dots): mean KL to ρ* at most {target:g} nats", fontsize=10)
-    axis.legend(fontsize=7.5, loc="upper left", frameon=False)
+    axis.set_title(f"break-even (dots): mean KL to ρ* at most {own.target_kl.iloc[0]:g} nats", fontsize=10)
     axis.grid(alpha=0.3)

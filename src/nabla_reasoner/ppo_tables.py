@@ -19,22 +19,27 @@ NAMES = {
     "weighted_choice": "one of N, chosen by e^{λr}",
     "independent_metropolis": "fresh draws, Metropolis test",
     "langevin_metropolis": "token Langevin, Metropolis test",
-    "moves_without_gradient": "the same moves without gradient",
+    "moves_without_gradient": "token moves without gradient, Metropolis test",
     "langevin_unadjusted": "token Langevin, no test",
     "logit_langevin": "DTO with √2 noise on logits",
-    "logit_descent": "the same without noise",
-    "dto_argmax": "DTO, argmax",
-    "dto_resampled": "DTO, tokens redrawn",
+    "logit_descent": "descent on logits without noise",
+    "dto_argmax": "DTO on all tokens, argmax",
+    "dto_resampled": "DTO on all tokens, redrawn",
     "dto_resampled_null": "tokens redrawn, no gradient",
     "nabla_reasoner": "∇-Reasoner as released",
-    "nabla_without_gradient": "its null arm, no gradient",
+    "nabla_without_gradient": "∇-Reasoner without gradient (null arm)",
     "nabla_without_rejection": "∇-Reasoner without rejection",
     "nabla_metropolis": "∇-Reasoner, Metropolis test",
-    "nabla_metropolis_null": "the same without gradient",
+    "nabla_metropolis_null": "∇-Reasoner without gradient, Metropolis test",
 }
+NEAR = 0.1  # nats to ρ* that count as having arrived
 SHOWN = (4, 16, 64)  # amounts in the table, where a method has several
-EXACT = ("weighted_choice", "independent_metropolis", "langevin_metropolis", "nabla_metropolis", "nabla_metropolis_null")
-PER_PROMPT = ("best_of_n", *EXACT, "moves_without_gradient", "dto_resampled", "nabla_reasoner")
+EXACT = (  # whose law tends to ρ* as more is spent
+    "weighted_choice", "independent_metropolis", "langevin_metropolis", "moves_without_gradient", "nabla_metropolis",
+    "nabla_metropolis_null",
+)  # fmt: skip
+PER_PROMPT = ("best_of_n", *EXACT, "dto_resampled", "nabla_reasoner")
+PRINTED = ("best_of_n", "independent_metropolis", "langevin_metropolis", "nabla_metropolis_null", "nabla_reasoner")
 
 
 def compared(table: pd.DataFrame) -> pd.DataFrame:
@@ -85,7 +90,7 @@ def break_even(table: pd.DataFrame, curves: pd.DataFrame, weight: float, targets
 
 def _main_table(rows: pd.DataFrame, weight: float) -> list[str]:
     lines = [
-        "| method | amount | KL to ρ* (range over prompts) | TV | E[r] | KL to π | MFLOPs an answer | training, GFLOPs |",
+        "| method | amount | KL to ρ* (range over prompts) | TV | E[r] | KL to π | MFLOPs/answer | training, GFLOPs |",
         "|---|---|---|---|---|---|---|---|",
     ]
     own = rows[rows.reward_weight == weight]
@@ -106,7 +111,8 @@ def _main_table(rows: pd.DataFrame, weight: float) -> list[str]:
 def _by_weight(rows: pd.DataFrame) -> list[str]:
     """KL to ρ* over λ, each method at its largest amount, Best-of-N at its best N."""
     weights = sorted(rows.reward_weight.unique())
-    lines = [f"| KL to ρ* at λ = | {' | '.join(f'{weight:g}' for weight in weights)} |", "|---|" + "---|" * len(weights)]
+    head = " | ".join(f"{weight:g}" for weight in weights)
+    lines = [f"| KL to ρ* at λ = | {head} |", "|---|" + "---|" * len(weights)]
     for method in NAMES:
         cells = []
         for weight in weights:
@@ -126,11 +132,11 @@ def _by_weight(rows: pd.DataFrame) -> list[str]:
 
 def _crossing_table(crossing: pd.DataFrame) -> list[str]:
     lines = [
-        "| KL at most | PPO trained on | training, GFLOPs | KL on new prompts | against | MFLOPs an answer | answers until "
-        "training has paid | per prompt |",
+        "| KL at most | PPO trained on | training, GFLOPs | KL on new prompts | against | MFLOPs/answer | "
+        "answers until training has paid | per prompt |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in crossing.itertuples():
+    for row in crossing[crossing.method.isin(PRINTED)].itertuples():
         lines.append(
             f"| {row.target_kl:g} | {row.trained_on} | {row.training_flops / 1e9:.2f} | {row.held_out_kl:.2f} | "
             f"{NAMES[row.method]}, {row.amount} | {row.flops / 1e6:.2f} | {row.answers:,.0f} | "
@@ -147,74 +153,111 @@ def _last(rows: pd.DataFrame, method: str, weight: float) -> pd.Series:
 def verdict(table: pd.DataFrame, crossing: pd.DataFrame, engine: dict[str, float], weight: float) -> str:
     """What the rows show, in words that depend on them."""
     rows = compared(table)
+    return "\n\n".join(
+        (
+            _samplers(rows, weight),
+            _released(rows, weight),
+            _gradient(rows, weight),
+            _trained(table, weight) + " " + _paid(crossing),
+            f"The exact law of ∇-Reasoner beside the engine: {int(engine['draws'])} answers a prompt drawn with it "
+            f"differ by TV {engine['tv']:.3f}, as many draws from that law by {engine['tv_floor']:.3f}; it spent "
+            f"{engine['flops'] / 1e6:.1f} MFLOPs an answer.",
+        )
+    )
+
+
+def _samplers(rows: pd.DataFrame, weight: float) -> str:
+    """Does sampling at test time arrive at ρ*?"""
+    weights, near, far = sorted(rows.reward_weight.unique()), [], []
+    for method in EXACT:
+        worst = max(_last(rows, method, each).kl for each in weights)
+        (near if worst <= NEAR else far).append(f"{NAMES[method]} ({worst:.2g})")
+    noisy, plain, prior = (_last(rows, m, weight) for m in ("logit_langevin", "langevin_unadjusted", "policy"))
+    return (
+        f"**Sampling.** Worst KL to ρ* over λ at the largest amount: at most {NEAR} nats for "
+        f"{', '.join(near) or 'no method'}" + (f"; more for {', '.join(far)}" if far else "") + ". Noise alone is "
+        f"{'not enough' if min(noisy.kl, plain.kl) > NEAR else 'enough for one of two'}: at λ = {weight:g} DTO with √2 "
+        f"noise on its logits is {noisy.kl:.2f} nats away after {noisy.amount} steps and token Langevin without a test "
+        f"{plain.kl:.2f} (π itself {prior.kl:.2f})."
+    )
+
+
+def _released(rows: pd.DataFrame, weight: float) -> str:
+    """Does the released algorithm sample ρ*?"""
     weights = sorted(rows.reward_weight.unique())
-    name = {method: words for method, words in NAMES.items()}
-    worst = {method: max(_last(rows, method, each).kl for each in weights) for method in EXACT}
-    converged = [f"{name[m]} ({worst[m]:.2g})" for m in EXACT if worst[m] <= 0.05]
-    others = [f"{name[m]} ({worst[m]:.2g})" for m in EXACT if worst[m] > 0.05]
-    prior, loop, null = (_last(rows, m, weight) for m in ("policy", "nabla_reasoner", "nabla_without_gradient"))
-    star, whole = _last(rows, "enumeration", weight), _last(rows, "dto_resampled", weight)
-    noisy, plain = _last(rows, "logit_langevin", weight), _last(rows, "langevin_unadjusted", weight)
+    loop, star = (_last(rows, method, weight) for method in ("nabla_reasoner", "enumeration"))
+    divergences = {each: _last(rows, "nabla_reasoner", each).kl for each in weights}
+    best = min(divergences, key=divergences.get)
+    spans = [[_last(rows, m, each).reward for each in (weights[0], weights[-1])] for m in ("enumeration", loop.method)]
+    farther = [f"{each:g}" for each in weights if divergences[each] > _last(rows, "policy", each).kl]
+    return (
+        f"**The released algorithm** is nearest to ρ* at λ = {best:g} ({divergences[best]:.2f} nats)"
+        + (f" and farther from it than π at λ = {', '.join(farther)}" if farther else "")
+        + f". λ hardly steers it: from λ = {weights[0]:g} to {weights[-1]:g} its expected reward goes from "
+        f"{spans[1][0]:.2f} to {spans[1][1]:.2f}, the optimum's from {spans[0][0]:.2f} to {spans[0][1]:.2f}. At λ = "
+        f"{weight:g} it has reward {loop.reward:.2f} (ρ* {star.reward:.2f}) at {loop.kl_to_policy:.2f} nats from π (ρ* "
+        f"{star.kl_to_policy:.2f})."
+    )
 
-    def against(row: pd.Series) -> str:
-        return f"{row.kl:.2f} nats from ρ*, {'nearer than' if row.kl < prior.kl else 'no nearer than'} π ({prior.kl:.2f})"
 
-    better = [each for each in weights if _last(rows, "nabla_reasoner", each).kl
-              < _last(rows, "nabla_without_gradient", each).kl]  # fmt: skip
-    worse = [each for each in weights if each not in better]
-    spans = {
-        method: [_last(rows, method, each).reward for each in (weights[0], weights[-1])]
-        for method in ("enumeration", "nabla_reasoner")
-    }
-    choice = rows[(rows.method == "weighted_choice") & (rows.reward_weight == weight) & (rows.flops <= loop.flops)]
-    same = choice.loc[choice.kl.idxmin()] if len(choice) else None
+def _gradient(rows: pd.DataFrame, weight: float) -> str:
+    """What the gradient is worth, against the same method without it and against draws without a gradient."""
+    weights = sorted(rows.reward_weight.unique())
+    loop, null = (_last(rows, method, weight) for method in ("nabla_reasoner", "nabla_without_gradient"))
+    pairs = [(each, *(_last(rows, m, each).kl for m in (loop.method, null.method))) for each in weights]
+    better = [f"{each:g}" for each, own, other in pairs if own < other]
+    worse = [f"{each:g}" for each, own, other in pairs if own >= other]
+    own = rows[rows.reward_weight == weight]
+    words = (
+        f"**The gradient** brings the released loop nearer to ρ* at λ = {', '.join(better) or 'no value'}"
+        + (f", not at λ = {', '.join(worse)}" if worse else "")
+        + f" (λ = {weight:g}: {loop.kl:.2f} against {null.kl:.2f} without it, for {loop.flops / 1e6:.1f} against "
+        f"{null.flops / 1e6:.1f} MFLOPs)."
+    )
+    choice = own[(own.method == "weighted_choice") & (own.flops <= loop.flops)]
+    if len(choice):
+        same = choice.loc[choice.kl.idxmin()]
+        words += (
+            f" Choosing one of {same.amount} draws by e^{{λr}} costs {same.flops / 1e6:.1f} MFLOPs and is "
+            f"{same.kl:.2f} nats away."
+        )
+    needed = []
+    for method in ("langevin_metropolis", "moves_without_gradient", "independent_metropolis"):
+        found = cheapest(own, method, 2 * NEAR)
+        needed.append(f"{NAMES[method]} {'never' if found is None else f'{found.flops / 1e6:.1f}'}")
+    return words + f" MFLOPs until {2 * NEAR} nats: {', '.join(needed)}."
+
+
+def _trained(table: pd.DataFrame, weight: float) -> str:
+    """Where training ends, on the prompts trained on and on new ones."""
+    rows = compared(table)
     ppo, grpo, unscaled = (_last(rows, m, weight) for m in ("ppo", "grpo", "grpo_unscaled"))
     held = table[(table.method == "ppo") & (table.measured_on == "held_out") & (table.reward_weight == weight)]
-    sentences = [
-        f"Worst KL to ρ* over λ at the largest amount: at most 0.05 nats for {', '.join(converged) or 'no method'}"
-        + (f"; not yet for {', '.join(others)}." if others else "."),
-        f"So test-time sampling can stand in for PPO, but at λ = {weight:g} neither noise alone nor the released "
-        "algorithm does it: "
-        f"DTO with √2 noise on its logits is {against(noisy)} after {noisy.amount} steps, token Langevin without a test "
-        f"{against(plain)}, DTO with redrawn tokens {against(whole)}, ∇-Reasoner as released {against(loop)}.",
-        f"From λ = {weights[0]:g} to {weights[-1]:g} the optimum's expected reward moves from {spans['enumeration'][0]:.2f}"
-        f" to {spans['enumeration'][1]:.2f}, ∇-Reasoner's from {spans['nabla_reasoner'][0]:.2f} to "
-        f"{spans['nabla_reasoner'][1]:.2f}; at λ = {weight:g} it has reward {loop.reward:.2f} (ρ* {star.reward:.2f}) at "
-        f"{loop.kl_to_policy:.2f} nats from π (ρ* {star.kl_to_policy:.2f}).",
-        f"The gradient brings the released loop nearer to ρ* than its null arm at λ = "
-        f"{', '.join(f'{each:g}' for each in better) or 'no value'}"
-        + (f", and not at λ = {', '.join(f'{each:g}' for each in worse)}" if worse else "")
-        + f" (λ = {weight:g}: {loop.kl:.2f} against {null.kl:.2f}, for {loop.flops / 1e6:.1f} against "
-        f"{null.flops / 1e6:.1f} MFLOPs)"
-        + (f"; choosing one of {same.amount} draws by e^{{λr}}, no gradient, costs {same.flops / 1e6:.1f} MFLOPs and is "
-           f"{same.kl:.2f} nats away." if same is not None else "."),
-        f"Amortised over {int(ppo.trained_on)} prompts, PPO ends {ppo.kl:.2f} nats from ρ* on the compared prompts, GRPO "
-        f"{grpo.kl:.2f} and GRPO without the division by std {unscaled.kl:.2f}. On prompts it has not seen, PPO is "
-        + ", ".join(f"{row.kl:.2f} (trained on {int(row.trained_on)})" for row in held.itertuples())
-        + " nats away.",
-        _paid(crossing, name),
-        f"The exact law of ∇-Reasoner used here agrees with the engine: {int(engine['draws'])} answers a prompt drawn with "
-        f"it differ by TV {engine['tv']:.3f}, as many draws from that law by {engine['tv_floor']:.3f}; it spent "
-        f"{engine['flops'] / 1e6:.1f} MFLOPs an answer, with what its caches save.",
-    ]  # fmt: skip
-    return " ".join(sentences)
+    new = [f"{row.kl:.2f} (trained on {int(row.trained_on)})" for row in held.sort_values("trained_on").itertuples()]
+    prior = _last(rows, "policy", weight)
+    return (
+        f"**Training.** Over {int(ppo.trained_on)} prompts PPO ends {ppo.kl:.2f} nats from ρ* on the compared prompts, "
+        f"GRPO {grpo.kl:.2f}, GRPO without the division by std {unscaled.kl:.2f} (π {prior.kl:.2f}). On new prompts "
+        f"PPO is {', '.join(new)} nats away."
+    )
 
 
-def _paid(crossing: pd.DataFrame, name: dict[str, str]) -> str:
-    """The sentence on break-even: the tightest target that training reached on most prompts."""
+def _paid(crossing: pd.DataFrame) -> str:
+    """The sentence on break-even: the tightest target that training on most prompts reached."""
     if crossing.empty:
         return "Training reached none of the targets, so there is no break-even."
-    own = crossing[crossing.target_kl == crossing.target_kl.min()]
-    own = own[own.trained_on == own.trained_on.max()].sort_values("answers")
-    low, high = own.iloc[-1], own.iloc[0]
-    usable = "also on new prompts" if low.held_out_kl <= low.target_kl else (
-        f"on those prompts only: on new ones it is {low.held_out_kl:.2f} nats away, where methods that work prompt by "
-        "prompt need no training"
+    own = crossing[crossing.trained_on == crossing.trained_on.max()]
+    own = own[own.target_kl == own.target_kl.min()].sort_values("answers")
+    late, early = own.iloc[-1], own.iloc[0]
+    usable = (
+        "and this holds on new prompts too" if late.held_out_kl <= late.target_kl else
+        f"on those prompts only (new ones: {late.held_out_kl:.2f} nats, where spending per prompt needs no training)"
     )  # fmt: skip
     return (
-        f"To be within {low.target_kl:g} nats, PPO on {low.trained_on} prompts costs {low.training_flops / 1e9:.1f} GFLOPs, "
-        f"paid back after {low.answers:,.0f} answers against {name[low.method]} and {high.answers:,.0f} against "
-        f"{name[high.method]}, {usable}."
+        f"To be within {late.target_kl:g} nats there, PPO on {late.trained_on} prompts costs "
+        f"{late.training_flops / 1e9:.1f} GFLOPs. That is paid back after {early.answers:,.0f} answers against "
+        f"{NAMES[early.method]}, and after {late.answers:,.0f} ({late.answers_per_prompt:,.0f} per prompt) against "
+        f"{NAMES[late.method]}, {usable}."
     )
 
 
@@ -225,8 +268,9 @@ def markdown(
     rows = compared(table)
     count = int(rows.num_measured.iloc[0])
     parts = [
-        f"# Deamortised against amortised PPO\n\n`{command}`. λ = {weight:g}, means over {count} prompts with 625 or as many "
-        "answers as the space has; laws are exact but for rows with a floor (what as many exact draws from ρ* show).",
+        f"# Deamortised against amortised PPO\n\n`{command}`. λ = {weight:g}, means over {count} prompts with "
+        f"{rows[rows.method == 'enumeration'].amount.iloc[0]} answers each; laws are exact but for rows with a floor "
+        "(what as many exact draws from ρ* show). Every answer starts as a draw from π; ν = 1.",
         "\n".join(_main_table(rows, weight)),
         "Over λ, largest amounts:\n\n" + "\n".join(_by_weight(rows)),
         "Break-even:\n\n" + "\n".join(_crossing_table(crossing)),
