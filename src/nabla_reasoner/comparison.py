@@ -26,6 +26,7 @@ import logging
 import shlex
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,12 +106,14 @@ def execute(settings: dict[str, Any], command: str) -> int:
     run = Run(settings, folder)
     work = 100.0 + 8.0 * len(run.trainings())
     bar = tqdm(total=work, bar_format="{desc} {percentage:3.0f}% {bar} {elapsed}<{remaining}", disable=None)
+    begin = time.perf_counter()
     try:
         for name, share, part in run.stages():
             bar.set_description_str(name)
             before = bar.n
             part(lambda fraction, share=share: bar.update(share * fraction))
             bar.update(before + share - bar.n)
+            bar.write(f"{name}: done after {time.perf_counter() - begin:.0f} s")
     except KeyboardInterrupt:
         record.close("interrupted")
         raise

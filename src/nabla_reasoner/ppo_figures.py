@@ -69,11 +69,11 @@ def _compute(axis: Axes, rows: pd.DataFrame, curves: pd.DataFrame, weight: float
         own = rows[(rows.method == method) & (rows.side == "deamortised")].sort_values("amount")
         if len(own):
             _line(axis, method, own.flops, own.kl.clip(lower=FLOOR))
-    most = curves.trained_on.max()
+    most = int(curves.trained_on.max())
     draw = rows[rows.side == "amortised"].flops.iloc[0]
     for method in ("ppo", "grpo"):
         own = curves[(curves.method == method) & (curves.reward_weight == weight) & (curves.trained_on == most)]
-        own = own[own.measured_on == "trained"]
+        own = own[own.measured_on == "compared"]
         _line(axis, method, draw + own.training_flops / most, own.kl.clip(lower=FLOOR))
     prior, whole = rows[rows.method == "policy"].iloc[0], rows[rows.method == "enumeration"].iloc[0]
     axis.axhline(prior.kl, color="#999999", linewidth=1)
@@ -144,8 +144,8 @@ def _payback(axis: Axes, crossing: pd.DataFrame) -> None:
     for count, rows in own.groupby("trained_on"):
         first = rows.iloc[0]
         axis.plot(answers, first.training_flops + answers * first.amortised_flops, color="black", linestyle="--")
-        words = f"PPO on {count} prompt{'s' if count > 1 else ''} (new prompts: {first.held_out_kl:.1f} nats)"
-        axis.annotate(words, (1, first.training_flops), fontsize=8, va="bottom")
+        words = f"PPO on {count:.0f} (new prompts: {first.held_out_kl:.1f} nats)"
+        axis.annotate(words, (1, first.training_flops), fontsize=7.5, va="bottom")
     for method, rows in own.groupby("method", sort=False):
         colour, _, line = STYLES[method]
         flops = rows.flops.iloc[0]

@@ -193,8 +193,9 @@ def _released(rows: pd.DataFrame, weight: float) -> str:
     return (
         f"**The released algorithm** is nearest to ρ* at λ = {best:g} ({divergences[best]:.2f} nats)"
         + (f" and farther from it than π at λ = {', '.join(farther)}" if farther else "")
-        + f". λ hardly steers it: from λ = {weights[0]:g} to {weights[-1]:g} its expected reward goes from "
-        f"{spans[1][0]:.2f} to {spans[1][1]:.2f}, the optimum's from {spans[0][0]:.2f} to {spans[0][1]:.2f}. At λ = "
+        + f". From λ = {weights[0]:g} to {weights[-1]:g} its expected reward goes from {spans[1][0]:.2f} to "
+        f"{spans[1][1]:.2f}, {'less' if spans[1][1] - spans[1][0] < spans[0][1] - spans[0][0] else 'no less'} far than "
+        f"the optimum's (from {spans[0][0]:.2f} to {spans[0][1]:.2f}). At λ = "
         f"{weight:g} it has reward {loop.reward:.2f} (ρ* {star.reward:.2f}) at {loop.kl_to_policy:.2f} nats from π (ρ* "
         f"{star.kl_to_policy:.2f})."
     )
