@@ -160,7 +160,8 @@ def verdict(table: pd.DataFrame, crossing: pd.DataFrame, engine: dict[str, float
             _gradient(rows, weight),
             _trained(table, weight) + " " + _paid(crossing),
             f"The exact law of ∇-Reasoner beside the engine: {int(engine['draws'])} answers a prompt drawn with it "
-            f"differ by TV {engine['tv']:.3f}, as many draws from that law by {engine['tv_floor']:.3f}; it spent "
+            f"differ by TV {engine['tv']:.3f}, as many draws from that law by {engine['tv_floor']:.3f} on average and "
+            f"{engine['tv_floor_high']:.3f} at most in 40 samples; it spent "
             f"{engine['flops'] / 1e6:.1f} MFLOPs an answer.",
         )
     )
