@@ -170,7 +170,7 @@ def side(weight: float, length: int = 3) -> deamortised.Deamortised:
     policy, reward = test_enumeration.models()
     settings = deamortised.Settings(
         reward_weights=[weight], draws=[1, 4], steps=[1, 32], langevin_step=1.0, noise_step=0.3, particles=200,
-        descent=Descent(step_size=0.5, num_iterations=8), resample=Sampling(0.5, 0.95), confidence_threshold=0.8,
+        descent=Descent(step_size=0.5, num_iterations=8), resample=Sampling(0.5, 0.95), confidence_threshold=0.55,
         seed=0,
     )  # fmt: skip
     return deamortised.Deamortised(policy, reward, length, settings)
@@ -199,7 +199,7 @@ def test_the_exact_law_of_the_loop_is_that_of_the_engines_own_answers():
     for method, gradient in (("nabla_reasoner", True), ("nabla_without_gradient", False)):
         (part,) = [part for part in found[weight] if part.method == method]
         engine = NablaReasoner(
-            num_iterations=8, step_size=0.5, reward_weight=weight, nll_weight=1.0, confidence_threshold=0.8,
+            num_iterations=8, step_size=0.5, reward_weight=weight, nll_weight=1.0, confidence_threshold=0.55,
             grad_threshold=0.0, rollout_temperature=1.0, rollout_top_p=1.0, resample_temperature=0.5,
             resample_top_p=0.95, max_new_tokens=3, use_gradient=gradient,
         )  # fmt: skip
