@@ -13,7 +13,7 @@ usage: ./reproduce.sh TARGET [settings]
   table1            accuracy and cost of every method, beside the paper's Table 1
   table2            the same methods under reward models of different quality
   theorem           numerical checks of Theorem 4.1 and of the gradient's parts
-  ppo               DTO and PPO as two ways to one optimum, where it can be computed exactly
+  ppo               the optimum of the PPO objective, and what approaches it: trained, or sampled at test time
   solve "question"  one question, answered by greedy decoding and by nabla-Reasoner
   plan TARGET       what a target would run, fetch and cost; loads nothing
   bench             speed, FLOPs and memory beside the plain algorithm, Best-of-8 and bare passes

@@ -6,15 +6,15 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "nabla_reasoner"
 ROWS = """
 __init__
-run bench
-session plan adapters verdicts cases hub_training
+run bench comparison
+session plan adapters verdicts cases hub_training contest
 recipes measurements
-inference report summary manifest footprint tuning
-decoding ppo tables figures yardsticks
-oracle lockstep
-verifiers improvement
-baselines search training dto theory vllm_rollouts statistics grid
-reference
+inference report summary manifest footprint tuning ppo_figures
+decoding ppo tables figures yardsticks ppo_tables
+oracle lockstep deamortised letters
+verifiers improvement prices
+baselines search training dto theory vllm_rollouts statistics grid chains
+reference enumeration
 walk descent
 grading rollouts scoring objective records
 passes demonstrations pretrained

@@ -255,7 +255,8 @@ def test_advantages_and_loss_equal_those_of_trl(tmp_path, normalisation, theirs)
     arguments = trl.GRPOConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_completion_length=LIMIT,
         beta=0.3, epsilon=0.1, epsilon_high=0.25, loss_type=theirs, temperature=0.9, num_iterations=2, use_cpu=True,
-        report_to=[], scale_rewards="group", bf16=False, seed=3, mask_truncated_completions=False,
+        report_to=[], scale_rewards="group", use_bias_correction_kl=False, bf16=False, seed=3,
+        mask_truncated_completions=False,
     )  # fmt: skip
     trainer = trl.GRPOTrainer(
         model=language_model(),

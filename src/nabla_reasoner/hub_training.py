@@ -51,6 +51,7 @@ def trainer_settings(config: DictConfig) -> dict[str, Any]:
         "epsilon": sampling.clip_low,
         "epsilon_high": sampling.clip_high,
         "beta": sampling.kl_weight,
+        "use_bias_correction_kl": False,  # as `reinforcement.reference_divergence`
         "loss_type": LOSS_TYPES[sampling.normalisation],
         "scale_rewards": "group" if sampling.scale_advantages else "none",
         "use_vllm": True,

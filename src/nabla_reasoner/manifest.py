@@ -32,12 +32,14 @@ def write(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> None
         for name in config.models
         if name.startswith(("likelihood", "classifier"))
     }
+    own = str(folder / config.models["tiny-instruct"].folder)  # the weakest judge: no better than the better policy
+    rewards["likelihood-weak"] = RewardModel.from_pretrained(own, "likelihood")
     validation = {task: parts["validation"][:NUM_PROBLEMS] for task, parts in data.items()}
     entries = {name: describe(folder, folder / recipe.folder, recipe) for name, recipe in config.models.items()}
     entries |= {name: describe(folder, Path(recipe.folder), recipe) for name, recipe in config.improved.items()}
     for name, reward in rewards.items():
         if reward.strong is not None:
-            entries[name]["greedy_accuracy"] = {
+            entries["tiny-instruct" if name == "likelihood-weak" else name]["greedy_accuracy"] = {
                 task: accuracy(reward.strong, problems, greedy(reward.strong, problems))
                 for task, problems in validation.items()
             }

@@ -1,7 +1,7 @@
 """`./reproduce.sh models`: trains everything shipped in assets/ and measures it into assets/manifest.json.
 
-Stages: tokenizer, tiny-base, tiny-instruct (policies), likelihood (a longer-trained judge; -medium and -weak stopped
-earlier), classifier (grown from the judge, trained on the policies' own samples), the policies improved by training
+Stages: tokenizer, tiny-base, tiny-instruct (policies), likelihood (a longer-trained judge; -medium stopped earlier),
+classifier (grown from the judge, trained on the policies' own samples), the policies improved by training
 (tiny-base-sft and so on, see `tuning`), manifest. Each can be run alone with `only=[NAME]`.
 """
 

@@ -62,7 +62,11 @@ def clipped_objective(
 def reference_divergence(
     log_probabilities: Float[Tensor, "batch seq"], reference_log_probabilities: Float[Tensor, "batch seq"]
 ) -> Float[Tensor, "batch seq"]:
-    """Per token, the estimate e^d - d - 1 >= 0 of KL(π‖π_ref), with d = log π_ref - log π; unbiased in expectation."""
+    """Per token, the estimate e^d - d - 1 >= 0 of KL(π‖π_ref), with d = log π_ref - log π (GRPO's).
+
+    Its expectation is the divergence, but its gradient on-policy is that of KL(π_ref‖π): GRPO with it does not end at
+    π_ref e^{r/β} (`ppo`).
+    """
     difference = reference_log_probabilities - log_probabilities
     return difference.exp() - difference - 1
 
@@ -117,7 +121,5 @@ def policy_loss(
     if kl_weight > 0:
         if reference_log_probabilities is None:
             raise ValueError(f"kl_weight {kl_weight} needs a reference policy; got none. Give one, or kl_weight=0.")
-        # with the ratio the gradient is that of KL(π‖π_ref); without it the value is right, its slope is not
-        ratio = (log_probabilities - old_log_probabilities).exp()
-        loss = loss + kl_weight * ratio * reference_divergence(log_probabilities, reference_log_probabilities)
+        loss = loss + kl_weight * reference_divergence(log_probabilities, reference_log_probabilities)
     return normalised(loss, mask, normalisation=normalisation, max_length=max_length)
