@@ -12,12 +12,15 @@ recipes measurements
 inference report summary manifest footprint
 decoding ppo tables figures yardsticks
 oracle lockstep
-baselines search training dto theory vllm_rollouts statistics grid
+search
+forest
+baselines revision training dto theory vllm_rollouts statistics grid
 reference
 walk descent
 grading rollouts scoring objective records
 passes demonstrations pretrained
-gradients cache
+gradients branches
+cache
 batches
 problems models relaxation cost vocabulary timing
 """
