@@ -12,13 +12,15 @@ recipes measurements
 inference report summary manifest footprint tuning ppo_figures
 decoding ppo tables figures yardsticks ppo_tables
 oracle lockstep deamortised letters
-verifiers improvement prices
-baselines search training dto theory vllm_rollouts statistics grid chains
+search
+verifiers improvement prices forest
+baselines revision training dto theory vllm_rollouts statistics grid chains
 reference enumeration
 walk descent
 grading rollouts scoring objective records
 passes demonstrations pretrained
-gradients cache
+gradients branches
+cache
 batches reinforcement
 problems models relaxation cost vocabulary timing
 """

@@ -12,9 +12,12 @@ _HOMES = {
     "NablaReasoner": "decoding",
     "Policy": "models",
     "Problem": "problems",
+    "RAP": "search",
     "RewardModel": "models",
     "SelfConsistency": "baselines",
     "Solution": "records",
+    "TPO": "revision",
+    "TreeOfThoughts": "search",
 }
 __all__ = sorted(_HOMES)
 

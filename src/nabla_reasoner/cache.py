@@ -4,7 +4,8 @@ A token's keys and values depend on the tokens before it alone. What a sequence 
 therefore taken from there, in passes with and without gradients; a gradient is needed at later positions only.
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,18 +18,16 @@ from . import batches
 from .models import Policy, RewardModel
 
 
-class PrefixCache:
-    """Sequences that one model has read, one per slot.
+class TokenCache(ABC):
+    """Sequences that one model has read, by slot.
 
     Attributes:
         ids: tokens whose keys and values each slot holds.
-        log_probabilities: of each held token given those before it, where a pass computed it; [slots, capacity], nats.
+        layers: keys and values by layer; the second axis is the heads, the last the head size.
     """
 
-    def __init__(self, slots: int):
-        self.ids: list[list[int]] = [[] for _ in range(slots)]
-        self.layers: list[list[Tensor]] = []  # keys and values by layer, each [slots, heads, capacity, head size]
-        self.log_probabilities: Float[Tensor, "slots capacity"] = torch.zeros(slots, 0, dtype=torch.float64)
+    ids: list[list[int]] | dict[int, list[int]]
+    layers: list[list[Tensor]]
 
     def shared(self, slot: int, ids: Sequence[int]) -> int:
         """How many leading tokens of `ids` the slot holds."""
@@ -42,13 +41,44 @@ class PrefixCache:
         """A copy of the first `starts` tokens of some slots, right-padded: a model may append to it."""
         result, width = DynamicCache(), max(starts)
         if width:
-            rows = torch.tensor(slots, device=self.layers[0][0].device)
-            for index, (keys, values) in enumerate(self.layers):
-                result.update(keys[rows, :, :width], values[rows, :, :width], index)
+            for index, (keys, values) in enumerate(self.leading(slots, width)):
+                result.update(keys, values, index)
         return result
 
+    @abstractmethod
+    def leading(self, slots: Sequence[int], width: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """By layer, keys and values of the first `width` tokens of some slots; anything behind what a slot holds."""
+
+    @abstractmethod
     def put(self, slots: Sequence[int], ids: Sequence[Sequence[int]], starts: Sequence[int], new: Cache) -> None:
         """Keep what a pass over ids[start:] appended to the copy that `past` gave; slots must hold ids[:start]."""
+
+    @abstractmethod
+    def note(self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]) -> None:
+        """Keep log-probabilities of each slot's tokens from an index on."""
+
+    @abstractmethod
+    def known(self, slot: int, start: int, end: int) -> float:
+        """Log-likelihood of a slot's tokens from `start` up to `end`, as kept by `note`."""
+
+
+class PrefixCache(TokenCache):
+    """A fixed number of slots, each with room of its own.
+
+    Attributes:
+        log_probabilities: of each held token given those before it, where a pass computed it; [slots, capacity], nats.
+    """
+
+    def __init__(self, slots: int):
+        self.ids: list[list[int]] = [[] for _ in range(slots)]
+        self.layers: list[list[Tensor]] = []  # [slots, heads, capacity, head size]
+        self.log_probabilities: Float[Tensor, "slots capacity"] = torch.zeros(slots, 0, dtype=torch.float64)
+
+    def leading(self, slots: Sequence[int], width: int) -> Iterator[tuple[Tensor, Tensor]]:
+        rows = torch.tensor(slots, device=self.layers[0][0].device)
+        return ((keys[rows, :, :width], values[rows, :, :width]) for keys, values in self.layers)
+
+    def put(self, slots: Sequence[int], ids: Sequence[Sequence[int]], starts: Sequence[int], new: Cache) -> None:
         width = max(len(text) - start for text, start in zip(ids, starts, strict=True))
         skip = new.layers[0].keys.shape[2] - width
         self._reserve([[layer.keys, layer.values] for layer in new.layers], max(starts) + width)
@@ -62,7 +92,6 @@ class PrefixCache:
             self.ids[slot] = list(text)
 
     def note(self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]) -> None:
-        """Keep log-probabilities of each slot's tokens from an index on."""
         width = max(start + len(own) for start, own in zip(starts, values, strict=True))
         missing = width - self.log_probabilities.shape[1]
         if missing > 0:
@@ -71,7 +100,6 @@ class PrefixCache:
             self.log_probabilities[slot, start : start + len(own)] = own
 
     def known(self, slot: int, start: int, end: int) -> float:
-        """Log-likelihood of a slot's tokens from `start` up to `end`, as kept by `note`."""
         return self.log_probabilities[slot, start:end].sum().item()
 
     def copy(self, other: "PrefixCache", slots: Sequence[int]) -> None:
@@ -154,7 +182,7 @@ def read(
     model: Policy | RewardModel,
     texts: Sequence[Sequence[int]],
     limits: Sequence[int],
-    cache: PrefixCache | None = None,
+    cache: TokenCache | None = None,
     slots: Sequence[int] = (),
     *,
     overlap: int = 0,
@@ -198,7 +226,7 @@ class DecodingCache(Cache):
         lengths: tokens that each row holds.
     """
 
-    def __init__(self, source: PrefixCache, rows: int):
+    def __init__(self, source: TokenCache, rows: int):
         self.lengths = [0] * rows
         self.device = source.layers[0][0].device
         super().__init__(layers=[_DecodingLayer(pair, rows) for pair in source.layers])
@@ -211,15 +239,14 @@ class DecodingCache(Cache):
                 layer.keys = torch.nn.functional.pad(layer.keys, extra)
                 layer.values = torch.nn.functional.pad(layer.values, extra)
 
-    def admit(self, rows: Sequence[int], source: PrefixCache, slots: Sequence[int]) -> None:
+    def admit(self, rows: Sequence[int], source: TokenCache, slots: Sequence[int]) -> None:
         """Give rows to new sequences."""
-        taken = torch.tensor(slots, device=self.device)
         own = torch.tensor(rows, device=self.device)
         width = max(len(source.ids[slot]) for slot in slots)
         self._reserve(width)
-        for layer, (keys, values) in zip(self.layers, source.layers, strict=True):
-            layer.keys[own, :, :width] = keys[taken, :, :width]
-            layer.values[own, :, :width] = values[taken, :, :width]
+        for layer, (keys, values) in zip(self.layers, source.leading(slots, width), strict=True):
+            layer.keys[own, :, :width] = keys
+            layer.values[own, :, :width] = values
         for row, slot in zip(rows, slots, strict=True):
             self.lengths[row] = len(source.ids[slot])
 
@@ -241,7 +268,7 @@ class DecodingCache(Cache):
             layer.keys, layer.values = layer.keys[kept], layer.values[kept]
         self.lengths = [self.lengths[row] for row in rows]
 
-    def hand_over(self, rows: Sequence[int], target: PrefixCache, slots: Sequence[int], ids: Sequence[list[int]]):
+    def hand_over(self, rows: Sequence[int], target: TokenCache, slots: Sequence[int], ids: Sequence[list[int]]):
         """Copy what some rows hold into another cache's slots; `ids` are the tokens held."""
         width = max(map(len, ids))
         chosen = torch.tensor(rows, device=self.device)
@@ -256,7 +283,7 @@ class _DecodingLayer(DynamicLayer):
 
     def __init__(self, like: Sequence[Tensor], rows: int):
         super().__init__()
-        self.keys, self.values = (t.new_zeros(rows, t.shape[1], 0, t.shape[3]) for t in like)
+        self.keys, self.values = (t.new_zeros(rows, t.shape[1], 0, t.shape[-1]) for t in like)
         self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
         self.columns, self.width = torch.zeros(rows, dtype=torch.long, device=self.device), 1
 

@@ -21,8 +21,8 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
-# Keys that change no record.
-NOT_SETTINGS = {"paper", "size", "prepare", "parameters", "download_gb", "skywork", "budget", "manifest"}
+# Keys that change no record, or change it through other settings only.
+NOT_SETTINGS = {"paper", "size", "prepare", "parameters", "download_gb", "skywork", "budget", "manifest", "step_marks"}
 MISSING = object()
 METHODS = (  # the order of a table's rows
     "greedy",
@@ -37,6 +37,7 @@ METHODS = (  # the order of a table's rows
     "nabla_reasoner",
     "nabla_reasoner_multipass",
 )
+SPLITS = ("test", "validation")
 WANDB_MODES = ("offline", "online", "disabled")
 
 Cell = dict[str, Any]
@@ -172,8 +173,13 @@ def _check_values(cell: Cell) -> None:
     for key in ("overwrite", "budget"):
         if type(cell[key]) is not bool:
             raise ValueError(f"{key} must be true or false; got {cell[key]!r}.")
-    if cell["wandb"] not in WANDB_MODES:
-        raise ValueError(f"wandb must be one of {', '.join(WANDB_MODES)}; got {cell['wandb']!r}.")
+    for key, valid in (("wandb", WANDB_MODES), ("split", SPLITS)):
+        if cell[key] not in valid:
+            raise ValueError(f"{key} must be one of {', '.join(valid)}; got {cell[key]!r}.")
+    if cell["split"] != "test" and "dataset" not in cell["task"]:
+        raise ValueError(
+            f"split={cell['split']} is for generated tasks only; got task {cell['task']['name']}. Use split=test."
+        )
 
 
 def locate(path: str) -> str:
@@ -183,18 +189,18 @@ def locate(path: str) -> str:
 
 def build_problems(cell: Cell) -> list:
     """The cell's problems; the same list object for cells of the same task."""
-    return _problems(json.dumps(cell["task"], sort_keys=True), cell["num_problems"])
+    return _problems(json.dumps(cell["task"], sort_keys=True), cell["num_problems"], cell["split"], cell["scale_name"])
 
 
 @functools.lru_cache(maxsize=16)
-def _problems(task_json: str, size: int | None) -> list:
+def _problems(task_json: str, size: int | None, split: str, scale: str) -> list:
     from . import problems
 
     task = json.loads(task_json)
     if "dataset" in task:
         if size is None:
             raise ValueError(f"task {task['name']} is generated without end; give num_problems.")
-        drawn = problems.generate(task["dataset"], split="test", size=size, settings=task["settings"])
+        drawn = _generated(task, size, split, scale)
         return [problem._replace(question=problem.question + task.get("suffix", "")) for problem in drawn]
     if task["path"] is not None:
         return problems.load_jsonl(task["path"], task=task["name"], size=size, suffix=task["suffix"])
@@ -206,6 +212,34 @@ def _problems(task_json: str, size: int | None) -> list:
             f"task {task['name']} cannot be fetched from the hub ({type(error).__name__}: {first}). "
             "Give a file: task.path=FILE.jsonl with fields id, problem, answer."
         ) from error
+
+
+def _generated(task: dict[str, Any], size: int, split: str, scale: str) -> list:
+    """Problems of a reasoning-gym task; those of split "validation" are those that no model was trained on.
+
+    Raises:
+        ValueError: more validation problems than were held out, or a scale whose models are not trained here.
+    """
+    from . import problems
+
+    def draw(name: str, count: int, avoid: frozenset[str] = frozenset()) -> list:
+        return problems.generate(
+            task["dataset"], split=name, size=count, settings=task["settings"], avoid=avoid
+        )
+
+    if split == "test":
+        return draw("test", size)
+    recipe = CONFIGS / "train" / f"{scale}.yaml"
+    if not recipe.exists():
+        raise ValueError(f"split=validation needs a scale whose models are trained here; got {scale}. Use split=test.")
+    held_out = OmegaConf.load(recipe).held_out
+    if size > held_out.validation:
+        raise ValueError(
+            f"{held_out.validation} validation problems of a task are held out at scale={scale}; got "
+            f"num_problems={size}. Ask for fewer."
+        )
+    test = draw("test", held_out.test)
+    return draw("validation", size, frozenset(problems.question_key(problem.question) for problem in test))
 
 
 def prepare_models(cell: Cell) -> None:
@@ -272,6 +306,8 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
         parts[group]["weights"] = folder_digest(locate(parts[group]["path"]))
     if parts["task"].get("path"):
         parts["task"]["sha256"] = hashlib.sha256(Path(parts["task"].pop("path")).read_bytes()).hexdigest()
+    if cell["split"] != "test":  # said only then: records made before there was a choice are of the test split
+        parts["split"] = cell["split"]
     kept = ("seed", "num_problems", "batch_size", "threads", "device", "dtype", "devices", "num_nodes")
     return {**parts, **{key: cell[key] for key in kept}}
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from . import batches, cost
-from .cache import PrefixCache, read
+from .branches import BranchCache
+from .cache import PrefixCache, TokenCache, read
 from .gradients import Gradient, Term, likelihood, precise
 from .models import Policy, RewardModel
 
@@ -34,14 +35,23 @@ class HardSequence(NamedTuple):
 
 
 class Caches:
-    """What each model has read, one slot per problem, the same slots for all models.
+    """What each model has read, one slot per problem (or branch), the same slots for all models.
 
     Attributes:
         policy, scorer, reference: of the policy, the reward model and the reward's reference model.
     """
 
     def __init__(self, slots: int):
-        self.policy, self.scorer, self.reference = PrefixCache(slots), PrefixCache(slots), PrefixCache(slots)
+        self.policy: TokenCache = PrefixCache(slots)
+        self.scorer: TokenCache = PrefixCache(slots)
+        self.reference: TokenCache = PrefixCache(slots)
+
+    @classmethod
+    def branching(cls) -> "Caches":
+        """Caches for a search tree: any number of slots, which share what they have in common."""
+        caches = cls(0)
+        caches.policy, caches.scorer, caches.reference = BranchCache(), BranchCache(), BranchCache()
+        return caches
 
     def copy(self, other: "Caches", slots: Sequence[int]) -> None:
         """Take over what another object's slots hold."""
@@ -146,7 +156,7 @@ def _cut(term: Term, length: int) -> Term:
     return term._replace(embedding_gradient=term.embedding_gradient[:length], hidden=hidden)
 
 
-def judges(reward: RewardModel, caches: Caches | None) -> list[tuple[Policy, float, PrefixCache | None]]:
+def judges(reward: RewardModel, caches: Caches | None) -> list[tuple[Policy, float, TokenCache | None]]:
     """The language models of a likelihood reward, each with its sign in the reward and its cache."""
     both = (
         (reward.strong, 1.0, caches and caches.scorer),
@@ -168,7 +178,7 @@ def _likelihood(
     batch: list[HardSequence],
     weight: float,
     *,
-    cache: PrefixCache | None,
+    cache: TokenCache | None,
     slots: list[int],
     keep: bool,
     whole: bool,
@@ -216,7 +226,7 @@ def _classifier(
     batch: list[HardSequence],
     lengths: list[int],
     weight: float,
-    cache: PrefixCache | None,
+    cache: TokenCache | None,
     slots: list[int],
     keep: bool,
 ) -> _Pass:
@@ -242,7 +252,7 @@ def _fill(
     model: Policy | RewardModel,
     texts: Sequence[list[int]],
     counts: Sequence[int],
-    cache: PrefixCache | None,
+    cache: TokenCache | None,
     slots: Sequence[int],
     firsts: Sequence[int] | None,
 ) -> list[int]:

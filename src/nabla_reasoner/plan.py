@@ -6,9 +6,9 @@ The estimate, per problem and repeat, with N and R the parameters of policy and 
     scoring k answers           2 R k (P + L)
     g gradient evaluations      4 (N + R) g (P + L)
 
-L is the length limit, so decoding is an upper bound. k is 1 (greedy), the number of samples, or N_max. ∇-Reasoner's g
-is not known beforehand; 2 N_max is assumed (one for the first rollout, and for each proposal one flip of a token and
-one acceptance at most).
+L is the length limit, so decoding is an upper bound. k is 1 (greedy), the number of samples, simulations or branches,
+or N_max. ∇-Reasoner's g is not known beforehand; 2 N_max is assumed (one for the first rollout, and for each proposal
+one flip of a token and one acceptance at most).
 """
 
 from collections.abc import Sequence
@@ -78,11 +78,22 @@ def flops(cell: Cell) -> float | None:
     typical = cell["estimate"]
     tokens = typical["prompt_tokens"] + min(typical["response_tokens"], cell["max_new_tokens"])
     searches = "max_rollouts" in method
-    answers = typical["rollouts"] * method["num_passes"] ** 0.5 if searches else method.get("num_samples", 1)
+    answers = typical["rollouts"] * method["num_passes"] ** 0.5 if searches else _answers(method)
     gradients = typical["gradients"] if searches and method["use_gradient"] else 0
     scored = 0 if method["name"] in ("greedy", "self_consistency") else reward
     per_problem = 2 * (policy + scored) * answers * tokens + 4 * (policy + reward) * gradients * tokens
     return per_problem * problems * cell["task"]["repeats"]
+
+
+def _answers(method: dict) -> float:
+    """Whole answers that a method without gradients decodes and scores, roughly."""
+    if "breadth" in method:  # b states and k steps behind each, at every depth
+        return method["breadth"] * method["num_proposals"]
+    if "num_simulations" in method:
+        return method["num_simulations"]
+    if "num_iterations" in method:  # of responses, a critique and instructions; prompts are longer than P
+        return method["num_samples"] + method["num_iterations"] * (method["num_samples"] + 2)
+    return method.get("num_samples", 1)
 
 
 def _show_estimate(cells: Sequence[Cell]) -> None:

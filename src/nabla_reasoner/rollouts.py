@@ -8,7 +8,7 @@ Decoding is one continuous batch: a row whose sequence has ended is given to the
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import batches, relaxation
-from .cache import DecodingCache, PrefixCache, read
+from .cache import DecodingCache, PrefixCache, TokenCache, read
 from .gradients import precise
 from .models import Policy
 
@@ -64,8 +64,9 @@ class Rollout(NamedTuple):
     """A sampled continuation.
 
     Attributes:
-        token_ids: drawn tokens, the end-of-response token included when it was drawn.
-        finished: whether it ended by itself and not at the length limit.
+        token_ids: drawn tokens, all that were decoded for it; the end-of-response or stop token included when it was
+            drawn.
+        finished: whether it ended with an end-of-response token, and not at the length limit or a stop token.
         prefilled: prompt and prefix tokens that were read for it; what several sequences share is counted once.
         states: what the policy predicted for each token, where asked for.
     """
@@ -123,11 +124,13 @@ def sample(
     sampling: Sampling,
     max_new_tokens: Sequence[int],
     *,
-    store: PrefixCache | None = None,
+    store: TokenCache | None = None,
     slots: Sequence[int] = (),
+    homes: Sequence[int | None] | None = None,
+    stops: Sequence[Collection[int]] | None = None,
     states: bool = False,
 ) -> list[Rollout]:
-    """Continue every prefix until an end-of-response token or its own length limit.
+    """Continue every prefix until an end-of-response token, a stop token of its own, or its own length limit.
 
     Args:
         prefixes: prompt (and committed response) token ids, each non-empty.
@@ -135,7 +138,10 @@ def sample(
         sampling: temperature and cuts, the same for all.
         max_new_tokens: per prefix, >= 0; with 0 the continuation is empty and unfinished.
         store: what was read before, and where all that is read now is kept.
-        slots: a slot of the store for each prefix, all different.
+        slots: a slot of the store for each prefix; prefixes in one slot must be equal.
+        homes: the slots of a `BranchCache` in which continuations are kept, all different and none of them a prefix's;
+            None keeps nothing. By default each stays where its prefix is, and slots must then be all different.
+        stops: per prefix, token ids that end the continuation without finishing the response.
         states: return the policy's predictions too.
     """
     results = [Rollout([], False) for _ in prefixes]
@@ -147,13 +153,25 @@ def sample(
         source = PrefixCache(len(distinct))
     texts = {place[i]: list(prefixes[i]) for i in waiting}
     read_now = _prefill(policy, source, texts)
+    if homes is not None:
+        for i in waiting:
+            if homes[i] is not None:
+                store.fork(place[i], homes[i])
+    elif store is not None:
+        homes = place
+    else:
+        homes = [None] * len(prefixes)
     waiting.sort(key=lambda i: (len(prefixes[i]), i))
     while waiting:
         rows = min(batches.Limit.rows, len(waiting))
         queue = [
-            _Row(i, place[i], texts[place[i]], read_now[place[i]][0], noise[i], max_new_tokens[i]) for i in waiting
-        ]
-        decoder = _Decoder(policy, sampling, source, queue, keep=store is not None, states=states)
+            _Row(
+                i, place[i], homes[i], texts[place[i]], read_now[place[i]][0], noise[i], max_new_tokens[i],
+                stops[i] if stops is not None else (),
+            )
+            for i in waiting
+        ]  # fmt: skip
+        decoder = _Decoder(policy, sampling, source, queue, states=states)
         if not batches.attempt(lambda run=decoder.run, rows=rows: run(rows), rows):
             batches.Limit.rows = rows // 2
         for i, rollout in decoder.finished().items():
@@ -164,7 +182,7 @@ def sample(
     return results
 
 
-def _prefill(policy: Policy, cache: PrefixCache, texts: dict[int, list[int]]) -> dict[int, tuple[Tensor, int]]:
+def _prefill(policy: Policy, cache: TokenCache, texts: dict[int, list[int]]) -> dict[int, tuple[Tensor, int]]:
     """Read what slots do not hold of their texts; by slot, the last hidden state and the number of tokens read."""
     slots = list(texts)
     lengths = [len(texts[slot]) - min(cache.shared(slot, texts[slot]), len(texts[slot]) - 1) for slot in slots]
@@ -180,23 +198,24 @@ def _prefill(policy: Policy, cache: PrefixCache, texts: dict[int, list[int]]) ->
 
 
 class _Row(NamedTuple):
-    """A sequence to be decoded: its number, slot, prefix, the prefix's last hidden state, uniform numbers, limit."""
+    """A sequence to be decoded: its number, its prefix's slot, the slot it is kept in, prefix, the prefix's last hidden
+    state, uniform numbers, limit, stop tokens."""
 
     index: int
     slot: int
+    home: int | None
     prefix: list[int]
     hidden: Float[Tensor, " hidden"]
     noise: np.ndarray
     limit: int
+    stops: Collection[int]
 
 
 class _Decoder:
     """Rows that decode together until the queue is empty."""
 
-    def __init__(
-        self, policy: Policy, sampling: Sampling, source: PrefixCache, queue: list[_Row], *, keep: bool, states: bool
-    ):
-        self.policy, self.sampling, self.source, self.keep, self.states = policy, sampling, source, keep, states
+    def __init__(self, policy: Policy, sampling: Sampling, source: TokenCache, queue: list[_Row], *, states: bool):
+        self.policy, self.sampling, self.source, self.states = policy, sampling, source, states
         self.waiting = queue[::-1]
         self.rows: list[_Row | None] = []
         self.tokens: dict[int, list[int]] = {}
@@ -251,11 +270,11 @@ class _Decoder:
 
     def release(self, free: list[int]) -> None:
         """Keep what ended rows hold in their slots of the store."""
-        places = [place for place in free if self.rows[place] is not None]
-        if self.keep and places:
+        places = [place for place in free if self.rows[place] is not None and self.rows[place].home is not None]
+        if places:
             rows = [self.rows[place] for place in places]
             held = [[*row.prefix, *self.tokens[row.index][:-1]] for row in rows]
-            self.cache.hand_over(places, self.source, [row.slot for row in rows], held)
+            self.cache.hand_over(places, self.source, [row.home for row in rows], held)
 
     def draw(self, logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, " rows"]:
         uniform = [
@@ -272,7 +291,7 @@ class _Decoder:
             own = self.tokens[row.index]
             own.append(token)
             self.trail[row.index].append(count + place)
-            if token in self.policy.eos_ids or len(own) == row.limit:
+            if token in self.policy.eos_ids or token in row.stops or len(own) == row.limit:
                 self.ended.add(row.index)
 
     def step(self, drawn: Int[Tensor, " rows"]) -> Float[Tensor, "rows hidden"]:

@@ -19,17 +19,22 @@ def rewards(
     *,
     caches: Caches | None = None,
     slots: Sequence[int] = (),
+    close: bool = True,
 ) -> tuple[list[float], list[cost.Cost]]:
-    """r(y|x) of whole responses, forward passes only, with what each cost.
+    """r(y|x) of responses, forward passes only, with what each cost.
 
     Args:
         prompts: chat prompts by the reward model's template; without `caches`, equal ones are read once.
-        responses: response ids; one without an end-of-turn token is closed by one.
+        responses: response ids, non-empty; one without an end-of-turn token is closed by one.
         caches: what was read before, and where all that is read now is kept.
         slots: a slot per response.
+        close: False scores a response without an end-of-turn token as it stands, as the beginning of a longer one: its
+            log-likelihood so far, or a classifier's score at its last token.
     """
-    batch = [ended(HardSequence([], list(p), [], list(r)), reward) for p, r in zip(prompts, responses, strict=True)]
-    lengths = [len(s.reward_prompt) + len(s.rollout) + len(reward.suffix_ids) for s in batch]
+    batch = [HardSequence([], list(p), [], list(r)) for p, r in zip(prompts, responses, strict=True)]
+    if close:
+        batch = [ended(sequence, reward) for sequence in batch]
+    lengths = [len(_text(sequence, reward)) for sequence in batch]
     shared, keep, opening = caches, caches is not None, [0] * len(batch)
     distinct = {prompt: slot for slot, prompt in enumerate(dict.fromkeys(tuple(s.reward_prompt) for s in batch))}
     if caches is None and len(distinct) < len(batch):
@@ -37,7 +42,7 @@ def rewards(
         first = {slot: i for i, slot in reversed(list(enumerate(slots)))}  # pays for the prompt
         for prompt, slot in distinct.items():
             opening[first[slot]] = len(prompt)
-        _read_prompts(reward, [list(prompt) for prompt in distinct], shared)
+        read_prompts(reward, [list(prompt) for prompt in distinct], shared)
 
     def score(chosen: list[int]) -> list[tuple[float, int]]:
         own = [slots[i] for i in chosen] if shared is not None else []
@@ -48,7 +53,13 @@ def rewards(
     return [value for value, _ in scored], spent
 
 
-def _read_prompts(reward: RewardModel, prompts: list[list[int]], caches: Caches) -> None:
+def _text(sequence: HardSequence, reward: RewardModel) -> list[int]:
+    """What the reward model reads; the template's closing tokens stand behind an end-of-turn token only."""
+    closed = sequence.rollout[-1] in reward.eos_ids
+    return sequence.reward_prompt + sequence.rollout + (reward.suffix_ids if closed else [])
+
+
+def read_prompts(reward: RewardModel, prompts: list[list[int]], caches: Caches) -> None:
     """Read every prompt once, the i-th into slot i."""
     models = [(model, cache) for model, _, cache in judges(reward, caches)] or [(reward, caches.scorer)]
 
@@ -66,7 +77,7 @@ def _reward_values(
     reward: RewardModel, batch: list[HardSequence], caches: Caches | None, slots: list[int], keep: bool
 ) -> list[tuple[float, int]]:
     """Reward of each response, and the number of tokens that were read for it."""
-    texts = [s.reward_prompt + s.rollout + reward.suffix_ids for s in batch]
+    texts = [_text(sequence, reward) for sequence in batch]
     if reward.kind == "classifier":
         cache = caches and caches.scorer
         reading = read(reward, texts, [len(text) - 1 for text in texts], cache, slots)
