@@ -9,6 +9,7 @@ another one, as two real models read the mixed embeddings; the square's sides ar
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,41 +21,31 @@ from . import objective
 from .models import Messages, Policy, RewardModel
 
 
-class Field(NamedTuple):
-    """A scalar function of points and its gradient.
-
-    Attributes:
-        value: [n, d] points to [n] numbers.
-        gradient: [n, d] points to [n, d] numbers.
-    """
-
-    value: Callable[[np.ndarray], np.ndarray]
-    gradient: Callable[[np.ndarray], np.ndarray]
+# A scalar function: [n, d] points to its [n] values and [n, d] gradients.
+Field = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Landscape(NamedTuple):
     """π and r on a box.
 
     Attributes:
-        log_prior: log π up to a constant.
-        reward: r.
+        loss: L = -λ r - β log π, up to a constant, as a field; called with λ and β.
         low, high: corners of the box.
         walls: whether particles are reflected at the box; otherwise it is only where densities are tabulated.
     """
 
-    log_prior: Field
-    reward: Field
+    loss: Callable[[float, float], Field]
     low: tuple[float, ...]
     high: tuple[float, ...]
     walls: bool
 
-    def potential(self, points: Float[np.ndarray, "n d"], reward_weight: float, kl_weight: float) -> np.ndarray:
-        """L = -λ r - β log π, up to a constant; [n]."""
-        return -reward_weight * self.reward.value(points) - kl_weight * self.log_prior.value(points)
+    def log_prior(self, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+        """log π up to a constant."""
+        return -self.loss(0.0, 1.0)(points)[0]
 
-    def slope(self, points: Float[np.ndarray, "n d"], reward_weight: float, kl_weight: float) -> np.ndarray:
-        """∇L; [n, d]."""
-        return -reward_weight * self.reward.gradient(points) - kl_weight * self.log_prior.gradient(points)
+    def reward(self, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+        """r."""
+        return -self.loss(1.0, 0.0)(points)[0]
 
 
 class Grid(NamedTuple):
@@ -87,38 +78,29 @@ def normalised(log_weights: Float[np.ndarray, " cells"]) -> np.ndarray:
 
 def log_mixture(weights: Sequence[float], means: Sequence[Sequence[float]], scale: float) -> Field:
     """log of a mixture of round Gaussians of one standard deviation, up to a constant."""
-    shares, centres = np.asarray(weights, dtype=float), np.asarray(means, dtype=float)
+    log_shares, centres = np.log(weights), np.asarray(means, dtype=float)
 
-    def parts(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def field(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         offsets = points[:, None, :] - centres
-        exponents = -0.5 * np.einsum("nkd,nkd->nk", offsets, offsets) / scale**2
+        exponents = log_shares - 0.5 * np.einsum("nkd,nkd->nk", offsets, offsets) / scale**2
         top = exponents.max(1)
-        return offsets, shares * np.exp(exponents - top[:, None]), top
+        terms = np.exp(exponents - top[:, None])
+        total = terms.sum(1)
+        return top + np.log(total), -np.einsum("nk,nkd->nd", terms, offsets) / (scale**2 * total[:, None])
 
-    def value(points: np.ndarray) -> np.ndarray:
-        _, terms, top = parts(points)
-        return top + np.log(terms.sum(1))
-
-    def gradient(points: np.ndarray) -> np.ndarray:
-        offsets, terms, _ = parts(points)
-        return -np.einsum("nk,nkd->nd", terms, offsets) / (scale**2 * terms.sum(1, keepdims=True))
-
-    return Field(value, gradient)
+    return field
 
 
 def bumps(heights: Sequence[float], centres: Sequence[Sequence[float]], width: float) -> Field:
     """Σ_k height_k exp(-|x - centre_k|² / 2 width²)."""
     tops, places = np.asarray(heights, dtype=float), np.asarray(centres, dtype=float)
 
-    def parts(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def field(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         offsets = points[:, None, :] - places
-        return offsets, tops * np.exp(-0.5 * np.einsum("nkd,nkd->nk", offsets, offsets) / width**2)
+        terms = tops * np.exp(-0.5 * np.einsum("nkd,nkd->nk", offsets, offsets) / width**2)
+        return terms.sum(1), -np.einsum("nk,nkd->nd", terms, offsets) / width**2
 
-    def gradient(points: np.ndarray) -> np.ndarray:
-        offsets, terms = parts(points)
-        return -np.einsum("nk,nkd->nd", terms, offsets) / width**2
-
-    return Field(lambda points: parts(points)[1].sum(1), gradient)
+    return field
 
 
 def mixture(
@@ -132,30 +114,47 @@ def mixture(
     reach: float,
 ) -> Landscape:
     """A free landscape of dimension 1 or 2: π a mixture of Gaussians, r a sum of bumps, box [-reach, reach]^d."""
+    prior, reward = log_mixture(weights, means, scale), bumps(heights, centres, width)
+
+    def loss(reward_weight: float, kl_weight: float) -> Field:
+        def field(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            pairs = zip(prior(points), reward(points), strict=True)
+            value, slope = (-kl_weight * own - reward_weight * other for own, other in pairs)
+            return value, slope
+
+        return field
+
     corner = (float(reach),) * len(means[0])
-    low = tuple(-value for value in corner)
-    return Landscape(log_mixture(weights, means, scale), bumps(heights, centres, width), low, corner, walls=False)
+    return Landscape(loss, tuple(-value for value in corner), corner, walls=False)
 
 
-def polynomial(values: Float[np.ndarray, "nodes nodes"]) -> Field:
-    """The polynomial on the unit square through values at the product of Chebyshev nodes (see `chebyshev_nodes`)."""
-    degree = len(values) - 1
-    basis = np.linalg.inv(chebyshev.chebvander(2 * chebyshev_nodes(len(values)) - 1, degree))
-    coefficients = basis @ values @ basis.T
-    by_first, by_second = (2 * chebyshev.chebder(coefficients, axis=axis) for axis in (0, 1))
+def polynomial(coefficients: Float[np.ndarray, "first second"]) -> Field:
+    """A polynomial on the unit square by its coefficients in products of Chebyshev polynomials."""
+    degrees = [count - 1 for count in coefficients.shape]
+    # column j holds the derivative of T_j in the T's, for u in [0, 1]
+    derivatives = [
+        np.stack([np.pad(2 * chebyshev.chebder(row), (0, 1)) for row in np.eye(degree + 1)], -1) for degree in degrees
+    ]
 
-    def evaluate(points: np.ndarray, table: np.ndarray) -> np.ndarray:
-        first, second = (chebyshev.chebvander(2 * points[:, axis] - 1, degree) for axis in (0, 1))
-        return np.einsum("nj,nj->n", first[:, : len(table)] @ table, second[:, : table.shape[1]])
+    def field(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        first, second = (chebyshev.chebvander(2 * points[:, axis] - 1, degrees[axis]) for axis in (0, 1))
+        along = first @ coefficients
+        value = np.einsum("nj,nj->n", along, second)
+        by_first = np.einsum("nj,nj->n", first @ (derivatives[0] @ coefficients), second)
+        by_second = np.einsum("nj,nj->n", along, second @ derivatives[1])
+        return value, np.stack([by_first, by_second], -1)
 
-    def gradient(points: np.ndarray) -> np.ndarray:
-        return np.stack([evaluate(points, by_first), evaluate(points, by_second)], -1)
+    return field
 
-    return Field(lambda points: evaluate(points, coefficients), gradient)
+
+def fitted(values: Float[np.ndarray, "first second"]) -> np.ndarray:
+    """Coefficients of the polynomial through values at the products of `chebyshev_nodes`."""
+    bases = [np.linalg.inv(chebyshev.chebvander(2 * chebyshev_nodes(n) - 1, n - 1)) for n in values.shape]
+    return bases[0] @ values @ bases[1].T
 
 
 def chebyshev_nodes(count: int) -> np.ndarray:
-    """Nodes on [0, 1]; [count]."""
+    """Chebyshev's nodes on [0, 1]; [count]."""
     return 0.5 + 0.5 * chebyshev.chebpts1(count)
 
 
@@ -204,29 +203,38 @@ class RelaxedText:
         )
 
     @torch.no_grad()
-    def landscape(self, nodes: int) -> Landscape:
-        """log π and r as polynomials of degree nodes - 1 in each coordinate, through nodes² readings by the models.
+    def landscape(self, nodes: Sequence[int]) -> Landscape:
+        """log π and r as polynomials through the models' readings at a product of Chebyshev nodes.
 
-        Particles ask for millions of gradients; the polynomial gives them. How far it is from the models is measured
-        by `surrogate_error`.
+        Particles ask for millions of gradients; polynomials give them. How far they are from the models is measured by
+        `surrogate_error`.
+
+        Args:
+            nodes: number of nodes along each of the two coordinates.
         """
-        axis = torch.from_numpy(chebyshev_nodes(nodes))
-        log_prior, reward = np.empty((nodes, nodes)), np.empty((nodes, nodes))
-        for i, first in enumerate(axis):
-            for j, second in enumerate(axis):
-                place = torch.stack([first, second])
-                log_prior[i, j] = -self.loss(place, reward_weight=0.0, nll_weight=1.0)
-                reward[i, j] = -self.loss(place, reward_weight=1.0, nll_weight=0.0)
-        return Landscape(polynomial(log_prior), polynomial(reward), (0.0, 0.0), (1.0, 1.0), walls=True)
+        axes = [torch.from_numpy(chebyshev_nodes(count)) for count in nodes]
+        places = torch.cartesian_prod(*axes)
 
-    def surrogate_error(self, landscape: Landscape, points: Float[np.ndarray, "n 2"], reward_weight: float) -> tuple:
-        """Largest difference of L in nats, and of ∇L relative to its largest norm, against autograd through the models."""
+        def table(reward_weight: float, nll_weight: float) -> np.ndarray:
+            one = partial(self.loss, reward_weight=reward_weight, nll_weight=nll_weight)
+            return fitted(torch.func.vmap(one, chunk_size=64)(places).reshape(*nodes).numpy())
+
+        reward, prior = table(1.0, 0.0), table(0.0, 1.0)
+        return Landscape(
+            lambda reward_weight, kl_weight: polynomial(reward_weight * reward + kl_weight * prior),
+            (0.0, 0.0), (1.0, 1.0), walls=True,
+        )  # fmt: skip
+
+    def surrogate_error(
+        self, landscape: Landscape, points: Float[np.ndarray, "n 2"], reward_weight: float
+    ) -> tuple[float, float]:
+        """Largest difference of L in nats, and of ∇L relative to its largest norm, from autograd through the models."""
         values, slopes = [], []
         for point in points:
             place = torch.from_numpy(point).requires_grad_()
             loss = self.loss(place, reward_weight=reward_weight, nll_weight=1.0)
             slopes.append(torch.autograd.grad(loss, place)[0].numpy())
             values.append(loss.item())
-        value_error = np.abs(landscape.potential(points, reward_weight, 1.0) - values).max()
-        slope_error = np.abs(landscape.slope(points, reward_weight, 1.0) - np.array(slopes)).max()
-        return float(value_error), float(slope_error / np.linalg.norm(slopes, axis=1).max())
+        fitted_values, fitted_slopes = landscape.loss(reward_weight, 1.0)(points)
+        apart, wrong = fitted_values - values, np.linalg.norm(fitted_slopes - np.array(slopes), axis=1)
+        return float(np.abs(apart).max()), float(wrong.max() / np.linalg.norm(slopes, axis=1).max())

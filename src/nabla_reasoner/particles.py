@@ -19,11 +19,11 @@ def sample_prior(landscape: Landscape, count: int, random: np.random.Generator) 
     """`count` exact draws from π within the box, by rejection from the uniform law."""
     low, high = np.array(landscape.low), np.array(landscape.high)
     finest = tabulate(landscape, 2000 if len(low) == 1 else 200)
-    ceiling = landscape.log_prior.value(finest.centres).max() + 0.05  # π may rise a little between tabulated points
+    ceiling = landscape.log_prior(finest.centres).max() + 0.05  # π may rise a little between tabulated points
     drawn, lacking = [], count
     while lacking > 0:
         proposed = random.uniform(low, high, (4 * lacking, len(low)))
-        accepted = proposed[np.log(random.random(len(proposed))) < landscape.log_prior.value(proposed) - ceiling]
+        accepted = proposed[np.log(random.random(len(proposed))) < landscape.log_prior(proposed) - ceiling]
         drawn.append(accepted[:lacking])
         lacking -= len(drawn[-1])
     return np.concatenate(drawn)
@@ -56,10 +56,10 @@ def noisy_descent(
         noise: √(2β) makes Theorem 4.1 hold; 0 is plain gradient descent, which is what DTO does.
         step: dt > 0, the same throughout: each time is reached to the nearest step.
     """
-    points, done, results = start, 0, []
+    points, done, results, loss = start, 0, [], landscape.loss(reward_weight, kl_weight)
     for time in times:
         for _ in range(round(time / step) - done):
-            points = points - step * landscape.slope(points, reward_weight, kl_weight)
+            points = points - step * loss(points)[1]
             if noise:
                 points = points + noise * np.sqrt(step) * random.standard_normal(points.shape)
             points = reflect(points, landscape)
@@ -87,9 +87,11 @@ def metropolis(
     """
     low, high, spread = np.array(landscape.low), np.array(landscape.high), 2 * kl_weight * step
 
+    loss = landscape.loss(reward_weight, kl_weight)
+
     def look(points: Points) -> tuple[np.ndarray, np.ndarray]:
-        value = landscape.potential(points, reward_weight, kl_weight)
-        return value, points - step * landscape.slope(points, reward_weight, kl_weight)
+        value, slope = loss(points)
+        return value, points - step * slope
 
     points, done, results, accepted, tried = start, 0, [], 0, 0
     value, mean = look(points)
@@ -131,8 +133,8 @@ def total_variation(first: Float[np.ndarray, " bins"], second: Float[np.ndarray,
 def basin_masses(landscape: Landscape, cells: int, *, reward_weight: float, kl_weight: float) -> list[tuple]:
     """Where descent without noise must end in one dimension: by local minimum of L, its place and π's mass uphill of it."""
     grid = tabulate(landscape, cells)
-    values = landscape.potential(grid.centres, reward_weight, kl_weight)
-    prior = np.exp(landscape.log_prior.value(grid.centres))
+    values, _ = landscape.loss(reward_weight, kl_weight)(grid.centres)
+    prior = np.exp(landscape.log_prior(grid.centres))
     inner = values[1:-1]
     minima = 1 + np.flatnonzero((inner < values[:-2]) & (inner <= values[2:]))
     ridges = 1 + np.flatnonzero((inner > values[:-2]) & (inner >= values[2:]))
