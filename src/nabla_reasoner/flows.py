@@ -8,6 +8,8 @@ The flow is computed in two ways that share no code: `jko` minimises the functio
 `generator` with `evolve` solves the last line. Densities are masses of equal cells.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import scipy
 import torch
@@ -210,22 +212,39 @@ def relaxation_time(landscape: Landscape, cells: int, *, reward_weight: float, k
     return float(-1 / values[0])
 
 
-def kramers_time(landscape: Landscape, cells: int, *, reward_weight: float, kl_weight: float) -> tuple[float, float]:
-    """Eyring and Kramers' relaxation time 1/(k_left + k_right) of a double well in one dimension, and its lower barrier.
+class BarrierTimes(NamedTuple):
+    """How long a law needs across the saddle of a double well in one dimension, and how high that is.
 
-    k = √(L''(well) |L''(saddle)|) / 2π · exp(-barrier/β), from values and curvatures of L alone.
+    Attributes:
+        barrier: from the higher well to the saddle, in L's units.
+        kramers_time: 1/(k_left + k_right), k = √(L''(well) |L''(saddle)|) / 2π · exp(-barrier/β) (Eyring, Kramers).
+        passage_time: m_left m_right ∫ dx / (β ρ*(x)) between the wells, with the masses m on both sides of the saddle.
+    """
+
+    barrier: float
+    kramers_time: float
+    passage_time: float
+
+
+def barrier_times(landscape: Landscape, cells: int, *, reward_weight: float, kl_weight: float) -> BarrierTimes:
+    """Both times, from L alone.
 
     Raises:
         ValueError: L has not exactly two wells.
     """
     grid = tabulate(landscape, cells)
     values, _ = landscape.loss(reward_weight, kl_weight)(grid.centres)
-    inner = values[1:-1]
+    inner, width = values[1:-1], grid.widths[0]
     wells = 1 + np.flatnonzero((inner < values[:-2]) & (inner < values[2:]))
     saddles = 1 + np.flatnonzero((inner > values[:-2]) & (inner > values[2:]))
     if len(wells) != 2 or len(saddles) != 1:
-        raise ValueError(f"Kramers' formula needs two wells and one saddle; got {len(wells)} and {len(saddles)}.")
-    bend = np.gradient(np.gradient(values, grid.widths[0]), grid.widths[0])
+        raise ValueError(
+            f"a barrier needs two wells and one saddle; got {len(wells)} and {len(saddles)}. Move the modes apart."
+        )
+    bend = np.gradient(np.gradient(values, width), width)
     barriers = values[saddles[0]] - values[wells]
     rates = np.sqrt(bend[wells] * -bend[saddles[0]]) / (2 * np.pi) * np.exp(-barriers / kl_weight)
-    return float(1 / rates.sum()), float(barriers.min())
+    masses = normalised(-values / kl_weight)
+    left = masses[: saddles[0]].sum()
+    resistance = (width**2 / masses[wells[0] : wells[1]]).sum() / kl_weight
+    return BarrierTimes(float(barriers.min()), float(1 / rates.sum()), float(left * (1 - left) * resistance))
