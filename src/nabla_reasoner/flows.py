@@ -171,7 +171,7 @@ def quantiles(masses: Masses, grid: Grid, levels: Float[np.ndarray, " nodes"]) -
 
 def functional_velocity(
     landscape: Landscape, grid: Grid, masses: Masses, *, reward_weight: float, kl_weight: float, nudge: float = 0.02
-) -> Float[np.ndarray, "d *shape"]:
+) -> Float[np.ndarray, "d ..."]:
     """v = -∇ δL_PPO/δρ by differences alone: of the functional when a cell's mass is nudged, then between cells.
 
     Args:

@@ -4,7 +4,7 @@
     ρ* ∝ π exp(λ r / β) = exp(-L / β)    minimiser of L_PPO(ρ) = -E_ρ[λ r] + β KL(ρ‖π) (Eq. 3)
 
 Two kinds. A mixture of Gaussians with a reward of bumps lives in free space; its box only has to hold all but a
-negligible part of the mass. A relaxed text lives on the unit square, each coordinate how far one token has moved towards
+negligible part of the mass. A relaxed text lives on the unit square, each coordinate how far a token has moved towards
 another one, as two real models read the mixed embeddings; the square's sides are walls that reflect.
 """
 

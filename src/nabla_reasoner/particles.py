@@ -131,7 +131,7 @@ def total_variation(first: Float[np.ndarray, " bins"], second: Float[np.ndarray,
 
 
 def basin_masses(landscape: Landscape, cells: int, *, reward_weight: float, kl_weight: float) -> list[tuple]:
-    """Where descent without noise must end in one dimension: by local minimum of L, its place and π's mass uphill of it."""
+    """Where descent without noise must end in one dimension: each local minimum of L with π's mass uphill of it."""
     grid = tabulate(landscape, cells)
     values, _ = landscape.loss(reward_weight, kl_weight)(grid.centres)
     prior = np.exp(landscape.log_prior(grid.centres))
