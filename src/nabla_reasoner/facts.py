@@ -69,7 +69,7 @@ def missing(cell: dict[str, Any]) -> str | None:
         if absent:
             return (
                 f"no {cell[group]['path']} and no Python module {' or '.join(absent)}; "
-                "./reproduce.sh theorem scale=small installs it"
+                './reproduce.sh theorem "prop_c1.models=[smollm2/smollm2]" installs it'
             )
     return None
 
@@ -138,9 +138,7 @@ def _term_rows(policy: str, reward: str, task: str, problem_id: str, weights: st
             total = sum(values) or 1.0
             shares = [value / total for value in values]
             rows.append(
-                TermRow(
-                    policy, reward, task, problem_id, weights, space, len(norms), position, *values, *shares
-                )
+                TermRow(policy, reward, task, problem_id, weights, space, len(norms), position, *values, *shares)
             )
     return rows
 
@@ -181,7 +179,7 @@ def equation_25(
 
 
 def random_models(folder: str, seed: int) -> tuple[Policy, RewardModel]:
-    """A tiny random Llama as policy and a tiny random Qwen2 classifier as reward, in the shipped vocabulary, float64."""
+    """A tiny random Llama as policy and a tiny random Qwen2 classifier as reward; shipped vocabulary, float64."""
     tokenizer, loaded = load_tokenizer(grid.locate("assets/tokenizer")), []
     for number, (architecture, extra) in enumerate((("llama", {}), ("qwen2", {"num_labels": 1}))):
         torch.manual_seed(2 * seed + number)
@@ -284,5 +282,7 @@ def describe(row: Check) -> str:
         return f"skipped  {row.name}: {row.skipped}"
     rule = f"{row.value:.3g} <= {row.tolerance:.3g}" if row.passed else f"{row.value:.3g} > {row.tolerance:.3g}"
     floor = "" if math.isnan(row.noise_floor) else f" (noise floor {row.noise_floor:.3g})"
-    seen_note = f", a difference of {row.noise_floor / row.value:.3g}" if row.name.endswith("_seen") and row.value else ""
+    seen_note = (
+        f", a difference of {row.noise_floor / row.value:.3g}" if row.name.endswith("_seen") and row.value else ""
+    )
     return f"{'passed' if row.passed else 'FAILED':8} {row.name}: {rule}{floor}{seen_note}"

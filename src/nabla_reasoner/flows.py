@@ -208,7 +208,9 @@ def relaxation_time(landscape: Landscape, cells: int, *, reward_weight: float, k
     rates = flow(landscape, grid, reward_weight=reward_weight, kl_weight=kl_weight)
     # detailed balance makes the similar matrix symmetric: its off-diagonal is √(G_ij G_ji)
     across = np.sqrt(rates.diagonal(1) * rates.diagonal(-1))
-    values = scipy.linalg.eigvalsh_tridiagonal(rates.diagonal(), across, select="i", select_range=(cells - 2, cells - 2))
+    values = scipy.linalg.eigvalsh_tridiagonal(
+        rates.diagonal(), across, select="i", select_range=(cells - 2, cells - 2)
+    )
     return float(-1 / values[0])
 
 

@@ -9,7 +9,6 @@ another one, as two real models read the mixed embeddings; the square's sides ar
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +18,6 @@ from numpy.polynomial import chebyshev
 
 from . import objective
 from .models import Messages, Policy, RewardModel
-
 
 # A scalar function: [n, d] points to its [n] values and [n, d] gradients.
 Field = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -216,8 +214,8 @@ class RelaxedText:
         places = torch.cartesian_prod(*axes)
 
         def table(reward_weight: float, nll_weight: float) -> np.ndarray:
-            one = partial(self.loss, reward_weight=reward_weight, nll_weight=nll_weight)
-            return fitted(torch.func.vmap(one, chunk_size=64)(places).reshape(*nodes).numpy())
+            values = [self.loss(place, reward_weight=reward_weight, nll_weight=nll_weight).item() for place in places]
+            return fitted(np.reshape(values, nodes))
 
         reward, prior = table(1.0, 0.0), table(0.0, 1.0)
         return Landscape(

@@ -158,7 +158,11 @@ def jko(
         )  # fmt: skip
         return float(np.sqrt(np.mean((np.interp(levels, own, ends) - exact) ** 2)))
 
-    fine, rough, moved = error(nodes, steps), error(nodes // 2, steps // 2), float(np.sqrt(np.mean((exact - start) ** 2)))
+    fine, rough, moved = (
+        error(nodes, steps),
+        error(nodes // 2, steps // 2),
+        float(np.sqrt(np.mean((exact - start) ** 2))),
+    )
     floor = abs(rough - fine) / moved
     return Check("jko_steps_are_fokker_planck", fine / moved, floor, floor)
 

@@ -81,9 +81,7 @@ def decomposition(
     return Decomposition(
         residual=residual(sum(term for name, term in zip(TERMS, terms, strict=True) if name in kept), whole),
         prefix_residual=residual(terms.prefix, direct),
-        likelihood_residual=residual(
-            terms.prefix + terms.postfix, autograd(reward_weight=0.0, nll_weight=nll_weight)
-        ),
+        likelihood_residual=residual(terms.prefix + terms.postfix, autograd(reward_weight=0.0, nll_weight=nll_weight)),
         reward_residual=residual(terms.reward, autograd(reward_weight=reward_weight, nll_weight=0.0)),
         last_postfix=terms.postfix[-1].abs().max().item(),
         norms=norms,
@@ -98,9 +96,7 @@ def logits_residual(vocab_size: int, *, temperature: float, rows: int, seed: int
         jacobian_temperature: τ given to Eq. 25; the same makes it hold.
     """
     random = torch.Generator().manual_seed(seed)
-    logits, weights, other = (
-        torch.randn(rows, vocab_size, dtype=torch.float64, generator=random) for _ in range(3)
-    )
+    logits, weights, other = (torch.randn(rows, vocab_size, dtype=torch.float64, generator=random) for _ in range(3))
     leaf = logits.requires_grad_()
     y = relaxation.straight_through(leaf, leaf.argmax(-1), temperature=temperature)
     y.retain_grad()
