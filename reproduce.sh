@@ -14,6 +14,7 @@ usage: ./reproduce.sh TARGET [settings]
   solve "question"  one question, answered by greedy decoding and by nabla-Reasoner
   plan TARGET       what a target would run, fetch and cost; loads nothing
   bench             speed, FLOPs and memory beside the plain algorithm, Best-of-8 and bare passes
+  theorem           numerical checks of Theorem 4.1 and of the gradient facts
   models            train the small models in assets/ anew (scale=small: the reward of that scale)
   test [--all]      lint and tests; --all adds the slow ones; other arguments go to pytest
   help              this text
@@ -81,9 +82,9 @@ install() {  # $1: extras, $2: stamp, written last, so that a cut installation i
 target="${1:-help}"
 [ $# -eq 0 ] || shift
 case "$target" in
-    table1 | bench | solve | plan | models | test) ;;
+    table1 | bench | theorem | solve | plan | models | test) ;;
     help | -h | --help) usage && exit ;;
-    *) echo "unknown target '$target'. Valid targets: table1, bench, solve, plan, models, test, help." >&2 && exit 2 ;;
+    *) echo "unknown target '$target'. Valid targets: table1, bench, theorem, solve, plan, models, test, help." >&2 && exit 2 ;;
 esac
 
 extras=test
@@ -110,6 +111,7 @@ export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 case "$target" in
     test) "$python" -m ruff check . && exec "$python" -m pytest "$@" ;;
     bench) exec "$python" -m nabla_reasoner.bench "$@" ;;
+    theorem) exec "$python" -m nabla_reasoner.checks "$@" ;;
     models)
         recipe=recipes
         for word; do  # scale=small has a recipe of its own

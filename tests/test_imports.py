@@ -6,14 +6,14 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "nabla_reasoner"
 ROWS = """
 __init__
-run bench
-session plan adapters verdicts cases
-recipes measurements
+run bench checks
+session plan adapters verdicts cases experiments
+recipes measurements facts
 inference report summary manifest footprint
-decoding ppo tables figures yardsticks
+decoding ppo tables figures yardsticks theory_figures theorem
 oracle lockstep
-baselines search training dto theory vllm_rollouts statistics grid
-reference
+baselines search training dto theory vllm_rollouts statistics grid flows particles
+reference landscapes
 walk descent
 grading rollouts scoring objective records
 passes demonstrations pretrained

@@ -75,19 +75,16 @@ def surrogate(lab: Laboratory) -> Findings:
     points = particles.sample_prior(landscape, 40, random)
     value, slope = lab.relaxed_text.surrogate_error(landscape, points, lab.settings["text"]["reward_weight"])
     checks = [Check("text_polynomial_value_nats", value, 0.05), Check("text_polynomial_slope", slope, 0.05)]
-    return Findings(checks, _diagonal(lab))
+    return Findings(checks, _text_map(lab))
 
 
-def _diagonal(lab: Laboratory) -> list[Point]:
-    """-log π and L where both tokens of the text move together, for the figure; each from 0 at its lowest."""
-    landscape, path = lab.spaces["text"](), np.linspace(0, 1, 101)
-    curves = {"-log π": (0.0, 1.0), "L": (lab.settings["text"]["reward_weight"], 1.0)}
-    values = {name: landscape.loss(*weights)(np.stack([path, path], -1))[0] for name, weights in curves.items()}
-    return [
-        Point("text", name, x, y)
-        for name, series in values.items()
-        for x, y in zip(path, series - series.min(), strict=True)
-    ]
+def _text_map(lab: Laboratory) -> list[Point]:
+    """L over the text's square for the figure, from 0 at its lowest; a series for each place of the second token."""
+    axis = np.linspace(0, 1, 25)
+    points = np.stack([one.ravel() for one in np.meshgrid(axis, axis, indexing="ij")], -1)
+    values, _ = lab.spaces["text"]().loss(lab.settings["text"]["reward_weight"], 1.0)(points)
+    above = zip(points, values - values.min(), strict=True)
+    return [Point("text", f"{second:.3f}", first, value) for (first, second), value in above]
 
 
 def argmin(lab: Laboratory) -> Findings:
@@ -234,7 +231,7 @@ def _densities(lab: Laboratory) -> list[Point]:
     laws = {"π": prior, "ρ*": flows.closed_form(landscape, table, **weights)}
     passed = flows.evolve(flows.flow(landscape, table, **weights), prior, own["times"])
     laws |= {f"t = {time:g}": law for time, law in zip(own["times"], passed, strict=True)}
-    every = slice(None, None, max(1, own["cells"] // 200))
+    every = slice(None, None, max(1, own["cells"] // 100))
     return [
         Point("density", name, x, mass / table.widths[0])
         for name, law in laws.items()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -145,7 +146,7 @@ def _mixing(axis: Axes, curves: pd.DataFrame) -> None:
             axis.axhline(floors.mean() / 2, color=colour, linewidth=0.9, linestyle="--")
     _logarithmic(axis)
     axis.set_ylim(2e-3, 2.5)
-    axis.set_xlabel("time t   (dashed: what noise alone gives)")
+    axis.set_xlabel("time t   (dashed: noise alone; moves that MALA refuses delay it)")
     axis.set_ylabel("total variation from ρ*")
     axis.set_title("Long run: early distance is slow mixing, not error")
     axis.legend(fontsize=7, ncol=2, loc="upper center")
@@ -162,6 +163,9 @@ def _noise(axis: Axes, curves: pd.DataFrame) -> None:
     axis.axvline(1, color="black", linewidth=1)
     axis.axhline(1, color="black", linewidth=1, linestyle="--", label="tolerance")
     axis.set_yscale("log")
+    axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axis.yaxis.set_minor_formatter(ticker.NullFormatter())
     axis.set_xlabel("noise / √(2β)")
     axis.set_ylabel("distance from the flow / noise floor")
     axis.set_title("The noise must be √(2β)")
@@ -190,30 +194,38 @@ def _convergence(axis: Axes, curves: pd.DataFrame) -> None:
 
 
 def _text(axis: Axes, curves: pd.DataFrame) -> None:
-    rows = curves[curves.curve == "text"]
-    for name, colour, line in (("-log π", "#777777", "--"), ("L", "#D55E00", "-")):
-        own = rows[rows.series == name]
-        label = {"L": "L = -λr - log π", "-log π": "-log π"}[name]
-        axis.plot(own.x, own.y, color=colour, linestyle=line, linewidth=2, label=label)
-    axis.set_xticks([0, 0.5, 1], ["both tokens\nas they are", "half way", "both tokens\nreplaced"])
-    axis.set_ylabel("nats above the lowest")
+    rows = curves[curves.curve == "text"].assign(second=lambda table: table.series.astype(float))
+    table = rows.pivot_table(index="second", columns="x", values="y")
+    drawn = axis.contourf(table.columns, table.index, table, levels=[0, 1, 2, 3, 4, 6, 8, 10, 13, 17], cmap="cividis_r")
+    axis.figure.colorbar(drawn, ax=axis, label="L = -λr - log π, nats above its lowest")
+    padded = np.pad(table.to_numpy(), 1, constant_values=np.inf)
+    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).min((2, 3))
+    lows = np.argwhere(table.to_numpy() == around)
+    axis.plot(
+        table.columns[lows[:, 1]], table.index[lows[:, 0]], color="#D55E00", marker="*", markersize=14,
+        markeredgecolor="white", linestyle="none", clip_on=False, label="local minima",
+    )  # fmt: skip
+    axis.set_xticks([0, 0.5, 1], ["as it is", "half way", "replaced"])
+    axis.set_yticks([0, 0.5, 1], ["as it\nis", "half\nway", "re-\nplaced"])
+    axis.set_xlabel("first relaxed token")
+    axis.set_ylabel("second relaxed token")
     axis.set_title("A relaxed two-token text has two modes")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=7, loc="center left")
 
 
 def _eq25(axis: Axes, curves: pd.DataFrame) -> None:
     rows = curves[curves.curve == "eq25"]
-    parts = rows.series.str.extract(r"V(?P<size>\d+)(?P<own> with -log p)?")
-    for colour, (size, group) in zip(SERIES, rows.groupby(parts["size"].astype(int)), strict=False):
-        for series, own in group.groupby("series"):
-            with_own = "-log p" in series
-            first = series.endswith("#0")
-            label = f"V = {size:,}{', with -log p' if with_own else ''}" if first else None
-            axis.plot(own.x, own.y, color=colour, linestyle="--" if with_own else "-", linewidth=1.1, label=label)
-    axis.set_xlabel("entropy of the row, nats   (0: confident, ln V: uniform)")
+    sizes = rows.series.str.extract(r"V(\d+)")[0].astype(int)
+    for colour, (size, group) in zip(SERIES, rows.groupby(sizes), strict=False):
+        own_term = group.series.str.contains("-log p", regex=False)
+        for part, line, words in ((group[~own_term], "-", ""), (group[own_term], "--", ", with -log p")):
+            entropies = np.linspace(0, np.log(size), 80)
+            sweeps = [own.sort_values("x") for _, own in part.groupby("series")]
+            mean = np.mean([np.interp(entropies, own.x, own.y) for own in sweeps], axis=0)
+            axis.plot(entropies, mean, color=colour, linestyle=line, linewidth=1.4, label=f"V = {size:,}{words}")
+    axis.set_xlabel("entropy of the row, nats   (0: confident; right end, ln V: uniform)")
     axis.set_ylabel("‖∂L/∂z‖ for a unit Gaussian ∂L/∂y")
-    axis.set_title("Eq. 25: confident rows have no gradient, uniform ones 1/√V")
+    axis.set_title("Eq. 25: 0 where confident, 1/√V where uniform")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
 
@@ -236,7 +248,7 @@ def _bias(axis: Axes, curves: pd.DataFrame) -> None:
     for marker, model in zip(MARKERS, models, strict=False):
         axis.plot([], [], color="black", marker=marker, linestyle="none", label=model.replace("_with_", " + "))
     _logarithmic(axis)
-    axis.set_xlim(0.016, 200)
+    axis.set_xlim(0.016, 5000)  # room for the legend
     axis.set_xlabel("spread / ‖true gradient‖   (left edge: none)")
     axis.set_ylabel("bias / ‖true gradient‖   (lower edge: none)")
     axis.set_title("Estimators of ∇E[L]: bias against spread")
@@ -261,6 +273,7 @@ def _terms(axis: Axes, shares: pd.DataFrame) -> None:
     ticks = [i + (0.5 if i >= len(keys) else 0) for i in range(2 * len(keys))]
     axis.set_yticks(ticks, labels, fontsize=7)
     axis.invert_yaxis()
+    axis.set_xlim(0, 100)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for _, colour, _ in TERMS.values()]
     axis.legend(handles, [label for label, _, _ in TERMS.values()], fontsize=7, ncol=3, loc="lower center",
                 bbox_to_anchor=(0.5, -0.32), frameon=False)  # fmt: skip
