@@ -1,8 +1,8 @@
 """Particles in the landscapes of Theorem 4.1: noisy DTO, an exact sampler beside it, and DTO as it is (no noise).
 
 Laws are compared by total variation between binned particles and a density's masses. Two independent runs of the same
-law differ too: that distance is the noise floor. Where two runs of n particles lie f apart, one run lies f/√2 from its
-own law on average and both together f/2, so pooled runs that are further than f from a density have another law.
+law differ too: that distance is the noise floor. Where two runs of n particles lie f apart on average, one run lies
+f/√2 from its own law and both together f/2, so pooled runs that are further than f from a density have another law.
 """
 
 from collections.abc import Sequence

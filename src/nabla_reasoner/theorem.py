@@ -66,17 +66,27 @@ def twice(run: Callable[[np.random.Generator], Any], seed: Sequence[int], thread
 
 
 class Apart(NamedTuple):
-    """How far two pooled runs lie from a density, and from one another."""
+    """How far two pooled runs lie from a density, and from one another.
+
+    Attributes:
+        distance: total variation of the pooled runs from the density.
+        floor: mean total variation between two halves into which the pooled particles are split again and again: that
+            of two runs, without the luck of a single pair.
+    """
 
     distance: float
     floor: float
 
 
 def apart(runs: tuple[np.ndarray, np.ndarray], landscape: Landscape, law: Float[np.ndarray, " bins"]) -> Apart:
-    """Total variation of two runs' particles from the masses `law` (bins along each dimension equal in number)."""
-    bins = round(len(law) ** (1 / len(landscape.low)))
-    first, second = (binned(run, landscape, bins) for run in runs)
-    return Apart(total_variation((first + second) / 2, law), total_variation(first, second))
+    """Two runs of equally many particles against the masses `law` (bins along each dimension equal in number)."""
+    bins, count = round(len(law) ** (1 / len(landscape.low))), len(runs[0])
+    pooled = binned(np.concatenate(runs), landscape, bins)
+    counts = (pooled * 2 * count).round().astype(int)
+    outside = 2 * count - counts.sum()
+    split = np.random.default_rng(0).multivariate_hypergeometric([*counts, outside], count, size=50)[:, :-1]
+    floor = 0.5 * np.abs(split - (counts - split)).sum(1).mean() / count
+    return Apart(total_variation(pooled, law), float(floor))
 
 
 def minimiser(landscape: Landscape, *, reward_weight: float, kl_weight: float, cells: int, claimed: float) -> Check:
@@ -351,12 +361,12 @@ def escape(
     both = np.mean(twice(run, seed, threads), axis=0)
     excess = start[left].sum() - limit
 
-    def crossing(values: np.ndarray) -> float:
+    def crossing(values: list) -> float:
         logs = np.log(np.maximum((np.asarray(values) - limit) / excess, 1e-9))
         return float(np.interp(1.0, -logs, times))
 
     deviation = math.e * math.sqrt(0.25 / (2 * count)) / excess
-    return known._replace(flow_time=crossing(shares), particle_time=crossing(both)), float(deviation)
+    return known._replace(flow_time=crossing(shares), particle_time=crossing(both.tolist())), float(deviation)
 
 
 def escapes(found: Sequence[tuple[Escape, float]]) -> list[Check]:
