@@ -312,23 +312,23 @@ def estimators(lab: Laboratory) -> Findings:
 
 
 class Group(NamedTuple):
-    """A function of the laboratory, and its seconds on two idle cores, for the time left only."""
+    """A function of the laboratory, and its share of the time, for the time left only."""
 
     make: Callable[[Laboratory], Findings]
     weight: float
 
 
 GROUPS = {
-    "surrogate": Group(surrogate, 6),
-    "argmin": Group(argmin, 5),
-    "velocity": Group(velocity, 3),
+    "surrogate": Group(surrogate, 10),
+    "argmin": Group(argmin, 4),
+    "velocity": Group(velocity, 1),
     "jko": Group(jko, 1),
-    "finite_times": Group(finite_times, 15),
-    "long_run": Group(long_run, 45),
-    "without_noise": Group(without_noise, 6),
-    "noise": Group(noise, 30),
-    "convergence": Group(convergence, 5),
-    "prop_c1": Group(prop_c1, 10),
-    "eq25": Group(eq25, 6),
-    "estimators": Group(estimators, 4),
+    "finite_times": Group(finite_times, 14),
+    "long_run": Group(long_run, 70),
+    "without_noise": Group(without_noise, 3),
+    "noise": Group(noise, 20),
+    "convergence": Group(convergence, 4),
+    "prop_c1": Group(prop_c1, 11),
+    "eq25": Group(eq25, 5),
+    "estimators": Group(estimators, 5),
 }
