@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["checks=[jko,convergence]", "convergence.simulated=1", "convergence.particles=1000", "convergence.cells=300"]
 SMALL = [
     "line.particles=3000", "plane.particles=3000", "text.particles=3000", "line.limit_particles=3000",
-    "plane.limit_particles=3000", "text.limit_particles=3000", "text.nodes=[16,6]", "noise.particles=3000",
+    "plane.limit_particles=3000", "text.limit_particles=3000", "noise.particles=3000",
     "noise.scan_particles=500", "noise.factors=[0.8,1.0,1.2]", "without_noise.particles=1000", "prop_c1.problems=1",
     "eq25.vocab_sizes=[8,640]", "eq25.directions=1", "estimators.models=[0]", "estimators.samples=4000", "threads=1",
-    "text.limit_time=1.0", "line.coarse_step=0.4", "plane.coarse_step=0.4", "noise.kl_weights=[1.5]",
-    "prop_c1.models=[tiny-base/likelihood,smollm2/smollm2]", "convergence.simulated=1", "plane.limit_time=6.0",
+    "noise.kl_weights=[1.5]",
+    "prop_c1.models=[tiny-base/likelihood,smollm2/smollm2]", "convergence.simulated=1",
 ]  # fmt: skip
 
 

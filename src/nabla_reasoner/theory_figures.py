@@ -118,10 +118,8 @@ def _from_flow(axis: Axes, curves: pd.DataFrame) -> None:
             )  # fmt: skip
     axis.axhline(1, color="black", linewidth=1)
     axis.axhline(0.5, color="black", linewidth=1, linestyle="--")
-    axis.text(
-        0.99, 1.05, "tolerance: two runs from one another", transform=axis.get_yaxis_transform(), fontsize=7, ha="right"
-    )
-    axis.text(0.99, 0.43, "expected of the right law", transform=axis.get_yaxis_transform(), fontsize=7, ha="right")
+    for height, words in ((1.1, "tolerance: two runs from one another"), (0.31, "dashed: expected of the right law")):
+        axis.text(0.99, height, words, transform=axis.get_yaxis_transform(), fontsize=7, ha="right")
     _logarithmic(axis)
     axis.set_ylim(0.25, 300)
     axis.set_xlabel("time t")
@@ -146,7 +144,7 @@ def _mixing(axis: Axes, curves: pd.DataFrame) -> None:
             axis.axhline(floors.mean() / 2, color=colour, linewidth=0.9, linestyle="--")
     _logarithmic(axis)
     axis.set_ylim(2e-3, 2.5)
-    axis.set_xlabel("time t   (dashed: noise alone; moves that MALA refuses delay it)")
+    axis.set_xlabel("time t   (dashed: what noise alone gives)")
     axis.set_ylabel("total variation from ρ*")
     axis.set_title("Long run: early distance is slow mixing, not error")
     axis.legend(fontsize=7, ncol=2, loc="upper center")
@@ -196,7 +194,9 @@ def _convergence(axis: Axes, curves: pd.DataFrame) -> None:
 def _text(axis: Axes, curves: pd.DataFrame) -> None:
     rows = curves[curves.curve == "text"].assign(second=lambda table: table.series.astype(float))
     table = rows.pivot_table(index="second", columns="x", values="y")
-    drawn = axis.contourf(table.columns, table.index, table, levels=[0, 1, 2, 3, 4, 6, 8, 10, 13, 17], cmap="cividis_r")
+    drawn = axis.contourf(
+        table.columns, table.index, table, levels=[0, 1, 2, 3, 4, 6, 8, 10, 13, 17], cmap="cividis_r", extend="max"
+    )
     axis.figure.colorbar(drawn, ax=axis, label="L = -λr - log π, nats above its lowest")
     padded = np.pad(table.to_numpy(), 1, constant_values=np.inf)
     around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).min((2, 3))
@@ -205,10 +205,8 @@ def _text(axis: Axes, curves: pd.DataFrame) -> None:
         table.columns[lows[:, 1]], table.index[lows[:, 0]], color="#D55E00", marker="*", markersize=14,
         markeredgecolor="white", linestyle="none", clip_on=False, label="local minima",
     )  # fmt: skip
-    axis.set_xticks([0, 0.5, 1], ["as it is", "half way", "replaced"])
-    axis.set_yticks([0, 0.5, 1], ["as it\nis", "half\nway", "re-\nplaced"])
-    axis.set_xlabel("first relaxed token")
-    axis.set_ylabel("second relaxed token")
+    axis.set_xlabel("first token: share of the replacement")
+    axis.set_ylabel("second token: share of the replacement")
     axis.set_title("A relaxed two-token text has two modes")
     axis.legend(fontsize=7, loc="center left")
 
@@ -223,7 +221,7 @@ def _eq25(axis: Axes, curves: pd.DataFrame) -> None:
             sweeps = [own.sort_values("x") for _, own in part.groupby("series")]
             mean = np.mean([np.interp(entropies, own.x, own.y) for own in sweeps], axis=0)
             axis.plot(entropies, mean, color=colour, linestyle=line, linewidth=1.4, label=f"V = {size:,}{words}")
-    axis.set_xlabel("entropy of the row, nats   (0: confident; right end, ln V: uniform)")
+    axis.set_xlabel("entropy of the row, nats (0: confident, ln V: uniform)")
     axis.set_ylabel("‖∂L/∂z‖ for a unit Gaussian ∂L/∂y")
     axis.set_title("Eq. 25: 0 where confident, 1/√V where uniform")
     axis.grid(alpha=0.3)
