@@ -6,16 +6,16 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "nabla_reasoner"
 ROWS = """
 __init__
-run bench comparison
-session plan adapters verdicts cases hub_training contest
-recipes measurements
+run bench comparison checks
+session plan adapters verdicts cases hub_training contest experiments
+recipes measurements facts
 inference report summary manifest footprint tuning ppo_figures
-decoding ppo tables figures yardsticks ppo_tables
+decoding ppo tables figures yardsticks ppo_tables theory_figures theorem
 oracle lockstep deamortised letters
 search
 verifiers improvement prices forest
-baselines revision training dto theory vllm_rollouts statistics grid chains
-reference enumeration
+baselines revision training dto theory vllm_rollouts statistics grid chains flows particles
+reference enumeration landscapes
 walk descent
 grading rollouts scoring objective records
 passes demonstrations pretrained
