@@ -16,6 +16,8 @@ METHODS = {
     "greedy",
     "self_consistency",
     "best_of_n",
+    "tree_of_thoughts",
+    "rap",
     "nabla_without_gradient",
     "nabla_reasoner",
     "nabla_reasoner_multipass",
@@ -46,7 +48,7 @@ def test_reproduce_installs_the_torch_that_is_pinned():
 
 def test_table1_is_every_policy_task_method_and_seed():
     cells = grid.compose_cells(["experiment=table1"])
-    assert len(cells) == 2 * 3 * 6 * 3
+    assert len(cells) == 2 * 3 * 8 * 3
     assert names(cells, "policy") == {"tiny-base", "tiny-instruct"}
     assert names(cells, "task") == {"chain_sum", "leg_counting", "products"}
     assert names(cells, "method") == METHODS
@@ -58,7 +60,7 @@ def test_table1_at_scale_paper_is_the_papers_grid():
     cells = grid.compose_cells(["experiment=table1", "scale=paper"])
     assert names(cells, "policy") == {"qwen2.5-7b", "qwen2.5-7b-instruct", "llama3.1-8b-instruct"}
     assert names(cells, "task") == {"math500", "amc", "aime24", "aime25"}
-    assert names(cells, "method") == METHODS
+    assert names(cells, "method") == METHODS | {"tpo"}
     amc = next(cell for cell in cells if cell["task"]["name"] == "amc" and cell["method"]["name"] == "nabla_reasoner")
     assert amc["method"]["parameter"] == "latents"
     assert amc["method"]["step_size"] == 0.01
@@ -80,7 +82,7 @@ def test_scale_wins_over_experiment_and_the_command_line_over_both():
 def test_larger_pools_are_a_second_phase_of_the_methods_that_have_one():
     (_, cells), (overrides, pooled) = grid.phases("table1", ["policy=tiny-base", "task=chain_sum", "seed=0"])
     assert not any(cell["budget"] for cell in cells)
-    assert names(pooled, "method") == {"self_consistency", "best_of_n", "nabla_without_gradient"}
+    assert names(pooled, "method") == {"self_consistency", "best_of_n", "rap", "nabla_without_gradient"}
     assert "budget=true" in overrides
     sizes = {(c["budget"], c["method"]["num_samples"]) for c in cells + pooled if "num_samples" in c["method"]}
     assert sizes == {(False, 8), (True, 32)}
