@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra.utils import get_class
+from omegaconf import OmegaConf
 
-from nabla_reasoner import grid
+from nabla_reasoner import figures, grid, recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = {
@@ -116,7 +117,7 @@ def test_every_choice_of_every_group_composes():
             assert cell[group]["name"] == name
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(METHODS | {"tpo"}))
 def test_every_method_builds_and_names_all_settings_of_its_class(method: str):
     cell = grid.compose_cells([f"method={method}"])[0]
     grid.build_method(cell)
@@ -132,6 +133,36 @@ def test_generated_tasks_are_those_the_shipped_models_are_trained_on():
         assert cell["num_problems"] <= recipe["held_out"]["test"]
 
 
+def test_every_choice_of_method_has_its_place_in_the_table():
+    assert set(grid.choices("method")) <= set(grid.METHODS)
+    assert set(grid.METHODS) <= set(figures.STYLES)
+
+
+def test_validation_problems_are_those_that_were_held_out():
+    shared = ["task=products", "num_problems=30"]
+    test, validation = (grid.build_problems(grid.compose_cells([*shared, f"split={s}"])[0]) for s in grid.SPLITS)
+    recipe = OmegaConf.create({**yaml.safe_load((ROOT / "configs/train/tiny.yaml").read_text(encoding="utf-8"))})
+    task = recipe.tasks.products
+    recipe.tasks = {"products": {**task, "train": 1}}
+    held_out = recipes.splits(recipe)["products"]
+    assert test == held_out["test"][:30]
+    assert validation == held_out["validation"][:30]
+    assert not {problem.question for problem in held_out["test"]} & {problem.question for problem in validation}
+    with pytest.raises(ValueError, match="400 validation problems .* got num_problems=401"):
+        grid.build_problems(grid.compose_cells(["task=products", "num_problems=401", "split=validation"])[0])
+
+
+def test_the_split_is_part_of_what_decides_records():
+    cells = [grid.compose_cells([f"split={split}"])[0] for split in grid.SPLITS]
+    assert grid.differences(*map(grid.fingerprint, cells)) == ["split: None -> validation"]
+
+
+def test_step_marks_come_from_the_task_and_decide_the_records_of_tree_searches_only():
+    for method, expected in (("rap", ["method.step_marks: [';'] -> ['x']"]), ("greedy", [])):
+        cells = [grid.compose_cells([f"method={method}", *more])[0] for more in ([], ["task.step_marks=[x]"])]
+        assert grid.differences(*map(grid.fingerprint, cells)) == expected
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -145,6 +176,8 @@ def test_generated_tasks_are_those_the_shipped_models_are_trained_on():
         (["num_problems=many"], ["num_problems", "'many'"]),
         (["seed=-1"], ["seed", "-1"]),
         (["batch_size=0"], ["batch_size", "0"]),
+        (["split=train"], ["split", "test, validation", "'train'"]),
+        (["split=validation", "task=math500"], ["generated tasks", "math500"]),
         (["wandb=on"], ["offline", "online", "disabled"]),
         (["overwrite=2"], ["overwrite", "true or false"]),
         (["+foo=1"], ["key=value", "+foo=1"]),

@@ -61,6 +61,19 @@ def test_limits_and_end_tokens_are_respected():
         assert not any(ends[:-1])
 
 
+def test_a_stop_token_ends_a_continuation_without_finishing_the_response():
+    policy = toys.policy()
+    whole = rollouts.sample(policy, prompts(policy), noise(4), Sampling(1.0), [12] * 4)
+    assert [len(rollout.token_ids) for rollout in whole] != [1] * 4
+    stops = [[rollout.token_ids[2]] if i % 2 else policy.eos_ids for i, rollout in enumerate(whole)]
+    cut = rollouts.sample(policy, prompts(policy), noise(4), Sampling(1.0), [12] * 4, stops=stops)
+    for i, (one, other) in enumerate(zip(cut, whole, strict=True)):
+        end = other.token_ids.index(stops[i][0]) + 1 if i % 2 else len(other.token_ids)
+        assert one.token_ids == other.token_ids[:end]
+        assert one.finished == (other.finished and end == len(other.token_ids))
+    assert cut[1].token_ids != whole[1].token_ids
+
+
 def test_draws_follow_the_distribution():
     """Chi-square over 20,000 draws; a false alarm has probability 1e-4."""
     logits = torch.tensor([2.0, 0.0, 1.0, -1.0, 0.5], dtype=torch.float64)
