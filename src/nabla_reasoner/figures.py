@@ -19,6 +19,8 @@ STYLES = {
     "tree_of_thoughts": ("Tree of Thoughts", "#009E73", "^"),
     "rap": ("RAP, 8 simulations", "#000000", "X"),
     "tpo": ("TPO, 8 responses", "#F0E442", "h"),
+    "sft": ("SFT, greedy", "#8C564B", "<"),
+    "grpo": ("GRPO, greedy", "#4D4D4D", ">"),
     "nabla_without_gradient": ("∇ without gradient (null arm)", "#E69F00", "D"),
     "nabla_reasoner": ("∇-Reasoner, one pass", "#D55E00", "*"),
     "nabla_reasoner_multipass": ("∇-Reasoner, up to 4 passes", "#CC79A7", "P"),
@@ -27,6 +29,8 @@ STYLES = {
 
 def accuracy_against_flops(table: pd.DataFrame) -> Figure:
     """Accuracy with its 95 % interval against mean FLOPs per problem; one panel per policy and task.
+
+    A policy improved by training ("NAME-sft") has no panels of its own where NAME has: it is a point of those.
 
     Args:
         table: rows of `table.csv` (columns policy, task, method, accuracy, ci_low, ci_high in percent, flops).
@@ -37,7 +41,9 @@ def accuracy_against_flops(table: pd.DataFrame) -> Figure:
     done = table.dropna(subset=["accuracy", "flops"])
     if done.empty:
         raise ValueError("a figure needs at least one finished row; got none. Run ./reproduce.sh table1 first.")
-    policies, tasks = list(dict.fromkeys(done.policy)), list(dict.fromkeys(done.task))
+    names, tasks = list(dict.fromkeys(done.policy)), list(dict.fromkeys(done.task))
+    improved = {f"{name}-{kind}" for name in names for kind in ("sft", "grpo")}
+    policies = [name for name in names if name not in improved]
     figure, panels = plt.subplots(
         len(policies),
         len(tasks),
