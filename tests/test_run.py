@@ -20,6 +20,7 @@ def command(results: Path, *more: str) -> list[str]:
     return [
         "table1", "policy=tiny-base", f"policy.path={toys.model_folder('qwen2')}", "task=products",
         f"reward.path={toys.model_folder('llama', seed=7)}", "num_problems=5", "batch_size=2", "max_new_tokens=6",
+        "threads=1",
         f"results_dir={results}", *([] if any(word.startswith("seed=") for word in more) else ["seed=0"]), *more,
     ]  # fmt: skip
 
