@@ -22,7 +22,7 @@ passes demonstrations pretrained
 gradients branches
 cache
 batches
-problems models relaxation cost vocabulary timing
+problems models relaxation cost vocabulary timing trees
 """
 
 
