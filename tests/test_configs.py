@@ -83,7 +83,7 @@ def test_scale_wins_over_experiment_and_the_command_line_over_both():
 def test_larger_pools_are_a_second_phase_of_the_methods_that_have_one():
     (_, cells), (overrides, pooled) = grid.phases("table1", ["policy=tiny-base", "task=chain_sum", "seed=0"])
     assert not any(cell["budget"] for cell in cells)
-    assert names(pooled, "method") == {"self_consistency", "best_of_n", "rap", "nabla_without_gradient"}
+    assert names(pooled, "method") == METHODS - {"greedy", "nabla_reasoner", "nabla_reasoner_multipass"}
     assert "budget=true" in overrides
     sizes = {(c["budget"], c["method"]["num_samples"]) for c in cells + pooled if "num_samples" in c["method"]}
     assert sizes == {(False, 8), (True, 32)}

@@ -40,7 +40,7 @@ def test_table1_writes_records_tables_and_summary_of_every_method(tmp_path: Path
     assert run.main(command(tmp_path)) == 0
     folder = tmp_path / "tiny" / "table1"
     files = records_below(folder)
-    assert len(files) == 6 + 3, "six methods, and the larger pools of three"
+    assert len(files) == 8 + 5, "eight methods, and the larger pools of five"
     assert all(len(records) == 5 for records in files.values())
     rows = list(csv.DictReader((folder / "table.csv").read_text(encoding="utf-8").splitlines()))
     assert {row["method"] for row in rows if row["num_problems"] == "5"} == {path.split("__")[2] for path in files}
@@ -53,7 +53,7 @@ def test_table1_writes_records_tables_and_summary_of_every_method(tmp_path: Path
     for key in ("config", "commit", "dirty", "packages", "device", "wall_clock_seconds", "peak_bytes"):
         assert key in content
     printed = capsys.readouterr().out
-    assert "[9/9]" in printed
+    assert "[13/13]" in printed
     assert "left" in printed
     assert str(folder) in printed
 
@@ -224,7 +224,7 @@ def test_plan_loads_nothing_and_names_weights_and_cost(capsys, monkeypatch):
     monkeypatch.setattr(Policy, "from_pretrained", None)
     assert run.main(["plan", "table1", "scale=paper", "policy=qwen2.5-7b-instruct", "task=math500,amc"]) == 0
     printed = capsys.readouterr().out
-    for word in ("18 cells", "Qwen/Qwen2.5-7B-Instruct", "15.2 GB", "FLOPs", "hours", "Skywork"):
+    for word in ("26 cells", "Qwen/Qwen2.5-7B-Instruct", "15.2 GB", "FLOPs", "hours", "Skywork"):
         assert word in printed
     assert run.main(["plan", "nothing"]) == run.WRONG
 

@@ -21,8 +21,8 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
-# Keys that change no record, or change it through other settings only.
-NOT_SETTINGS = {"paper", "size", "prepare", "parameters", "download_gb", "skywork", "budget", "manifest", "step_marks"}
+# Keys that change no record.
+NOT_SETTINGS = {"paper", "size", "prepare", "parameters", "download_gb", "skywork", "budget", "manifest"}
 MISSING = object()
 METHODS = (  # the order of a table's rows
     "greedy",
@@ -215,31 +215,20 @@ def _problems(task_json: str, size: int | None, split: str, scale: str) -> list:
 
 
 def _generated(task: dict[str, Any], size: int, split: str, scale: str) -> list:
-    """Problems of a reasoning-gym task; those of split "validation" are those that no model was trained on.
+    """Problems of a reasoning-gym task; what is held out for validation, the recipe of the scale's models says.
 
     Raises:
-        ValueError: more validation problems than were held out, or a scale whose models are not trained here.
+        ValueError: validation at a scale whose models are not trained here, or more problems than were held out.
     """
     from . import problems
 
-    def draw(name: str, count: int, avoid: frozenset[str] = frozenset()) -> list:
-        return problems.generate(
-            task["dataset"], split=name, size=count, settings=task["settings"], avoid=avoid
-        )
-
     if split == "test":
-        return draw("test", size)
+        return problems.generate(task["dataset"], split=split, size=size, settings=task["settings"])
     recipe = CONFIGS / "train" / f"{scale}.yaml"
     if not recipe.exists():
         raise ValueError(f"split=validation needs a scale whose models are trained here; got {scale}. Use split=test.")
-    held_out = OmegaConf.load(recipe).held_out
-    if size > held_out.validation:
-        raise ValueError(
-            f"{held_out.validation} validation problems of a task are held out at scale={scale}; got "
-            f"num_problems={size}. Ask for fewer."
-        )
-    test = draw("test", held_out.test)
-    return draw("validation", size, frozenset(problems.question_key(problem.question) for problem in test))
+    held_out = OmegaConf.to_container(OmegaConf.load(recipe).held_out)
+    return problems.validation(task["dataset"], size=size, settings=task["settings"], held_out=held_out)
 
 
 def prepare_models(cell: Cell) -> None:
@@ -302,6 +291,7 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
     """Everything that decides a cell's records: settings, and digests of the files they name."""
     groups = ("policy", "reward", "task", "method")
     parts = {group: {k: v for k, v in cell[group].items() if k not in NOT_SETTINGS} for group in groups}
+    parts["task"].pop("step_marks", None)  # a setting of the methods that take it
     for group in ("policy", "reward"):
         parts[group]["weights"] = folder_digest(locate(parts[group]["path"]))
     if parts["task"].get("path"):

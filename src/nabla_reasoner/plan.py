@@ -85,7 +85,7 @@ def flops(cell: Cell) -> float | None:
     return per_problem * problems * cell["task"]["repeats"]
 
 
-def _answers(method: dict) -> float:
+def _answers(method: dict) -> int:
     """Whole answers that a method without gradients decodes and scores, roughly."""
     if "breadth" in method:  # b states and k steps behind each, at every depth
         return method["breadth"] * method["num_proposals"]

@@ -90,6 +90,27 @@ def generate(
     raise AssertionError("unreachable: the stream of entries has no end")
 
 
+def validation(name: str, *, size: int, settings: dict[str, Any], held_out: dict[str, int]) -> list[Problem]:
+    """The first validation problems of a task: no test question among them, and no model here was trained on them.
+
+    Args:
+        name, settings: as in `generate`.
+        size: number of problems, between 1 and `held_out["validation"]`.
+        held_out: number of "test" and "validation" problems that training leaves out.
+
+    Raises:
+        ValueError: more problems than were held out; and as `generate`.
+    """
+    if size > held_out["validation"]:
+        raise ValueError(
+            f"{held_out['validation']} validation problems are held out from training; got num_problems={size}. "
+            "Ask for fewer."
+        )
+    test = generate(name, split="test", size=held_out["test"], settings=settings)
+    avoid = frozenset(question_key(problem.question) for problem in test)
+    return generate(name, split="validation", size=size, settings=settings, avoid=avoid)
+
+
 def _entries(name: str, seed: int, settings: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Endless (index, entry) pairs of a reasoning-gym dataset whose item `i` is drawn with seed `seed + i`."""
     from reasoning_gym.factory import DATASETS, create_dataset

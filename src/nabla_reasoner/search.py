@@ -26,7 +26,8 @@ class TreeOfThoughts:
         breadth: b >= 1, states that stay at each depth.
         num_proposals: k >= 1, steps drawn from each state; equal ones are merged.
         value: of a state, "partial": r of the response so far, not closed by an end token; "rollout": r of one sampled
-            completion, which also counts as a candidate for the answer.
+            completion, which also counts as a candidate for the answer. A log-likelihood so far favours short text;
+            what competes for a place has the same number of steps, and a wrong step costs far more than a longer one.
         step_marks: see `forest.Steps`.
         temperature, top_p, top_k, max_new_tokens: how steps are drawn.
     """
@@ -34,8 +35,8 @@ class TreeOfThoughts:
     def __init__(
         self,
         *,
-        breadth: int = 2,
-        num_proposals: int = 4,
+        breadth: int = 1,
+        num_proposals: int = 8,
         value: str = "partial",
         step_marks: Sequence[str] = ("\n",),
         temperature: float = 0.7,
@@ -123,7 +124,7 @@ class RAP:
         self,
         *,
         num_simulations: int = 8,
-        num_proposals: int = 3,
+        num_proposals: int = 6,
         exploration: float = 1.0,
         step_marks: Sequence[str] = ("\n",),
         temperature: float = 0.7,
