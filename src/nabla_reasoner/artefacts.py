@@ -1,8 +1,9 @@
 """`./reproduce.sh table3|table4|table5|figure3|figure4 [scale=NAME] [results_dir=DIR]`: made from what Table 1 left.
 
 Runs no model. Tables 3 and 5 and both figures read `results/<scale>/table1/`; Table 4 reads configs/ only. Each writes
-`results/<scale>/TARGET/`: table.csv, table.md (Tables 3 and 5 also table.tex), or figureN.png, .pdf, .md and .csv. Figures of the default results folder are copied to figures/ (rows to figures/data/), under their own
-name at scale=tiny and as figureN-SCALE otherwise. Exit status: 0 done; 2 a wrong setting or no records, nothing written.
+`results/<scale>/TARGET/`: table.csv, table.md (Tables 3 and 5 also table.tex), or figureN.png, .pdf, .md and .csv.
+Figures of the default results folder are copied to figures/ (rows to figures/data/), under their own name at scale=tiny
+and as figureN-SCALE otherwise. Exit status: 0 done; 2 a wrong setting or no records, nothing written.
 """
 
 import shlex

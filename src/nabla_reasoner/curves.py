@@ -30,7 +30,7 @@ COLUMNS = (
 Row = dict[str, Any]
 
 
-def point(outcome: Outcome, size: float) -> tuple[float, float, float, bool] | None:
+def point(outcome: Outcome, size: float | int) -> tuple | None:
     """(model calls, FLOPs, seconds, correct) of a run that may use at most `size` rollouts; None for a failure.
 
     A run that ended with fewer is charged in full, what it spent after its last rollout included; one that reached
@@ -126,7 +126,7 @@ def curve_rows(folder: Path) -> list[Row]:
 AXES = {"model_calls": "model calls", "flops": "FLOPs", "seconds": "seconds"}
 
 
-def at_cost(rows: Sequence[Row], axis: str, target: float) -> Row:
+def at_cost(rows: Sequence[Row], axis: str, target: float | int) -> Row:
     """The cheapest point of a curve that costs at least `target`; its dearest where none does."""
     ordered = sorted(rows, key=operator.itemgetter(axis))
     return next((row for row in ordered if row[axis] >= target), ordered[-1])

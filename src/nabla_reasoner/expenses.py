@@ -77,7 +77,7 @@ def table_rows(folder: Path) -> list[Row]:
     return rows
 
 
-def _compared(keys: list[tuple], base: list[float], own: list[float], quantity: str) -> Row:
+def _compared(keys: list[tuple], base: Sequence[float | int], own: Sequence[float | int], quantity: str) -> Row:
     problems = sorted({key[0] for key in keys})
     counts = {"num_problems": len(problems), "num_seeds": len({key[1] for key in keys}), "note": ""}
     if quantity == "peak_bytes":  # of a process that ran several methods: no quantity of single problems
@@ -185,8 +185,8 @@ def cost_caption(rows: Sequence[Row], command: str) -> str:
     text = (
         f"# figure3.png\n\nMade by `{command}` from the records of Table 1; rows in `figures/data/figure3.csv`.\n\n"
         "Model calls per problem by the paper's rule (Section 5.2) with nothing left out: a decoded token is one call, "
-        "a pass over a whole sequence one, a gradient evaluation four. Means over problems and seeds. FLOPs weigh a pass "
-        "by its length, which this count does not: see Table 5 and Figure 4.\n\n"
+        "a pass over a whole sequence one, a gradient evaluation four. Means over problems and seeds. FLOPs weigh a "
+        "pass by its length, which this count does not: see Table 5 and Figure 4.\n\n"
     )
     if not baselines:
         return text + f"No baseline beside ∇-Reasoner in these records (the paper's largest saving: {paper} %).\n"
@@ -202,8 +202,8 @@ def cost_caption(rows: Sequence[Row], command: str) -> str:
     return (
         f"{text}The paper's largest saving is {paper} % (which baseline is unclear). Here one pass of ∇-Reasoner saves "
         f"between {words(worst)} and {words(best)}; a negative saving is a surplus. One pass uses as many rollouts as "
-        "it finds revisions to try, mostly fewer than 8; that is a saving by doing less, and what it costs in accuracy is "
-        "Figure 4's matter.\n"
+        "it finds revisions to try, mostly fewer than 8; that is a saving by doing less, and what it costs in accuracy "
+        "is Figure 4's matter.\n"
     )
 
 

@@ -97,8 +97,8 @@ def rates(tallies: Sequence[Tally]) -> tuple[Ratio, Ratio | None]:
         proposed[at] += tally.proposed
         candidates[at] += tally.proposed + 1
     return (
-        ratio_interval(rejected, candidates, most=1),
-        ratio_interval(rejected, proposed, most=1) if proposed.sum() else None,
+        ratio_interval(rejected, candidates, share=True),
+        ratio_interval(rejected, proposed, share=True) if proposed.sum() else None,
     )
 
 
@@ -171,12 +171,12 @@ def notes(rows: Sequence[Row], scale: str) -> list[str]:
     words = "{:.1f} % (first sample counted) or {:.1f} % (not counted) for N = {}"
     lines = [words.format(*theory(size), size) for size in sizes]
     text = [
-        "Rejected: candidates whose reward is not above the best so far, the first sample counted as one that was kept ("
-        "the paper's rule). Of proposed: the first sample not counted. Totals over problems, intervals by "
+        "Rejected: candidates whose reward is not above the best so far, the first sample counted as one that was kept "
+        "(the paper's rule). Of proposed: the first sample not counted. Totals over problems, intervals by "
         "bootstrap over problems (seeds clustered); failed problems are left out. Paper: reported in arXiv 2603.04948 "
         "for other models, without a benchmark; ? unknown, - not in the paper.",
-        f"Best-of-N if rewards are exchangeable and never tie: {'; '.join(lines) or 'no records'} (the paper: {known} % "
-        "for N = 8). By chance: the same for the very rewards drawn, whose ties (one answer drawn twice) cannot "
+        f"Best-of-N if rewards are exchangeable and never tie: {'; '.join(lines) or 'no records'} (the paper: {known} "
+        "% for N = 8). By chance: the same for the very rewards drawn, whose ties (one answer drawn twice) cannot "
         "exceed each other.",
         "Best-of-N's candidates are independent draws, ∇-Reasoner's are single-token revisions of the best so far, "
         "made only where the redrawn token differs: the two rates are of different experiments.",

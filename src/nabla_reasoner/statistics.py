@@ -134,7 +134,7 @@ class Ratio(NamedTuple):
 
 
 def ratio_interval(
-    parts: Shaped[np.ndarray, " problem"], wholes: Shaped[np.ndarray, " problem"], *, most: float | None = None
+    parts: Shaped[np.ndarray, " problem"], wholes: Shaped[np.ndarray, " problem"], *, share: bool = False
 ) -> Ratio:
     """Σ parts / Σ wholes and its interval: percentile bootstrap over problems, numerator and denominator together.
 
@@ -143,7 +143,7 @@ def ratio_interval(
 
     Args:
         parts, wholes: totals of each problem over its repeats, >= 0. A problem whose whole is 0 adds nothing.
-        most: 1 for shares; None where a ratio has no upper end.
+        share: no part exceeds its whole.
 
     Raises:
         ValueError: wholes that are all zero.
@@ -153,7 +153,7 @@ def ratio_interval(
         raise ValueError(f"a ratio needs a total > 0 below the line; got {wholes.sum():g}.")
     value = float(parts.sum() / wholes.sum())
     kept = wholes > 0
-    if most is not None and len(np.unique(parts[kept] / wholes[kept])) == 1:
+    if share and len(np.unique(parts[kept] / wholes[kept])) == 1:
         return Ratio(value, *_interval(parts[kept] / wholes[kept], 0.0))
     pairs, counts = np.unique(np.stack([parts, wholes], -1), axis=0, return_counts=True)
     draws = np.random.default_rng(SEED).multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES)
