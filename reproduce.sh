@@ -12,6 +12,11 @@ usage: ./reproduce.sh TARGET [settings]
 
   table1            accuracy and cost of every method, beside the paper's Table 1
   table2            the same methods under reward models of different quality
+  table3            rejected candidates by two counting rules, beside chance and the paper's Table 3
+  table4            our settings beside the paper's and the released scripts', with reasons; runs nothing
+  table5            seconds, FLOPs, tokens and memory of Best-of-8 and nabla-Reasoner, beside the paper's Table 5
+  figure3           model calls by method and by what they are spent on
+  figure4           accuracy against model calls, FLOPs and seconds
   theorem           numerical checks of Theorem 4.1 and of the gradient's parts
   ppo               the optimum of the PPO objective, and what approaches it: trained, or sampled at test time
   solve "question"  one question, answered by greedy decoding and by nabla-Reasoner
@@ -25,6 +30,7 @@ settings (key=value, from configs/): scale=tiny|small|paper  policy=...  task=..
   num_problems=20  results_dir=DIR  overwrite=true  wandb=offline|online|disabled
   examples: ./reproduce.sh table1 policy=tiny-base task=chain_sum seed=0
             ./reproduce.sh plan table1 scale=paper
+table3, table5, figure3 and figure4 read what table1 left in results_dir; they take scale= and results_dir= only.
 A run that was stopped goes on where it stopped when the same command is given again.
 END
 }
@@ -84,14 +90,14 @@ install() {  # $1: extras, $2: stamp, written last, so that a cut installation i
 target="${1:-help}"
 [ $# -eq 0 ] || shift
 case "$target" in
-    table1 | table2 | theorem | ppo | bench | solve | plan | models | test) ;;
+    table[1-5] | figure[34] | theorem | ppo | bench | solve | plan | models | test) ;;
     help | -h | --help) usage && exit ;;
-    *) echo "unknown target '$target'. Valid targets: table1, table2, theorem, ppo, bench, solve, plan, models, test, help." >&2 && exit 2 ;;
+    *) echo "unknown target '$target'. Valid targets: table1, table2, table3, table4, table5, figure3, figure4, theorem, ppo, bench, solve, plan, models, test, help." >&2 && exit 2 ;;
 esac
 
 extras=test
 case "$target $*" in
-    plan*) ;;
+    plan* | table[345]* | figure*) ;;  # these load no model
     test*) extras=test,reference ;;
     models*dry_run=true*) extras=test,reference ;;
     *scale=small* | *smollm2*) extras=test,small ;;
@@ -115,6 +121,7 @@ export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 case "$target" in
     test) "$python" -m ruff check . && exec "$python" -m pytest "$@" ;;
     bench) exec "$python" -m nabla_reasoner.bench "$@" ;;
+    table[345] | figure*) exec "$python" -m nabla_reasoner.artefacts "$target" "$@" ;;
     theorem) exec "$python" -m nabla_reasoner.checks "$@" ;;
     ppo) exec "$python" -m nabla_reasoner.comparison "$@" ;;
     models)

@@ -6,10 +6,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "nabla_reasoner"
 ROWS = """
 __init__
-run bench comparison checks
+run bench comparison checks artefacts
 session plan adapters verdicts cases hub_training contest experiments
 recipes measurements facts
-inference report summary manifest footprint tuning ppo_figures
+inference report summary manifest footprint tuning ppo_figures rejections settings budget_figures curves
+expenses
 decoding ppo tables figures yardsticks ppo_tables theory_figures theorem
 oracle lockstep deamortised letters
 search

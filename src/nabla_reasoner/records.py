@@ -57,6 +57,15 @@ def record_path(folder: Path, policy: str, task: str, method: str, seed: int) ->
     return Path(folder) / f"{policy}__{task}__{method}__s{seed}.jsonl"
 
 
+def stored_cells(folder: Path) -> dict[tuple[str, str, str], list[Path]]:
+    """Record files that lie in a folder: by policy, task and method, those of all seeds; empty without the folder."""
+    cells: dict[tuple[str, str, str], list[Path]] = {}
+    for path in sorted(Path(folder).glob("*__s*.jsonl")):
+        policy, task, method, _ = path.stem.split("__")
+        cells.setdefault((policy, task, method), []).append(path)
+    return cells
+
+
 def make_record(
     problem: Problem,
     solution: Solution,

@@ -125,6 +125,43 @@ def _bootstrap(distinct: tuple[float, ...], counts: tuple[int, ...]) -> tuple[fl
     return float(low), float(high)
 
 
+class Ratio(NamedTuple):
+    """A ratio of two totals with its 95 % interval over problems."""
+
+    value: float
+    low: float
+    high: float
+
+
+def ratio_interval(
+    parts: Shaped[np.ndarray, " problem"], wholes: Shaped[np.ndarray, " problem"], *, share: bool = False
+) -> Ratio:
+    """Σ parts / Σ wholes and its interval: percentile bootstrap over problems, numerator and denominator together.
+
+    Where every problem has the same ratio no resample differs; a share (0 <= part <= whole) then gets the widest
+    interval that `accuracy_interval` gives equal problems.
+
+    Args:
+        parts, wholes: totals of each problem over its repeats, >= 0. A problem whose whole is 0 adds nothing.
+        share: no part exceeds its whole.
+
+    Raises:
+        ValueError: wholes that are all zero.
+    """
+    parts, wholes = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
+    if not wholes.sum() > 0:
+        raise ValueError(f"a ratio needs a total > 0 below the line; got {wholes.sum():g}.")
+    value = float(parts.sum() / wholes.sum())
+    kept = wholes > 0
+    if share and len(np.unique(parts[kept] / wholes[kept])) == 1:
+        return Ratio(value, *_interval(parts[kept] / wholes[kept], 0.0))
+    pairs, counts = np.unique(np.stack([parts, wholes], -1), axis=0, return_counts=True)
+    draws = np.random.default_rng(SEED).multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES)
+    above, below = (draws @ pairs).T
+    low, high = np.quantile(above[below > 0] / below[below > 0], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Ratio(value, float(low), float(high))
+
+
 def sign_flip_p_value(sums: Int[np.ndarray, " problem"]) -> float:
     """Exact two-sided p-value of the sign-flip test for integer differences.
 

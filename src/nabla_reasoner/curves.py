@@ -1,0 +1,162 @@
+"""Figure 4: accuracy against compute, at every budget, from the trajectories that records hold.
+
+All curves of a policy and task are over the same problems and seeds. Best-of-N, Self-Consistency and the null arm are
+read from their larger pools (`budget/`) where there are any.
+"""
+
+import bisect
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import expenses
+from .records import Outcome, read_outcomes, read_records, stored_cells
+from .statistics import accuracy_interval
+
+METHODS = (
+    "greedy", "self_consistency", "best_of_n", "nabla_without_gradient", "nabla_reasoner", "nabla_reasoner_multipass",
+)  # fmt: skip
+CEILING = "any_of_n"
+SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
+COLUMNS = (
+    "policy", "task", "method", "rollouts", "model_calls", "flops", "seconds", "accuracy", "ci_low", "ci_high",
+    "num_problems", "num_seeds", "source",
+)  # fmt: skip
+
+Row = dict[str, Any]
+
+
+def point(outcome: Outcome, size: float | int) -> tuple | None:
+    """(model calls, FLOPs, seconds, correct) of a run that may use at most `size` rollouts; None for a failure.
+
+    A run that ended with fewer is charged in full, what it spent after its last rollout included; one that reached
+    `size` stops there. One whose first entry takes more than `size` is charged that entry.
+    """
+    if not outcome.ok:
+        return None
+    if outcome.steps[-1][0] < size:
+        cost = outcome.cost
+        return cost["model_calls"], cost["flops"], cost["seconds"], outcome.correct
+    at = max(bisect.bisect_right(outcome.steps, size, key=operator.itemgetter(0)) - 1, 0)
+    return outcome.steps[at][1:]
+
+
+def curve(outcomes: Sequence[Outcome]) -> Iterator[Row]:
+    """Accuracy and mean cost at the sizes the outcomes reach; failures are wrong, and left out of the mean cost."""
+    most = max(outcome.steps[-1][0] for outcome in outcomes)
+    for size in [size for size in SIZES if size < most] + [most]:
+        points = [point(outcome, size if size < most else math.inf) for outcome in outcomes]
+        solved = [each for each in points if each is not None]
+        if not solved:
+            return
+        calls, flops, seconds = (float(np.mean([each[i] for each in solved])) for i in range(3))
+        correct = _array(outcomes, [each is not None and bool(each[3]) for each in points])
+        interval = accuracy_interval(correct)
+        yield {
+            "rollouts": size, "model_calls": calls, "flops": flops, "seconds": seconds, "accuracy": interval.mean,
+            "ci_low": interval.low, "ci_high": interval.high, "num_problems": len(correct),
+            "num_seeds": len({outcome.key[1] for outcome in outcomes}),
+        }  # fmt: skip
+
+
+def _array(outcomes: Sequence[Outcome], correct: Sequence[bool]) -> np.ndarray:
+    """[problem, repeat] of 0 and 1, NaN where a repeat was not run."""
+    problems = {key: i for i, key in enumerate(sorted({outcome.key[0] for outcome in outcomes}))}
+    repeats = {key: i for i, key in enumerate(sorted({outcome.key[1:] for outcome in outcomes}))}
+    values = np.full((len(problems), len(repeats)), np.nan)
+    for outcome, right in zip(outcomes, correct, strict=True):
+        values[problems[outcome.key[0]], repeats[outcome.key[1:]]] = right
+    return values
+
+
+def any_of_n(paths: Sequence[Path]) -> list[Outcome]:
+    """Outcomes of a chooser that knows the answers: right as soon as one sample is; at the cost of Best-of-N."""
+    plain = {outcome.key: outcome for path in paths for outcome in read_outcomes(path)}
+    outcomes = []
+    for record in (record for path in paths for record in read_records(path)):
+        outcome = plain[record["problem_id"], record["seed"], record["repeat"]]
+        found, steps = False, []
+        for sample, step in zip(record["search"].get("samples", []), outcome.steps, strict=False):
+            found = found or bool(sample["correct"])
+            steps.append((*step[:-1], found))
+        outcomes.append(outcome._replace(steps=steps or outcome.steps, correct=found))
+    return outcomes
+
+
+def curve_rows(folder: Path) -> list[Row]:
+    """Rows of `COLUMNS` for every policy and task, the ceiling among the methods as `any_of_n`.
+
+    Args:
+        folder: results of a scale, with `table1/records` and possibly `table1/budget`.
+
+    Raises:
+        ValueError: no records.
+    """
+    records, pools = (stored_cells(folder / "table1" / name) for name in ("records", "budget"))
+    kept = expenses.base_policies(list(expenses.read_cells(folder / "table1" / "records")))
+    rows = []
+    for policy, task in dict.fromkeys(key[:2] for key in records if key[0] in kept):
+        chosen: dict[str, tuple[list[Outcome], str]] = {}
+        for method in METHODS:
+            key = (policy, task, method)
+            paths = pools.get(key) or records.get(key)
+            if not paths:
+                continue
+            source = "budget" if key in pools else "records"
+            if method == "best_of_n":
+                chosen[CEILING] = any_of_n(paths), source
+            chosen[method] = [outcome for path in paths for outcome in read_outcomes(path)], source
+        shared = set.intersection(*({outcome.key for outcome in own} for own, _ in chosen.values())) if chosen else ()
+        for method, (outcomes, source) in chosen.items() if shared else ():
+            names = {"policy": policy, "task": task, "method": method, "source": source}
+            own = [outcome for outcome in outcomes if outcome.key in shared]
+            rows += [{**names, **row} for row in curve(own)]
+    if not rows:
+        raise ValueError(
+            f"{folder / 'table1' / 'records'} must hold methods with problems and seeds in common; got none. "
+            "Run ./reproduce.sh table1 first."
+        )
+    return rows
+
+
+AXES = {"model_calls": "model calls", "flops": "FLOPs", "seconds": "seconds"}
+
+
+def at_cost(rows: Sequence[Row], axis: str, target: float | int) -> Row:
+    """The cheapest point of a curve that costs at least `target`; its dearest where none does."""
+    ordered = sorted(rows, key=operator.itemgetter(axis))
+    return next((row for row in ordered if row[axis] >= target), ordered[-1])
+
+
+def caption(rows: Sequence[Row], command: str) -> str:
+    """figure4.md: what is drawn, and where one pass of ∇-Reasoner ends beside Best-of-N at no less compute."""
+    lines = [
+        f"# figure4.png\n\nMade by `{command}` from the records of Table 1 and its larger pools (`budget/`); rows in "
+        "`figures/data/figure4.csv`.\n",
+        "Accuracy against mean compute per problem (model calls, FLOPs, seconds), with 95 % intervals over problems. "
+        "Points of a curve are budgets: N samples, or up to N rollouts. All curves of a row share problems and seeds. "
+        "Dashed: the ceiling, at least one correct among Best-of-N's samples. Dotted: the floor, greedy decoding. "
+        "The paper draws model calls only and claims to lie above Best-of-N and Self-Consistency at every budget; its "
+        "points are unknown.\n",
+        "Where ∇-Reasoner's full single pass ends, less Best-of-N's accuracy at the smallest N that costs no less "
+        "(points; paired tests are in comparisons.csv):\n",
+    ]
+    lines += [_beside(rows, *place) for place in dict.fromkeys((row["policy"], row["task"]) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _beside(rows: Sequence[Row], policy: str, task: str) -> str:
+    own = [row for row in rows if (row["policy"], row["task"]) == (policy, task)]
+    ours, other = ([row for row in own if row["method"] == name] for name in ("nabla_reasoner", "best_of_n"))
+    if not (ours and other):
+        return f"- {policy}, {task}: not run"
+    end, found = ours[-1], []
+    for axis, words in AXES.items():
+        match = at_cost(other, axis, end[axis])
+        less = "" if match[axis] >= end[axis] else f", {match[axis] / end[axis]:.2g} of the cost"
+        found.append(f"{end['accuracy'] - match['accuracy']:+.1f} at equal {words} (N = {match['rollouts']}{less})")
+    return f"- {policy}, {task}: {', '.join(found)}"
