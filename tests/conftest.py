@@ -32,6 +32,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """A command run inside a test sets the threads of its scale; the next test has one again."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
 def only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail on any connection that would leave this machine."""
     connect = socket.socket.connect

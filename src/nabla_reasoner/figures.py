@@ -73,8 +73,8 @@ def accuracy_against_flops(table: pd.DataFrame) -> Figure:
     for panel in panels.flat:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles[label] = handle
-    figure.legend(handles.values(), handles.keys(), ncol=3, loc="lower center", fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    figure.legend(handles.values(), handles.keys(), ncol=4, loc="lower center", fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.28 / figure.get_figheight() * -(-len(handles) // 4), 1, 1))
     return figure
 
 
