@@ -132,7 +132,9 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         start = next(index for index, line in enumerate(lines) if line.startswith("Available options in"))
         end = next((index for index, line in enumerate(lines) if line.startswith("Config search path")), len(lines))
         missing, valid = lines[start - 1].split(": ")[-1], ", ".join(lines[start + 1 : end])
-        return f"{missing}; {lines[start].replace('Available', 'available')} {valid}."
+        trained = "method/sft" in missing or "method/grpo" in missing
+        hint = " SFT and GRPO are policies of their own, e.g. policy=tiny-base-sft method=greedy." if trained else ""
+        return f"{missing}; {lines[start].replace('Available', 'available')} {valid}.{hint}"
     if isinstance(error, OverrideParseException):
         return f"the setting {error.override!r} cannot be read. Write key=value."
     if isinstance(error, InterpolationKeyError):
