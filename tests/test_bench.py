@@ -74,7 +74,7 @@ def test_every_case_runs_at_its_smallest(tmp_path):
         ("scale=paper", "tiny, small"),
         ("repeats=0", "repeats must be a whole number >= 1"),
         ("growth_lengths=[32,16]", "ascending"),
-        ("policies=[nobody]", "tiny-base, tiny-instruct"),
+        ("policies=[nobody]", "tiny-base, tiny-base-grpo"),
         ("cases=[dto_memory", "key=[a,b]"),
         ("dto_memory", "key=value"),
     ],

@@ -148,7 +148,7 @@ def test_bad_input_is_one_line_status_2_and_writes_nothing(
 
 def test_unknown_target_lists_the_valid_ones(capsys):
     assert run.main(["tabel1"]) == run.WRONG
-    assert "table1, solve, plan" in capsys.readouterr().err
+    assert "table1, table2, solve, plan" in capsys.readouterr().err
 
 
 def test_failing_problem_becomes_a_failed_record_and_the_run_goes_on(tmp_path: Path, monkeypatch, capsys):
@@ -224,7 +224,7 @@ def test_plan_loads_nothing_and_names_weights_and_cost(capsys, monkeypatch):
     monkeypatch.setattr(Policy, "from_pretrained", None)
     assert run.main(["plan", "table1", "scale=paper", "policy=qwen2.5-7b-instruct", "task=math500,amc"]) == 0
     printed = capsys.readouterr().out
-    for word in ("26 cells", "Qwen/Qwen2.5-7B-Instruct", "15.2 GB", "FLOPs", "hours", "Skywork"):
+    for word in ("30 cells", "Qwen/Qwen2.5-7B-Instruct", "15.2 GB", "FLOPs", "hours", "Skywork"):
         assert word in printed
     assert run.main(["plan", "nothing"]) == run.WRONG
 
@@ -270,5 +270,6 @@ def test_a_narrowed_command_keeps_the_rows_of_earlier_ones(tmp_path: Path):
     assert run.main(command(tmp_path, "method=greedy,self_consistency")) == 0
     assert run.main(command(tmp_path, "method=greedy", "seed=1")) == 0
     rows = list(csv.DictReader(next(tmp_path.rglob("table.csv")).read_text(encoding="utf-8").splitlines()))
-    assert [(row["method"], row["num_seeds"]) for row in rows] == [("greedy", "2"), ("self_consistency", "1")]
+    ran = [(row["method"], row["num_seeds"]) for row in rows if row["accuracy"]]
+    assert ran == [("greedy", "2"), ("self_consistency", "1")]
     assert rows[0]["paper_value"] == "43.8", "the paper's greedy cell of the base policy on MATH-500"
