@@ -109,6 +109,25 @@ def test_a_wide_search_completes_every_response_and_finds_the_best(method):
         assert solution.reward == pytest.approx(best, abs=1e-9)
 
 
+def test_a_narrow_tree_of_thoughts_goes_on_from_the_step_of_highest_value():
+    """Steps drawn and valued here without a cache, one at a time."""
+    policy, reward = toys.policy(), toys.reward()
+    method, compared = TreeOfThoughts(breadth=1, num_proposals=4, **SETTINGS), 0
+    for problem, solution in zip(PROBLEMS, method.solve(PROBLEMS, policy, reward), strict=True):
+        prompt, stops = policy.prompt_ids(problem.messages), forest.stop_ids(policy, SETTINGS["step_marks"])
+        rated = []
+        for i in range(4):
+            noise = rollouts.uniforms(0, problem.id, 0, f"step {i} behind ", 12)
+            (drawn,) = rollouts.sample(policy, [prompt], [noise], Sampling(1.0), [12], stops=[stops])
+            final = drawn.finished or len(drawn.token_ids) == 12
+            rated.append((plain_reward(reward, problem.question, drawn.token_ids, close=final), drawn.token_ids))
+        (value, best), worst = max(rated), min(rated)[0]
+        if not solution.search["finished"]:  # otherwise a response that was left behind may be the answer
+            assert solution.token_ids[: len(best)] == best
+            compared += value > worst
+    assert compared >= 3
+
+
 def test_fewer_simulations_are_the_beginning_of_more():
     policy, reward = toys.policy(), toys.reward()
     many = METHODS["rap"]().solve(PROBLEMS, policy, reward)
