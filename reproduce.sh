@@ -22,6 +22,7 @@ usage: ./reproduce.sh TARGET [settings]
   solve "question"  one question, answered by greedy decoding and by nabla-Reasoner
   plan TARGET       what a target would run, fetch and cost; loads nothing
   bench             speed, FLOPs and memory beside the plain algorithm, Best-of-8 and bare passes
+  all               every target above but solve and plan, one after the other; under 75 minutes at scale=tiny on two cores
   models            train the small models in assets/ anew (scale=small: the reward of that scale; scale=paper: GRPO)
   test [--all]      lint and tests; --all adds the slow ones; other arguments go to pytest
   help              this text
@@ -30,7 +31,7 @@ settings (key=value, from configs/): scale=tiny|small|paper  policy=...  task=..
   num_problems=20  results_dir=DIR  overwrite=true  wandb=offline|online|disabled
   examples: ./reproduce.sh table1 policy=tiny-base task=chain_sum seed=0
             ./reproduce.sh plan table1 scale=paper
-table3, table5, figure3 and figure4 read what table1 left in results_dir; they take scale= and results_dir= only.
+table3, table5, figure3 and figure4 read what table1 left in results_dir; they and all take scale= and results_dir= only.
 A run that was stopped goes on where it stopped when the same command is given again.
 END
 }
@@ -90,9 +91,9 @@ install() {  # $1: extras, $2: stamp, written last, so that a cut installation i
 target="${1:-help}"
 [ $# -eq 0 ] || shift
 case "$target" in
-    table[1-5] | figure[34] | theorem | ppo | bench | solve | plan | models | test) ;;
+    table[1-5] | figure[34] | theorem | ppo | bench | solve | plan | all | models | test) ;;
     help | -h | --help) usage && exit ;;
-    *) echo "unknown target '$target'. Valid targets: table1, table2, table3, table4, table5, figure3, figure4, theorem, ppo, bench, solve, plan, models, test, help." >&2 && exit 2 ;;
+    *) echo "unknown target '$target'. Valid targets: table1, table2, table3, table4, table5, figure3, figure4, theorem, ppo, bench, solve, plan, all, models, test, help." >&2 && exit 2 ;;
 esac
 
 extras=test
@@ -123,6 +124,7 @@ case "$target" in
     bench) exec "$python" -m nabla_reasoner.bench "$@" ;;
     table[345] | figure*) exec "$python" -m nabla_reasoner.artefacts "$target" "$@" ;;
     theorem) exec "$python" -m nabla_reasoner.checks "$@" ;;
+    all) exec "$python" -m nabla_reasoner.stages "$@" ;;
     ppo) exec "$python" -m nabla_reasoner.comparison "$@" ;;
     models)
         recipe=recipes

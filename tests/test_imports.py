@@ -6,6 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "nabla_reasoner"
 ROWS = """
 __init__
+stages
 run bench comparison checks artefacts
 session plan adapters verdicts cases hub_training contest experiments
 recipes measurements facts
@@ -15,7 +16,7 @@ decoding ppo tables figures yardsticks ppo_tables theory_figures theorem
 oracle lockstep deamortised letters
 search
 verifiers improvement prices forest
-baselines revision training dto theory vllm_rollouts statistics grid chains flows particles
+baselines revision training dto theory statistics grid chains flows particles
 reference enumeration landscapes
 walk descent
 grading rollouts scoring objective records

@@ -1,0 +1,100 @@
+"""`./reproduce.sh all`: its stages are real targets, a failure does not stop it, and it goes on where it stopped."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from nabla_reasoner import grid, stages, summary
+from nabla_reasoner.stages import Stage
+
+ROOT = Path(__file__).resolve().parents[1]
+THREE = (Stage(("table1",), 1), Stage(("theorem",), 1, scaled=False), Stage(("table4",), 1))
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The commands that were started; exit status 1 for those in `failing`, an interrupt for those in `stopping`."""
+    log = {"commands": [], "failing": set(), "stopping": set()}
+
+    def fake(words, check):
+        name = " ".join(words[2:])
+        log["commands"].append(name)
+        status = 1 if name in log["failing"] else 130 if name in log["stopping"] else 0
+        return subprocess.CompletedProcess(words, status)
+
+    monkeypatch.setattr(stages.subprocess, "run", fake)
+    monkeypatch.setattr(stages.summary, "commit", lambda: {"commit": "c0ffee", "dirty": False})
+    return log
+
+
+def test_stages_are_every_target_that_makes_results():
+    listed = re.search(r'^    table\[1-5\](.*)\) ;;$', (ROOT / "reproduce.sh").read_text(encoding="utf-8"), re.M)
+    assert listed is not None
+    words = {word.strip() for word in listed[1].split("|")}
+    figures = re.findall(r"figure\[(\d)-?(\d)\]", listed[1])[0]
+    numbers = range(int(figures[0]), int(figures[1]) + 1)
+    targets = {f"table{n}" for n in range(1, 6)} | {f"figure{n}" for n in numbers}
+    targets |= {word for word in words if word.isalpha()} - {"solve", "plan", "all", "models", "test"}
+    assert {stage.words[0] for stage in stages.STAGES} == targets
+
+
+def test_settings_of_stages_compose():
+    for stage in stages.STAGES:
+        if stage.words[0] == "table1":
+            assert grid.compose_cells([f"experiment={stage.words[0]}", *stage.words[1:]])
+
+
+def test_settings_are_handed_to_the_stages_that_take_them():
+    assert stages.command(THREE[0], "small", "elsewhere") == ["table1", "scale=small", "results_dir=elsewhere"]
+    assert stages.command(THREE[1], "small", "results") == ["theorem"]
+
+
+def test_a_failing_stage_is_reported_and_the_others_run(started, tmp_path: Path, capsys):
+    results = str(tmp_path)
+    started["failing"] = {f"theorem results_dir={results}"}
+    assert stages.run("tiny", results, THREE) == 1
+    assert len(started["commands"]) == 3
+    assert "exit status 1" in capsys.readouterr().out
+    started["commands"].clear()
+    started["failing"] = set()
+    assert stages.run("tiny", results, THREE) == 0
+    assert started["commands"] == [f"theorem results_dir={results}"]
+
+
+def test_an_interrupted_run_goes_on_behind_what_finished(started, tmp_path: Path):
+    results = str(tmp_path)
+    started["stopping"] = {f"theorem results_dir={results}"}
+    with pytest.raises(KeyboardInterrupt):
+        stages.run("tiny", results, THREE)
+    started["stopping"] = set()
+    assert stages.run("tiny", results, THREE) == 0
+    assert [name.split()[0] for name in started["commands"]] == ["table1", "theorem", "theorem", "table4"]
+
+
+def test_a_complete_run_or_other_code_begins_anew(started, tmp_path: Path, monkeypatch):
+    results = str(tmp_path)
+    assert stages.run("tiny", results, THREE) == 0
+    assert stages.run("tiny", results, THREE) == 0
+    assert len(started["commands"]) == 6
+    started["failing"] = {f"theorem results_dir={results}"}
+    assert stages.run("tiny", results, THREE) == 1
+    monkeypatch.setattr(summary, "commit", lambda: {"commit": "beef", "dirty": False})
+    assert stages.run("tiny", results, THREE) == 1
+    assert len(started["commands"]) == 12
+
+
+def test_time_of_every_stage_is_written_down(started, tmp_path: Path):
+    stages.run("tiny", str(tmp_path), THREE)
+    written = json.loads((tmp_path / "tiny" / "all" / "stages.json").read_text(encoding="utf-8"))
+    assert len(written["stages"]) == 3
+    assert all(entry["status"] == "finished" and entry["seconds"] >= 0 for entry in written["stages"].values())
+
+
+@pytest.mark.parametrize("word", ["scale=tinny", "policy=tiny-base", "results_dir"])
+def test_a_wrong_setting_starts_nothing(word, started, capsys):
+    assert stages.main([word]) == 2
+    assert started["commands"] == []
+    assert word.split("=")[0] in capsys.readouterr().err
