@@ -31,7 +31,7 @@ def started(monkeypatch):
 
 
 def test_stages_are_every_target_that_makes_results():
-    listed = re.search(r'^    table\[1-5\](.*)\) ;;$', (ROOT / "reproduce.sh").read_text(encoding="utf-8"), re.M)
+    listed = re.search(r"^    table\[1-5\](.*)\) ;;$", (ROOT / "reproduce.sh").read_text(encoding="utf-8"), re.M)
     assert listed is not None
     words = {word.strip() for word in listed[1].split("|")}
     figures = re.findall(r"figure\[(\d)-?(\d)\]", listed[1])[0]
