@@ -24,7 +24,7 @@ usage: ./reproduce.sh TARGET [settings]
   bench             speed, FLOPs and memory beside the plain algorithm, Best-of-8 and bare passes
   all               every target above but solve and plan, one after the other; under 75 minutes at scale=tiny on two cores
   models            train the small models in assets/ anew (scale=small: the reward of that scale; scale=paper: GRPO)
-  test [--all]      lint and tests; --all adds the slow ones; other arguments go to pytest
+  test [--all]      lint and tests, two at a time; --all adds the slow ones; other arguments go to pytest (-n 0: one at a time)
   help              this text
 
 settings (key=value, from configs/): scale=tiny|small|paper  policy=...  task=...  method=...  seed=...
@@ -120,7 +120,7 @@ fi
 
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 case "$target" in
-    test) "$python" -m ruff check . && exec "$python" -m pytest "$@" ;;
+    test) "$python" -m ruff check . && exec "$python" -m pytest -n 2 --dist worksteal "$@" ;;
     bench) exec "$python" -m nabla_reasoner.bench "$@" ;;
     table[345] | figure*) exec "$python" -m nabla_reasoner.artefacts "$target" "$@" ;;
     theorem) exec "$python" -m nabla_reasoner.checks "$@" ;;

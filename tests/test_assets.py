@@ -88,6 +88,7 @@ def last_digits(policy, count):
     return found[:count]
 
 
+@pytest.mark.slow
 def test_dto_finds_the_minimum_that_enumeration_finds():
     """A space small enough to try every text: the last digit, all 640 tokens, L computed for each.
 
