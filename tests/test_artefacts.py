@@ -95,6 +95,7 @@ def test_released_acceptance_test_is_a_row_of_its_own_once_it_was_run(tmp_path: 
     assert "experiment_name" not in " ".join(rejections.notes([own, release], "tiny"))
 
 
+@pytest.mark.slow
 def test_ratio_interval_covers_as_often_as_it_says():
     random, hits = np.random.default_rng(3), 0
     for _ in range(200):

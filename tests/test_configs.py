@@ -57,6 +57,7 @@ def test_table1_is_every_policy_task_method_and_seed():
     assert all(cell["num_problems"] >= 300 for cell in cells)
 
 
+@pytest.mark.slow
 def test_table1_at_scale_paper_is_the_papers_grid():
     cells = grid.compose_cells(["experiment=table1", "scale=paper"])
     assert names(cells, "policy") == {"qwen2.5-7b", "qwen2.5-7b-instruct", "llama3.1-8b-instruct"}
@@ -109,6 +110,7 @@ def test_table2_is_every_reward_with_its_own_records():
     assert {cell["folder"] for cell in cells} == {"results/tiny/table2"}
 
 
+@pytest.mark.slow
 def test_every_choice_of_every_group_composes():
     for group in ("policy", "reward", "task", "method", "variant"):
         for name in grid.choices(group):

@@ -167,6 +167,7 @@ def test_draws_from_the_prior_bins_and_coarse_masses_agree():
     assert prior.sum() == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_closed_form_with_a_wrong_lambda_is_not_the_minimiser():
     for landscape, cells in ((LINE, 100), (PLANE, 16)):
         right, wrong = (

@@ -58,6 +58,7 @@ def test_table1_writes_records_tables_and_summary_of_every_method(tmp_path: Path
     assert str(folder) in printed
 
 
+@pytest.mark.slow
 def test_same_command_twice_computes_nothing_and_elsewhere_gives_the_same_records(tmp_path: Path):
     narrow = ("method=greedy,nabla_reasoner",)
     assert run.main(command(tmp_path / "a", *narrow)) == 0
