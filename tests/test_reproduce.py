@@ -1,5 +1,6 @@
 """reproduce.sh as typed: targets, exit status, and a run that survives SIGKILL."""
 
+import json
 import os
 import signal
 import subprocess
@@ -48,11 +49,15 @@ def test_old_python_is_refused_clearly(tmp_path: Path):
     assert "Python 3.11 or newer" in refused.stderr
 
 
-def start(results: Path) -> subprocess.Popen:
-    words = test_run.command(results, "method=greedy,best_of_n,nabla_reasoner", "num_problems=12")
+def start(results: Path, size: str = "num_problems=12", **settings) -> subprocess.Popen:
+    words = test_run.command(results, "method=greedy,best_of_n,nabla_reasoner", size)
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "nabla_reasoner.run", *words], env=environment, stdout=subprocess.DEVNULL, cwd=ROOT
+        [sys.executable, "-m", "nabla_reasoner.run", *words],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        cwd=ROOT,
+        **settings,
     )
 
 
@@ -70,3 +75,20 @@ def test_run_killed_with_sigkill_and_started_again_equals_an_undisturbed_one(tmp
     assert test_run.records_below(killed) != expected
     assert start(killed).wait() == 0
     assert test_run.records_below(killed) == expected
+
+
+@pytest.mark.slow
+def test_a_terminated_run_stops_at_once_and_says_how_to_go_on(tmp_path: Path):
+    """Lightning notes SIGTERM and goes on; a scheduler that sends it would then kill without warning."""
+    toys.model_folder("qwen2")
+    process, seen = (
+        start(tmp_path, "num_problems=200", stderr=subprocess.PIPE),
+        tmp_path / "tiny" / "table1" / "records",
+    )
+    while process.poll() is None and not list(seen.glob("*greedy*.jsonl")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "goes on where this one stopped" in said.decode()
+    assert json.loads((tmp_path / "tiny" / "table1" / "summary.json").read_text())["status"] == "interrupted"

@@ -25,6 +25,7 @@ Columns of ppo.csv; all are means over `num_measured` prompts:
 import logging
 import shlex
 import shutil
+import signal
 import sys
 import time
 import warnings
@@ -152,4 +153,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Lightning would only take note of it
     sys.exit(main(sys.argv[1:]))

@@ -8,6 +8,7 @@ setting, nothing was started; 130 interrupted.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -129,4 +130,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the stage is stopped too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the stage is stopped too
     sys.exit(main(sys.argv[1:]))
