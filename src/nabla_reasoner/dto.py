@@ -9,7 +9,7 @@ row's hard token is its argmax (and the sampled token again, should the first ar
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -102,40 +102,78 @@ def descend(
     evaluate: Evaluate,
     descent: Descent,
 ) -> list[Optimized]:
-    """The fast engine: T steps on the chosen rows of many sequences together.
+    """The fast engine: T steps on the chosen rows of many sequences together (see `Descents.start`)."""
+    under_way = Descents(policy, evaluate, descent)
+    under_way.start(range(len(sequences)), sequences, gradients, positions, latents)
+    results: dict[int, Optimized] = {}
+    while under_way:
+        results |= under_way.proceed()
+    return [results[number] for number in range(len(sequences))]
 
-    Sequences step on their own: one whose token flipped waits until no other can step, and then all that wait are
-    evaluated together.
+
+class Descents:
+    """Descents under way, each at its own iteration; others may join at any time.
+
+    A sequence whose token flipped waits until no other can step and none has ended; then all that wait are evaluated
+    together.
 
     Args:
-        sequences: hard sequences, each with its gradient in `gradients` (evaluated by the caller, not counted here).
-        positions: per sequence, the rollout positions whose rows move.
-        latents: hidden states that yield the first logits of those rows, all sequences one after the other.
-        evaluate: ∂L/∂y at hard sequences when tokens flipped, given them and their numbers among `sequences`.
+        evaluate: ∂L/∂y at hard sequences when tokens flipped, given them and their numbers.
     """
-    states = _states(policy, sequences, gradients, positions, latents, descent)
-    going = states
-    while going:
-        ready, waiting = [], []
-        for state, tokens in zip(going, _hard(going), strict=True):
-            (ready if state.follow(tokens, descent.gradient_caching) else waiting).append(state)
-        if ready:
-            _step(policy, ready, descent)
-        elif waiting:
-            found = evaluate([state.target for state in waiting], [state.number for state in waiting])
-            for state, gradient in zip(waiting, found, strict=True):
-                state.learn(gradient)
-        going = [state for state in going if len(state.trace) < descent.num_iterations]
-    return [
-        Optimized(
-            state.logits,
-            state.trace,
-            len(state.spent),
-            state.changed(tokens).rollout,
-            cost.total([gradient.cost for gradient in state.spent]),
-        )
-        for state, tokens in zip(states, _hard(states), strict=True)
-    ]
+
+    def __init__(self, policy: Policy, evaluate: Evaluate, descent: Descent):
+        self.policy, self.evaluate, self.descent = policy, evaluate, descent
+        self.stepping: list[_State] = []
+        self.waiting: list[_State] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.stepping or self.waiting)
+
+    def start(
+        self,
+        numbers: Iterable[int],
+        sequences: Sequence[HardSequence],
+        gradients: Sequence[Gradient],
+        positions: Sequence[Sequence[int]],
+        latents: Float[Tensor, "rows hidden"],
+    ) -> None:
+        """Let sequences join.
+
+        Args:
+            numbers: one per sequence, by which the caller knows it; none that is under way.
+            sequences: hard sequences, each with its gradient in `gradients` (evaluated by the caller, not counted).
+            positions: per sequence, the rollout positions whose rows move.
+            latents: hidden states that yield the first logits of those rows, all sequences one after the other.
+        """
+        self.stepping += _states(self.policy, numbers, sequences, gradients, positions, latents, self.descent)
+
+    def proceed(self) -> dict[int, Optimized]:
+        """Step until some descents end; these, by number."""
+        ended: list[_State] = []
+        while not ended:
+            if not self.stepping:
+                found = self.evaluate([s.target for s in self.waiting], [s.number for s in self.waiting])
+                for state, gradient in zip(self.waiting, found, strict=True):
+                    state.learn(gradient)
+                self.stepping, self.waiting = self.waiting, []
+            while self.stepping:
+                ready = []
+                for state, tokens in zip(self.stepping, _hard(self.stepping), strict=True):
+                    (ready if state.follow(tokens, self.descent.gradient_caching) else self.waiting).append(state)
+                if ready:
+                    _step(self.policy, ready, self.descent)
+                ended += [state for state in ready if len(state.trace) == self.descent.num_iterations]
+                self.stepping = [state for state in ready if len(state.trace) < self.descent.num_iterations]
+        return {
+            state.number: Optimized(
+                state.logits,
+                state.trace,
+                len(state.spent),
+                state.changed(tokens).rollout,
+                cost.total([gradient.cost for gradient in state.spent]),
+            )
+            for state, tokens in zip(ended, _hard(ended), strict=True)
+        }
 
 
 @dataclass(eq=False)
@@ -143,7 +181,7 @@ class _State:
     """One sequence in a descent.
 
     Attributes:
-        number: its place among the sequences.
+        number: by which the caller knows the sequence.
         positions: rollout positions whose rows move.
         sequence, gradient: the hard sequence it is at, and ∂L/∂y there.
         known: gradients evaluated so far, by the hard tokens at the positions.
@@ -206,6 +244,7 @@ class _State:
 
 def _states(
     policy: Policy,
+    numbers: Iterable[int],
     sequences: Sequence[HardSequence],
     gradients: Sequence[Gradient],
     positions: Sequence[Sequence[int]],
@@ -218,8 +257,8 @@ def _states(
     rows = onehot_gradient(gradients, positions)
     parts = zip(logits.split(sizes), logits.argmax(-1).split(sizes), value.split(sizes), rows.split(sizes), strict=True)
     states = []
-    for number, (sequence, gradient, own, (z, first, x, r)) in enumerate(
-        zip(sequences, gradients, positions, parts, strict=True)
+    for number, sequence, gradient, own, (z, first, x, r) in zip(
+        numbers, sequences, gradients, positions, parts, strict=True
     ):
         tokens = [sequence.rollout[position] for position in own]
         sampled = torch.tensor(tokens, device=z.device)

@@ -110,22 +110,31 @@ class LockStep:
         )
 
     def search(self, walks: Sequence[Walk]) -> list[tuple[Walk, int, int]]:
-        """Advance every walk to its next proposal (walk, position, new token), or to its end."""
-        proposals, pending = [], list(walks)
-        while pending := [each for each in pending if self.advance(each)]:
-            with self.shared_by(pending):
-                self.look(pending)
-                found = [each for each in pending if self.passes_gate(each)]
-                drawn = self.redraw(found) if found else []
-            proposing = set()
-            for each, token in zip(found, drawn, strict=True):
-                if token != each.tokens[each.cursor]:
+        """Advance every walk to its next proposal (walk, position, new token), or to its end.
+
+        Walks do not wait for each other: one whose draw changed nothing goes on to its next position, and its descent
+        there joins those under way.
+        """
+        proposals, moving, optimised = [], list(walks), {}
+        descents = dto.Descents(self.policy, self.evaluate_flips, self.method.descent)
+        while True:
+            moving = [each for each in moving if self.advance(each)]
+            if not moving and not optimised:
+                return proposals
+            with self.shared_by([*moving, *optimised.values()]):
+                self.look(moving)
+                found = {self.slot[id(each)]: each for each in moving if self.passes_gate(each)}
+                optimised |= found
+                drawn = self.redraw(found, optimised, descents)
+            moving = [each for each in moving if self.slot[id(each)] not in found]
+            for slot, token in drawn.items():
+                each = optimised.pop(slot)
+                if token == each.tokens[each.cursor]:
+                    moving.append(each)
+                else:
                     proposals.append((each, each.cursor, token))
-                    proposing.add(id(each))
-            pending = [each for each in pending if id(each) not in proposing]
-            for each in pending:
+            for each in moving:
                 each.cursor += 1
-        return proposals
 
     def advance(self, each: Walk) -> bool:
         """Move the cursor to the next uncertain position, in the next pass where none is left in this one; False, and
@@ -184,38 +193,49 @@ class LockStep:
         each.visited += passed
         return passed
 
-    def redraw(self, found: Sequence[Walk]) -> list[int]:
-        """Optimise the logits at each cursor and draw a token from them."""
+    def redraw(self, found: dict[int, Walk], optimised: dict[int, Walk], descents: dto.Descents) -> dict[int, int]:
+        """Let the found walks join those that are optimised; by slot, a token drawn from logits that are ready."""
         if self.method.use_gradient:
-            logits = self.optimised(found)
+            if found:
+                self.start(found, descents)
+            results = descents.proceed() if descents else {}
+            for slot, result in results.items():
+                optimised[slot].spent.append(result.cost)
+            logits = {slot: result.logits[0] for slot, result in results.items()}
         else:
-            latents = torch.stack([each.states.hidden[each.cursor] for each in found])
-            logits = gradients.precise(self.policy.logits(latents))
-        uniform = [self.noise(each, f"resample {each.current_pass} {each.cursor}", 1)[0] for each in found]
-        return rollouts.draw(
-            logits, torch.tensor(uniform, dtype=torch.float64, device=logits.device), self.method.resample_sampling
-        ).tolist()
+            latents = {slot: each.states.hidden[each.cursor] for slot, each in found.items()}
+            rows = gradients.precise(self.policy.logits(torch.stack(list(latents.values())))) if found else []
+            logits = dict(zip(latents, rows, strict=True))
+        if not logits:
+            return {}
+        drawing = [optimised[slot] for slot in logits]
+        uniform = [self.noise(each, f"resample {each.current_pass} {each.cursor}", 1)[0] for each in drawing]
+        drawn = rollouts.draw(
+            torch.stack(list(logits.values())),
+            torch.tensor(uniform, dtype=torch.float64, device=self.policy.device),
+            self.method.resample_sampling,
+        )
+        return dict(zip(logits, drawn.tolist(), strict=True))
 
-    def optimised(self, found: Sequence[Walk]) -> torch.Tensor:
-        """First rows of the logits after DTO, one per found position."""
+    def start(self, found: dict[int, Walk], descents: dto.Descents) -> None:
+        """Begin to optimise the logits at each found walk's cursor; row 0 is the one that is drawn from."""
+        walks = found.values()
         sequences = [
             HardSequence(each.policy_prompt, each.reward_prompt, each.hard[: each.cursor], each.hard[each.cursor :])
-            for each in found
+            for each in walks
         ]
         everything = self.method.variant.update == "all"
         positions = [list(range(len(s.rollout) if everything else 1)) for s in sequences]
-        results = dto.descend(
-            self.policy,
+        descents.start(
+            found,
             sequences,
-            [each.view.behind(each.cursor - each.base) for each in found],
+            [each.view.behind(each.cursor - each.base) for each in walks],
             positions,
-            torch.cat([each.states.hidden[each.cursor :][p] for each, p in zip(found, positions, strict=True)]),
-            lambda batch, numbers: self.evaluate(batch, [found[i] for i in numbers]),
-            self.method.descent,
+            torch.cat([each.states.hidden[each.cursor :][p] for each, p in zip(walks, positions, strict=True)]),
         )
-        for each, result in zip(found, results, strict=True):
-            each.spent.append(result.cost)
-        return torch.stack([result.logits[0] for result in results])
+
+    def evaluate_flips(self, sequences: Sequence[HardSequence], slots: Sequence[int]) -> list[Gradient]:
+        return self.evaluate(sequences, [self.walks[slot] for slot in slots])
 
     def evaluate(
         self, sequences: Sequence[HardSequence], walks: Sequence[Walk], *, keep: bool = False
