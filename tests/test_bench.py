@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 import matplotlib
 import pandas as pd
@@ -9,9 +10,22 @@ import pytest
 import torch
 import toys
 
-from nabla_reasoner import bench, cost, figures, footprint, measurements, passes, timing, verdicts, yardsticks
+from nabla_reasoner import (
+    bench,
+    breakdown,
+    cost,
+    figures,
+    footprint,
+    measurements,
+    passes,
+    timing,
+    verdicts,
+    yardsticks,
+)
 from nabla_reasoner.cost import Cost
-from nabla_reasoner.measurements import Measured, Side, Workbench
+from nabla_reasoner.decoding import NablaReasoner
+from nabla_reasoner.problems import Problem
+from nabla_reasoner.workbench import NABLA, Measured, Side, Workbench
 
 matplotlib.use("Agg")
 COLUMNS = (
@@ -19,7 +33,7 @@ COLUMNS = (
     "ratio_to_reference"
 )
 SMALL = [
-    "threads=1", "repeats=1", "num_problems=2", "batch_problems=2", "batch_size=2", "reference_problems=1",
+    "threads=1", "repeats=1", "num_problems=2", "batch_problems=2", "batch_size=2", "reference_problems=1", "printed_problems=1",
     "sequences=2", "policies=[tiny-base]", "tasks=[products]", "growth_lengths=[16,32]", "growth_batches=[1,2]",
     "growth_length=16", "decoded_lengths=[8,16]", "memory.vocab_size=2000", "memory.length=48",
 ]  # fmt: skip
@@ -34,7 +48,7 @@ def test_a_run_writes_the_documented_columns_and_ratios_that_are_quotients_of_it
     cases = "cases=[lookup_and_gradient_flops,best_of_n_seconds,evaluation_seconds]"
     assert bench.main([*SMALL, cases, f"results_dir={tmp_path}"]) == 0
     folder = tmp_path / "tiny" / "bench"
-    for name in ("bench.csv", "spread.csv", "bench.md", "bench.png", "bench.pdf", "summary.json"):
+    for name in ("bench.csv", "spread.csv", "profile.csv", "bench.md", "bench.png", "bench.pdf", "summary.json"):
         assert (folder / name).stat().st_size > 0
     assert (folder / "bench.csv").read_text(encoding="utf-8").splitlines()[0] == COLUMNS
     assert (folder / "spread.csv").read_text(encoding="utf-8").splitlines()[0] == "case,variant,repeat,seconds"
@@ -47,6 +61,13 @@ def test_a_run_writes_the_documented_columns_and_ratios_that_are_quotients_of_it
         assert yardstick["variant"] in ("reference", "best_of_n", "bare")
         kind = "flops" if case.partition("__")[0].endswith("flops") else "seconds"
         assert other["ratio_to_reference"] == pytest.approx(other[kind] / yardstick[kind], rel=1e-4)
+    profile = pd.read_csv(folder / "profile.csv")
+    assert set(profile.variant) == {"best_of_n", "nabla_reasoner"}
+    assert profile.groupby("variant").share.sum().tolist() == pytest.approx([1, 1], abs=1e-4)
+    own = profile[profile.variant == "nabla_reasoner"].set_index("part")
+    assert own.seconds.gt(0).all()
+    assert own.calls["rollouts"] > own.calls["gradient passes"] >= 1
+    assert profile[profile.variant == "best_of_n"].set_index("part").calls["gradient passes"] == 0
     printed = capsys.readouterr().out
     assert (folder / "bench.md").read_text(encoding="utf-8") in printed
     assert "2 of 2 responses are the same tokens" in printed
@@ -122,7 +143,7 @@ def test_a_run_that_is_interrupted_leaves_the_finished_cases(tmp_path, monkeypat
 def test_the_plain_engines_flops_are_rollouts_scores_gradients_and_lookups():
     workbench = Workbench(bench.read_settings([*SMALL, "tasks=[chain_sum]"]))
     policy, reward = workbench.models("tiny-base")
-    solved = workbench.solutions("tiny-base", "chain_sum", 2, measurements.NABLA, measurements.REFERENCE)
+    solved = workbench.solutions("tiny-base", "chain_sum", 2, NABLA, measurements.REFERENCE)
     spent = cost.total(solution.cost for solution in solved)
     lookups = measurements.lookup_tokens(spent, "reference")
     scored = spent.reward_forward_tokens - spent.reward_backward_tokens
@@ -130,6 +151,26 @@ def test_the_plain_engines_flops_are_rollouts_scores_gradients_and_lookups():
     rolled = spent.decode_tokens + spent.policy_prefill_tokens
     by_part = spent.gradient_flops + 2 * policy.parameters * (rolled + lookups) + 2 * reward.parameters * scored
     assert spent.flops == pytest.approx(by_part)
+
+
+def test_the_time_of_a_pass_counts_once_wherever_it_takes_place(monkeypatch):
+    """Tokens that flip are evaluated within DTO's rounds, which must not count them too."""
+    whole = passes._evaluate_batch
+
+    def slow(*given):
+        time.sleep(0.2)
+        return whole(*given)
+
+    monkeypatch.setattr(passes, "_evaluate_batch", slow)
+    problems = [Problem("toy/0", "What is 12 + 34?", "1", "toy")]
+    method = NablaReasoner(step_size=1.0, grad_threshold=0.0, confidence_threshold=1.0, max_new_tokens=6)
+    policy, reward = toys.policy(), toys.reward()
+    found = breakdown.parts(lambda: method.solve(problems, policy, reward, seed=0))
+    assert found["gradient passes"].calls > found["DTO rows"].calls / 4 > 0
+    assert found["gradient passes"].seconds > 0.2 * found["gradient passes"].calls
+    assert 0 < found["DTO rows"].seconds < 0.5 * found["gradient passes"].seconds
+    assert min(part.seconds for part in found.values()) >= 0
+    assert sum(part.share for part in found.values()) == pytest.approx(1)
 
 
 def test_responses_that_differ_are_not_a_result():

@@ -11,8 +11,9 @@ run bench comparison checks artefacts
 session plan adapters verdicts cases hub_training contest experiments
 recipes measurements facts
 inference report summary manifest footprint tuning ppo_figures rejections settings budget_figures curves
+workbench
 expenses
-decoding ppo tables figures yardsticks ppo_tables theory_figures theorem
+decoding ppo tables figures yardsticks breakdown ppo_tables theory_figures theorem
 oracle lockstep deamortised letters
 search
 verifiers improvement prices forest

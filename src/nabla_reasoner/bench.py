@@ -1,13 +1,16 @@
 """`./reproduce.sh bench`: speed, FLOPs and memory, each beside a yardstick measured in the same run.
 
-Writes `results/<scale>/bench/`: bench.csv, spread.csv (every single timing) and bench.md, anew after each case, so that
-a run that is stopped leaves what it finished; summary.json; and at the end the figure, bench.png and bench.pdf.
+Writes `results/<scale>/bench/`: bench.csv, spread.csv (every single timing), profile.csv (where the time goes) and
+bench.md, anew after each case, so that a run that is stopped leaves what it finished; summary.json; and at the end the
+figure, bench.png and bench.pdf.
 
 A case of bench.csv is named NAME or NAME__POINT (a policy and a task, a length, a batch). Its first row is the
 yardstick, its second what is compared with it, and `ratio_to_reference` divides the second's quantity by the first's:
 
-    gradient_flops                FLOPs of gradient evaluations; fast engine / plain engine
-    lookup_and_gradient_flops     FLOPs besides rollouts and scores; fast engine / plain engine
+    gradient_flops                FLOPs of gradient evaluations; fast engine / plain engine with a cache within each DTO
+                                  call (Alg. 4)
+    printed_gradient_flops        the same; fast engine / plain engine that evaluates at each of T steps (Alg. 2)
+    lookup_and_gradient_flops     FLOPs besides rollouts and scores; fast engine / plain engine (Alg. 4)
     best_of_n_flops               all FLOPs; ∇-Reasoner, one pass / Best-of-8 (the paper's Table 5: 25.8)
     best_of_n_seconds             seconds; ∇-Reasoner, one pass / Best-of-8
     engine_seconds                seconds; fast engine on a batch / plain engine, one problem at a time
@@ -41,11 +44,11 @@ from tqdm import tqdm
 
 from . import figures, grid, summary, verdicts
 from .cases import CASES, cells
-from .measurements import NABLA, Measured, Workbench
+from .workbench import NABLA, Measured, Workbench
 
 WRONG, FAILED, INTERRUPTED = 2, 1, 130
 SCALES = ("tiny", "small")
-COUNTS = ("repeats", "num_problems", "batch_problems", "batch_size", "reference_problems", "sequences", "growth_length")
+COUNTS = ("repeats", "num_problems", "batch_problems", "batch_size", "reference_problems", "sequences", "growth_length", "printed_problems")
 
 
 def read_settings(overrides: Sequence[str]) -> dict[str, Any]:
@@ -110,7 +113,7 @@ class Report:
     def __init__(self, folder: Path, settings: dict[str, Any], facts: str):
         self.folder, self.facts, self.scale = folder, facts, settings["scale"]
         self.results: dict[str, dict[str, Measured | str]] = {}
-        for name in ("bench.csv", "spread.csv", "bench.md", "bench.png", "bench.pdf", "summary.json"):
+        for name in ("bench.csv", "spread.csv", "profile.csv", "bench.md", "bench.png", "bench.pdf", "summary.json"):
             (folder / name).unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -120,13 +123,14 @@ class Report:
         return verdicts.judge(name, self.results[name], case.kind, case.targets.get(self.scale))
 
     def write(self) -> str:
-        """Write bench.csv, spread.csv and bench.md of the finished cases; returns the last."""
+        """Write bench.csv, spread.csv, profile.csv and bench.md of the finished cases; returns the last."""
         kinds = {name: case.kind for name, case in CASES.items()}
         targets = {name: case.targets.get(self.scale) for name, case in CASES.items()}
         titles = {name: case.title for name, case in CASES.items()}
         table, spread = verdicts.rows(self.results, kinds), verdicts.spread_rows(self.results)
         text = verdicts.markdown(self.results, titles, kinds, targets, self.facts)
-        for name, frame in (("bench", table), ("spread", spread)):
+        profile = verdicts.profile_rows(self.results)
+        for name, frame in (("bench", table), ("spread", spread), ("profile", profile)):
             frame.to_csv(self.folder / f"{name}.csv", index=False, float_format="%.6g")
         (self.folder / "bench.md").write_text(text, encoding="utf-8")
         return text
@@ -173,7 +177,7 @@ def run(settings: dict[str, Any], command: str) -> int:
         bar.close()
     report.draw()
     record.close("failures" if failed else "finished", threads=torch.get_num_threads())
-    print(f"\n{text}\nResults in {folder}: bench.csv, spread.csv, bench.md, bench.png, bench.pdf, summary.json")
+    print(f"\n{text}\nResults in {folder}: bench.csv, spread.csv, profile.csv, bench.md, bench.png|pdf, summary.json")
     return FAILED if failed else 0
 
 

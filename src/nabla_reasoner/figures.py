@@ -80,7 +80,8 @@ def accuracy_against_flops(table: pd.DataFrame) -> Figure:
 
 # The benchmark's cases whose ratios stand in one panel, in its order from the top.
 RATIOS = {
-    "gradient_flops": "FLOPs of gradients:\nfast / plain engine",
+    "gradient_flops": "FLOPs of gradients:\nfast / plain engine (Alg. 4)",
+    "printed_gradient_flops": "FLOPs of gradients:\nfast / plain engine (Alg. 2)",
     "lookup_and_gradient_flops": "FLOPs besides rollouts, scores:\nfast / plain engine",
     "best_of_n_flops": "FLOPs:\n∇-Reasoner / Best-of-8",
     "best_of_n_seconds": "seconds:\n∇-Reasoner / Best-of-8",

@@ -1,124 +1,35 @@
 """The cases of the benchmark: what is measured, beside which yardstick, and at which points."""
 
-import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
 
 import torch
 
-from . import cost, footprint, grid, passes, rollouts, yardsticks
+from . import breakdown, cost, footprint, grid, passes, rollouts, yardsticks
 from .cost import Cost
 from .models import Policy, RewardModel
 from .passes import HardSequence
 from .problems import Problem
 from .records import Solution
 from .timing import WARM_UP, interleaved
+from .workbench import BEST_OF_N, NABLA, Measured, Side, Workbench, mean
 
-NABLA, BEST_OF_N = "nabla_reasoner", "best_of_n"
 REFERENCE = "method.engine=reference"
+UNCACHED = "method.gradient_caching=false"
 WEIGHTS = {"reward_weight": 1.0, "nll_weight": 0.001}  # the release's; no time depends on them
 
 
-class Side(NamedTuple):
-    """One of the two things compared, per problem or per evaluation.
-
-    Attributes:
-        variant: its name.
-        seconds: every timing; one, of the counted run, where nothing but FLOPs or bytes is compared.
-        spent: tokens, gradient evaluations and FLOPs (those that the case compares); fractions are means.
-        peak_bytes: what the call adds to memory, where it was measured.
-    """
-
-    variant: str
-    seconds: list[float]
-    spent: Cost
-    peak_bytes: int | None = None
-
-
-class Measured(NamedTuple):
-    """The yardstick, then what is compared with it.
-
-    Attributes:
-        sides: both.
-        note: what else there is to say.
-        valid: False when the two did not do the same work.
-    """
-
-    sides: tuple[Side, Side]
-    note: str = ""
-    valid: bool = True
-
-
-class Workbench:
-    """The settings of a run, and what its cases share.
+def engines(
+    bench: Workbench, place: str, count: int, *overrides: str
+) -> tuple[dict[str, list[Solution]], str, bool]:
+    """The same problems by both engines; whether they answered alike, in words and as a truth value.
 
     Args:
-        settings: configs/bench.yaml, resolved.
+        count: number of problems.
+        overrides: further settings of the plain engine.
     """
-
-    def __init__(self, settings: dict[str, Any]):
-        self.settings, self.device = settings, torch.device(settings["device"])
-        self.cells: dict[tuple[str, ...], grid.Cell] = {}
-        self.solved: dict[tuple, list[Solution]] = {}
-
-    def cell(self, policy: str, task: str, method: str, *overrides: str) -> grid.Cell:
-        """A cell of table 1 with this run's device and threads."""
-        given = self.settings["threads"]
-        threads = [] if given is None else [f"threads={given}"]
-        choice = [f"policy={policy}", f"task={task}", f"method={method}"]
-        scale, device = f"scale={self.settings['scale']}", f"device={self.settings['device']}"
-        words = (scale, device, *threads, *choice, *overrides)
-        if words not in self.cells:
-            self.cells[words] = grid.compose_cells(words)[0]
-        return self.cells[words]
-
-    def models(self, policy: str) -> tuple[Policy, RewardModel]:
-        cell = self.cell(policy, self.settings["tasks"][0], NABLA)
-        grid.prepare_models(cell)
-        return grid.load_models(cell)
-
-    def problems(self, task: str, count: int) -> list[Problem]:
-        cell = self.cell(self.settings["policies"][0], task, NABLA, f"num_problems={count}")
-        return grid.build_problems(cell)
-
-    def solver(self, policy: str, task: str, method: str, *overrides: str) -> Callable[[Sequence[Problem]], list]:
-        """What solves problems with a method at table 1's settings."""
-        built, (own, reward) = grid.build_method(self.cell(policy, task, method, *overrides)), self.models(policy)
-        return lambda problems: built.solve(problems, own, reward, seed=0)
-
-    def solutions(self, policy: str, task: str, count: int, method: str, *overrides: str) -> list[Solution]:
-        """Solutions of the first problems of a task, worked out once."""
-        key = (policy, task, count, method, *overrides)
-        if key not in self.solved:
-            solve, problems = self.solver(policy, task, method, *overrides), self.problems(task, count)
-            begin = time.perf_counter()
-            solved = solve(problems)
-            share = (time.perf_counter() - begin) / count  # the plain engine keeps no time of its own
-            self.solved[key] = [each._replace(cost=each.cost._replace(seconds=share)) for each in solved]
-        return self.solved[key]
-
-    def sequences(self, count: int) -> tuple[Policy, RewardModel, list[HardSequence]]:
-        """Greedy answers of the first policy to the first task, as a gradient evaluation takes them."""
-        name, task = self.settings["policies"][0], self.settings["tasks"][0]
-        policy, reward = self.models(name)
-        answers = self.solutions(name, task, count, "greedy")
-        return policy, reward, [
-            HardSequence(policy.prompt_ids(p.messages), reward.prompt_ids(p.messages), [], answer.token_ids)
-            for p, answer in zip(self.problems(task, count), answers, strict=True)
-        ]  # fmt: skip
-
-
-def mean(costs: Sequence[Cost], count: int) -> Cost:
-    """A share of the sum."""
-    return Cost(*(value / count for value in cost.total(costs)))
-
-
-def engines(bench: Workbench, place: str) -> tuple[dict[str, list[Solution]], str, bool]:
-    """The same problems by both engines; whether they answered alike, in words and as a truth value."""
     policy, task = place.split("__")
-    count = bench.settings["num_problems"]
     by_engine = {
-        "reference": bench.solutions(policy, task, count, NABLA, REFERENCE),
+        "reference": bench.solutions(policy, task, count, NABLA, REFERENCE, *overrides),
         "fast": bench.solutions(policy, task, count, NABLA),
     }
     same = sum(a.token_ids == b.token_ids for a, b in zip(*by_engine.values(), strict=True))
@@ -126,8 +37,17 @@ def engines(bench: Workbench, place: str) -> tuple[dict[str, list[Solution]], st
 
 
 def gradient_flops(bench: Workbench, place: str) -> Measured:
-    """FLOPs of gradient evaluations alone, the reading that fills their caches included."""
-    by_engine, note, valid = engines(bench, place)
+    """FLOPs of gradient evaluations alone, the reading that fills their caches included; the plain engine keeps the
+    gradient within a DTO call until a token flips (Alg. 4)."""
+    return _gradient_flops(*engines(bench, place, bench.settings["num_problems"]))
+
+
+def printed_gradient_flops(bench: Workbench, place: str) -> Measured:
+    """The same where the plain engine evaluates the gradient at each of T steps, as Alg. 2 is printed."""
+    return _gradient_flops(*engines(bench, place, bench.settings["printed_problems"], UNCACHED))
+
+
+def _gradient_flops(by_engine: dict[str, list[Solution]], note: str, valid: bool) -> Measured:
     spent = {name: mean([s.cost for s in own], len(own)) for name, own in by_engine.items()}
     sides = (Side(name, [own.seconds], own._replace(flops=own.gradient_flops)) for name, own in spent.items())
     return Measured(tuple(sides), note, valid)
@@ -136,7 +56,7 @@ def gradient_flops(bench: Workbench, place: str) -> Measured:
 def lookup_and_gradient_flops(bench: Workbench, place: str) -> Measured:
     """FLOPs of every pass that is neither a rollout's nor the scoring of a response: gradient evaluations, and the
     forward passes in which the plain engine looks for uncertain positions."""
-    by_engine, note, valid = engines(bench, place)
+    by_engine, note, valid = engines(bench, place, bench.settings["num_problems"])
     policy, _ = bench.models(place.split("__")[0])
     sides = []
     for name, own in by_engine.items():
@@ -182,7 +102,12 @@ def best_of_n_seconds(bench: Workbench, place: str) -> Measured:
     seconds = interleaved({name: side(name) for name in solvers}, bench.settings["repeats"], bench.device)
     return Measured(
         tuple(
-            Side(name, [s / count for s in own], mean([s.cost for s in solved[name]], count))
+            Side(
+                name,
+                [s / count for s in own],
+                mean([s.cost for s in solved[name]], count),
+                parts=breakdown.parts(lambda solve=solvers[name]: solve(problems)),
+            )
             for name, own in seconds.items()
         )
     )
@@ -210,17 +135,17 @@ def engine_seconds(bench: Workbench, place: str) -> Measured:
 
         return run
 
+    fast = bench.solver(policy, task, NABLA)
     sides = {
         "reference": side("reference", bench.solver(policy, task, NABLA, REFERENCE), few),
-        "fast": side("fast", bench.solver(policy, task, NABLA), batch),
+        "fast": side("fast", fast, batch),
     }
     seconds = interleaved(sides, bench.settings["repeats"], bench.device)
-    return Measured(
-        tuple(
-            Side(name, [s / n for s, n in zip(own, counts[name], strict=True)], mean(spent[name], len(spent[name])))
-            for name, own in seconds.items()
-        )
+    plain, own = (
+        Side(name, [s / n for s, n in zip(own, counts[name], strict=True)], mean(spent[name], len(spent[name])))
+        for name, own in seconds.items()
     )
+    return Measured((plain, own._replace(parts=breakdown.parts(lambda: fast(problems)))))
 
 
 def evaluation(

@@ -1,4 +1,4 @@
-"""From measurements to rows and words: bench.csv, spread.csv, and bench.md with the targets and what came out."""
+"""From measurements to rows and words: bench.csv, spread.csv, profile.csv, and bench.md with targets and results."""
 
 import statistics
 from collections.abc import Mapping
@@ -7,12 +7,13 @@ from typing import NamedTuple
 import pandas as pd
 
 from . import timing
-from .measurements import Measured, Side
+from .workbench import Measured, Side
 
 COLUMNS = [
     "case", "variant", "seconds", "flops", "forward_tokens", "backward_tokens", "decode_tokens",
     "gradient_evaluations", "peak_bytes", "ratio_to_reference",
 ]  # fmt: skip
+PROFILE_COLUMNS = ["case", "variant", "part", "seconds", "share", "calls"]
 SPREAD_COLUMNS = ["case", "variant", "repeat", "seconds"]
 DECODING_SHARE = 1 / 8  # of the time of decoding a sequence; an evaluation should take less from some length on
 UNITS = {"seconds": ("s", 1.0), "flops": ("MFLOPs", 1e6), "peak_bytes": ("MiB", 2**20), "rate": ("GFLOP/s", 1e9)}
@@ -96,6 +97,43 @@ def spread_rows(results: Mapping[str, Mapping[str, Measured | str]]) -> pd.DataF
     )
 
 
+def profile_rows(results: Mapping[str, Mapping[str, Measured | str]]) -> pd.DataFrame:
+    """profile.csv: where the time of whole batches goes, of every side that was looked into."""
+    return pd.DataFrame(
+        [
+            (f"{case}__{point}", side.variant, name, *part)
+            for case, points in results.items()
+            for point, measured in points.items()
+            if not isinstance(measured, str)
+            for side in measured.sides
+            for name, part in (side.parts or {}).items()
+        ],
+        columns=PROFILE_COLUMNS,
+    )
+
+
+def _profile_lines(results: Mapping[str, Mapping[str, Measured | str]]) -> list[str]:
+    """Shares of the time, one line per side."""
+    table = profile_rows(results)
+    if table.empty:
+        return []
+    names = list(dict.fromkeys(table.part))
+    lines = [
+        "", "Where the time of a batch goes, in percent, and in brackets how many decoding steps, passes, rounds or "
+        "copies that was (one more run of each, under Python's profiler, which weighs Python more than arithmetic):",
+        "",
+        f"| case | point | method | seconds | {' | '.join(names)} |", "|---|---|---|---|" + "---|" * len(names),
+    ]  # fmt: skip
+    for (case, variant), own in table.groupby(["case", "variant"], sort=False):
+        name, _, point = case.partition("__")
+        shares = [
+            f"{100 * row.share:.0f}" + (f" ({row.calls})" if row.calls else "") for row in own.itertuples(index=False)
+        ]
+        where = f"{name} | {point.replace('__', ', ')} | {variant}"
+        lines.append(f"| {where} | {own.seconds.sum():.2f} | {' | '.join(shares)} |")
+    return lines
+
+
 def judge(case: str, points: Mapping[str, Measured | str], kind: str, target: float | None) -> Judged:
     """What a case shows: the worst of its points, or how both sides grow, or from where on a share is reached."""
     missing = [words for words in points.values() if isinstance(words, str)]
@@ -174,7 +212,7 @@ def markdown(
     targets: Mapping[str, float | None],
     facts: str,
 ) -> str:
-    """bench.md: one line for each case, then every point."""
+    """bench.md: one line for each case, then every point, then where the time goes."""
     lines = [
         "# Bench", "", facts, "",
         "| case | what is divided by what | value | over the repeats | target | reached |", "|---|---|---|---|---|---|",
@@ -195,4 +233,4 @@ def markdown(
                 f"| {case} | {point.replace('__', ', ')} | {' | '.join(sides)} | {ratio(measured, kinds[case]):.3g} "
                 f"| {timed} | {measured.note} |"
             )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + _profile_lines(results)) + "\n"
