@@ -33,8 +33,9 @@ COLUMNS = (
     "ratio_to_reference"
 )
 SMALL = [
-    "threads=1", "repeats=1", "num_problems=2", "batch_problems=2", "batch_size=2", "reference_problems=1", "printed_problems=1",
-    "sequences=2", "policies=[tiny-base]", "tasks=[products]", "growth_lengths=[16,32]", "growth_batches=[1,2]",
+    "threads=1", "repeats=1", "num_problems=2", "batch_problems=2", "batch_size=2", "reference_problems=1",
+    "printed_problems=1", "sequences=2", "policies=[tiny-base]", "tasks=[products]", "growth_lengths=[16,32]",
+    "growth_batches=[1,2]",
     "growth_length=16", "decoded_lengths=[8,16]", "memory.vocab_size=2000", "memory.length=48",
 ]  # fmt: skip
 SHAPE = {

@@ -48,7 +48,10 @@ from .workbench import NABLA, Measured, Workbench
 
 WRONG, FAILED, INTERRUPTED = 2, 1, 130
 SCALES = ("tiny", "small")
-COUNTS = ("repeats", "num_problems", "batch_problems", "batch_size", "reference_problems", "sequences", "growth_length", "printed_problems")
+COUNTS = (
+    "repeats", "num_problems", "printed_problems", "batch_problems", "batch_size", "reference_problems", "sequences",
+    "growth_length",
+)  # fmt: skip
 
 
 def read_settings(overrides: Sequence[str]) -> dict[str, Any]:
