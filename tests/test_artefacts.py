@@ -154,7 +154,7 @@ def make_curves(results: Path) -> list[dict]:
     short = {"trajectory": test_tables.ladder([0])}  # found no revision, but looked for one
     long = {"trajectory": test_tables.ladder([0, 0, 1])}
     write(results, "nabla_reasoner", [long, short], costs=[Cost(model_calls=34), Cost(model_calls=16)])
-    return curves.curve_rows(results)
+    return curves.curve_rows(results, {})
 
 
 def test_curves_give_accuracy_and_full_cost_at_every_budget(tmp_path: Path):
