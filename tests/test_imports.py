@@ -6,13 +6,15 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "nabla_reasoner"
 ROWS = """
 __init__
-run bench comparison checks artefacts
+run bench comparison checks artefacts illustrations gallery walkthrough
 session plan adapters verdicts cases hub_training contest experiments
 recipes measurements facts
-inference report summary manifest footprint tuning ppo_figures rejections settings budget_figures curves
+inference report summary manifest footprint tuning ppo_figures rejections settings budget_figures curves ceiling
+sketches
 expenses
 decoding ppo tables figures yardsticks ppo_tables theory_figures theorem
-oracle lockstep deamortised letters
+trace
+oracle lockstep deamortised letters pairs
 search
 verifiers improvement prices forest
 baselines revision training dto theory vllm_rollouts statistics grid chains flows particles

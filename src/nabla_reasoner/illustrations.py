@@ -169,9 +169,7 @@ def trace_rows(cell: grid.Cell) -> Rows:
         ValueError: no problem shows everything that can happen.
     """
     policy, reward = grid.load_models(cell)
-    traces = trace.record(
-        grid.build_method(cell), grid.build_problems(cell), policy, reward, seed=cell["seed"]
-    )
+    traces = trace.record(grid.build_method(cell), grid.build_problems(cell), policy, reward, seed=cell["seed"])
     for number, each in enumerate(traces):
         accepted = sum(response.accepted for response in each.responses[1:])
         kinds = {"rejected": accepted < len(each.responses) - 1, "kept": any(v.proposal is None for v in each.visits),
@@ -214,12 +212,12 @@ Made by `{command}`; rows in `figures/data/figure2_*.csv`.
 
 The framework on one problem: {case["question"]} ({cell["policy"]["name"]}, reward {cell["reward"]["name"]}, answer \
 {case["answer"]}). Each line is a rollout; its tokens stand in cells. The first rollout had {settled} of {length} \
-tokens above the confidence gate ({cell["method"]["confidence_threshold"]}), which are skipped. At {len(visits)} others \
-the loop stopped: DTO moved the token's logits ({cell["method"]["num_iterations"]} steps) and a token was drawn from \
+tokens above the confidence gate ({cell["method"]["confidence_threshold"]}), which are skipped. At {len(visits)} \
+others the loop stopped: DTO moved the token's logits ({cell["method"]["num_iterations"]} steps) and a token was drawn from \
 them. {len(visits) - len(proposals)} draws were the old token; {len(proposals)} differed and were rolled out behind, \
 and stay only where the reward rose (r in nats, the log-likelihood under the reward model). The stops took \
-{evaluations} gradient evaluations in all; {free} of them needed none, because ∂L/∂y depends on the hard tokens and \
-these had not changed.
+{evaluations} gradient evaluations in all; {free} stop{"s" * (free != 1)} needed none, because ∂L/∂y \
+depends on the hard tokens and these had not changed.
 
 The case: the first test problem (number {case["looked_at"]} of {cell["num_problems"]}, {cell["task"]["name"]}, seed \
 {cell["seed"]}) whose first rollout is wrong and whose answer is right, with at least two accepted and one rejected \

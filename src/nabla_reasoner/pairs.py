@@ -91,7 +91,7 @@ def losses(
     responses = [pair.with_tokens(first, second) for first in alphabet for second in alphabet]
     own = RewardModel(policy.model, policy.tokenizer, policy.name, "likelihood")  # log π is read as a reward is
     values, _ = scoring.rewards(reward, [pair.sequence.reward_prompt] * len(responses), responses)
-    likelihoods, _ = scoring.rewards(own, [pair.sequence.policy_prompt] * len(responses), responses)
+    likelihoods, _ = scoring.rewards(own, [pair.sequence.policy_prompt] * len(responses), responses, close=False)
     total = -reward_weight * np.array(values) - nll_weight * np.array(likelihoods)
     return total.reshape(len(alphabet), len(alphabet))
 

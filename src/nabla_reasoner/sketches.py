@@ -1,6 +1,7 @@
 """Figures 1 and 2, drawn from their rows: the landscape of two tokens, and the rounds of one decoding."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,7 +36,7 @@ def landscape(search: pd.DataFrame, pairs: pd.DataFrame, square: pd.DataFrame, p
     return figure
 
 
-def _mark(axis: Axes, x: float, y: float, star: bool, colour: str = "white") -> None:
+def _mark(axis: Axes, x: float | int, y: float | int, star: bool, colour: str = "white") -> None:
     """The response's own pair, or the best one."""
     marker, size = ("*", 15) if star else ("o", 9)
     axis.plot(x, y, marker=marker, markersize=size, markerfacecolor=colour, markeredgecolor="black", linestyle="none",
@@ -77,9 +78,9 @@ def _descent(axis: Axes, case: pd.Series, square: pd.DataFrame, path: pd.DataFra
               label="end", linestyle="none")  # fmt: skip
     (a, b), (c, d) = case.own, case.best
     for x, y, pair in ((0, 0, a + b), (1, 0, c + b), (0, 1, a + d), (1, 1, c + d)):
+        box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.85, "linewidth": 0}
         axis.annotate(f"{pair[0]} … {pair[1]}", (x, y), xytext=(8 - 16 * x, 9 - 18 * y), textcoords="offset points",
-                      ha="right" if x else "left", va="center", fontsize=9,
-                      bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.85, "linewidth": 0})  # fmt: skip
+                      ha="right" if x else "left", va="center", fontsize=9, bbox=box)  # fmt: skip
     _mark(axis, 0, 0, False)
     _mark(axis, 1, 1, True)
     axis.set_xlim(-0.02, 1.02)
@@ -104,8 +105,8 @@ def framework(rollouts: pd.DataFrame, tokens: pd.DataFrame, visits: pd.DataFrame
     Args:
         rollouts, tokens, visits: rows of figure2_*.csv.
     """
-    lines, longest = len(rollouts), tokens.position.max() + 1
-    figure, axis = plt.subplots(figsize=(0.42 * longest + 5.2, 1.25 * lines + 1.9))
+    lines, longest = len(rollouts), int(tokens.position.max()) + 1
+    figure, axis = plt.subplots(figsize=(0.42 * longest + 5.2, 1.05 * lines + 1.5))
     for line, row in enumerate(rollouts.itertuples()):
         _cells(axis, -line, row, tokens[tokens.rollout == row.rollout], visits)
         _fate(axis, -line, row, rollouts, visits, longest)
@@ -114,14 +115,14 @@ def framework(rollouts: pd.DataFrame, tokens: pd.DataFrame, visits: pd.DataFrame
     axis.text(0, -lines + 0.25, f"decoded: {answer}   (answer {rollouts.answer.iloc[0]})", fontsize=11, weight="bold")
     axis.set_title(rollouts.question.iloc[0], fontsize=10, loc="left")
     axis.set_xlim(-0.2, longest + 9.2)
-    axis.set_ylim(-lines, 0.85)
+    axis.set_ylim(0.1 - lines, 0.75)
     axis.set_axis_off()
     figure.legend(handles=_key(), ncol=3, loc="lower center", fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.75 / figure.get_figheight(), 1, 1))
     return figure
 
 
-def _cells(axis: Axes, y: float, rollout: tuple, tokens: pd.DataFrame, visits: pd.DataFrame) -> None:
+def _cells(axis: Axes, y: float | int, rollout: Any, tokens: pd.DataFrame, visits: pd.DataFrame) -> None:
     """Tokens of one rollout, and over them the stops that were made while it was the current response."""
     replaced = rollout.kept - 1  # of a proposal: its new token
     for token in tokens.itertuples():
@@ -143,16 +144,17 @@ def _cells(axis: Axes, y: float, rollout: tuple, tokens: pd.DataFrame, visits: p
         axis.text(visit.position + 0.52, y + 0.57, visit.new, fontsize=9, va="center", color=BLUE, family="monospace")
 
 
-def _fate(axis: Axes, y: float, row: tuple, rollouts: pd.DataFrame, visits: pd.DataFrame, longest: int) -> None:
+def _fate(axis: Axes, y: float | int, row: Any, rollouts: pd.DataFrame, visits: pd.DataFrame, longest: int) -> None:
     """What stands beside a line: its reward, and whether it was accepted."""
     if row.rollout == 0:
-        text = f"first rollout        r = {row.reward:.2f}"
+        text = f"first rollout        r = {row.reward:.3g}"
         colour = "black"
     else:
         before = visits[visits.proposal == row.rollout].iloc[0]
         beaten = rollouts.reward[rollouts.rollout == before.response].iloc[0]
         sign, word = (">", "accepted") if row.accepted else ("≤", "rejected")
-        text = f"proposal {row.rollout}: {before.old} → {before.new}   r = {row.reward:.2f} {sign} {beaten:.2f}   {word}"
+        change, value = f"{before.old} → {before.new}", f"r = {row.reward:.3g} {sign} {beaten:.3g}"
+        text = f"proposal {row.rollout}: {change}   {value}   {word}"
         colour = GREEN if row.accepted else ORANGE
     axis.text(longest + 0.4, y + 0.2, text, fontsize=9, va="center", color=colour)
 
@@ -171,3 +173,37 @@ def _key() -> list:
         Patch(facecolor=GREEN, label="new token, accepted"),
         Patch(facecolor=ORANGE, label="new token, rejected"),
     ]  # fmt: skip
+
+
+TERMS = {"prefix": ("δ_prefix", "#56B4E9", "v"), "postfix": ("δ_postfix", GREEN, "^"),
+         "reward": ("δ_reward", ORANGE, "o"), "total": ("all", "black", ".")}  # fmt: skip
+
+
+def token_gradients(tokens: pd.DataFrame, candidates: pd.DataFrame, position: int) -> Figure:
+    """What every token of a response feels, and what DTO does at one of them.
+
+    Args:
+        tokens: of `walkthrough.gradient_rows`.
+        candidates: of `walkthrough.candidate_rows`, at `position`.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(3, 1))
+    for name, (label, colour, marker) in TERMS.items():
+        shown = tokens[name].where(tokens[name] > 0)  # a logarithmic axis has no place for 0
+        left.plot(tokens.position, shown, marker, color=colour, label=label, markersize=5, alpha=0.85)
+    left.axvspan(position - 0.5, position + 0.5, color="#DDDDDD", zorder=0, label="the token on the right")
+    left.set_yscale("log")
+    left.set_xticks(tokens.position, tokens.token, fontsize=8 if len(tokens) < 30 else 6, family="monospace")
+    left.set_xlabel("token of the response")
+    left.set_ylabel("norm of the term of ∂L/∂z")
+    left.legend(fontsize=8, ncol=5, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
+    left.grid(alpha=0.3, axis="y")
+    places = np.arange(len(candidates))
+    right.bar(places - 0.2, candidates.before, 0.4, color="#999999", label="policy")
+    right.bar(places + 0.2, candidates.after, 0.4, color=ORANGE, hatch="//", edgecolor="white", label="after DTO")
+    right.set_xticks(places, candidates.token, family="monospace")
+    right.set_xlabel(f"token at position {position}")
+    right.set_ylabel("probability")
+    right.set_ylim(0, 1.02)
+    right.legend(fontsize=8, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
+    figure.tight_layout()
+    return figure
