@@ -196,9 +196,9 @@ def _ceilings(rows: Sequence[Row]) -> str:
     shown = "; ".join(f"{row['policy']}, {row['task']}: {row['accuracy']:.1f} ({row['source']})" for row in own)
     return (
         "Dash-dotted: the best possible under the reward model, the accuracy of the response of highest reward that "
-        "was found, by beam search with the judge itself, or in any record of Table 1 where that is higher. The highest "
-        "reward there is may be higher still; what was found bounds it from below. A method that maximised the reward "
-        f"without fail would end here. {shown}."
+        "was found, by beam search with the judge itself, or in any record of Table 1 where that is higher. The "
+        "highest reward there is may be higher still; what was found bounds it from below. A method that maximised "
+        f"the reward without fail would end here. {shown}."
     )
 
 

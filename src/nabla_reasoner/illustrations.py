@@ -213,9 +213,9 @@ Made by `{command}`; rows in `figures/data/figure2_*.csv`.
 The framework on one problem: {case["question"]} ({cell["policy"]["name"]}, reward {cell["reward"]["name"]}, answer \
 {case["answer"]}). Each line is a rollout; its tokens stand in cells. The first rollout had {settled} of {length} \
 tokens above the confidence gate ({cell["method"]["confidence_threshold"]}), which are skipped. At {len(visits)} \
-others the loop stopped: DTO moved the token's logits ({cell["method"]["num_iterations"]} steps) and a token was drawn from \
-them. {len(visits) - len(proposals)} draws were the old token; {len(proposals)} differed and were rolled out behind, \
-and stay only where the reward rose (r in nats, the log-likelihood under the reward model). The stops took \
+others the loop stopped: DTO moved the token's logits ({cell["method"]["num_iterations"]} steps) and a token was \
+drawn from them. {len(visits) - len(proposals)} draws were the old token; {len(proposals)} differed and were rolled \
+out behind, and stay only where the reward rose (r in nats, the log-likelihood under the reward model). The stops took \
 {evaluations} gradient evaluations in all; {free} stop{"s" * (free != 1)} needed none, because ∂L/∂y \
 depends on the hard tokens and these had not changed.
 

@@ -205,5 +205,5 @@ def token_gradients(tokens: pd.DataFrame, candidates: pd.DataFrame, position: in
     right.set_ylabel("probability")
     right.set_ylim(0, 1.02)
     right.legend(fontsize=8, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
-    figure.tight_layout()
+    figure.tight_layout(w_pad=2)
     return figure
