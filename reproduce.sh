@@ -15,12 +15,15 @@ usage: ./reproduce.sh TARGET [settings]
   table3            rejected candidates by two counting rules, beside chance and the paper's Table 3
   table4            our settings beside the paper's and the released scripts', with reasons; runs nothing
   table5            seconds, FLOPs, tokens and memory of Best-of-8 and nabla-Reasoner, beside the paper's Table 5
+  figure1           the landscape of two tokens: draws of the policy beside DTO's path
+  figure2           the framework: one problem's rounds, as they were
   figure3           model calls by method and by what they are spent on
   figure4           accuracy against model calls, FLOPs and seconds
   theorem           numerical checks of Theorem 4.1 and of the gradient's parts
   ppo               the optimum of the PPO objective, and what approaches it: trained, or sampled at test time
   solve "question"  one question, answered by greedy decoding and by nabla-Reasoner
   plan TARGET       what a target would run, fetch and cost; loads nothing
+  figures           every notebook run, every figure drawn anew from figures/data/; recompute=true makes the rows first
   bench             speed, FLOPs and memory beside the plain algorithm, Best-of-8 and bare passes
   all               every target above but solve and plan, one after the other; under 75 minutes at scale=tiny on two cores
   models            train the small models in assets/ anew (scale=small: the reward of that scale; scale=paper: GRPO)
@@ -91,14 +94,14 @@ install() {  # $1: extras, $2: stamp, written last, so that a cut installation i
 target="${1:-help}"
 [ $# -eq 0 ] || shift
 case "$target" in
-    table[1-5] | figure[34] | theorem | ppo | bench | solve | plan | all | models | test) ;;
+    table[1-5] | figure[1-4] | figures | theorem | ppo | bench | solve | plan | all | models | test) ;;
     help | -h | --help) usage && exit ;;
-    *) echo "unknown target '$target'. Valid targets: table1, table2, table3, table4, table5, figure3, figure4, theorem, ppo, bench, solve, plan, all, models, test, help." >&2 && exit 2 ;;
+    *) echo "unknown target '$target'. Valid targets: table1, table2, table3, table4, table5, figure1, figure2, figure3, figure4, figures, theorem, ppo, bench, solve, plan, all, models, test, help." >&2 && exit 2 ;;
 esac
 
 extras=test
 case "$target $*" in
-    plan* | table[345]* | figure*) ;;  # these load no model
+    plan* | table[345]* | figure*) ;;  # these load no model, or a shipped one
     test*) extras=test,reference ;;
     models*dry_run=true*) extras=test,reference ;;
     *scale=small* | *smollm2*) extras=test,small ;;
@@ -122,6 +125,8 @@ export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 case "$target" in
     test) "$python" -m ruff check . && exec "$python" -m pytest -n 2 --dist worksteal "$@" ;;
     bench) exec "$python" -m nabla_reasoner.bench "$@" ;;
+    figures) exec "$python" -m nabla_reasoner.gallery "$@" ;;
+    figure[12]) exec "$python" -m nabla_reasoner.illustrations "$target" "$@" ;;
     table[345] | figure*) exec "$python" -m nabla_reasoner.artefacts "$target" "$@" ;;
     theorem) exec "$python" -m nabla_reasoner.checks "$@" ;;
     all) exec "$python" -m nabla_reasoner.stages "$@" ;;

@@ -155,7 +155,7 @@ def make_curves(results: Path) -> list[dict]:
     short = {"trajectory": test_tables.ladder([0])}  # found no revision, but looked for one
     long = {"trajectory": test_tables.ladder([0, 0, 1])}
     write(results, "nabla_reasoner", [long, short], costs=[Cost(model_calls=34), Cost(model_calls=16)])
-    return curves.curve_rows(results)
+    return curves.curve_rows(results, {})
 
 
 def test_curves_give_accuracy_and_full_cost_at_every_budget(tmp_path: Path):
@@ -171,6 +171,25 @@ def test_curves_give_accuracy_and_full_cost_at_every_budget(tmp_path: Path):
 
 def test_caption_compares_with_the_smallest_pool_that_costs_no_less(tmp_path: Path):
     assert "+50.0 at equal model calls (N = 3)" in curves.caption(make_curves(tmp_path), "c")
+
+
+def test_ceiling_takes_the_highest_reward_found_anywhere(tmp_path: Path):
+    make_curves(tmp_path)
+    path = record_path(tmp_path / "table1/records", "tiny-base", "chain_sum", "greedy", 0)  # p0 is right, p1 wrong
+    lines = [json.loads(line) | {"reward": -1.0} for line in path.read_text(encoding="utf-8").splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    found = {"p0": {"reward": -2.0, "correct": False}, "p1": {"reward": -0.5, "correct": True}}
+    *_, line = curves.curve_rows(tmp_path, {"chain_sum": found})
+    assert (line["method"], line["accuracy"], line["source"]) == (
+        "best_reward", 100, "beam search of the reward, 1 from records"
+    )  # fmt: skip
+    rows = curves.curve_rows(tmp_path, {"chain_sum": {**found, "p0": {"reward": -0.9, "correct": False}}})
+    assert rows[-1]["accuracy"] == 50
+    panel = artefacts.budget_figures.curves(pd.DataFrame(rows)).axes[0]
+    (drawn,) = [line for line in panel.lines if line.get_label() == "ceiling: highest reward found"]
+    assert set(drawn.get_ydata()) == {50}
+    assert "50.0 (beam search" in curves.caption(rows, "c")
+    assert "not searched" in curves.caption(curves.curve_rows(tmp_path, {}), "c")
 
 
 def test_setting_of_the_paper_scale_that_drifts_has_no_reason():

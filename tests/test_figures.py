@@ -1,12 +1,14 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
 import nbformat
 import pandas as pd
 import pytest
-from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
-from nabla_reasoner import figures
+from nabla_reasoner import figures, gallery
 
 matplotlib.use("Agg")
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,13 +39,49 @@ def test_figures_are_the_same_bytes_on_every_run(tmp_path):
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
 
 
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_notebooks_are_committed_without_outputs():
+    assert {path.stem for path in NOTEBOOKS} == set(gallery.NOTEBOOKS)
+    words = [sys.executable, "-m", "nbstripout", "--verify", "--keep-id", *map(str, NOTEBOOKS)]
+    shown = subprocess.run(words, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_a_dozen_short_cells_and_take_parameters(path):
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert code[0].metadata.tags == ["parameters"]
+    assert "recompute = False" in code[0].source
+    assert len(code) <= 14
+    assert all(len(cell.source.splitlines()) <= 22 for cell in code)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
-def test_notebooks_run_and_are_committed_without_outputs(path, tmp_path, monkeypatch):
-    notebook = nbformat.read(path, as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    for cell in notebook.cells:
-        cell.source = cell.source.replace('FIGURES = "../figures"', f'FIGURES = "{tmp_path}"')
-    NotebookClient(notebook, timeout=180, resources={"metadata": {"path": str(path.parent)}}).execute()
-    assert list(tmp_path.glob("*.png"))
+    before = {file: file.stat().st_mtime_ns for file in (ROOT / "figures").rglob("*")}
+    gallery.executed(path, {"FIGURES": str(tmp_path)}, 180)
+    assert {file: file.stat().st_mtime_ns for file in (ROOT / "figures").rglob("*")} == before
+    drawn = {file.stem for file in tmp_path.glob("*.png")}
+    assert drawn == {file.stem for file in tmp_path.glob("*.pdf")}
+    assert drawn
+    if path.stem == "figures":
+        assert drawn >= {file.stem for file in (ROOT / "figures").glob("*.png")} - {"walkthrough"}
+
+
+def test_figures_refuses_other_settings_and_says_which_exist(capsys):
+    assert gallery.main(["recompute=yes"]) == 2
+    assert "recompute=true|false" in capsys.readouterr().err
+
+
+def test_a_notebook_that_fails_is_not_passed_over(tmp_path):
+    cells = [nbformat.v4.new_code_cell("value = 1"), nbformat.v4.new_code_cell("assert value == 1, 'wrong value'")]
+    cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "one.ipynb")
+    gallery.executed(tmp_path / "one.ipynb", {}, 60)
+    with pytest.raises(CellExecutionError, match="wrong value"):
+        gallery.executed(tmp_path / "one.ipynb", {"value": 2}, 60)

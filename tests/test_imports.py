@@ -7,14 +7,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "nabla_reasoner"
 ROWS = """
 __init__
 stages
-run bench comparison checks artefacts
+run bench comparison checks artefacts illustrations gallery walkthrough
 session plan adapters verdicts cases hub_training contest experiments
 recipes measurements facts
-inference report summary manifest footprint tuning ppo_figures rejections settings budget_figures curves
-workbench
+inference report summary manifest footprint tuning ppo_figures rejections settings budget_figures curves ceiling
+sketches workbench
 expenses
 decoding ppo tables figures yardsticks breakdown ppo_tables theory_figures theorem
-oracle lockstep deamortised letters
+trace
+oracle lockstep deamortised letters pairs
 search
 verifiers improvement prices forest
 baselines revision training dto theory statistics grid chains flows particles

@@ -1,6 +1,7 @@
 """`./reproduce.sh table3|table4|table5|figure3|figure4 [scale=NAME] [results_dir=DIR]`: made from what Table 1 left.
 
-Runs no model. Tables 3 and 5 and both figures read `results/<scale>/table1/`; Table 4 reads configs/ only. Each writes
+Tables 3 and 5 and both figures read `results/<scale>/table1/`; Table 4 reads configs/ only. No model runs but one:
+Figure 4 searches the judge of scale=tiny by beams, once, and keeps the rows in `table1/ceiling/`. Each writes
 `results/<scale>/TARGET/`: table.csv, table.md (Tables 3 and 5 also table.tex), or figureN.png, .pdf, .md and .csv.
 Figures of the default results folder are copied to figures/ (rows to figures/data/), under their own name at scale=tiny
 and as figureN-SCALE otherwise. Exit status: 0 done; 2 a wrong setting or no records, nothing written.
@@ -16,7 +17,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import budget_figures, curves, expenses, figures, grid, rejections, settings, tables
+from . import budget_figures, ceiling, curves, expenses, figures, grid, rejections, settings, tables
 
 WRONG = 2
 DEFAULTS = {"scale": "tiny", "results_dir": "results"}
@@ -75,7 +76,7 @@ def figure3(results: Path, scale: str, command: str) -> tuple[Figure, str, str]:
 
 def figure4(results: Path, scale: str, command: str) -> tuple[Figure, str, str]:
     """Accuracy against compute: figure, caption, rows."""
-    rows = curves.curve_rows(results)
+    rows = curves.curve_rows(results, ceiling.rows(results, scale))
     figure = budget_figures.curves(pd.DataFrame(rows))
     return figure, curves.caption(rows, command), tables.csv_text(curves.COLUMNS, rows)
 

@@ -112,6 +112,8 @@ def _curves(panel: Axes, own: pd.DataFrame, axis: str) -> None:
             panel.errorbar(points[axis], points.accuracy, yerr=[low, high], color=colour, linestyle="none", capsize=2)
     ceiling = own[own.method == "any_of_n"]
     panel.plot(ceiling[axis], ceiling.accuracy, color="black", linestyle="--", linewidth=1, label="ceiling: any of N")
+    for height in own.accuracy[own.method == "best_reward"]:
+        panel.axhline(height, color="black", linestyle="-.", linewidth=1, label="ceiling: highest reward found")
     panel.set_xscale("log")
     panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     panel.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))

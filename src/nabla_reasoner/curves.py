@@ -7,7 +7,7 @@ read from their larger pools (`budget/`) where there are any.
 import bisect
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from .statistics import accuracy_interval
 METHODS = (
     "greedy", "self_consistency", "best_of_n", "nabla_without_gradient", "nabla_reasoner", "nabla_reasoner_multipass",
 )  # fmt: skip
-CEILING = "any_of_n"
+CEILING, BEST_REWARD = "any_of_n", "best_reward"
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
 COLUMNS = (
     "policy", "task", "method", "rollouts", "model_calls", "flops", "seconds", "accuracy", "ci_low", "ci_high",
@@ -87,11 +87,30 @@ def any_of_n(paths: Sequence[Path]) -> list[Outcome]:
     return outcomes
 
 
-def curve_rows(folder: Path) -> list[Row]:
-    """Rows of `COLUMNS` for every policy and task, the ceiling among the methods as `any_of_n`.
+def best_reward(found: Mapping[str, Row], paths: Sequence[Path], problems: Sequence[str]) -> tuple[np.ndarray, int]:
+    """Whether the response of the highest reward that was found anywhere is correct, by problem; [problem, 1].
+
+    Args:
+        found: what a search of the reward itself found, by problem (`ceiling`).
+        paths: records whose responses count too.
+
+    Returns:
+        0 and 1 by problem, and for how many of them a record holds a higher reward than the search.
+    """
+    best = {problem: (found[problem]["reward"], bool(found[problem]["correct"]), False) for problem in problems}
+    for record in (record for path in paths for record in read_records(path)):
+        value, problem = record.get("reward"), record["problem_id"]
+        if problem in best and value is not None and value > best[problem][0] + 1e-3:  # records keep six digits
+            best[problem] = value, bool(record["correct"]), True
+    return np.array([[float(right)] for _, right, _ in best.values()]), sum(recorded for *_, recorded in best.values())
+
+
+def curve_rows(folder: Path, ceilings: Mapping[str, Mapping[str, Row]]) -> list[Row]:
+    """Rows of `COLUMNS` for every policy and task, the two ceilings among the methods as `any_of_n`, `best_reward`.
 
     Args:
         folder: results of a scale, with `table1/records` and possibly `table1/budget`.
+        ceilings: by task and problem, what a search of the reward found (`ceiling.rows`); tasks may lack.
 
     Raises:
         ValueError: no records.
@@ -115,12 +134,27 @@ def curve_rows(folder: Path) -> list[Row]:
             names = {"policy": policy, "task": task, "method": method, "source": source}
             own = [outcome for outcome in outcomes if outcome.key in shared]
             rows += [{**names, **row} for row in curve(own)]
+        problems = sorted({key[0] for key in shared})
+        if problems and all(problem in ceilings.get(task, {}) for problem in problems):
+            files = [path for cells in (records, pools) for key, own in cells.items() if key[:2] == (policy, task)
+                     for path in own]  # fmt: skip
+            rows.append(_ceiling_row(policy, task, *best_reward(ceilings[task], files, problems)))
     if not rows:
         raise ValueError(
             f"{folder / 'table1' / 'records'} must hold methods with problems and seeds in common; got none. "
             "Run ./reproduce.sh table1 first."
         )
     return rows
+
+
+def _ceiling_row(policy: str, task: str, correct: np.ndarray, recorded: int) -> Row:
+    interval = accuracy_interval(correct)
+    source = "beam search of the reward" + (f", {recorded} from records" if recorded else "")
+    return {
+        "policy": policy, "task": task, "method": BEST_REWARD, **dict.fromkeys(("rollouts", *AXES)),
+        "accuracy": interval.mean, "ci_low": interval.low, "ci_high": interval.high, "num_problems": len(correct),
+        "num_seeds": None, "source": source,
+    }  # fmt: skip
 
 
 AXES = {"model_calls": "model calls", "flops": "FLOPs", "seconds": "seconds"}
@@ -139,14 +173,33 @@ def caption(rows: Sequence[Row], command: str) -> str:
         "`figures/data/figure4.csv`.\n",
         "Accuracy against mean compute per problem (model calls, FLOPs, seconds), with 95 % intervals over problems. "
         "Points of a curve are budgets: N samples, or up to N rollouts. All curves of a row share problems and seeds. "
-        "Dashed: the ceiling, at least one correct among Best-of-N's samples. Dotted: the floor, greedy decoding. "
+        "Dashed: at least one correct among Best-of-N's samples. Dotted: the floor, greedy decoding. "
         "The paper draws model calls only and claims to lie above Best-of-N and Self-Consistency at every budget; its "
         "points are unknown.\n",
         "Where ∇-Reasoner's full single pass ends, less Best-of-N's accuracy at the smallest N that costs no less "
         "(points; paired tests are in comparisons.csv):\n",
     ]
-    lines += [_beside(rows, *place) for place in dict.fromkeys((row["policy"], row["task"]) for row in rows)]
+    places = dict.fromkeys((row["policy"], row["task"]) for row in rows)
+    lines += [_beside(rows, *place) for place in places]
+    lines.append("\n" + _ceilings(rows))
     return "\n".join(lines) + "\n"
+
+
+def _ceilings(rows: Sequence[Row]) -> str:
+    """What the line of the best reward is, or that it was not made."""
+    own = [row for row in rows if row["method"] == BEST_REWARD]
+    if not own:
+        return (
+            "The best possible under the reward model was not searched for here: no likelihood reward, or no judge "
+            "small enough, made these records."
+        )
+    shown = "; ".join(f"{row['policy']}, {row['task']}: {row['accuracy']:.1f} ({row['source']})" for row in own)
+    return (
+        "Dash-dotted: the best possible under the reward model, the accuracy of the response of highest reward that "
+        "was found, by beam search with the judge itself, or in any record of Table 1 where that is higher. The "
+        "highest reward there is may be higher still; what was found bounds it from below. A method that maximised "
+        f"the reward without fail would end here. {shown}."
+    )
 
 
 def _beside(rows: Sequence[Row], policy: str, task: str) -> str:

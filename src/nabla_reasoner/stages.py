@@ -47,8 +47,11 @@ STAGES = (
     Stage(("table3",), 0.2),
     Stage(("table4",), 0.2),
     Stage(("table5",), 0.2),
+    Stage(("figure1",), 0.5),
+    Stage(("figure2",), 0.5),
     Stage(("figure3",), 0.2),
     Stage(("figure4",), 1),
+    Stage(("figures",), 2, scaled=False),
 )
 
 
