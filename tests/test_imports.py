@@ -8,7 +8,7 @@ ROWS = """
 __init__
 stages
 run bench comparison checks artefacts
-session plan adapters verdicts cases hub_training contest experiments
+session mirror plan adapters verdicts cases hub_training contest experiments
 recipes measurements facts
 inference report summary manifest footprint tuning ppo_figures rejections settings budget_figures curves
 expenses
