@@ -7,11 +7,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "nabla_reasoner"
 ROWS = """
 __init__
 stages
-run bench comparison checks artefacts
+run bench comparison checks report
+artefacts publishing
 session mirror plan adapters verdicts cases hub_training contest experiments
 recipes measurements facts
-inference report summary manifest footprint tuning ppo_figures rejections settings budget_figures curves
-expenses
+inference summary manifest footprint tuning ppo_figures rejections settings budget_figures curves
+expenses blocks claims
 decoding ppo tables figures yardsticks ppo_tables theory_figures theorem
 oracle lockstep deamortised letters
 search

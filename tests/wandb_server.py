@@ -98,7 +98,8 @@ def create_artifact(server: Server, variables: dict[str, Any]) -> dict[str, Any]
     told = variables["input"]
     name = told["artifactCollectionName"]
     server.artifacts[name] = {"type": told["artifactTypeName"], "committed": False, "digest": told["digest"]}
-    return {"createArtifact": {"artifact": {"id": name, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}}}
+    artifact = {"id": name, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+    return {"createArtifact": {"artifact": artifact}}
 
 
 def create_manifest(server: Server, variables: dict[str, Any]) -> dict[str, Any]:
@@ -123,9 +124,8 @@ def commit_artifact(server: Server, variables: dict[str, Any]) -> dict[str, Any]
 
 
 def create_run_files(server: Server, variables: dict[str, Any]) -> dict[str, Any]:
-    files = [
-        {"name": name, "uploadUrl": f"{server.url}/upload/runs/{variables['run']}/{name}"} for name in variables["files"]
-    ]
+    place = f"{server.url}/upload/runs/{variables['run']}"
+    files = [{"name": name, "uploadUrl": f"{place}/{name}"} for name in variables["files"]]
     return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
 
 

@@ -2,8 +2,8 @@
 
 Runs are written after the work, from the files it left: the files stand without them. A run's id is made of what it
 shows (experiment, scale, cell and settings), so that the same command leaves the same runs: an unchanged run is left
-as it is, a changed one is written anew in its place. Opening a run costs hundredths of a second, because nothing about the
-machine is collected and one process writes all of them.
+as it is, a changed one is written anew in its place. Opening a run costs hundredths of a second, because nothing about
+the machine is collected and one process writes all of them.
 """
 
 import csv
@@ -133,8 +133,8 @@ def tables_entry(
     figures = {path.stem: path for path in sorted(folder.glob("*.png"))}
     scope = [experiment, scale]
     return Entry(
-        identity([*scope, "tables"], str(folder)), "-".join([*scope, "tables"]), "tables", config, metrics or {}, tables,
-        models or {}, figures,
+        identity([*scope, "tables"], str(folder)), "-".join([*scope, "tables"]), "tables", config, metrics or {},
+        tables, models or {}, figures,
     )  # fmt: skip
 
 
