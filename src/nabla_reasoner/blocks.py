@@ -48,17 +48,17 @@ Block = Heading | Markdown | Table | Figure | Code
 
 STYLE = """
 :root { color-scheme: light }
-body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1a1a1a; background: #fff; max-width: 1180px;
+body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1a1a1a; background: #fff; max-width: 1320px;
        margin: 2rem auto; padding: 0 1.2rem }
 h1 { font-size: 1.7rem; line-height: 1.2 } h2 { font-size: 1.3rem; border-bottom: 1px solid #bbb; margin-top: 2.4rem }
 h3 { font-size: 1.08rem; margin-top: 1.6rem } p, li { max-width: 80ch }
 nav ul { columns: 3; padding-left: 1.1rem; font-size: .93rem }
-.scroll { overflow-x: auto; max-height: 36rem; overflow-y: auto; margin: .8rem 0; border: 1px solid #ddd }
+.scroll { overflow-x: auto; margin: .8rem 0; border: 1px solid #ddd } .tall { max-height: 38rem; overflow-y: auto }
 table { border-collapse: collapse; font-size: .84rem; line-height: 1.35; width: 100% }
 th, td { padding: .26rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e4e4e4 }
 th { background: #f1f3f5; position: sticky; top: 0; white-space: nowrap }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-th.number { text-align: right }
+th.number { text-align: right } td.short { white-space: nowrap } td.long { min-width: 20rem }
 th button { all: unset; cursor: pointer } th button:focus-visible { outline: 2px solid #0072B2 }
 th[aria-sort=ascending] button::after { content: " \\25B2" }
 th[aria-sort=descending] button::after { content: " \\25BC" }
@@ -70,27 +70,32 @@ pre, code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size:
 pre { background: #f5f5f5; padding: .7rem; overflow-x: auto; white-space: pre-wrap }
 @media print {
   body { margin: 0; max-width: none; font-size: 10px } nav { display: none }
-  .scroll { max-height: none; overflow: visible; border: 0 } th { position: static; white-space: normal }
-  td.number { white-space: normal } table { font-size: 8px } tr, figure { break-inside: avoid }
+  .tall { max-height: none } .scroll { overflow: visible; border: 0 } th { position: static; white-space: normal }
+  td.number, td.short { white-space: normal } td.long { min-width: 0 } table { font-size: 8px }
+  tr, figure { break-inside: avoid }
   thead { display: table-header-group }
 }
 """
 
-# Sorting: a click on a column's name; numbers by value, the rest as text, empty cells last.
+# Sorting: a click on a column's name; numbers by value, the rest as text, empty and unknown cells last.
 SCRIPT = """
 const value = text => {
   const plain = text.trim().replace(/\\u2212/g, '-').replace(/,(?=\\d{3})/g, '');
   return /^[+-]?(\\d|\\.\\d)/.test(plain) ? parseFloat(plain) : NaN;
 };
+const unknown = text => ['', '?', '-', '–'].includes(text.trim());
 let sortable = 0;
 for (const table of document.querySelectorAll('table')) {
   if (!table.tHead || !table.tBodies.length) continue;
   const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
-    const cells = [...body.rows].map(row => row.cells[column]).filter(cell => cell && cell.textContent.trim());
-    if (cells.length && cells.every(cell => !isNaN(value(cell.textContent)) && cell.textContent.trim().length < 24)) {
+    const cells = [...body.rows].map(row => row.cells[column]).filter(cell => cell);
+    const known = cells.map(cell => cell.textContent).filter(text => !unknown(text));
+    if (known.length && known.every(text => !isNaN(value(text)) && text.length < 26)) {
       [head, ...cells].forEach(cell => cell.classList.add('number'));
     }
+    cells.filter(cell => cell.textContent.length < 26).forEach(cell => cell.classList.add('short'));
+    cells.filter(cell => cell.textContent.length > 80).forEach(cell => cell.classList.add('long'));
     const button = document.createElement('button');
     button.type = 'button';
     button.title = 'sort by this column';
@@ -102,7 +107,7 @@ for (const table of document.querySelectorAll('table')) {
       head.setAttribute('aria-sort', down ? 'descending' : 'ascending');
       const rows = [...body.rows].map(row => [row.cells[column] ? row.cells[column].textContent.trim() : '', row]);
       rows.sort(([a], [b]) => {
-        if (!a || !b) return !a - !b;
+        if (unknown(a) || unknown(b)) return unknown(a) - unknown(b);
         const x = value(a), y = value(b);
         const order = isNaN(x) || isNaN(y) ? a.localeCompare(b) : x - y;
         return down ? -order : order;
@@ -154,7 +159,7 @@ def _html(block: Block) -> str:
         case Table(columns, rows):
             head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
             body = "".join(f"<tr>{''.join(_html_cell(cell) for cell in row)}</tr>\n" for row in rows)
-            return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>'
+            return _scrolled(f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>")
         case Figure(path, caption):
             data = base64.b64encode(path.read_bytes()).decode()
             image = f'<img src="data:image/png;base64,{data}" alt="{html.escape(path.stem)}">'
@@ -172,7 +177,12 @@ def _rendered(text: str) -> str:
     """Markdown as HTML; tags in it are shown as text, images and links to files are left out."""
     page = mistune.create_markdown(escape=True, plugins=["table"])(_without_images(text))
     page = re.sub(r'<a href="(?!https?:|#)[^"]*">(.*?)</a>', r"\1", page)
-    return page.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+    return re.sub(r"<table>.*?</table>", lambda found: _scrolled(found[0]), page, flags=re.DOTALL)
+
+
+def _scrolled(table: str) -> str:
+    """A table in a box of its own: a wide one does not widen the page, a long one does not bury what follows."""
+    return f'<div class="scroll{" tall" if table.count("<tr>") > 24 else ""}">{table}</div>'
 
 
 def _without_images(text: str) -> str:
