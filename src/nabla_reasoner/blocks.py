@@ -59,20 +59,21 @@ th, td { padding: .26rem .6rem; text-align: left; vertical-align: top; border-bo
 th { background: #f1f3f5; position: sticky; top: 0; white-space: nowrap }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 th.number { text-align: right } td.short { white-space: nowrap } td.long { min-width: 20rem }
-th button { all: unset; cursor: pointer } th button:focus-visible { outline: 2px solid #0072B2 }
-th[aria-sort=ascending] button::after { content: " \\25B2" }
-th[aria-sort=descending] button::after { content: " \\25BC" }
+th span { cursor: pointer } th span:focus-visible { outline: 2px solid #0072B2 }
+th[aria-sort=ascending] span::after { content: " \\25B2" }
+th[aria-sort=descending] span::after { content: " \\25BC" }
 td.good { background: #dcefe6 } td.middle { background: #fbf1d9 } td.bad { background: #f7dfd6 }
 td.none { background: #eee }
 figure { margin: 1.2rem 0 } figure img { max-width: 100%; height: auto }
-figcaption, .note { font-size: .88rem; color: #444; max-width: 95ch }
+figcaption { font-size: .88rem; color: #444; max-width: 95ch }
 pre, code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .85em }
 pre { background: #f5f5f5; padding: .7rem; overflow-x: auto; white-space: pre-wrap }
+@page { size: A4 landscape; margin: 12mm }
 @media print {
   body { margin: 0; max-width: none; font-size: 10px } nav { display: none }
   .tall { max-height: none } .scroll { overflow: visible; border: 0 } th { position: static; white-space: normal }
-  td.number, td.short { white-space: normal } td.long { min-width: 0 } table { font-size: 8px }
-  tr, figure { break-inside: avoid }
+  td.number, td.short { white-space: normal } td.long { min-width: 0 } table { font-size: 9px }
+  figcaption { font-size: 10px } tr, figure { break-inside: avoid }
   thead { display: table-header-group }
 }
 """
@@ -95,12 +96,14 @@ for (const table of document.querySelectorAll('table')) {
       [head, ...cells].forEach(cell => cell.classList.add('number'));
     }
     cells.filter(cell => cell.textContent.length < 26).forEach(cell => cell.classList.add('short'));
-    cells.filter(cell => cell.textContent.length > 80).forEach(cell => cell.classList.add('long'));
-    const button = document.createElement('button');
-    button.type = 'button';
+    cells.filter(cell => cell.textContent.length > 40).forEach(cell => cell.classList.add('long'));
+    const button = document.createElement('span');  // a button would not be printed again on the next page
+    button.tabIndex = 0;
+    button.setAttribute('role', 'button');
     button.title = 'sort by this column';
     button.append(...head.childNodes);
     head.append(button);
+    button.addEventListener('keydown', event => event.key === 'Enter' && button.click());
     button.addEventListener('click', () => {
       const down = head.getAttribute('aria-sort') === 'ascending';
       heads.forEach(other => other.removeAttribute('aria-sort'));

@@ -99,9 +99,9 @@ def cell_entry(cell: Cell, path: Path) -> Entry:
         **settings, "experiment": scope[0], "scale": scope[1], "variant": cell["variant"]["name"],
         "budget": cell["budget"],
     }  # fmt: skip
-    reward = [cell["reward"]["name"]] if cell["records"] != cell["folder"] else []  # an experiment that varies it
+    varied = Path(cell["records"]).relative_to(cell["folder"]).parts  # the reward of Table 2, for one
     return Entry(
-        identity([*scope, *groups, seed, *reward, *pool], settings), "-".join([*groups, seed, *reward, *pool]),
+        identity([*scope, *groups, seed, *varied, *pool], settings), "-".join([*groups, seed, *varied, *pool]),
         "-".join([cell["method"]["name"], *pool]), config, metrics, {"samples": Table(SAMPLE_COLUMNS, rows)}, {}, {},
     )  # fmt: skip
 
@@ -177,7 +177,8 @@ def mirror_cells(cells: Sequence[Cell], paths: Sequence[Path], *, sweep: Mapping
 
     def entries() -> list[Entry]:
         done = [cell_entry(cell, path) for cell, path in zip(cells, paths, strict=True) if path.exists()]
-        names, models = ("table", "comparisons"), models_of(cells)
+        names = [name for name in ("table", "comparisons") if (folder / f"{name}.csv").exists()]
+        models = models_of(cells)
         return [*done, tables_entry(folder, **scope, config={"sweep": sweep, **first}, names=names, models=models)]
 
     write(folder, entries, mode=first["wandb"], **scope)

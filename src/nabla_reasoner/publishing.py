@@ -28,17 +28,17 @@ def login() -> str:
     """
     import wandb
 
+    os.environ.setdefault("WANDB_SILENT", "true")
+    place = wandb.setup().settings.base_url
+    if not _reached(place):  # asked first, since wandb would try again and again
+        raise PublishingError(f"{place} cannot be reached. Give the same command again with a network.")
     try:
-        os.environ.setdefault("WANDB_SILENT", "true")
         return wandb.Api(timeout=SECONDS).default_entity
     except wandb.errors.UsageError as error:
         raise PublishingError(
             "no W&B key. Run `wandb login`, or set WANDB_API_KEY, and give the same command again."
         ) from error
     except Exception as error:
-        place = wandb.setup().settings.base_url
-        if not _reached(place):
-            raise PublishingError(f"{place} cannot be reached. Give the same command again with a network.") from error
         raise PublishingError(
             f"{place} refused the key ({_line(error)}). Run `wandb login --relogin`, or set another WANDB_API_KEY."
         ) from error

@@ -116,6 +116,16 @@ def gather(results: Path, scale: str) -> Gathered:
     )  # fmt: skip
 
 
+def committed_evidence(data: Path) -> Evidence:
+    """The rows of `figures/data/`, from which README's claims are judged; made at scale=tiny."""
+    names = {
+        "comparisons": "comparisons", "rewards": "table2", "rejections": "table3", "expenses": "table5",
+        "calls": "figure3", "budgets": "figure4", "checks": "theorem_checks", "terms": "theorem_terms", "ppo": "ppo",
+        "bench": "bench", "ablations": "ablations",
+    }  # fmt: skip
+    return Evidence(**{name: read_rows(data / f"{file}.csv") for name, file in names.items()})
+
+
 def report_blocks(found: Gathered, claims: Sequence[Claim]) -> list[Block]:
     """The report, part by part; a part whose command was not run says so."""
     return [
