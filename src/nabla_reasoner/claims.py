@@ -146,17 +146,21 @@ def baselines(evidence: Evidence) -> tuple[str, str]:
         counts = []
         for words, matched_on in (("as run", "rollouts"), ("at matched FLOPs", "flops")):
             rows = _compared(evidence.comparisons, name, matched_on)
-            better, worse = (sum(row["verdict"] == verdict for row in rows) for verdict in ("better", "worse"))
-            counts += [f"{better} better and {worse} worse of {len(rows)} {words}"] if rows else []
-        parts += [f"{LABELS[name]}: {', '.join(counts)}"] if counts else []
-    if trained:
-        better, worse = (sum(row["verdict"] == verdict for row in trained) for verdict in ("better", "worse"))
-        parts.append(f"SFT and GRPO: {better} better and {worse} worse of {len(trained)}")
+            counts += [f"{_better(rows)} {words}"] if rows else []
+        parts += [f"{LABELS[name]} {', '.join(counts)}"] if counts else []
+    parts += [f"SFT and GRPO {_better(trained)}"] if trained else []
+    parts[0] = f"better than {parts[0]}"
     better = sum(row["verdict"] == "better" for row in run)
     worse = [row for row in [*run, *matched, *trained] if row["verdict"] == "worse"]
     if not worse and better == len(run) and trained:
         return REPRODUCED, "; ".join(parts)
     return PARTLY if not worse and 2 * better >= len(run) else NOT, "; ".join(parts)
+
+
+def _better(rows: Rows) -> str:
+    """How many comparisons were won, and lost where any was, of all."""
+    better, worse = (sum(row["verdict"] == verdict for row in rows) for verdict in ("better", "worse"))
+    return f"{better}{f' (worse {worse})' if worse else ''} of {len(rows)}"
 
 
 def reward_models(evidence: Evidence) -> tuple[str, str]:
