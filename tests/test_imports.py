@@ -8,7 +8,7 @@ ROWS = """
 __init__
 stages
 run bench comparison checks report
-artefacts publishing
+artefacts publishing chapters
 session mirror plan adapters verdicts cases hub_training contest experiments
 recipes measurements facts
 inference summary manifest footprint tuning ppo_figures rejections settings budget_figures curves

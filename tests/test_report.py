@@ -14,7 +14,7 @@ import pytest
 import wandb_server
 from wandb_server import Server
 
-from nabla_reasoner import blocks, claims, publishing, report
+from nabla_reasoner import blocks, chapters, claims, publishing, report
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSER = Path("/usr/bin/chromium")
@@ -103,7 +103,7 @@ def test_paper_value_stands_beside_ours_and_never_in_its_place(results: Path):
         for row in report.read_rows(results / "tiny/table1/table.csv") if row["method"] == "best_of_n"
     ]  # fmt: skip
     found = report.gather(results, "tiny")._replace(table1=rows)
-    table = next(block for block in report._table1(found) if isinstance(block, blocks.Table))
+    table = next(block for block in chapters._table1(found) if isinstance(block, blocks.Table))
     ours, paper, status = (table.columns.index(name) for name in ("ours, %", "paper, %", "status"))
     assert {(row[ours], row[status]) for row in table.rows} == {("", "not run")}
     assert table.rows[0][paper] == "70.2 [1]"
@@ -131,6 +131,22 @@ def test_html_shows_tags_in_texts_as_text_and_leaves_local_links_out():
     assert "y.png" not in page
     assert '<td class="middle">partly</td>' in page
     assert "<td>&lt;b&gt;</td>" in page
+
+
+def test_readme_is_written_from_the_rows_of_a_run(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = tmp_path / "root"
+    (root / "figures" / "data").mkdir(parents=True)
+    shutil.copyfile(ROOT / "README.md", root / "README.md")
+    monkeypatch.setattr(report.grid, "ROOT", root)
+    assert report.main([f"results_dir={results}", "readme=true"]) == 0
+    kept = {path.name for path in (root / "figures" / "data").iterdir()}
+    assert kept == {"table1.csv", "comparisons.csv", "figure4.csv", "ppo.csv", "theorem_checks.csv"}
+    before, after = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", root / "README.md"))
+    table = report.claims_markdown(claims.judge(report.committed_evidence(root / "figures/data")), "tiny")
+    assert table in after
+    assert "| C2 | 10 to 40 % fewer model calls than strong baselines | not run |" in after
+    assert before.split("| C1 |")[0] == after.split("| C1 |")[0]
+    assert before.split("## Quick start")[1] == after.split("## Quick start")[1]
 
 
 def test_sections_and_demoted_headings():
