@@ -24,6 +24,7 @@ usage: ./reproduce.sh TARGET [settings]
   solve "question"  one question, answered by greedy decoding and by nabla-Reasoner
   plan TARGET       what a target would run, fetch and cost; loads nothing
   figures           every notebook run, every figure drawn anew from figures/data/; recompute=true makes the rows first
+  report            everything that was run on one page, results/<scale>/report/report.html; runs nothing
   bench             speed, FLOPs and memory beside the plain algorithm, Best-of-8 and bare passes
   all               every target above but solve and plan, one after the other; under 75 minutes at scale=tiny on two cores
   models            train the small models in assets/ anew (scale=small: the reward of that scale; scale=paper: GRPO)
@@ -94,14 +95,14 @@ install() {  # $1: extras, $2: stamp, written last, so that a cut installation i
 target="${1:-help}"
 [ $# -eq 0 ] || shift
 case "$target" in
-    table[1-5] | figure[1-4] | figures | theorem | ppo | bench | solve | plan | all | models | test) ;;
+    table[1-5] | figure[1-4] | figures | theorem | ppo | bench | report | solve | plan | all | models | test) ;;
     help | -h | --help) usage && exit ;;
-    *) echo "unknown target '$target'. Valid targets: table1, table2, table3, table4, table5, figure1, figure2, figure3, figure4, figures, theorem, ppo, bench, solve, plan, all, models, test, help." >&2 && exit 2 ;;
+    *) echo "unknown target '$target'. Valid targets: table1, table2, table3, table4, table5, figure1, figure2, figure3, figure4, figures, theorem, ppo, bench, report, solve, plan, all, models, test, help." >&2 && exit 2 ;;
 esac
 
 extras=test
 case "$target $*" in
-    plan* | table[345]* | figure*) ;;  # these load no model, or a shipped one
+    plan* | table[345]* | figure* | report*) ;;  # these load no model, or a shipped one
     test*) extras=test,reference ;;
     models*dry_run=true*) extras=test,reference ;;
     *scale=small* | *smollm2*) extras=test,small ;;
@@ -128,6 +129,7 @@ case "$target" in
     figures) exec "$python" -m nabla_reasoner.gallery "$@" ;;
     figure[12]) exec "$python" -m nabla_reasoner.illustrations "$target" "$@" ;;
     table[345] | figure*) exec "$python" -m nabla_reasoner.artefacts "$target" "$@" ;;
+    report) exec "$python" -m nabla_reasoner.report "$@" ;;
     theorem) exec "$python" -m nabla_reasoner.checks "$@" ;;
     all) exec "$python" -m nabla_reasoner.stages "$@" ;;
     ppo) exec "$python" -m nabla_reasoner.comparison "$@" ;;

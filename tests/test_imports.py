@@ -7,12 +7,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "nabla_reasoner"
 ROWS = """
 __init__
 stages
-run bench comparison checks artefacts illustrations gallery walkthrough
-session plan adapters verdicts cases hub_training contest experiments
+run bench comparison checks illustrations gallery walkthrough report
+artefacts publishing chapters
+session mirror plan adapters verdicts cases hub_training contest experiments
 recipes measurements facts
-inference report summary manifest footprint tuning ppo_figures rejections settings budget_figures curves ceiling
+inference summary manifest footprint tuning ppo_figures rejections settings budget_figures curves ceiling
 sketches workbench
-expenses
+expenses blocks claims
 decoding ppo tables figures yardsticks breakdown ppo_tables theory_figures theorem
 trace
 oracle lockstep deamortised letters pairs

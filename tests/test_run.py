@@ -9,7 +9,7 @@ import pytest
 import torch
 import toys
 
-from nabla_reasoner import BestOfN, Greedy, Policy, Problem, grid, inference, run, session, summary
+from nabla_reasoner import BestOfN, Greedy, Policy, Problem, grid, inference, run, session
 from nabla_reasoner.records import read_records
 
 TIMINGS = ("seconds", "peak_bytes")
@@ -228,19 +228,6 @@ def test_plan_loads_nothing_and_names_weights_and_cost(capsys, monkeypatch):
     for word in ("30 cells", "Qwen/Qwen2.5-7B-Instruct", "15.2 GB", "FLOPs", "hours", "Skywork"):
         assert word in printed
     assert run.main(["plan", "nothing"]) == run.WRONG
-
-
-@pytest.mark.slow
-def test_offline_wandb_run_is_left_beside_the_tables(tmp_path: Path, monkeypatch):
-    monkeypatch.delenv("WANDB_MODE")
-    assert run.main(command(tmp_path, "method=greedy")) == 0
-    assert list(tmp_path.rglob("wandb/offline-run-*/*.wandb"))
-
-
-def test_trouble_in_wandb_is_a_warning(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    summary.mirror(tmp_path / "missing", experiment="x", scale="tiny", mode="no such mode", config={})
-    assert "warning: no W&B mirror" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from . import figures, grid, summary, verdicts
+from . import figures, grid, mirror, summary, verdicts
 from .cases import CASES, cells
 from .workbench import NABLA, Measured, Workbench
 
@@ -85,6 +85,7 @@ def read_settings(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
+    mirror.check_mode(settings["wandb"])
     for key in COUNTS:
         if type(settings[key]) is not int or settings[key] < 1:
             raise ValueError(f"{key} must be a whole number >= 1; got {settings[key]!r}.")
@@ -180,6 +181,11 @@ def run(settings: dict[str, Any], command: str) -> int:
         bar.close()
     report.draw()
     record.close("failures" if failed else "finished", threads=torch.get_num_threads())
+    ratios = pd.read_csv(folder / "bench.csv").dropna(subset=["ratio_to_reference"])
+    metrics = {f"ratio/{row.case}/{row.variant}": row.ratio_to_reference for row in ratios.itertuples()}
+    mirror.mirror_tables(
+        folder, settings, experiment="bench", scale=settings["scale"], names=("bench", "spread"), metrics=metrics
+    )
     print(f"\n{text}\nResults in {folder}: bench.csv, spread.csv, profile.csv, bench.md, bench.png|pdf, summary.json")
     return FAILED if failed else 0
 

@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from . import facts, figures, grid, summary, theory_figures
+from . import facts, figures, grid, mirror, summary, theory_figures
 from .experiments import GROUPS, SPACES, Findings, Laboratory
 from .facts import TermRow
 from .theorem import Check, Point
@@ -68,6 +68,7 @@ def read_settings(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
+    mirror.check_mode(settings["wandb"])
     for key, least in (("seed", 0), ("threads", 1)):
         if type(settings[key]) is not int or settings[key] < least:
             raise ValueError(f"{key} must be a whole number >= {least}; got {settings[key]!r}.")
@@ -178,6 +179,10 @@ def run(settings: dict[str, Any], command: str) -> int:
     skipped = [check.name for check in found.checks if check.skipped]
     record.close("failures" if failed else "finished", threads=settings["threads"], failed=failed, skipped=skipped)
     passed = len(found.checks) - len(failed) - len(skipped)
+    mirror.mirror_tables(
+        folder, settings, experiment="theory", scale="tiny", names=("checks", "terms", "curves"),
+        metrics={"passed": passed, "failed": len(failed), "skipped": len(skipped)},
+    )  # fmt: skip
     files = ["checks.csv", "terms.csv", "curves.csv", *(f"{name}.png" for name in drawn)]
     print(f"\n{passed} checks passed, {len(failed)} failed, {len(skipped)} skipped")
     print(f"Results in {folder}: {', '.join(files)}")

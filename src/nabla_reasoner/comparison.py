@@ -43,7 +43,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from . import figures, grid, letters, ppo_figures, ppo_tables, summary
+from . import figures, grid, letters, mirror, ppo_figures, ppo_tables, summary
 from .contest import Run
 
 WRONG, INTERRUPTED = 2, 130
@@ -71,6 +71,7 @@ def read_settings(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
+    mirror.check_mode(settings["wandb"])
     total = len(letters.ALPHABET) ** settings["length"]
     for key in ("length", "compared", "held_out"):
         if type(settings[key]) is not int or settings[key] < 1:
@@ -132,6 +133,13 @@ def execute(settings: dict[str, Any], command: str) -> int:
     figures.save(figure, folder, "ppo")
     plt.close(figure)
     record.close("finished", threads=torch.get_num_threads(), engine=run.engine)
+    mirror.mirror_tables(
+        folder, settings, experiment="ppo", scale=settings["scale"], names=("ppo", "curves", "break_even"),
+        metrics={
+            f"kl/{row.method}/{row.amount:g}": row.kl
+            for row in table[(table.reward_weight == settings["main"]) & (table.measured_on == "compared")].itertuples()
+        },
+    )  # fmt: skip
     print(f"\n{text}\nResults in {folder}: {', '.join(FILES)}")
     return 0
 

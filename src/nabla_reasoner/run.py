@@ -89,7 +89,7 @@ def launch(overrides: Sequence[str], job: Callable[[Any], None]) -> None:
 
 def run_experiment(target: str, overrides: Sequence[str], prepared: list[tuple[list[str], list[Cell]]]) -> int:
     """Run every cell of an experiment, then print its table and where everything lies."""
-    from . import session, summary
+    from . import mirror, session, summary
 
     cells = [cell for _, phase in prepared for cell in phase]
     first, folder = cells[0], Path(cells[0]["folder"])
@@ -111,9 +111,7 @@ def run_experiment(target: str, overrides: Sequence[str], prepared: list[tuple[l
     failed = session.failures(cells)
     bad = bool(failed or cells_run.broken)
     record.close("failures" if bad else "finished", cells_finished=cells_run.finished, cells=len(cells))
-    summary.mirror(
-        folder, experiment=target, scale=first["scale_name"], mode=first["wandb"], config={"sweep": sweep, **first}
-    )
+    mirror.mirror_cells(cells, [session.record_file(cell) for cell in cells], sweep=sweep)
     if (folder / "table.md").exists():
         print(f"\n{(folder / 'table.md').read_text(encoding='utf-8')}")
     print(f"Results in {folder}: table.csv, table.md, table.tex, comparisons.csv, summary.json, records/")

@@ -52,6 +52,7 @@ STAGES = (
     Stage(("figure3",), 0.2),
     Stage(("figure4",), 1),
     Stage(("figures",), 2, scaled=False),
+    Stage(("report",), 0.5),
 )
 
 

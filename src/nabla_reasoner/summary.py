@@ -1,11 +1,9 @@
-"""What a run leaves beside its records: `summary.json`, and a mirror of the tables in Weights & Biases."""
+"""What a run leaves beside its records: `summary.json`."""
 
-import csv
 import json
 import os
 import platform
 import subprocess
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -94,40 +92,3 @@ class Summary:
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(temporary, self.path)
-
-
-def mirror(folder: Path, *, experiment: str, scale: str, mode: str, config: dict[str, Any]) -> None:
-    """Log table.csv and comparisons.csv to one W&B run; trouble there is a warning, since the files stand without it.
-
-    Args:
-        folder: the experiment's results; an offline run is left in its folder `wandb`.
-        mode: offline, online or disabled; the variable WANDB_MODE goes before it.
-    """
-    mode = os.environ.get("WANDB_MODE", mode)
-    if mode == "disabled":
-        return
-    state = commit()
-    tags = [scale, experiment]
-    if state["commit"]:
-        tags.append(state["commit"][:8] + ("-dirty" if state["dirty"] else ""))
-    try:
-        import wandb
-
-        try:
-            run = wandb.init(
-                project="nabla-reasoner", group=experiment, job_type=scale, name=f"{experiment}-{scale}", tags=tags,
-                mode=mode, dir=str(folder), config=config,
-                settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
-            )
-            for name in ("table", "comparisons"):
-                rows = list(csv.DictReader((folder / f"{name}.csv").read_text(encoding="utf-8").splitlines()))
-                if rows:
-                    run.log({name: wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])})
-                for row in rows if name == "table" else []:
-                    if row["accuracy"]:
-                        run.summary[f"accuracy/{row['policy']}/{row['task']}/{row['method']}"] = float(row["accuracy"])
-        finally:
-            wandb.finish()
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        print(f"warning: no W&B mirror ({reason}); the files in {folder} are complete.", file=sys.stderr)
