@@ -7,8 +7,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "nabla_reasoner"
 ROWS = """
 __init__
 stages
-run bench comparison checks illustrations gallery walkthrough report
-artefacts publishing chapters
+run bench comparison checks illustrations walkthrough report
+artefacts gallery publishing chapters
 session mirror plan adapters verdicts cases hub_training contest experiments
 recipes measurements facts
 inference summary manifest footprint tuning ppo_figures rejections settings budget_figures curves ceiling

@@ -49,6 +49,9 @@ def test_settings_of_stages_compose():
 def test_settings_are_handed_to_the_stages_that_take_them():
     assert stages.command(THREE[0], "small", "elsewhere") == ["table1", "scale=small", "results_dir=elsewhere"]
     assert stages.command(THREE[1], "small", "results") == ["theorem"]
+    drawn = Stage(("figures",), 1, scaled=False)
+    assert stages.command(drawn, "tiny", "results") == ["figures", "results_dir=results"]
+    assert stages.command(drawn, "tiny", "elsewhere") == ["figures"]
 
 
 def test_a_failing_stage_is_reported_and_the_others_run(started, tmp_path: Path, capsys):

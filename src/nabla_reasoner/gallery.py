@@ -1,8 +1,8 @@
-"""`./reproduce.sh figures [recompute=true]`: every notebook is run, and with it every figure in figures/ drawn anew.
+"""`./reproduce.sh figures [results_dir=DIR] [recompute=true]`: every notebook run, every figure in figures/ drawn anew.
 
-Rows come from figures/data/ (a minute); with `recompute=true` the commands behind them are run first (an hour). The
-executed notebooks, with their outputs, lie in results/notebooks/. Exit status: 0 done; 1 a notebook failed; 2 a wrong
-setting.
+Rows come from figures/data/ (a minute). With `results_dir=DIR` those that the commands left there at scale=tiny are
+kept in figures/data/ first; with `recompute=true` the commands are run before that (an hour). The executed notebooks,
+with their outputs, lie in results/notebooks/. Exit status: 0 done; 1 a notebook failed; 2 a wrong setting.
 """
 
 import shutil
@@ -19,33 +19,46 @@ from nbclient.exceptions import CellExecutionError
 from . import grid
 
 WRONG = 2
+DATA = grid.ROOT / "figures" / "data"
 NOTEBOOKS = ("figures", "walkthrough", "theorem_4_1")
 COMMANDS = ("table1", "figure1", "figure2", "figure3", "figure4", "theorem", "bench", "ppo")
-# Rows in figures/data/ that a command leaves under another name; figure1 to figure4 copy their own.
-SOURCES = {
-    "table1.csv": "tiny/table1/table.csv",
-    "comparisons.csv": "tiny/table1/comparisons.csv",
-    "bench.csv": "tiny/bench/bench.csv",
-    "bench_spread.csv": "tiny/bench/spread.csv",
-    "ppo.csv": "tiny/ppo/ppo.csv",
-    "ppo_curves.csv": "tiny/ppo/curves.csv",
-    "ppo_break_even.csv": "tiny/ppo/break_even.csv",
-    "theorem_checks.csv": "theory/checks.csv",
-    "theorem_curves.csv": "theory/curves.csv",
-    "theorem_terms.csv": "theory/terms.csv",
+SOURCES = {  # where a command leaves the rows that stand in figures/data/; figure1 to figure4 also copy their own
+    "table1": "tiny/table1/table.csv",
+    "comparisons": "tiny/table1/comparisons.csv",
+    "table2": "tiny/table2/table.csv",
+    "table3": "tiny/table3/table.csv",
+    "table5": "tiny/table5/table.csv",
+    "figure3": "tiny/figure3/figure3.csv",
+    "figure4": "tiny/figure4/figure4.csv",
+    "bench": "tiny/bench/bench.csv",
+    "bench_spread": "tiny/bench/spread.csv",
+    "bench_profile": "tiny/bench/profile.csv",
+    "ppo": "tiny/ppo/ppo.csv",
+    "ppo_curves": "tiny/ppo/curves.csv",
+    "ppo_break_even": "tiny/ppo/break_even.csv",
+    "theorem_checks": "theory/checks.csv",
+    "theorem_curves": "theory/curves.csv",
+    "theorem_terms": "theory/terms.csv",
 }
 
 
+def keep_rows(results: Path, data: Path) -> list[str]:
+    """Copy the rows that lie in a results folder to figures/data/; the names of those copied."""
+    found = [name for name, place in SOURCES.items() if (results / place).is_file()]
+    for name in found:
+        shutil.copyfile(results / SOURCES[name], data / f"{name}.csv")
+    return found
+
+
 def recompute() -> None:
-    """Run the commands behind every figure and copy their rows to figures/data/.
+    """Run the commands behind every figure and keep their rows in figures/data/.
 
     Raises:
         subprocess.CalledProcessError: a command failed; what it says stands above.
     """
     for target in COMMANDS:
         subprocess.run(["bash", str(grid.ROOT / "reproduce.sh"), target], check=True)
-    for name, source in SOURCES.items():
-        shutil.copyfile(grid.ROOT / "results" / source, grid.ROOT / "figures" / "data" / name)
+    keep_rows(grid.ROOT / "results", DATA)
 
 
 def executed(path: Path, settings: Mapping[str, Any], timeout_seconds: int | None) -> nbformat.NotebookNode:
@@ -68,10 +81,18 @@ def executed(path: Path, settings: Mapping[str, Any], timeout_seconds: int | Non
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit status."""
-    if any(word not in ("recompute=true", "recompute=false") for word in arguments):
-        print(f"error: the setting of this target is recompute=true|false; got {' '.join(arguments)}.", file=sys.stderr)
+    chosen = {"recompute": "false", "results_dir": None}
+    for word in arguments:
+        key, _, value = word.partition("=")
+        if key not in chosen or not value or (key == "recompute" and value not in ("true", "false")):
+            settings = "recompute=true|false and results_dir=DIR"
+            print(f"error: the settings of this target are {settings}; got {word!r}.", file=sys.stderr)
+            return WRONG
+        chosen[key] = value
+    if chosen["results_dir"] is not None and not keep_rows(Path(chosen["results_dir"]), DATA):
+        print(f"error: results_dir must hold results of scale=tiny; got {chosen['results_dir']!r}.", file=sys.stderr)
         return WRONG
-    again, folder = "recompute=true" in arguments, grid.ROOT / "results" / "notebooks"
+    again, folder = chosen["recompute"] == "true", grid.ROOT / "results" / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     for name in NOTEBOOKS:
         path = grid.ROOT / "notebooks" / f"{name}.ipynb"

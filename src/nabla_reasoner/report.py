@@ -11,7 +11,6 @@ import csv
 import json
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,19 +18,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from . import artefacts, figures, grid, publishing
+from . import artefacts, figures, gallery, grid, publishing
 from .blocks import sections, to_html, to_markdown
 from .chapters import CAPTIONED, EXPERIMENTS, SAID, Gathered, Row, report_blocks
 from .claims import Claim, Evidence, judge
 
 WRONG, FAILED = 2, 1
 CLAIMS_HEADER = "| | claim | verdict | evidence | scale | from |"
-ROWS = {  # where the rows that claims are judged from are kept in figures/data/ (`readme=true`), by result
-    "table1/table.csv": "table1", "table1/comparisons.csv": "comparisons", "table2/table.csv": "table2",
-    "table3/table.csv": "table3", "table5/table.csv": "table5", "figure3/figure3.csv": "figure3",
-    "figure4/figure4.csv": "figure4", "ppo/ppo.csv": "ppo", "bench/bench.csv": "bench",
-    "ablations/table.csv": "ablations", "../theory/checks.csv": "theorem_checks",
-}  # fmt: skip
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -99,12 +92,10 @@ def claims_markdown(claims: Sequence[Claim], scale: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_readme(own: Path) -> None:
+def write_readme(results: Path) -> None:
     """Keep the rows of a scale=tiny run in figures/data/ and write README's claims table from what then lies there."""
     data, readme = grid.ROOT / "figures" / "data", grid.ROOT / "README.md"
-    for place, name in ROWS.items():
-        if (own / place).exists():
-            shutil.copyfile(own / place, data / f"{name}.csv")
+    gallery.keep_rows(results, data)
     text = readme.read_text(encoding="utf-8")
     start = text.index(CLAIMS_HEADER)
     end = text.index("\n\n", start)
@@ -163,7 +154,7 @@ def main(arguments: Sequence[str]) -> int:
     (folder / "report.html").write_text(to_html(blocks), encoding="utf-8")
     (folder / "report.md").write_text(to_markdown(blocks, folder), encoding="utf-8")
     if chosen["readme"] == "true":
-        write_readme(results / chosen["scale"])
+        write_readme(results)
     print(claims_markdown(claims, chosen["scale"]))
     print(f"Made by {shlex.join(['./reproduce.sh', 'report', *arguments])}: {folder}/report.html, report.md")
     if chosen["wandb"] != "online":

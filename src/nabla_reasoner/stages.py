@@ -61,6 +61,8 @@ def command(stage: Stage, scale: str, results: str) -> list[str]:
     words = list(stage.words)
     if stage.scaled and scale != artefacts.DEFAULTS["scale"]:
         words.append(f"scale={scale}")
+    if stage.words[0] == "figures":  # the rows of other folders are not those that are committed
+        return [*words, f"results_dir={results}"] if (scale, results) == tuple(artefacts.DEFAULTS.values()) else words
     if results != artefacts.DEFAULTS["results_dir"]:
         words.append(f"results_dir={results}")
     return words
