@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from . import lockstep, walk
+from . import dto, lockstep, walk
 from .models import Policy, RewardModel
 from .passes import Caches, HardSequence
 from .problems import Problem
@@ -87,9 +87,10 @@ class _Recorder(lockstep.LockStep):
             self.computed[number] += 1
         return super().evaluate(sequences, walks, keep=keep)
 
-    def redraw(self, found: Sequence[Walk]) -> list[int]:
-        drawn = super().redraw(found)
-        for number, each, token in zip(self.slots(found), found, drawn, strict=True):
+    def redraw(self, found: dict[int, Walk], optimised: dict[int, Walk], descents: dto.Descents) -> dict[int, int]:
+        drawn = super().redraw(found, optimised, descents)
+        for number, token in drawn.items():
+            each = self.walks[number]
             old = each.tokens[each.cursor]
             proposal = len(self.responses[number]) if token != old else None
             self.visits[number].append(
