@@ -19,6 +19,7 @@ usage: ./reproduce.sh TARGET [settings]
   figure2           the framework: one problem's rounds, as they were
   figure3           model calls by method and by what they are spent on
   figure4           accuracy against model calls, FLOPs and seconds
+  ablations         what each part of the method is worth; only=[flip,lambda] runs a part (beyond the paper)
   theorem           numerical checks of Theorem 4.1 and of the gradient's parts
   ppo               the optimum of the PPO objective, and what approaches it: trained, or sampled at test time
   solve "question"  one question, answered by greedy decoding and by nabla-Reasoner
@@ -95,9 +96,9 @@ install() {  # $1: extras, $2: stamp, written last, so that a cut installation i
 target="${1:-help}"
 [ $# -eq 0 ] || shift
 case "$target" in
-    table[1-5] | figure[1-4] | figures | theorem | ppo | bench | report | solve | plan | all | models | test) ;;
+    table[1-5] | figure[1-4] | figures | ablations | theorem | ppo | bench | report | solve | plan | all | models | test) ;;
     help | -h | --help) usage && exit ;;
-    *) echo "unknown target '$target'. Valid targets: table1, table2, table3, table4, table5, figure1, figure2, figure3, figure4, figures, theorem, ppo, bench, report, solve, plan, all, models, test, help." >&2 && exit 2 ;;
+    *) echo "unknown target '$target'. Valid targets: table1, table2, table3, table4, table5, figure1, figure2, figure3, figure4, figures, ablations, theorem, ppo, bench, report, solve, plan, all, models, test, help." >&2 && exit 2 ;;
 esac
 
 extras=test

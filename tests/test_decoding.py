@@ -33,7 +33,9 @@ def solve(method_settings, kind="likelihood", problems=PROBLEMS, seed=0, archite
     [
         {}, {"num_passes": 3}, {"parameter": "latents", "step_size": 0.05}, {"use_gradient": False},
         {"grad_threshold": 1.0}, {"variant": "release"}, {"variant": "paper", "grad_threshold": 0.02},
-        {"use_gradient": False, "grad_threshold": 1.0}, {"max_rollouts": 2},
+        {"use_gradient": False, "grad_threshold": 1.0}, {"max_rollouts": 2}, {"flip": "gumbel", "num_passes": 2},
+        {"flip": "gumbel", "update": "all"}, {"terms": ["prefix", "reward_postfix"], "grad_threshold": 0.5},
+        {"move": "sharpen"}, {"move": "random", "num_passes": 2}, {"acceptance": "always"},
     ],
     ids=str,
 )  # fmt: skip
@@ -130,7 +132,11 @@ def test_variants_release_and_fixed_differ_in_the_incumbents_score():
     [
         ({"max_rollouts": 0}, "N_max.*0"), ({"rollout_temperature": -1.0}, "temperature.*-1"),
         ({"reward_weight": -2.0}, "λ.*-2"), ({"confidence_threshold": 0.0}, "confidence_threshold"),
-        ({"variant": "new"}, "fixed, release, paper"), ({"resample_top_p": 0.0}, "top_p"),
+        ({"variant": "new"}, "fixed, release, paper"), ({"flip": "coin"}, "argmax, gumbel"),
+        ({"terms": ["prefx"]}, "prefix, postfix, reward_prefix, reward_postfix"), ({"terms": []}, "got none"),
+        ({"move": "stay"}, "gradient, sharpen, random"), ({"acceptance": "never"}, "higher, always"),
+        ({"flip": "gumbel", "rollout_temperature": 0.0}, "temperature > 0; got 0.0"),
+        ({"resample_top_p": 0.0}, "top_p"),
         ({"max_new_tokens": 1000}, "context of 256"),
     ],
 )  # fmt: skip

@@ -10,10 +10,10 @@ stages
 run bench comparison checks illustrations walkthrough report
 artefacts gallery publishing chapters
 session mirror plan adapters verdicts cases hub_training contest experiments
-recipes measurements facts
+recipes measurements facts ablations
 inference summary manifest footprint tuning ppo_figures rejections settings budget_figures curves ceiling
 sketches workbench
-expenses blocks claims
+expenses blocks claims ablation_figures headings
 decoding ppo tables figures yardsticks breakdown ppo_tables theory_figures theorem
 trace
 oracle lockstep deamortised letters pairs
@@ -26,7 +26,7 @@ grading rollouts scoring objective records
 passes demonstrations pretrained
 gradients branches
 cache
-batches reinforcement
+batches reinforcement displacement
 problems models relaxation cost vocabulary timing trees
 """
 

@@ -22,15 +22,15 @@ def reproduce(*words: str, **settings) -> subprocess.CompletedProcess:
 def test_help_names_every_target_and_needs_no_python(tmp_path: Path):
     shown = reproduce("help", env={"PATH": "/usr/bin:/bin"}, cwd=tmp_path)
     assert shown.returncode == 0
-    targets = "table1 table2 table3 table4 table5 figure1 figure2 figure3 figure4 figures bench theorem ppo report"
-    for target in f"{targets} solve plan all models test help".split():
+    targets = "table1 table2 table3 table4 table5 figure1 figure2 figure3 figure4 figures ablations bench theorem ppo"
+    for target in f"{targets} report solve plan all models test help".split():
         assert f"\n  {target} " in shown.stdout
 
 
 def test_unknown_target_lists_the_valid_ones_and_exits_2():
     refused = reproduce("tabel1")
     assert refused.returncode == 2
-    first = "table1, table2, table3, table4, table5, figure1, figure2, figure3, figure4, figures"
+    first = "table1, table2, table3, table4, table5, figure1, figure2, figure3, figure4, figures, ablations"
     assert f"{first}, theorem, ppo, bench, report, solve, plan, all, models, test, help" in refused.stderr
 
 

@@ -149,7 +149,7 @@ def test_bad_input_is_one_line_status_2_and_writes_nothing(
 
 def test_unknown_target_lists_the_valid_ones(capsys):
     assert run.main(["tabel1"]) == run.WRONG
-    assert "table1, table2, solve, plan" in capsys.readouterr().err
+    assert "ablations, table1, table2, solve, plan" in capsys.readouterr().err
 
 
 def test_failing_problem_becomes_a_failed_record_and_the_run_goes_on(tmp_path: Path, monkeypatch, capsys):

@@ -5,12 +5,13 @@ Engine "fast" advances many problems together (`lockstep`); engine "reference" i
 
 from collections.abc import Sequence
 
-from . import descent, dto, lockstep, objective, oracle, scoring, walk
+from . import descent, displacement, dto, lockstep, objective, oracle, scoring, walk
+from .gradients import TERMS
 from .models import Policy, RewardModel
 from .problems import Problem
 from .records import Solution
 from .rollouts import Sampling
-from .walk import VARIANTS
+from .walk import ACCEPTANCES, VARIANTS
 
 
 class NablaReasoner:
@@ -19,8 +20,12 @@ class NablaReasoner:
     Args:
         max_rollouts: N_max >= 1, the first rollout included.
         num_passes: left-to-right passes until N_max is used. 1 is the paper's algorithm.
-        num_iterations, step_size, min_step_ratio, ste_temperature, parameter, gradient_caching: see `descent.Descent`.
+        num_iterations, step_size, min_step_ratio, ste_temperature, parameter, gradient_caching, flip:
+            see `descent.Descent`; flips of flip "gumbel" are of tokens drawn at `rollout_temperature`.
         reward_weight, nll_weight: λ and ν of Eq. 2, both >= 0.
+        terms: parts of ∂L/∂y that DTO (and the second gate) sees, of `gradients.TERMS`.
+        move: "gradient", or in place of DTO's a move of equal KL: "sharpen" or "random" (`displacement.replaced`).
+        acceptance: "higher": a proposal stays if its reward is; "always": without that test.
         confidence_threshold: in (0, 1]; positions more certain than this are committed unseen.
         entropy_threshold: ε_ent in nats (variant "paper").
         grad_threshold: ε_grad >= 0; positions with a smaller gradient are committed. 0 switches the gate off.
@@ -46,8 +51,12 @@ class NablaReasoner:
         ste_temperature: float = 1.0,
         parameter: str = "logits",
         gradient_caching: bool = True,
+        flip: str = "argmax",
         reward_weight: float = 1.0,
         nll_weight: float = 0.001,
+        terms: Sequence[str] = TERMS,
+        move: str = "gradient",
+        acceptance: str = "higher",
         confidence_threshold: float = 0.97,
         entropy_threshold: float = 0.25,
         grad_threshold: float = 8.0,
@@ -75,16 +84,23 @@ class NablaReasoner:
             raise ValueError(f"confidence_threshold must be in (0, 1]; got {confidence_threshold}.")
         if min(entropy_threshold, grad_threshold) < 0:
             raise ValueError(f"thresholds must be >= 0; got entropy {entropy_threshold}, gradient {grad_threshold}.")
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}.")
-        if engine not in dto.ENGINES:
-            raise ValueError(f"engine must be one of {', '.join(dto.ENGINES)}; got {engine!r}.")
+        for name, value, valid in (
+            ("variant", variant, VARIANTS),
+            ("engine", engine, dto.ENGINES),
+            ("move", move, displacement.MOVES),
+            ("acceptance", acceptance, ACCEPTANCES),
+        ):
+            if value not in valid:
+                raise ValueError(f"{name} must be one of {', '.join(valid)}; got {value!r}.")
+        objective.check_terms(terms)
         objective.check_weights(reward_weight, nll_weight)
         self.max_rollouts, self.num_passes, self.max_new_tokens = max_rollouts, num_passes, max_new_tokens
         self.descent = descent.Descent(
-            parameter, num_iterations, step_size, min_step_ratio, ste_temperature, gradient_caching
-        ).check()
-        self.weights = {"reward_weight": reward_weight, "nll_weight": nll_weight}
+            parameter, num_iterations, step_size, min_step_ratio, ste_temperature, gradient_caching, flip,
+            rollout_temperature,
+        ).check()  # fmt: skip
+        self.weights = {"reward_weight": reward_weight, "nll_weight": nll_weight, "terms": tuple(terms)}
+        self.move, self.acceptance = move, acceptance
         self.confidence_threshold, self.entropy_threshold = confidence_threshold, entropy_threshold
         self.grad_threshold, self.use_gradient = grad_threshold, use_gradient
         self.rollout_sampling = Sampling(rollout_temperature, rollout_top_p, rollout_top_k).check()

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import cost
+from .displacement import FLIPS
 
 PARAMETERS = ("logits", "latents")
 
@@ -21,6 +22,9 @@ class Descent(NamedTuple):
         min_step_ratio: in [0, 1], the share of η that the decay tends to.
         ste_temperature: τ > 0 of the straight-through estimator.
         gradient_caching: evaluate ∂L/∂y only when a hard token changed (Alg. 4); the result is the same without.
+        flip: a row's hard token is the sampled one until the row's argmax differs from its first ("argmax"), or the
+            argmax of the row with the Gumbel noise that explains the sampled one held fixed ("gumbel").
+        draw_temperature: τ > 0 at which tokens were sampled (flip "gumbel").
     """
 
     parameter: str = "logits"
@@ -29,6 +33,8 @@ class Descent(NamedTuple):
     min_step_ratio: float = 0.1
     ste_temperature: float = 1.0
     gradient_caching: bool = True
+    flip: str = "argmax"
+    draw_temperature: float = 1.0
 
     def check(self) -> "Descent":
         """Raise ValueError on a value out of range; returns itself."""
@@ -42,6 +48,12 @@ class Descent(NamedTuple):
             raise ValueError(f"min_step_ratio must be in [0, 1]; got {self.min_step_ratio}.")
         if self.ste_temperature <= 0:
             raise ValueError(f"ste_temperature (τ) must be > 0; got {self.ste_temperature}.")
+        if self.flip not in FLIPS:
+            raise ValueError(f"flip must be one of {', '.join(FLIPS)}; got {self.flip!r}.")
+        if self.flip == "gumbel" and self.draw_temperature <= 0:
+            raise ValueError(
+                f"flip=gumbel needs tokens sampled at a temperature > 0; got {self.draw_temperature}. Use flip=argmax."
+            )
         return self
 
     def step(self, iteration: int) -> float:

@@ -5,20 +5,23 @@
 of ∂L/∂y per distinct hard sequence, for many sequences at once, and keeps a parameter only for the rows that move.
 
 A flip: the sampled token of a row stands until the argmax of the row differs from its first argmax; from then on the
-row's hard token is its argmax (and the sampled token again, should the first argmax return).
+row's hard token is its argmax (and the sampled token again, should the first argmax return). With flip "gumbel" the
+argmax is that of z + τ g, where the Gumbel noise g, drawn once given the sampled token, is held fixed: its first argmax
+is the sampled token itself.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import cost, objective, passes, reference, relaxation
+from . import cost, displacement, objective, passes, reference, relaxation
 from .descent import Descent, Optimized
-from .gradients import Gradient, by_hidden, onehot_gradient, precise
+from .gradients import TERMS, Gradient, by_hidden, onehot_gradient, precise
 from .models import Messages, Policy, RewardModel
 from .passes import Caches, HardSequence
 
@@ -43,6 +46,10 @@ def optimize(
     min_step_ratio: float = 0.1,
     ste_temperature: float = 1.0,
     gradient_caching: bool = True,
+    flip: str = "argmax",
+    draw_temperature: float = 1.0,
+    terms: Sequence[str] = TERMS,
+    uniforms: Sequence[Float[np.ndarray, "_ vocab"]] | None = None,
     engine: str = "fast",
 ) -> list[Optimized]:
     """Descend L(y) = -λ r(y|x) - ν log π(y|x) from the policy's own logits for each rollout.
@@ -54,26 +61,35 @@ def optimize(
         update: "first" moves the first rollout row only (the released scripts); "all" moves every row (Alg. 2).
         reward_weight: λ >= 0.
         nll_weight: ν >= 0, the factor of the policy's negative log-likelihood.
+        flip, draw_temperature: what a flip is, and τ at which the rollouts were drawn (see `descent.Descent`).
+        terms: parts of ∂L/∂y that are kept, of `gradients.TERMS`.
+        uniforms: per sequence [length, vocab] numbers in [0, 1), the source of the noise of flip "gumbel".
         engine: "fast" or "reference".
 
     Raises:
-        ValueError: a setting out of range, an empty rollout, or vocabularies that differ.
+        ValueError: a setting out of range, flip "gumbel" without uniforms, an empty rollout, or vocabularies that
+            differ.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}.")
     if update not in UPDATES:
         raise ValueError(f"update must be one of {', '.join(UPDATES)}; got {update!r}.")
     objective.check_weights(reward_weight, nll_weight)
-    descent = Descent(parameter, num_iterations, step_size, min_step_ratio, ste_temperature, gradient_caching).check()
+    objective.check_terms(terms)
+    descent = Descent(
+        parameter, num_iterations, step_size, min_step_ratio, ste_temperature, gradient_caching, flip, draw_temperature
+    ).check()
+    if flip == "gumbel" and uniforms is None:
+        raise ValueError("flip=gumbel needs uniforms, [length, vocab] numbers for every sequence; got none.")
     sequences = [
         objective.make_sequence(policy, reward, messages, prefix, rollout)
         for messages, prefix, rollout in zip(prompts, prefix_ids, rollout_ids, strict=True)
     ]
-    weights = {"reward_weight": reward_weight, "nll_weight": nll_weight}
+    weights = {"reward_weight": reward_weight, "nll_weight": nll_weight, "terms": terms}
     if engine == "reference":
         return [
-            reference.optimize(policy, reward, sequence, update=update, descent=descent, **weights)
-            for sequence in sequences
+            reference.optimize(policy, reward, sequence, update=update, descent=descent, uniforms=own, **weights)
+            for sequence, own in zip(sequences, uniforms or [None] * len(sequences), strict=True)
         ]
 
     caches = Caches(len(sequences))
@@ -84,7 +100,8 @@ def optimize(
     gradients = evaluate(sequences, range(len(sequences)))
     positions = [[0] if update == "first" else list(range(len(s.rollout))) for s in sequences]
     latents = torch.cat([g.hidden[p] for g, p in zip(gradients, positions, strict=True)])
-    results = descend(policy, sequences, gradients, positions, latents, evaluate, descent)
+    rows = uniforms and [own[p] for own, p in zip(uniforms, positions, strict=True)]
+    results = descend(policy, sequences, gradients, positions, latents, evaluate, descent, rows)
     return [
         result._replace(
             gradient_evaluations=result.gradient_evaluations + 1, cost=cost.total([gradient.cost, result.cost])
@@ -101,10 +118,11 @@ def descend(
     latents: Float[Tensor, "rows hidden"],
     evaluate: Evaluate,
     descent: Descent,
+    uniforms: Sequence[Float[np.ndarray, "_ vocab"]] | None = None,
 ) -> list[Optimized]:
     """The fast engine: T steps on the chosen rows of many sequences together (see `Descents.start`)."""
     under_way = Descents(policy, evaluate, descent)
-    under_way.start(range(len(sequences)), sequences, gradients, positions, latents)
+    under_way.start(range(len(sequences)), sequences, gradients, positions, latents, uniforms)
     results: dict[int, Optimized] = {}
     while under_way:
         results |= under_way.proceed()
@@ -136,6 +154,7 @@ class Descents:
         gradients: Sequence[Gradient],
         positions: Sequence[Sequence[int]],
         latents: Float[Tensor, "rows hidden"],
+        uniforms: Sequence[Float[np.ndarray, "_ vocab"]] | None = None,
     ) -> None:
         """Let sequences join.
 
@@ -144,8 +163,11 @@ class Descents:
             sequences: hard sequences, each with its gradient in `gradients` (evaluated by the caller, not counted).
             positions: per sequence, the rollout positions whose rows move.
             latents: hidden states that yield the first logits of those rows, all sequences one after the other.
+            uniforms: per sequence, a row of numbers in [0, 1) for each of its positions (flip "gumbel").
         """
-        self.stepping += _states(self.policy, numbers, sequences, gradients, positions, latents, self.descent)
+        self.stepping += _states(
+            self.policy, numbers, sequences, gradients, positions, latents, self.descent, uniforms
+        )
 
     def proceed(self) -> dict[int, Optimized]:
         """Step until some descents end; these, by number."""
@@ -186,6 +208,7 @@ class _State:
         sequence, gradient: the hard sequence it is at, and ∂L/∂y there.
         known: gradients evaluated so far, by the hard tokens at the positions.
         first, sampled: first argmax and sampled token of each row.
+        noise: what the rows' argmax is taken with; None for nothing.
         value: the parameter, logits or latents, one row per position; `mean` and `square` are Adam's moments of it.
         logits: of the rows.
         rows: ∂L/∂y of the rows.
@@ -198,6 +221,7 @@ class _State:
     known: dict[tuple[int, ...], Gradient]
     first: Tensor
     sampled: Tensor
+    noise: Tensor | None
     value: Tensor
     logits: Tensor
     rows: Tensor
@@ -250,29 +274,35 @@ def _states(
     positions: Sequence[Sequence[int]],
     latents: Float[Tensor, "rows hidden"],
     descent: Descent,
+    uniforms: Sequence[Float[np.ndarray, "_ vocab"]] | None,
 ) -> list[_State]:
     sizes = [len(p) for p in positions]
     logits = _head(policy, latents)
     value = logits if descent.parameter == "logits" else precise(latents)
     rows = onehot_gradient(gradients, positions)
-    parts = zip(logits.split(sizes), logits.argmax(-1).split(sizes), value.split(sizes), rows.split(sizes), strict=True)
+    sources = [None] * len(sizes) if uniforms is None else uniforms
+    parts = zip(logits.split(sizes), value.split(sizes), rows.split(sizes), sources, strict=True)
     states = []
-    for number, sequence, gradient, own, (z, first, x, r) in zip(
+    for number, sequence, gradient, own, (z, x, r, u) in zip(
         numbers, sequences, gradients, positions, parts, strict=True
     ):
         tokens = [sequence.rollout[position] for position in own]
         sampled = torch.tensor(tokens, device=z.device)
+        noise = None
+        if descent.flip == "gumbel":
+            noise = displacement.explaining_noise(z, sampled, u, descent.draw_temperature)
+        first = (z if noise is None else z + noise).argmax(-1)
         zero = torch.zeros_like(x)
         known = {tuple(tokens): gradient}
         states.append(
-            _State(number, list(own), sequence, gradient, known, first, sampled, x, z, r, zero, zero.clone())
+            _State(number, list(own), sequence, gradient, known, first, sampled, noise, x, z, r, zero, zero.clone())
         )
     return states
 
 
 def _hard(states: Sequence[_State]) -> list[list[int]]:
     """Hard tokens of each state's rows: the sampled one until the argmax differs from the first."""
-    best = _joined([state.logits for state in states]).argmax(-1)
+    best = _joined([s.logits if s.noise is None else s.logits + s.noise for s in states]).argmax(-1)
     first = torch.cat([state.first for state in states])
     hard = torch.where(best == first, torch.cat([state.sampled for state in states]), best)
     return [part.tolist() for part in hard.split([len(state.positions) for state in states])]

@@ -15,6 +15,7 @@ from torch import Tensor
 from . import cost
 from .models import Policy
 
+TERMS = ("prefix", "postfix", "reward_prefix", "reward_postfix")  # of ∂L/∂y; a classifier has no reward_prefix
 CHUNK = 2**24  # entries of a [rows, vocab] buffer that is formed and dropped again
 
 
@@ -35,6 +36,15 @@ class Term(NamedTuple):
     model: Policy | None = None
     hidden: Float[Tensor, "length hidden"] | None = None
 
+    def keep(self, prefix: bool, postfix: bool) -> "Term":
+        """Without the direct part (what the past says) or the part by the embedding (what follows), where False."""
+        term = self
+        if not prefix and term.direct_weight is not None:
+            term = term._replace(direct_weight=0.0)
+        if not postfix:
+            term = term._replace(embedding_gradient=torch.zeros_like(term.embedding_gradient))
+        return term
+
 
 class Gradient(NamedTuple):
     """∂L/∂y at one hard sequence, for all rollout positions, in factors.
@@ -44,6 +54,7 @@ class Gradient(NamedTuple):
         loss: L at the hard sequence.
         reward: r(y|x).
         log_probabilities: log π of each rollout token, in nats.
+        nll_weight: ν, the weight of -log π in L.
         cost: of this evaluation.
     """
 
@@ -51,6 +62,7 @@ class Gradient(NamedTuple):
     loss: float
     reward: float
     log_probabilities: Float[Tensor, " length"]
+    nll_weight: float
     cost: cost.Cost
 
     @property
@@ -67,8 +79,8 @@ class Gradient(NamedTuple):
             )
             for term in self.terms
         ]
-        # L counts the rollout's own log-likelihood with the weight -ν, which is the policy's direct weight
-        loss = self.loss - self.terms[0].direct_weight * self.log_probabilities[:count].sum().item()
+        # L counts the log-likelihood of the rollout's own tokens only
+        loss = self.loss + self.nll_weight * self.log_probabilities[:count].sum().item()
         return self._replace(terms=terms, loss=loss, log_probabilities=self.log_probabilities[count:])
 
 

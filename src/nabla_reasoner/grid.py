@@ -98,6 +98,8 @@ def phases(target: str, overrides: Sequence[str]) -> list[tuple[list[str], list[
     """
     main_phase = [f"experiment={target}", *overrides]
     cells = compose_cells(main_phase)
+    if target == "ablations":
+        return ablated(main_phase, cells)
     pooled = list(dict.fromkeys(cell["method"]["name"] for cell in cells if cell["method"]["budget"]))
     compared = any(cell["method"]["name"] in ("nabla_reasoner", "nabla_reasoner_multipass") for cell in cells)
     result = [(main_phase, cells)]
@@ -111,6 +113,30 @@ def phases(target: str, overrides: Sequence[str]) -> list[tuple[list[str], list[
     seeds = list(dict.fromkeys(str(cell["seed"]) for cell in cells))[: cells[0]["pool_seeds"]]
     budget_phase = [*kept, "seed=" + ",".join(seeds), "method=" + ",".join(pooled), "budget=true"]
     return [*result, (budget_phase, compose_cells(budget_phase))]
+
+
+def ablated(main_phase: list[str], cells: list[Cell]) -> list[tuple[list[str], list[Cell]]]:
+    """A sweep for the default, which all are compared with, and for every setting that `only` names (or its group).
+
+    Raises:
+        ValueError: an `only` that is no list of groups and settings.
+    """
+    first, result = cells[0], [(main_phase, cells)]
+    groups = first["settings"]
+    wanted = list(groups) if first["only"] is None else first["only"]
+    known = [*groups, *(name for group in groups.values() for name in group)]
+    if not isinstance(wanted, list) or not wanted or not set(wanted) <= set(known):
+        unknown = [name for name in wanted if name not in known] if isinstance(wanted, list) else wanted
+        raise ValueError(f"only must be a list of {', '.join(known)}; got {unknown}. Write only=[flip,lambda].")
+    for group, settings in groups.items():
+        for name, changes in settings.items():
+            if group in wanted or name in wanted:
+                changes = dict(changes)
+                if "num_problems" in changes and first["num_problems"] is not None:
+                    changes["num_problems"] = min(changes["num_problems"], first["num_problems"])
+                overrides = [*main_phase, f"setting={name}", *(f"{key}={value}" for key, value in changes.items())]
+                result.append((overrides, compose_cells(overrides)))
+    return result
 
 
 def plain_cell(config: DictConfig) -> Cell:

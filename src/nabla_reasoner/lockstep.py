@@ -21,9 +21,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
-from . import cost, dto, gradients, passes, rollouts, scoring, walk
+from . import cost, displacement, dto, gradients, passes, rollouts, scoring, walk
 from .gradients import Gradient
 from .models import Policy, RewardModel
 from .passes import Caches, HardSequence
@@ -201,7 +202,7 @@ class LockStep:
             results = descents.proceed() if descents else {}
             for slot, result in results.items():
                 optimised[slot].spent.append(result.cost)
-            logits = {slot: result.logits[0] for slot, result in results.items()}
+            logits = self.rows({slot: (optimised[slot], result.logits[0]) for slot, result in results.items()})
         else:
             latents = {slot: each.states.hidden[each.cursor] for slot, each in found.items()}
             rows = gradients.precise(self.policy.logits(torch.stack(list(latents.values())))) if found else []
@@ -217,6 +218,18 @@ class LockStep:
         )
         return dict(zip(logits, drawn.tolist(), strict=True))
 
+    def rows(self, optimised: dict[int, tuple[Walk, torch.Tensor]]) -> dict[int, torch.Tensor]:
+        """By slot, the logits that a token is drawn from: those that DTO left, or a move of equal KL in their place."""
+        if not optimised or self.method.move == "gradient":
+            return {slot: row for slot, (_, row) in optimised.items()}
+        walks, rows = zip(*optimised.values(), strict=True)
+        latents = torch.stack([each.states.hidden[each.cursor] for each in walks])
+        first, uniforms = gradients.precise(self.policy.logits(latents)), None
+        if self.method.move == "random":
+            uniforms = np.stack([self.noise(each, *walk.direction_key(each, first.shape[1])) for each in walks])
+        moved = displacement.replaced(self.method.move, first, torch.stack(rows), uniforms)
+        return dict(zip(optimised, moved, strict=True))
+
     def start(self, found: dict[int, Walk], descents: dto.Descents) -> None:
         """Begin to optimise the logits at each found walk's cursor; row 0 is the one that is drawn from."""
         walks = found.values()
@@ -226,16 +239,23 @@ class LockStep:
         ]
         everything = self.method.variant.update == "all"
         positions = [list(range(len(s.rollout) if everything else 1)) for s in sequences]
+        gumbel = self.method.descent.flip == "gumbel"
         descents.start(
             found,
             sequences,
             [each.view.behind(each.cursor - each.base) for each in walks],
             positions,
             torch.cat([each.states.hidden[each.cursor :][p] for each, p in zip(walks, positions, strict=True)]),
+            [self.explanation(*pair) for pair in zip(walks, positions, strict=True)] if gumbel else None,
         )
 
     def evaluate_flips(self, sequences: Sequence[HardSequence], slots: Sequence[int]) -> list[Gradient]:
         return self.evaluate(sequences, [self.walks[slot] for slot in slots])
+
+    def explanation(self, each: Walk, positions: list[int]) -> np.ndarray:
+        """The source of the noise that explains sampled tokens, for rows counted from the cursor."""
+        size = self.policy.vocab_size
+        return np.stack([self.noise(each, f"flip {each.cursor + position}", size) for position in positions])
 
     def evaluate(
         self, sequences: Sequence[HardSequence], walks: Sequence[Walk], *, keep: bool = False
@@ -263,7 +283,7 @@ class LockStep:
         accepted = []
         for (each, position, token), response, value, rollout in zip(proposals, responses, values, drawn, strict=True):
             states = each.states
-            if walk.settle(each, self.policy, position, token, response, value):
+            if walk.settle(each, self.policy, position, token, response, value, self.method.acceptance):
                 accepted.append(each)
                 parts = zip(states, rollout.states or [part[:0] for part in states], strict=True)
                 self.take(each, States(*(torch.cat([old[: position + 1], new]) for old, new in parts)))

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import gradients, passes
-from .gradients import precise
+from .gradients import TERMS, precise
 from .models import Messages, Policy, RewardModel
 from .passes import HardSequence
 
@@ -34,6 +34,12 @@ def check_weights(reward_weight: float, nll_weight: float) -> None:
     for name, value in (("reward_weight (λ)", reward_weight), ("nll_weight", nll_weight)):
         if value < 0:
             raise ValueError(f"{name} must be >= 0; got {value}. The released pair is 1.0 and 0.001.")
+
+
+def check_terms(terms: Sequence[str]) -> None:
+    """Raise ValueError unless some of the gradient's parts are named, each by its name."""
+    if not terms or not set(terms) <= set(TERMS):
+        raise ValueError(f"terms must be some of {', '.join(TERMS)}; got {', '.join(terms) or 'none'}.")
 
 
 def make_sequence(
@@ -58,6 +64,7 @@ def relaxed_objective(
     *,
     reward_weight: float,
     nll_weight: float,
+    terms: Sequence[str] = TERMS,
 ) -> Float[Tensor, ""]:
     """L as a differentiable function of relaxed tokens: the definition, written out for one sequence.
 
@@ -66,26 +73,30 @@ def relaxed_objective(
 
     Args:
         onehots: y of the rollout's tokens, rows on (or, for finite differences, near) the simplex.
+        terms: parts of ∂L/∂y that differentiation sees; the value is the same.
     """
 
-    def relaxed_log_likelihood(model: Policy, prompt: list[int], first: int) -> Tensor:
+    def relaxed_log_likelihood(model: Policy, prompt: list[int], first: int, part: str = "reward_") -> Tensor:
         fixed = torch.nn.functional.one_hot(torch.tensor(prompt + sequence.prefix), policy.vocab_size).to(onehots)
         closing = passes.ended(sequence, reward).rollout[len(sequence.rollout) :] if model is not policy else []
         closed = torch.nn.functional.one_hot(torch.tensor(closing, dtype=torch.long), policy.vocab_size).to(onehots)
         tokens = torch.cat([fixed, onehots, closed])
-        hidden = model.hidden_states((tokens @ model.embedding[: policy.vocab_size])[None])[0]
+        context = tokens if f"{part}postfix" in terms else tokens.detach()  # what a token does to those that follow
+        own = tokens if f"{part}prefix" in terms else tokens.detach()  # how likely it is itself
+        hidden = model.hidden_states((context @ model.embedding[: policy.vocab_size])[None])[0]
         log_probabilities = torch.log_softmax(model.logits(hidden), -1)[:, : policy.vocab_size]
-        return (log_probabilities[first - 1 : -1] * tokens[first:]).sum()
+        return (log_probabilities[first - 1 : -1] * own[first:]).sum()
 
     start = len(sequence.policy_prompt) + len(sequence.prefix)
-    likelihood = relaxed_log_likelihood(policy, sequence.policy_prompt, start)
+    likelihood = relaxed_log_likelihood(policy, sequence.policy_prompt, start, "")
     if reward.kind == "classifier":
         ended = passes.ended(sequence, reward)
         before = reward.embedding[torch.tensor(sequence.reward_prompt + sequence.prefix)]
         after = reward.embedding[
             torch.tensor(ended.rollout[len(sequence.rollout) :] + reward.suffix_ids, dtype=torch.long)
         ]
-        embeddings = torch.cat([before, onehots @ reward.embedding[: policy.vocab_size], after])
+        scored = onehots if "reward_postfix" in terms else onehots.detach()
+        embeddings = torch.cat([before, scored @ reward.embedding[: policy.vocab_size], after])
         value = reward.head_scores(reward.hidden_states(embeddings[None])[:, -1])[0]
     else:
         value = relaxed_log_likelihood(reward.strong, sequence.reward_prompt, len(sequence.reward_prompt))

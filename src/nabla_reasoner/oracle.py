@@ -3,11 +3,13 @@
 Follows Alg. 3 line by line and shares nothing between positions; `decoding`'s lock-step loop is tested against it.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
-from . import cost, gradients, passes, reference, relaxation, rollouts, scoring, walk
+from . import cost, displacement, gradients, passes, reference, relaxation, rollouts, scoring, walk
 from .models import Policy, RewardModel
 from .passes import HardSequence
 from .rollouts import States
@@ -48,7 +50,8 @@ def run(method: Any, state: Walk, policy: Policy, reward: RewardModel, seed: int
     for state.current_pass in range(method.num_passes):
         position = 0
         while position < len(state.tokens) and state.rollouts < method.max_rollouts:
-            logits = _optimised_row(method, state, policy, reward, position)
+            state.cursor = position
+            logits = _optimised_row(method, state, policy, reward, noise)
             if logits is not None:
                 state.visited += 1
                 uniform = torch.tensor(noise(f"resample {state.current_pass} {position}", 1), device=logits.device)
@@ -57,15 +60,18 @@ def run(method: Any, state: Walk, policy: Policy, reward: RewardModel, seed: int
                     response = roll_out(state.tokens[:position] + [token])
                     twice = method.variant.prompt_twice
                     state.incumbent = score(walk.scored_text(state, method.variant)) if twice else state.reward
-                    walk.settle(state, policy, position, token, response, score(response))
+                    walk.settle(state, policy, position, token, response, score(response), method.acceptance)
             position += 1
         if state.rollouts == method.max_rollouts:
             break
     state.done = True
 
 
-def _optimised_row(method: Any, state: Walk, policy: Policy, reward: RewardModel, position: int) -> torch.Tensor | None:
-    """Logits of one position after DTO, or None where a gate says to commit the token as it is."""
+def _optimised_row(
+    method: Any, state: Walk, policy: Policy, reward: RewardModel, noise: Callable[[str, int], np.ndarray]
+) -> torch.Tensor | None:
+    """Logits at the cursor after DTO, or None where a gate says to commit the token as it is."""
+    position = state.cursor
     sequence = HardSequence(state.policy_prompt, state.reward_prompt, state.tokens[:position], state.tokens[position:])
     states = predict(policy, sequence)
     state.spent.append(cost.policy_forward(policy.parameters, len(state.policy_prompt) + len(state.tokens)))
@@ -81,8 +87,13 @@ def _optimised_row(method: Any, state: Walk, policy: Policy, reward: RewardModel
         (norm,) = walk.gate_norms(policy, gradient, states.hidden, [0], variant, temperature)
         if norm < method.grad_threshold:
             return None
+    first = gradients.precise(policy.logits(states.hidden[0]))
     if not method.use_gradient:
-        return gradients.precise(policy.logits(states.hidden[0]))
+        return first
+    uniforms = None
+    if method.descent.flip == "gumbel":
+        places = range(position, len(state.tokens))
+        uniforms = np.stack([noise(f"flip {place}", policy.vocab_size) for place in places])
     result = reference.optimize(
         policy,
         reward,
@@ -90,10 +101,12 @@ def _optimised_row(method: Any, state: Walk, policy: Policy, reward: RewardModel
         update=variant.update,
         descent=method.descent,
         latents=states.hidden,
+        uniforms=uniforms,
         **method.weights,
     )
     state.spent.append(result.cost)
-    return result.logits[0]
+    uniforms = noise(*walk.direction_key(state, len(first)))[None] if method.move == "random" else None
+    return displacement.replaced(method.move, first[None], result.logits[:1], uniforms)[0]
 
 
 @torch.no_grad()

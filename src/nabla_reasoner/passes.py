@@ -13,7 +13,7 @@ from torch import Tensor
 from . import batches, cost
 from .branches import BranchCache
 from .cache import PrefixCache, TokenCache, read
-from .gradients import Gradient, Term, likelihood, precise
+from .gradients import TERMS, Gradient, Term, likelihood, precise
 from .models import Policy, RewardModel
 
 FILL = 8  # so many unread tokens ahead of a rollout are worth a pass of their own, without gradients
@@ -77,6 +77,7 @@ def evaluate(
     *,
     reward_weight: float,
     nll_weight: float,
+    terms: Sequence[str] = TERMS,
     caches: Caches | None = None,
     slots: Sequence[int] = (),
     keep: bool = False,
@@ -84,6 +85,7 @@ def evaluate(
     """L and ∂L/∂y for every sequence: one forward and one backward pass of each model over padded batches.
 
     Args:
+        terms: parts of ∂L/∂y that are kept; the others are zero, L itself is whole.
         caches: what was read before; prompt and prefix are taken from there, or read once and kept there.
         slots: a slot per sequence.
         keep: keep the rollouts' keys and values there too.
@@ -92,7 +94,7 @@ def evaluate(
     def evaluate_batch(chosen: list[int]) -> list[Gradient]:
         batch = [sequences[i] for i in chosen]
         own = [slots[i] for i in chosen] if caches is not None else []
-        return _evaluate_batch(policy, reward, batch, reward_weight, nll_weight, caches, own, keep)
+        return _evaluate_batch(policy, reward, batch, reward_weight, nll_weight, terms, caches, own, keep)
 
     return batches.run(evaluate_batch, [_length(sequence) for sequence in sequences])
 
@@ -107,6 +109,7 @@ def _evaluate_batch(
     batch: list[HardSequence],
     reward_weight: float,
     nll_weight: float,
+    terms: Sequence[str],
     caches: Caches | None,
     slots: list[int],
     keep: bool,
@@ -131,13 +134,15 @@ def _evaluate_batch(
     for i, sequence in enumerate(batch):
         value = sum(sign * part.values[i] for sign, part in scored)
         length = len(sequence.rollout)  # a closing token that was added for the reward is not optimised
-        terms = [own.terms[i], *(part.terms[i] for _, part in scored)]
+        parts = [own.terms[i].keep("prefix" in terms, "postfix" in terms)]
+        parts += [part.terms[i].keep("reward_prefix" in terms, "reward_postfix" in terms) for _, part in scored]
         results.append(
             Gradient(
-                terms=[_cut(term, length) for term in terms],
+                terms=[_cut(term, length) for term in parts],
                 loss=-reward_weight * value - nll_weight * own.values[i],
                 reward=value,
                 log_probabilities=own.log_probabilities[i],
+                nll_weight=nll_weight,
                 cost=cost.gradient_evaluation(
                     policy.parameters,
                     own.forward[i],

@@ -89,7 +89,7 @@ def launch(overrides: Sequence[str], job: Callable[[Any], None]) -> None:
 
 def run_experiment(target: str, overrides: Sequence[str], prepared: list[tuple[list[str], list[Cell]]]) -> int:
     """Run every cell of an experiment, then print its table and where everything lies."""
-    from . import mirror, session, summary
+    from . import ablations, headings, mirror, session, summary
 
     cells = [cell for _, phase in prepared for cell in phase]
     first, folder = cells[0], Path(cells[0]["folder"])
@@ -105,16 +105,23 @@ def run_experiment(target: str, overrides: Sequence[str], prepared: list[tuple[l
     try:
         for phase_overrides, _ in prepared:
             launch(phase_overrides, job)
+        if target == "ablations" and (first["only"] is None or "right_token" in first["only"]):
+            headings.write(prepared[0][1], folder)
     except KeyboardInterrupt:
         record.close("interrupted", cells_finished=cells_run.finished, cells=len(cells))
         raise
     failed = session.failures(cells)
     bad = bool(failed or cells_run.broken)
     record.close("failures" if bad else "finished", cells_finished=cells_run.finished, cells=len(cells))
+    if target == "ablations":
+        gallery = grid.ROOT / "figures" if first["results_dir"] == "results" else None
+        ablations.write_figure(folder, ablations.figure_name(first), command, gallery)
     mirror.mirror_cells(cells, [session.record_file(cell) for cell in cells], sweep=sweep)
-    if (folder / "table.md").exists():
-        print(f"\n{(folder / 'table.md').read_text(encoding='utf-8')}")
-    print(f"Results in {folder}: table.csv, table.md, table.tex, comparisons.csv, summary.json, records/")
+    for name in ("table.md", "right_token.md"):
+        if (folder / name).exists():
+            print(f"\n{(folder / name).read_text(encoding='utf-8')}")
+    files = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))
+    print(f"Results in {folder}: {files}, {'SETTING/' if target == 'ablations' else ''}records/")
     for name in dict.fromkeys(cells_run.broken):
         print(f"not done: {name}", file=sys.stderr)
     if failed:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import grid, inference, tables
+from . import ablations, grid, inference, tables
 from .grid import Cell
 from .records import read_records, record_path
 
@@ -109,13 +109,15 @@ class Session:
 
 
 def _kind(cell: Cell) -> str:
-    return f"{cell['method']['name']} {cell['budget']}"
+    name = cell["setting"] if "setting" in cell else cell["method"]["name"]
+    return f"{name} {cell['budget']}"
 
 
 def cell_name(cell: Cell) -> str:
     """For people: policy, task, method and seed."""
     pool = " (larger pool)" if cell["budget"] else ""
-    return f"{cell['policy']['name']} {cell['task']['name']} {cell['method']['name']}{pool} seed {cell['seed']}"
+    name = cell["setting"] if "setting" in cell else cell["method"]["name"]
+    return f"{cell['policy']['name']} {cell['task']['name']} {name}{pool} seed {cell['seed']}"
 
 
 def _minutes(seconds: float) -> str:
@@ -132,6 +134,9 @@ def _result(cell: Cell) -> str:
 
 def write_tables(cells: Sequence[Cell]) -> None:
     """Rewrite the experiment's tables from the records on disk; where each reward has a folder, one of all of them."""
+    if "setting" in cells[0]:
+        ablations.write(cells[0], reward_note(cells[0]))
+        return
     folders: dict[str, list[Cell]] = {}
     for cell in cells:
         folders.setdefault(cell["records"], []).append(cell)

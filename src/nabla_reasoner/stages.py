@@ -41,6 +41,7 @@ STAGES = (
     Stage(("table1",), 24),
     Stage(RELEASE, 0.7),  # Table 3 measures the released acceptance test
     Stage(("table2",), 7),
+    Stage(("ablations",), 10),
     Stage(("theorem",), 2.5, scaled=False),
     Stage(("ppo",), 2.5, scaled=False),
     Stage(("bench",), 6),

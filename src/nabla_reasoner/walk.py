@@ -41,6 +41,9 @@ VARIANTS = {
 }
 
 
+ACCEPTANCES = ("higher", "always")  # a proposal stays if its reward is higher, or in any case
+
+
 @dataclass
 class Walk:
     """One problem on its way through the loop; `tokens` is the whole current response, committed up to `cursor`."""
@@ -111,6 +114,11 @@ def scored_text(walk: Walk, variant: Variant) -> list[int]:
     return [*walk.policy_prompt, *walk.tokens] if variant.prompt_twice else walk.tokens
 
 
+def direction_key(walk: Walk, count: int) -> tuple[str, int]:
+    """Stage and number of the uniform numbers that a random direction of the logits at the cursor is made from."""
+    return f"direction {walk.current_pass} {walk.cursor}", count
+
+
 def note_rollout(walk: Walk, policy: Policy) -> None:
     """Write down the best response so far and what it took, after a rollout."""
     spent = cost.total(walk.spent)
@@ -126,9 +134,11 @@ def note_rollout(walk: Walk, policy: Policy) -> None:
     )
 
 
-def settle(walk: Walk, policy: Policy, position: int, token: int, response: list[int], value: float) -> bool:
+def settle(
+    walk: Walk, policy: Policy, position: int, token: int, response: list[int], value: float, acceptance: str
+) -> bool:
     """Accept or reject one proposal: the response that keeps `position` earlier tokens and puts `token` there."""
-    accepted = value > walk.incumbent
+    accepted = acceptance == "always" or value > walk.incumbent
     walk.proposals.append(
         {"pass": walk.current_pass, "position": position, "old": walk.tokens[position], "new": token,
          "reward": value, "incumbent": walk.incumbent, "accepted": accepted}
