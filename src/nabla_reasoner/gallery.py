@@ -21,7 +21,7 @@ from . import grid
 WRONG = 2
 DATA = grid.ROOT / "figures" / "data"
 NOTEBOOKS = ("figures", "walkthrough", "theorem_4_1")
-COMMANDS = ("table1", "figure1", "figure2", "figure3", "figure4", "theorem", "bench", "ppo")
+COMMANDS = ("table1", "ablations", "figure1", "figure2", "figure3", "figure4", "theorem", "bench", "ppo")
 SOURCES = {  # where a command leaves the rows that stand in figures/data/; figure1 to figure4 also copy their own
     "table1": "tiny/table1/table.csv",
     "comparisons": "tiny/table1/comparisons.csv",
@@ -30,6 +30,8 @@ SOURCES = {  # where a command leaves the rows that stand in figures/data/; figu
     "table5": "tiny/table5/table.csv",
     "figure3": "tiny/figure3/figure3.csv",
     "figure4": "tiny/figure4/figure4.csv",
+    "ablations": "tiny/ablations/table.csv",
+    "ablations_right_token": "tiny/ablations/right_token.csv",
     "bench": "tiny/bench/bench.csv",
     "bench_spread": "tiny/bench/spread.csv",
     "bench_profile": "tiny/bench/profile.csv",
