@@ -91,7 +91,7 @@ def test_every_case_runs_at_its_smallest(tmp_path):
         ("cases=[memory]", "dto_memory, evaluation_against_decoding"),
         ("cases=dto_memory", "cases=[NAME]"),
         ("cases=[]", "an empty list"),
-        ("typo=1", "settings: scale, results_dir, wandb, cases"),
+        ("typo=1", "settings: scale, results_dir, cases"),
         ("memory.typo=1", "settings: vocab_size, length, shape"),
         ("scale=paper", "tiny, small"),
         ("repeats=0", "repeats must be a whole number >= 1"),
