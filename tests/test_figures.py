@@ -9,6 +9,7 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 
 from nabla_reasoner import figures, gallery
+from nabla_reasoner.facts import TermRow
 
 matplotlib.use("Agg")
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,3 +86,22 @@ def test_a_notebook_that_fails_is_not_passed_over(tmp_path):
     gallery.executed(tmp_path / "one.ipynb", {}, 60)
     with pytest.raises(CellExecutionError, match="wrong value"):
         gallery.executed(tmp_path / "one.ipynb", {"value": 2}, 60)
+
+
+def test_rows_of_a_run_are_kept_under_their_names_and_terms_as_means(tmp_path):
+    results, data = tmp_path / "results", tmp_path / "data"
+    for folder in (results / "theory", results / "tiny" / "table1", data):
+        folder.mkdir(parents=True)
+    (results / "tiny" / "table1" / "table.csv").write_text("policy\nours\n")
+    row = "p,r,t,q,eq2,y,2,{},1,1,1,{},0.5,0.0\n"
+    header = ",".join(TermRow._fields) + "\n"
+    (results / "theory" / "terms.csv").write_text(header + row.format(0, 0.25) + row.format(0, 0.75))
+    assert gallery.keep_rows(results, data) == ["table1", "theorem_terms"]
+    assert (data / "table1.csv").read_text() == "policy\nours\n"
+    (kept,) = pd.read_csv(data / "theorem_terms.csv").itertuples()
+    assert (kept.quarter, kept.prefix_share, kept.positions) == (0, 0.5, 2)
+
+
+def test_figures_refuses_a_folder_without_results(tmp_path, capsys):
+    assert gallery.main([f"results_dir={tmp_path}"]) == 2
+    assert "must hold results" in capsys.readouterr().err

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from . import grid
+from . import grid, theory_figures
 
 WRONG = 2
 DATA = grid.ROOT / "figures" / "data"
@@ -49,6 +50,9 @@ def keep_rows(results: Path, data: Path) -> list[str]:
     found = [name for name, place in SOURCES.items() if (results / place).is_file()]
     for name in found:
         shutil.copyfile(results / SOURCES[name], data / f"{name}.csv")
+    if "theorem_terms" in found:  # thousands of positions, drawn as means by quarter of the answer
+        terms = theory_figures.terms_by_quarter(pd.read_csv(results / SOURCES["theorem_terms"]))
+        terms.to_csv(data / "theorem_terms.csv", index=False, float_format="%.4g")
     return found
 
 
