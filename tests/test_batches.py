@@ -65,6 +65,7 @@ def test_a_single_sequence_that_does_not_fit_is_an_error():
         batches.run(lambda chosen: [torch.empty(2**60)], [3, 3])
 
 
+@pytest.mark.slow
 def test_a_run_short_of_memory_gives_the_same_answers(monkeypatch: pytest.MonkeyPatch):
     problems = [Problem(f"toy/{i}", f"What is {i} + {i}?", "1", "toy") for i in range(9)]
     policy, reward = toys.policy(), toys.reward()

@@ -45,6 +45,7 @@ SHAPE = {
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_a_run_writes_the_documented_columns_and_ratios_that_are_quotients_of_its_rows(tmp_path, capsys):
     cases = "cases=[lookup_and_gradient_flops,best_of_n_seconds,evaluation_seconds]"
     assert bench.main([*SMALL, cases, f"results_dir={tmp_path}"]) == 0

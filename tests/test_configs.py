@@ -91,6 +91,7 @@ def test_larger_pools_are_a_second_phase_of_the_methods_that_have_one():
     assert len(grid.phases("table1", ["method=greedy,best_of_n"])) == 1, "nothing to compare the pools with"
 
 
+@pytest.mark.slow
 def test_policies_improved_by_training_are_further_sweeps_of_a_whole_table():
     phases = grid.phases("table1", ["task=chain_sum", "seed=0"])
     rows = {(c["policy"]["name"], c["method"]["name"]) for _, cells in phases[1:-1] for c in cells}

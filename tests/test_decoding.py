@@ -27,18 +27,26 @@ def solve(method_settings, kind="likelihood", problems=PROBLEMS, seed=0, archite
     )
 
 
-@pytest.mark.parametrize("kind", ["likelihood", "classifier"])
+USUAL = [
+    {}, {"num_passes": 3}, {"parameter": "latents", "step_size": 0.05}, {"use_gradient": False},
+    {"grad_threshold": 1.0}, {"variant": "release"}, {"variant": "paper", "grad_threshold": 0.02},
+]  # fmt: skip
+FURTHER = [
+    {"use_gradient": False, "grad_threshold": 1.0}, {"max_rollouts": 2}, {"flip": "gumbel", "num_passes": 2},
+    {"flip": "gumbel", "update": "all"}, {"terms": ["prefix", "reward_postfix"], "grad_threshold": 0.5},
+    {"move": "sharpen"}, {"move": "random", "num_passes": 2}, {"acceptance": "always"},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "kind"),
     [
-        {}, {"num_passes": 3}, {"parameter": "latents", "step_size": 0.05}, {"use_gradient": False},
-        {"grad_threshold": 1.0}, {"variant": "release"}, {"variant": "paper", "grad_threshold": 0.02},
-        {"use_gradient": False, "grad_threshold": 1.0}, {"max_rollouts": 2}, {"flip": "gumbel", "num_passes": 2},
-        {"flip": "gumbel", "update": "all"}, {"terms": ["prefix", "reward_postfix"], "grad_threshold": 0.5},
-        {"move": "sharpen"}, {"move": "random", "num_passes": 2}, {"acceptance": "always"},
+        *((settings, "likelihood") for settings in USUAL),
+        *(pytest.param(settings, "likelihood", marks=pytest.mark.slow) for settings in FURTHER),
+        *(pytest.param(settings, "classifier", marks=pytest.mark.slow) for settings in [*USUAL, *FURTHER]),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_lock_step_takes_the_same_decisions_as_the_plain_loop(settings, kind):
     fast = solve(settings, kind)
     plain = solve({**settings, "engine": "reference"}, kind)

@@ -36,6 +36,7 @@ def records_below(folder: Path) -> dict[str, object]:
     return {str(p.relative_to(folder)): without_timings(read_records(p)) for p in sorted(folder.rglob("*.jsonl"))}
 
 
+@pytest.mark.slow
 def test_table1_writes_records_tables_and_summary_of_every_method(tmp_path: Path, capsys):
     assert run.main(command(tmp_path)) == 0
     folder = tmp_path / "tiny" / "table1"
