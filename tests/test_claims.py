@@ -117,12 +117,26 @@ def test_every_budget_is_compared_at_no_less_cost():
 def test_failed_check_goes_against_a_claim_and_a_skipped_one_does_not_count():
     made, skipped = check("prop_c1_sum"), check("prop_c1_sum__smollm2", "skipped: no weights")
     share = {"policy": "p", "reward": "r", "task": "t", "weights": "eq2", "space": "z", "postfix_share": "0.05"}
-    assert claims.bidirectional(Evidence(checks=[made, skipped], terms=[share]))[0] == REPRODUCED
-    assert claims.bidirectional(Evidence(checks=[skipped], terms=[share]))[0] == NOT_RUN
+    past = {"setting": "past_only", "task": "all", "verdict": "worse", "difference": "-4"}
+    past |= {"difference_low": "-6", "difference_high": "-2"}
+    tested = Evidence(checks=[made, skipped], terms=[share], ablations=[past])
+    assert claims.bidirectional(tested)[0] == REPRODUCED
+    assert claims.bidirectional(tested._replace(checks=[skipped]))[0] == NOT_RUN
     small = {**share, "postfix_share": "0.002"}
-    assert claims.bidirectional(Evidence(checks=[made], terms=[small]))[0] == PARTLY
+    assert claims.bidirectional(tested._replace(terms=[small]))[0] == PARTLY
     failed = check("prop_c1_postfix", "False")
-    assert claims.bidirectional(Evidence(checks=[made, failed], terms=[share]))[0] == NOT
+    assert claims.bidirectional(tested._replace(checks=[made, failed]))[0] == NOT
+
+
+def test_a_gradient_from_later_tokens_must_help_and_must_have_been_tested():
+    share = {"policy": "p", "reward": "r", "task": "t", "weights": "eq2", "space": "z", "postfix_share": "0.05"}
+    evidence = Evidence(checks=[check("prop_c1_sum")], terms=[share])
+    assert claims.bidirectional(evidence)[0] == PARTLY
+    past = {"setting": "past_only", "task": "all", "verdict": "better", "difference": "7.8"}
+    past |= {"difference_low": "6.0", "difference_high": "9.7"}
+    verdict, words = claims.bidirectional(evidence._replace(ablations=[past]))
+    assert verdict == PARTLY
+    assert "+7.8 (+6.0 to +9.7)" in words
 
 
 def test_skipping_is_safe_only_where_it_was_tested():
