@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nabla_reasoner import grid, stages, summary
+from nabla_reasoner import grid, stages
 from nabla_reasoner.stages import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +26,7 @@ def started(monkeypatch):
         return subprocess.CompletedProcess(words, status)
 
     monkeypatch.setattr(stages.subprocess, "run", fake)
-    monkeypatch.setattr(stages.summary, "commit", lambda: {"commit": "c0ffee", "dirty": False})
+    monkeypatch.setattr(stages, "code", lambda: "c0ffee")
     return log
 
 
@@ -83,7 +83,7 @@ def test_a_complete_run_or_other_code_begins_anew(started, tmp_path: Path, monke
     assert len(started["commands"]) == 6
     started["failing"] = {f"theorem results_dir={results}"}
     assert stages.run("tiny", results, THREE) == 1
-    monkeypatch.setattr(summary, "commit", lambda: {"commit": "beef", "dirty": False})
+    monkeypatch.setattr(stages, "code", lambda: "beef")
     assert stages.run("tiny", results, THREE) == 1
     assert len(started["commands"]) == 12
 
@@ -100,3 +100,15 @@ def test_a_wrong_setting_starts_nothing(word, started, capsys):
     assert stages.main([word]) == 2
     assert started["commands"] == []
     assert word.split("=")[0] in capsys.readouterr().err
+
+
+def test_the_digest_of_the_code_follows_a_source_file_and_no_figure(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(stages.grid, "ROOT", tmp_path)
+    for name in ("pyproject.toml", "reproduce.sh", "src/a.py", "configs/b.yaml", "assets/c.json", "figures/d.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    before = stages.code()
+    (tmp_path / "figures/d.csv").write_text("2")
+    assert stages.code() == before
+    (tmp_path / "src/a.py").write_text("2")
+    assert stages.code() != before

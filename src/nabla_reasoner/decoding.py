@@ -99,7 +99,7 @@ class NablaReasoner:
             parameter, num_iterations, step_size, min_step_ratio, ste_temperature, gradient_caching, flip,
             rollout_temperature,
         ).check()  # fmt: skip
-        self.weights = {"reward_weight": reward_weight, "nll_weight": nll_weight, "terms": tuple(terms)}
+        self.weights, self.terms = {"reward_weight": reward_weight, "nll_weight": nll_weight}, tuple(terms)
         self.move, self.acceptance = move, acceptance
         self.confidence_threshold, self.entropy_threshold = confidence_threshold, entropy_threshold
         self.grad_threshold, self.use_gradient = grad_threshold, use_gradient

@@ -102,7 +102,7 @@ def rows(
     )
     cases = (messages, [place.prefix for place in found], [rollout.token_ids for rollout in drawn])
     sequences = [objective.make_sequence(policy, reward, *case) for case in zip(*cases, strict=True)]
-    weights = {name: method.weights[name] for name in ("reward_weight", "nll_weight")}
+    weights = method.weights
     hidden = [g.hidden[0] for g in passes.evaluate(policy, reward, sequences, **weights)]
     moved = {"first": gradients.precise(policy.logits(torch.stack(hidden)))}
     settings = {k: v for k, v in method.descent._asdict().items() if k not in ("flip", "draw_temperature")}

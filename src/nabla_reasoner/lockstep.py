@@ -260,9 +260,9 @@ class LockStep:
     def evaluate(
         self, sequences: Sequence[HardSequence], walks: Sequence[Walk], *, keep: bool = False
     ) -> list[Gradient]:
-        slots, weights = self.slots(walks), self.method.weights
+        slots, kept = self.slots(walks), {**self.method.weights, "terms": self.method.terms}
         return passes.evaluate(
-            self.policy, self.reward, sequences, caches=self.current, slots=slots, keep=keep, **weights
+            self.policy, self.reward, sequences, caches=self.current, slots=slots, keep=keep, **kept
         )
 
     def propose(self, proposals: Sequence[tuple[Walk, int, int]]) -> None:

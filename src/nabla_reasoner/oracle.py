@@ -81,7 +81,7 @@ def _optimised_row(
     if variant.hard_tokens == "argmax":
         sequence = sequence._replace(rollout=policy.logits(states.hidden).argmax(-1).tolist())
     if method.grad_threshold > 0:
-        (gradient,) = passes.evaluate(policy, reward, [sequence], **method.weights)
+        (gradient,) = passes.evaluate(policy, reward, [sequence], terms=method.terms, **method.weights)
         state.spent.append(gradient.cost)
         temperature = method.descent.ste_temperature
         (norm,) = walk.gate_norms(policy, gradient, states.hidden, [0], variant, temperature)
@@ -102,6 +102,7 @@ def _optimised_row(
         descent=method.descent,
         latents=states.hidden,
         uniforms=uniforms,
+        terms=method.terms,
         **method.weights,
     )
     state.spent.append(result.cost)

@@ -6,6 +6,7 @@ unless the code has changed since, or everything had finished. Exit status: 0 al
 setting, nothing was started; 130 interrupted.
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -69,6 +70,17 @@ def command(stage: Stage, scale: str, results: str) -> list[str]:
     return words
 
 
+def code() -> str:
+    """A digest of everything that decides results; not of figures/, which the stages themselves draw anew."""
+    files = [grid.ROOT / name for name in ("pyproject.toml", "reproduce.sh")]
+    files += [path for folder in ("src", "configs", "assets") for path in (grid.ROOT / folder).rglob("*")]
+    kept = (path for path in sorted(files) if path.suffix in (".py", ".yaml", ".toml", ".sh", ".json", ".safetensors"))
+    digest = hashlib.sha256()
+    for path in kept:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 class Progress:
     """What of a sequence of stages has finished, on disk.
 
@@ -76,13 +88,12 @@ class Progress:
     """
 
     def __init__(self, path: Path, names: Sequence[str]):
-        self.path, self.state = path, summary.commit()
+        self.path, self.state = path, {"code": code(), **summary.commit()}
         self.stages: dict[str, dict[str, Any]] = {}
         if path.exists():
             old = json.loads(path.read_text(encoding="utf-8"))
             done = {name for name, entry in old["stages"].items() if entry["status"] == "finished"}
-            same = {key: old.get(key) for key in self.state} == self.state and not self.state["dirty"]
-            if same and not done.issuperset(names):
+            if old.get("code") == self.state["code"] and not done.issuperset(names):
                 self.stages = old["stages"]
 
     def finished(self, name: str) -> bool:

@@ -29,11 +29,13 @@ PACKAGES = (
 
 
 def commit() -> dict[str, Any]:
-    """The git commit of this copy and whether tracked files differ from it; nulls outside a repository."""
+    """The git commit of this copy and whether tracked files differ from it, figures/ aside, which commands draw anew;
+    nulls outside a repository."""
+    code = ["--", ".", ":!figures"]
     try:
         head, status = (
             subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", *code])
         )
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
