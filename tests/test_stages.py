@@ -27,6 +27,7 @@ def started(monkeypatch):
 
     monkeypatch.setattr(stages.subprocess, "run", fake)
     monkeypatch.setattr(stages, "code", lambda: "c0ffee")
+    monkeypatch.setattr(stages.summary, "commit", lambda: {"commit": "c0ffee", "dirty": False})
     return log
 
 
