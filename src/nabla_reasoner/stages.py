@@ -149,5 +149,4 @@ def main(arguments: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the stage is stopped too
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the stage is stopped too
     sys.exit(main(sys.argv[1:]))
