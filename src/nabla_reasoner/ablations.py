@@ -254,9 +254,7 @@ def write_figure(folder: Path, name: str, command: str, gallery: Path | None) ->
         encoding="utf-8",
     )
     if gallery is not None:
-        (gallery / "data").mkdir(parents=True, exist_ok=True)
-        for suffix in ("png", "pdf", "md"):
-            shutil.copyfile(folder / f"{name}.{suffix}", gallery / f"{name}.{suffix}")
+        figures.exhibit(folder, name, gallery)
         shutil.copyfile(folder / "table.csv", gallery / "data" / f"{name}.csv")
         if (folder / "right_token.csv").exists():
             shutil.copyfile(folder / "right_token.csv", gallery / "data" / f"{name}_right_token.csv")

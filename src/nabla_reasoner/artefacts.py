@@ -8,7 +8,6 @@ and as figureN-SCALE otherwise. Exit status: 0 done; 2 a wrong setting or no rec
 """
 
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -100,10 +99,7 @@ def write_figure(
     (folder / f"{name}.csv").write_text(rows, encoding="utf-8")
     (folder / f"{name}.md").write_text(caption, encoding="utf-8")
     if gallery is not None:
-        (gallery / "data").mkdir(parents=True, exist_ok=True)
-        for suffix in ("png", "pdf", "md"):
-            shutil.copyfile(folder / f"{name}.{suffix}", gallery / f"{name}.{suffix}")
-        shutil.copyfile(folder / f"{name}.csv", gallery / "data" / f"{name}.csv")
+        figures.exhibit(folder, name, gallery)
     return folder / f"{name}.md"
 
 

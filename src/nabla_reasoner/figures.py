@@ -1,5 +1,6 @@
 """Figures, drawn from the small rows that tables write: functions from a table to a matplotlib Figure."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -205,3 +206,10 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     """Write a figure as PNG and PDF, byte for byte the same on every run."""
     figure.savefig(folder / f"{name}.png", dpi=150)
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+
+
+def exhibit(folder: Path, name: str, gallery: Path) -> None:
+    """Copy what a folder holds of a figure to `gallery`: NAME*.png, .pdf and .md there, rows NAME*.csv to its data/."""
+    (gallery / "data").mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(f"{name}*"):
+        shutil.copyfile(path, (gallery / "data" if path.suffix == ".csv" else gallery) / path.name)

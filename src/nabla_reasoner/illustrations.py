@@ -6,7 +6,6 @@ are copied to figures/ (rows to figures/data/). Exit status: 0 done; 2 a wrong s
 """
 
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -266,10 +265,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG
     if not words:
-        for path in caption.parent.glob(f"{target}*"):
-            home = grid.ROOT / "figures" / ("data" if path.suffix == ".csv" else "")
-            home.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, home / path.name)
+        figures.exhibit(caption.parent, target, grid.ROOT / "figures")
     print(f"{caption.read_text(encoding='utf-8')}\nResults in {caption.parent}")
     return 0
 
