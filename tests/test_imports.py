@@ -18,7 +18,7 @@ decoding ppo tables figures yardsticks breakdown ppo_tables theory_figures theor
 trace
 oracle lockstep deamortised letters pairs
 search
-verifiers improvement prices forest
+verifiers improvement prices forest growth
 baselines revision training dto theory statistics grid chains flows particles
 reference enumeration landscapes
 walk descent

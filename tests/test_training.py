@@ -85,20 +85,6 @@ def test_interrupted_training_resumes_to_the_same_weights(tmp_path, monkeypatch)
         torch.testing.assert_close(tensor, results[1][name], rtol=0, atol=0)
 
 
-def test_grown_classifier_starts_as_the_judges_hidden_states():
-    judge = language_model()
-    config = judge.config.to_dict() | {"num_hidden_layers": 4, "num_labels": 1}
-    classifier = transformers.LlamaForSequenceClassification(transformers.LlamaConfig.from_dict(config))
-    verifiers.grow(classifier, judge)
-    layers = {}
-    judge.base_model.layers[-1].register_forward_hook(lambda m, i, o: layers.update(judge=o))
-    classifier.base_model.layers[-1].register_forward_hook(lambda m, i, o: layers.update(classifier=o))
-    ids = torch.tensor([[4, 9, 30]])
-    judge(input_ids=ids)
-    classifier(input_ids=ids)
-    torch.testing.assert_close(layers["classifier"], layers["judge"])
-
-
 def test_process_labels_turn_at_the_first_wrong_token_and_end_with_the_verifiers_word():
     assert recipes.response_labels([5, 6, 7, 1], [5, 6, 7, 1], True) == [1.0, 1.0, 1.0, 1.0]
     assert recipes.response_labels([5, 9, 7, 1], [5, 6, 7, 1], False) == [1.0, 0.0, 0.0, 0.0]

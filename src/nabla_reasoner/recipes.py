@@ -14,7 +14,7 @@ import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
 
-from . import demonstrations, grading, manifest, problems, rollouts, training, tuning, verifiers, vocabulary
+from . import demonstrations, grading, growth, manifest, problems, rollouts, training, tuning, verifiers, vocabulary
 from .models import Policy, load_tokenizer
 
 CONFIGS = str(Path(__file__).resolve().parents[2] / "configs")
@@ -127,26 +127,29 @@ def sampled_responses(
     return pools
 
 
+def alphabet(tokenizer, parts: dict[str, list[problems.Problem]]) -> list[int]:
+    """Token ids that worked solutions of a task are made of, the end of turn included."""
+    return sorted({token for problem in parts["train"][:200] for token in solution_ids(tokenizer, problem)})
+
+
 def corrupted_responses(config: DictConfig, data: dict, tokenizer, seed: int) -> dict[str, list[training.Example]]:
     """Worked solutions, half of them with one token replaced by another that occurs in worked solutions."""
     generator, pools = random.Random(seed), {}
     for task, parts in data.items():
         pools[task] = []
-        alphabet = sorted(
-            {token for problem in parts["train"][:200] for token in solution_ids(tokenizer, problem)[:-1]}
-        )
+        others = [token for token in alphabet(tokenizer, parts) if token != tokenizer.eos_token_id]
         for problem in parts["train"][:20000]:
             solution = solution_ids(tokenizer, problem)
             response = list(solution)
             if generator.random() < 0.5:
-                response[generator.randrange(len(response) - 1)] = generator.choice(alphabet)
+                response[generator.randrange(len(response) - 1)] = generator.choice(others)
             labels = response_labels(response, solution, response == solution)
             pools[task].append(example(tokenizer, problem, response, labels))
     return pools
 
 
 def train_classifier(config: DictConfig, data: dict) -> None:
-    """Grow the judge by two layers and train it as a scalar verifier."""
+    """Grow the judge into a scalar verifier, fit its head, then train what is not the judge's."""
     recipe, tokenizer = config.models.classifier, load_tokenizer(str(Path(config.folder, "tokenizer")))
     lightning.seed_everything(recipe.seed, verbose=False)
     sampled = sampled_responses(config, recipe, data, tokenizer)
@@ -159,7 +162,17 @@ def train_classifier(config: DictConfig, data: dict) -> None:
     pools = {group: [item._replace(group=group) for item in pool] for group, pool in pools.items()}
     model = build_model(recipe.architecture, tokenizer, classifier=True)
     judge = transformers.AutoModelForCausalLM.from_pretrained(str(Path(config.folder, config.models.likelihood.folder)))
-    verifiers.grow(model, judge)
+    first = next(iter(sampled.values()))[:16]
+    length = min(len(item.prompt_ids) + len(item.response_ids) for item in first)
+    growth.grow(
+        model,
+        judge,
+        torch.tensor([[*item.prompt_ids, *item.response_ids][:length] for item in first]),
+        sorted({token for parts in data.values() for token in alphabet(tokenizer, parts)}),
+        marker=first[0].prompt_ids[-1],
+    )
+    probed = training.pad([item for pool in pools.values() for item in pool[-recipe.probe :]])
+    print(f"loss of the head alone: {verifiers.probe(model, probed, recipe.process_weight):.3f}")
     module = verifiers.RewardTraining(model, training.Schedule(**recipe.schedule), recipe.process_weight)
     fit_and_save(config, "classifier", module, training.Mixture(pools, counts, recipe.seed), tokenizer)
 

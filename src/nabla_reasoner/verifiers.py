@@ -1,4 +1,4 @@
-"""Training a scalar reward model: outcome labels, process labels, Bradley-Terry pairs, and a start from a causal LM."""
+"""Training a scalar reward model: outcome labels, process labels, Bradley-Terry pairs, and its head alone."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,8 @@ from torch.nn import functional
 
 from .training import Padded, Schedule, Training
 
+HEAD_DECAY = 1e-3  # squared norm of the head, while it is fitted alone
+
 
 def reward_loss(
     model: torch.nn.Module, blocks: Sequence[Padded], process_weight: float
@@ -18,10 +20,17 @@ def reward_loss(
     The process part (is the response right up to here?) shares the score head; it is what lets a small verifier learn
     at all: an outcome label alone says of forty tokens only that one of them is wrong.
     """
+    hidden = [model.base_model(input_ids=block.ids, use_cache=False).last_hidden_state for block in blocks]
+    return score_loss(model.score, hidden, blocks, process_weight)
+
+
+def score_loss(
+    head: torch.nn.Module, hidden: Sequence[Float[Tensor, "..."]], blocks: Sequence[Padded], process_weight: float
+) -> Float[Tensor, ""]:
+    """`reward_loss` from hidden states, one tensor of shape (batch, seq, width) per block."""
     outcome, process, sequences, tokens = [], [], 0, 0
-    for block in blocks:
-        hidden = model.base_model(input_ids=block.ids, use_cache=False).last_hidden_state
-        scores = model.score(hidden)[..., 0]
+    for states, block in zip(hidden, blocks, strict=True):
+        scores = head(states)[..., 0]
         rows = torch.arange(len(block.ids), device=scores.device)
         targets = block.labels[rows, block.last]
         outcome.append(functional.binary_cross_entropy_with_logits(scores[rows, block.last], targets, reduction="sum"))
@@ -31,6 +40,28 @@ def reward_loss(
         )
         sequences, tokens = sequences + len(rows), tokens + int(chosen.sum())
     return torch.stack(outcome).sum() / sequences + process_weight * torch.stack(process).sum() / tokens
+
+
+def probe(model: torch.nn.Module, blocks: Sequence[Padded], process_weight: float) -> float:
+    """Fit the score head alone, which is a convex problem, and return its loss.
+
+    Where features are there already, training them behind a random head first destroys them: it has to be done before
+    (Kumar et al., arXiv 2202.10054).
+    """
+    with torch.no_grad():
+        hidden = [model.base_model(input_ids=block.ids, use_cache=False).last_hidden_state for block in blocks]
+    optimizer = torch.optim.LBFGS([model.score.weight], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = score_loss(model.score, hidden, blocks, process_weight)
+        (loss + HEAD_DECAY * model.score.weight.square().sum()).backward()
+        return loss
+
+    optimizer.step(closure)
+    optimizer.zero_grad()
+    with torch.no_grad():
+        return score_loss(model.score, hidden, blocks, process_weight).item()
 
 
 def pair_loss(model: torch.nn.Module, blocks: Sequence[Padded]) -> Float[Tensor, ""]:
@@ -64,22 +95,3 @@ class PairTraining(Training):
 
     def loss(self, blocks: Sequence[Padded]) -> Float[Tensor, ""]:
         return pair_loss(self.model, blocks)
-
-
-def grow(classifier: torch.nn.Module, language_model: torch.nn.Module) -> None:
-    """Start a classifier from a shallower causal LM: embedding and layers are copied, deeper ones begin as no-ops.
-
-    A verifier has to compare each token with the model's own prediction of it, which exists only in the last layer one
-    position earlier; the added layers are where that comparison can be learnt. What is copied stays frozen: it already
-    says what was expected, and a step costs half.
-    """
-    source, target = language_model.base_model, classifier.base_model
-    target.embed_tokens.load_state_dict(source.embed_tokens.state_dict())
-    for index, layer in enumerate(target.layers):
-        if index < len(source.layers):
-            layer.load_state_dict(source.layers[index].state_dict())
-        else:
-            torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
-            torch.nn.init.zeros_(layer.mlp.down_proj.weight)
-    for copied in (target.embed_tokens, *target.layers[: len(source.layers)]):
-        copied.requires_grad_(False)
