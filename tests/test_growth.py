@@ -8,6 +8,7 @@ import transformers
 from scipy import optimize, stats
 
 from nabla_reasoner import growth, training, verifiers
+from nabla_reasoner.models import load_tokenizer
 from nabla_reasoner.training import Example
 
 JUDGE = Path(__file__).resolve().parents[1] / "assets" / "rewards" / "likelihood"
@@ -20,13 +21,13 @@ PROBLEMS = {
 
 def judge():
     model = transformers.AutoModelForCausalLM.from_pretrained(JUDGE)
-    return model, transformers.AutoTokenizer.from_pretrained(JUDGE)
+    return model, load_tokenizer(str(JUDGE))
 
 
 def larger(language_model, **changes):
     config = language_model.config.to_dict() | {
         "hidden_size": 160, "num_hidden_layers": 7, "num_attention_heads": 5, "num_key_value_heads": 5,
-        "intermediate_size": 416, "num_labels": 1, "layer_types": None,
+        "intermediate_size": 416, "layer_types": None, "id2label": None, "label2id": None, "num_labels": 1,
     }  # fmt: skip
     torch.manual_seed(0)
     return transformers.Qwen2ForSequenceClassification(transformers.Qwen2Config.from_dict(config | changes))
@@ -93,11 +94,30 @@ def test_support_is_twice_the_logit_of_the_token_that_came():
         support = states(classifier, 4, ids)[start:, places.support]
         logits = logits_of_what_came(language_model, start, ids)
         fitted = stats.linregress(logits.numpy(), support.numpy())
-        assert 1.4 < fitted.slope < 2.6 and fitted.rvalue > 0.9
+        assert 1.4 < fitted.slope < 2.6
+        assert fitted.rvalue > 0.9
+
+
+def test_a_token_that_did_not_come_would_have_had_its_own_logit():
+    """What an optimiser reads off the gradient by the codes: the language model's logits of all alternatives."""
+    language_model, tokenizer, classifier, places = grown()
+    start, ids = sequences(tokenizer, wrong=True)[10]
+    embedded = classifier.base_model.embed_tokens(torch.tensor([ids])).detach().requires_grad_()
+    seen = []
+    hook = classifier.base_model.layers[4].register_forward_hook(lambda module, given, output: seen.append(output))
+    classifier.base_model(inputs_embeds=embedded)
+    hook.remove()
+    with torch.no_grad():
+        logits = language_model(input_ids=torch.tensor([ids])).logits[0]
+    codes = slice(places.prediction, places.prediction + len(places.alphabet))
+    for position in range(start, len(ids)):
+        (gradient,) = torch.autograd.grad(seen[0][0, position, places.support], embedded, retain_graph=True)
+        own = gradient[0, position, codes] * growth.CODE_SIZE * language_model.base_model.embed_tokens.weight.std()
+        assert stats.linregress(logits[position - 1, list(places.alphabet)].numpy(), own.detach().numpy()).rvalue > 0.95
 
 
 def test_the_worst_token_of_a_response_is_found_and_nothing_of_the_prompt():
-    language_model, tokenizer, classifier, places = grown()
+    _, tokenizer, classifier, places = grown()
     for start, ids in [*sequences(tokenizer, wrong=False), *sequences(tokenizer, wrong=True)[::3]]:
         support = states(classifier, 4, ids)[:, places.support]
         after = states(classifier, 5, ids)
@@ -117,7 +137,8 @@ def test_what_the_language_model_gave_is_frozen_and_the_rest_is_not():
     _, _, classifier, _ = grown()
     trained = {name.split(".")[2] for name, p in classifier.named_parameters() if p.requires_grad and "layers" in name}
     assert trained == {"5", "6"}
-    assert classifier.score.weight.requires_grad and not classifier.base_model.embed_tokens.weight.requires_grad
+    assert classifier.score.weight.requires_grad
+    assert not classifier.base_model.embed_tokens.weight.requires_grad
 
 
 @pytest.mark.parametrize("changes", [{"hidden_size": 128, "num_attention_heads": 4}, {"num_hidden_layers": 5}])

@@ -173,20 +173,24 @@ def look_for_marker(target: torch.nn.Module, depth: int, places: Places, sizes: 
 
 
 def compare(layer: torch.nn.Module, source: torch.nn.Module, places: Places, sizes: Sizes) -> None:
-    """One gated unit for each token of the alphabet: its code opens the gate to its logit in the prediction.
+    """Two gated units for each token of the alphabet: its code lets through its logit in the prediction.
 
-    The prompt's last token gets much support, so that it is never the worst.
+    silu(x) u + silu(-x) (-u) = x u: two units make a gate that is linear, also where a code is absent. So the gradient
+    by a token that did not come is that token's logit, which one unit would have given half its weight. The prompt's
+    last token gets much support, so that it is never the worst.
     """
     norm, mlp, own = layer.post_attention_layernorm.weight, layer.mlp, slice(places.prediction)
     norm[own], norm[places.prediction :] = sizes.prediction * sizes.ratio, CODE_GAIN * sizes.total / sizes.code
     count = len(places.alphabet)
+    units = 2 * count + 1
     for projection in (mlp.gate_proj, mlp.up_proj):
-        projection.weight[: count + 1] = 0.0
+        projection.weight[:units] = 0.0
     for number, token in enumerate(places.alphabet):
-        mlp.gate_proj.weight[number, places.prediction + number] = 1.0
-        mlp.up_proj.weight[number, own] = LOGIT_GAIN * source.embed_tokens.weight[token]
-    mlp.gate_proj.weight[count, places.marker], mlp.up_proj.weight[count, places.marker] = 1.0, 1.0 / CODE_GAIN
-    mlp.down_proj.weight[places.support, : count + 1] = SUPPORT_GAIN
+        for unit, sign in ((2 * number, 1.0), (2 * number + 1, -1.0)):
+            mlp.gate_proj.weight[unit, places.prediction + number] = sign
+            mlp.up_proj.weight[unit, own] = sign * LOGIT_GAIN * source.embed_tokens.weight[token]
+    mlp.gate_proj.weight[2 * count, places.marker], mlp.up_proj.weight[2 * count, places.marker] = 1.0, 1.0 / CODE_GAIN
+    mlp.down_proj.weight[places.support, :units] = SUPPORT_GAIN
 
 
 def find_worst(layer: torch.nn.Module, places: Places, sizes: Sizes) -> None:
@@ -196,7 +200,7 @@ def find_worst(layer: torch.nn.Module, places: Places, sizes: Sizes) -> None:
     attention.q_proj.weight[head], attention.k_proj.weight[head] = 0.0, 0.0
     attention.q_proj.bias[still] = QUERY
     attention.k_proj.weight[still, places.support] = -QUERY
-    attention.k_proj.weight[still, places.answering] = 5 * QUERY  # tokens of the prompt are out of the question
+    attention.k_proj.weight[still, places.answering] = 2 * QUERY  # tokens of the prompt are out of the question
     attention.v_proj.weight[0] = 0.0
     attention.v_proj.weight[0, places.support] = 1.0
     attention.o_proj.weight[places.worst, 0] = sizes.total
