@@ -21,8 +21,10 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
-# Keys that change no record.
-NOT_SETTINGS = {"paper", "size", "prepare", "parameters", "download_gb", "skywork", "budget", "manifest"}
+# Keys that change no record; `_target_` is where a method's class lies, not what it does.
+NOT_SETTINGS = {
+    "_target_", "paper", "size", "prepare", "parameters", "download_gb", "skywork", "budget", "manifest"
+}  # fmt: skip
 MISSING = object()
 METHODS = (  # the order of a table's rows
     "greedy",
@@ -347,7 +349,7 @@ def folder_digest(path: str) -> str | None:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Settings that differ, e.g. "method.step_size: 0.1 -> 0.2"."""
+    """Settings that differ, e.g. "method.step_size: 0.1 -> 0.2"; `_target_`, which older records name, does not count."""
     before, after = dict(_flatten(old)), dict(_flatten(new))
     keys = sorted(before.keys() | after.keys())
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
@@ -355,6 +357,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
+        if key == "_target_":
+            continue
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{key}.")
         else:

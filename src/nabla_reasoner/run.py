@@ -97,7 +97,7 @@ def run_experiment(target: str, overrides: Sequence[str], prepared: list[tuple[l
     sweep |= {"seed": sorted({cell["seed"] for cell in cells})}
     command = shlex.join(["./reproduce.sh", target, *overrides])
     record = summary.Summary(folder, command, first, sweep, first["device"])
-    cells_run = session.Session(cells)
+    cells_run = session.Session(cells, session.write_tables)
 
     def job(config: Any) -> None:
         cells_run.run(grid.plain_cell(config))

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,8 @@ def run_cell(cell: Cell, label: str) -> None:
 class Session:
     """What the cells of one command share: their count, the clock, what went wrong, and the table."""
 
-    def __init__(self, cells: Sequence[Cell]):
-        self.cells, self.finished, self.broken = cells, 0, []
+    def __init__(self, cells: Sequence[Cell], write_tables: Callable[[Sequence[Cell]], None]):
+        self.cells, self.finished, self.broken, self.write_tables = cells, 0, [], write_tables
         self.started, self.table_due = time.monotonic(), 0.0
         self.seconds: dict[str, list[float]] = {}
 
@@ -90,7 +90,7 @@ class Session:
         """Rewrite the tables; trouble there does not stop the cells, whose records are what tables are made from."""
         asked = time.monotonic()
         try:
-            write_tables(self.cells)
+            self.write_tables(self.cells)
         except Exception as error:
             self.broken.append("the tables")
             traceback.print_exc()
