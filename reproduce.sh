@@ -126,24 +126,24 @@ fi
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 case "$target" in
     test) "$python" -m ruff check . && exec "$python" -m pytest -n 2 --dist worksteal "$@" ;;
-    bench) exec "$python" -m nabla_reasoner.bench "$@" ;;
-    figures) exec "$python" -m nabla_reasoner.gallery "$@" ;;
-    figure[12]) exec "$python" -m nabla_reasoner.illustrations "$target" "$@" ;;
-    table[345] | figure*) exec "$python" -m nabla_reasoner.artefacts "$target" "$@" ;;
-    report) exec "$python" -m nabla_reasoner.report "$@" ;;
-    theorem) exec "$python" -m nabla_reasoner.checks "$@" ;;
-    all) exec "$python" -m nabla_reasoner.stages "$@" ;;
-    ppo) exec "$python" -m nabla_reasoner.comparison "$@" ;;
+    bench) exec "$python" -m nabla_reasoner.experiments.bench "$@" ;;
+    figures) exec "$python" -m nabla_reasoner.experiments.figures "$@" ;;
+    figure[12]) exec "$python" -m nabla_reasoner.experiments.illustrations "$target" "$@" ;;
+    table[345] | figure*) exec "$python" -m nabla_reasoner.experiments.artefacts "$target" "$@" ;;
+    report) exec "$python" -m nabla_reasoner.experiments.report "$@" ;;
+    theorem) exec "$python" -m nabla_reasoner.experiments.theorem "$@" ;;
+    all) exec "$python" -m nabla_reasoner.experiments.all "$@" ;;
+    ppo) exec "$python" -m nabla_reasoner.experiments.ppo "$@" ;;
     models)
-        recipe=recipes
+        recipe=tiny
         for word; do  # scale=small has a recipe of its own
             shift
             case "$word" in
-                scale=small) recipe=adapters ;;
-                scale=paper) recipe=hub_training ;;
+                scale=small) recipe=small ;;
+                scale=paper) recipe=paper ;;
                 *) set -- "$@" "$word" ;;
             esac
         done
-        exec "$python" -m "nabla_reasoner.$recipe" "$@" ;;
-    *) exec "$python" -m nabla_reasoner.run "$target" "$@" ;;
+        exec "$python" -m "nabla_reasoner.training.recipes.$recipe" "$@" ;;
+    *) exec "$python" -m nabla_reasoner.experiments.cell_sweep "$target" "$@" ;;
 esac

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-import test_run
+import toy_runs
 import toys
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +50,7 @@ def test_old_python_is_refused_clearly(tmp_path: Path):
 
 
 def start(results: Path, size: str = "num_problems=12", **settings) -> subprocess.Popen:
-    words = test_run.command(results, "method=greedy,best_of_n,nabla_reasoner", size)
+    words = toy_runs.command(results, "method=greedy,best_of_n,nabla_reasoner", size)
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "nabla_reasoner.run", *words],
@@ -71,10 +71,10 @@ def test_run_killed_with_sigkill_and_started_again_equals_an_undisturbed_one(tmp
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run must still have been going on"
-    expected = test_run.records_below(undisturbed)
-    assert test_run.records_below(killed) != expected
+    expected = toy_runs.records_below(undisturbed)
+    assert toy_runs.records_below(killed) != expected
     assert start(killed).wait() == 0
-    assert test_run.records_below(killed) == expected
+    assert toy_runs.records_below(killed) == expected
 
 
 @pytest.mark.slow

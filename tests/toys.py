@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from nabla_reasoner.models import Policy, RewardModel
-from nabla_reasoner.vocabulary import build_tokenizer
+from nabla_reasoner.models.language_models import Policy, RewardModel
+from nabla_reasoner.models.tokenizers import build_tokenizer
 
 TEXTS = ["What is 12 + 34?", "Add 5 and 6, then take 7.", "12+34=46;46-7=39"]
 
@@ -22,11 +22,21 @@ def model_folder(
     tokenizer = build_tokenizer(TEXTS, 280)
     torch.manual_seed(seed)
     config = transformers.AutoConfig.for_model(
-        architecture, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=len(tokenizer), max_position_embeddings=256, tie_word_embeddings=True,
-        initializer_range=0.35, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
-        pad_token_id=tokenizer.pad_token_id, **({"num_labels": 1} if classifier else {}),
-    )  # fmt: skip
+        architecture,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        initializer_range=0.35,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id,
+        **({"num_labels": 1} if classifier else {}),
+    )
     auto = transformers.AutoModelForSequenceClassification if classifier else transformers.AutoModelForCausalLM
     auto.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

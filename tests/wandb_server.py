@@ -51,17 +51,32 @@ class Server(ThreadingHTTPServer):
 
     def project(self, name: str) -> dict[str, Any]:
         return {
-            "id": f"project-{name}", "internalId": "1", "name": name, "entityName": ENTITY, "isBenchmark": False,
-            "createdAt": "2026-01-01T00:00:00Z", "entity": {"id": "entity", "name": ENTITY}, "user": None,
+            "id": f"project-{name}",
+            "internalId": "1",
+            "name": name,
+            "entityName": ENTITY,
+            "isBenchmark": False,
+            "createdAt": "2026-01-01T00:00:00Z",
+            "entity": {"id": "entity", "name": ENTITY},
+            "user": None,
             "__typename": "Project",
-        }  # fmt: skip
+        }
 
 
 def viewer(server: Server, variables: dict[str, Any]) -> dict[str, Any]:
     user = {
-        "id": "user", "entity": ENTITY, "username": ENTITY, "name": ENTITY, "email": "", "admin": False, "flags": "{}",
-        "teams": {"edges": []}, "apiKeys": {"edges": []}, "defaultEntity": {"name": ENTITY}, "deletedAt": None,
-    }  # fmt: skip
+        "id": "user",
+        "entity": ENTITY,
+        "username": ENTITY,
+        "name": ENTITY,
+        "email": "",
+        "admin": False,
+        "flags": "{}",
+        "teams": {"edges": []},
+        "apiKeys": {"edges": []},
+        "defaultEntity": {"name": ENTITY},
+        "deletedAt": None,
+    }
     return {"viewer": user}
 
 
@@ -72,10 +87,15 @@ def upsert_run(server: Server, variables: dict[str, Any]) -> dict[str, Any]:
     server.runs.setdefault(name, {}).update(told)
     server.projects.add(variables["project"])
     bucket = {
-        "id": f"run-{name}", "name": name, "displayName": server.runs[name].get("displayName"), "description": None,
-        "config": "{}", "sweepName": None, "historyLineCount": len(server.history.get(name, [])),
+        "id": f"run-{name}",
+        "name": name,
+        "displayName": server.runs[name].get("displayName"),
+        "description": None,
+        "config": "{}",
+        "sweepName": None,
+        "historyLineCount": len(server.history.get(name, [])),
         "project": server.project(variables["project"]),
-    }  # fmt: skip
+    }
     return {"upsertBucket": {"bucket": bucket, "inserted": not known}}
 
 
@@ -84,12 +104,20 @@ def resume_status(server: Server, variables: dict[str, Any]) -> dict[str, Any]:
     if name in server.runs:
         lines = server.history.get(name, [])
         bucket = {
-            "id": f"run-{name}", "name": name, "summaryMetrics": json.dumps(server.summaries.get(name, {})),
-            "displayName": server.runs[name].get("displayName"), "logLineCount": 0, "eventsLineCount": 0,
-            "historyLineCount": len(lines), "historyTail": json.dumps([json.dumps(line) for line in lines[-1:]]),
-            "eventsTail": "[]", "config": server.runs[name].get("config", "{}"), "tags": [], "notes": None,
+            "id": f"run-{name}",
+            "name": name,
+            "summaryMetrics": json.dumps(server.summaries.get(name, {})),
+            "displayName": server.runs[name].get("displayName"),
+            "logLineCount": 0,
+            "eventsLineCount": 0,
+            "historyLineCount": len(lines),
+            "historyTail": json.dumps([json.dumps(line) for line in lines[-1:]]),
+            "eventsTail": "[]",
+            "config": server.runs[name].get("config", "{}"),
+            "tags": [],
+            "notes": None,
             "wandbConfig": json.dumps({"t": 1}),
-        }  # fmt: skip
+        }
     model = {"id": "project", "name": variables["project"], "entity": {"id": "entity", "name": ENTITY}}
     return {"model": {**model, "bucket": bucket}}
 
@@ -145,10 +173,15 @@ def create_project(server: Server, variables: dict[str, Any]) -> dict[str, Any]:
 def upsert_view(server: Server, variables: dict[str, Any]) -> dict[str, Any]:
     server.reports.append(variables)
     view = {
-        "id": "VmlldzoxMjM0", "type": variables["type"], "name": variables["name"], "spec": variables["spec"],
-        "displayName": variables["displayName"], "description": variables["description"],
-        "project": server.project(variables["projectName"]), "updatedAt": "2026-01-01T00:00:00Z",
-    }  # fmt: skip
+        "id": "VmlldzoxMjM0",
+        "type": variables["type"],
+        "name": variables["name"],
+        "spec": variables["spec"],
+        "displayName": variables["displayName"],
+        "description": variables["description"],
+        "project": server.project(variables["projectName"]),
+        "updatedAt": "2026-01-01T00:00:00Z",
+    }
     return {"upsertView": {"view": view, "inserted": True}}
 
 

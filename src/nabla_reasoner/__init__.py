@@ -7,17 +7,17 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "BestOfN": "baselines",
-    "Greedy": "baselines",
-    "NablaReasoner": "decoding",
-    "Policy": "models",
-    "Problem": "problems",
-    "RAP": "search",
-    "RewardModel": "models",
-    "SelfConsistency": "baselines",
-    "Solution": "records",
-    "TPO": "revision",
-    "TreeOfThoughts": "search",
+    "BestOfN": "baselines.repeated_sampling",
+    "Greedy": "baselines.repeated_sampling",
+    "NablaReasoner": "decoding.nabla_reasoner",
+    "Policy": "models.language_models",
+    "Problem": "types",
+    "RAP": "baselines.rap",
+    "RewardModel": "models.language_models",
+    "SelfConsistency": "baselines.repeated_sampling",
+    "Solution": "types",
+    "TPO": "baselines.tpo",
+    "TreeOfThoughts": "baselines.tree_of_thoughts",
 }
 __all__ = sorted(_HOMES)
 

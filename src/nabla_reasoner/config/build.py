@@ -1,0 +1,115 @@
+"""Policy, reward model, method and problems of a cell."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from .schema import CONFIGS, ROOT, Cell
+
+
+def locate(path: str) -> str:
+    """A model's folder, looked for from here and from the repository root; otherwise the name as it stands (hub)."""
+    return str(ROOT / path) if not Path(path).exists() and (ROOT / path).exists() else path
+
+
+def build_problems(cell: Cell) -> list:
+    """The cell's problems; the same list object for cells of the same task."""
+    return _problems(json.dumps(cell["task"], sort_keys=True), cell["num_problems"], cell["split"], cell["scale_name"])
+
+
+@functools.lru_cache(maxsize=16)
+def _problems(task_json: str, size: int | None, split: str, scale: str) -> list:
+    from ..tasks import problems
+
+    task = json.loads(task_json)
+    if "dataset" in task:
+        if size is None:
+            raise ValueError(f"task {task['name']} is generated without end; give num_problems.")
+        drawn = _generated(task, size, split, scale)
+        return [problem._replace(question=problem.question + task.get("suffix", "")) for problem in drawn]
+    if task["path"] is not None:
+        return problems.load_jsonl(task["path"], task=task["name"], size=size, suffix=task["suffix"])
+    try:
+        return problems.load_hub(task=task["name"], size=size, suffix=task["suffix"], **task["hub"])
+    except Exception as error:  # no `datasets`, no network, a renamed data set: each raises types of its own
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"task {task['name']} cannot be fetched from the hub ({type(error).__name__}: {first}). "
+            "Give a file: task.path=FILE.jsonl with fields id, problem, answer."
+        ) from error
+
+
+def _generated(task: dict[str, Any], size: int, split: str, scale: str) -> list:
+    """Problems of a reasoning-gym task; what is held out for validation, the recipe of the scale's models says.
+
+    Raises:
+        ValueError: validation at a scale whose models are not trained here, or more problems than were held out.
+    """
+    from ..tasks import problems
+
+    if split == "test":
+        return problems.generate(task["dataset"], split=split, size=size, settings=task["settings"])
+    recipe = CONFIGS / "train" / f"{scale}.yaml"
+    if not recipe.exists():
+        raise ValueError(f"split=validation needs a scale whose models are trained here; got {scale}. Use split=test.")
+    held_out = OmegaConf.to_container(OmegaConf.load(recipe).held_out)
+    return problems.validation(task["dataset"], size=size, settings=task["settings"], held_out=held_out)
+
+
+def prepare_models(cell: Cell) -> None:
+    """Make the folders of models that come packed in another form, as their `prepare` says; once per process."""
+    for group in ("policy", "reward"):
+        if "prepare" in cell[group]:
+            _prepare(json.dumps(cell[group]["prepare"]))
+
+
+@functools.cache
+def _prepare(settings_json: str) -> None:
+    from hydra.utils import get_method
+
+    settings = json.loads(settings_json)
+    get_method(settings.pop("_target_"))(**settings)
+
+
+def build_method(cell: Cell) -> Any:
+    """The cell's method object; its constructor checks its settings."""
+    from hydra.utils import get_class
+
+    settings = {key: value for key, value in cell["method"].items() if key not in ("name", "budget", "_target_")}
+    try:
+        return get_class(cell["method"]["_target_"])(**settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"method {cell['method']['name']}: {error}") from error
+
+
+def load_models(cell: Cell) -> tuple[Any, Any]:
+    """Policy and reward of a cell; the last of each stays loaded, so that a run of cells shares them."""
+    import torch
+    import transformers
+
+    transformers.logging.disable_progress_bar()  # one line per weight file is noise in a grid
+    if cell["threads"] is not None:
+        torch.set_num_threads(cell["threads"])
+    policy = _policy(locate(cell["policy"]["path"]), cell["device"], cell["dtype"])
+    settings = cell["reward"]
+    reference = locate(settings["reference"]) if settings["reference"] else None
+    reward = _reward(locate(settings["path"]), settings["kind"], cell["device"], cell["dtype"], reference)
+    reward.check_vocabulary(policy)
+    return policy, reward
+
+
+@functools.lru_cache(maxsize=1)
+def _policy(path: str, device: str, dtype: str) -> Any:
+    from ..models.language_models import Policy
+
+    return Policy.from_pretrained(path, device=device, dtype=dtype)
+
+
+@functools.lru_cache(maxsize=1)
+def _reward(path: str, kind: str, device: str, dtype: str, reference: str | None) -> Any:
+    from ..models.language_models import RewardModel
+
+    return RewardModel.from_pretrained(path, kind=kind, device=device, dtype=dtype, reference=reference)

@@ -1,0 +1,102 @@
+"""∂L/∂y at a hard sequence, kept in factors.
+
+A relaxed token enters a model as yᵀE, so a model's share of the gradient is kept as the gradient with respect to the
+*embedding* at each position, [hidden] numbers, and E turns it into [vocab] numbers for the rows that are asked for. A
+log-likelihood also has the direct part log π(·|y_<l), kept as the hidden state that yields it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .. import cost
+from ..engine.numerics import at_least_float32, project_to_vocab
+from ..models.language_models import Policy
+
+TERMS = ("prefix", "postfix", "reward_prefix", "reward_postfix")  # of ∂L/∂y; a classifier has no reward_prefix
+
+
+class Term(NamedTuple):
+    """One model's share of ∂L/∂y.
+
+    Attributes:
+        embedding: the model's embedding matrix E.
+        embedding_gradient: ∂L/∂(embedding at l), one row per rollout token.
+        direct_weight: factor of log π(·|y_<l) in ∂L/∂y_l; None for a classifier, which has no direct part.
+        model: the language model whose log-probabilities are meant; None for a classifier.
+        hidden: its hidden states that predict the rollout's tokens; None for a classifier.
+    """
+
+    embedding: Float[Tensor, "rows hidden"]
+    embedding_gradient: Float[Tensor, "length hidden"]
+    direct_weight: float | None = None
+    model: Policy | None = None
+    hidden: Float[Tensor, "length hidden"] | None = None
+
+    def keep(self, prefix: bool, postfix: bool) -> "Term":
+        """Without the direct part (what the past says) or the part by the embedding (what follows), where False."""
+        term = self
+        if not prefix and term.direct_weight is not None:
+            term = term._replace(direct_weight=0.0)
+        if not postfix:
+            term = term._replace(embedding_gradient=torch.zeros_like(term.embedding_gradient))
+        return term
+
+
+class Gradient(NamedTuple):
+    """∂L/∂y at one hard sequence, for all rollout positions, in factors.
+
+    Attributes:
+        terms: the policy's term first, then those of the reward model.
+        loss: L at the hard sequence.
+        reward: r(y|x).
+        log_probabilities: log π of each rollout token, in nats.
+        nll_weight: ν, the weight of -log π in L.
+        cost: of this evaluation.
+    """
+
+    terms: list[Term]
+    loss: float
+    reward: float
+    log_probabilities: Float[Tensor, " length"]
+    nll_weight: float
+    cost: cost.Cost
+
+    @property
+    def hidden(self) -> Float[Tensor, "length hidden"]:
+        """The policy's hidden states that predict the rollout (the `latents` of DTO)."""
+        return self.terms[0].hidden
+
+    def behind(self, count: int) -> "Gradient":
+        """The same gradient for a rollout that begins `count` tokens later."""
+        terms = [
+            term._replace(
+                embedding_gradient=term.embedding_gradient[count:],
+                hidden=None if term.hidden is None else term.hidden[count:],
+            )
+            for term in self.terms
+        ]
+        # L counts the log-likelihood of the rollout's own tokens only
+        loss = self.loss + self.nll_weight * self.log_probabilities[:count].sum().item()
+        return self._replace(terms=terms, loss=loss, log_probabilities=self.log_probabilities[count:])
+
+
+def onehot_gradient(gradients: Sequence[Gradient], positions: Sequence[Sequence[int]]) -> Float[Tensor, "rows vocab"]:
+    """Rows of ∂L/∂y: for each gradient the rollout positions asked for, one after the other.
+
+    All gradients must come from the same policy and reward model; only the asked rows meet the embedding matrix.
+    """
+    total = None
+    vocab_size = gradients[0].terms[0].model.vocab_size
+    for number, kind in enumerate(gradients[0].terms):
+        pick = [g.terms[number].embedding_gradient[list(p)] for g, p in zip(gradients, positions, strict=True)]
+        part = project_to_vocab(torch.cat(pick), kind.embedding[:vocab_size])
+        if kind.model is not None:
+            hidden = torch.cat([g.terms[number].hidden[list(p)] for g, p in zip(gradients, positions, strict=True)])
+            log_probabilities = torch.log_softmax(at_least_float32(kind.model.logits(hidden)), -1)[:, :vocab_size]
+            part = part.add_(log_probabilities, alpha=kind.direct_weight)
+        total = part if total is None else total.add_(part)
+    return total

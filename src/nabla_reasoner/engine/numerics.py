@@ -1,0 +1,71 @@
+"""Numerics of the output layer: float32 floor, chunked products, log-likelihood, confidence, entropy."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..models.language_models import Policy
+
+CHUNK = 2**24  # entries of a [rows, vocab] buffer that is formed and dropped again
+
+
+def at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """At least float32: probabilities and norms are never formed in half precision."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def chunks(rows: int, width: int) -> list[slice]:
+    """Slices of `rows` rows whose [rows, width] buffers stay within CHUNK entries."""
+    size = max(1, CHUNK // width)
+    return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
+
+
+def project_to_vocab(
+    rows: Float[Tensor, "rows hidden"], matrix: Float[Tensor, "vocab hidden"]
+) -> Float[Tensor, "rows vocab"]:
+    """rows @ matrixᵀ in at least float32; a matrix in half precision is widened a slice at a time."""
+    if matrix.dtype == at_least_float32(matrix).dtype:
+        return rows @ matrix.T
+    slices = chunks(len(matrix), matrix.shape[1])
+    return torch.cat([at_least_float32(rows) @ at_least_float32(matrix[part]).T for part in slices], -1)
+
+
+def project_to_hidden(
+    rows: Float[Tensor, "rows vocab"], matrix: Float[Tensor, "vocab hidden"]
+) -> Float[Tensor, "rows hidden"]:
+    """rows @ matrix in at least float32; a matrix in half precision is widened a slice at a time."""
+    if matrix.dtype == at_least_float32(matrix).dtype:
+        return rows @ matrix
+    slices = chunks(len(matrix), matrix.shape[1])
+    return sum(at_least_float32(rows[:, part]) @ at_least_float32(matrix[part]) for part in slices)
+
+
+@torch.no_grad()
+def likelihood(
+    model: Policy, hidden: Float[Tensor, "rows hidden"], targets: Int[Tensor, " rows"], *, gradient: bool = False
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows hidden"] | None]:
+    """log π of each target given the hidden state that predicts it, and its derivative by that hidden state.
+
+    The output matrix is applied in chunks of rows; no [rows, vocab] buffer outlives its chunk.
+    """
+    values, derivatives = [], []
+    for part in chunks(len(hidden), model.vocab_size):
+        logits = at_least_float32(model.logits(hidden[part]))
+        normaliser = logits.logsumexp(-1, keepdim=True)
+        picked = targets[part, None]
+        values.append((logits.gather(1, picked) - normaliser)[:, 0])
+        if gradient:
+            residual = logits.sub_(normaliser).exp_().neg_()  # onehot - softmax, in the logits' own memory
+            residual.scatter_add_(1, picked, torch.ones_like(picked, dtype=residual.dtype))
+            derivatives.append(residual.to(hidden.dtype) @ model.head.weight[: model.vocab_size])
+    return torch.cat(values), torch.cat(derivatives) if gradient else None
+
+
+def entropy(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, " rows"]:
+    """H(softmax z) in nats."""
+    return torch.distributions.Categorical(logits=logits, validate_args=False).entropy()
+
+
+def confidence(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, " rows"]:
+    """The largest probability of softmax z, in (0, 1]."""
+    return torch.softmax(logits, -1).amax(-1)

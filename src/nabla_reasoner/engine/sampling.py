@@ -1,0 +1,72 @@
+"""Sampling of one token: temperature, top-k, top-p and keyed uniform numbers."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Sampling(NamedTuple):
+    """How a token is drawn; every engine is given all of it.
+
+    Attributes:
+        temperature: >= 0; 0 takes the most likely token.
+        top_p: in (0, 1]; nucleus mass kept.
+        top_k: >= 0; number of tokens kept, 0 keeps all.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 1.0
+    top_k: int = 0
+
+    def check(self) -> "Sampling":
+        """Raise ValueError on a value out of range; returns itself."""
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be >= 0; got {self.temperature}. Use 0 for greedy decoding.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1]; got {self.top_p}. Use 1 to keep every token.")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be >= 0; got {self.top_k}. Use 0 to keep every token.")
+        return self
+
+
+def keyed_uniforms(seed: int, problem_id: str, repeat: int, stage: str, count: int) -> np.ndarray:
+    """`count` uniform numbers in [0, 1) of the stream keyed by (seed, problem, repeat, stage); a longer request for the
+    same key starts with the same numbers."""
+    digest = hashlib.sha256(f"{seed}|{repeat}|{stage}|{problem_id}".encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little"))).random(count)
+
+
+def filtered_probabilities(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Float[Tensor, "batch vocab"]:
+    """The distribution tokens are drawn from: softmax(z/τ) cut to top_k, then to the nucleus, and renormalised.
+
+    The most likely token always stays. At temperature 0 all mass is on the most likely token.
+    """
+    if sampling.temperature == 0:
+        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+    probabilities = torch.softmax(logits / sampling.temperature, -1)
+    if 0 < sampling.top_k < logits.shape[-1]:
+        floor = probabilities.topk(sampling.top_k, -1).values[:, -1:]
+        probabilities = probabilities.masked_fill(probabilities < floor, 0)
+        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
+    if sampling.top_p < 1:
+        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        kept = ordered.masked_fill(ordered.cumsum(-1) - ordered >= sampling.top_p, 0)
+        probabilities = torch.zeros_like(probabilities).scatter_(-1, order, kept)
+        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
+    return probabilities
+
+
+def draw(
+    logits: Float[Tensor, "batch vocab"], uniform: Float[Tensor, " batch"], sampling: Sampling
+) -> Int[Tensor, " batch"]:
+    """One token per row, by inverting the cumulative distribution at `uniform` (in [0, 1))."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    cumulative = filtered_probabilities(logits.double(), sampling).cumsum(-1)
+    # the last column stands in for 1: rounding must not leave a uniform number above the whole mass
+    threshold = uniform[:, None].double() * cumulative[:, -1:]
+    return (cumulative <= threshold).sum(-1).clamp(max=logits.shape[-1] - 1)

@@ -1,0 +1,96 @@
+"""What a run leaves beside its records: `summary.json`."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import cost
+from ..config.schema import ROOT
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "lightning",
+    "hydra-core",
+    "reasoning-gym",
+    "math-verify",
+    "numpy",
+    "scipy",
+    "pandas",
+    "wandb",
+)
+
+
+def commit() -> dict[str, Any]:
+    """The git commit of this copy and whether tracked files differ from it, figures/ aside, which commands draw anew;
+    nulls outside a repository."""
+    code = ["--", ".", ":!figures"]
+    try:
+        head, status = (
+            subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", *code])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": head, "dirty": bool(status)}
+
+
+def device_facts(device: str) -> dict[str, Any]:
+    """The hardware that a run used."""
+    if device != "cpu":
+        return {"device": torch.cuda.get_device_name(device), "count": torch.cuda.device_count()}
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return {"device": names[0] if names else platform.processor() or platform.machine(), "count": os.cpu_count()}
+
+
+class Summary:
+    """The summary of one command, written when it starts and again when it ends.
+
+    A command that goes on with earlier records keeps their entries under `invocations`, so that the total wall-clock of
+    a run that was stopped can be added up.
+    """
+
+    def __init__(self, folder: Path, command: str, config: dict[str, Any], sweep: dict[str, list], device: str):
+        self.path, self.started, self.device = folder / "summary.json", time.time(), device
+        previous = json.loads(self.path.read_text())["invocations"] if self.path.exists() else []
+        self.entry = {
+            "command": command,
+            **commit(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **device_facts(device),
+            "status": "running",
+        }
+        self.content = {
+            "config": config,
+            "seed": sweep["seed"],
+            "sweep": sweep,
+            "settings_of_each_cell": "records/*.settings.json",
+            "python": platform.python_version(),
+            "packages": {name: version(name) for name in PACKAGES},
+            "platform": platform.platform(),
+        }
+        self.invocations = [*previous, self.entry]
+        self._write()
+
+    def close(self, status: str, **facts: Any) -> None:
+        """Write the final state ("finished", "failures" or "interrupted"), wall-clock, peak memory and `facts`."""
+        seconds = round(time.time() - self.started, 1)
+        peak = cost.peak_bytes(torch.device(self.device))
+        self.entry.update(status=status, wall_clock_seconds=seconds, peak_bytes=peak, **facts)
+        self._write()
+
+    def _write(self) -> None:
+        content = {**self.entry, **self.content, "invocations": self.invocations}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, self.path)

@@ -1,0 +1,89 @@
+"""Ablations: the sweeps over settings, the table and the figure."""
+
+import csv
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from ..config.compose import compose_cells
+from ..config.schema import Cell
+from ..reporting import ablations, figures, tables
+from ..reporting.ablations import COLUMNS, HEADER, POOLED, format_row, notes, table_rows
+
+
+def write(cell: dict[str, Any], note: str) -> None:
+    """Write table.csv and table.md from the records on disk; both are replaced whole.
+
+    Args:
+        cell: any cell of the command.
+        note: a sentence about variant and reward model.
+    """
+    root, rows = Path(cell["folder"]), table_rows(cell)
+    if not rows:
+        return
+    parts = []
+    for policy, task in dict.fromkeys((row["policy"], row["task"]) for row in rows):
+        title = f"{policy}, all tasks together" if task == POOLED else f"{policy}, {task}"
+        body = [format_row(row) for row in rows if (row["policy"], row["task"]) == (policy, task)]
+        parts.append(f"## {title}\n\n{tables.markdown(HEADER, body)}")
+    text = "\n".join([*parts, *(f"{each}\n" for each in [*notes(rows), note])])
+    for name, content in (("table.csv", tables.csv_text(COLUMNS, rows)), ("table.md", text)):
+        temporary = root / f".{name}.{os.getpid()}"
+        temporary.write_text(content, encoding="utf-8")
+        os.replace(temporary, root / name)
+
+
+def figure_name(cell: dict[str, Any]) -> str:
+    """What the figure is called in figures/."""
+    return "ablations" if cell["scale_name"] == "tiny" else f"ablations-{cell['scale_name']}"
+
+
+def write_figure(folder: Path, name: str, command: str, gallery: Path | None) -> None:
+    """Draw table.csv as NAME.png, .pdf and .md in a folder, and copy them to `gallery` unless that is None."""
+    with (folder / "table.csv").open(encoding="utf-8", newline="") as stream:
+        count = sum(1 for row in csv.DictReader(stream) if row["p_value"])
+    if not count:
+        return
+    figure = ablations.differences(pd.read_csv(folder / "table.csv"))
+    figures.save(figure, folder, name)
+    plt.close(figure)
+    (folder / f"{name}.md").write_text(
+        "Each part of the method against the default ∇-Reasoner on the same problems, all tasks together: difference "
+        "in accuracy with its 95 % interval (left), FLOPs as a multiple of the default's (right). Better or worse: the "
+        "interval excludes zero, and the p-value, adjusted by Holm's method over all settings shown, is below 0.05.\n\n"
+        f"Made by `{command}`; rows in data/{name}.csv.\n",
+        encoding="utf-8",
+    )
+    if gallery is not None:
+        figures.exhibit(folder, name, gallery)
+        shutil.copyfile(folder / "table.csv", gallery / "data" / f"{name}.csv")
+        if (folder / "right_token.csv").exists():
+            shutil.copyfile(folder / "right_token.csv", gallery / "data" / f"{name}_right_token.csv")
+
+
+def ablated(main_phase: list[str], cells: list[Cell]) -> list[tuple[list[str], list[Cell]]]:
+    """A sweep for the default, which all are compared with, and for every setting that `only` names (or its group).
+
+    Raises:
+        ValueError: an `only` that is no list of groups and settings.
+    """
+    first, result = cells[0], [(main_phase, cells)]
+    groups = first["settings"]
+    wanted = list(groups) if first["only"] is None else first["only"]
+    known = [*groups, *(name for group in groups.values() for name in group)]
+    if not isinstance(wanted, list) or not wanted or not set(wanted) <= set(known):
+        unknown = [name for name in wanted if name not in known] if isinstance(wanted, list) else wanted
+        raise ValueError(f"only must be a list of {', '.join(known)}; got {unknown}. Write only=[flip,lambda].")
+    for group, settings in groups.items():
+        for name, changes in settings.items():
+            if group in wanted or name in wanted:
+                changes = dict(changes)
+                if "num_problems" in changes and first["num_problems"] is not None:
+                    changes["num_problems"] = min(changes["num_problems"], first["num_problems"])
+                overrides = [*main_phase, f"setting={name}", *(f"{key}={value}" for key, value in changes.items())]
+                result.append((overrides, compose_cells(overrides)))
+    return result

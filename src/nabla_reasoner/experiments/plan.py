@@ -1,0 +1,116 @@
+"""`./reproduce.sh plan TARGET [settings]`: what a target would run, fetch and cost, before anything is loaded.
+
+The estimate, per problem and repeat, with N and R the parameters of policy and reward, P prompt and L answer tokens:
+
+    decoding k answers          2 N k (P + L)
+    scoring k answers           2 R k (P + L)
+    g gradient evaluations      4 (N + R) g (P + L)
+
+L is the length limit, so decoding is an upper bound. k is 1 (greedy), the number of samples, simulations or branches,
+or N_max. ∇-Reasoner's g is not known beforehand; 2 N_max is assumed (one for the first rollout, and for each proposal
+one flip of a token and one acceptance at most).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..config import build
+from ..config.schema import Cell, choices
+from .table1 import phases
+
+
+def show(arguments: Sequence[str]) -> int:
+    """Print the plan of a target; returns 0.
+
+    Raises:
+        ValueError: an unknown target or a wrong setting.
+    """
+    experiments = choices("experiment")
+    if not arguments or arguments[0] not in experiments:
+        raise ValueError(f"plan needs one of {', '.join(experiments)}; got {' '.join(arguments) or 'nothing'!r}.")
+    cells = [cell for _, phase in phases(arguments[0], arguments[1:]) for cell in phase]
+    first = cells[0]
+    names = {group: list(dict.fromkeys(c[group]["name"] for c in cells)) for group in ("policy", "task", "method")}
+    print(f"{arguments[0]}, scale {first['scale_name']}: {len(cells)} cells on {first['device']} ({first['dtype']})")
+    for group, values in names.items():
+        print(f"  {group + ':':<8}{', '.join(values)}")
+    print(f"  seeds:  {', '.join(map(str, sorted({cell['seed'] for cell in cells})))}")
+    for task in {cell["task"]["name"]: cell for cell in cells}.values():
+        print(f"  {_problems(task)}")
+    print("models:")
+    models = [(group, cell[group]) for group in ("policy", "reward") for cell in cells]
+    for (group, path), model in {(group, model["path"]): model for group, model in models}.items():
+        print(f"  {group} {model['name']}: {path}, {_size(model)}")
+    _show_estimate(cells)
+    print(f"results would go to {first['folder']}")
+    return 0
+
+
+def _problems(cell: Cell) -> str:
+    task, size = cell["task"], cell["num_problems"]
+    count = f"{size} problems" if size else f"all {task['size']} problems"
+    return f"{task['name']}: {count}, {task['repeats']} repeat(s), answers of up to {cell['max_new_tokens']} tokens"
+
+
+def _local_bytes(path: str) -> int:
+    return sum(file.stat().st_size for file in Path(build.locate(path)).glob("*.safetensors"))
+
+
+def _size(model: dict) -> str:
+    """How large a model is and whether it is here."""
+    if _local_bytes(model["path"]):
+        return f"here, {_local_bytes(model['path']) / 1e6:.1f} MB"
+    if "download_gb" in model:
+        return f"to be fetched from the hub, {model['download_gb']} GB (unless it is in the hub's cache)"
+    return "not here yet"
+
+
+def _parameters(model: dict) -> float:
+    """Parameter count: stated for hub models, a quarter of the bytes for local float32 folders, 0 when unknown."""
+    return float(model.get("parameters", _local_bytes(model["path"]) / 4))
+
+
+def flops(cell: Cell) -> float | None:
+    """Estimated floating-point operations of a cell by the module's formula; None when a size is unknown."""
+    policy, reward, method = _parameters(cell["policy"]), _parameters(cell["reward"]), cell["method"]
+    problems = cell["num_problems"] or cell["task"].get("size")
+    if not policy or not reward or not problems:
+        return None
+    typical = cell["estimate"]
+    tokens = typical["prompt_tokens"] + min(typical["response_tokens"], cell["max_new_tokens"])
+    searches = "max_rollouts" in method
+    answers = typical["rollouts"] * method["num_passes"] ** 0.5 if searches else _answers(method)
+    gradients = typical["gradients"] if searches and method["use_gradient"] else 0
+    scored = 0 if method["name"] in ("greedy", "self_consistency") else reward
+    per_problem = 2 * (policy + scored) * answers * tokens + 4 * (policy + reward) * gradients * tokens
+    return per_problem * problems * cell["task"]["repeats"]
+
+
+def _answers(method: dict) -> int:
+    """Whole answers that a method without gradients decodes and scores, roughly."""
+    if "breadth" in method:  # b states and k steps behind each, at every depth
+        return method["breadth"] * method["num_proposals"]
+    if "num_simulations" in method:
+        return method["num_simulations"]
+    if "num_iterations" in method:  # of responses, a critique and instructions; prompts are longer than P
+        return method["num_samples"] + method["num_iterations"] * (method["num_samples"] + 2)
+    return method.get("num_samples", 1)
+
+
+def _show_estimate(cells: Sequence[Cell]) -> None:
+    """Print the FLOPs of each method and their sum in hours."""
+    estimates = [flops(cell) for cell in cells]
+    if None in estimates:
+        print("estimate: not possible, because a model is not here yet and its size is not known")
+        return
+    print("estimate (decoding 2Nk(P+L), scoring 2Rk(P+L), gradients 4(N+R)g(P+L); P, L, g and a search's k are")
+    print("typical values from the scale's file; expect the truth within a factor of three):")
+    spent: dict[str, float] = {}
+    for value, cell in zip(estimates, cells, strict=True):
+        name = cell["method"]["name"] + (" (larger pool, for matched cost)" if cell["budget"] else "")
+        spent[name] = spent.get(name, 0.0) + value
+    for name, value in spent.items():
+        print(f"  {name}: {value:.2g} FLOPs")
+    rate = cells[0]["estimate"]["flops_per_second"]
+    hours = sum(estimates) / rate / 3600
+    print(f"  in all {sum(estimates):.2g} FLOPs; about {hours:.2g} hours at {rate:.2g} FLOP/s (scale's estimate)")

@@ -1,0 +1,196 @@
+"""One problem, token by token: the gradient's terms at each token, and what DTO does to one; for the notebook.
+
+Also the search for a case in which a reward that is read at the end changes a token near the beginning.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from ..config import build, compose
+from ..config.schema import Cell
+from ..decoding import trace
+from ..dto import objective, optimizer, reference, straight_through
+from ..engine import numerics
+from ..engine.sampling import draw, keyed_uniforms
+from ..models.language_models import Policy, RewardModel
+from ..reporting.figures import GREEN, ORANGE
+from ..tasks import grading
+from ..types import Problem
+
+CASES = ["reward=classifier", "policy=tiny-base", "num_problems=100", "threads=1"]  # read at the end token only
+TASKS = ("chain_sum", "leg_counting", "products")
+EARLY = 1 / 3  # the share of the response that counts as its beginning
+SHOWN = 1e-3  # the smallest probability of a candidate
+
+
+def word(policy: Policy, token: int) -> str:
+    """A token as text."""
+    return "end" if token in policy.eos_ids else policy.decode([token])
+
+
+@torch.no_grad()
+def own_logits(policy: Policy, reward: RewardModel, problem: Problem, tokens: Sequence[int]) -> torch.Tensor:
+    """The policy's logits z at every token of a response; [length, vocab]."""
+    sequence = objective.make_sequence(policy, reward, problem.messages, [], tokens)
+    return numerics.at_least_float32(policy.logits(reference.first_latents(policy, sequence)))
+
+
+def gradient_rows(
+    policy: Policy, reward: RewardModel, problem: Problem, tokens: Sequence[int], **weights: float
+) -> list[dict[str, Any]]:
+    """What every token of a response feels: Euclidean norms of ∂L/∂z and of its three terms, ahead of any step.
+
+    Returns:
+        By position: token, confidence, and the norms `prefix`, `postfix`, `reward` and `total`.
+    """
+    logits = own_logits(policy, reward, problem, tokens)
+    (terms,) = objective.gradient_terms(policy, reward, [problem.messages], [[]], [list(tokens)], **weights)
+    parts = {name: straight_through.logits_gradient(logits, term) for name, term in terms._asdict().items()}
+    parts["total"] = sum(parts.values())
+    norms = {name: part.norm(dim=-1).tolist() for name, part in parts.items()}
+    confidence = numerics.confidence(logits).tolist()
+    return [
+        {"position": i, "token": word(policy, token), "confidence": confidence[i]}
+        | {name: values[i] for name, values in norms.items()}
+        for i, token in enumerate(tokens)
+    ]
+
+
+def candidate_rows(
+    method: Any,
+    policy: Policy,
+    reward: RewardModel,
+    problem: Problem,
+    tokens: Sequence[int],
+    position: int,
+    count: int = 6,
+) -> list[dict[str, Any]]:
+    """The likeliest tokens at one position: their probability, what each term says, and their probability after DTO.
+
+    Args:
+        method: a `decoding.NablaReasoner`.
+        count: at most so many tokens, the likeliest before or after.
+
+    Returns:
+        By token: `before` and `after`, and -∂L/∂z of each term: positive where a step makes the token likelier.
+    """
+    before = own_logits(policy, reward, problem, tokens)[position]
+    prefix, rest = list(tokens[:position]), list(tokens[position:])
+    (terms,) = objective.gradient_terms(policy, reward, [problem.messages], [prefix], [rest], **method.weights)
+    pushes = {
+        name: -straight_through.logits_gradient(before[None], term[:1])[0] for name, term in terms._asdict().items()
+    }
+    settings = method.descent._asdict()
+    (moved,) = optimizer.optimize(policy, reward, [problem.messages], [prefix], [rest], **settings, **method.weights)
+    old, new = before.softmax(-1), moved.logits[0].softmax(-1)
+    likely = torch.maximum(old, new)
+    chosen = [index for index in likely.topk(count).indices.tolist() if likely[index] >= SHOWN]
+    return [
+        {"token": word(policy, index), "before": old[index].item(), "after": new[index].item()}
+        | {name: push[index].item() for name, push in pushes.items()}
+        for index in chosen
+    ]
+
+
+def draws(
+    method: Any, policy: Policy, reward: RewardModel, problem: Problem, tokens: Sequence[int], position: int, seed: int
+) -> tuple[int, int]:
+    """The tokens that the loop's own random number draws there: from the policy's logits, and from DTO's."""
+    before = own_logits(policy, reward, problem, tokens)[position]
+    prompts, prefix, rest = [problem.messages], [list(tokens[:position])], [list(tokens[position:])]
+    settings = method.descent._asdict()
+    (moved,) = optimizer.optimize(policy, reward, prompts, prefix, rest, **settings, **method.weights)
+    uniform = torch.tensor(keyed_uniforms(seed, problem.id, 0, f"resample 0 {position}", 1)).repeat(2)
+    own, ours = draw(torch.stack([before, moved.logits[0]]), uniform, method.resample_sampling).tolist()
+    return own, ours
+
+
+def early_cells() -> list[Cell]:
+    """The cells that are searched."""
+    return compose.compose_cells([*CASES, f"task={','.join(TASKS)}", "method=nabla_reasoner"])
+
+
+def early_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Accepted revisions of a first rollout within the first third of its tokens, over test problems.
+
+    `found` marks those in which the random number that drew the new token from DTO's logits draws the old one from the
+    policy's own (so that the gradient decided), and the answer went from wrong to right.
+    """
+    rows = []
+    for cell in cells:
+        policy, reward = build.load_models(cell)
+        method, problems, seed = build.build_method(cell), build.build_problems(cell), cell["seed"]
+        for each in trace.record(method, problems, policy, reward, seed=seed):
+            first = each.responses[0]
+            for visit in each.visits:
+                kept = visit.proposal is not None and each.responses[visit.proposal].accepted
+                if visit.response or not kept or visit.position >= EARLY * len(first.tokens):
+                    continue
+                texts = [policy.decode(tokens) for tokens in (first.tokens, each.solution.token_ids)]
+                right = [grading.grade(each.problem, text, True).correct for text in texts]
+                own, ours = draws(method, policy, reward, each.problem, first.tokens, visit.position, seed)
+                rows.append(
+                    {
+                        "task": each.problem.task,
+                        "problem_id": each.problem.id,
+                        "searched": len(problems),
+                        "length": len(first.tokens),
+                        "position": visit.position,
+                        "old": word(policy, visit.old),
+                        "new": word(policy, visit.new),
+                        "policy_draw": word(policy, own),
+                        "dto_draw": word(policy, ours),
+                        "first": texts[0],
+                        "last": texts[1],
+                        "right_before": right[0],
+                        "right_after": right[1],
+                        "reward_before": first.reward,
+                        "reward_after": each.responses[visit.proposal].reward,
+                        "found": own == visit.old and ours == visit.new and right == [False, True],
+                    }
+                )
+    return rows
+
+
+TERMS = {
+    "prefix": ("δ_prefix", "#56B4E9", "v"),
+    "postfix": ("δ_postfix", GREEN, "^"),
+    "reward": ("δ_reward", ORANGE, "o"),
+    "total": ("all", "black", "."),
+}
+
+
+def token_gradients(tokens: pd.DataFrame, candidates: pd.DataFrame, position: int) -> Figure:
+    """What every token of a response feels, and what DTO does at one of them.
+
+    Args:
+        tokens: of `walkthrough.gradient_rows`.
+        candidates: of `walkthrough.candidate_rows`, at `position`.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(3, 1))
+    for name, (label, colour, marker) in TERMS.items():
+        shown = tokens[name].where(tokens[name] > 0)  # a logarithmic axis has no place for 0
+        left.plot(tokens.position, shown, marker, color=colour, label=label, markersize=5, alpha=0.85)
+    left.axvspan(position - 0.5, position + 0.5, color="#DDDDDD", zorder=0, label="the token on the right")
+    left.set_yscale("log")
+    left.set_xticks(tokens.position, tokens.token, fontsize=8 if len(tokens) < 30 else 6, family="monospace")
+    left.set_xlabel("token of the response")
+    left.set_ylabel("norm of the term of ∂L/∂z")
+    left.legend(fontsize=8, ncol=5, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
+    left.grid(alpha=0.3, axis="y")
+    places = np.arange(len(candidates))
+    right.bar(places - 0.2, candidates.before, 0.4, color="#999999", label="policy")
+    right.bar(places + 0.2, candidates.after, 0.4, color=ORANGE, hatch="//", edgecolor="white", label="after DTO")
+    right.set_xticks(places, candidates.token, family="monospace")
+    right.set_xlabel(f"token at position {position}")
+    right.set_ylabel("probability")
+    right.set_ylim(0, 1.02)
+    right.legend(fontsize=8, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
+    figure.tight_layout(w_pad=2)
+    return figure

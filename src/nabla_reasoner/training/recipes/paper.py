@@ -1,0 +1,146 @@
+"""GRPO at the paper's size: the recipe of the tiny policies handed to TRL, responses drawn by vLLM.
+
+`./reproduce.sh models scale=paper policy=qwen2.5-7b` trains; with `dry_run=true` every argument is built and checked
+and nothing is loaded. The loss is that of `improvement.GroupRelativeTraining` (a test holds the two equal); TRL adds
+sharding, vLLM and mixed precision.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from ...tasks import grading, problems
+from ...types import Problem
+from ..grpo import GroupSampling
+from .tiny import CONFIGS
+
+LOSS_TYPES = {"sequence": "grpo", "token": "bnpo", "length": "dr_grpo"}  # TRL's names of `GroupSampling.normalisation`
+
+
+def trainer_settings(config: DictConfig) -> dict[str, Any]:
+    """Keyword arguments of `trl.GRPOConfig`.
+
+    Raises:
+        ValueError: settings out of range, or a batch that cannot be cut into whole groups.
+    """
+    sampling = GroupSampling(**config.recipe.sampling).check()
+    responses, share = config.prompts_per_step * sampling.group_size, config.num_devices * config.responses_per_device
+    if responses % share or share % sampling.group_size:
+        raise ValueError(
+            f"prompts_per_step x group_size ({responses}) must be a multiple of num_devices x responses_per_device "
+            f"({share}), and that of group_size ({sampling.group_size}). Change one of them."
+        )
+    return {
+        "output_dir": config.folder,
+        "seed": config.seed,
+        "max_steps": config.num_steps,
+        "learning_rate": config.learning_rate,
+        "warmup_steps": config.recipe.schedule.warmup_steps,
+        "weight_decay": config.recipe.schedule.weight_decay,
+        "lr_scheduler_type": "cosine",
+        "max_grad_norm": 1.0,
+        "per_device_train_batch_size": config.responses_per_device,
+        "gradient_accumulation_steps": responses // share,
+        "num_generations": sampling.group_size,
+        "num_iterations": sampling.updates_per_batch,
+        "temperature": sampling.temperature,
+        "max_completion_length": config.max_new_tokens,
+        "epsilon": sampling.clip_low,
+        "epsilon_high": sampling.clip_high,
+        "beta": sampling.kl_weight,
+        "use_bias_correction_kl": False,  # as `reinforcement.reference_divergence`
+        "loss_type": LOSS_TYPES[sampling.normalisation],
+        "scale_rewards": "group" if sampling.scale_advantages else "none",
+        "use_vllm": True,
+        "vllm_mode": config.vllm.mode,
+        "vllm_gpu_memory_utilization": config.vllm.gpu_memory_utilization,
+        "bf16": True,
+        "report_to": ["wandb"],
+        "save_steps": 50,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+    }
+
+
+def verifiable_reward(asked: Sequence[Problem]) -> Callable[..., list[float | None]]:
+    """TRL's reward function: 1 for a correct response, 0 otherwise; None (left out by TRL) where grading failed."""
+    known = {problem.id: problem for problem in asked}
+
+    def accuracy(completions: Sequence[Any], problem_id: Sequence[str], **rest: Any) -> list[float | None]:
+        values: list[float | None] = []
+        for completion, key in zip(completions, problem_id, strict=True):
+            text = completion if isinstance(completion, str) else completion[-1]["content"]
+            verdict = grading.grade(known[key], text)
+            values.append(None if verdict.note else float(verdict.correct))
+        return values
+
+    return accuracy
+
+
+def questions(config: DictConfig) -> list[Problem]:
+    """Training questions from a file or from the hub."""
+    if config.path is not None:
+        return problems.load_jsonl(config.path, task="train", size=config.num_questions, suffix=config.suffix)
+    return problems.load_hub(task="train", size=config.num_questions, suffix=config.suffix, **config.questions)
+
+
+def dataset(asked: Sequence[Problem]) -> Any:
+    """The questions as TRL wants them: a chat per row, and the id by which they are graded."""
+    import datasets
+
+    return datasets.Dataset.from_list([{"prompt": p.messages, "problem_id": p.id} for p in asked])
+
+
+def train(config: DictConfig) -> None:
+    """Load, train, save."""
+    import peft
+    import trl
+
+    asked = questions(config)
+    lora = OmegaConf.to_container(config.lora) if config.lora is not None else None
+    trainer = trl.GRPOTrainer(
+        model=config.policy.path,
+        reward_funcs=verifiable_reward(asked),
+        args=trl.GRPOConfig(**trainer_settings(config)),
+        train_dataset=dataset(asked),
+        peft_config=peft.LoraConfig(task_type="CAUSAL_LM", **lora) if lora else None,
+    )
+    trainer.train(resume_from_checkpoint=_has_checkpoint(config.folder))
+    trainer.save_model(config.folder)
+
+
+def _has_checkpoint(folder: str) -> bool:
+    from transformers.trainer_utils import get_last_checkpoint
+
+    try:
+        return get_last_checkpoint(folder) is not None
+    except FileNotFoundError:
+        return False
+
+
+def dry_run(config: DictConfig) -> Any:
+    """Build TRL's arguments, which check themselves, for a machine without a GPU; returns them."""
+    import trl
+
+    settings = {**trainer_settings(config), "bf16": False, "use_cpu": True}
+    built = trl.GRPOConfig(**settings)
+    print(json.dumps({**settings, "bf16": True, "use_cpu": False}, indent=1))
+    source = config.path or config.questions.repository
+    print(f"model {config.policy.path}; {config.num_questions} questions from {source}")
+    return built
+
+
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train/paper")
+def main(config: DictConfig) -> None:
+    """Train, or with `dry_run=true` only check."""
+    if config.dry_run:
+        dry_run(config)
+    else:
+        train(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""The settings a user meets: grids, order of the groups, pins, and that every choice composes and builds."""
+
+import inspect
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from nabla_reasoner.config import build, compose, fingerprint
+from nabla_reasoner.config.schema import SPLITS, choices
+from nabla_reasoner.experiments import table1 as experiments_table1
+from nabla_reasoner.reporting import method_names as reporting_method_names
+from nabla_reasoner.reporting.method_names import STYLES
+from nabla_reasoner.training.recipes import tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+METHODS = {
+    "greedy",
+    "self_consistency",
+    "best_of_n",
+    "tree_of_thoughts",
+    "rap",
+    "nabla_without_gradient",
+    "nabla_reasoner",
+    "nabla_reasoner_multipass",
+}
+
+
+def names(cells: list[dict], group: str) -> set[str]:
+    return {cell[group]["name"] for cell in cells}
+
+
+def test_environment_yml_carries_the_pins_of_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip == project["dependencies"] + project["optional-dependencies"]["test"]
+    assert "python" + project["requires-python"] in environment["dependencies"]
+    everything = pip + project["optional-dependencies"]["small"] + project["optional-dependencies"]["paper"]
+    assert all("==" in pin for pin in everything)
+
+
+def test_reproduce_installs_the_torch_that_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pin = next(pin for pin in project["dependencies"] if pin.startswith("torch=="))
+    script = (ROOT / "reproduce.sh").read_text(encoding="utf-8")
+    assert script.count(f'"{pin}+cpu"') == 1
+    assert script.count("torch==") == script.count(pin)
+
+
+def test_table1_is_every_policy_task_method_and_seed():
+    cells = compose.compose_cells(["experiment=table1"])
+    assert len(cells) == 2 * 3 * 8 * 3
+    assert names(cells, "policy") == {"tiny-base", "tiny-instruct"}
+    assert names(cells, "task") == {"chain_sum", "leg_counting", "products"}
+    assert names(cells, "method") == METHODS
+    assert {cell["seed"] for cell in cells} == {0, 1, 2}
+    assert all(cell["num_problems"] >= 300 for cell in cells)
+
+
+@pytest.mark.slow
+def test_table1_at_scale_paper_is_the_papers_grid():
+    cells = compose.compose_cells(["experiment=table1", "scale=paper"])
+    assert names(cells, "policy") == {"qwen2.5-7b", "qwen2.5-7b-instruct", "llama3.1-8b-instruct"}
+    assert names(cells, "task") == {"math500", "amc", "aime24", "aime25"}
+    assert names(cells, "method") == METHODS | {"tpo"}
+    amc = next(cell for cell in cells if cell["task"]["name"] == "amc" and cell["method"]["name"] == "nabla_reasoner")
+    assert amc["method"]["parameter"] == "latents"
+    assert amc["method"]["step_size"] == 0.01
+    assert amc["task"]["repeats"] == 8
+    llama = next(cell for cell in cells if cell["policy"]["name"].startswith("llama"))
+    assert "Llama" in llama["reward"]["path"]
+
+
+def test_scale_wins_over_experiment_and_the_command_line_over_both():
+    cells = compose.compose_cells(["experiment=table1", "scale=small"])
+    assert names(cells, "policy") == {"smollm2"}
+    assert names(cells, "reward") == {"smollm2"}
+    narrow = ["task=products", "method=greedy,best_of_n", "seed=5", "num_problems=7"]
+    cells = compose.compose_cells(["experiment=table1", *narrow])
+    assert len(cells) == 2 * 2
+    assert {(cell["seed"], cell["num_problems"], cell["task"]["name"]) for cell in cells} == {(5, 7, "products")}
+
+
+def test_larger_pools_are_a_second_phase_of_the_methods_that_have_one():
+    (_, cells), (overrides, pooled) = experiments_table1.phases(
+        "table1", ["policy=tiny-base", "task=chain_sum", "seed=0"]
+    )
+    assert not any(cell["budget"] for cell in cells)
+    assert names(pooled, "method") == METHODS - {"greedy", "nabla_reasoner", "nabla_reasoner_multipass"}
+    assert "budget=true" in overrides
+    sizes = {(c["budget"], c["method"]["num_samples"]) for c in cells + pooled if "num_samples" in c["method"]}
+    assert sizes == {(False, 8), (True, 32)}
+    assert len(experiments_table1.phases("table1", ["method=greedy,best_of_n"])) == 1, (
+        "nothing to compare the pools with"
+    )
+
+
+@pytest.mark.slow
+def test_policies_improved_by_training_are_further_sweeps_of_a_whole_table():
+    phases = experiments_table1.phases("table1", ["task=chain_sum", "seed=0"])
+    rows = {(c["policy"]["name"], c["method"]["name"]) for _, cells in phases[1:-1] for c in cells}
+    bases = {"tiny-base", "tiny-instruct"}
+    assert {(f"{base}-{kind}", "greedy") for base in bases for kind in ("sft", "grpo")} < rows
+    assert ("tiny-base-sft-grpo", "greedy") in rows
+    assert {(f"{base}-grpo", "nabla_reasoner") for base in bases} < rows
+    assert names(phases[-1][1], "policy") == bases
+    assert len(experiments_table1.phases("table1", ["method=greedy", "seed=0"])) == 1, (
+        "a command that chooses methods means those"
+    )
+
+
+def test_table2_is_every_reward_with_its_own_records():
+    ((_, cells),) = experiments_table1.phases("table2", ["task=products", "seed=0"])
+    assert names(cells, "reward") == {"likelihood-weak", "likelihood-medium", "likelihood", "classifier"}
+    assert names(cells, "method") == {"best_of_n", "nabla_without_gradient", "nabla_reasoner"}
+    assert {cell["records"] for cell in cells} == {f"results/tiny/table2/{name}" for name in names(cells, "reward")}
+    assert {cell["folder"] for cell in cells} == {"results/tiny/table2"}
+
+
+@pytest.mark.slow
+def test_every_choice_of_every_group_composes():
+    for group in ("policy", "reward", "task", "method", "variant"):
+        for name in choices(group):
+            scale = "paper" if name.startswith("skywork") else "tiny"
+            cell = compose.compose_cells([f"{group}={name}", "num_problems=3", f"scale={scale}"])[0]
+            assert cell[group]["name"] == name
+
+
+@pytest.mark.parametrize("method", sorted(METHODS | {"tpo"}))
+def test_every_method_builds_and_names_all_settings_of_its_class(method: str):
+    cell = compose.compose_cells([f"method={method}"])[0]
+    build.build_method(cell)
+    signature = inspect.signature(get_class(cell["method"]["_target_"]).__init__)
+    assert set(cell["method"]) - {"name", "budget", "_target_"} == set(signature.parameters) - {"self"}
+
+
+def test_generated_tasks_are_those_the_shipped_models_are_trained_on():
+    recipe = yaml.safe_load((ROOT / "configs/train/tiny.yaml").read_text(encoding="utf-8"))
+    for task in ("chain_sum", "leg_counting", "products"):
+        cell = compose.compose_cells([f"task={task}"])[0]
+        assert cell["task"]["settings"] == recipe["tasks"][task]["settings"]
+        assert cell["num_problems"] <= recipe["held_out"]["test"]
+
+
+def test_every_choice_of_method_has_its_place_in_the_table():
+    assert set(choices("method")) <= set(reporting_method_names.METHODS)
+    assert set(reporting_method_names.METHODS) <= set(STYLES)
+
+
+def test_validation_problems_are_those_that_were_held_out():
+    shared = ["task=products", "num_problems=30"]
+    test, validation = (build.build_problems(compose.compose_cells([*shared, f"split={s}"])[0]) for s in SPLITS)
+    recipe = OmegaConf.create({**yaml.safe_load((ROOT / "configs/train/tiny.yaml").read_text(encoding="utf-8"))})
+    task = recipe.tasks.products
+    recipe.tasks = {"products": {**task, "train": 1}}
+    held_out = tiny.splits(recipe)["products"]
+    assert test == held_out["test"][:30]
+    assert validation == held_out["validation"][:30]
+    assert not {problem.question for problem in held_out["test"]} & {problem.question for problem in validation}
+    with pytest.raises(ValueError, match="400 validation problems .* got num_problems=401"):
+        build.build_problems(compose.compose_cells(["task=products", "num_problems=401", "split=validation"])[0])
+
+
+def test_the_split_is_part_of_what_decides_records():
+    cells = [compose.compose_cells([f"split={split}"])[0] for split in SPLITS]
+    assert fingerprint.differences(*map(fingerprint.fingerprint, cells)) == ["split: None -> validation"]
+
+
+def test_step_marks_come_from_the_task_and_decide_the_records_of_tree_searches_only():
+    for method, expected in (("rap", ["method.step_marks: [';'] -> ['x']"]), ("greedy", [])):
+        cells = [compose.compose_cells([f"method={method}", *more])[0] for more in ([], ["task.step_marks=[x]"])]
+        assert fingerprint.differences(*map(fingerprint.fingerprint, cells)) == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["task=chain_sm"], ["task/chain_sm", "chain_sum", "products"]),
+        (["method=greedy,gredy"], ["method/gredy", "best_of_n"]),
+        (["variant=papr"], ["fixed", "release", "paper"]),
+        (["scale=huge"], ["tiny", "small"]),
+        (["num_problem=3"], ["'num_problem'", "num_problems", "method"]),
+        (["method.max_rolouts=3"], ["'method.max_rolouts'", "max_rollouts"]),
+        (["num_problems=0"], ["num_problems", ">= 1", "0"]),
+        (["num_problems=many"], ["num_problems", "'many'"]),
+        (["seed=-1"], ["seed", "-1"]),
+        (["batch_size=0"], ["batch_size", "0"]),
+        (["split=train"], ["split", "test, validation", "'train'"]),
+        (["split=validation", "task=math500"], ["generated tasks", "math500"]),
+        (["wandb=on"], ["offline", "online", "disabled"]),
+        (["overwrite=2"], ["overwrite", "true or false"]),
+        (["+foo=1"], ["key=value", "+foo=1"]),
+        (["greedy"], ["key=value", "greedy"]),
+        (["policy=[1"], ["policy=[1"]),
+        (["scale=paper", "task=chain_sum"], ["do not go together"]),
+    ],
+)
+def test_wrong_setting_is_named_with_the_valid_ones(overrides: list[str], words: list[str]):
+    with pytest.raises(ValueError, match=re.escape(words[0])) as caught:
+        compose.compose_cells(["experiment=table1", *overrides])
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message

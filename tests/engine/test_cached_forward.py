@@ -1,0 +1,155 @@
+"""What is taken from a cache must equal what is read anew, whatever was read before."""
+
+import numpy as np
+import pytest
+import torch
+import toys
+
+from nabla_reasoner.dto import gradient_passes, gradients
+from nabla_reasoner.dto.objective import make_sequence
+from nabla_reasoner.engine import batching, generation, numerics, scoring
+from nabla_reasoner.engine.cached_forward import read
+from nabla_reasoner.engine.kv_cache import PrefixCache
+from nabla_reasoner.engine.sampling import Sampling, keyed_uniforms
+from nabla_reasoner.engine.sequences import ModelCaches
+
+WEIGHTS = {"reward_weight": 0.7, "nll_weight": 0.3}
+CHATS = [toys.chat("What is 12 + 34?"), toys.chat("Add 5 and 6, then take 7."), toys.chat("6"), toys.chat("99 + 1?")]
+REWARDS = [("likelihood", False), ("likelihood", True), ("classifier", False)]
+
+
+def responses(policy, seed: int) -> list[list[int]]:
+    """Random responses of different lengths, some with an end token."""
+    generator = np.random.default_rng(seed)
+    drawn = [generator.integers(5, 250, 6 + 5 * i).tolist() for i in range(len(CHATS))]
+    return [ids + policy.eos_ids[:1] * (i % 2) for i, ids in enumerate(drawn)]
+
+
+def rows(gradient) -> torch.Tensor:
+    return gradients.onehot_gradient([gradient], [range(len(gradient.hidden))])
+
+
+def assert_same(cached, fresh):
+    for one, other in zip(cached, fresh, strict=True):
+        torch.testing.assert_close(rows(one), rows(other), rtol=0, atol=1e-10)
+        torch.testing.assert_close(one.hidden, other.hidden, rtol=0, atol=1e-10)
+        assert one.reward == pytest.approx(other.reward, abs=1e-10)
+        assert one.loss == pytest.approx(other.loss, abs=1e-10)
+
+
+@pytest.mark.parametrize(("kind", "reference"), REWARDS)
+@pytest.mark.parametrize("architectures", [("qwen2", "llama"), ("llama", "qwen2")])
+def test_gradients_behind_a_cached_prefix_equal_those_of_whole_texts(kind, reference, architectures):
+    policy, reward = toys.policy(architectures[0]), toys.reward(kind, architectures[1], reference=reference)
+    caches, slots = ModelCaches(len(CHATS) + 1), [3, 0, 4, 1]
+    texts = responses(policy, 0)
+    for step, begin in enumerate([0, 3, 1, 5, 4]):  # prefixes grow and shrink, tokens change behind and ahead of them
+        for text in texts:
+            text[min(2 * step, len(text) - 2)] = 17 + step
+        sequences = [
+            make_sequence(policy, reward, chat, text[:begin], text[begin:])
+            for chat, text in zip(CHATS, texts, strict=True)
+        ]
+        fresh = gradient_passes.evaluate(policy, reward, sequences, **WEIGHTS)
+        keep = step != 2
+        cached = gradient_passes.evaluate(policy, reward, sequences, caches=caches, slots=slots, keep=keep, **WEIGHTS)
+        assert_same(cached, fresh)
+    assert all(one.cost.flops < other.cost.flops for one, other in zip(cached, fresh, strict=True))
+
+
+@pytest.mark.parametrize(("kind", "reference"), REWARDS)
+def test_scores_after_other_texts_equal_scores_of_whole_texts(kind, reference):
+    policy, reward = toys.policy(), toys.reward(kind, reference=reference)
+    prompts = [reward.prompt_ids(chat) for chat in CHATS]
+    caches, slots = ModelCaches(len(CHATS)), range(len(CHATS))
+    for seed in range(3):
+        texts = responses(policy, 0)
+        for text in texts:
+            text[3 - seed :] = responses(policy, seed)[-1][3 - seed : len(text)]
+        values, costs = scoring.rewards(reward, prompts, texts, caches=caches, slots=slots)
+        fresh, whole = scoring.rewards(reward, prompts, texts)
+        assert values == pytest.approx(fresh, abs=1e-10)
+    assert all(one.flops < other.flops for one, other in zip(costs, whole, strict=True))
+
+
+@pytest.mark.parametrize(("kind", "reference"), REWARDS)
+def test_a_prompt_shared_by_several_responses_is_read_and_counted_once(kind, reference):
+    policy, reward = toys.policy(), toys.reward(kind, reference=reference)
+    texts = responses(policy, 0)
+    prompts = [reward.prompt_ids(CHATS[i // 2]) for i in range(4)]
+    together, costs = scoring.rewards(reward, prompts, texts)
+    alone = [scoring.rewards(reward, [p], [t]) for p, t in zip(prompts, texts, strict=True)]
+    assert together == pytest.approx([values[0] for values, _ in alone], abs=1e-10)
+    for i, (_, (single,)) in enumerate(alone):
+        again = 0 if kind == "classifier" else 1  # the prompt's last token predicts the first one of each response
+        expected = single.reward_forward_tokens + again if i % 2 == 0 else None
+        prompt = len(prompts[i])
+        assert costs[i].reward_forward_tokens == (expected or single.reward_forward_tokens - prompt + again)
+
+
+def test_samples_that_share_a_slot_or_a_store_equal_samples_alone(monkeypatch):
+    """Three rows for eleven sequences: rows are given on, shrunk, and their keys handed over to the store."""
+    policy = toys.policy("llama")
+    prompts = [policy.prompt_ids(CHATS[i % 4]) for i in range(11)]
+    noise = [keyed_uniforms(0, str(i), 0, "t", 12) for i in range(11)]
+    limits = [12, 3, 0, 7, 12, 1, 9, 12, 5, 12, 12]
+    expected = [
+        generation.sample(policy, [p], [n], Sampling(1.0), [limit])[0].token_ids
+        for p, n, limit in zip(prompts, noise, limits, strict=True)
+    ]
+    monkeypatch.setattr(batching.BatchLimit, "rows", 3)
+    store = PrefixCache(11)
+    for kept in ({}, {"store": store, "slots": list(range(11))[::-1]}):
+        drawn = generation.sample(policy, prompts, noise, Sampling(1.0), limits, **kept, states=True)
+        assert [r.token_ids for r in drawn] == expected
+    for i, (prompt, rollout) in enumerate(zip(prompts, drawn, strict=True)):
+        if not rollout.token_ids:
+            continue
+        text = prompt + rollout.token_ids
+        assert store.ids[10 - i] == text[:-1]
+        again = read(policy, [text], [len(text) - 1], store, [10 - i])
+        whole = policy.hidden_states(policy.embedding[torch.tensor([text])])[0]
+        torch.testing.assert_close(again.hidden[0, -1], whole[-1], rtol=0, atol=1e-10)
+        states = rollout.states
+        torch.testing.assert_close(states.hidden, whole[len(prompt) - 1 : -1], rtol=0, atol=1e-10)
+        probabilities = torch.softmax(policy.logits(states.hidden), -1)
+        torch.testing.assert_close(states.confidence, probabilities.amax(-1), rtol=0, atol=1e-12)
+        torch.testing.assert_close(states.entropy, -(probabilities * probabilities.log()).sum(-1), rtol=0, atol=1e-9)
+
+
+def test_a_copy_is_independent_of_its_source():
+    policy = toys.policy()
+    texts = [policy.prompt_ids(chat) for chat in CHATS]
+    first, second = PrefixCache(4), PrefixCache(4)
+    reading = read(policy, texts, [len(t) - 1 for t in texts], first, range(4))
+    first.put(range(4), texts, reading.starts, reading.cache)
+    second.copy(first, [1, 3])
+    before = first.layers[0][0].clone()
+    changed = [texts[1][:3] + [50, 60, 70], texts[3][:4] + [80]]
+    reading = read(policy, changed, [5, 4], second, [1, 3])
+    assert reading.starts == [3, 4]
+    second.put([1, 3], changed, reading.starts, reading.cache)
+    assert torch.equal(first.layers[0][0], before)
+    assert first.ids == texts
+    assert second.ids == [[], changed[0], [], changed[1]]
+
+
+def test_likelihood_in_chunks_equals_autograd(monkeypatch):
+    policy = toys.policy()
+    hidden = torch.randn(7, policy.embedding.shape[1], dtype=torch.float64, requires_grad=True)
+    targets = torch.arange(7) * 3
+    expected = torch.log_softmax(policy.logits(hidden), -1)[torch.arange(7), targets]
+    (slope,) = torch.autograd.grad(expected.sum(), hidden)
+    monkeypatch.setattr(numerics, "CHUNK", 2 * policy.vocab_size)  # chunks of two rows
+    values, slopes = numerics.likelihood(policy, hidden.detach(), targets, gradient=True)
+    torch.testing.assert_close(values, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(slopes, slope, rtol=0, atol=1e-12)
+
+
+def test_products_with_a_matrix_in_half_precision_are_formed_in_float32(monkeypatch):
+    matrix = torch.randn(50, 8).bfloat16()
+    monkeypatch.setattr(numerics, "CHUNK", 3 * 8)
+    rows = torch.randn(4, 8)
+    torch.testing.assert_close(numerics.project_to_vocab(rows, matrix), rows @ matrix.float().T)
+    rows = torch.randn(4, 50)
+    torch.testing.assert_close(numerics.project_to_hidden(rows, matrix), rows @ matrix.float())

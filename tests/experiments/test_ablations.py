@@ -1,0 +1,156 @@
+"""./reproduce.sh ablations: its settings, table, and the comparison with the default, on random models."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_runs
+import toys
+
+from nabla_reasoner.config import build, compose, fingerprint
+from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
+from nabla_reasoner.evaluation.records import read_records
+from nabla_reasoner.experiments import cell_sweep, right_token
+from nabla_reasoner.experiments import table1 as experiments_table1
+from nabla_reasoner.reporting import ablations
+from nabla_reasoner.types import Problem
+
+
+def command(results: Path, *more: str) -> list[str]:
+    return ["ablations", *(word for word in toy_runs.command(results, *more)[1:] if word != "seed=0")]
+
+
+def rows_of(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
+    lines = (folder / "tiny" / "ablations" / "table.csv").read_text(encoding="utf-8").splitlines()
+    return {(row["setting"], row["task"]): row for row in csv.DictReader(lines)}
+
+
+@pytest.mark.slow
+def test_every_setting_composes_builds_and_has_a_folder_of_its_own():
+    phases = experiments_table1.phases("ablations", ["task=products"])
+    names = [cells[0]["setting"] for _, cells in phases]
+    assert names[0] == "default"
+    settings = [name for group in phases[0][1][0]["settings"].values() for name in group]
+    assert names[1:] == settings
+    assert len(set(names)) == len(names)
+    for _, cells in phases:
+        assert {cell["records"] for cell in cells} == {f"results/tiny/ablations/{cells[0]['setting']}"}
+        build.build_method(cells[0])
+    plain = fingerprint.fingerprint(phases[0][1][0])
+    for _, cells in phases[1:]:
+        changed = fingerprint.differences(plain, fingerprint.fingerprint(cells[0]))
+        assert 1 <= len(changed) <= 2, "one thing at a time; with it, where costly, the number of problems"
+
+
+def test_the_default_is_table_1s_row():
+    ours = experiments_table1.phases("ablations", ["only=[flip]", "task=products"])[0][1][0]
+    (theirs,) = compose.compose_cells(
+        ["experiment=table1", "policy=tiny-base", "task=products", "method=nabla_reasoner", "seed=0"]
+    )
+    assert fingerprint.differences(fingerprint.fingerprint(ours), fingerprint.fingerprint(theirs)) == []
+
+
+@pytest.mark.parametrize("only", ["[flp]", "flip", "[]", "[flip,12]"])
+def test_an_unknown_setting_is_refused_with_the_valid_ones_and_writes_nothing(tmp_path: Path, capsys, only: str):
+    assert cell_sweep.main(command(tmp_path / "results", f"only={only}")) == cell_sweep.WRONG
+    *_, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: only must be a list of flip, direction, gradient")
+    assert "gumbel" in error
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.slow
+def test_settings_are_compared_with_the_default_on_the_same_problems(tmp_path: Path, capsys):
+    few = ("num_problems=4", "method.max_rollouts=4")
+    assert cell_sweep.main(command(tmp_path, "only=[sharpen,passes_1,without_caching]", *few)) == 0
+    rows = rows_of(tmp_path)
+    default = rows["default", "products"]
+    assert default["num_problems"] == "4"
+    assert default["p_value"] == ""
+    same = rows["without_caching", "products"]
+    assert (same["accuracy"], float(same["difference"]), float(same["p_holm"])) == (default["accuracy"], 0.0, 1.0)
+    assert float(same["same_response"]) == 100
+    assert float(same["flops_ratio"]) > 1
+    assert rows["sharpen", "products"]["verdict"] == "no difference shown"
+    assert rows["random", "products"]["status"] == "not run"
+    cut = rows["passes_1, N_max 4", "products"]  # the default here, since N_max is 4 on the command line
+    for name in ("accuracy", "rejected"):
+        assert cut[name] == default[name]
+    assert cut["same_response"] == ""
+    folder = tmp_path / "tiny" / "ablations"
+    assert {path.parent.parent.name for path in folder.rglob("*.jsonl")} == {
+        "default",
+        "sharpen",
+        "passes_1",
+        "without_caching",
+    }
+    for name in ("ablations.png", "ablations.pdf", "ablations.md", "table.md", "summary.json"):
+        assert (folder / name).stat().st_size > 0
+    before = toy_runs.records_below(tmp_path)
+    assert cell_sweep.main(command(tmp_path, "only=[direction]", *few)) == 0
+    assert rows_of(tmp_path)["without_caching", "products"] == same, "a narrowed command keeps the rows of earlier ones"
+    after = toy_runs.records_below(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert "12/12" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_stopped_at_n_rollouts_is_the_run_with_that_limit(tmp_path: Path):
+    few = ("only=[right_token]", "num_problems=3", "method.num_passes=2")
+    assert cell_sweep.main([*command(tmp_path, *few, "method.max_rollouts=6")]) == 0
+    assert cell_sweep.main([*command(tmp_path / "short", *few, "method.max_rollouts=2")]) == 0
+    folder = tmp_path / "tiny" / "ablations" / "default"
+    (cut, status) = ablations._cell(folder, "tiny-base", "products", 2)
+    (path,) = (tmp_path / "short" / "tiny" / "ablations" / "default" / "records").glob("*.jsonl")
+    assert status == "ok"
+    for record in read_records(path):
+        run_of = cut[("products", record["problem_id"], 0, 0)]
+        assert run_of.correct == record["correct"]
+        assert run_of.proposed == record["search"]["proposed"]
+        assert run_of.rejected == record["search"]["rejected"]
+        assert run_of.costs[1] == pytest.approx(record["cost"]["flops"])
+
+
+def test_holm_by_hand():
+    assert ablations.holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert ablations.holm([0.6, 0.7]) == [1.0, 1.0]
+    assert ablations.holm([]) == []
+
+
+def test_a_verdict_needs_the_adjusted_p_value():
+    row = {"difference": 5.0, "difference_low": 1.0, "difference_high": 9.0, "p_value": 0.02}
+    family = [dict.fromkeys(ablations.COLUMNS), dict(row), *({**row, "p_value": 0.5} for _ in range(3))]
+    assert [each["verdict"] for each in ablations.with_verdicts(family)[1:]] == ["no difference shown"] * 4
+    assert ablations.with_verdicts([dict.fromkeys(ablations.COLUMNS), dict(row)])[1]["verdict"] == "better"
+
+
+def test_places_are_uncertain_and_moves_of_equal_kl_are_equally_far():
+    policy, reward = toys.policy(), toys.reward()
+    problems = build.build_problems(compose.compose_cells(["task=products", "num_problems=4"])[0])
+    found = right_token.positions(policy, problems, 0.97, 24)
+    wrong = sum(place.greedy != place.right for place in found)
+    assert wrong > 0
+    assert len(found) <= 2 * wrong
+    method = NablaReasoner(step_size=0.02, num_iterations=3, grad_threshold=0.0, max_new_tokens=24)
+    few = found[:6]
+    moved = right_token.rows(policy, reward, problems, few, method, 0)
+    from nabla_reasoner.dto.equal_kl_moves import divergence
+
+    for place, row in zip(few, moved["first"], strict=True):
+        assert row.argmax().item() == place.greedy
+    wanted = divergence(moved["gradient"], moved["first"])
+    assert (wanted > 0).all()
+    for arm in ("sharpen", "random"):
+        np.testing.assert_allclose(divergence(moved[arm], moved["first"]), wanted, rtol=1e-5)
+    table = right_token.table_rows({"policy": "p", "task": "t"}, few, moved)
+    own = {row["arm"]: row for row in table if row["greedy_is"] == "wrong"}
+    assert set(own) == set(right_token.MOVES)
+    assert own["sharpen"]["minus_sharpen"] == 0
+    after, before = (own["gradient"][name] for name in ("right_after", "right_before"))
+    assert own["gradient"]["difference"] == pytest.approx(after - before)
+
+
+def test_problem_without_a_worked_solution_is_refused_by_its_task():
+    with pytest.raises(ValueError, match="worked solution"):
+        right_token.positions(toys.policy(), [Problem("a", "1+1?", "2", "free")], 0.97, 24)

@@ -1,0 +1,117 @@
+"""`./reproduce.sh all`: its stages are real targets, a failure does not stop it, and it goes on where it stopped."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from nabla_reasoner.config import compose
+from nabla_reasoner.evaluation import provenance
+from nabla_reasoner.experiments import all as all_targets
+from nabla_reasoner.experiments.all import Stage
+
+ROOT = Path(__file__).resolve().parents[2]
+THREE = (Stage(("table1",), 1), Stage(("theorem",), 1, scaled=False), Stage(("table4",), 1))
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The commands that were started; exit status 1 for those in `failing`, an interrupt for those in `stopping`."""
+    log = {"commands": [], "failing": set(), "stopping": set()}
+
+    def fake(words, check):
+        name = " ".join(words[2:])
+        log["commands"].append(name)
+        status = 1 if name in log["failing"] else 130 if name in log["stopping"] else 0
+        return subprocess.CompletedProcess(words, status)
+
+    monkeypatch.setattr(all_targets.subprocess, "run", fake)
+    monkeypatch.setattr(all_targets, "code", lambda: "c0ffee")
+    monkeypatch.setattr(provenance, "commit", lambda: {"commit": "c0ffee", "dirty": False})
+    return log
+
+
+def test_stages_are_every_target_that_makes_results():
+    listed = re.search(r"^    table\[1-5\](.*)\) ;;$", (ROOT / "reproduce.sh").read_text(encoding="utf-8"), re.M)
+    assert listed is not None
+    words = {word.strip() for word in listed[1].split("|")}
+    figures = re.findall(r"figure\[(\d)-?(\d)\]", listed[1])[0]
+    numbers = range(int(figures[0]), int(figures[1]) + 1)
+    targets = {f"table{n}" for n in range(1, 6)} | {f"figure{n}" for n in numbers}
+    targets |= {word for word in words if word.isalpha()} - {"solve", "plan", "all", "models", "test"}
+    assert {stage.words[0] for stage in all_targets.STAGES} == targets
+
+
+def test_settings_of_stages_compose():
+    target, *words = all_targets.RELEASE
+    assert {cell["variant"]["name"] for cell in compose.compose_cells([f"experiment={target}", *words])} == {"release"}
+
+
+def test_settings_are_handed_to_the_stages_that_take_them():
+    assert all_targets.command(THREE[0], "small", "elsewhere") == ["table1", "scale=small", "results_dir=elsewhere"]
+    assert all_targets.command(THREE[1], "small", "results") == ["theorem"]
+    drawn = Stage(("figures",), 1, scaled=False)
+    assert all_targets.command(drawn, "tiny", "results") == ["figures", "results_dir=results"]
+    assert all_targets.command(drawn, "tiny", "elsewhere") == ["figures"]
+
+
+def test_a_failing_stage_is_reported_and_the_others_run(started, tmp_path: Path, capsys):
+    results = str(tmp_path)
+    started["failing"] = {f"theorem results_dir={results}"}
+    assert all_targets.run("tiny", results, THREE) == 1
+    assert len(started["commands"]) == 3
+    assert "exit status 1" in capsys.readouterr().out
+    started["commands"].clear()
+    started["failing"] = set()
+    assert all_targets.run("tiny", results, THREE) == 0
+    assert started["commands"] == [f"theorem results_dir={results}"]
+
+
+def test_an_interrupted_run_goes_on_behind_what_finished(started, tmp_path: Path):
+    results = str(tmp_path)
+    started["stopping"] = {f"theorem results_dir={results}"}
+    with pytest.raises(KeyboardInterrupt):
+        all_targets.run("tiny", results, THREE)
+    started["stopping"] = set()
+    assert all_targets.run("tiny", results, THREE) == 0
+    assert [name.split()[0] for name in started["commands"]] == ["table1", "theorem", "theorem", "table4"]
+
+
+def test_a_complete_run_or_other_code_begins_anew(started, tmp_path: Path, monkeypatch):
+    results = str(tmp_path)
+    assert all_targets.run("tiny", results, THREE) == 0
+    assert all_targets.run("tiny", results, THREE) == 0
+    assert len(started["commands"]) == 6
+    started["failing"] = {f"theorem results_dir={results}"}
+    assert all_targets.run("tiny", results, THREE) == 1
+    monkeypatch.setattr(all_targets, "code", lambda: "beef")
+    assert all_targets.run("tiny", results, THREE) == 1
+    assert len(started["commands"]) == 12
+
+
+def test_time_of_every_stage_is_written_down(started, tmp_path: Path):
+    all_targets.run("tiny", str(tmp_path), THREE)
+    written = json.loads((tmp_path / "tiny" / "all" / "stages.json").read_text(encoding="utf-8"))
+    assert len(written["stages"]) == 3
+    assert all(entry["status"] == "finished" and entry["seconds"] >= 0 for entry in written["stages"].values())
+
+
+@pytest.mark.parametrize("word", ["scale=tinny", "policy=tiny-base", "results_dir"])
+def test_a_wrong_setting_starts_nothing(word, started, capsys):
+    assert all_targets.main([word]) == 2
+    assert started["commands"] == []
+    assert word.split("=")[0] in capsys.readouterr().err
+
+
+def test_the_digest_of_the_code_follows_a_source_file_and_no_figure(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(all_targets, "ROOT", tmp_path)
+    for name in ("pyproject.toml", "reproduce.sh", "src/a.py", "configs/b.yaml", "assets/c.json", "figures/d.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    before = all_targets.code()
+    (tmp_path / "figures/d.csv").write_text("2")
+    assert all_targets.code() == before
+    (tmp_path / "src/a.py").write_text("2")
+    assert all_targets.code() != before

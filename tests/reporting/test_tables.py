@@ -1,0 +1,291 @@
+"""Tables: from hand-made records whose every number is known."""
+
+import csv
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from toy_runs import ladder
+
+from nabla_reasoner.cost import Cost
+from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
+from nabla_reasoner.experiments.table1 import write_table
+from nabla_reasoner.reporting import accuracy_table, comparisons, paper_numbers
+from nabla_reasoner.types import Problem
+
+REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "paper_reference.yaml"
+METHODS = ("greedy", "best_of_n", "nabla_without_gradient", "nabla_reasoner", "nabla_reasoner_multipass")
+DOCUMENTED = (
+    "policy,task,method,accuracy,ci_low,ci_high,num_problems,num_seeds,num_failed,model_calls,decode_tokens,flops,"
+    "seconds,paper_value,paper_source,status"
+)
+DOCUMENTED_COMPARISONS = "policy,task,method,baseline,matched_on,difference,ci_low,ci_high,p_value,num_problems,verdict"
+
+
+def grid(methods=METHODS, seeds=(0, 1), policy="tiny-base", task="chain_sum") -> list[dict]:
+    cell = {"policy": "qwen2.5-7b", "benchmark": "math500"}
+    return [{"policy": policy, "task": task, "method": m, "paper_cell": cell, "seeds": list(seeds)} for m in methods]
+
+
+def write(folder, method, seed, correct, *, steps=None, cost=None, failed=(), policy="tiny-base", task="chain_sum"):
+    """Records of problems p0, p1, …: `correct[i]`, trajectory `steps(i)`, and failures at the indices `failed`."""
+    records = []
+    for index, right in enumerate(correct):
+        problem = Problem(f"p{index}", "q", "1", task)
+        names = {"policy": policy, "method": method, "seed": seed, "repeat": 0}
+        record = failed_record(problem, "ValueError: no", **names)
+        if index not in failed:
+            spent = cost or Cost(decode_tokens=10, model_calls=20, flops=1e6, seconds=0.5)
+            search = {"trajectory": steps(index)} if steps else {}
+            record |= {"correct": bool(right), "status": "ok", "error": None, "cost": spent._asdict(), "search": search}
+        records.append(record)
+    append_records(record_path(folder, policy, task, method, seed), records)
+
+
+def read(path: Path) -> list[dict]:
+    with path.open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_files_have_the_documented_columns(tmp_path):
+    write_table(tmp_path, grid=grid())
+    assert (tmp_path / "table.csv").read_text().splitlines()[0] == DOCUMENTED
+    assert (tmp_path / "comparisons.csv").read_text().splitlines()[0] == DOCUMENTED_COMPARISONS + ",note"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["comparisons.csv", "table.csv", "table.md", "table.tex"]
+
+
+def test_cells_that_were_not_run_say_so_and_never_show_the_papers_number_as_ours(tmp_path):
+    write(tmp_path / "records", "greedy", 0, [1, 0, 1, 1])
+    write_table(tmp_path, grid=grid())
+    greedy, best = read(tmp_path / "table.csv")[:2]
+    assert greedy["status"] == "partial: 4 of 8"
+    assert best["status"] == "not run"
+    assert best["paper_value"] == "70.2"
+    empty = ("accuracy", "ci_low", "ci_high", "num_problems", "num_failed", "model_calls", "flops", "seconds")
+    assert [best[name] for name in empty] == [""] * len(empty)
+    assert all(row["verdict"] == "not run" and row["difference"] == "" for row in read(tmp_path / "comparisons.csv"))
+    line = next(line for line in (tmp_path / "table.md").read_text().splitlines() if "best_of_n" in line)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[3:6] == ["", "", "70.2 [1]"]
+    assert cells[-1] == "not run"
+
+
+def test_failed_problems_count_as_wrong_and_stay_out_of_the_mean_cost(tmp_path):
+    write(tmp_path / "records", "greedy", 0, [1, 1, 1, 0], failed=(2,))
+    more = Cost(decode_tokens=20, model_calls=40, flops=3e6, seconds=1.0)
+    write(tmp_path / "records", "greedy", 1, [1, 1, 1, 0], cost=more)
+    write_table(tmp_path, grid=grid(["greedy"]))
+    (row,) = read(tmp_path / "table.csv")
+    assert float(row["accuracy"]) == 62.5  # (2 + 3) of 8
+    assert (row["num_failed"], row["num_problems"], row["num_seeds"], row["status"]) == ("1", "4", "2", "ok")
+    assert float(row["decode_tokens"]) == pytest.approx((3 * 10 + 4 * 20) / 7, rel=1e-5)
+    assert float(row["flops"]) == pytest.approx((3 * 1e6 + 4 * 3e6) / 7, rel=1e-5)
+    assert float(row["ci_low"]) < 62.5 < float(row["ci_high"])
+
+
+def test_a_cell_with_failures_only_is_zero_and_not_an_error(tmp_path):
+    for method in METHODS:
+        write(tmp_path / "records", method, 0, [1, 1], failed=(0, 1))
+    write_table(tmp_path, grid=grid(seeds=(0,)))
+    row = read(tmp_path / "table.csv")[0]
+    assert (row["accuracy"], row["num_failed"], row["flops"]) == ("0", "2", "")
+    assert {row["verdict"] for row in read(tmp_path / "comparisons.csv")} == {"no difference shown"}
+
+
+def test_every_nabla_row_meets_every_other_method_on_every_measure(tmp_path):
+    rows = comparisons.comparison_rows(tmp_path / "records", tmp_path / "budget", grid())
+    expected = {
+        (method, baseline, on)
+        for method in ("nabla_reasoner", "nabla_reasoner_multipass")
+        for baseline in METHODS
+        if baseline != method
+        for on in ("rollouts", "model_calls", "flops", "seconds")
+    }
+    assert {(row["method"], row["baseline"], row["matched_on"]) for row in rows} == expected
+    assert len(rows) == len(expected)
+    other = [*grid(), *grid(policy="tiny-instruct"), *grid(task="products")]
+    assert len(comparisons.comparison_rows(tmp_path, tmp_path, other)) == 3 * len(rows)
+
+
+def compared(folder, baseline, on) -> dict:
+    write_table(folder, grid=grid(seeds=(0,)))
+    rows = read(folder / "comparisons.csv")
+    return next(r for r in rows if (r["method"], r["baseline"], r["matched_on"]) == ("nabla_reasoner", baseline, on))
+
+
+def matched_cost_records(folder, problems=40):
+    """∇ is right on 3/4 at 45 calls; Best-of-N on 1/4 with 2 rollouts (20 calls), on 3/4 from its pool's 5th on."""
+    spent = Cost(model_calls=45, flops=7500.0, seconds=10.0)
+    write(folder / "records", "nabla_reasoner", 0, [i % 4 != 0 for i in range(problems)], cost=spent)
+    write(
+        folder / "records",
+        "best_of_n",
+        0,
+        [i % 4 == 1 for i in range(problems)],
+        steps=lambda i: ladder([0, i % 4 == 1]),
+        cost=Cost(model_calls=20, flops=2000.0, seconds=0.02),
+    )
+    write(folder / "budget", "best_of_n", 0, [1] * problems, steps=lambda i: ladder([0] * 4 + [i % 4 != 0] * 3 + [1]))
+
+
+def test_at_equal_rollouts_the_records_are_compared_as_they_are(tmp_path):
+    matched_cost_records(tmp_path)
+    row = compared(tmp_path, "best_of_n", "rollouts")
+    assert float(row["difference"]) == 50
+    assert (row["verdict"], row["num_problems"]) == ("better", "40")
+    assert row["note"] == "2 rollouts against 1"
+
+
+@pytest.mark.parametrize(
+    ("on", "difference", "verdict", "note"),
+    [
+        # 45 calls at 10 a rollout: 4 rollouts cost 40, so the pool is cut at 5, where it solves the same problems
+        ("model_calls", 0, "no difference shown", "baseline at n = 5: 1.1x the cost"),
+        # 7,500 FLOPs at 1,000 a rollout: cut at 8, where it solves all
+        ("flops", -25, "worse", "baseline at n = 8: 1.1x the cost"),
+        # 10 s at 0.01 s a rollout: the whole pool is not enough
+        ("seconds", -25, "worse", "baseline's largest budget, n = 8: 0.008x the cost"),
+    ],
+)
+def test_at_equal_cost_the_baseline_is_cut_at_the_first_size_that_costs_enough(tmp_path, on, difference, verdict, note):
+    matched_cost_records(tmp_path)
+    row = compared(tmp_path, "best_of_n", on)
+    assert float(row["difference"]) == difference
+    assert row["verdict"] == verdict
+    assert row["note"] == note
+
+
+def test_a_baseline_without_a_larger_pool_is_taken_whole_and_the_note_says_it_spent_less(tmp_path):
+    matched_cost_records(tmp_path)
+    write(tmp_path / "records", "greedy", 0, [0] * 40, steps=lambda i: ladder([0]))
+    row = compared(tmp_path, "greedy", "flops")
+    assert row["note"] == "baseline's largest budget, n = 1: 0.13x the cost"
+    assert "baseline spent less" in (tmp_path / "table.md").read_text()
+
+
+def test_comparisons_use_common_problems_and_seeds_only(tmp_path):
+    write(tmp_path / "records", "nabla_reasoner", 0, [1] * 30)
+    write(tmp_path / "records", "nabla_reasoner", 1, [1] * 30)
+    write(tmp_path / "records", "best_of_n", 0, [0] * 20)  # still running
+    write_table(tmp_path, grid=grid())
+    rows = [row for row in read(tmp_path / "comparisons.csv") if row["method"] == "nabla_reasoner"]
+    row = next(row for row in rows if (row["baseline"], row["matched_on"]) == ("best_of_n", "rollouts"))
+    assert (row["num_problems"], row["verdict"]) == ("20", "better")
+    assert float(row["p_value"]) == pytest.approx(2 * 0.5**20, rel=1e-4)
+    status = {row["method"]: row["status"] for row in read(tmp_path / "table.csv")}
+    assert status["best_of_n"] == "partial: 20 of 60"
+    assert status["nabla_reasoner"] == "ok"
+
+
+def test_a_trained_policys_greedy_records_fill_the_base_policys_cell(tmp_path):
+    write(tmp_path / "records", "greedy", 0, [1, 1, 0], policy="tiny-base-grpo")
+    write_table(tmp_path, grid=grid(["grpo"], seeds=(0,)))
+    (row,) = read(tmp_path / "table.csv")
+    assert float(row["accuracy"]) == pytest.approx(66.6667)
+    assert (row["policy"], row["method"], row["paper_value"], row["status"]) == ("tiny-base", "grpo", "70.8", "ok")
+
+
+def test_paper_values_name_their_source_and_how_far_they_are_from_ours():
+    cells = paper_numbers.paper_cells()
+    row = {
+        "policy": "qwen2.5-7b",
+        "task": "math500",
+        "method": "nabla_reasoner",
+        "paper_cell": {"policy": "qwen2.5-7b", "benchmark": "math500"},
+    }
+    assert paper_numbers.paper_value(row, cells) == (71.0, "second-hand note (qwen2.5-7b, math500)")
+    tiny = row | {"policy": "tiny-base", "task": "products"}
+    source = "second-hand note (qwen2.5-7b, math500; another policy and task than ours)"
+    assert paper_numbers.paper_value(tiny, cells) == (71.0, source)
+    assert paper_numbers.paper_value(row | {"method": "tree_of_thoughts"}, cells) == (
+        None,
+        "unknown (qwen2.5-7b, math500)",
+    )
+    assert paper_numbers.paper_value(row | {"method": "nabla_without_gradient"}, cells) == (None, "not in the paper")
+    llama = row | {"paper_cell": {"policy": "llama3.1-8b-instruct", "benchmark": "aime24"}}
+    assert paper_numbers.paper_value(llama, cells)[1].startswith("unknown: not run by the authors")
+    assert paper_numbers.paper_value(row | {"paper_cell": {"policy": None, "benchmark": None}}, cells)[0] is None
+
+
+def test_the_packaged_numbers_are_those_of_the_reference():
+    if not REFERENCE.is_file():
+        pytest.skip(f"needs {REFERENCE}, which is not part of the repository")
+    theirs = yaml.safe_load(REFERENCE.read_text(encoding="utf-8"))
+    ours = yaml.safe_load((Path(accuracy_table.__file__).parent / "paper.yaml").read_text(encoding="utf-8"))
+    fields = ("table", "policy", "benchmark", "method", "value", "unit", "source")
+    assert [[c[f] for f in fields] for c in ours["cells"]] == [[c[f] for f in fields] for c in theirs["cells"]]
+    for part in ("policies", "benchmarks", "methods", "method_settings", "released_settings", "training_baselines"):
+        assert ours[part] == theirs[part]
+
+
+def test_the_papers_best_of_n_flops_follow_from_its_sample_counts():
+    (cell,) = [c for c in paper_numbers.paper_cells("table5") if c["method"] == "best_of_n" and c["unit"] == "FLOPs"]
+    assert cell["value"] == pytest.approx(2 * 7.6e9 * 83 * 8 * 945, rel=0.01)
+
+
+def test_markdown_columns_line_up_and_carry_interval_and_sources(tmp_path):
+    matched_cost_records(tmp_path)
+    write_table(tmp_path, grid=grid(seeds=(0,)), notes=["Reward: likelihood; its own greedy accuracy is 92 %."])
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    lines = text.splitlines()[: 2 + len(METHODS)]
+    assert len({len(line) for line in lines}) == 1
+    assert len({tuple(i for i, mark in enumerate(line) if mark == "|") for line in lines}) == 1
+    assert set(lines[1]) == {"|", "-", " "}
+    line = next(line for line in lines if "| nabla_reasoner " in line)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[3] == "75.0"
+    assert re.fullmatch(r"6\d\.\d to 8\d\.\d", cells[4])
+    assert cells[5] == "71.0 [1]"
+    assert "[1] second-hand note (qwen2.5-7b, math500; another policy and task than ours)" in text
+    assert "its own greedy accuracy is 92 %" in text
+    assert "+50.0 [+" in text  # the comparison at equal rollouts
+
+
+def test_latex_is_balanced_and_escaped(tmp_path):
+    matched_cost_records(tmp_path)
+    write_table(tmp_path, grid=grid(seeds=(0,)), notes=["50 % & more_of {it} #1"])
+    text = (tmp_path / "table.tex").read_text(encoding="utf-8")
+    columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)[1]
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 1 + len(METHODS)
+    for row in rows:
+        assert len(re.findall(r"(?<!\\)&", row)) == len(columns) - 1
+        assert not re.search(r"(?<!\\)[%_#$]", row)
+    assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule") < text.index(r"\end{tabular}")
+    assert r"50 \% \& more\_of \{it\} \#1" in text
+
+
+def test_a_rewrite_replaces_whole_files_and_sees_new_records(tmp_path):
+    write(tmp_path / "records", "greedy", 0, [1, 0])
+    write_table(tmp_path, grid=grid(["greedy"]))
+    before = os.stat(tmp_path / "table.csv").st_ino
+    write(tmp_path / "records", "greedy", 1, [1, 1])
+    write_table(tmp_path, grid=grid(["greedy"]))
+    assert os.stat(tmp_path / "table.csv").st_ino != before
+    assert read(tmp_path / "table.csv")[0]["accuracy"] == "75"
+    first = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    write_table(tmp_path, grid=grid(["greedy"]))
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == first
+
+
+@pytest.mark.slow
+def test_rewriting_a_full_grid_takes_a_few_seconds_at_most(tmp_path):
+    rows = []
+    for policy in ("tiny-base", "tiny-instruct"):
+        for task in ("chain_sum", "leg_counting", "products"):
+            rows += grid(policy=policy, task=task, seeds=(0, 1, 2))
+            for number, method in enumerate(METHODS):
+                for seed in range(3):
+                    right = [(i * 7 + number + seed) % 3 == 0 for i in range(300)]
+                    kept = {"policy": policy, "task": task}
+                    write(tmp_path / "records", method, seed, right, steps=lambda i: ladder([i % 2] * 8), **kept)
+                    write(tmp_path / "budget", method, seed, right, steps=lambda i: ladder([i % 3] * 32), **kept)
+    write_table(tmp_path, grid=rows)
+    begin = time.process_time()
+    write_table(tmp_path, grid=rows)
+    seconds = time.process_time() - begin
+    print(f"\n{seconds:.1f} s for {len(rows)} rows")
+    assert seconds < 20

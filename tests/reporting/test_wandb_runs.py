@@ -1,0 +1,121 @@
+"""The W&B mirror: one run per cell, the same run for the same work, and an upload that a server accepts."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import toy_runs
+import toys
+import wandb_server
+from wandb_server import Server
+
+from nabla_reasoner.experiments import cell_sweep
+from nabla_reasoner.reporting import wandb_runs
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+def entry(name: str, **changes: object) -> wandb_runs.WandbRun:
+    return wandb_runs.WandbRun(wandb_runs.identity([name], None), name, "greedy", {}, {}, {}, {}, {})._replace(
+        **changes
+    )
+
+
+def offline_runs(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("wandb/offline-run-*"))
+
+
+def sync(server: Server, folder: Path) -> None:
+    environment = {**os.environ, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": wandb_server.KEY}
+    words = [str(Path(sys.executable).with_name("wandb")), "sync", *map(str, folder.glob("wandb/offline-run-*"))]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, cwd=folder, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_identity_depends_on_settings_and_fits_the_limit_of_a_run_id():
+    names = ["table1", "tiny", "tiny-base-sft-grpo", "leg_counting", "nabla_without_gradient", "s0"]
+    first, same, other = (wandb_runs.identity(names, {"step_size": size}) for size in (0.1, 0.1, 0.2))
+    assert first == same != other
+    assert len(first) <= 64
+    assert wandb_runs.identity([*names, "pool"], None) != wandb_runs.identity(names, None)
+
+
+def test_tables_entry_reads_numbers_as_numbers_and_gaps_as_nothing(tmp_path: Path):
+    (tmp_path / "table.csv").write_text("method,accuracy\ngreedy,12.5\ntpo,\n", encoding="utf-8")
+    found = wandb_runs.tables_entry(tmp_path, experiment="x", scale="tiny", config={}, names=("table",))
+    assert found.tables["table"] == wandb_runs.Table(["method", "accuracy"], [("greedy", 12.5), ("tpo", None)])
+
+
+def test_trouble_in_wandb_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "no such mode")
+    wandb_runs.write(tmp_path, lambda: [entry("one")], experiment="x", scale="tiny", mode="offline")
+    assert "warning: no W&B mirror" in capsys.readouterr().err
+
+
+def test_disabled_mirror_makes_nothing(tmp_path: Path):
+    wandb_runs.write(tmp_path, lambda: pytest.fail("not asked for"), experiment="x", scale="tiny", mode="offline")
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_mode_is_refused_with_the_valid_ones():
+    with pytest.raises(ValueError, match="offline, online, disabled; got 'on'"):
+        wandb_runs.check_mode("on")
+
+
+@pytest.mark.slow
+def test_unchanged_run_is_left_alone_and_a_changed_one_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+    def write(accuracy: float) -> list[str]:
+        made = [entry("one", metrics={"accuracy": accuracy}), entry("two")]
+        wandb_runs.write(tmp_path, lambda: made, experiment="x", scale="tiny", mode="offline")
+        return offline_runs(tmp_path)
+
+    first = write(1.0)
+    assert len(first) == 2
+    before = (tmp_path / "wandb" / first[0]).stat().st_mtime_ns
+    assert write(1.0) == first
+    assert (tmp_path / "wandb" / first[0]).stat().st_mtime_ns == before
+    assert len(write(2.0)) == 2
+
+
+@pytest.mark.slow
+def test_table_leaves_a_run_per_cell_that_syncs_and_is_not_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server
+):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    words = toy_runs.command(tmp_path, "method=greedy,best_of_n")
+    assert cell_sweep.main(words) == 0
+    folder = tmp_path / "tiny" / "table1"
+    assert len(offline_runs(folder)) == 3, "two cells and the tables"
+    sync(server, folder)
+    named = {told["displayName"]: (key, told) for key, told in server.runs.items()}
+    assert set(named) == {"tiny-base-products-greedy-s0", "tiny-base-products-best_of_n-s0", "table1-tiny-tables"}
+    key, told = named["tiny-base-products-best_of_n-s0"]
+    assert (told["groupName"], told["jobType"], told["project"]) == ("table1", "best_of_n", "nabla-reasoner")
+    assert {"tiny", "table1"} < set(told["tags"])
+    assert json.loads(told["config"])["method"]["value"]["num_samples"] == 8
+    rows = csv.DictReader((folder / "table.csv").read_text(encoding="utf-8").splitlines())
+    row = next(row for row in rows if row["method"] == "best_of_n")
+    for name in ("accuracy", "ci_low", "ci_high", "num_failed", "model_calls", "flops"):
+        assert server.summaries[key][name] == pytest.approx(float(row[name]), rel=1e-5)
+    samples = json.loads(next(data for path, data in server.files.items() if "samples" in path and key in path))
+    assert samples["columns"] == list(wandb_runs.SAMPLE_COLUMNS)
+    assert len(samples["data"]) == 5
+    models = {name for name, told in server.artifacts.items() if told["type"] == "model" and told["committed"]}
+    assert models == {"policy-tiny-base", "reward-likelihood"}
+    weights = Path(toys.model_folder("qwen2"), "model.safetensors").read_bytes()
+    assert server.files["artifacts/policy-tiny-base/model.safetensors"] == weights
+    assert cell_sweep.main([*words, "overwrite=true"]) == 0  # new timings: written again, under the same ids
+    sync(server, folder)
+    assert len(server.runs) == 3

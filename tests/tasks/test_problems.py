@@ -1,0 +1,91 @@
+import json
+
+import pytest
+
+from nabla_reasoner.tasks import problems, worked_solutions
+from nabla_reasoner.types import Problem
+
+SETTINGS = {
+    "chain_sum": {"min_terms": 5, "max_terms": 6, "min_digits": 2, "max_digits": 2},
+    "leg_counting": {"min_animals": 3, "max_animals": 5},
+    "products": {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_splits_are_reproducible_and_share_no_question(name):
+    test = problems.generate(name, split="test", size=200, settings=SETTINGS[name])
+    assert test == problems.generate(name, split="test", size=200, settings=SETTINGS[name])
+    keys = frozenset(problems.question_key(p.question) for p in test)
+    train = problems.generate(name, split="train", size=2000, settings=SETTINGS[name], avoid=keys)
+    assert not {p.question for p in test} & {p.question for p in train}
+    assert len({p.question for p in train}) == len({p.id for p in train}) == 2000
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_equation_of_a_worked_solution_holds_and_it_ends_in_the_answer(name):
+    for problem in problems.generate(name, split="validation", size=100, settings=SETTINGS[name]):
+        solution = worked_solutions.worked_solution(problem)
+        for line in solution.split(";"):
+            left, right = line.split("=")
+            assert eval(left) == int(right)  # the test's own arithmetic, on our own text
+        assert solution.split("=")[-1] == problem.answer
+
+
+def test_longest_task_writes_forty_tokens_or_more_on_average():
+    solved = problems.generate("chain_sum", split="validation", size=200, settings=SETTINGS["chain_sum"])
+    lengths = [len(worked_solutions.worked_solution(p)) for p in solved]
+    assert sum(lengths) / len(lengths) > 40
+
+
+def test_unknown_names_settings_and_sizes_are_refused():
+    with pytest.raises(ValueError, match="reasoning-gym dataset; got 'sums'"):
+        problems.generate("sums", split="test", size=1, settings={})
+    with pytest.raises(ValueError, match="refuses the settings"):
+        problems.generate("products", split="test", size=1, settings={"colour": 1})
+    with pytest.raises(ValueError, match="train, validation, test; got 'dev'"):
+        problems.generate("products", split="dev", size=1, settings={})
+    with pytest.raises(ValueError, match="too few distinct questions"):
+        problems.generate(
+            "products", split="test", size=500, settings={**SETTINGS["products"], "min_digits": 1, "max_digits": 1}
+        )
+    with pytest.raises(ValueError, match="worked solution is defined for"):
+        worked_solutions.worked_solution(Problem("1", "q", "a", "math500"))
+
+
+def write(path, *rows):
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_jsonl_is_read_in_order_and_cut(tmp_path):
+    rows = [json.dumps({"id": str(i), "problem": f"p{i}", "answer": "1"}) for i in range(4)]
+    path = write(tmp_path / "a.jsonl", *rows)
+    assert [p.id for p in problems.load_jsonl(path, task="math500", size=3)] == ["0", "1", "2"]
+    assert problems.load_jsonl(path, task="math500", suffix="!")[0].question == "p0!"
+    with pytest.raises(ValueError, match="between 1 and 4; got 9"):
+        problems.load_jsonl(path, task="math500", size=9)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{not json", "line 2: every line must be one JSON object"),
+        ('{"id": "2", "problem": "q"}', "line 2: field 'answer' must be a non-empty string; got None"),
+        ('{"id": "2", "problem": " ", "answer": "1"}', "line 2: field 'problem'"),
+        ('{"id": "2", "problem": "q", "answer": 4}', "line 2: field 'answer'.*got 4"),
+        ("[1]", "line 2: field 'id'"),
+        ('{"id": "1", "problem": "q", "answer": "1"}', "line 2: ids must be unique"),
+    ],
+)
+def test_malformed_rows_are_named_by_line(tmp_path, row, message):
+    path = write(tmp_path / "a.jsonl", '{"id": "1", "problem": "q", "answer": "1"}', row)
+    with pytest.raises(ValueError, match=message):
+        problems.load_jsonl(path, task="math500")
+
+
+def test_missing_and_empty_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"must exist; got .*nothing.jsonl"):
+        problems.load_jsonl(str(tmp_path / "nothing.jsonl"), task="amc")
+    with pytest.raises(ValueError, match="is empty"):
+        problems.load_jsonl(write(tmp_path / "e.jsonl", ""), task="amc")

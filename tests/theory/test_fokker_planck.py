@@ -1,0 +1,276 @@
+"""Landscapes, the flow of L_PPO and particles, beside laws that are known in closed form."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import toys
+
+from nabla_reasoner.dto import gradient_passes
+from nabla_reasoner.theory import barrier_checks, flow_checks, fokker_planck, landscapes, particles, relaxed_text
+from nabla_reasoner.theory.landscapes import Landscape
+
+WEIGHTS = {"reward_weight": 1.5, "kl_weight": 1.0}
+LINE = landscapes.mixture(
+    weights=[0.6, 0.4], means=[[-1.0], [1.1]], scale=0.5, heights=[1.0], centres=[[1.1]], width=0.6, reach=4.4
+)
+PLANE = landscapes.mixture(
+    weights=[0.6, 0.4],
+    means=[[-0.8, 0.3], [0.9, -0.2]],
+    scale=0.6,
+    heights=[1.0, -0.5],
+    centres=[[0.9, -0.2], [0.0, 0.0]],
+    width=0.7,
+    reach=4.0,
+)
+LAW = {
+    "cells": 200,
+    "bins": 20,
+    "count": 20000,
+    "step": 0.004,
+    "times": [0.3],
+    "seed": [0],
+    "threads": 1,
+    "particle_reward_weight": 1.5,
+    "noise": math.sqrt(2),
+}
+
+
+def gaussian(scale: float = 1.0) -> Landscape:
+    """π normal, no reward: the flow is an Ornstein-Uhlenbeck process, whose laws from normal starts are normal."""
+    return landscapes.mixture(
+        weights=[1.0], means=[[0.0]], scale=scale, heights=[0.0], centres=[[0.0]], width=1.0, reach=7.0
+    )
+
+
+def normal_masses(grid: landscapes.Grid, mean: float, variance: float) -> np.ndarray:
+    return landscapes.normalised(-0.5 * (grid.centres[:, 0] - mean) ** 2 / variance)
+
+
+@pytest.mark.parametrize(("landscape", "dimension"), [(LINE, 1), (PLANE, 2)])
+def test_slopes_are_derivatives_of_values(landscape, dimension):
+    points, loss = np.random.default_rng(0).uniform(-2, 2, (20, dimension)), landscape.loss(1.5, 0.7)
+    _, slope = loss(points)
+    for axis in range(dimension):
+        nudge = 1e-6 * np.eye(dimension)[axis]
+        np.testing.assert_allclose(
+            slope[:, axis], (loss(points + nudge)[0] - loss(points - nudge)[0]) / 2e-6, rtol=1e-6, atol=1e-8
+        )
+
+
+def test_loss_is_equation_2_in_its_parts():
+    points = np.array([[-1.0], [0.3]])
+    density = np.exp(-((points + 1) ** 2) / 0.5) * 0.6 + np.exp(-((points - 1.1) ** 2) / 0.5) * 0.4
+    reward = np.exp(-((points - 1.1) ** 2) / 0.72)
+    np.testing.assert_allclose(LINE.loss(1.5, 0.7)(points)[0], (-1.5 * reward - 0.7 * np.log(density))[:, 0])
+    np.testing.assert_allclose(LINE.reward(points), reward[:, 0])
+
+
+def test_polynomial_through_chebyshev_nodes_is_the_function_and_its_slope():
+    def function(first, second):
+        return np.sin(2 * first) * second**2 + first * second
+
+    axes = [relaxed_text.chebyshev_nodes(count) for count in (14, 5)]
+    field = relaxed_text.polynomial(relaxed_text.fitted(function(axes[0][:, None], axes[1][None, :])))
+    points = np.random.default_rng(0).random((30, 2))
+    value, slope = field(points)
+    first, second = points.T
+    np.testing.assert_allclose(value, function(first, second), atol=1e-9)
+    np.testing.assert_allclose(slope[:, 0], 2 * np.cos(2 * first) * second**2 + second, atol=1e-8)
+    np.testing.assert_allclose(slope[:, 1], 2 * np.sin(2 * first) * second + first, atol=1e-8)
+
+
+def test_relaxed_text_is_the_objective_at_its_corners_and_its_polynomial_is_near_the_models():
+    policy, reward = toys.policy("llama"), toys.reward("classifier", "qwen2")
+    text = relaxed_text.RelaxedText(
+        policy, reward, toys.chat("Add"), prefix="1", text="2;3", positions=[0, 2], others=["4", "5"]
+    )
+    ids = [policy.tokenizer.encode(word, add_special_tokens=False) for word in ("4;5", "1")]
+    replaced = text.sequence._replace(rollout=ids[0], prefix=ids[1])
+    (hard,) = gradient_passes.evaluate(policy, reward, [replaced], reward_weight=0.5, nll_weight=1.0)
+    corner = text.loss(torch.ones(2, dtype=torch.float64), reward_weight=0.5, nll_weight=1.0)
+    assert corner.item() == pytest.approx(hard.loss, abs=1e-9)
+    points = np.random.default_rng(0).random((5, 2))
+    rough, fine = (text.surrogate_error(text.landscape([count, count]), points, 0.5) for count in (3, 12))
+    assert fine[0] < rough[0] / 3
+    assert fine[1] < rough[1] / 3
+    with pytest.raises(ValueError, match="two positions below 3"):
+        relaxed_text.RelaxedText(
+            policy, reward, toys.chat("a"), prefix="", text="2;3", positions=[0, 3], others=["4", "5"]
+        )
+    with pytest.raises(ValueError, match="one token"):
+        relaxed_text.RelaxedText(
+            policy, reward, toys.chat("a"), prefix="", text="2;3", positions=[0, 2], others=["45", "5"]
+        )
+
+
+def test_ppo_objective_is_minus_reward_plus_divergence_worked_by_hand():
+    value = fokker_planck.ppo_objective(
+        torch.tensor([0.25, 0.75]),
+        torch.tensor([0.5, 0.5]).log(),
+        torch.tensor([2.0, 4.0]),
+        reward_weight=3.0,
+        kl_weight=0.5,
+    )
+    divergence = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    assert value.item() == pytest.approx(-3 * 3.5 + 0.5 * divergence, rel=1e-6)
+
+
+@pytest.mark.parametrize("landscape", [LINE, PLANE])
+def test_generator_keeps_mass_and_leaves_rho_star_alone(landscape):
+    grid = landscapes.tabulate(landscape, 40)
+    rates = fokker_planck.flow(landscape, grid, reward_weight=1.5, kl_weight=0.7)
+    assert np.abs(rates.sum(0)).max() < 1e-9
+    assert (rates - np.diag(rates.diagonal())).min() >= 0
+    still = fokker_planck.closed_form(landscape, grid, reward_weight=1.5, kl_weight=0.7)
+    assert np.abs(rates @ still).max() < 1e-12
+
+
+def test_flow_jko_and_particles_give_the_normal_laws_of_an_ornstein_uhlenbeck_process():
+    landscape, beta, time = gaussian(0.8), 1.7, 0.4
+    rate = beta / 0.64  # drift -β x / 0.64, noise √(2β): stationary variance 0.64
+    mean, variance = 1.5 * math.exp(-rate * time), 0.64 + (0.3 - 0.64) * math.exp(-2 * rate * time)
+    grid, weights = landscapes.tabulate(landscape, 400), {"reward_weight": 0.0, "kl_weight": beta}
+    (found,) = fokker_planck.evolve(
+        fokker_planck.flow(landscape, grid, **weights), normal_masses(grid, 1.5, 0.3), [time]
+    )
+    assert particles.total_variation(found, normal_masses(grid, mean, variance)) < 2e-3
+    levels = (np.arange(600) + 0.5) / 600
+    start, wanted = (
+        fokker_planck.quantiles(normal_masses(grid, *law), grid, levels) for law in ((1.5, 0.3), (mean, variance))
+    )
+    stepped = fokker_planck.jko(landscape, start, step=time / 80, count=80, **weights)
+    assert np.sqrt(np.mean((stepped - wanted) ** 2)) < 0.01 < np.sqrt(np.mean((start - wanted) ** 2))
+    random = np.random.default_rng(0)
+    (moved,) = particles.noisy_descent(
+        landscape,
+        random.normal(1.5, math.sqrt(0.3), (40000, 1)),
+        random,
+        noise=math.sqrt(2 * beta),
+        step=0.002,
+        times=[time],
+        **weights,
+    )
+    assert moved.mean() == pytest.approx(mean, abs=5 * math.sqrt(variance / 40000) + 0.002)
+    assert moved.var() == pytest.approx(variance, rel=5 * math.sqrt(2 / 40000) + 0.005)
+
+
+def test_euler_has_the_bias_that_theory_gives_and_metropolis_has_none():
+    landscape, step, random = gaussian(), 0.5, np.random.default_rng(0)
+    start, common = (
+        random.normal(0, 1, (40000, 1)),
+        {"reward_weight": 0.0, "kl_weight": 1.0, "step": step, "times": [30.0]},
+    )
+    (euler,) = particles.noisy_descent(landscape, start, random, noise=math.sqrt(2), **common)
+    assert euler.var() == pytest.approx(1 / (1 - step / 2), rel=0.04)  # x' = (1 - dt) x + √(2 dt) ξ
+    (exact,), accepted = particles.metropolis(landscape, start, random, **common)
+    assert exact.var() == pytest.approx(1.0, rel=0.04)
+    assert 0.5 < accepted < 0.99
+
+
+def test_relaxation_time_of_a_single_well_is_its_variance_over_beta():
+    assert fokker_planck.relaxation_time(gaussian(1.3), 600, reward_weight=0.0, kl_weight=2.0) == pytest.approx(
+        1.69 / 2, rel=1e-3
+    )
+    with pytest.raises(ValueError, match="two wells"):
+        fokker_planck.barrier_times(gaussian(), 100, reward_weight=0.0, kl_weight=1.0)
+
+
+def test_walls_fold_particles_back():
+    square = Landscape(LINE.loss, (0.0, 0.0), (1.0, 1.0), walls=True)
+    folded = particles.reflect(np.array([[1.2, -0.3], [2.1, 0.5], [-1.4, 0.0]]), square)
+    np.testing.assert_allclose(folded, [[0.8, 0.3], [0.1, 0.5], [0.6, 0.0]], atol=1e-12)
+    np.testing.assert_array_equal(particles.reflect(np.array([[1.2]]), LINE), [[1.2]])
+
+
+def test_draws_from_the_prior_bins_and_coarse_masses_agree():
+    grid = landscapes.tabulate(PLANE, 40)
+    prior = particles.coarse(landscapes.normalised(PLANE.log_prior(grid.centres)), grid, 8)
+    drawn = particles.sample_prior(PLANE, 40000, np.random.default_rng(0))
+    assert particles.total_variation(particles.binned(drawn, PLANE, 8), prior) < 0.02
+    assert prior.sum() == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_closed_form_with_a_wrong_lambda_is_not_the_minimiser():
+    for landscape, cells in ((LINE, 100), (PLANE, 16)):
+        right, wrong = (
+            flow_checks.minimiser(landscape, cells=cells, claimed=claimed, **WEIGHTS) for claimed in (1.5, 1.52)
+        )
+        assert right.passed
+        assert not wrong.passed
+
+
+def test_velocity_needs_the_gradient_of_log_density():
+    for landscape, cells in ((LINE, 200), (PLANE, 40)):
+        right, wrong = (
+            flow_checks.velocity(landscape, cells=cells, width=1.0, entropy_weight=weight, **WEIGHTS)
+            for weight in (1.0, 0.0)
+        )
+        assert right.passed
+        assert not wrong.passed
+
+
+def test_jko_steps_of_another_functional_are_not_this_flow():
+    settings = {"cells": 400, "nodes": 800, "steps": 100, "time": 0.5, **WEIGHTS}
+    assert flow_checks.jko(LINE, jko_kl_weight=1.0, **settings).passed
+    assert not flow_checks.jko(LINE, jko_kl_weight=1.1, **settings).passed
+
+
+@pytest.mark.parametrize("fault", [{"noise": 1.0}, {"noise": 2.0}, {"particle_reward_weight": 3.0}])
+def test_particles_with_a_wrong_noise_or_lambda_leave_the_flow(fault):
+    (right,), _, _ = flow_checks.laws(LINE, **WEIGHTS, **LAW)
+    (wrong,), _, _ = flow_checks.laws(LINE, **WEIGHTS, **LAW | fault)
+    assert right.distance <= right.floor
+    assert wrong.distance > 2 * wrong.floor
+
+
+def test_noise_floor_is_twice_what_pooled_runs_of_the_right_law_show():
+    grid = landscapes.tabulate(LINE, 200)
+    law = particles.coarse(landscapes.normalised(LINE.log_prior(grid.centres)), grid, 20)
+    found = []
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        runs = tuple(particles.sample_prior(LINE, 2000, random) for _ in range(2))
+        found.append(flow_checks.apart(runs, LINE, law))
+    ratios = np.array([one.distance / one.floor for one in found])
+    assert ratios.mean() == pytest.approx(0.5, abs=0.06)
+    assert ratios.max() < 1, "a right law must hardly ever fail"
+    assert np.std([one.floor for one in found]) < 0.05 * np.mean([one.floor for one in found])
+
+
+def test_results_of_two_runs_do_not_depend_on_threads():
+    one, two = (flow_checks.laws(LINE, **WEIGHTS, **LAW | {"count": 500, "threads": threads}) for threads in (1, 2))
+    assert one == two
+
+
+def test_without_noise_is_told_from_rho_star_and_noise_from_rest():
+    settings = {
+        "cells": 200,
+        "bins": 20,
+        "count": 4000,
+        "step": 0.1,
+        "time": 20.0,
+        "seed": [0],
+        "threads": 1,
+        **WEIGHTS,
+    }
+    still, _ = flow_checks.without_noise(LINE, noise=0.0, **settings)
+    assert [check.passed for check in still] == [True] * 3
+    noisy, _ = flow_checks.without_noise(LINE, noise=math.sqrt(2), **settings | {"step": 0.02})
+    assert not any(check.passed for check in noisy if check.name != "without_noise_minima_have_pi_basin_mass")
+
+
+def test_escape_times_agree_and_a_wrong_exponent_fails():
+    settings = {"scale": 0.5, "reward_weight": 0.5, "cells": 300, "step": 0.02, "seed": [0], "threads": 1}
+    separations = [2.0, 2.5, 3.0, 3.5, 4.0, 4.25, 4.5]
+    found = [barrier_checks.escape(s, count=1000, simulate=s == 2.0, **settings) for s in separations]
+    checks = {check.name: check for check in barrier_checks.escapes(found)}
+    assert len(checks) == 3
+    assert all(check.passed for check in checks.values())
+    wrong = [(one._replace(gap_time=one.gap_time**1.05), sd) for one, sd in found]
+    failed = [check.name for check in barrier_checks.escapes(wrong) if not check.passed]
+    assert "convergence_time_grows_as_exp_of_barrier" in failed
+    late = [(one._replace(particle_time=1.5 * one.particle_time), sd) for one, sd in found]
+    assert not barrier_checks.escapes(late)[0].passed

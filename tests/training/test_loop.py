@@ -1,0 +1,101 @@
+import lightning
+import pytest
+import torch
+import toys
+import transformers
+
+from nabla_reasoner.training import loop, losses, reward_model
+from nabla_reasoner.training.data import Example, Mixture, pad
+from nabla_reasoner.training.loop import Schedule
+from nabla_reasoner.training.recipes import tiny
+
+
+def examples(group="a", count=8):
+    return [Example(group, [2, 10 + i], [40 + i, 50, 1], [1.0, float(i % 2), float(i % 2)]) for i in range(count)]
+
+
+def language_model(seed=0):
+    torch.manual_seed(seed)
+    return transformers.AutoModelForCausalLM.from_pretrained(toys.model_folder("llama"))
+
+
+def trainer(tmp_path, steps):
+    where = {"device": "cpu", "folder": str(tmp_path / "c"), "name": "m", "identity": {"steps": steps}}
+    return where, Schedule(steps, 1e-3, warmup_steps=2)
+
+
+def test_next_token_loss_equals_the_hugging_face_loss_over_ragged_groups():
+    model = language_model()
+    mixed = [Example("a", [2, 9, 10], [40, 41, 1]), Example("a", [2, 9], [42, 1]), Example("b", [2], [7, 8, 9, 1])]
+    total, count = 0.0, 0
+    for _, prompt, response, _ in mixed:
+        ids = torch.tensor([prompt + response])
+        labels = ids.clone()
+        labels[:, : len(prompt)] = -100
+        total, count = total + model(input_ids=ids, labels=labels).loss * len(response), count + len(response)
+    torch.testing.assert_close(losses.next_token_loss(model, pad(mixed)), total / count, rtol=1e-5, atol=1e-6)
+
+
+def test_reward_loss_reads_the_outcome_at_the_last_token():
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(toys.model_folder("llama", classifier=True))
+    item = Example("a", [2, 9], [40, 41, 1], [1.0, 0.0, 0.0])
+    longer = Example("a", [2, 9, 9], [40, 41, 42, 1], [1.0, 1.0, 1.0, 1.0])
+    scores = [model(input_ids=torch.tensor([e.prompt_ids + e.response_ids])).logits[0, 0] for e in (item, longer)]
+    expected = torch.stack([torch.nn.functional.softplus(scores[0]), torch.nn.functional.softplus(-scores[1])]).mean()
+    torch.testing.assert_close(reward_model.reward_loss(model, pad([item, longer]), 0.0), expected)
+
+
+def test_training_lowers_the_loss_and_logs_it(tmp_path):
+    model = language_model()
+    before = losses.next_token_loss(model, pad(examples())).item()
+    where, schedule = trainer(tmp_path, 60)
+    loop.fit(loop.LanguageModelTraining(model, schedule), Mixture({"a": examples()}, {"a": 4}, 0), **where)
+    assert losses.next_token_loss(model, pad(examples())).item() < before - 0.1
+    assert not list((tmp_path / "c").rglob("*.ckpt"))
+    assert "train/loss" in next((tmp_path / "c").rglob("metrics.csv")).read_text()
+
+
+@pytest.mark.slow
+def test_interrupted_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    class Dying(Mixture):
+        def __iter__(self):
+            for number, batch in enumerate(super().__iter__(), start=self.first_batch):
+                if number == 130 and self.first_batch == 0:
+                    raise Killed
+                yield batch
+
+    results = []
+    for kind, folder in ((Mixture, tmp_path / "whole"), (Dying, tmp_path / "killed")):
+        where, schedule = trainer(folder, 150)
+        for _ in range(2):
+            lightning.seed_everything(0, verbose=False)
+            model = language_model()
+            try:
+                loop.fit(loop.LanguageModelTraining(model, schedule), kind({"a": examples()}, {"a": 4}, 5), **where)
+                break
+            except Killed:
+                continue
+        results.append(model.state_dict())
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(tensor, results[1][name], rtol=0, atol=0)
+
+
+def test_process_labels_turn_at_the_first_wrong_token_and_end_with_the_verifiers_word():
+    assert tiny.response_labels([5, 6, 7, 1], [5, 6, 7, 1], True) == [1.0, 1.0, 1.0, 1.0]
+    assert tiny.response_labels([5, 9, 7, 1], [5, 6, 7, 1], False) == [1.0, 0.0, 0.0, 0.0]
+    assert tiny.response_labels([5, 9, 7, 1], [5, 6, 7, 1], True) == [1.0, 0.0, 0.0, 1.0]
+    assert tiny.response_labels([5, 6, 7, 1, 1], [5, 6, 7, 1], False) == [1.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_batches_have_their_shares_and_depend_on_seed_and_number_only():
+    mixture = Mixture({"a": examples("a"), "b": examples("b", 3)}, {"a": 3, "b": 2}, 1)
+    stream, again = iter(mixture), iter(mixture)
+    first, second = next(stream), next(stream)
+    assert [len(block.ids) for block in first] == [3, 2]
+    next(again)
+    assert all(torch.equal(x.ids, y.ids) for x, y in zip(second, next(again), strict=True))
+    mixture.first_batch = 1
+    assert all(torch.equal(x.ids, y.ids) for x, y in zip(second, next(iter(mixture)), strict=True))

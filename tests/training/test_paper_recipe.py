@@ -1,0 +1,47 @@
+"""GRPO at the paper's size: what is handed to TRL, checked without a GPU, a network or a model."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from nabla_reasoner.tasks import grading
+from nabla_reasoner.training.recipes import paper, tiny
+from nabla_reasoner.types import Problem
+
+
+def config(*overrides: str):
+    with initialize_config_dir(tiny.CONFIGS, version_base="1.3"):
+        return compose("train/paper", list(overrides))
+
+
+@pytest.mark.slow
+def test_a_dry_run_builds_trls_arguments_from_the_same_recipe():
+    trl = pytest.importorskip("trl", reason="needs the extra `reference`: pip install -e '.[reference]'")
+    built = paper.dry_run(
+        config("policy=qwen2.5-7b-instruct", "shared.improvement.recipes.grpo.sampling.kl_weight=0.04")
+    )
+    recipe = config().shared.improvement.recipes.grpo
+    assert isinstance(built, trl.GRPOConfig)
+    assert (built.num_generations, built.temperature) == (recipe.sampling.group_size, recipe.sampling.temperature)
+    assert (built.beta, built.loss_type, built.vllm_mode) == (0.04, "bnpo", "colocate")
+    assert built.use_vllm
+    assert built.generation_batch_size * 8 == 64 * 8, "on one process; eight GPUs make up the rest"
+
+
+def test_responses_must_fill_whole_groups_on_every_device():
+    with pytest.raises(ValueError, match=r"\(512\) must be a multiple of num_devices x responses_per_device \(40\)"):
+        paper.trainer_settings(config("responses_per_device=5"))
+
+
+def test_group_size_one_is_refused_before_anything_is_loaded():
+    with pytest.raises(ValueError, match="group_size must be >= 2; got 1"):
+        paper.trainer_settings(config("shared.improvement.recipes.grpo.sampling.group_size=1"))
+
+
+def test_the_reward_is_the_grader_and_a_failed_grading_is_left_out(monkeypatch):
+    asked = [Problem("a", "1+1?", "2", "train"), Problem("b", "2+3?", "5", "train")]
+    reward = paper.verifiable_reward(asked)
+    chats = [[{"role": "assistant", "content": text}] for text in (r"So \boxed{2}.", r"\boxed{4}", "five")]
+    assert reward(chats, problem_id=["a", "b", "b"], trainer_state=None) == [1.0, 0.0, 0.0]
+    failed = grading.Grade("9", False, "grading took more than 10 seconds")
+    monkeypatch.setattr(grading, "grade", lambda problem, text: failed)
+    assert reward(["9"], problem_id=["a"]) == [None]

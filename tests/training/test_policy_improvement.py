@@ -1,0 +1,101 @@
+"""The recipes of policies improved by training, on a few questions of the real tasks."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import toys
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+
+from nabla_reasoner.tasks import problems
+from nabla_reasoner.training.recipes import policy_improvement, tiny
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+
+
+def config(folder: Path, *overrides: str):
+    shutil.copytree(ASSETS / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    shutil.copytree(ASSETS / "policies" / "tiny-base", folder / "policies" / "tiny-base", dirs_exist_ok=True)
+    small = [
+        f"folder={folder}",
+        "~improvement.batch.chain_sum",
+        "~improvement.batch.leg_counting",
+        "improvement.batch.products=3",
+        "improvement.questions=6",
+        "improvement.validation=3",
+        "improvement.every=2",
+        "improvement.max_new_tokens=16",
+        "improvement.recipes.sft.schedule.num_steps=4",
+        "improvement.recipes.grpo.schedule.num_steps=4",
+        "improvement.recipes.grpo.sampling.group_size=3",
+    ]
+    with initialize_config_dir(tiny.CONFIGS, version_base="1.3"):
+        return compose("train/tiny", [*small, *overrides])
+
+
+def data() -> policy_improvement.Splits:
+    settings = {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}
+    drawn = {split: problems.generate("products", split=split, size=6, settings=settings) for split in problems.SPLITS}
+    return {"products": drawn}
+
+
+@pytest.mark.parametrize("name", ["tiny-base-sft", "tiny-base-grpo"])
+def test_an_improved_policy_is_a_folder_in_half_precision_with_its_curve(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nabla_reasoner.training.loop.BestWeights.on_validation_end", keep_the_last)
+    recipe = config(tmp_path / "assets")
+    policy_improvement.improve(recipe, name, data())
+    folder = tmp_path / "assets" / "policies"
+    before = load_file(folder / "tiny-base" / "model.safetensors")
+    after = load_file(folder / name / "model.safetensors")
+    assert {value.dtype for value in after.values()} == {torch.float16}
+    assert any((before[key] - after[key].float()).abs().max() > 1e-4 for key in before)
+    assert (folder / name / "tokenizer.json").read_bytes() == (ASSETS / "tokenizer" / "tokenizer.json").read_bytes()
+    with (tmp_path / "assets" / "curves" / f"{name}.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["step"] for row in rows if row["validation/accuracy"]] == ["0", "1", "3"]
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def keep_the_last(self, trainer, module):
+    """Whatever it measured: three problems do not tell a better policy from a worse."""
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"accuracy": 1.0, "step": trainer.global_step, "state_dict": module.state_dict()}, self.path)
+
+
+def test_a_start_that_was_not_trained_yet_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="tiny-base-sft-grpo starts from .*tiny-base-sft, which must hold a model"):
+        policy_improvement.improve(config(tmp_path / "assets"), "tiny-base-sft-grpo", data())
+
+
+def test_a_checkpoint_from_another_tokenizer_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = config(tmp_path / "assets", f"improved.tiny-base-grpo.start={toys.model_folder('qwen2')}")
+    with pytest.raises(ValueError, match=r"must have the tokenizer it is trained with; .* has another \(280 tokens"):
+        policy_improvement.improve(recipe, "tiny-base-grpo", data())
+
+
+def test_the_sweep_writes_what_each_learning_rate_reached(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rates = ["improvement.sweep.learning_rates.sft=[1e-4,1e-3]", "~improvement.sweep.learning_rates.grpo"]
+    policy_improvement.sweep(config(tmp_path / "assets", "improvement.sweep.num_steps=2", *rates), data())
+    with (tmp_path / "assets" / "sweeps" / "improvement.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["policy"], row["recipe"], row["learning_rate"]) for row in rows] == [
+        ("tiny-base", "sft", "0.0001"),
+        ("tiny-base", "sft", "0.001"),
+    ]
+    assert all(0 <= float(row["validation_accuracy"]) <= 100 for row in rows)
+
+
+def test_sft_and_grpo_are_given_the_same_questions():
+    """One list of questions and one batch for all recipes; no recipe has its own."""
+    with initialize_config_dir(tiny.CONFIGS, version_base="1.3"):
+        recipe = compose("train/tiny").improvement
+    steps = {name: own.schedule.num_steps for name, own in recipe.recipes.items()}
+    assert len(set(steps.values())) == 1
+    assert not any({"questions", "batch"} & set(own) for own in recipe.recipes.values())
