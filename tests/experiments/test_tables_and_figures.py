@@ -230,7 +230,7 @@ def test_other_settings_are_refused(word, capsys):
 def test_targets_write_what_they_say(tmp_path: Path, capsys):
     results = tmp_path / "tiny"
     make_curves(results)
-    before = {path: path.stat().st_mtime_ns for path in (compose.ROOT / "figures").rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in (artefacts.ROOT / "figures").rglob("*")}
     for target in ("figure3", "figure4", "table4", "table5"):
         assert artefacts.main([target, f"results_dir={tmp_path}"]) == 0
     assert "| policy " in capsys.readouterr().out
@@ -241,4 +241,4 @@ def test_targets_write_what_they_say(tmp_path: Path, capsys):
     assert list(table.columns) == list(figure4.COLUMNS)
     assert not math.isnan(table.accuracy.sum())
     assert {path.name for path in (results / "table4").iterdir()} == {"table.csv", "table.md"}
-    assert {path: path.stat().st_mtime_ns for path in (compose.ROOT / "figures").rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in (artefacts.ROOT / "figures").rglob("*")} == before
