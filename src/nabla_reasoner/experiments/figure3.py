@@ -1,6 +1,6 @@
 """Figure 3: model calls by method and by what they are spent on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,6 +13,8 @@ from ..evaluation.outcomes import base_policies, read_cells
 from ..evaluation.records import Outcome
 from ..reporting import paper_numbers, tables
 from ..reporting.method_names import METHODS, STYLES
+from .command import Command
+from .from_results import write_result_figure
 from .table5 import Row
 
 
@@ -165,3 +167,8 @@ def cost_caption(rows: Sequence[Row], command: str) -> str:
 
 def _place(row: Row) -> tuple[str, str]:
     return row["policy"], row["task"]
+
+
+def run(command: Command, settings: Mapping[str, str]) -> int:
+    """Draw the figure; returns the exit status."""
+    return write_result_figure(command, settings, figure3)

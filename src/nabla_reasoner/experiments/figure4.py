@@ -23,6 +23,8 @@ from ..evaluation.statistics import accuracy_interval
 from ..reporting import tables
 from ..reporting.method_names import STYLES
 from . import reward_ceiling
+from .command import Command
+from .from_results import write_result_figure
 
 AXES = {
     "model_calls": "model calls per problem",
@@ -317,3 +319,8 @@ def figure4(results: Path, scale: str, command: str) -> tuple[Figure, str, str]:
     rows = curve_rows(results, reward_ceiling.rows(results, scale))
     figure = curves(pd.DataFrame(rows))
     return figure, caption(rows, command), tables.csv_text(COLUMNS, rows)
+
+
+def run(command: Command, settings: Mapping[str, str]) -> int:
+    """Draw the figure; returns the exit status."""
+    return write_result_figure(command, settings, figure4)

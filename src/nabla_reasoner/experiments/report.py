@@ -10,26 +10,25 @@ figures/data/ and writes README's claims table from them. Exit status: 0 done; 1
 import csv
 import json
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ..config import schema
 from ..config.schema import ROOT
-from ..reporting import wandb_report, wandb_runs
+from ..reporting import wandb_report
 from ..reporting.claims import judge
 from ..reporting.evidence import Claim, Evidence
 from ..reporting.figures import save
-from ..reporting.html_report import sections, to_html, to_markdown
+from ..reporting.html_report import Block, sections, to_html, to_markdown
 from ..reporting.report_sections import CAPTIONED, EXPERIMENTS, SAID, ReportInputs, Row, report_blocks
+from .command import Command, Recording, refusing
 from .figures import keep_rows
 from .table1 import accuracy_against_flops
 
-WRONG, FAILED = 2, 1
 CLAIMS_HEADER = "| | claim | verdict | evidence | scale | from |"
 
 
@@ -139,55 +138,32 @@ def draw_table1(results: Path, folder: Path) -> Path | None:
     return folder / "table1.png"
 
 
-def read_settings(words: Sequence[str]) -> dict[str, str]:
-    """scale, results_dir, wandb and readme.
+def run(command: Command, settings: dict[str, Any]) -> int:
+    """Write the page, and publish it if wandb=online; returns the exit status."""
+    results, scale = Path(settings["results_dir"]), settings["scale"]
+    with refusing():
+        inputs = gather(results, scale)
+    with Recording(command, settings, scale=scale, varied={"seed": []}) as recording:
+        folder = recording.folder
+        if drawing := draw_table1(results / scale, folder):
+            inputs = inputs._replace(figures={**inputs.figures, "table1": drawing})
+        claims = judge(inputs.evidence)
+        blocks = report_blocks(inputs, claims)
+        (folder / "report.html").write_text(to_html(blocks), encoding="utf-8")
+        (folder / "report.md").write_text(to_markdown(blocks, folder), encoding="utf-8")
+        if settings["docs"]:
+            write_readme(results)
+        print(claims_markdown(claims, scale))
+        return recording.finish(failed=not _published(blocks, folder, settings))
 
-    Raises:
-        ValueError: another setting, or a value that there is not.
-    """
-    own = {"wandb": "offline", "readme": "false"}
-    given = [word for word in words if word.partition("=")[0] in own]
-    try:
-        chosen = schema.read_settings([word for word in words if word not in given])
-    except ValueError as error:
-        raise ValueError(f"{error} Or wandb=online, readme=true.") from error
-    own |= dict(word.split("=", 1) for word in given)
-    wandb_runs.check_mode(own["wandb"])
-    if own["readme"] not in ("true", "false") or (own["readme"] == "true" and chosen["scale"] != "tiny"):
-        raise ValueError(f"readme must be true (at scale=tiny) or false; got {own['readme']!r}.")
-    return {**chosen, **own, "wandb": os.environ.get("WANDB_MODE", own["wandb"])}
 
-
-def main(arguments: Sequence[str]) -> int:
-    """Run one command line; returns the exit status."""
+def _published(blocks: Sequence[Block], folder: Path, settings: dict[str, Any]) -> bool:
+    """Publish the page as a W&B Report if that is asked for; returns whether nothing went wrong."""
+    if os.environ.get("WANDB_MODE", settings["wandb"]) != "online":
+        return True
     try:
-        chosen = read_settings(arguments)
-        results = Path(chosen["results_dir"])
-        found = gather(results, chosen["scale"])
-    except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return WRONG
-    folder = results / chosen["scale"] / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    if drawn := draw_table1(results / chosen["scale"], folder):
-        found = found._replace(figures={**found.figures, "table1": drawn})
-    claims = judge(found.evidence)
-    blocks = report_blocks(found, claims)
-    (folder / "report.html").write_text(to_html(blocks), encoding="utf-8")
-    (folder / "report.md").write_text(to_markdown(blocks, folder), encoding="utf-8")
-    if chosen["readme"] == "true":
-        write_readme(results)
-    print(claims_markdown(claims, chosen["scale"]))
-    print(f"Made by {shlex.join(['./reproduce.sh', 'report', *arguments])}: {folder}/report.html, report.md")
-    if chosen["wandb"] != "online":
-        return 0
-    try:
-        print(f"W&B Report: {wandb_report.publish(blocks, folder, scale=chosen['scale'])}")
+        print(f"W&B Report: {wandb_report.publish(blocks, folder, scale=settings['scale'])}")
     except wandb_report.PublishingError as error:
         print(f"error: not published: {error} The files in {folder} are kept.", file=sys.stderr)
-        return FAILED
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+        return False
+    return True

@@ -5,7 +5,7 @@ candidates, as one that was not rejected; the other rule leaves it out.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from ..evaluation.records import read_records, stored_cells
 from ..evaluation.statistics import Ratio, ratio_interval
 from ..reporting import paper_numbers, tables
 from ..reporting.tables import table_texts
+from .command import Command
+from .from_results import write_result_table
 
 METHODS = ("best_of_n", "nabla_without_gradient", "nabla_reasoner", "nabla_reasoner_multipass")
 RELEASE = "table1-release"  # the experiment whose records show the released acceptance test
@@ -260,3 +262,8 @@ def table3(results: Path, scale: str, command: str) -> dict[str, str]:
     rows = table_rows(results)
     body, own = [format_row(row) for row in rows], notes(rows, scale)
     return table_texts(tables.csv_text(COLUMNS, rows), HEADER, body, [*own, f"Made by {command}"])
+
+
+def run(command: Command, settings: Mapping[str, str]) -> int:
+    """Write the table; returns the exit status."""
+    return write_result_table(command, settings, table3)

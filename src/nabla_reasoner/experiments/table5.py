@@ -1,7 +1,7 @@
 """Table 5 and Figure 3: what a method spends per problem, by what it is spent on, from the records of Table 1."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from ..evaluation.outcomes import read_cells
 from ..evaluation.statistics import ratio_interval
 from ..reporting import paper_numbers, tables
 from ..reporting.tables import table_texts
+from .command import Command
+from .from_results import write_result_table
 
 COMPARED = ("best_of_n", "nabla_reasoner")  # of the paper's Table 5
 QUANTITIES = {"seconds": "seconds", "flops": "FLOPs", "decode_tokens": "tokens", "peak_bytes": "bytes"}
@@ -154,3 +156,8 @@ def table5(results: Path, scale: str, command: str) -> dict[str, str]:
     rows = table_rows(results)
     body, own = [format_row(row) for row in rows], notes(results)
     return table_texts(tables.csv_text(COLUMNS, rows), HEADER, body, [*own, f"Made by {command}"])
+
+
+def run(command: Command, settings: Mapping[str, str]) -> int:
+    """Write the table; returns the exit status."""
+    return write_result_table(command, settings, table5)
