@@ -161,8 +161,15 @@ class ConvergenceSettings(Section):
 
 
 class PropC1Settings(Section):
-    models: list[Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")]]
+    models: list[str]
     problems: Count
+
+    @model_validator(mode="after")
+    def _check_models(self) -> "PropC1Settings":
+        for name in self.models:
+            if name.count("/") != 1:
+                raise ValueError(f"models must be a list of POLICY/REWARD, e.g. [tiny-base/likelihood]; got {name!r}.")
+        return self
 
 
 class Eq25Settings(Section):
@@ -301,11 +308,11 @@ def check(kind: str, values: dict[str, Any]) -> BaseModel:
 def _describe(error: ValidationError) -> str:
     """Return one sentence on the first error."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("list[", "constrained-")))
+    key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
     context, kind, value = first.get("ctx", {}), first["type"], first["input"]
     if kind == "value_error":
         message = str(context["error"])
-        return f"{key}: {message}" if key else message
+        return f"{key}.{message}" if key else message
     rules = {
         "int_type": "a whole number",
         "float_type": "a number",
@@ -316,7 +323,8 @@ def _describe(error: ValidationError) -> str:
         "greater_than_equal": f"a whole number >= {context.get('ge')}",
         "greater_than": f"a number > {context.get('gt')}",
         "literal_error": f"one of {str(context.get('expected', '')).replace(' or ', ', ')}",
-        "string_pattern_mismatch": f"text of the form {context.get('pattern')}",
+        "too_short": f"a list of at least {context.get('min_length')}",
+        "too_long": f"a list of at most {context.get('max_length')}",
         "missing": "given",
         "extra_forbidden": "a known setting",
     }

@@ -43,7 +43,7 @@ class Target:
     folder: str = ""
     keeps: dict[str, str] = field(default_factory=dict)
     heading: str = ""
-    minutes: float = 0.0
+    minutes: float | int = 0
     in_all: bool = True
 
     def path(self, scale: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tqdm import tqdm
 
@@ -82,7 +82,7 @@ class Recording:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.summary = Summary(self.folder, command.line, dict(settings), dict(varied), device)
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
@@ -132,20 +132,20 @@ class Progress:
         count: number of parts.
     """
 
-    def __init__(self, total: float, count: int):
+    def __init__(self, total: float | int, count: int):
         self.total, self.count, self.number, self.done = total, count, 0, 0.0
         self.begin = time.perf_counter()
         form = "{desc} {percentage:3.0f}% {bar} {elapsed}<{remaining}"
         self.bar = tqdm(total=total, bar_format=form, disable=None)
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         return self
 
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
     @contextmanager
-    def part(self, name: str, weight: float) -> Iterator["Part"]:
+    def part(self, name: str, weight: float | int) -> Iterator["Part"]:
         """Run one part; the block may set `part.note`, which is printed at its end."""
         self.number += 1
         title = f"[{self.number}/{self.count}] {name}"
@@ -162,9 +162,9 @@ class Progress:
 class Part:
     """One part of a command's work: `advance` moves the bar, `note` is printed at its end."""
 
-    def __init__(self, progress: Progress, weight: float):
+    def __init__(self, progress: Progress, weight: float | int):
         self.progress, self.weight, self.note = progress, weight, ""
 
-    def advance(self, fraction: float) -> None:
+    def advance(self, fraction: float | int) -> None:
         """Move the bar by a fraction of the part."""
         self.progress.bar.update(fraction * self.weight)
