@@ -12,9 +12,10 @@ from ..config.schema import Cell
 from ..reporting import figures, tables
 from .command import Command, Recording, refusing
 
-Rows = dict[str, list[dict[str, Any]]]
+Row = dict[str, Any]
+Rows = dict[str, list[Row]]  # by table
 
-# Tokens are text, also if they look like numbers.
+# Tokens are text even if they look like numbers.
 TEXT = dict.fromkeys(("own", "best", "dto", "one_by_one", "first", "second", "tokens", "token", "old", "new"), str)
 
 
@@ -26,19 +27,27 @@ def read_rows(folder: Path, target: str, names: Sequence[str]) -> list[pd.DataFr
 def write_case_figure(
     command: Command,
     cell: Cell,
-    make: Callable[[Cell], Rows],
+    compute: Callable[[Cell], Rows],
     describe: Callable[[Rows, str, Cell], str],
     draw: Callable[..., Figure],
 ) -> int:
-    """Write rows, figure and caption; with no settings they are copied to figures/; returns the exit status."""
+    """Write rows, figure and caption; returns the exit status.
+
+    A command without settings also copies them to figures/.
+
+    Args:
+        compute: rows by table; a ValueError refuses the command.
+        describe: caption from rows, command line and cell.
+        draw: figure from the tables, in the order of the rows.
+    """
     target = command.target.name
     with refusing():
-        rows = make(cell)
+        rows = compute(cell)
     varied = {"seed": [cell["seed"]]}
     with Recording(command, cell, scale=cell["scale_name"], varied=varied, device=cell["device"]) as recording:
         folder = recording.folder
-        for name, part in rows.items():
-            (folder / f"{target}_{name}.csv").write_text(tables.csv_text(list(part[0]), part), encoding="utf-8")
+        for name, table in rows.items():
+            (folder / f"{target}_{name}.csv").write_text(tables.csv_text(list(table[0]), table), encoding="utf-8")
         figure = draw(*read_rows(folder, target, list(rows)))
         figures.save(figure, folder, target)
         plt.close(figure)

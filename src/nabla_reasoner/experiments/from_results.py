@@ -12,8 +12,13 @@ from .command import Command, Recording, refusing
 def write_result_table(
     command: Command, settings: Mapping[str, str], make: Callable[[Path, str, str], dict[str, str]]
 ) -> int:
-    """Write the texts that `make(results, scale, command line)` returns by file name; returns the exit status."""
-    results, scale = Path(settings["results_dir"], settings["scale"]), settings["scale"]
+    """Write the table files of a target and print table.md; returns the exit status.
+
+    Args:
+        make: text by file name, from the scale's results folder, the scale and the command line.
+    """
+    scale = settings["scale"]
+    results = Path(settings["results_dir"], scale)
     with refusing():
         texts = make(results, scale, command.line)
     with Recording(command, settings, scale=scale, varied={"seed": []}) as recording:
@@ -26,11 +31,16 @@ def write_result_table(
 def write_result_figure(
     command: Command, settings: Mapping[str, str], draw: Callable[[Path, str, str], tuple[Figure, str, str]]
 ) -> int:
-    """Draw the figure that `draw(results, scale, command line)` returns with caption and rows; returns the status."""
-    results, scale, target = Path(settings["results_dir"], settings["scale"]), settings["scale"], command.target.name
+    """Write the figure of a target with its caption and rows, and print the caption; returns the exit status.
+
+    Args:
+        draw: figure, caption and rows as CSV, from the scale's results folder, the scale and the command line.
+    """
+    scale = settings["scale"]
+    results = Path(settings["results_dir"], scale)
     with refusing():
-        drawn = draw(results, scale, command.line)
+        drawing = draw(results, scale, command.line)
     with Recording(command, settings, scale=scale, varied={"seed": []}) as recording:
-        caption = write_figure(target, lambda *_: drawn, results, scale, command.line, recording.gallery())
-        print(caption.read_text(encoding="utf-8"))
-        return recording.finish(tables=(caption.stem,))
+        path = write_figure(command.target.name, lambda *_: drawing, results, scale, command.line, recording.gallery())
+        print(path.read_text(encoding="utf-8"))
+        return recording.finish(tables=(path.stem,))

@@ -1,4 +1,4 @@
-"""Table 4: our settings beside the paper's and the released scripts', with a reason for every one that differs."""
+"""Table 4: our settings beside the paper's and the released scripts', with a reason for each difference."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from ..config import compose
 from ..config.schema import Cell
 from ..reporting import paper_numbers, tables
-from ..reporting.paper_numbers import released_settings
 from .command import Command
 from .from_results import write_result_table
 
@@ -17,7 +16,13 @@ Row = dict[str, Any]
 
 
 class Setting(NamedTuple):
-    """Where one setting is read: from a composed cell, and from the released scripts' `common` and task settings."""
+    """One row of the table for each task.
+
+    Attributes:
+        name: name in the table and in the paper's Table 4.
+        ours: value in a composed cell.
+        released: value in the released script of a benchmark; None if the scripts do not set it.
+    """
 
     name: str
     ours: Callable[[Cell], Any]
@@ -60,40 +65,39 @@ SETTINGS = (
 )
 
 
-class Reason(NamedTuple):
-    """Why a setting is neither the paper's nor the released scripts': it holds for this value only."""
-
-    value: Any
-    words: str
-
-
-_CHOSEN = "our choice for small models and short answers (configs/scale)"
-REASONS = {  # by scale and setting
-    ("paper", "seed"): [Reason(0, "draws are keyed by seed, problem and stage; the released seed gives others")],
-    ("paper", "variant"): [Reason("fixed", "the released algorithm without its mistakes; variant=release has them")],
-    ("tiny", "grad_threshold"): [Reason(0.0, "switched off: the gate's size belongs to the 7B policies")],
-    ("tiny", "step_size"): [Reason(0.3, "0.01 hardly moves a logit of these models; chosen on validation questions")],
-    ("tiny", "step_size_final"): [Reason(0.03, "a tenth of step_size, as in the paper")],
-    ("tiny", "max_new_tokens"): [Reason(n, "a limit that fits the short answers of the task") for n in (24, 72)],
-    ("tiny", "rollout_temperature"): [Reason(0.7, _CHOSEN)],
-    ("tiny", "rollout_top_p"): [Reason(1.0, _CHOSEN)],
-    ("tiny", "rollout_top_k"): [Reason(0, "a vocabulary of a few hundred tokens; no limit")],
-    ("small", "grad_threshold"): [Reason(0.0, "switched off: the gate's size belongs to the 7B policies")],
-    ("small", "step_size"): [Reason(0.1, "of 0.1, 0.3 and 1.0 the best on validation questions")],
-    ("small", "step_size_final"): [Reason(0.01, "a tenth of step_size, as in the paper")],
-    ("small", "max_new_tokens"): [Reason(48, "a limit that fits the short answers of the task")],
-    ("small", "rollout_top_p"): [Reason(1.0, _CHOSEN)],
-    **{(s, "dtype"): [Reason("float32", "computed on CPUs")] for s in ("tiny", "small")},
-    **{(s, "seed"): [Reason(n, "several seeds show the spread") for n in (0, 1, 2)] for s in ("tiny", "small")},
-    **{(s, "variant"): [Reason("fixed", "as at scale=paper")] for s in ("tiny", "small")},
+OUR_CHOICE = "our choice for small models and short answers (configs/scale)"
+FITS = "a limit that fits the short answers of the task"
+SWITCHED_OFF = "switched off: the gate's size belongs to the 7B policies"
+# Why a setting is neither the paper's nor the released scripts', by scale and setting; valid for the given value only.
+REASONS = {
+    ("paper", "seed"): {0: "draws are keyed by seed, problem and stage; the released seed gives others"},
+    ("paper", "variant"): {"fixed": "the released algorithm without its mistakes; variant=release has them"},
+    ("tiny", "grad_threshold"): {0.0: SWITCHED_OFF},
+    ("tiny", "step_size"): {0.3: "0.01 hardly moves a logit of these models; chosen on validation questions"},
+    ("tiny", "step_size_final"): {0.03: "a tenth of step_size, as in the paper"},
+    ("tiny", "max_new_tokens"): dict.fromkeys((24, 72), FITS),
+    ("tiny", "rollout_temperature"): {0.7: OUR_CHOICE},
+    ("tiny", "rollout_top_p"): {1.0: OUR_CHOICE},
+    ("tiny", "rollout_top_k"): {0: "a vocabulary of a few hundred tokens; no limit"},
+    ("small", "grad_threshold"): {0.0: SWITCHED_OFF},
+    ("small", "step_size"): {0.1: "of 0.1, 0.3 and 1.0 the best on validation questions"},
+    ("small", "step_size_final"): {0.01: "a tenth of step_size, as in the paper"},
+    ("small", "max_new_tokens"): {48: FITS},
+    ("small", "rollout_top_p"): {1.0: OUR_CHOICE},
+    **{(s, "dtype"): {"float32": "computed on CPUs"} for s in ("tiny", "small")},
+    **{(s, "seed"): dict.fromkeys((0, 1, 2), "several seeds show the spread") for s in ("tiny", "small")},
+    **{(s, "variant"): {"fixed": "as at scale=paper"} for s in ("tiny", "small")},
 }
 
 
 def table_rows(scale: str, overrides: Sequence[str] = ()) -> list[Row]:
-    """Rows of `COLUMNS`: every setting of ∇-Reasoner for every task of a scale's Table 1.
+    """Return rows of `COLUMNS`: every setting of ∇-Reasoner for every task of a scale's Table 1.
 
-    Verdicts: same (as the paper; as the released scripts where the paper says nothing), released (as the released
-    script of that benchmark, where the paper says otherwise), differs (with a reason), and "differs, no reason noted".
+    Verdicts:
+        same: equal to the paper; to the released script if the paper does not report the setting.
+        released: equal to the released script of the benchmark, but not to the paper.
+        differs: equal to neither, with a reason; "differs, no reason noted" without one.
+        not reported: neither source gives the setting.
 
     Raises:
         ValueError: an unknown scale; the valid ones are listed.
@@ -101,63 +105,67 @@ def table_rows(scale: str, overrides: Sequence[str] = ()) -> list[Row]:
     cells = compose.compose_cells(
         ["experiment=table1", f"scale={scale}", "method=nabla_reasoner", "seed=0", *overrides]
     )
-    paper = {cell["method"]: cell["value"] for cell in paper_numbers.paper_cells("table4")}
+    papers = {cell["method"]: cell["value"] for cell in paper_numbers.paper_cells("table4")}
     rows = []
     for task, cell in {cell["task"]["name"]: cell for cell in cells}.items():
-        script = released_settings().get(cell["task"]["paper"])
+        script = paper_numbers.released_settings().get(cell["task"]["paper"])
         for setting in SETTINGS:
-            theirs = setting.released(script) if script else None
-            rows.append(_row(scale, task, setting, setting.ours(cell), paper.get(setting.name), theirs))
+            ours, paper = setting.ours(cell), papers.get(setting.name)
+            released = setting.released(script) if script else None
+            verdict, why = _verdict(ours, paper, released, REASONS.get((scale, setting.name), {}))
+            values = (scale, task, setting.name, ours, paper, released, verdict, why)
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 
 
-def _row(scale: str, task: str, setting: Setting, ours: Any, paper: Any, released: Any) -> Row:
-    names = {"scale": scale, "task": task, "setting": setting.name, "ours": ours, "paper": paper, "released": released}
+def _verdict(ours: Any, paper: Any, released: Any, reasons: Mapping[Any, str]) -> tuple[str, str]:
+    """Return the verdict on one setting, and why."""
     if paper is not None and ours == paper:
-        return {**names, "verdict": "same", "why": ""}
+        return "same", ""
     if released is not None and ours == released:
         if paper is None:
-            return {**names, "verdict": "same", "why": "not reported in the paper; the released scripts' value"}
-        return {**names, "verdict": "released", "why": "the released script of this benchmark has it, the paper not"}
+            return "same", "not reported in the paper; the released scripts' value"
+        return "released", "the released script of this benchmark has it, the paper not"
     if paper is None and released is None:
-        return {**names, "verdict": "not reported", "why": "no source gives it"}
-    noted = [reason.words for reason in REASONS.get((scale, setting.name), []) if reason.value == ours]
-    return {**names, "verdict": "differs" if noted else "differs, no reason noted", "why": noted[0] if noted else ""}
+        return "not reported", "no source gives it"
+    return ("differs", reasons[ours]) if ours in reasons else ("differs, no reason noted", "")
 
 
-def format_row(rows: Sequence[Row]) -> list[list[str]]:
-    """Rows as text under `HEADER`; tasks with the same values share a line."""
+def format_rows(rows: Sequence[Row]) -> list[list[str]]:
+    """Return rows as text under `HEADER`; tasks with the same values share a line."""
     lines: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         key = [_text(row[name]) for name in ("setting", "paper", "released", "ours", "verdict", "why")]
         lines.setdefault(tuple(key), []).append(row["task"])
-    return [[*key[:3], ", ".join(own), *key[3:]] for key, own in lines.items()]
+    return [[*key[:3], ", ".join(tasks), *key[3:]] for key, tasks in lines.items()]
 
 
 def _text(value: Any) -> str:
     return "?" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def markdown(scale: str, rows: dict[str, list[Row]]) -> str:
-    """table.md: the settings at scale=paper, then those of another scale."""
+def markdown(rows: Mapping[str, Sequence[Row]]) -> str:
+    """Return table.md: a section for each scale."""
     parts = [
-        "Settings of ∇-Reasoner. Paper: its Table 4 (arXiv 2603.04948), as far as known; temperature and top_p are "
-        "taken for those of resampling. Released scripts: VITA-Group/Nabla-Reasoner@46a1571, per benchmark; for "
-        "generated tasks the benchmark whose cell stands beside ours. ? unknown. The optimiser is Adam, which is the "
-        "paper's AdamW with the released weight decay of 0.\n"
+        "Settings of ∇-Reasoner. Paper: its Table 4 (arXiv 2603.04948), as far as it is known; its temperature and "
+        "top_p are read as those of resampling. Released scripts: VITA-Group/Nabla-Reasoner@46a1571, by benchmark; a "
+        "generated task is compared with the benchmark whose numbers are printed beside ours. ?: unknown. The "
+        "optimiser is Adam, which equals the paper's AdamW at the released weight decay of 0.\n"
     ]
-    for name in dict.fromkeys(("paper", scale)):
-        header = [*HEADER[:4], f"scale={name}", *HEADER[5:]]
-        parts.append(f"## scale={name}\n\n{tables.markdown(header, format_row(rows[name]))}")
+    for scale, section in rows.items():
+        header = [*HEADER[:4], f"scale={scale}", *HEADER[5:]]
+        parts.append(f"## scale={scale}\n\n{tables.markdown(header, format_rows(section))}")
     return "\n".join(parts)
 
 
 def table4(results: Path, scale: str, command: str) -> dict[str, str]:
-    """Settings beside the paper's."""
+    """Return the text of table.csv and table.md: the settings at scale=paper, then those of another scale."""
     rows = {name: table_rows(name) for name in dict.fromkeys(("paper", scale))}
-    merged = [row for own in rows.values() for row in own]
-    text = markdown(scale, rows) + f"\nMade by {command}\n"
-    return {"table.csv": tables.csv_text(COLUMNS, merged), "table.md": text}
+    merged = [row for section in rows.values() for row in section]
+    return {
+        "table.csv": tables.csv_text(COLUMNS, merged),
+        "table.md": f"{markdown(rows)}\nMade by {command}\n",
+    }
 
 
 def run(command: Command, settings: Mapping[str, str]) -> int:
