@@ -50,6 +50,12 @@ def compose_cells(overrides: Sequence[str]) -> list[Cell]:
     return cells
 
 
+def compose_experiment(name: str) -> dict[str, Any]:
+    """Return the resolved defaults of a target that runs cells, with its sweep not yet expanded."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return _resolve(_compose("config", parse([f"experiment={name}"])))
+
+
 def jobs(config: DictConfig, overrides: Sequence[Override]) -> list[list[str]]:
     """Return the overrides of each job: the product of the config's `sweep` and of the command line's choices."""
     swept: dict[str, list[str]] = {}

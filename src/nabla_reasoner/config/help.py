@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from .compose import compose_cells, compose_recipe, compose_settings
+from .compose import compose_experiment, compose_recipe, compose_settings
 from .schema import CONFIGS, GROUPS, SETTINGS, choices
 from .targets import Target, targets
 
@@ -55,25 +55,25 @@ def _settings(target: Target) -> list[str]:
         return [_line(key, value, notes) for key, value in values.items()] + ["  (configs/train/SCALE.yaml has all)"]
     if target.settings not in ("cells", "cell"):
         return [_line(key, value, notes) for key, value in compose_settings(target, []).items()]
-    cells = compose_cells([f"experiment={target.name}"])
-    cell = cells[0]
-    lines = []
+    config = compose_experiment(target.name)
+    sweep, lines = config.get("sweep", {}), []
     for group in GROUPS:
-        names = [cell["scale_name"]] if group == "scale" else list(dict.fromkeys(one[group]["name"] for one in cells))
-        lines.append(_line(group, ",".join(names), {group: f"one or more of: {', '.join(choices(group))}"}))
-    own = [key for key in ("only",) if key in cell]
+        default = config["scale_name"] if group == "scale" else sweep.get(group, config[group]["name"])
+        lines.append(_line(group, default, {group: f"one of: {', '.join(choices(group))}"}))
     known = [key for key in SETTINGS["cells"].model_fields if key not in GROUPS]
-    lines += [_line(key, cell[key], notes) for key in [*known, *own]]
+    lines += [
+        _line(key, sweep.get(key, config[key]), notes) for key in [*known, *(["only"] if "only" in config else [])]
+    ]
     return [
         *lines,
-        "  method.KEY, ...    settings of the chosen method, policy, reward and task: configs/GROUP/NAME.yaml",
+        "  method.KEY        settings of the chosen method (also policy, reward, task): configs/GROUP/NAME.yaml",
     ]
 
 
 def _line(key: str, value: Any, notes: dict[str, str]) -> str:
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    shown = "..." if isinstance(value, dict) else shown
-    return f"  {key:<18}{shown if len(shown) < 60 else shown[:57] + '...':<14}  {notes.get(key, '')}".rstrip()
+    shown = "{...}" if isinstance(value, dict) else shown.replace("'", "")
+    return f"  {key:<20} {shown:<14}  {notes.get(key, '')}".rstrip()
 
 
 def _comments(path: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@
 value of the wrong type or out of range.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -184,9 +185,19 @@ class EstimatorSettings(Section):
 
 
 CHECKS = (
-    "argmin", "velocity", "jko", "finite_times", "long_run", "without_noise", "noise", "convergence", "prop_c1", "eq25",
+    "surrogate",
+    "argmin",
+    "velocity",
+    "jko",
+    "finite_times",
+    "long_run",
+    "without_noise",
+    "noise",
+    "convergence",
+    "prop_c1",
+    "eq25",
     "estimators",
-)  # fmt: skip
+)
 
 
 class TheoremSettings(Settings):
@@ -288,7 +299,7 @@ SETTINGS: dict[str, type[BaseModel]] = {
 }
 
 
-def _check_ascending(name: str, values: list[float]) -> None:
+def _check_ascending(name: str, values: Sequence[float | int]) -> None:
     if values != sorted(set(values)):
         raise ValueError(f"{name} must ascend without repeats; got {values}.")
 

@@ -1,0 +1,68 @@
+"""Targets: their files are complete, their help shows every setting, refusals come before heavy imports."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+from hydra.utils import get_method
+
+from nabla_reasoner.__main__ import main
+from nabla_reasoner.config.schema import CHECKS, SETTINGS
+from nabla_reasoner.config.targets import find, targets
+from nabla_reasoner.theory.suite import GROUPS
+
+
+@pytest.mark.parametrize("name", sorted(targets()))
+def test_target_file_names_code_settings_and_sources(name: str):
+    target = targets()[name]
+    module = "table1" if name == "table1-release" else name
+    assert target.run == f"nabla_reasoner.experiments.{module}.run"
+    assert len(inspect.signature(get_method(target.run)).parameters) == 2
+    assert target.settings in {*SETTINGS, "train"}
+    assert set(target.reads) <= set(targets())
+    assert target.example.startswith(f"./reproduce.sh {name}")
+    assert len(target.summary) <= 100
+
+
+def test_targets_stand_after_what_they_read():
+    order = list(targets())
+    assert all(order.index(source) < order.index(name) for name in order for source in targets()[name].reads)
+
+
+@pytest.mark.parametrize("name", sorted(targets()))
+def test_help_shows_settings_and_example(name: str, capsys):
+    assert main([name, "--help"]) == 0
+    printed = capsys.readouterr().out
+    target = targets()[name]
+    assert printed.startswith(f"usage: ./reproduce.sh {name}")
+    assert printed.rstrip().endswith(target.example)
+    if target.settings in SETTINGS:
+        for key in SETTINGS[target.settings].model_fields:
+            assert f"\n  {key} " in printed, key
+
+
+def test_help_asks_for_no_decoding(capsys):
+    assert main(["solve", "-h"]) == 0
+    assert "QUESTION" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["table1", "seed=-1"], ["theorem", "threads=0"], ["figure3", "x=1"], ["nothing"]])
+def test_refusal_loads_no_torch(words: list[str]):
+    code = (
+        "import sys; from nabla_reasoner.__main__ import main; status = main(sys.argv[1:]); "
+        "heavy = {'torch', 'transformers', 'pandas', 'matplotlib'} & set(sys.modules); print(status, sorted(heavy))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "2 []"
+    assert shown.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("name", ["solve", "plan"])
+def test_missing_argument_is_refused_with_example(name: str, capsys):
+    assert main([name]) == 2
+    assert find(name).example in capsys.readouterr().err
+
+
+def test_checks_of_the_schema_are_the_groups_of_theory():
+    assert CHECKS == tuple(GROUPS)
