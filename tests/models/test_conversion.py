@@ -1,18 +1,19 @@
 """Models that come as a package or as an adapter: whole or not there, equal to what they were made from."""
 
 import json
-import pytest
 import sys
+from pathlib import Path
+
+import pytest
 import torch
 import toys
 import yaml
+
 from nabla_reasoner.engine import generation
 from nabla_reasoner.engine.sampling import Sampling, keyed_uniforms
 from nabla_reasoner.models import conversion
 from nabla_reasoner.models.language_models import Policy, RewardModel
 from nabla_reasoner.types import Problem
-from pathlib import Path
-
 
 ROOT = Path(__file__).resolve().parents[2]
 # peft 0.21 asks transformers 5.23 for an attribute that was renamed.
@@ -50,7 +51,7 @@ def test_folder_that_is_there_needs_no_package(tmp_path: Path):
 
 def test_folder_that_could_not_be_finished_is_not_there(tmp_path: Path):
     def write_half() -> None:
-        with conversion._whole(tmp_path / "model") as unfinished:
+        with conversion._atomic_folder(tmp_path / "model") as unfinished:
             (unfinished / "config.json").write_text("{}")
             raise RuntimeError("cut")
 
