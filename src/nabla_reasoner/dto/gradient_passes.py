@@ -163,7 +163,7 @@ def _likelihood(
     if cache is not None and keep:
         cache.put(slots, texts, reading.starts, reading.cache)
         if whole:
-            cache.put_log_probabilities(slots, [left for left, _ in spans], parts)
+            cache.put_log_probs(slots, [left for left, _ in spans], parts)
     return _Pass(
         totals,
         [
@@ -231,7 +231,7 @@ def _fill(
         spans = reading.spans([firsts[i] for i in lacking])  # empty where there is nothing but the prompt
         if any(left < right for left, right in spans):
             values, _ = likelihood(model, *reading.predictors(spans))
-            cache.put_log_probabilities(
+            cache.put_log_probs(
                 places, [left for left, _ in spans], values.split([right - left for left, right in spans])
             )
     for i, length in zip(lacking, reading.lengths, strict=True):

@@ -70,9 +70,7 @@ class BranchCache(TokenCache):
             keys[target] = layer.keys[sequence, :, column].detach()
             values[target] = layer.values[sequence, :, column].detach()
 
-    def put_log_probabilities(
-        self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]
-    ) -> None:
+    def put_log_probs(self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]) -> None:
         for slot, start, new in zip(slots, starts, values, strict=True):
             rows = torch.tensor(self.rows[slot][start : start + len(new)], dtype=torch.long)
             self.log_probabilities[rows] = new.to(self.log_probabilities)

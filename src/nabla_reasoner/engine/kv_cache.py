@@ -45,9 +45,7 @@ class TokenCache(ABC):
         """Store what a pass over ids[start:] appended to the result of `past`; slots must hold ids[:start]."""
 
     @abstractmethod
-    def put_log_probabilities(
-        self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]
-    ) -> None:
+    def put_log_probs(self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]) -> None:
         """Store log-probabilities of each slot's tokens from index `start` on."""
 
     @abstractmethod
@@ -90,9 +88,7 @@ class PrefixCache(TokenCache):
         for slot, text in zip(slots, ids, strict=True):
             self.ids[slot] = list(text)
 
-    def put_log_probabilities(
-        self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]
-    ) -> None:
+    def put_log_probs(self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]) -> None:
         width = max(start + len(row) for start, row in zip(starts, values, strict=True))
         missing = width - self.log_probabilities.shape[1]
         if missing > 0:
@@ -116,7 +112,7 @@ class PrefixCache(TokenCache):
             for target, source in zip(pair, other_pair, strict=True):
                 target[rows, :, :width] = source[rows, :, :width]
         if other.log_probabilities.shape[1]:
-            self.put_log_probabilities(slots, [0] * len(slots), list(other.log_probabilities[list(slots)]))
+            self.put_log_probs(slots, [0] * len(slots), list(other.log_probabilities[list(slots)]))
 
     def _reserve(self, like: Sequence[Sequence[Tensor]], capacity: int) -> None:
         """Extend every slot to at least `capacity` tokens, with the number of heads and the head size of `like`."""

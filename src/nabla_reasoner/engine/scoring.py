@@ -109,6 +109,6 @@ def _score_batch(
             totals[i] += sign * (before + part.sum().item())
         if store:
             cache.put(slots, texts, reading.starts, reading.cache)
-            cache.put_log_probabilities(slots, [left for left, _ in spans], parts)
+            cache.put_log_probs(slots, [left for left, _ in spans], parts)
         lengths = reading.lengths
     return list(zip(totals, lengths, strict=True))

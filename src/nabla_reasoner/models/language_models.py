@@ -34,20 +34,57 @@ class BatchLimits:
     rows: int = 512
 
 
-class Policy:
-    """A causal language model π(y|x) with its tokenizer and chat template.
+class LanguageModel:
+    """A Hugging Face model with its tokenizer and chat template; base of policy and reward model.
 
-    The constructor leaves the model as it is; `from_pretrained` returns one in eval mode with frozen parameters.
+    The constructor leaves the model as it is; `from_pretrained` loads one in eval mode and with frozen parameters.
 
     Attributes:
-        model: the `AutoModelForCausalLM`.
-        tokenizer: its fast tokenizer; must have a chat template.
-        vocab_size: number of token ids the tokenizer knows. Some families pad the embedding matrix; the logits of the
-            padding rows are left out of every distribution.
+        tokenizer: a fast tokenizer with a chat template.
         eos_ids: ids that end a response; the first one is appended to a response that was cut off.
         parameters: number of parameters that take part in matrix products (see `cost`).
-        context: largest number of tokens in a sequence.
+        embedding: the input embedding matrix.
         batch_limits: size limits of this model's batches.
+    """
+
+    def __init__(self, model: torch.nn.Module, tokenizer: transformers.PreTrainedTokenizerBase, name: str):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.eos_ids = _eos_ids(model, tokenizer)
+        self.parameters = matmul_parameters(model)
+        self.embedding = model.get_input_embeddings().weight
+        self.batch_limits = BatchLimits()
+
+    def prompt_ids(self, messages: Messages) -> list[int]:
+        """Return the token ids of a chat up to and including the opening of the assistant's turn."""
+        return chat_ids(self.tokenizer, messages)
+
+    def hidden_states(
+        self, embeddings: Float[Tensor, "batch seq hidden"], **context: Any
+    ) -> Float[Tensor, "batch seq hidden"]:
+        """Return the last hidden states for input embeddings, before the output matrix or score head.
+
+        Right padding does not change the states of other tokens because attention is causal.
+
+        Args:
+            context: cached prefix (`past_key_values`, mask and positions; see `engine.cached_forward.read`).
+        """
+        use_cache = "past_key_values" in context
+        return self.model.base_model(inputs_embeds=embeddings, use_cache=use_cache, **context).last_hidden_state
+
+
+class Policy(LanguageModel):
+    """A causal language model π(y|x), over an `AutoModelForCausalLM`.
+
+    Args:
+        eos_ids: overrides the end-of-response ids of tokenizer and model; empty for responses without an end.
+
+    Attributes:
+        vocab_size: number of token ids the tokenizer knows. Some families pad the embedding matrix; the logits of the
+            padding rows are left out of every distribution.
+        head: the output matrix as a module.
+        context: largest number of tokens in a sequence.
     """
 
     def __init__(
@@ -58,16 +95,12 @@ class Policy:
         *,
         eos_ids: Sequence[int] | None = None,
     ):
-        self.model = model
-        self.tokenizer = tokenizer
-        self.name = name
+        super().__init__(model, tokenizer, name)
+        if eos_ids is not None:
+            self.eos_ids = list(eos_ids)
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1
-        self.eos_ids = _eos_ids(model, tokenizer) if eos_ids is None else list(eos_ids)
-        self.parameters = matmul_parameters(model)
-        self.embedding = model.get_input_embeddings().weight
         self.head = model.get_output_embeddings()
         self.context = model.config.max_position_embeddings
-        self.batch_limits = BatchLimits()
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, device: str = "cpu", dtype: str = "float32") -> "Policy":
@@ -86,25 +119,9 @@ class Policy:
     def device(self) -> torch.device:
         return self.embedding.device
 
-    def prompt_ids(self, messages: Messages) -> list[int]:
-        """Return the token ids of a chat up to and including the opening of the assistant's turn."""
-        return chat_ids(self.tokenizer, messages)
-
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of a response without special tokens."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
-
-    def hidden_states(
-        self, embeddings: Float[Tensor, "batch seq hidden"], **context: Any
-    ) -> Float[Tensor, "batch seq hidden"]:
-        """Return the last hidden states, to which the output matrix applies.
-
-        Right padding does not change the states of other tokens because attention is causal.
-
-        Args:
-            context: cached prefix (`past_key_values`, mask and positions; see `engine.cached_forward.read`).
-        """
-        return _hidden_states(self.model, embeddings, context)
 
     def logits(self, hidden: Float[Tensor, "*shape hidden"]) -> Float[Tensor, "*shape vocab"]:
         """Return next-token logits z over the tokenizer's vocabulary."""
@@ -130,7 +147,7 @@ class Policy:
             )
 
 
-class RewardModel:
+class RewardModel(LanguageModel):
     """A reward r(y|x), differentiable in the response's tokens.
 
     Kind "classifier" (the paper's): the score of a one-label `AutoModelForSequenceClassification` at the last token of
@@ -138,13 +155,9 @@ class RewardModel:
     stronger causal LM of the same vocabulary. If `reference` is given, its log-likelihood is subtracted.
 
     Attributes:
-        model: the classifier, or the stronger causal LM; as given to the constructor (see `Policy`).
-        strong: that causal LM as a `Policy`; None for a classifier.
-        reference: reference model of a likelihood reward, or None.
-        eos_ids: ids that end a response; the first one is appended to a response that was cut off.
+        parameters: as in `LanguageModel`, the reference model's included.
+        strong: the stronger causal LM as a `Policy`; None for a classifier.
         suffix_ids: tokens the chat template writes after the end-of-turn token; only a classifier reads them.
-        parameters: as in `Policy`, the reference model's included.
-        batch_limits: size limits of the batches of all models of this reward.
     """
 
     def __init__(
@@ -165,17 +178,13 @@ class RewardModel:
             raise ValueError(
                 f"a reference model needs kind='likelihood'; got kind={kind!r}. Drop reference or change kind."
             )
-        self.model = model
-        self.tokenizer = tokenizer
-        self.name = name
+        super().__init__(model, tokenizer, name)
         self.kind = kind
         self.reference = reference
+        if reference is not None:
+            self.parameters += reference.parameters
         self.strong = Policy(model, tokenizer, name) if kind == "likelihood" else None
-        self.embedding = model.get_input_embeddings().weight
-        self.parameters = matmul_parameters(model) + (reference.parameters if reference else 0)
-        self.eos_ids = _eos_ids(model, tokenizer)
         self.suffix_ids = suffix_ids(tokenizer, self.eos_ids[0]) if kind == "classifier" else []
-        self.batch_limits = BatchLimits()
         self._checked: set[int] = set()
 
     @classmethod
@@ -200,10 +209,6 @@ class RewardModel:
         reference_model = Policy.from_pretrained(reference, device, dtype) if reference else None
         return cls(model, tokenizer, str(name_or_path), kind, reference_model)
 
-    def prompt_ids(self, messages: Messages) -> list[int]:
-        """Return the token ids of a chat as `Policy.prompt_ids` does, by the reward model's own template."""
-        return chat_ids(self.tokenizer, messages)
-
     def check_vocabulary(self, policy: Policy) -> None:
         """Raise ValueError unless every token of the policy has the same id here: both models read the same ids."""
         if id(policy) in self._checked:
@@ -217,12 +222,6 @@ class RewardModel:
             )
         self._checked.add(id(policy))
 
-    def hidden_states(
-        self, embeddings: Float[Tensor, "batch seq hidden"], **context: Any
-    ) -> Float[Tensor, "batch seq hidden"]:
-        """Return the last hidden states of `model`; as `Policy.hidden_states`."""
-        return _hidden_states(self.model, embeddings, context)
-
     def head_scores(self, hidden: Float[Tensor, "batch hidden"]) -> Float[Tensor, " batch"]:
         """Return a classifier's score at one position per sequence."""
         return self.model.score(hidden)[:, 0]
@@ -231,11 +230,6 @@ class RewardModel:
 def _check_kind(kind: str) -> None:
     if kind not in REWARD_MODEL_CLASSES:
         raise ValueError(f"reward kind must be one of {', '.join(REWARD_MODEL_CLASSES)}; got {kind!r}.")
-
-
-def _hidden_states(model: torch.nn.Module, embeddings: Tensor, context: dict[str, Any]) -> Tensor:
-    use_cache = "past_key_values" in context
-    return model.base_model(inputs_embeds=embeddings, use_cache=use_cache, **context).last_hidden_state
 
 
 def matmul_parameters(model: torch.nn.Module) -> int:

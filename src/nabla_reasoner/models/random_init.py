@@ -45,15 +45,10 @@ def build_model(
 
 
 def write_model(
-    folder: str | Path,
-    shape: Mapping[str, Any],
-    tokenizer: transformers.PreTrainedTokenizerBase,
-    *,
-    classifier: bool = False,
-    seed: int,
+    folder: str | Path, shape: Mapping[str, Any], tokenizer: transformers.PreTrainedTokenizerBase, **options: Any
 ) -> None:
-    """Write a random model (see `build_model`) and its tokenizer as a Hugging Face folder."""
-    build_model(shape, tokenizer, classifier=classifier, seed=seed).save_pretrained(folder)
+    """Write a random model and its tokenizer as a Hugging Face folder; arguments as for `build_model`."""
+    build_model(shape, tokenizer, **options).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
