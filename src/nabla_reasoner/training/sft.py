@@ -53,12 +53,8 @@ class PolicyTraining(Training):
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer, schedule: Schedule, max_new_tokens: int):
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self_policy = Policy(model, tokenizer, "the policy in training")  # freezes: what is trained is thawed below
-        for parameter in trained:
-            parameter.requires_grad_(True)
         super().__init__(model, schedule)
-        self.policy, self.max_new_tokens = self_policy, max_new_tokens
+        self.policy, self.max_new_tokens = Policy(model, tokenizer, "the policy in training"), max_new_tokens
         self.examined: dict[str, float] = {}
 
     def validation_step(self, batch: list[Problem], index: int) -> None:

@@ -15,7 +15,7 @@ import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
 
-from ...models.language_models import load_tokenizer
+from ...models.tokenizers import load_tokenizer
 from ...tasks import worked_solutions
 from ...types import Problem
 from .. import grpo, loop, sft

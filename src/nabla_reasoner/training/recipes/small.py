@@ -24,7 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from ...engine import generation, scoring
 from ...engine.sampling import Sampling, keyed_uniforms
 from ...models import conversion
-from ...models.language_models import Policy, RewardModel, load_tokenizer
+from ...models.language_models import Policy, RewardModel
+from ...models.tokenizers import load_tokenizer
 from ...tasks import grading
 from ...types import Problem
 from .. import loop, reward_model

@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from ...config import schema
 from ...engine import generation
 from ...engine.sampling import Sampling, keyed_uniforms
-from ...models.language_models import Policy, load_tokenizer
+from ...models.language_models import Policy
 from ...models.random_init import build_model
-from ...models.tokenizers import build_tokenizer
+from ...models.tokenizers import build_tokenizer, load_tokenizer
 from ...tasks import grading, problems, worked_solutions
 from ...types import Problem
 from .. import classifier_init, loop, reward_model
@@ -58,6 +58,18 @@ def solution_ids(tokenizer, problem: Problem) -> list[int]:
     ]
 
 
+def model_shape(architecture: DictConfig) -> dict[str, str | int | float | bool]:
+    """Return the configuration of a tiny model, given its architecture, width, depth and number of heads."""
+    return {
+        **architecture,
+        "num_key_value_heads": architecture.num_attention_heads,
+        "intermediate_size": architecture.hidden_size * 8 // 3 // 32 * 32,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.04,
+    }
+
+
 def train_language_model(config: DictConfig, name: str, data: dict) -> None:
     """Fine-tune a causal LM of the recipe on worked solutions and write its folder."""
     recipe, tokenizer = config.models[name], load_tokenizer(str(Path(config.folder, "tokenizer")))
@@ -67,7 +79,7 @@ def train_language_model(config: DictConfig, name: str, data: dict) -> None:
         for task, parts in data.items()
     }
     module = loop.LanguageModelTraining(
-        build_model(recipe.architecture, tokenizer, classifier=False), loop.Schedule(**recipe.schedule)
+        build_model(model_shape(recipe.architecture), tokenizer), loop.Schedule(**recipe.schedule)
     )
     fit_and_save(config, name, module, Mixture(pools, dict(recipe.batch), recipe.seed), tokenizer)
 
@@ -144,7 +156,7 @@ def train_classifier(config: DictConfig, data: dict) -> None:
         counts[f"{task}/corrupted"] = round(count * recipe.corrupted)
         counts[f"{task}/sampled"] = count - counts[f"{task}/corrupted"]
     pools = {group: [item._replace(group=group) for item in pool] for group, pool in pools.items()}
-    model = build_model(recipe.architecture, tokenizer, classifier=True)
+    model = build_model(model_shape(recipe.architecture), tokenizer, classifier=True)
     judge = transformers.AutoModelForCausalLM.from_pretrained(str(Path(config.folder, config.models.likelihood.folder)))
     first = next(iter(sampled.values()))[:16]
     length = min(len(item.prompt_ids) + len(item.response_ids) for item in first)
