@@ -1,7 +1,7 @@
 """Fast engine of DTO: many descents together, one evaluation of ∂L/∂y per distinct hard sequence (Alg. 2 and 4).
 
-Computes the same numbers as `reference`, with three differences in how: a parameter exists only for the rows that are
-updated; a gradient is evaluated again only when a hard token changed; several sequences share every tensor operation.
+It computes the same numbers as `reference`. Only the rows that are updated have a parameter, and several sequences
+share every tensor operation.
 """
 
 import math
@@ -59,12 +59,15 @@ class DescentStep(NamedTuple):
     loss: float
 
 
+Listener = Callable[[DescentStep], None]
+
+
 def descend(
     policy: Policy,
     starts: Sequence[DescentStart],
     evaluate: Evaluate,
     settings: DTOSettings,
-    on_step: Callable[[DescentStep], None] | None = None,
+    on_step: Listener | None = None,
 ) -> list[DTOResult]:
     """Optimise many sequences together; results are in the order of `starts`.
 
@@ -91,13 +94,7 @@ class BatchedDescent:
         on_step: called before every step of every sequence.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        evaluate: Evaluate,
-        settings: DTOSettings,
-        on_step: Callable[[DescentStep], None] | None = None,
-    ):
+    def __init__(self, policy: Policy, evaluate: Evaluate, settings: DTOSettings, on_step: Listener | None = None):
         self.policy = policy
         self.evaluate = evaluate
         self.settings = settings
@@ -114,16 +111,14 @@ class BatchedDescent:
         latents = torch.cat([start.latents for start in starts.values()])
         logits = _head(self.policy, latents)
         parameter = logits if self.settings.parameter == "logits" else at_least_float32(latents)
-        gradients = onehot_gradient(
-            [start.gradient for start in starts.values()], [start.positions for start in starts.values()]
-        )
+        gradients = onehot_gradient([s.gradient for s in starts.values()], [s.positions for s in starts.values()])
         parts = zip(logits.split(sizes), parameter.split(sizes), gradients.split(sizes), strict=True)
-        for (key, start), (own_logits, own_parameter, own_gradient) in zip(starts.items(), parts, strict=True):
+        for (key, start), (first_logits, first_parameter, first_gradient) in zip(starts.items(), parts, strict=True):
             tokens = [start.sequence.rollout[position] for position in start.positions]
-            sampled, noise = torch.tensor(tokens, device=own_logits.device), None
+            sampled, noise = torch.tensor(tokens, device=first_logits.device), None
             if self.settings.flip == "gumbel":
                 noise = straight_through.explaining_noise(
-                    own_logits, sampled, start.uniforms, self.settings.draw_temperature
+                    first_logits, sampled, start.uniforms, self.settings.draw_temperature
                 )
             self.ready.append(
                 _Descent(
@@ -132,14 +127,14 @@ class BatchedDescent:
                     sequence=start.sequence,
                     gradient=start.gradient,
                     evaluated={tuple(tokens): start.gradient},
-                    first_argmax=straight_through.argmax(own_logits, noise),
+                    first_argmax=straight_through.argmax(first_logits, noise),
                     sampled=sampled,
                     noise=noise,
-                    parameter=own_parameter,
-                    logits=own_logits,
-                    onehot_gradient=own_gradient,
-                    mean=torch.zeros_like(own_parameter),
-                    square=torch.zeros_like(own_parameter),
+                    parameter=first_parameter,
+                    logits=first_logits,
+                    onehot_gradient=first_gradient,
+                    mean=torch.zeros_like(first_parameter),
+                    square=torch.zeros_like(first_parameter),
                 )
             )
 
@@ -210,11 +205,10 @@ class BatchedDescent:
 
 @dataclass(eq=False)
 class _Descent:
-    """One sequence that is being optimised.
+    """One descent in progress.
 
     Attributes:
-        key: caller's key of the sequence.
-        positions: rollout positions whose rows are updated.
+        key, positions: as in `DescentStart` and `DescentStep`.
         sequence: current hard sequence.
         gradient: ∂L/∂y there.
         evaluated: gradients evaluated so far, by the hard tokens at the positions.
