@@ -16,6 +16,7 @@ that rollouts, gradients and scores read new tokens only.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -51,33 +52,30 @@ class Proposal(NamedTuple):
     predictions: TokenPredictions | None
 
 
+@dataclass
 class BatchedDecoder:
     """The loop for one batch of problems, each with a slot in the caches.
 
-    Args:
-        states: states before the first rollout; they hold the outcome after `run`.
-        observer: told of every event of the loop; changes nothing.
+    Attributes:
+        states: all problems; they hold the outcome after `run`.
+        observer: listener that is told of every event.
     """
 
-    def __init__(
-        self,
-        settings: NablaSettings,
-        states: list[DecodingState],
-        policy: Policy,
-        reward: RewardModel,
-        observer: DecodingObserver | None = None,
-    ):
-        self.settings = settings
-        self.states = states
-        self.policy = policy
-        self.reward = reward
-        self.observer = observer or DecodingObserver()
-        for slot, state in enumerate(states):
+    settings: NablaSettings
+    states: list[DecodingState]
+    policy: Policy
+    reward: RewardModel
+    observer: DecodingObserver = field(default_factory=DecodingObserver)
+
+    def __post_init__(self) -> None:
+        for slot, state in enumerate(self.states):
             state.slot = slot
-        self.current = ModelCaches(len(states))
-        self.proposed = ModelCaches(len(states))
-        self.gradients = GradientReuse(settings, states, policy, reward, self.current, self.observer)
-        self.optimiser = TokenOptimiser(settings, policy, self.gradients.evaluate_flips)
+        self.current = ModelCaches(len(self.states))
+        self.proposed = ModelCaches(len(self.states))
+        self.gradients = GradientReuse(
+            self.settings, self.states, self.policy, self.reward, self.current, self.observer
+        )
+        self.optimiser = TokenOptimiser(self.settings, self.policy, self.gradients.evaluate_flips)
 
     def run(self) -> None:
         """Sample the first rollouts, then search, propose and accept until every problem is done."""

@@ -5,6 +5,7 @@ flips, and all later positions until a revision is accepted.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..dto import gradient_passes
 from ..dto.gradients import Gradient
@@ -16,30 +17,22 @@ from .settings import NablaSettings
 from .state import DecodingState, hard_sequence
 
 
+@dataclass(frozen=True)
 class GradientReuse:
     """Gradients of the current responses of a batch.
 
-    Args:
+    Attributes:
         states: all problems of the batch; `states[i].slot` is i.
         caches: keys and values of the current responses.
-        observer: told of every evaluation.
+        observer: listener that is told of every evaluation.
     """
 
-    def __init__(
-        self,
-        settings: NablaSettings,
-        states: Sequence[DecodingState],
-        policy: Policy,
-        reward: RewardModel,
-        caches: ModelCaches,
-        observer: DecodingObserver,
-    ):
-        self.settings = settings
-        self.states = states
-        self.policy = policy
-        self.reward = reward
-        self.caches = caches
-        self.observer = observer
+    settings: NablaSettings
+    states: Sequence[DecodingState]
+    policy: Policy
+    reward: RewardModel
+    caches: ModelCaches
+    observer: DecodingObserver
 
     def ensure_gradients(self, states: Sequence[DecodingState]) -> None:
         """Evaluate ∂L/∂y from the cursor on for the problems whose stored gradient is stale or missing."""

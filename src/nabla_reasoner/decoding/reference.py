@@ -11,6 +11,8 @@ Five steps at every position, one method each:
 Nothing is shared between positions. `batched` takes the same steps for many problems and is tested against this loop.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -27,18 +29,14 @@ from .settings import NablaSettings
 from .state import DecodingState, accept_or_reject, direction_stage, hard_sequence, note_rollout, scored_text
 
 
+@dataclass(frozen=True)
 class ReferenceDecoder:
-    """The loop for one problem.
+    """The loop for one problem, whose `state` holds the outcome after `run`."""
 
-    Args:
-        state: state before the first rollout; it holds the outcome after `run`.
-    """
-
-    def __init__(self, settings: NablaSettings, state: DecodingState, policy: Policy, reward: RewardModel):
-        self.settings = settings
-        self.state = state
-        self.policy = policy
-        self.reward = reward
+    settings: NablaSettings
+    state: DecodingState
+    policy: Policy
+    reward: RewardModel
 
     def run(self) -> None:
         """Sample the first rollout, then revise it from left to right, `num_passes` times or until N_max is used."""

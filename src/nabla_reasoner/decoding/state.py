@@ -35,7 +35,7 @@ class DecodingState:
         incumbent: value that a proposal must exceed; differs from `reward` in variant "release" only.
         predictions: the policy's predictions at every token of the response.
         uncertain: positions that pass the first gate.
-        gradient: ∂L/∂y at `gradient_tokens`, for the positions from `gradient_start` on.
+        gradient: ∂L/∂y at the hard tokens `gradient_tokens`, for the positions from `gradient_start` on.
         gate_norms: norm of the gradient by uncertain position, with the second gate only.
         done: whether no position or no rollout is left.
         spent: costs so far.

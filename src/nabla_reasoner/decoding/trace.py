@@ -1,6 +1,7 @@
 """Trace of the decoding loop (Figure 2): every response and every position at which DTO ran."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..engine.generation import Rollout
@@ -61,20 +62,15 @@ class Trace(NamedTuple):
     visits: list[Visit]
 
 
+@dataclass
 class _Record:
-    """Record of one problem in progress.
+    """Record of one problem; `current` is the index of the current response, the last two fields are as in `Visit`."""
 
-    Attributes:
-        current: index of the current response.
-        evaluations, reused: of the current position, as in `Visit`.
-    """
-
-    def __init__(self) -> None:
-        self.responses: list[Response] = []
-        self.visits: list[Visit] = []
-        self.current = 0
-        self.evaluations = 0
-        self.reused = False
+    responses: list[Response] = field(default_factory=list)
+    visits: list[Visit] = field(default_factory=list)
+    current: int = 0
+    evaluations: int = 0
+    reused: bool = False
 
 
 class _Recorder(DecodingObserver):
