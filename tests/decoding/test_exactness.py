@@ -1,4 +1,4 @@
-"""The fast engine against the plain one, on random models, the shipped models and real ones."""
+"""The fast engine against the reference engine, on random models, the shipped models and pretrained ones."""
 
 import itertools
 import os
@@ -13,28 +13,30 @@ from nabla_reasoner.config import build, compose
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.dto import optimizer
 from nabla_reasoner.dto.settings import ENGINES, PARAMETERS, UPDATES, DTOResult
+from nabla_reasoner.models import conversion
 from nabla_reasoner.models.language_models import Policy, RewardModel
+from nabla_reasoner.types import Problem
 
 ROOT = Path(__file__).resolve().parents[2]
 QWEN = Path(os.environ.get("NABLA_QWEN_FOLDER", ROOT.parent / "shared/weights/qwen2.5-coder-0.5b"))
 
 
 def cases(policy: Policy, count: int, seed: int = 0) -> dict[str, list]:
-    """Random rollouts of 1 to 9 tokens behind prefixes of 0 to 4, with prompts of different lengths."""
+    """Random rollouts of 1 to 9 tokens after prefixes of 0 to 4, with prompts of different lengths."""
     generator = np.random.default_rng(seed)
-    drawn = {"prompts": [], "prefix_ids": [], "rollout_ids": []}
+    batch = {"prompts": [], "prefix_ids": [], "rollout_ids": []}
     for i in range(count):
-        drawn["prompts"].append(toys.chat("Add 5 and 6, then take 7. "[: 1 + 5 * (i % 5)]))
-        drawn["prefix_ids"].append(generator.integers(5, 250, i % 5).tolist())
+        batch["prompts"].append(toys.chat("Add 5 and 6, then take 7. "[: 1 + 5 * (i % 5)]))
+        batch["prefix_ids"].append(generator.integers(5, 250, i % 5).tolist())
         ending = policy.eos_ids[:1] if i % 2 else []
-        drawn["rollout_ids"].append(generator.integers(5, 250, 1 + i % 9).tolist() + ending)
-    return drawn
+        batch["rollout_ids"].append(generator.integers(5, 250, 1 + i % 9).tolist() + ending)
+    return batch
 
 
-def optimised(policy, reward, drawn, batch_size, **settings) -> list[DTOResult]:
-    results, count = [], len(drawn["prompts"])
+def optimised(policy, reward, batch, batch_size, **settings) -> list[DTOResult]:
+    results, count = [], len(batch["prompts"])
     for begin in range(0, count, batch_size):
-        part = {name: values[begin : begin + batch_size] for name, values in drawn.items()}
+        part = {name: values[begin : begin + batch_size] for name, values in batch.items()}
         results += optimizer.optimize(policy, reward, **part, reward_weight=0.7, nll_weight=0.3, **settings)
     return results
 
@@ -44,30 +46,33 @@ def optimised(policy, reward, drawn, batch_size, **settings) -> list[DTOResult]:
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])
 @pytest.mark.parametrize("update", UPDATES)
 @pytest.mark.parametrize("parameter", PARAMETERS)
-def test_rows_are_equal_in_float64_for_every_batch_size(architectures, kind, parameter, update):
+def test_rows_equal_reference_for_every_batch_size(architectures, kind, parameter, update):
     policy, reward = toys.policy(architectures[0]), toys.reward(kind, architectures[1])
-    drawn = cases(policy, 16)
+    batch = cases(policy, 16)
     settings = {"parameter": parameter, "update": update, "step_size": 0.3, "num_iterations": 6}
-    expected = optimised(policy, reward, drawn, 16, **settings, engine="reference")
-    flips = sum(one.token_ids != ids for one, ids in zip(expected, drawn["rollout_ids"], strict=True))
+    expected = optimised(policy, reward, batch, 16, **settings, engine="reference")
+    flips = sum(result.token_ids != ids for result, ids in zip(expected, batch["rollout_ids"], strict=True))
     assert flips > 0
     for batch_size in (1, 3, 16):
-        for one, other in zip(optimised(policy, reward, drawn, batch_size, **settings), expected, strict=True):
-            torch.testing.assert_close(one.logits, other.logits, rtol=0, atol=1e-10)
-            assert one.token_ids == other.token_ids
-            assert one.objective == pytest.approx(other.objective, abs=1e-10)
+        actual = optimised(policy, reward, batch, batch_size, **settings)
+        for fast, plain in zip(actual, expected, strict=True):
+            torch.testing.assert_close(fast.logits, plain.logits, rtol=0, atol=1e-10)
+            assert fast.token_ids == plain.token_ids
+            assert fast.objective == pytest.approx(plain.objective, abs=1e-10)
 
 
 @pytest.mark.parametrize("parameter", PARAMETERS)
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])
 def test_rows_agree_in_float32(parameter, kind):
-    """Adam divides a gradient by its own size, so noise in an entry whose gradient is nearly zero becomes a step of up
-    to η: the largest difference is bounded by the steps (Σ η_t = 0.11 here), and what is typical by float32 itself."""
+    """Adam divides a gradient by its own size, so that noise in an entry with no gradient becomes a step of up to η.
+
+    The largest difference is therefore bounded by the steps (Σ η_t = 0.11 here), the typical one by float32 precision.
+    """
     policy, reward = toys.policy(dtype="float32"), toys.reward(kind, dtype="float32")
-    drawn = cases(policy, 16)
+    batch = cases(policy, 16)
     settings = {"parameter": parameter, "update": "all", "step_size": 0.01, "num_iterations": 20}
-    fast = optimised(policy, reward, drawn, 16, **settings)
-    plain = optimised(policy, reward, drawn, 16, **settings, engine="reference")
+    fast = optimised(policy, reward, batch, 16, **settings)
+    plain = optimised(policy, reward, batch, 16, **settings, engine="reference")
     difference = torch.cat([(a.logits - b.logits).abs().flatten() for a, b in zip(fast, plain, strict=True)])
     assert (difference <= 1e-5).float().mean() >= 0.999
     assert difference.max() <= 1e-3
@@ -80,9 +85,8 @@ def decoded(cell_settings: list[str], size: int, dtype: str):
     problems = build.build_problems(cell)
     solutions = []
     for engine in ("fast", "reference"):
-        method = build.build_method(cell)
-        method.engine = engine
-        solutions.append(method.solve(problems, policy, reward, seed=0))
+        cell["method"]["engine"] = engine
+        solutions.append(build.build_method(cell).solve(problems, policy, reward, seed=0))
     return solutions
 
 
@@ -105,8 +109,8 @@ SHIPPED = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("policy", "task", "variant", "size"), SHIPPED)
-def test_shipped_models_take_the_same_decisions_in_float64(policy, task, variant, size):
-    """230 problems in all: the same proposals, the same fate of each, the same answers."""
+def test_shipped_models_take_same_decisions_in_float64(policy, task, variant, size):
+    """230 problems: the same proposals, decisions and answers."""
     threshold = ["method.grad_threshold=0.5"] if variant == "paper" else []  # of ∂L/∂z: opens some gates, shuts others
     settings = [f"policy={policy}", f"task={task}", f"variant={variant}", "seed=0", *threshold]
     fast, plain = decoded(settings, size, "float64")
@@ -117,7 +121,7 @@ def test_shipped_models_take_the_same_decisions_in_float64(policy, task, variant
 
 
 @pytest.mark.slow
-def test_divergences_in_float32_are_rare_and_start_where_both_saw_the_same():
+def test_float32_divergences_are_rare():
     fast, plain = decoded(["policy=tiny-instruct", "task=products", "seed=0"], 100, "float32")
     traced = [(a.problem_id, first_divergence(a, b)) for a, b in zip(fast, plain, strict=True)]
     traced = [(name, revision) for name, revision in traced if revision]
@@ -127,19 +131,17 @@ def test_divergences_in_float32_are_rare_and_start_where_both_saw_the_same():
 
 def assert_engines_agree(policy: Policy, reward: RewardModel, question: str, **settings) -> None:
     """Optimised rows, and one decoded problem."""
-    from nabla_reasoner.types import Problem
-
     problem = Problem("real/0", question, None, "toy")
     ids = policy.tokenizer.encode("3 + 4 = 7, and 7 * 2 = 14.")
-    drawn = {"prompts": [problem.messages] * 2, "prefix_ids": [[], ids[:4]], "rollout_ids": [ids, ids[4:]]}
+    batch = {"prompts": [problem.messages] * 2, "prefix_ids": [[], ids[:4]], "rollout_ids": [ids, ids[4:]]}
     for update in UPDATES:
         rows = [
-            optimised(policy, reward, drawn, 2, update=update, num_iterations=4, step_size=0.5, engine=engine)
+            optimised(policy, reward, batch, 2, update=update, num_iterations=4, step_size=0.5, engine=engine)
             for engine in ENGINES
         ]
-        for one, other in zip(*rows, strict=True):
-            torch.testing.assert_close(one.logits, other.logits, rtol=0, atol=1e-8)
-            assert one.token_ids == other.token_ids
+        for fast_row, plain_row in zip(*rows, strict=True):
+            torch.testing.assert_close(fast_row.logits, plain_row.logits, rtol=0, atol=1e-8)
+            assert fast_row.token_ids == plain_row.token_ids
     fast, plain = (
         NablaReasoner(**settings, grad_threshold=0.0, max_rollouts=3, engine=engine).solve([problem], policy, reward)
         for engine in ENGINES
@@ -156,13 +158,11 @@ def test_engines_agree_on_smollm2(tmp_path: Path):
     )
     for part in ("policy", "reward"):
         cell[part]["prepare"].pop("_target_")
-    from nabla_reasoner.models import conversion
-
-    base, judge = str(tmp_path / "base"), str(tmp_path / "judge")
+    base, tuned = str(tmp_path / "base"), str(tmp_path / "tuned")
     conversion.unpack(**{**cell["policy"]["prepare"], "folder": base})
-    conversion.merge(judge, base=base, adapter=str(ROOT / cell["reward"]["prepare"]["adapter"]))
+    conversion.merge(tuned, base=base, adapter=str(ROOT / cell["reward"]["prepare"]["adapter"]))
     policy = Policy.from_pretrained(base, dtype="float64")
-    reward = RewardModel.from_pretrained(judge, kind="likelihood", dtype="float64")
+    reward = RewardModel.from_pretrained(tuned, kind="likelihood", dtype="float64")
     assert_engines_agree(policy, reward, "Multiply 12 by 7.\nWrite the answer as an equation.", max_new_tokens=24)
 
 

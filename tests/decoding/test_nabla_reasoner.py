@@ -1,8 +1,13 @@
+"""The decoding loop: both engines, budgets, costs, variants and checks of settings."""
+
+import inspect
+
 import pytest
 import toys
 
 from nabla_reasoner.baselines.repeated_sampling import BestOfN
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
+from nabla_reasoner.decoding.settings import NablaSettings
 from nabla_reasoner.types import Problem
 
 QUESTIONS = ["What is 12 + 34?", "Add 5 and 6, then take 7.", "6", "99 + 1?", "Take 3 from 8", "1 2 3"]
@@ -21,7 +26,7 @@ SETTINGS = {
 
 
 def outcome(solutions):
-    """What must agree between engines: tokens, and every proposal with its fate."""
+    """Tokens, and every proposal with its decision: what must agree between engines."""
     return [
         (s.token_ids, [(r["pass"], r["position"], r["old"], r["new"], r["accepted"]) for r in s.search["revisions"]])
         for s in solutions
@@ -64,37 +69,35 @@ FURTHER = [
     ],
     ids=str,
 )
-def test_lock_step_takes_the_same_decisions_as_the_plain_loop(settings, kind):
+def test_batched_loop_takes_decisions_of_reference(settings, kind):
     fast = solve(settings, kind)
     plain = solve({**settings, "engine": "reference"}, kind)
     assert outcome(fast) == outcome(plain)
-    for one, other in zip(fast, plain, strict=True):
-        assert one.search["rollouts"] == other.search["rollouts"]
-        assert one.cost.decode_tokens == other.cost.decode_tokens
-        if (
-            settings.get("variant") != "release"
-        ):  # its hard sequence changes with every committed token: nothing to share
-            assert one.cost.flops < other.cost.flops
+    for actual, expected in zip(fast, plain, strict=True):
+        assert actual.search["rollouts"] == expected.search["rollouts"]
+        assert actual.cost.decode_tokens == expected.cost.decode_tokens
+        if settings.get("variant") != "release":  # its hard sequence changes with every committed token: no reuse
+            assert actual.cost.flops < expected.cost.flops
 
 
-def test_these_settings_do_make_accepted_and_rejected_proposals():
-    """Guards the comparisons above and below: they would say nothing of a loop that never proposes."""
+def test_settings_yield_accepted_and_rejected_proposals():
+    """The other comparisons would be empty for a loop that never proposes."""
     solutions = solve({"num_passes": 2})
     assert sum(s.search["accepted"] for s in solutions) > 0
     assert sum(s.search["rejected"] for s in solutions) > 0
 
 
-def test_results_do_not_depend_on_batch_or_order():
+def test_results_are_independent_of_batch_and_order():
     together = outcome(solve({"num_passes": 2}))
     assert outcome(solve({"num_passes": 2}, problems=PROBLEMS[::-1]))[::-1] == together
     assert [outcome(solve({"num_passes": 2}, problems=[p]))[0] for p in PROBLEMS] == together
 
 
-def test_other_seeds_draw_otherwise():
+def test_other_seed_changes_outcome():
     assert outcome(solve({}, seed=1)) != outcome(solve({}, seed=0))
 
 
-def test_accepted_revisions_raise_the_reward_and_rejected_ones_leave_the_response():
+def test_accepted_revisions_raise_reward_and_rejected_keep_response():
     for solution in solve({"num_passes": 3}):
         best, response = None, None
         for step, revision in enumerate(solution.search["revisions"]):
@@ -107,49 +110,49 @@ def test_accepted_revisions_raise_the_reward_and_rejected_ones_leave_the_respons
         assert response is None or response == solution.response
 
 
-def test_budget_of_rollouts_is_kept_and_counts_the_first():
+def test_rollout_budget_includes_first_rollout():
     for limit in (1, 2, 3):
         for solution in solve({"max_rollouts": limit, "num_passes": 5}):
             assert solution.search["rollouts"] <= limit
             assert len(solution.search["trajectory"]) == solution.search["rollouts"]
 
 
-def test_one_rollout_is_the_first_sample_of_best_of_n():
+def test_first_rollout_equals_sample_of_best_of_n():
     """Common random numbers: every method's first rollout is the same draw."""
     policy, reward = toys.policy(), toys.reward()
     single = BestOfN(num_samples=1, temperature=1.0, max_new_tokens=8).solve(PROBLEMS, policy, reward)
     assert [s.token_ids for s in solve({"max_rollouts": 1})] == [s.token_ids for s in single]
 
 
-def test_one_gradient_evaluation_serves_all_positions_until_a_revision_is_accepted():
+def test_gradient_is_evaluated_once_per_accepted_revision():
     for solution in solve({"step_size": 1e-6}):
         assert solution.cost.gradient_evaluations <= 1 + solution.search["accepted"]
 
 
 @pytest.mark.parametrize("use_gradient", [True, False])
-def test_a_rollout_reads_its_new_token_only_and_a_score_what_follows(use_gradient):
-    """Keys and values survive rejected proposals and follow accepted ones."""
+def test_rollouts_and_scores_read_new_tokens_only(use_gradient):
+    """Keys and values are kept after rejected proposals and replaced after accepted ones."""
     policy, reward = toys.policy(), toys.reward()
     solutions = solve({"num_passes": 2, "use_gradient": use_gradient})
     assert sum(s.search["rejected"] for s in solutions) > 0
     assert sum(s.search["accepted"] for s in solutions) > 0
     for problem, solution in zip(PROBLEMS, solutions, strict=True):
-        going = [r for r in solution.search["revisions"] if r["new"] not in policy.eos_ids and r["position"] < 7]
-        assert solution.cost.policy_prefill_tokens == len(policy.prompt_ids(problem.messages)) + len(going)
+        sampled = [r for r in solution.search["revisions"] if r["new"] not in policy.eos_ids and r["position"] < 7]
+        assert solution.cost.policy_prefill_tokens == len(policy.prompt_ids(problem.messages)) + len(sampled)
         if not use_gradient and solution.search["revisions"]:
-            longest = 8 + 2  # a response, its end, and the token ahead of what is new
+            longest = 8 + 2  # a response, its end token, and the token before the new ones
             tails = sum(longest - r["position"] for r in solution.search["revisions"])
             prompt = len(reward.prompt_ids(problem.messages))
             assert solution.cost.reward_forward_tokens <= prompt + longest + tails
 
 
-def test_variants_release_and_fixed_differ_in_the_incumbents_score():
-    """The release scores the incumbent with the prompt twice; the value a proposal must beat is then another one."""
-    first = {s.problem_id: s.search["revisions"] for s in solve({"variant": "release", "max_rollouts": 2})}
+def test_release_and_fixed_differ_in_incumbent_reward():
+    """The release scores the incumbent with the prompt twice, so that a proposal must exceed another value."""
+    release = {s.problem_id: s.search["revisions"] for s in solve({"variant": "release", "max_rollouts": 2})}
     fixed = {s.problem_id: s.search["revisions"] for s in solve({"variant": "fixed", "max_rollouts": 2})}
-    both = [(first[i][0]["incumbent"], fixed[i][0]["incumbent"]) for i in first if first[i] and fixed[i]]
-    assert both
-    assert all(abs(one - other) > 1e-6 for one, other in both)
+    pairs = [(release[i][0]["incumbent"], fixed[i][0]["incumbent"]) for i in release if release[i] and fixed[i]]
+    assert pairs
+    assert all(abs(in_release - in_fixed) > 1e-6 for in_release, in_fixed in pairs)
 
 
 @pytest.mark.parametrize(
@@ -165,11 +168,32 @@ def test_variants_release_and_fixed_differ_in_the_incumbents_score():
         ({"terms": []}, "got none"),
         ({"move": "stay"}, "gradient, sharpen, random"),
         ({"acceptance": "never"}, "higher, always"),
+        ({"selection": "random"}, "confidence, entropy"),
+        ({"update": "none"}, "first, all"),
+        ({"grad_threshold": -1.0}, "ε_grad.*-1"),
         ({"flip": "gumbel", "rollout_temperature": 0.0}, "temperature > 0; got 0.0"),
         ({"resample_top_p": 0.0}, "top_p"),
         ({"max_new_tokens": 1000}, "context of 256"),
     ],
 )
-def test_settings_out_of_range_are_refused_with_value_and_remedy(setting, message):
+def test_setting_out_of_range_raises(setting, message):
     with pytest.raises(ValueError, match=message):
         solve(setting)
+
+
+def test_unknown_keyword_raises_and_lists_settings():
+    with pytest.raises(TypeError, match=r"unknown setting max_rollout; valid settings are max_rollouts, .*step_size"):
+        NablaReasoner(max_rollout=4)
+
+
+def test_signature_lists_keywords_with_defaults():
+    defaults = {name: p.default for name, p in inspect.signature(NablaReasoner).parameters.items()}
+    assert defaults == NablaSettings.keywords()
+    assert (defaults["max_rollouts"], defaults["step_size"], defaults["rollout_top_p"]) == (8, 0.01, 0.95)
+    assert NablaReasoner(**defaults).settings == NablaSettings()
+
+
+def test_dto_follows_variant_and_rollout_temperature():
+    settings = NablaReasoner(variant="paper", rollout_temperature=0.8, num_iterations=3).settings
+    assert (settings.dto.update, settings.dto.draw_temperature, settings.dto.num_iterations) == ("all", 0.8, 3)
+    assert NablaReasoner(variant="paper", update="first").settings.dto.update == "first"

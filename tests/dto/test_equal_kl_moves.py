@@ -1,4 +1,4 @@
-"""Noise that explains a draw, moves of equal KL, and the parts of the gradient, in both engines."""
+"""Explaining noise, moves of equal KL, and the parts of the gradient, in both engines."""
 
 import numpy as np
 import pytest
@@ -20,25 +20,27 @@ OTHER = torch.tensor([1.0, 0.2, -0.5, 0.4, 0.8], dtype=torch.float64)
 DRAWS, TEMPERATURE = 20_000, 0.7
 
 
-def drawn(cut: float = 1.0):
-    """Tokens drawn from LOGITS as rollouts are, and the noise that explains them."""
+def tokens_and_noise(top_p: float = 1.0):
+    """Tokens sampled from LOGITS as rollouts are, and the noise that explains them."""
     generator = np.random.default_rng(0)
     rows = LOGITS.expand(DRAWS, -1)
-    tokens = draw(rows, torch.tensor(generator.random(DRAWS)), Sampling(TEMPERATURE, cut))
+    tokens = draw(rows, torch.tensor(generator.random(DRAWS)), Sampling(TEMPERATURE, top_p))
     noise = straight_through.explaining_noise(rows, tokens, generator.random((DRAWS, 5)), TEMPERATURE)
     return tokens, noise
 
 
-def test_the_sampled_token_is_the_argmax_with_its_noise():
-    for cut in (1.0, 0.6):
-        tokens, noise = drawn(cut)
+def test_sampled_token_is_argmax_with_noise():
+    for top_p in (1.0, 0.6):
+        tokens, noise = tokens_and_noise(top_p)
         assert torch.equal((LOGITS + noise).argmax(-1), tokens)
 
 
-def test_token_and_noise_together_are_a_gumbel_max_draw():
-    """Averaged over tokens the noise is plain Gumbel noise, at every token and jointly: with other logits its argmax
-    then follows *their* softmax. False alarms: 1 in 1,000 each (the draws are fixed)."""
-    _, noise = drawn()
+def test_explaining_noise_is_gumbel_noise_over_tokens():
+    """Averaged over sampled tokens the noise is plain Gumbel noise: with other logits its argmax follows their softmax.
+
+    A test fails by chance with probability 0.001 (the draws are fixed).
+    """
+    _, noise = tokens_and_noise()
     for column in (noise / TEMPERATURE).T:
         assert scipy.stats.kstest(column, scipy.stats.gumbel_r.cdf).pvalue > 0.001
     counts = torch.bincount((OTHER + noise).argmax(-1), minlength=5)
@@ -55,11 +57,11 @@ def run(**settings):
 
 
 def assert_same(fast, plain):
-    for one, other in zip(fast, plain, strict=True):
-        torch.testing.assert_close(one.logits, other.logits, rtol=0, atol=1e-9)
-        assert one.token_ids == other.token_ids
-        assert one.objective == pytest.approx(other.objective, abs=1e-9)
-        assert one.gradient_evaluations <= other.gradient_evaluations
+    for actual, expected in zip(fast, plain, strict=True):
+        torch.testing.assert_close(actual.logits, expected.logits, rtol=0, atol=1e-9)
+        assert actual.token_ids == expected.token_ids
+        assert actual.objective == pytest.approx(expected.objective, abs=1e-9)
+        assert actual.gradient_evaluations <= expected.gradient_evaluations
 
 
 @pytest.mark.parametrize("update", UPDATES)
@@ -73,13 +75,13 @@ def test_engines_agree_on_gumbel_flips(parameter, update):
         assert [r.token_ids for r in fast] != [r.token_ids for r in other], "the two definitions must differ here"
 
 
-def test_without_a_step_no_gumbel_flip():
+def test_tiny_steps_cause_no_gumbel_flip():
     for result, start in zip(run(flip="gumbel", update="all", step_size=1e-9), CASES["rollout_ids"], strict=True):
         assert result.token_ids == start
         assert result.gradient_evaluations == 1
 
 
-def test_gumbel_flips_without_a_source_of_noise_are_refused():
+def test_gumbel_flip_without_uniforms_raises():
     with pytest.raises(ValueError, match="uniforms"):
         optimizer.optimize(toys.policy(), toys.reward(), **CASES, flip="gumbel")
 
@@ -89,22 +91,22 @@ PARTS = [(name,) for name in gradients.TERMS] + [("prefix", "reward_prefix", "re
 
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])
 @pytest.mark.parametrize("terms", PARTS, ids="+".join)
-def test_kept_terms_are_those_of_the_decomposition(terms, kind):
-    """passes.evaluate against autograd with detached inputs, and against objective.gradient_terms."""
+def test_selected_terms_equal_autograd_and_decomposition(terms, kind):
+    """`evaluate` against autograd with detached inputs, and against `objective.gradient_terms`."""
     policy, reward = toys.policy(), toys.reward(kind)
     weights = {"reward_weight": 0.7, "nll_weight": 0.3}
     decomposed = objective.gradient_terms(policy, reward, **CASES, **weights)
     for number, parts in enumerate(decomposed):
         sequence = objective.make_sequence(policy, reward, *(values[number] for values in CASES.values()))
-        (kept,) = gradient_passes.evaluate(policy, reward, [sequence], **weights, terms=terms)
+        (partial,) = gradient_passes.evaluate(policy, reward, [sequence], **weights, terms=terms)
         (whole,) = gradient_passes.evaluate(policy, reward, [sequence], **weights)
-        rows = gradients.onehot_gradient([kept], [range(len(sequence.rollout))])
+        rows = gradients.onehot_gradient([partial], [range(len(sequence.rollout))])
         leaf = torch.nn.functional.one_hot(torch.tensor(sequence.rollout), policy.vocab_size).double().requires_grad_()
         loss = objective.relaxed_objective(policy, reward, sequence, leaf, **weights, terms=terms)
         (plain,) = torch.autograd.grad(loss + 0 * leaf.sum(), leaf)
         torch.testing.assert_close(rows, plain, rtol=0, atol=1e-10)
-        assert kept.loss == whole.loss
-        assert kept.behind(1).loss == pytest.approx(whole.behind(1).loss, abs=1e-12)
+        assert partial.loss == whole.loss
+        assert partial.from_position(1).loss == pytest.approx(whole.from_position(1).loss, abs=1e-12)
         known = sum(getattr(parts, name) for name in ("prefix", "postfix") if name in terms)
         if {"reward_prefix", "reward_postfix"} <= set(terms):
             known = known + parts.reward
@@ -121,7 +123,7 @@ def test_engines_agree_without_some_terms(kind):
     assert any((a.logits - b.logits).abs().max() > 1e-3 for a, b in zip(fast, whole, strict=True))
 
 
-def test_a_move_along_another_direction_has_the_kl_it_was_asked_for():
+def test_move_along_direction_reaches_target_kl():
     generator = torch.Generator().manual_seed(0)
     first = 3 * torch.randn(6, 40, generator=generator, dtype=torch.float64)
     direction = torch.randn(6, 40, generator=generator, dtype=torch.float64)
@@ -135,19 +137,19 @@ def test_a_move_along_another_direction_has_the_kl_it_was_asked_for():
     assert (scale[1:] > 1).all()
 
 
-def test_beyond_the_largest_kl_a_row_is_one_hot_at_the_favoured_token():
+def test_target_above_largest_kl_gives_one_hot_row():
     first = torch.tensor([[2.0, 0.0, 1.0]])
     moved = equal_kl_moves.equal_kl(first, first, torch.tensor([5.0]))
     torch.testing.assert_close(torch.softmax(moved, -1), torch.tensor([[1.0, 0.0, 0.0]]))
 
 
-def test_replacing_moves_start_from_the_first_row_and_go_as_far_as_dto():
+def test_replacing_moves_reach_kl_of_dto():
     first, optimised = torch.tensor([[1.0, 0.5, 0.0]]), torch.tensor([[0.8, 0.9, 0.0]])
     uniforms = np.random.default_rng(1).random((1, 3))
     assert equal_kl_moves.apply_move("gradient", first, optimised, None) is optimised
     for move in ("sharpen", "random"):
         moved = equal_kl_moves.apply_move(move, first, optimised, uniforms)
-        near = equal_kl_moves.divergence(moved.double(), first.double())
+        reached = equal_kl_moves.divergence(moved.double(), first.double())
         wanted = equal_kl_moves.divergence(optimised.double(), first.double())
-        torch.testing.assert_close(near, wanted, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(reached, wanted, rtol=1e-3, atol=1e-6)
         assert not torch.allclose(moved, optimised)

@@ -1,3 +1,5 @@
+"""L, ∂L/∂y and its three terms against autograd, finite differences and Hugging Face's own forward passes."""
+
 import pytest
 import torch
 import toys
@@ -23,7 +25,7 @@ def onehots(policy, sequence):
 
 @pytest.mark.parametrize("architecture", ["qwen2", "llama"])
 @pytest.mark.parametrize(("kind", "reference"), REWARDS)
-def test_batched_gradient_equals_autograd_through_dense_onehots(architecture, kind, reference):
+def test_batched_gradient_equals_autograd_through_onehots(architecture, kind, reference):
     policy, reward = toys.policy(architecture), toys.reward(kind, reference=reference)
     batch = sequences(policy, reward)
     for sequence, gradient in zip(batch, gradient_passes.evaluate(policy, reward, batch, **WEIGHTS), strict=True):
@@ -52,7 +54,7 @@ def test_gradient_agrees_with_finite_differences(kind, reference):
 
 
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])
-def test_three_terms_sum_to_autograd_and_postfix_vanishes_at_the_last_token(kind):
+def test_terms_sum_to_autograd_and_postfix_ends(kind):
     policy, reward = toys.policy("llama"), toys.reward(kind, "qwen2")
     chat, prefix, rollout = toys.chat("What is 12 + 34?"), [5, 6], [20, 31, 25, 40]
     (terms,) = objective.gradient_terms(policy, reward, [chat], [prefix], [rollout], **WEIGHTS)
@@ -69,7 +71,7 @@ def test_three_terms_sum_to_autograd_and_postfix_vanishes_at_the_last_token(kind
     torch.testing.assert_close(terms.prefix + terms.postfix, likelihood_only, rtol=0, atol=1e-10)
 
 
-def test_log_likelihood_equals_the_hugging_face_loss():
+def test_log_likelihood_equals_hugging_face_loss():
     policy, reward = toys.policy(), toys.reward()
     for sequence in sequences(policy, reward):
         ids = torch.tensor([sequence.policy_prompt + sequence.prefix + sequence.rollout])
@@ -80,12 +82,12 @@ def test_log_likelihood_equals_the_hugging_face_loss():
         assert gradient.log_probabilities.sum().item() == pytest.approx(-mean.item() * len(sequence.rollout), rel=1e-6)
 
 
-def test_classifier_reward_equals_the_hugging_face_forward():
+def test_classifier_reward_equals_hugging_face_forward():
     policy, reward = toys.policy(), toys.reward("classifier")
     for sequence in sequences(policy, reward):
-        closing = [] if sequence.rollout[-1] in reward.eos_ids else [reward.eos_ids[0]]
+        end_token = [] if sequence.rollout[-1] in reward.eos_ids else [reward.eos_ids[0]]
         response = sequence.prefix + sequence.rollout
-        ids = torch.tensor([sequence.reward_prompt + response + closing + reward.suffix_ids])
+        ids = torch.tensor([sequence.reward_prompt + response + end_token + reward.suffix_ids])
         expected = reward.model(input_ids=ids).logits.item()
         (gradient,) = gradient_passes.evaluate(policy, reward, [sequence], **WEIGHTS)
         (value,), _ = scoring.rewards(reward, [sequence.reward_prompt], [response])
@@ -94,7 +96,7 @@ def test_classifier_reward_equals_the_hugging_face_forward():
 
 
 @pytest.mark.parametrize(("kind", "reference"), REWARDS)
-def test_forward_only_rewards_equal_those_of_the_gradient_pass(kind, reference):
+def test_forward_rewards_equal_those_of_gradient_pass(kind, reference):
     policy, reward = toys.policy(), toys.reward(kind, reference=reference)
     batch = sequences(policy, reward)
     values, costs = scoring.rewards(reward, [s.reward_prompt for s in batch], [s.prefix + s.rollout for s in batch])
@@ -104,14 +106,14 @@ def test_forward_only_rewards_equal_those_of_the_gradient_pass(kind, reference):
         assert spent.reward_forward_tokens == gradient.cost.reward_forward_tokens
 
 
-def test_gradients_do_not_depend_on_batch_or_on_where_the_prefix_ends():
+def test_gradients_are_independent_of_batch_and_prefix():
     policy, reward = toys.policy(), toys.reward("classifier")
     batch = sequences(policy, reward)
     alone = [gradient_passes.evaluate(policy, reward, [sequence], **WEIGHTS)[0] for sequence in batch]
     together = gradient_passes.evaluate(policy, reward, batch[::-1], **WEIGHTS)[::-1]
-    for one, many in zip(alone, together, strict=True):
+    for single, batched in zip(alone, together, strict=True):
         torch.testing.assert_close(
-            gradients.onehot_gradient([one], [[0]]), gradients.onehot_gradient([many], [[0]]), rtol=0, atol=1e-11
+            gradients.onehot_gradient([single], [[0]]), gradients.onehot_gradient([batched], [[0]]), rtol=0, atol=1e-11
         )
     whole = batch[0]
     later = whole._replace(prefix=whole.rollout[:2], rollout=whole.rollout[2:])
@@ -124,7 +126,7 @@ def test_gradients_do_not_depend_on_batch_or_on_where_the_prefix_ends():
     )
 
 
-def test_negative_weight_and_empty_rollout_are_refused():
+def test_negative_weight_and_empty_rollout_raise():
     policy, reward = toys.policy(), toys.reward()
     with pytest.raises(ValueError, match="reward_weight.*-1"):
         objective.gradient_terms(policy, reward, [toys.chat("a")], [[]], [[5]], reward_weight=-1.0)

@@ -44,7 +44,7 @@ def method():
 @pytest.fixture(scope="module")
 def pair(models, method) -> Pair:
     policy, reward = models
-    (tokens, _), *_ = token_pairs.first_rollouts(PROBLEMS, policy, method, 0)
+    (tokens, _), *_ = token_pairs.first_rollouts(PROBLEMS, policy, method.settings, 0)
     sequence = objective.make_sequence(policy, reward, PROBLEMS[0].messages, [], tokens[:5])
     return Pair(PROBLEMS[0], sequence, (1, 3))
 
@@ -61,7 +61,7 @@ def test_losses_equal_objective_at_every_pair(models, pair):
 def test_chances_sum_to_one_and_match_conditional_probabilities(models, pair, method):
     policy, _ = models
     vocabulary = list(range(policy.vocab_size))
-    chances = token_pairs.chances(pair, policy, vocabulary, method.rollout_sampling)
+    chances = token_pairs.chances(pair, policy, vocabulary, method.settings.rollout)
     assert chances.sum() == pytest.approx(1, abs=1e-5)
     ids = torch.tensor([pair.sequence.policy_prompt + pair.with_tokens(6, 0)])
     logits = policy.model(input_ids=ids).logits[0, len(pair.sequence.policy_prompt) - 1 :, : policy.vocab_size]
@@ -72,18 +72,19 @@ def test_chances_sum_to_one_and_match_conditional_probabilities(models, pair, me
 @pytest.mark.parametrize("updated", [(0, 1), (0,), (1,)])
 def test_descent_path_ends_at_engine_result(models, pair, method, updated):
     policy, reward = models
-    path = token_pairs.descend(pair, policy, reward, method.descent, updated, **WEIGHTS)
+    settings = method.settings.dto
+    path = token_pairs.descend(pair, policy, reward, settings, updated)
     positions = [pair.positions[row] for row in updated]
 
     def evaluate(batch, _):
         return gradient_passes.evaluate(policy, reward, batch, **WEIGHTS)
 
     (view,) = evaluate([pair.sequence], [0])
-    sequences, latents = [pair.sequence], view.hidden[positions]
-    (engine,) = batched.descend(policy, sequences, [view], [positions], latents, evaluate, method.descent)
+    start = batched.DescentStart(pair.sequence, view, positions, view.hidden[positions])
+    (engine,) = batched.descend(policy, [start], evaluate, settings)
     torch.testing.assert_close(path[-1].logits[list(updated)], engine.logits, rtol=1e-3, atol=1e-3)
     assert list(path[-1].tokens) == [engine.token_ids[position] for position in pair.positions]
-    assert len(path) == method.descent.num_iterations + 1
+    assert len(path) == settings.num_iterations + 1
     assert torch.equal(path[0].logits[1], path[-1].logits[1]) == (1 not in updated)
 
 
@@ -100,7 +101,7 @@ def test_relaxed_square_corners_equal_hard_pairs(models, pair):
 def test_one_by_one_descent_never_raises_loss(models, pair, method):
     policy, reward = models
     start = token_pairs.losses(pair, policy, reward, pair.tokens, **WEIGHTS)[0, 1]
-    assert token_pairs.one_by_one(pair, policy, reward, method.descent, **WEIGHTS).loss <= start + 1e-4
+    assert token_pairs.one_by_one(pair, policy, reward, method.settings.dto).loss <= start + 1e-4
 
 
 def test_best_of_equals_mean_over_all_tuples():
@@ -126,7 +127,7 @@ def test_case_is_first_that_corrects_both_tokens():
 def test_trace_keeps_and_records_every_decision(models, method):
     policy, reward = models
     plain = method.solve(PROBLEMS, policy, reward)
-    traces = trace.record(method, PROBLEMS, policy, reward)
+    traces = trace.record(method.settings, PROBLEMS, policy, reward)
     assert sum(len(traced.visits) for traced in traces) > 5
     for expected, traced in zip(plain, traces, strict=True):
         assert traced.solution.token_ids == expected.token_ids

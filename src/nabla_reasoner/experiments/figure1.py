@@ -54,15 +54,15 @@ def best_of(losses: PairTable, chances: PairTable, count: int) -> float:
 def search(cell: Cell) -> tuple[list[SearchedResponse], list[int]]:
     """Return the searched response of each problem that has one, and the token ids of the alphabet."""
     policy, reward = build.load_models(cell)
-    method = build.build_method(cell)
-    pairs, alphabet = token_pairs.find(build.build_problems(cell), policy, reward, method, cell["seed"])
+    settings = build.build_method(cell).settings
+    pairs, alphabet = token_pairs.find(build.build_problems(cell), policy, reward, settings, cell["seed"])
     searched = []
     for pair in pairs:
-        losses = token_pairs.losses(pair, policy, reward, alphabet, **method.weights)
-        chances = token_pairs.chances(pair, policy, alphabet, method.rollout_sampling)
+        losses = token_pairs.losses(pair, policy, reward, alphabet, **settings.dto.weights)
+        chances = token_pairs.chances(pair, policy, alphabet, settings.rollout)
         first, second = np.unravel_index(losses.argmin(), losses.shape)
-        path = token_pairs.descend(pair, policy, reward, method.descent, (0, 1), **method.weights)
-        alone = token_pairs.one_by_one(pair, policy, reward, method.descent, **method.weights)
+        path = token_pairs.descend(pair, policy, reward, settings.dto, (0, 1))
+        alone = token_pairs.one_by_one(pair, policy, reward, settings.dto)
         best = alphabet[first], alphabet[second]
         tokens = {"own": pair.tokens, "best": best, "dto": path[-1].tokens, "one_by_one": alone.tokens}
         row = {
@@ -105,10 +105,10 @@ def figure_rows(cell: Cell) -> Rows:
     case = searched[select_case(rows)]
     case.row["drawn"] = True
     policy, reward = build.load_models(cell)
-    method = build.build_method(cell)
-    path = token_pairs.descend(case.pair, policy, reward, method.descent, (0, 1), **method.weights)
+    dto = build.build_method(cell).settings.dto
+    path = token_pairs.descend(case.pair, policy, reward, dto, (0, 1))
     end = path[-1].tokens
-    square = token_pairs.relaxed(case.pair, policy, reward, end, SHARES.tolist(), **method.weights)
+    square = token_pairs.relaxed(case.pair, policy, reward, end, SHARES.tolist(), **dto.weights)
     draws = _count_draws(case, cell["seed"])
     texts = [policy.decode([token]) for token in alphabet]
     return {

@@ -118,7 +118,8 @@ def figure_rows(cell: Cell) -> Rows:
         ValueError: no problem shows every step of the loop.
     """
     policy, reward = build.load_models(cell)
-    traces = trace.record(build.build_method(cell), build.build_problems(cell), policy, reward, seed=cell["seed"])
+    settings = build.build_method(cell).settings
+    traces = trace.record(settings, build.build_problems(cell), policy, reward, seed=cell["seed"])
     for number, candidate in enumerate(traces, start=1):
         if _shows_every_step(candidate, policy):
             return _rows_of(candidate, number, policy)
