@@ -80,9 +80,8 @@ def decoded(cell_settings: list[str], size: int, dtype: str):
     problems = build.build_problems(cell)
     solutions = []
     for engine in ("fast", "reference"):
-        method = build.build_method(cell)
-        method.engine = engine
-        solutions.append(method.solve(problems, policy, reward, seed=0))
+        cell["method"]["engine"] = engine
+        solutions.append(build.build_method(cell).solve(problems, policy, reward, seed=0))
     return solutions
 
 

@@ -104,7 +104,7 @@ def test_kept_terms_are_those_of_the_decomposition(terms, kind):
         (plain,) = torch.autograd.grad(loss + 0 * leaf.sum(), leaf)
         torch.testing.assert_close(rows, plain, rtol=0, atol=1e-10)
         assert kept.loss == whole.loss
-        assert kept.behind(1).loss == pytest.approx(whole.behind(1).loss, abs=1e-12)
+        assert kept.from_position(1).loss == pytest.approx(whole.from_position(1).loss, abs=1e-12)
         known = sum(getattr(parts, name) for name in ("prefix", "postfix") if name in terms)
         if {"reward_prefix", "reward_postfix"} <= set(terms):
             known = known + parts.reward

@@ -134,7 +134,7 @@ def test_places_are_uncertain_and_moves_of_equal_kl_are_equally_far():
     assert len(found) <= 2 * wrong
     method = NablaReasoner(step_size=0.02, num_iterations=3, grad_threshold=0.0, max_new_tokens=24)
     few = found[:6]
-    moved = right_token.rows(policy, reward, problems, few, method, 0)
+    moved = right_token.rows(policy, reward, problems, few, method.settings, 0)
     from nabla_reasoner.dto.equal_kl_moves import divergence
 
     for place, row in zip(few, moved["first"], strict=True):

@@ -42,7 +42,7 @@ def method():
 @pytest.fixture(scope="module")
 def pair(models, method) -> Pair:
     policy, reward = models
-    (tokens, _), *_ = token_pairs.first_rollouts(PROBLEMS, policy, method, 0)
+    (tokens, _), *_ = token_pairs.first_rollouts(PROBLEMS, policy, method.settings, 0)
     sequence = objective.make_sequence(policy, reward, PROBLEMS[0].messages, [], tokens[:5])
     return Pair(PROBLEMS[0], sequence, (1, 3))
 
@@ -59,7 +59,7 @@ def test_losses_are_the_objective_at_every_pair(models, pair):
 def test_chances_of_all_pairs_add_up_and_follow_the_text(models, pair, method):
     policy, _ = models
     everything = list(range(policy.vocab_size))
-    found = token_pairs.chances(pair, policy, everything, method.rollout_sampling)
+    found = token_pairs.chances(pair, policy, everything, method.settings.rollout)
     assert found.sum() == pytest.approx(1, abs=1e-5)
     text = torch.tensor([pair.sequence.policy_prompt + pair.with_tokens(6, 0)])
     logits = policy.model(input_ids=text).logits[0, len(pair.sequence.policy_prompt) - 1 :, : policy.vocab_size]
@@ -70,18 +70,19 @@ def test_chances_of_all_pairs_add_up_and_follow_the_text(models, pair, method):
 @pytest.mark.parametrize("moving", [(0, 1), (0,), (1,)])
 def test_descent_ends_where_the_engine_does(models, pair, method, moving):
     policy, reward = models
-    path = token_pairs.descend(pair, policy, reward, method.descent, moving, **WEIGHTS)
+    settings = method.settings.dto
+    path = token_pairs.descend(pair, policy, reward, settings, moving)
     places = [pair.positions[row] for row in moving]
 
     def evaluate(batch, _):
         return gradient_passes.evaluate(policy, reward, batch, **WEIGHTS)
 
     (view,) = evaluate([pair.sequence], [0])
-    sequences, latents = [pair.sequence], view.hidden[places]
-    (engine,) = batched.descend(policy, sequences, [view], [places], latents, evaluate, method.descent)
+    start = batched.DescentStart(pair.sequence, view, places, view.hidden[places])
+    (engine,) = batched.descend(policy, [start], evaluate, settings)
     torch.testing.assert_close(path[-1].logits[list(moving)], engine.logits, rtol=1e-3, atol=1e-3)
     assert list(path[-1].tokens) == [engine.token_ids[place] for place in pair.positions]
-    assert len(path) == method.descent.num_iterations + 1
+    assert len(path) == settings.num_iterations + 1
     assert torch.equal(path[0].logits[1], path[-1].logits[1]) == (1 not in moving)
 
 
@@ -98,7 +99,7 @@ def test_corners_of_the_relaxed_square_are_the_hard_pairs(models, pair):
 def test_one_row_after_the_other_never_ends_higher(models, pair, method):
     policy, reward = models
     start = token_pairs.losses(pair, policy, reward, pair.tokens, **WEIGHTS)[0, 1]
-    assert token_pairs.one_by_one(pair, policy, reward, method.descent, **WEIGHTS).loss <= start + 1e-4
+    assert token_pairs.one_by_one(pair, policy, reward, method.settings.dto).loss <= start + 1e-4
 
 
 def test_expected_best_of_draws_is_the_mean_over_all_tuples():
@@ -124,7 +125,7 @@ def test_case_is_the_first_that_mends_both_tokens():
 def test_trace_changes_no_decision_and_holds_every_one(models, method):
     policy, reward = models
     plain = method.solve(PROBLEMS, policy, reward)
-    traced = trace.record(method, PROBLEMS, policy, reward)
+    traced = trace.record(method.settings, PROBLEMS, policy, reward)
     assert sum(len(each.visits) for each in traced) > 5
     for expected, each in zip(plain, traced, strict=True):
         assert each.solution.token_ids == expected.token_ids

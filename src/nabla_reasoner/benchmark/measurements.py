@@ -200,7 +200,7 @@ def evaluation_against_decoding(bench: BenchContext, place: str) -> Comparison:
     noise, drawn, spent = keyed_uniforms(0, problem.id, 0, "rollout 0", length), [], []
 
     def decode(repeat: int) -> None:
-        (rollout,) = generation.sample(endless, [prompts[0]], [noise], method.rollout_sampling, [length])
+        (rollout,) = generation.sample(endless, [prompts[0]], [noise], method.settings.rollout, [length])
         drawn[:] = rollout.token_ids
 
     def evaluate(repeat: int) -> None:

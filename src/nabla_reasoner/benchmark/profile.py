@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ..decoding.batched import BatchedDecoder
+from ..decoding.gradient_reuse import GradientReuse
 from ..dto import batched, gradient_passes
 from ..engine import generation, scoring
 from ..engine.decoding_cache import DecodingCache
@@ -40,7 +40,7 @@ KINDS = {
     "scores": _Kind((scoring.rewards,), (), scoring.rewards),
     "DTO rows": _Kind(
         (batched.BatchedDescent.start, batched.BatchedDescent.proceed),
-        (BatchedDecoder.evaluate_flips,),
+        (GradientReuse.evaluate_flips,),
         batched.BatchedDescent.proceed,
     ),
     "cache copies": _Kind((ModelCaches.copy,), (), ModelCaches.copy),

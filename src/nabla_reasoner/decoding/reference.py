@@ -1,124 +1,149 @@
-"""The plain decoding loop: one problem, one position at a time, every gradient computed where it is needed.
+"""The ∇-Reasoner loop as it is printed (Alg. 3, arXiv 2603.04948): one problem and one position at a time.
 
-Follows Alg. 3 line by line and shares nothing between positions; `decoding`'s lock-step loop is tested against it.
+Five steps at every position, one method each:
+
+    select     skip the position if the policy is certain of its token
+    gradient   evaluate ∂L/∂y; skip the position if its norm is small
+    optimise   update the logits of the position by DTO, and draw a token from them
+    propose    if the token is new: sample a rollout after it, and score the whole response
+    accept     keep the proposed response if its reward is higher than the current one's
+
+Nothing is shared between positions. `batched` takes the same steps for many problems and is tested against this loop.
 """
-
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 
 from .. import cost
-from ..dto import equal_kl_moves, gradient_passes, reference
+from ..dto import equal_kl_moves, gradient_passes
+from ..dto import reference as dto_reference
 from ..engine import generation, numerics, scoring
 from ..engine.generation import TokenPredictions
-from ..engine.sampling import draw, keyed_uniforms
+from ..engine.sampling import draw
 from ..engine.sequences import TokenSequence
 from ..models.language_models import Policy, RewardModel
 from .selection import gate_norms, uncertain
-from .state import DecodingState, accept_or_reject, direction_key, note_rollout, scored_text
+from .settings import NablaSettings
+from .state import DecodingState, accept_or_reject, direction_stage, hard_sequence, note_rollout, scored_text
 
 
-def decode_reference(
-    method: Any, state: DecodingState, policy: Policy, reward: RewardModel, seed: int, repeat: int
-) -> None:
-    """Decode one problem in place.
+class ReferenceDecoder:
+    """The loop for one problem.
 
     Args:
-        method: the `decoding.NablaReasoner` whose settings apply.
-        state: a fresh walk; holds the outcome afterwards.
+        state: state before the first rollout; it holds the outcome after `run`.
     """
 
-    def noise(stage: str, count: int):
-        return keyed_uniforms(seed, state.problem.id, repeat, stage, count)
+    def __init__(self, settings: NablaSettings, state: DecodingState, policy: Policy, reward: RewardModel):
+        self.settings = settings
+        self.state = state
+        self.policy = policy
+        self.reward = reward
 
-    def roll_out(kept: list[int]) -> list[int]:
+    def run(self) -> None:
+        """Sample the first rollout, then revise it from left to right, `num_passes` times or until N_max is used."""
+        state = self.state
+        state.tokens = self.roll_out([])
+        state.reward = self.score(state.tokens)
+        note_rollout(state, self.policy)
+        for state.current_pass in range(self.settings.num_passes):
+            position = 0
+            while position < len(state.tokens) and state.rollouts < self.settings.max_rollouts:
+                state.cursor = position
+                self.revise()
+                position += 1
+            if state.rollouts == self.settings.max_rollouts:
+                break
+        state.done = True
+
+    def revise(self) -> None:
+        """Take the five steps at the cursor."""
+        state = self.state
+        predictions = self.predict()
+        if not self.select(predictions):
+            return
+        sequence = hard_sequence(state, self.policy, predictions.hidden, self.settings.variant)
+        if not self.gradient(sequence, predictions):
+            return
+        state.visited += 1
+        token = self.optimise(sequence, predictions)
+        if token != state.tokens[state.cursor]:
+            response, reward = self.propose(token)
+            self.accept(token, response, reward)
+
+    def select(self, predictions: TokenPredictions) -> bool:
+        """Return whether the policy is uncertain of the token at the cursor."""
+        return 0 in uncertain(predictions, self.settings)
+
+    def gradient(self, sequence: TokenSequence, predictions: TokenPredictions) -> bool:
+        """Return whether the norm of the gradient at the cursor reaches ε_grad; evaluates nothing if ε_grad is 0."""
+        settings = self.settings
+        if settings.grad_threshold == 0:
+            return True
+        (gradient,) = gradient_passes.evaluate(
+            self.policy, self.reward, [sequence], terms=settings.dto.terms, **settings.dto.weights
+        )
+        self.state.spent.append(gradient.cost)
+        (norm,) = gate_norms(self.policy, gradient, predictions.hidden, [0], settings)
+        return norm >= settings.grad_threshold
+
+    def optimise(self, sequence: TokenSequence, predictions: TokenPredictions) -> int:
+        """Return a token drawn from the logits at the cursor after DTO, or from the policy's own without DTO."""
+        settings, state = self.settings, self.state
+        logits = numerics.at_least_float32(self.policy.logits(predictions.hidden[0]))[None]
+        if settings.use_gradient:
+            uniforms = None
+            if settings.dto.flip == "gumbel":
+                size, positions = self.policy.vocab_size, range(state.cursor, len(state.tokens))
+                uniforms = np.stack([state.uniforms(f"flip {position}", size) for position in positions])
+            result = dto_reference.optimize(
+                self.policy, self.reward, sequence, settings.dto, latents=predictions.hidden, uniforms=uniforms
+            )
+            state.spent.append(result.cost)
+            direction = None
+            if settings.move == "random":
+                direction = state.uniforms(direction_stage(state), logits.shape[1])[None]
+            logits = equal_kl_moves.apply_move(settings.move, logits, result.logits[:1], direction)
+        uniform = torch.tensor(state.uniforms(f"resample {state.current_pass} {state.cursor}", 1), device=logits.device)
+        return draw(logits, uniform, settings.resample).item()
+
+    def propose(self, token: int) -> tuple[list[int], float]:
+        """Return a response with `token` at the cursor and a new rollout after it, and its reward."""
+        state = self.state
+        response = self.roll_out(state.tokens[: state.cursor] + [token])
+        twice = self.settings.variant.prompt_twice
+        state.incumbent = self.score(scored_text(state, self.settings.variant)) if twice else state.reward
+        return response, self.score(response)
+
+    def accept(self, token: int, response: list[int], reward: float) -> None:
+        """Keep the proposed response if its reward is higher."""
+        accept_or_reject(self.state, self.policy, token, response, reward, self.settings.acceptance)
+
+    def predict(self) -> TokenPredictions:
+        """Return the policy's predictions for every token from the cursor on, by a forward pass over the whole text."""
+        state = self.state
+        state.spent.append(cost.policy_forward(self.policy.parameters, len(state.policy_prompt) + len(state.tokens)))
+        hidden = dto_reference.first_latents(self.policy, state.split_at_cursor(state.tokens))
+        with torch.no_grad():
+            logits = numerics.at_least_float32(self.policy.logits(hidden))
+            return TokenPredictions(hidden, numerics.confidence(logits), numerics.entropy(logits))
+
+    def roll_out(self, prefix: list[int]) -> list[int]:
+        """Return a response that begins with `prefix`; after an end token nothing is sampled."""
+        state, settings = self.state, self.settings
         state.rollouts += 1
-        limit = method.max_new_tokens - len(kept)
-        if limit == 0 or (kept and kept[-1] in policy.eos_ids):
-            return kept
-        prefix = state.policy_prompt + kept
-        stream = noise(f"rollout {state.rollouts - 1}", method.max_new_tokens)
-        (drawn,) = generation.sample(policy, [prefix], [stream], method.rollout_sampling, [limit])
-        state.spent.append(cost.prefill(policy.parameters, len(prefix)))
-        state.spent.append(cost.decoding(policy.parameters, len(drawn.token_ids)))
-        return kept + drawn.token_ids
+        limit = settings.max_new_tokens - len(prefix)
+        if limit == 0 or (prefix and prefix[-1] in self.policy.eos_ids):
+            return prefix
+        text = state.policy_prompt + prefix
+        uniforms = state.uniforms(f"rollout {state.rollouts - 1}", settings.max_new_tokens)
+        (rollout,) = generation.sample(self.policy, [text], [uniforms], settings.rollout, [limit])
+        state.spent.append(cost.prefill(self.policy.parameters, len(text)))
+        state.spent.append(cost.decoding(self.policy.parameters, len(rollout.token_ids)))
+        return prefix + rollout.token_ids
 
-    def score(response: list[int]) -> float:
-        (value,), (spent,) = scoring.rewards(reward, [state.reward_prompt], [response])
-        state.spent.append(spent)
+    def score(self, response: list[int]) -> float:
+        """Return r(y|x) of a response."""
+        (value,), (spent,) = scoring.rewards(self.reward, [self.state.reward_prompt], [response])
+        self.state.spent.append(spent)
         return value
-
-    state.tokens = roll_out([])
-    state.reward = score(state.tokens)
-    note_rollout(state, policy)
-    for state.current_pass in range(method.num_passes):
-        position = 0
-        while position < len(state.tokens) and state.rollouts < method.max_rollouts:
-            state.cursor = position
-            logits = _optimised_row(method, state, policy, reward, noise)
-            if logits is not None:
-                state.visited += 1
-                uniform = torch.tensor(noise(f"resample {state.current_pass} {position}", 1), device=logits.device)
-                token = draw(logits[None], uniform, method.resample_sampling).item()
-                if token != state.tokens[position]:
-                    response = roll_out(state.tokens[:position] + [token])
-                    twice = method.variant.prompt_twice
-                    state.incumbent = score(scored_text(state, method.variant)) if twice else state.reward
-                    accept_or_reject(state, policy, position, token, response, score(response), method.acceptance)
-            position += 1
-        if state.rollouts == method.max_rollouts:
-            break
-    state.done = True
-
-
-def _optimised_row(
-    method: Any, state: DecodingState, policy: Policy, reward: RewardModel, noise: Callable[[str, int], np.ndarray]
-) -> torch.Tensor | None:
-    """Logits at the cursor after DTO, or None where a gate says to commit the token as it is."""
-    position = state.cursor
-    sequence = TokenSequence(state.policy_prompt, state.reward_prompt, state.tokens[:position], state.tokens[position:])
-    states = predict(policy, sequence)
-    state.spent.append(cost.policy_forward(policy.parameters, len(state.policy_prompt) + len(state.tokens)))
-    variant = method.variant
-    if 0 not in uncertain(states, variant, method.confidence_threshold, method.entropy_threshold):
-        return None
-    if variant.hard_tokens == "argmax":
-        sequence = sequence._replace(rollout=policy.logits(states.hidden).argmax(-1).tolist())
-    if method.grad_threshold > 0:
-        (gradient,) = gradient_passes.evaluate(policy, reward, [sequence], terms=method.terms, **method.weights)
-        state.spent.append(gradient.cost)
-        temperature = method.descent.ste_temperature
-        (norm,) = gate_norms(policy, gradient, states.hidden, [0], variant, temperature)
-        if norm < method.grad_threshold:
-            return None
-    first = numerics.at_least_float32(policy.logits(states.hidden[0]))
-    if not method.use_gradient:
-        return first
-    uniforms = None
-    if method.descent.flip == "gumbel":
-        places = range(position, len(state.tokens))
-        uniforms = np.stack([noise(f"flip {place}", policy.vocab_size) for place in places])
-    result = reference.optimize(
-        policy,
-        reward,
-        sequence,
-        update=variant.update,
-        descent=method.descent,
-        latents=states.hidden,
-        uniforms=uniforms,
-        terms=method.terms,
-        **method.weights,
-    )
-    state.spent.append(result.cost)
-    uniforms = noise(*direction_key(state, len(first)))[None] if method.move == "random" else None
-    return equal_kl_moves.apply_move(method.move, first[None], result.logits[:1], uniforms)[0]
-
-
-@torch.no_grad()
-def predict(policy: Policy, sequence: TokenSequence) -> TokenPredictions:
-    """What the policy predicts for each token of a rollout: one forward pass over the whole text."""
-    hidden = reference.first_latents(policy, sequence)
-    logits = numerics.at_least_float32(policy.logits(hidden))
-    return TokenPredictions(hidden, numerics.confidence(logits), numerics.entropy(logits))

@@ -10,17 +10,15 @@ from ..dto.gradients import Gradient
 from ..engine import numerics
 from ..engine.generation import TokenPredictions
 from ..models.language_models import Policy
-from .settings import Variant
+from .settings import NablaSettings
 
 
-def uncertain(
-    states: TokenPredictions, variant: Variant, confidence_threshold: float, entropy_threshold: float
-) -> list[int]:
-    """Positions of a response that pass the first gate, in order."""
-    if variant.selection == "confidence":
-        passed = states.confidence <= confidence_threshold
+def uncertain(predictions: TokenPredictions, settings: NablaSettings) -> list[int]:
+    """Return the positions of a response that pass the first gate, in order."""
+    if settings.variant.selection == "confidence":
+        passed = predictions.confidence <= settings.confidence_threshold
     else:
-        passed = states.entropy > entropy_threshold
+        passed = predictions.entropy > settings.entropy_threshold
     return passed.nonzero()[:, 0].tolist()
 
 
@@ -29,19 +27,18 @@ def gate_norms(
     gradient: Gradient,
     latents: Float[Tensor, "length hidden"],
     positions: Sequence[int],
-    variant: Variant,
-    temperature: float,
+    settings: NablaSettings,
 ) -> list[float]:
-    """What ε_grad is compared with: the Euclidean norm of ∂L/∂y, or of ∂L/∂z, at each position.
+    """Return what ε_grad is compared with at each position: the Euclidean norm of ∂L/∂y, or of ∂L/∂z.
 
-    Formed for a few positions at a time: a long response never holds [length, vocab] numbers.
+    Computed for a few positions at a time: a long response never holds [length, vocab] numbers.
     """
     norms: list[float] = []
     for part in numerics.chunks(len(positions), policy.vocab_size):
-        own = list(positions[part])
-        rows = gradients.onehot_gradient([gradient], [own])
-        if variant.gate == "logits":
-            logits = numerics.at_least_float32(policy.logits(latents[own]))
-            rows = straight_through.logits_gradient(logits, rows, temperature=temperature)
+        chunk = list(positions[part])
+        rows = gradients.onehot_gradient([gradient], [chunk])
+        if settings.variant.gate == "logits":
+            logits = numerics.at_least_float32(policy.logits(latents[chunk]))
+            rows = straight_through.logits_gradient(logits, rows, temperature=settings.dto.ste_temperature)
         norms += rows.norm(dim=-1).tolist()
     return norms

@@ -1,58 +1,135 @@
-"""One problem on its way through the decoding loop: its state, the gate, and what is written down about it."""
+"""State of one problem in the decoding loop, and the records made from it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from .. import cost
 from ..cost import Cost
 from ..dto.gradients import Gradient
 from ..engine.generation import TokenPredictions
+from ..engine.sampling import keyed_uniforms
+from ..engine.sequences import TokenSequence
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .settings import Variant
 
 
-@dataclass
+@dataclass(eq=False)
 class DecodingState:
-    """One problem on its way through the loop; `tokens` is the whole current response, committed up to `cursor`."""
+    """One problem in the decoding loop.
+
+    Attributes:
+        seed, repeat: keys of every random draw, together with the problem's id.
+        policy_prompt, reward_prompt: token ids of the chat by each model's template.
+        slot: cache slot of the problem (batched loop).
+        tokens: whole current response; committed before `cursor`.
+        cursor: position in the response.
+        rollouts: number of rollouts made.
+        current_pass: number of left-to-right passes completed.
+        reward: r of the current response; None until some step has computed it.
+        incumbent: value that a proposal must exceed; differs from `reward` in variant "release" only.
+        predictions: the policy's predictions at every token of the response.
+        uncertain: positions that pass the first gate.
+        gradient: ∂L/∂y at `gradient_tokens`, for the positions from `gradient_start` on.
+        gate_norms: norm of the gradient by uncertain position, with the second gate only.
+        done: whether no position or no rollout is left.
+        spent: costs so far.
+        proposals: record of every proposal.
+        visited: number of positions that passed both gates.
+        trajectory: record of the best response after every rollout.
+    """
 
     problem: Problem
+    seed: int
+    repeat: int
     policy_prompt: list[int]
     reward_prompt: list[int]
+    slot: int = 0
     tokens: list[int] = field(default_factory=list)
     cursor: int = 0
     rollouts: int = 0
     current_pass: int = 0
     reward: float | None = None
-    incumbent: float | None = None  # what a proposal must beat; differs from `reward` in variant "release" only
-    states: TokenPredictions | None = None  # the policy's own predictions, at every token
-    uncertain: list[int] = field(default_factory=list)  # positions that pass the first gate
-    view: Gradient | None = None  # ∂L/∂y at `hard`, positions counted from `base`
-    hard: list[int] = field(default_factory=list)
-    base: int = 0
-    norms: dict[int, float] = field(default_factory=dict)  # of the view, where the second gate asks for them
+    incumbent: float | None = None
+    predictions: TokenPredictions | None = None
+    uncertain: list[int] = field(default_factory=list)
+    gradient: Gradient | None = None
+    gradient_tokens: list[int] = field(default_factory=list)
+    gradient_start: int = 0
+    gate_norms: dict[int, float] = field(default_factory=dict)
     done: bool = False
     spent: list[Cost] = field(default_factory=list)
     proposals: list[dict[str, Any]] = field(default_factory=list)
     visited: int = 0
     trajectory: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def gradient_is_current(self) -> bool:
+        """Whether the gradient covers the cursor, and the tokens before the cursor are those it was evaluated at."""
+        if self.gradient is None or self.cursor < self.gradient_start:
+            return False
+        return self.gradient_tokens[: self.cursor] == self.tokens[: self.cursor]
 
-def start_state(problem: Problem, policy: Policy, reward: RewardModel, max_new_tokens: int) -> DecodingState:
-    """A problem before its first rollout."""
-    walk = DecodingState(problem, policy.prompt_ids(problem.messages), reward.prompt_ids(problem.messages))
-    policy.check_length(len(walk.policy_prompt), max_new_tokens)
-    return walk
+    def uniforms(self, stage: str, count: int) -> np.ndarray:
+        """Return uniform numbers in [0, 1) for one stage of this problem."""
+        return keyed_uniforms(self.seed, self.problem.id, self.repeat, stage, count)
+
+    def split_at_cursor(self, tokens: Sequence[int]) -> TokenSequence:
+        """Return a response as a sequence whose rollout begins at the cursor."""
+        return TokenSequence(
+            policy_prompt=self.policy_prompt,
+            reward_prompt=self.reward_prompt,
+            prefix=list(tokens[: self.cursor]),
+            rollout=list(tokens[self.cursor :]),
+        )
 
 
-def scored_text(walk: DecodingState, variant: Variant) -> list[int]:
-    """The incumbent's response as the reward model is shown it in the acceptance test."""
-    return [*walk.policy_prompt, *walk.tokens] if variant.prompt_twice else walk.tokens
+def start_state(
+    problem: Problem, policy: Policy, reward: RewardModel, *, max_new_tokens: int, seed: int, repeat: int
+) -> DecodingState:
+    """Return the state of a problem before its first rollout.
+
+    Raises:
+        ValueError: the prompt and `max_new_tokens` do not fit the policy's context.
+    """
+    state = DecodingState(
+        problem=problem,
+        seed=seed,
+        repeat=repeat,
+        policy_prompt=policy.prompt_ids(problem.messages),
+        reward_prompt=reward.prompt_ids(problem.messages),
+    )
+    policy.check_length(len(state.policy_prompt), max_new_tokens)
+    return state
 
 
-def direction_key(walk: DecodingState, count: int) -> tuple[str, int]:
-    """Stage and number of the uniform numbers that a random direction of the logits at the cursor is made from."""
-    return f"direction {walk.current_pass} {walk.cursor}", count
+def hard_sequence(
+    state: DecodingState, policy: Policy, hidden: Float[Tensor, "length hidden"], variant: Variant
+) -> TokenSequence:
+    """Return the current response as DTO's first hard forward reads it; its rollout begins at the cursor.
+
+    Args:
+        hidden: the policy's hidden states that predict the tokens from the cursor on.
+    """
+    sequence = state.split_at_cursor(state.tokens)
+    if variant.hard_tokens == "argmax":
+        sequence = sequence._replace(rollout=policy.logits(hidden).argmax(-1).tolist())
+    return sequence
+
+
+def scored_text(state: DecodingState, variant: Variant) -> list[int]:
+    """Return the incumbent's tokens as the reward model reads them in the acceptance test."""
+    return [*state.policy_prompt, *state.tokens] if variant.prompt_twice else state.tokens
+
+
+def direction_stage(state: DecodingState) -> str:
+    """Return the key of the uniform numbers that give a random direction of the logits at the cursor."""
+    return f"direction {state.current_pass} {state.cursor}"
 
 
 def note_rollout(walk: DecodingState, policy: Policy) -> None:
@@ -71,25 +148,32 @@ def note_rollout(walk: DecodingState, policy: Policy) -> None:
 
 
 def accept_or_reject(
-    walk: DecodingState, policy: Policy, position: int, token: int, response: list[int], value: float, acceptance: str
+    state: DecodingState, policy: Policy, token: int, response: list[int], reward: float, acceptance: str
 ) -> bool:
-    """Accept or reject one proposal: the response that keeps `position` earlier tokens and puts `token` there."""
-    accepted = acceptance == "always" or value > walk.incumbent
-    walk.proposals.append(
+    """Accept or reject the proposal that puts `token` at the cursor, record it, and move the cursor past it.
+
+    Args:
+        response: proposed response; equal to the current one before the cursor.
+        reward: r of the proposed response.
+        acceptance: "higher" or "always" (see `NablaSettings`).
+    """
+    accepted = acceptance == "always" or reward > state.incumbent
+    state.proposals.append(
         {
-            "pass": walk.current_pass,
-            "position": position,
-            "old": walk.tokens[position],
+            "pass": state.current_pass,
+            "position": state.cursor,
+            "old": state.tokens[state.cursor],
             "new": token,
-            "reward": value,
-            "incumbent": walk.incumbent,
+            "reward": reward,
+            "incumbent": state.incumbent,
             "accepted": accepted,
         }
     )
     if accepted:
-        walk.tokens, walk.reward, walk.incumbent, walk.view = response, value, None, None
-    walk.cursor = position + 1
-    note_rollout(walk, policy)
+        state.tokens, state.reward = response, reward
+        state.incumbent, state.gradient = None, None
+    state.cursor += 1
+    note_rollout(state, policy)
     return accepted
 
 

@@ -1,25 +1,26 @@
-"""The decoding loop with everything it does written down (Figure 2); the decisions are `lockstep`'s own."""
+"""Trace of the decoding loop (Figure 2): every response and every position at which DTO ran."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ..dto.batched import BatchedDescent
 from ..engine.generation import Rollout
-from ..engine.sequences import ModelCaches, TokenSequence
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from . import batched
+from .batched import BatchedDecoder
+from .observer import DecodingObserver
+from .settings import NablaSettings
 from .state import DecodingState, start_state, to_solution
 
 
 class Response(NamedTuple):
-    """A rollout, with what was kept ahead of it.
+    """A rollout with the tokens before it.
 
     Attributes:
-        kept: number of tokens that were there before; for a proposal the new token is one of them, the last.
-        tokens: ids of the whole response.
-        confidence: the policy's largest probability at each token; of the current response's where tokens were kept.
-        reward: r of the response, in nats for a likelihood reward; None where it was never asked for.
+        kept: number of tokens before the rollout; the last one of a proposal is its new token.
+        tokens: token ids of the whole response.
+        confidence: the policy's largest probability at each token; at the first `kept` tokens that of the current
+            response.
+        reward: r of the response, in nats for a likelihood reward; None if it was never computed.
         accepted: whether it became the current response.
     """
 
@@ -31,15 +32,15 @@ class Response(NamedTuple):
 
 
 class Visit(NamedTuple):
-    """A position at which DTO moved the logits and a token was drawn from them.
+    """A position at which DTO updated the logits and a token was drawn from them.
 
     Attributes:
-        response: number of the response that was current then, counted from 0.
-        position: of the token.
-        old, new: the token there, and the one drawn.
-        evaluations: gradients computed for it: 0 where the one at hand served, more where tokens flipped.
-        reused: whether ∂L/∂y was at hand.
-        proposal: number of the response that followed; None where the draw was the old token.
+        response: index of the response that was current then.
+        position: position of the token.
+        old, new: token before the draw, and the token drawn.
+        evaluations: number of gradients evaluated for it: 0 if the stored one served, more if tokens flipped.
+        reused: whether the stored ∂L/∂y was current.
+        proposal: index of the response that followed; None if the old token was drawn.
     """
 
     response: int
@@ -52,7 +53,7 @@ class Visit(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What happened to one problem."""
+    """Problem, solution, and every response and visit in order."""
 
     problem: Problem
     solution: Solution
@@ -60,68 +61,82 @@ class Trace(NamedTuple):
     visits: list[Visit]
 
 
-class _Recorder(batched.BatchedDecoder):
-    """`LockStep` with notes, by walk: `responses`, `visits`, which response is `at`, and gradients since the last."""
+class _Record:
+    """Record of one problem in progress.
 
-    def __init__(self, method: Any, walks: list[DecodingState], policy: Policy, reward: RewardModel, seed: int):
-        super().__init__(method, walks, policy, reward, seed, 0)
-        self.responses: list[list[Response]] = [[] for _ in walks]
-        self.visits: list[list[Visit]] = [[] for _ in walks]
-        self.at, self.computed, self.reused = [0] * len(walks), [0] * len(walks), [False] * len(walks)
+    Attributes:
+        current: index of the current response.
+        evaluations, reused: of the current position, as in `Visit`.
+    """
 
-    def roll_out(self, walks: Sequence[DecodingState], kept: Sequence[list[int]], caches: ModelCaches) -> list[Rollout]:
-        drawn = super().roll_out(walks, kept, caches)
-        for number, each, ids, rollout in zip(self.slots(walks), walks, kept, drawn, strict=True):
-            known = each.states.confidence[: len(ids)].tolist() if ids else []
-            own = rollout.states.confidence.tolist() if rollout.states is not None else []
-            self.responses[number].append(Response(len(ids), ids + rollout.token_ids, known + own, None, not ids))
-        return drawn
+    def __init__(self) -> None:
+        self.responses: list[Response] = []
+        self.visits: list[Visit] = []
+        self.current = 0
+        self.evaluations = 0
+        self.reused = False
 
-    def look(self, walks: Sequence[DecodingState]) -> None:
-        for number, each in zip(self.slots(walks), walks, strict=True):
-            self.reused[number], self.computed[number] = self.view_holds(each), 0
-        super().look(walks)
 
-    def evaluate(
-        self, sequences: Sequence[TokenSequence], walks: Sequence[DecodingState], *, keep: bool = False
-    ) -> list:
-        for number in self.slots(walks):
-            self.computed[number] += 1
-        return super().evaluate(sequences, walks, keep=keep)
+class _Recorder(DecodingObserver):
+    """Observer that writes a record per problem, by slot."""
 
-    def redraw(
-        self, found: dict[int, DecodingState], optimised: dict[int, DecodingState], descents: BatchedDescent
-    ) -> dict[int, int]:
-        drawn = super().redraw(found, optimised, descents)
-        for number, token in drawn.items():
-            each = self.walks[number]
-            old = each.tokens[each.cursor]
-            proposal = len(self.responses[number]) if token != old else None
-            self.visits[number].append(
-                Visit(self.at[number], each.cursor, old, token, self.computed[number], self.reused[number], proposal)
+    def __init__(self, count: int):
+        self.records = [_Record() for _ in range(count)]
+
+    def on_select(self, state: DecodingState) -> None:
+        record = self.records[state.slot]
+        record.reused = state.gradient_is_current
+        record.evaluations = 0
+
+    def on_gradient(self, state: DecodingState) -> None:
+        self.records[state.slot].evaluations += 1
+
+    def on_draw(self, state: DecodingState, token: int) -> None:
+        record, old = self.records[state.slot], state.tokens[state.cursor]
+        record.visits.append(
+            Visit(
+                response=record.current,
+                position=state.cursor,
+                old=old,
+                new=token,
+                evaluations=record.evaluations,
+                reused=record.reused,
+                proposal=len(record.responses) if token != old else None,
             )
-        return drawn
+        )
 
-    def propose(self, proposals: Sequence[tuple[DecodingState, int, int]]) -> None:
-        super().propose(proposals)
-        for each, _, _ in proposals:
-            (number,), fate = self.slots([each]), each.proposals[-1]
-            own, current = self.responses[number], self.at[number]
-            own[current] = own[current]._replace(reward=fate["incumbent"])
-            own[-1] = own[-1]._replace(reward=fate["reward"], accepted=fate["accepted"])
-            if fate["accepted"]:
-                self.at[number] = len(own) - 1
+    def on_rollout(self, state: DecodingState, prefix: Sequence[int], rollout: Rollout) -> None:
+        kept = state.predictions.confidence[: len(prefix)].tolist() if prefix else []
+        sampled = rollout.states.confidence.tolist() if rollout.states is not None else []
+        self.records[state.slot].responses.append(
+            Response(
+                kept=len(prefix),
+                tokens=[*prefix, *rollout.token_ids],
+                confidence=kept + sampled,
+                reward=None,
+                accepted=not prefix,
+            )
+        )
+
+    def on_decision(self, state: DecodingState) -> None:
+        record, proposal = self.records[state.slot], state.proposals[-1]
+        responses = record.responses
+        responses[record.current] = responses[record.current]._replace(reward=proposal["incumbent"])
+        responses[-1] = responses[-1]._replace(reward=proposal["reward"], accepted=proposal["accepted"])
+        if proposal["accepted"]:
+            record.current = len(responses) - 1
 
 
 def record(
-    method: Any, problems: Sequence[Problem], policy: Policy, reward: RewardModel, *, seed: int = 0
+    settings: NablaSettings, problems: Sequence[Problem], policy: Policy, reward: RewardModel, *, seed: int = 0
 ) -> list[Trace]:
-    """Solve problems with `decoding.NablaReasoner`'s settings and fast engine; the same solutions, and their traces."""
+    """Solve problems with the fast engine and return their traces; the solutions are those of `NablaReasoner`."""
     reward.check_vocabulary(policy)
-    walks = [start_state(problem, policy, reward, method.max_new_tokens) for problem in problems]
-    recorder = _Recorder(method, walks, policy, reward, seed)
-    recorder.run()
+    limit = settings.max_new_tokens
+    states = [start_state(problem, policy, reward, max_new_tokens=limit, seed=seed, repeat=0) for problem in problems]
+    recorder = _Recorder(len(states))
+    BatchedDecoder(settings, states, policy, reward, recorder).run()
     return [
-        Trace(each.problem, to_solution(each, policy), responses, visits)
-        for each, responses, visits in zip(walks, recorder.responses, recorder.visits, strict=True)
+        Trace(state.problem, to_solution(state, policy), record.responses, record.visits)
+        for state, record in zip(states, recorder.records, strict=True)
     ]

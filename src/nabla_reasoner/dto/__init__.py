@@ -1,4 +1,4 @@
-"""Differentiable Textual Optimization (Algorithms 2 and 4 of the paper)."""
+"""Differentiable Textual Optimization (Algorithms 2 and 4, arXiv 2603.04948)."""
 
 from .optimizer import optimize
 

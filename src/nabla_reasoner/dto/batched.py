@@ -1,22 +1,17 @@
-"""Differentiable Textual Optimization: gradient descent on a rollout's token logits (Alg. 2 and 4, arXiv 2603.04948).
+"""Fast engine of DTO: many descents together, one evaluation of ∂L/∂y per distinct hard sequence (Alg. 2 and 4).
 
-`optimize` is the public entry. Engine "reference" is the plain algorithm: one sequence at a time, a parameter of
-[length, vocab], autograd through both models at every step. Engine "fast" computes the same numbers from one evaluation
-of ∂L/∂y per distinct hard sequence, for many sequences at once, and keeps a parameter only for the rows that move.
-
-A flip: the sampled token of a row stands until the argmax of the row differs from its first argmax; from then on the
-row's hard token is its argmax (and the sampled token again, should the first argmax return). With flip "gumbel" the
-argmax is that of z + τ g, where the Gumbel noise g, drawn once given the sampled token, is held fixed: its first argmax
-is the sampled token itself.
+Computes the same numbers as `reference`, with three differences in how: a parameter exists only for the rows that are
+updated; a gradient is evaluated again only when a hard token changed; several sequences share every tensor operation.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import cost
@@ -30,231 +25,280 @@ from .settings import DTOResult, DTOSettings
 Evaluate = Callable[[Sequence[TokenSequence], Sequence[int]], list[Gradient]]
 
 
+class DescentStart(NamedTuple):
+    """One sequence to be optimised.
+
+    Attributes:
+        sequence: hard sequence before the first step.
+        gradient: ∂L/∂y there, evaluated by the caller and not counted in the result.
+        positions: rollout positions whose rows are updated.
+        latents: hidden states that yield the first logits of those rows.
+        uniforms: source of the noise of flip "gumbel" for those rows, in [0, 1); None with flip "argmax".
+    """
+
+    sequence: TokenSequence
+    gradient: Gradient
+    positions: Sequence[int]
+    latents: Float[Tensor, "rows hidden"]
+    uniforms: Float[np.ndarray, "rows vocab"] | None = None
+
+
+class DescentStep(NamedTuple):
+    """One iteration of a descent, before its step is taken.
+
+    Attributes:
+        key: caller's key of the sequence.
+        logits: logits z of the updated rows.
+        rollout: hard tokens of the whole rollout.
+        loss: L at the hard sequence.
+    """
+
+    key: int
+    logits: Float[Tensor, "rows vocab"]
+    rollout: list[int]
+    loss: float
+
+
 def descend(
     policy: Policy,
-    sequences: Sequence[TokenSequence],
-    gradients: Sequence[Gradient],
-    positions: Sequence[Sequence[int]],
-    latents: Float[Tensor, "rows hidden"],
+    starts: Sequence[DescentStart],
     evaluate: Evaluate,
-    descent: DTOSettings,
-    uniforms: Sequence[Float[np.ndarray, "_ vocab"]] | None = None,
+    settings: DTOSettings,
+    on_step: Callable[[DescentStep], None] | None = None,
 ) -> list[DTOResult]:
-    """The fast engine: T steps on the chosen rows of many sequences together (see `Descents.start`)."""
-    under_way = BatchedDescent(policy, evaluate, descent)
-    under_way.start(range(len(sequences)), sequences, gradients, positions, latents, uniforms)
+    """Optimise many sequences together; results are in the order of `starts`.
+
+    Args:
+        evaluate: as for `BatchedDescent`; the key of a sequence is its index in `starts`.
+        on_step: called before every step of every sequence.
+    """
+    descent = BatchedDescent(policy, evaluate, settings, on_step)
+    descent.start(dict(enumerate(starts)))
     results: dict[int, DTOResult] = {}
-    while under_way:
-        results |= under_way.proceed()
-    return [results[number] for number in range(len(sequences))]
+    while descent:
+        results |= descent.proceed()
+    return [results[key] for key in range(len(starts))]
 
 
 class BatchedDescent:
-    """Descents under way, each at its own iteration; others may join at any time.
+    """Descents in progress, each at its own iteration; others may join at any time.
 
-    A sequence whose token flipped waits until no other can step and none has ended; then all that wait are evaluated
-    together.
+    A sequence whose token flipped waits until no other can step and none has ended; then all waiting sequences are
+    evaluated together.
 
     Args:
-        evaluate: ∂L/∂y at hard sequences when tokens flipped, given them and their numbers.
+        evaluate: returns ∂L/∂y at hard sequences whose tokens flipped, given the sequences and their keys.
+        on_step: called before every step of every sequence.
     """
 
-    def __init__(self, policy: Policy, evaluate: Evaluate, descent: DTOSettings):
-        self.policy, self.evaluate, self.descent = policy, evaluate, descent
-        self.stepping: list[_State] = []
-        self.waiting: list[_State] = []
+    def __init__(
+        self,
+        policy: Policy,
+        evaluate: Evaluate,
+        settings: DTOSettings,
+        on_step: Callable[[DescentStep], None] | None = None,
+    ):
+        self.policy = policy
+        self.evaluate = evaluate
+        self.settings = settings
+        self.on_step = on_step
+        self.ready: list[_Descent] = []
+        self.waiting: list[_Descent] = []
 
     def __bool__(self) -> bool:
-        return bool(self.stepping or self.waiting)
+        return bool(self.ready or self.waiting)
 
-    def start(
-        self,
-        numbers: Iterable[int],
-        sequences: Sequence[TokenSequence],
-        gradients: Sequence[Gradient],
-        positions: Sequence[Sequence[int]],
-        latents: Float[Tensor, "rows hidden"],
-        uniforms: Sequence[Float[np.ndarray, "_ vocab"]] | None = None,
-    ) -> None:
-        """Let sequences join.
-
-        Args:
-            numbers: one per sequence, by which the caller knows it; none that is under way.
-            sequences: hard sequences, each with its gradient in `gradients` (evaluated by the caller, not counted).
-            positions: per sequence, the rollout positions whose rows move.
-            latents: hidden states that yield the first logits of those rows, all sequences one after the other.
-            uniforms: per sequence, a row of numbers in [0, 1) for each of its positions (flip "gumbel").
-        """
-        self.stepping += _states(self.policy, numbers, sequences, gradients, positions, latents, self.descent, uniforms)
+    def start(self, starts: Mapping[int, DescentStart]) -> None:
+        """Add sequences by the caller's keys, which must not be in progress."""
+        sizes = [len(start.positions) for start in starts.values()]
+        latents = torch.cat([start.latents for start in starts.values()])
+        logits = _head(self.policy, latents)
+        parameter = logits if self.settings.parameter == "logits" else at_least_float32(latents)
+        gradients = onehot_gradient(
+            [start.gradient for start in starts.values()], [start.positions for start in starts.values()]
+        )
+        parts = zip(logits.split(sizes), parameter.split(sizes), gradients.split(sizes), strict=True)
+        for (key, start), (own_logits, own_parameter, own_gradient) in zip(starts.items(), parts, strict=True):
+            tokens = [start.sequence.rollout[position] for position in start.positions]
+            sampled, noise = torch.tensor(tokens, device=own_logits.device), None
+            if self.settings.flip == "gumbel":
+                noise = straight_through.explaining_noise(
+                    own_logits, sampled, start.uniforms, self.settings.draw_temperature
+                )
+            self.ready.append(
+                _Descent(
+                    key=key,
+                    positions=list(start.positions),
+                    sequence=start.sequence,
+                    gradient=start.gradient,
+                    evaluated={tuple(tokens): start.gradient},
+                    first_argmax=straight_through.argmax(own_logits, noise),
+                    sampled=sampled,
+                    noise=noise,
+                    parameter=own_parameter,
+                    logits=own_logits,
+                    onehot_gradient=own_gradient,
+                    mean=torch.zeros_like(own_parameter),
+                    square=torch.zeros_like(own_parameter),
+                )
+            )
 
     def proceed(self) -> dict[int, DTOResult]:
-        """Step until some descents end; these, by number."""
-        ended: list[_State] = []
+        """Step until at least one descent ends; return the results of those that ended, by key."""
+        ended: list[_Descent] = []
         while not ended:
-            if not self.stepping:
-                found = self.evaluate([s.target for s in self.waiting], [s.number for s in self.waiting])
-                for state, gradient in zip(self.waiting, found, strict=True):
-                    state.learn(gradient)
-                self.stepping, self.waiting = self.waiting, []
-            while self.stepping:
-                ready = []
-                for state, tokens in zip(self.stepping, _hard(self.stepping), strict=True):
-                    (ready if state.follow(tokens, self.descent.gradient_caching) else self.waiting).append(state)
-                if ready:
-                    _step(self.policy, ready, self.descent)
-                ended += [state for state in ready if len(state.trace) == self.descent.num_iterations]
-                self.stepping = [state for state in ready if len(state.trace) < self.descent.num_iterations]
+            if not self.ready:
+                self._evaluate_waiting()
+            while self.ready:
+                stepping = []
+                for descent, tokens in zip(self.ready, _hard_tokens(self.ready), strict=True):
+                    has_gradient = descent.move_to(tokens, self.settings.gradient_caching)
+                    (stepping if has_gradient else self.waiting).append(descent)
+                if stepping:
+                    self._step(stepping)
+                ended += [descent for descent in stepping if len(descent.trace) == self.settings.num_iterations]
+                self.ready = [descent for descent in stepping if len(descent.trace) < self.settings.num_iterations]
         return {
-            state.number: DTOResult(
-                state.logits,
-                state.trace,
-                len(state.spent),
-                state.changed(tokens).rollout,
-                cost.total([gradient.cost for gradient in state.spent]),
+            descent.key: DTOResult(
+                logits=descent.logits,
+                objective=descent.trace,
+                gradient_evaluations=len(descent.costs),
+                token_ids=descent.with_tokens(tokens).rollout,
+                cost=cost.total(descent.costs),
             )
-            for state, tokens in zip(ended, _hard(ended), strict=True)
+            for descent, tokens in zip(ended, _hard_tokens(ended), strict=True)
         }
+
+    def _evaluate_waiting(self) -> None:
+        gradients = self.evaluate([d.target for d in self.waiting], [d.key for d in self.waiting])
+        for descent, gradient in zip(self.waiting, gradients, strict=True):
+            descent.add_evaluation(gradient)
+        self.ready, self.waiting = self.waiting, []
+
+    def _step(self, descents: Sequence["_Descent"]) -> None:
+        """Take one step of Adam (β = 0.9 and 0.999, ε = 1e-8) for each descent, at its own iteration.
+
+        Written out because torch's optimiser keeps one step count per tensor; the reference engine uses torch's.
+        """
+        for descent in descents:
+            if self.on_step is not None:
+                self.on_step(DescentStep(descent.key, descent.logits, descent.sequence.rollout, descent.gradient.loss))
+            descent.trace.append(descent.gradient.loss)
+        sizes = [len(descent.positions) for descent in descents]
+        gradient = straight_through.logits_gradient(
+            _joined([descent.logits for descent in descents]),
+            _joined([descent.onehot_gradient for descent in descents]),
+            temperature=self.settings.ste_temperature,
+        )
+        if self.settings.parameter == "latents":
+            gradient = project_to_hidden(gradient, self.policy.head.weight[: self.policy.vocab_size])
+        counts = [len(descent.trace) for descent, size in zip(descents, sizes, strict=True) for _ in range(size)]
+
+        def column(numbers: list[float]) -> Tensor:
+            return torch.tensor(numbers, dtype=gradient.dtype, device=gradient.device)[:, None]
+
+        mean = torch.lerp(_joined([d.mean for d in descents]), gradient, 0.1)
+        square = _joined([d.square for d in descents]).mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+        rate = column([self.settings.step(count - 1) / (1 - 0.9**count) for count in counts])
+        width = column([math.sqrt(1 - 0.999**count) for count in counts])
+        parameter = _joined([d.parameter for d in descents]) - rate * mean / (square.sqrt() / width + 1e-8)
+        logits = parameter if self.settings.parameter == "logits" else _head(self.policy, parameter)
+        parts = zip(parameter.split(sizes), logits.split(sizes), mean.split(sizes), square.split(sizes), strict=True)
+        for descent, part in zip(descents, parts, strict=True):
+            descent.parameter, descent.logits, descent.mean, descent.square = part
 
 
 @dataclass(eq=False)
-class _State:
-    """One sequence in a descent.
+class _Descent:
+    """One sequence that is being optimised.
 
     Attributes:
-        number: by which the caller knows the sequence.
-        positions: rollout positions whose rows move.
-        sequence, gradient: the hard sequence it is at, and ∂L/∂y there.
-        known: gradients evaluated so far, by the hard tokens at the positions.
-        first, sampled: first argmax and sampled token of each row.
-        noise: what the rows' argmax is taken with; None for nothing.
-        value: the parameter, logits or latents, one row per position; `mean` and `square` are Adam's moments of it.
-        logits: of the rows.
-        rows: ∂L/∂y of the rows.
+        key: caller's key of the sequence.
+        positions: rollout positions whose rows are updated.
+        sequence: current hard sequence.
+        gradient: ∂L/∂y there.
+        evaluated: gradients evaluated so far, by the hard tokens at the positions.
+        first_argmax, sampled, noise: what `straight_through.hard_tokens` needs, per row.
+        parameter: logits or latents, one row per position.
+        logits: logits of the rows.
+        onehot_gradient: ∂L/∂y of the rows.
+        mean, square: Adam's moments of the parameter.
+        trace: L at the hard sequence of each iteration.
+        costs: costs of the evaluations after the first.
+        target: hard sequence whose gradient is needed next.
+        just_evaluated: True if the gradient was evaluated for the coming step, whatever the cache says.
     """
 
-    number: int
+    key: int
     positions: list[int]
     sequence: TokenSequence
     gradient: Gradient
-    known: dict[tuple[int, ...], Gradient]
-    first: Tensor
-    sampled: Tensor
-    noise: Tensor | None
-    value: Tensor
-    logits: Tensor
-    rows: Tensor
-    mean: Tensor
-    square: Tensor
+    evaluated: dict[tuple[int, ...], Gradient]
+    first_argmax: Int[Tensor, " rows"]
+    sampled: Int[Tensor, " rows"]
+    noise: Float[Tensor, "rows vocab"] | None
+    parameter: Float[Tensor, "rows width"]
+    logits: Float[Tensor, "rows vocab"]
+    onehot_gradient: Float[Tensor, "rows vocab"]
+    mean: Float[Tensor, "rows width"]
+    square: Float[Tensor, "rows width"]
     trace: list[float] = field(default_factory=list)
-    spent: list[Gradient] = field(default_factory=list)
+    costs: list[cost.Cost] = field(default_factory=list)
     target: TokenSequence | None = None
-    fresh: bool = False
+    just_evaluated: bool = False
 
-    def follow(self, tokens: list[int], caching: bool) -> bool:
-        """Move to the sequence with these hard tokens; False where its gradient has to be evaluated first."""
-        if self.fresh:  # evaluated for this very step
-            self.fresh = False
+    @property
+    def tokens(self) -> list[int]:
+        """Hard tokens of the rows."""
+        return [self.sequence.rollout[position] for position in self.positions]
+
+    def move_to(self, tokens: list[int], caching: bool) -> bool:
+        """Make the sequence with these hard tokens the current one; False if its gradient must be evaluated first."""
+        if self.just_evaluated:
+            self.just_evaluated = False
             return True
-        wanted = tuple(tokens)
-        same = all(self.sequence.rollout[p] == token for p, token in zip(self.positions, wanted, strict=True))
-        if caching and same:
+        if caching and tokens == self.tokens:
             return True
-        self.target = self.changed(tokens)
-        if not caching or wanted not in self.known:
+        self.target = self.with_tokens(tokens)
+        if not caching or tuple(tokens) not in self.evaluated:
             return False
-        self.adopt(self.known[wanted])
+        self._use(self.evaluated[tuple(tokens)])
         return True
 
-    def learn(self, gradient: Gradient) -> None:
-        """Take over the gradient that was evaluated at the target."""
-        self.known[tuple(self.target.rollout[p] for p in self.positions)] = gradient
-        self.spent.append(gradient)
-        self.adopt(gradient)
-        self.fresh = True
+    def add_evaluation(self, gradient: Gradient) -> None:
+        """Use the gradient that was evaluated at the target."""
+        self.costs.append(gradient.cost)
+        self._use(gradient)
+        self.evaluated[tuple(self.tokens)] = gradient
+        self.just_evaluated = True
 
-    def adopt(self, gradient: Gradient) -> None:
-        self.sequence, self.gradient = self.target, gradient
-        self.rows = onehot_gradient([gradient], [self.positions])
+    def _use(self, gradient: Gradient) -> None:
+        self.sequence = self.target
+        self.gradient = gradient
+        self.onehot_gradient = onehot_gradient([gradient], [self.positions])
 
-    def changed(self, tokens: Sequence[int]) -> TokenSequence:
-        """The sequence with these hard tokens at the positions."""
+    def with_tokens(self, tokens: Sequence[int]) -> TokenSequence:
+        """Return the sequence with these hard tokens at the positions."""
         rollout = list(self.sequence.rollout)
         for position, token in zip(self.positions, tokens, strict=True):
             rollout[position] = token
         return self.sequence._replace(rollout=rollout)
 
 
-def _states(
-    policy: Policy,
-    numbers: Iterable[int],
-    sequences: Sequence[TokenSequence],
-    gradients: Sequence[Gradient],
-    positions: Sequence[Sequence[int]],
-    latents: Float[Tensor, "rows hidden"],
-    descent: DTOSettings,
-    uniforms: Sequence[Float[np.ndarray, "_ vocab"]] | None,
-) -> list[_State]:
-    sizes = [len(p) for p in positions]
-    logits = _head(policy, latents)
-    value = logits if descent.parameter == "logits" else at_least_float32(latents)
-    rows = onehot_gradient(gradients, positions)
-    sources = [None] * len(sizes) if uniforms is None else uniforms
-    parts = zip(logits.split(sizes), value.split(sizes), rows.split(sizes), sources, strict=True)
-    states = []
-    for number, sequence, gradient, own, (z, x, r, u) in zip(
-        numbers, sequences, gradients, positions, parts, strict=True
-    ):
-        tokens = [sequence.rollout[position] for position in own]
-        sampled = torch.tensor(tokens, device=z.device)
-        noise = None
-        if descent.flip == "gumbel":
-            noise = straight_through.explaining_noise(z, sampled, u, descent.draw_temperature)
-        first = (z if noise is None else z + noise).argmax(-1)
-        zero = torch.zeros_like(x)
-        known = {tuple(tokens): gradient}
-        states.append(
-            _State(number, list(own), sequence, gradient, known, first, sampled, noise, x, z, r, zero, zero.clone())
-        )
-    return states
-
-
-def _hard(states: Sequence[_State]) -> list[list[int]]:
-    """Hard tokens of each state's rows: the sampled one until the argmax differs from the first."""
-    best = _joined([s.logits if s.noise is None else s.logits + s.noise for s in states]).argmax(-1)
-    first = torch.cat([state.first for state in states])
-    hard = torch.where(best == first, torch.cat([state.sampled for state in states]), best)
-    return [part.tolist() for part in hard.split([len(state.positions) for state in states])]
-
-
-def _step(policy: Policy, states: Sequence[_State], descent: DTOSettings) -> None:
-    """One step of Adam (β = 0.9 and 0.999, ε = 1e-8) for each state, at its own iteration.
-
-    Written out because torch's optimiser keeps one step count per tensor; the reference engine uses torch's.
-    """
-    sizes = [len(state.positions) for state in states]
-    logits, rows = _joined([state.logits for state in states]), _joined([state.rows for state in states])
-    gradient = straight_through.logits_gradient(logits, rows, temperature=descent.ste_temperature)
-    if descent.parameter == "latents":
-        gradient = project_to_hidden(gradient, policy.head.weight[: policy.vocab_size])
-    done = [len(state.trace) for state, size in zip(states, sizes, strict=True) for _ in range(size)]
-
-    def column(numbers: list[float]) -> Tensor:
-        return torch.tensor(numbers, dtype=gradient.dtype, device=gradient.device)[:, None]
-
-    mean = torch.lerp(_joined([state.mean for state in states]), gradient, 0.1)
-    square = _joined([state.square for state in states]).mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-    scale = column([descent.step(t) / (1 - 0.9 ** (t + 1)) for t in done])
-    width = column([math.sqrt(1 - 0.999 ** (t + 1)) for t in done])
-    value = _joined([state.value for state in states]) - scale * mean / (square.sqrt() / width + 1e-8)
-    logits = value if descent.parameter == "logits" else _head(policy, value)
-    parts = zip(value.split(sizes), logits.split(sizes), mean.split(sizes), square.split(sizes), strict=True)
-    for state, (x, z, m, s) in zip(states, parts, strict=True):
-        state.trace.append(state.gradient.loss)
-        state.value, state.logits, state.mean, state.square = x, z, m, s
+def _hard_tokens(descents: Sequence[_Descent]) -> list[list[int]]:
+    """Return the hard tokens of each descent's rows."""
+    noises = [descent.noise for descent in descents if descent.noise is not None]  # all descents have noise, or none
+    hard = straight_through.hard_tokens(
+        _joined([descent.logits for descent in descents]),
+        _joined([descent.first_argmax for descent in descents]),
+        _joined([descent.sampled for descent in descents]),
+        _joined(noises) if noises else None,
+    )
+    return [part.tolist() for part in hard.split([len(descent.positions) for descent in descents])]
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    """All rows one after the other; a single part, which may be [length, vocab], is not copied."""
+    """Concatenate rows; a single part, which may be [length, vocab], is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

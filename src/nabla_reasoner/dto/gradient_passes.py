@@ -1,7 +1,7 @@
-"""L and ∂L/∂y at hard sequences, many at once: a forward and a backward pass of policy and reward model.
+"""L and ∂L/∂y at hard sequences, batched: one forward and one backward pass of policy and reward model.
 
-What the models have read before is not read again: keys and values of a prompt and of committed tokens come from a
-cache (`Caches`), and gradients are formed behind them only.
+Keys and values of prompts and committed tokens come from a cache (`ModelCaches`); only the tokens after them are read
+with gradients.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import cost
 from ..engine import batching
-from ..engine.cached_forward import read
+from ..engine.cached_forward import Reading, read
 from ..engine.kv_cache import TokenCache
 from ..engine.numerics import at_least_float32, likelihood
 from ..engine.sequences import FILL, ModelCaches, TokenSequence, likelihood_models, with_end_token
@@ -20,8 +20,30 @@ from ..models.language_models import Policy, RewardModel
 from .gradients import TERMS, Gradient, Term
 
 
+class _Objective(NamedTuple):
+    """Weights λ and ν of L, and the parts of ∂L/∂y that are not set to zero."""
+
+    reward_weight: float
+    nll_weight: float
+    terms: Sequence[str]
+
+
+class _Slots(NamedTuple):
+    """Cache of one model with the slots of a batch.
+
+    Attributes:
+        cache: None reads every token.
+        slots: slot of each sequence.
+        keep: whether the rollouts' keys and values are stored too.
+    """
+
+    cache: TokenCache | None
+    slots: list[int]
+    keep: bool
+
+
 class _Pass(NamedTuple):
-    """One model's part in an evaluation, by sequence: values, terms, and tokens read forward and backward."""
+    """Pass of one model over a batch: per sequence its value, term, and tokens read forward and backward."""
 
     values: list[float]
     terms: list[Term]
@@ -42,19 +64,19 @@ def evaluate(
     slots: Sequence[int] = (),
     keep: bool = False,
 ) -> list[Gradient]:
-    """L and ∂L/∂y for every sequence: one forward and one backward pass of each model over padded batches.
+    """Return L and ∂L/∂y for every sequence: one forward and one backward pass of each model over padded batches.
 
     Args:
-        terms: parts of ∂L/∂y that are kept; the others are zero, L itself is whole.
-        caches: what was read before; prompt and prefix are taken from there, or read once and kept there.
-        slots: a slot per sequence.
-        keep: keep the rollouts' keys and values there too.
+        terms: parts of ∂L/∂y that are kept; the others are zero. L itself is not changed.
+        caches: keys and values read before; those of prompt and prefix are used, and stored if missing.
+        slots: cache slot of each sequence; unused without caches.
+        keep: store the rollouts' keys and values too.
     """
+    objective = _Objective(reward_weight, nll_weight, terms)
 
-    def evaluate_batch(chosen: list[int]) -> list[Gradient]:
-        batch = [sequences[i] for i in chosen]
-        own = [slots[i] for i in chosen] if caches is not None else []
-        return _evaluate_batch(policy, reward, batch, reward_weight, nll_weight, terms, caches, own, keep)
+    def evaluate_batch(indices: list[int]) -> list[Gradient]:
+        batch_slots = [slots[i] for i in indices] if caches is not None else []
+        return _evaluate_batch(policy, reward, [sequences[i] for i in indices], objective, caches, batch_slots, keep)
 
     return batching.run(evaluate_batch, [_length(sequence) for sequence in sequences])
 
@@ -67,55 +89,35 @@ def _evaluate_batch(
     policy: Policy,
     reward: RewardModel,
     batch: list[TokenSequence],
-    reward_weight: float,
-    nll_weight: float,
-    terms: Sequence[str],
+    objective: _Objective,
     caches: ModelCaches | None,
     slots: list[int],
     keep: bool,
 ) -> list[Gradient]:
-    own = _likelihood(
-        policy,
-        [s.policy_prompt for s in batch],
-        batch,
-        -nll_weight,
-        cache=caches and caches.policy,
-        slots=slots,
-        keep=keep,
-        whole=False,
-    )
-    closed = [with_end_token(sequence, reward) for sequence in batch]
-    scored = []
-    if reward.kind == "classifier":
-        lengths, cache = [len(s.rollout) for s in batch], caches and caches.scorer
-        scored.append((1.0, _classifier(reward, closed, lengths, -reward_weight, cache, slots, keep)))
-    else:
-        prompts = [s.reward_prompt for s in batch]
-        for model, sign, cache in likelihood_models(reward, caches):
-            part = _likelihood(
-                model, prompts, closed, -sign * reward_weight, cache=cache, slots=slots, keep=keep, whole=True
-            )
-            scored.append((sign, part))
-    results = []
+    store = _Slots(caches and caches.policy, slots, keep)
+    prompts = [sequence.policy_prompt for sequence in batch]
+    policy_pass = _likelihood(policy, prompts, batch, -objective.nll_weight, store, whole=False)
+    reward_passes = _reward_passes(reward, batch, -objective.reward_weight, caches, slots, keep)
+    terms, results = objective.terms, []
     for i, sequence in enumerate(batch):
-        value = sum(sign * part.values[i] for sign, part in scored)
-        length = len(sequence.rollout)  # a closing token that was added for the reward is not optimised
-        parts = [own.terms[i].keep("prefix" in terms, "postfix" in terms)]
-        parts += [part.terms[i].keep("reward_prefix" in terms, "reward_postfix" in terms) for _, part in scored]
+        value = sum(sign * scored.values[i] for sign, scored in reward_passes)
+        length = len(sequence.rollout)  # an end token that was added for the reward is not optimised
+        parts = [policy_pass.terms[i].masked("prefix" in terms, "postfix" in terms)]
+        parts += [s.terms[i].masked("reward_prefix" in terms, "reward_postfix" in terms) for _, s in reward_passes]
         results.append(
             Gradient(
                 terms=[_cut(term, length) for term in parts],
-                loss=-reward_weight * value - nll_weight * own.values[i],
+                loss=-objective.reward_weight * value - objective.nll_weight * policy_pass.values[i],
                 reward=value,
-                log_probabilities=own.log_probabilities[i],
-                nll_weight=nll_weight,
+                log_probabilities=policy_pass.log_probabilities[i],
+                nll_weight=objective.nll_weight,
                 cost=cost.gradient_evaluation(
                     policy.parameters,
-                    own.forward[i],
-                    own.backward[i],
+                    policy_pass.forward[i],
+                    policy_pass.backward[i],
                     reward.parameters,
-                    scored[0][1].forward[i],
-                    scored[0][1].backward[i],
+                    reward_passes[0][1].forward[i],
+                    reward_passes[0][1].backward[i],
                 ),
             )
         )
@@ -127,109 +129,125 @@ def _cut(term: Term, length: int) -> Term:
     return term._replace(embedding_gradient=term.embedding_gradient[:length], hidden=hidden)
 
 
+def _reward_passes(
+    reward: RewardModel,
+    batch: list[TokenSequence],
+    weight: float,
+    caches: ModelCaches | None,
+    slots: list[int],
+    keep: bool,
+) -> list[tuple[float, _Pass]]:
+    """Return the pass of each model of the reward with its sign in r; gradient terms are multiplied by `weight`."""
+    ended = [with_end_token(sequence, reward) for sequence in batch]
+    if reward.kind == "classifier":
+        lengths = [len(sequence.rollout) for sequence in batch]
+        store = _Slots(caches and caches.scorer, slots, keep)
+        return [(1.0, _classifier(reward, ended, lengths, weight, store))]
+    prompts = [sequence.reward_prompt for sequence in batch]
+    return [
+        (sign, _likelihood(model, prompts, ended, sign * weight, _Slots(cache, slots, keep), whole=True))
+        for model, sign, cache in likelihood_models(reward, caches)
+    ]
+
+
 def _likelihood(
     model: Policy,
     prompts: list[list[int]],
     batch: list[TokenSequence],
     weight: float,
+    store: _Slots,
     *,
-    cache: TokenCache | None,
-    slots: list[int],
-    keep: bool,
     whole: bool,
 ) -> _Pass:
-    """log π of each response, and its gradient term times `weight`.
+    """Return log π of each response, and its gradient term times `weight`.
 
     Args:
         whole: the value counts the whole response (a reward); otherwise the rollout only (the policy's own term).
     """
     texts = [prompt + s.prefix + s.rollout for prompt, s in zip(prompts, batch, strict=True)]
-    begins = [len(prompt) + len(s.prefix) for prompt, s in zip(prompts, batch, strict=True)]
-    firsts = [len(prompt) for prompt in prompts] if whole else begins
-    filled = _fill(model, texts, begins, cache, slots, firsts if whole else None)
-    reading = read(model, texts, [begin - 1 for begin in begins], cache, slots, overlap=1, gradients=True)
+    starts = [len(prompt) + len(s.prefix) for prompt, s in zip(prompts, batch, strict=True)]
+    firsts = [len(prompt) for prompt in prompts] if whole else starts
+    filled = _fill(model, texts, starts, store, firsts if whole else None)
+    reading = read(model, texts, [start - 1 for start in starts], store.cache, store.slots, overlap=1, gradients=True)
     spans = reading.spans(firsts)
     hidden, targets = reading.predictors(spans)
-    values, slopes = likelihood(model, hidden.detach(), targets, gradient=True)
+    log_probabilities, slopes = likelihood(model, hidden.detach(), targets, gradient=True)
     (gradient,) = torch.autograd.grad(hidden, reading.embeddings, grad_outputs=weight * slopes)
     sizes = [right - left for left, right in spans]
-    parts, states = values.split(sizes), hidden.detach().split(sizes)
-    totals = [part.sum().item() for part in parts]
-    if cache is not None and whole:
-        known = [cache.known(slot, first, left) for slot, first, (left, _) in zip(slots, firsts, spans, strict=True)]
-        totals = [total + before for total, before in zip(totals, known, strict=True)]
-    if cache is not None and keep:
-        cache.put(slots, texts, reading.starts, reading.cache)
+    parts, states = log_probabilities.split(sizes), hidden.detach().split(sizes)
+    values = [part.sum().item() for part in parts]
+    if whole and store.cache is not None:  # tokens of the prefix that were not read again
+        for i, (slot, first, (left, _)) in enumerate(zip(store.slots, firsts, spans, strict=True)):
+            values[i] += store.cache.known(slot, first, left)
+    if store.keep and store.cache is not None:
+        store.cache.put(store.slots, texts, reading.starts, reading.cache)
         if whole:
-            cache.note(slots, [left for left, _ in spans], parts)
-    return _Pass(
-        totals,
-        [
-            Term(model.embedding, gradient[i, begin - start : len(text) - start], weight, model, own[begin - left :])
-            for i, (begin, start, text, own, (left, _)) in enumerate(
-                zip(begins, reading.starts, texts, states, spans, strict=True)
-            )
-        ],
-        list(parts),
-        [more + length for more, length in zip(filled, reading.lengths, strict=True)],
-        reading.lengths,
-    )
+            store.cache.note(store.slots, [left for left, _ in spans], parts)
+    terms = [
+        Term(
+            embedding=model.embedding,
+            embedding_gradient=gradient[i, start - reading.starts[i] : len(text) - reading.starts[i]],
+            direct_weight=weight,
+            model=model,
+            hidden=states[i][start - left :],
+        )
+        for i, (start, text, (left, _)) in enumerate(zip(starts, texts, spans, strict=True))
+    ]
+    return _Pass(values, terms, list(parts), _forward(filled, reading), reading.lengths)
 
 
 def _classifier(
-    reward: RewardModel,
-    batch: list[TokenSequence],
-    lengths: list[int],
-    weight: float,
-    cache: TokenCache | None,
-    slots: list[int],
-    keep: bool,
+    reward: RewardModel, batch: list[TokenSequence], lengths: list[int], weight: float, store: _Slots
 ) -> _Pass:
-    """A classifier's score, and its gradient term times `weight`; `lengths` rollout tokens are optimised."""
+    """Return a classifier's scores, and their gradient terms times `weight`, cut to `lengths` rollout tokens."""
     texts = [s.reward_prompt + s.prefix + s.rollout + reward.suffix_ids for s in batch]
-    begins = [len(s.reward_prompt) + len(s.prefix) for s in batch]
-    filled = _fill(reward, texts, begins, cache, slots, None)
-    reading = read(reward, texts, begins, cache, slots, gradients=True)
+    starts = [len(s.reward_prompt) + len(s.prefix) for s in batch]
+    filled = _fill(reward, texts, starts, store, None)
+    reading = read(reward, texts, starts, store.cache, store.slots, gradients=True)
     with torch.enable_grad():
         scores = at_least_float32(reward.head_scores(reading.last()))
         (gradient,) = torch.autograd.grad(weight * scores.sum(), reading.embeddings)
-    if cache is not None and keep:
-        cache.put(slots, texts, reading.starts, reading.cache)
+    if store.keep and store.cache is not None:
+        store.cache.put(store.slots, texts, reading.starts, reading.cache)
     terms = [
-        Term(reward.embedding, gradient[i, begin - start : begin - start + length])
-        for i, (begin, start, length) in enumerate(zip(begins, reading.starts, lengths, strict=True))
+        Term(reward.embedding, gradient[i, start - skipped : start - skipped + length])
+        for i, (start, skipped, length) in enumerate(zip(starts, reading.starts, lengths, strict=True))
     ]
-    forward = [more + length for more, length in zip(filled, reading.lengths, strict=True)]
-    return _Pass(scores.detach().tolist(), terms, [], forward, reading.lengths)
+    return _Pass(scores.detach().tolist(), terms, [], _forward(filled, reading), reading.lengths)
+
+
+def _forward(filled: list[int], reading: Reading) -> list[int]:
+    """Return the tokens read forward, by text: those of `_fill` and those of the pass with gradients."""
+    return [before + length for before, length in zip(filled, reading.lengths, strict=True)]
 
 
 def _fill(
     model: Policy | RewardModel,
     texts: Sequence[list[int]],
     counts: Sequence[int],
-    cache: TokenCache | None,
-    slots: Sequence[int],
+    store: _Slots,
     firsts: Sequence[int] | None,
 ) -> list[int]:
-    """Read the first `counts` tokens of texts into their slots, without gradients; the number of tokens read, by text.
+    """Read the first `counts` tokens of texts into their slots without gradients; return the tokens read, by text.
 
     Args:
-        firsts: where given, the log-probabilities of the tokens from there on are kept too.
+        firsts: indices from which the tokens' log-probabilities are stored too; None stores none.
     """
-    read_now = [0] * len(texts)
-    if cache is None:
-        return read_now
-    lacking = [i for i, n in enumerate(counts) if n - cache.shared(slots[i], texts[i][:n]) > FILL]
-    if not lacking:
-        return read_now
-    own, places = [texts[i][: counts[i]] for i in lacking], [slots[i] for i in lacking]
-    reading = read(model, own, [len(text) - 1 for text in own], cache, places, overlap=1)
-    cache.put(places, own, reading.starts, reading.cache)
+    read_counts = [0] * len(texts)
+    if store.cache is None:
+        return read_counts
+    missing = [i for i, n in enumerate(counts) if n - store.cache.shared(store.slots[i], texts[i][:n]) > FILL]
+    if not missing:
+        return read_counts
+    prefixes, slots = [texts[i][: counts[i]] for i in missing], [store.slots[i] for i in missing]
+    reading = read(model, prefixes, [len(prefix) - 1 for prefix in prefixes], store.cache, slots, overlap=1)
+    store.cache.put(slots, prefixes, reading.starts, reading.cache)
     if firsts is not None:
-        spans = reading.spans([firsts[i] for i in lacking])  # empty where there is nothing but the prompt
+        spans = reading.spans([firsts[i] for i in missing])  # empty if the prefix is the prompt alone
         if any(left < right for left, right in spans):
             values, _ = likelihood(model, *reading.predictors(spans))
-            cache.note(places, [left for left, _ in spans], values.split([right - left for left, right in spans]))
-    for i, length in zip(lacking, reading.lengths, strict=True):
-        read_now[i] = length
-    return read_now
+            parts = values.split([right - left for left, right in spans])
+            store.cache.note(slots, [left for left, _ in spans], parts)
+    for i, length in zip(missing, reading.lengths, strict=True):
+        read_counts[i] = length
+    return read_counts

@@ -1,7 +1,7 @@
 """∂L/∂y at a hard sequence, kept in factors.
 
-A relaxed token enters a model as yᵀE, so a model's share of the gradient is kept as the gradient with respect to the
-*embedding* at each position, [hidden] numbers, and E turns it into [vocab] numbers for the rows that are asked for. A
+A relaxed token enters a model as yᵀE. A model's term of the gradient is therefore kept as the gradient with respect to
+the *embedding* at each position, [hidden] numbers; E turns it into [vocab] numbers for the rows that are needed. A
 log-likelihood also has the direct part log π(·|y_<l), kept as the hidden state that yields it.
 """
 
@@ -16,18 +16,18 @@ from .. import cost
 from ..engine.numerics import at_least_float32, project_to_vocab
 from ..models.language_models import Policy
 
-TERMS = ("prefix", "postfix", "reward_prefix", "reward_postfix")  # of ∂L/∂y; a classifier has no reward_prefix
+TERMS = ("prefix", "postfix", "reward_prefix", "reward_postfix")  # parts of ∂L/∂y; a classifier has no reward_prefix
 
 
 class Term(NamedTuple):
-    """One model's share of ∂L/∂y.
+    """One model's term of ∂L/∂y.
 
     Attributes:
         embedding: the model's embedding matrix E.
         embedding_gradient: ∂L/∂(embedding at l), one row per rollout token.
         direct_weight: factor of log π(·|y_<l) in ∂L/∂y_l; None for a classifier, which has no direct part.
-        model: the language model whose log-probabilities are meant; None for a classifier.
-        hidden: its hidden states that predict the rollout's tokens; None for a classifier.
+        model: language model of the direct part; None for a classifier.
+        hidden: hidden states of that model that predict the rollout's tokens; None for a classifier.
     """
 
     embedding: Float[Tensor, "rows hidden"]
@@ -36,8 +36,8 @@ class Term(NamedTuple):
     model: Policy | None = None
     hidden: Float[Tensor, "length hidden"] | None = None
 
-    def keep(self, prefix: bool, postfix: bool) -> "Term":
-        """Without the direct part (what the past says) or the part by the embedding (what follows), where False."""
+    def masked(self, prefix: bool, postfix: bool) -> "Term":
+        """Return the term without its direct part (`prefix` False) or without its embedding part (`postfix` False)."""
         term = self
         if not prefix and term.direct_weight is not None:
             term = term._replace(direct_weight=0.0)
@@ -50,12 +50,12 @@ class Gradient(NamedTuple):
     """∂L/∂y at one hard sequence, for all rollout positions, in factors.
 
     Attributes:
-        terms: the policy's term first, then those of the reward model.
+        terms: term of the policy, then those of the reward model.
         loss: L at the hard sequence.
         reward: r(y|x).
         log_probabilities: log π of each rollout token, in nats.
         nll_weight: ν, the weight of -log π in L.
-        cost: of this evaluation.
+        cost: cost of this evaluation.
     """
 
     terms: list[Term]
@@ -67,36 +67,38 @@ class Gradient(NamedTuple):
 
     @property
     def hidden(self) -> Float[Tensor, "length hidden"]:
-        """The policy's hidden states that predict the rollout (the `latents` of DTO)."""
+        """Hidden states of the policy that predict the rollout (the `latents` of DTO)."""
         return self.terms[0].hidden
 
-    def behind(self, count: int) -> "Gradient":
-        """The same gradient for a rollout that begins `count` tokens later."""
+    def from_position(self, start: int) -> "Gradient":
+        """Return the same gradient for a rollout that begins `start` tokens later."""
         terms = [
             term._replace(
-                embedding_gradient=term.embedding_gradient[count:],
-                hidden=None if term.hidden is None else term.hidden[count:],
+                embedding_gradient=term.embedding_gradient[start:],
+                hidden=None if term.hidden is None else term.hidden[start:],
             )
             for term in self.terms
         ]
         # L counts the log-likelihood of the rollout's own tokens only
-        loss = self.loss + self.nll_weight * self.log_probabilities[:count].sum().item()
-        return self._replace(terms=terms, loss=loss, log_probabilities=self.log_probabilities[count:])
+        loss = self.loss + self.nll_weight * self.log_probabilities[:start].sum().item()
+        return self._replace(terms=terms, loss=loss, log_probabilities=self.log_probabilities[start:])
 
 
 def onehot_gradient(gradients: Sequence[Gradient], positions: Sequence[Sequence[int]]) -> Float[Tensor, "rows vocab"]:
-    """Rows of ∂L/∂y: for each gradient the rollout positions asked for, one after the other.
+    """Return rows of ∂L/∂y: for each gradient its rollout positions, concatenated.
 
-    All gradients must come from the same policy and reward model; only the asked rows meet the embedding matrix.
+    All gradients must come from the same policy and reward model; only these rows are multiplied by the embedding
+    matrix.
     """
     total = None
     vocab_size = gradients[0].terms[0].model.vocab_size
-    for number, kind in enumerate(gradients[0].terms):
-        pick = [g.terms[number].embedding_gradient[list(p)] for g, p in zip(gradients, positions, strict=True)]
-        part = project_to_vocab(torch.cat(pick), kind.embedding[:vocab_size])
-        if kind.model is not None:
-            hidden = torch.cat([g.terms[number].hidden[list(p)] for g, p in zip(gradients, positions, strict=True)])
-            log_probabilities = torch.log_softmax(at_least_float32(kind.model.logits(hidden)), -1)[:, :vocab_size]
-            part = part.add_(log_probabilities, alpha=kind.direct_weight)
+    for index, term in enumerate(gradients[0].terms):
+        rows = [(gradient.terms[index], list(p)) for gradient, p in zip(gradients, positions, strict=True)]
+        embedding_gradient = torch.cat([row.embedding_gradient[p] for row, p in rows])
+        part = project_to_vocab(embedding_gradient, term.embedding[:vocab_size])
+        if term.model is not None:
+            hidden = torch.cat([row.hidden[p] for row, p in rows])
+            log_probabilities = torch.log_softmax(at_least_float32(term.model.logits(hidden)), -1)[:, :vocab_size]
+            part = part.add_(log_probabilities, alpha=term.direct_weight)
         total = part if total is None else total.add_(part)
     return total

@@ -1,9 +1,9 @@
-"""Eq. 2, L(y) = -λ r(y|x) - ν log π(y|x): its definition on relaxed tokens, and the three terms of its gradient.
+"""Objective L(y) = -λ r(y|x) - ν log π(y|x) (Eq. 2) on relaxed tokens, and the three terms of its gradient.
 
     ∂L/∂y_l = δ_prefix + δ_postfix + δ_reward            (Section 4, Prop. C.1, arXiv 2603.04948)
-    δ_prefix   -ν log π(·|y_<l, x)                what the past says of position l
-    δ_postfix  -ν Σ_{i>l} ∂ log π(y_i|y_<i)/∂y_l  how token l changes what follows it; 0 at the last token
-    δ_reward   -λ ∂r/∂y_l                         what the reward model says
+    δ_prefix   -ν log π(·|y_<l, x)                likelihood of token l given the tokens before it
+    δ_postfix  -ν Σ_{i>l} ∂ log π(y_i|y_<i)/∂y_l  effect of token l on the tokens after it; 0 at the last token
+    δ_reward   -λ ∂r/∂y_l                         reward
 
 Weights: `reward_weight` is λ and `nll_weight` is ν, which the paper sets to 1; the released code uses 1.0 and 0.001.
 """
@@ -24,7 +24,7 @@ from .gradients import TERMS
 
 
 class GradientTerms(NamedTuple):
-    """The three terms of ∂L/∂y, weights included; their sum is autograd's gradient. Each is [length, vocab]."""
+    """Terms of ∂L/∂y, weights included; their sum is autograd's gradient. Each is [length, vocab]."""
 
     prefix: Float[Tensor, "length vocab"]
     postfix: Float[Tensor, "length vocab"]
@@ -38,16 +38,10 @@ def check_weights(reward_weight: float, nll_weight: float) -> None:
             raise ValueError(f"{name} must be >= 0; got {value}. The released pair is 1.0 and 0.001.")
 
 
-def check_terms(terms: Sequence[str]) -> None:
-    """Raise ValueError unless some of the gradient's parts are named, each by its name."""
-    if not terms or not set(terms) <= set(TERMS):
-        raise ValueError(f"terms must be some of {', '.join(TERMS)}; got {', '.join(terms) or 'none'}.")
-
-
 def make_sequence(
     policy: Policy, reward: RewardModel, messages: Messages, prefix: Sequence[int], rollout: Sequence[int]
 ) -> TokenSequence:
-    """Format one chat for both models.
+    """Tokenise one chat with the templates of both models.
 
     Raises:
         ValueError: empty rollout, or vocabularies that differ.
@@ -68,35 +62,32 @@ def relaxed_objective(
     nll_weight: float,
     terms: Sequence[str] = TERMS,
 ) -> Float[Tensor, ""]:
-    """L as a differentiable function of relaxed tokens: the definition, written out for one sequence.
+    """Return L as a differentiable function of relaxed tokens: the definition, for one sequence.
 
-    Every token enters both models as yᵀE by a dense product. The oracle for `evaluate`, and the objective of the
-    reference engine.
+    Every token enters both models as yᵀE by a dense product. `gradient_passes.evaluate` is tested against it, and the
+    reference engine optimises it.
 
     Args:
         onehots: y of the rollout's tokens, rows on (or, for finite differences, near) the simplex.
-        terms: parts of ∂L/∂y that differentiation sees; the value is the same.
+        terms: parts of ∂L/∂y that autograd computes; the value of L does not depend on it.
     """
+    end_token = with_end_token(sequence, reward).rollout[len(sequence.rollout) :]
 
     def relaxed_log_likelihood(model: Policy, prompt: list[int], first: int, part: str = "reward_") -> Tensor:
         fixed = torch.nn.functional.one_hot(torch.tensor(prompt + sequence.prefix), policy.vocab_size).to(onehots)
-        closing = with_end_token(sequence, reward).rollout[len(sequence.rollout) :] if model is not policy else []
-        closed = torch.nn.functional.one_hot(torch.tensor(closing, dtype=torch.long), policy.vocab_size).to(onehots)
-        tokens = torch.cat([fixed, onehots, closed])
-        context = tokens if f"{part}postfix" in terms else tokens.detach()  # what a token does to those that follow
-        own = tokens if f"{part}prefix" in terms else tokens.detach()  # how likely it is itself
+        added = torch.tensor(end_token if model is not policy else [], dtype=torch.long)
+        tokens = torch.cat([fixed, onehots, torch.nn.functional.one_hot(added, policy.vocab_size).to(onehots)])
+        context = tokens if f"{part}postfix" in terms else tokens.detach()
+        targets = tokens if f"{part}prefix" in terms else tokens.detach()
         hidden = model.hidden_states((context @ model.embedding[: policy.vocab_size])[None])[0]
         log_probabilities = torch.log_softmax(model.logits(hidden), -1)[:, : policy.vocab_size]
-        return (log_probabilities[first - 1 : -1] * own[first:]).sum()
+        return (log_probabilities[first - 1 : -1] * targets[first:]).sum()
 
     start = len(sequence.policy_prompt) + len(sequence.prefix)
     likelihood = relaxed_log_likelihood(policy, sequence.policy_prompt, start, "")
     if reward.kind == "classifier":
-        ended = with_end_token(sequence, reward)
         before = reward.embedding[torch.tensor(sequence.reward_prompt + sequence.prefix)]
-        after = reward.embedding[
-            torch.tensor(ended.rollout[len(sequence.rollout) :] + reward.suffix_ids, dtype=torch.long)
-        ]
+        after = reward.embedding[torch.tensor(end_token + reward.suffix_ids, dtype=torch.long)]
         scored = onehots if "reward_postfix" in terms else onehots.detach()
         embeddings = torch.cat([before, scored @ reward.embedding[: policy.vocab_size], after])
         value = reward.head_scores(reward.hidden_states(embeddings[None])[:, -1])[0]
@@ -119,19 +110,18 @@ def gradient_terms(
     reward_weight: float = 1.0,
     nll_weight: float = 0.001,
 ) -> list[GradientTerms]:
-    """δ_prefix, δ_postfix and δ_reward at every rollout position of every sequence (dense; for study only)."""
+    """Return δ_prefix, δ_postfix and δ_reward at every rollout position of every sequence (dense, for analysis)."""
+    check_weights(reward_weight, nll_weight)
     sequences = [
         make_sequence(policy, reward, messages, prefix, rollout)
         for messages, prefix, rollout in zip(prompts, prefix_ids, rollout_ids, strict=True)
     ]
+    weights = {"reward_weight": reward_weight, "nll_weight": nll_weight}
     results = []
-    check_weights(reward_weight, nll_weight)
-    for gradient in gradient_passes.evaluate(
-        policy, reward, sequences, reward_weight=reward_weight, nll_weight=nll_weight
-    ):
-        everything = gradients.onehot_gradient([gradient], [range(len(gradient.hidden))])
-        own = gradient.terms[0]
-        prefix = own.direct_weight * torch.log_softmax(at_least_float32(policy.logits(own.hidden)), -1)
-        postfix = at_least_float32(own.embedding_gradient) @ at_least_float32(policy.embedding[: policy.vocab_size]).T
-        results.append(GradientTerms(prefix, postfix, everything - prefix - postfix))
+    for gradient in gradient_passes.evaluate(policy, reward, sequences, **weights):
+        total = gradients.onehot_gradient([gradient], [range(len(gradient.hidden))])
+        term = gradient.terms[0]
+        prefix = term.direct_weight * torch.log_softmax(at_least_float32(policy.logits(term.hidden)), -1)
+        postfix = at_least_float32(term.embedding_gradient) @ at_least_float32(policy.embedding[: policy.vocab_size]).T
+        results.append(GradientTerms(prefix, postfix, total - prefix - postfix))
     return results

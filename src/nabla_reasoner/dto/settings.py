@@ -1,33 +1,58 @@
-"""Settings of one DTO descent (Table 4, arXiv 2603.04948), and what it returns."""
+"""Settings of a DTO descent (Table 4, arXiv 2603.04948) and its result."""
 
+import dataclasses
 import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
 from .. import cost
+from . import objective
+from .gradients import TERMS
 from .straight_through import FLIPS
 
 PARAMETERS = ("logits", "latents")
+UPDATES = ("first", "all")
+ENGINES = ("fast", "reference")
 
 
-class DTOSettings(NamedTuple):
-    """Settings of one descent; defaults are the paper's Table 4.
+def check_choice(name: str, value: str, valid: Collection[str]) -> None:
+    """Raise ValueError unless the value is one of the valid ones."""
+    if value not in valid:
+        raise ValueError(f"{name} must be one of {', '.join(valid)}; got {value!r}.")
+
+
+@dataclass(frozen=True)
+class DTOSettings:
+    """Settings of one descent on L(y) = -λ r(y|x) - ν log π(y|x) (Eq. 2); this is the only place of their defaults.
 
     Attributes:
-        parameter: "logits" moves z itself; "latents" moves the last hidden state that yields z.
+        parameter: "logits" optimises z itself; "latents" optimises the last hidden state that yields z.
+        update: "first" moves the first rollout row only (the released scripts); "all" moves every row (Alg. 2).
+        reward_weight: λ >= 0.
+        nll_weight: ν >= 0, weight of the policy's negative log-likelihood.
+        terms: parts of ∂L/∂y that the descent uses, of `gradients.TERMS`; at least one.
         num_iterations: T >= 1.
         step_size: η > 0, Adam's learning rate at the first step; cosine decay follows.
-        min_step_ratio: in [0, 1], the share of η that the decay tends to.
+        min_step_ratio: share of η that the decay tends to, in [0, 1].
         ste_temperature: τ > 0 of the straight-through estimator.
         gradient_caching: evaluate ∂L/∂y only when a hard token changed (Alg. 4); the result is the same without.
-        flip: a row's hard token is the sampled one until the row's argmax differs from its first ("argmax"), or the
-            argmax of the row with the Gumbel noise that explains the sampled one held fixed ("gumbel").
-        draw_temperature: τ > 0 at which tokens were sampled (flip "gumbel").
+        flip: rule of the hard token (see `straight_through.hard_tokens`): "argmax" without noise, "gumbel" with the
+            Gumbel noise that explains the sampled token.
+        draw_temperature: τ at which the rollouts were sampled; > 0 with flip "gumbel", unused otherwise.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     parameter: str = "logits"
+    update: str = "first"
+    reward_weight: float = 1.0
+    nll_weight: float = 0.001
+    terms: Sequence[str] = TERMS
     num_iterations: int = 20
     step_size: float = 0.01
     min_step_ratio: float = 0.1
@@ -36,10 +61,14 @@ class DTOSettings(NamedTuple):
     flip: str = "argmax"
     draw_temperature: float = 1.0
 
-    def check(self) -> "DTOSettings":
-        """Raise ValueError on a value out of range; returns itself."""
-        if self.parameter not in PARAMETERS:
-            raise ValueError(f"parameter must be one of {', '.join(PARAMETERS)}; got {self.parameter!r}.")
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "terms", tuple(self.terms))  # a YAML file gives a list
+        check_choice("parameter", self.parameter, PARAMETERS)
+        check_choice("update", self.update, UPDATES)
+        check_choice("flip", self.flip, FLIPS)
+        objective.check_weights(self.reward_weight, self.nll_weight)
+        if not self.terms or not set(self.terms) <= set(TERMS):
+            raise ValueError(f"terms must be some of {', '.join(TERMS)}; got {', '.join(self.terms) or 'none'}.")
         if self.num_iterations < 1:
             raise ValueError(f"num_iterations (T) must be >= 1; got {self.num_iterations}.")
         if self.step_size <= 0:
@@ -48,29 +77,48 @@ class DTOSettings(NamedTuple):
             raise ValueError(f"min_step_ratio must be in [0, 1]; got {self.min_step_ratio}.")
         if self.ste_temperature <= 0:
             raise ValueError(f"ste_temperature (τ) must be > 0; got {self.ste_temperature}.")
-        if self.flip not in FLIPS:
-            raise ValueError(f"flip must be one of {', '.join(FLIPS)}; got {self.flip!r}.")
         if self.flip == "gumbel" and self.draw_temperature <= 0:
             raise ValueError(
                 f"flip=gumbel needs tokens sampled at a temperature > 0; got {self.draw_temperature}. Use flip=argmax."
             )
-        return self
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """λ and ν as the keywords of `gradient_passes.evaluate` and of `objective`."""
+        return {"reward_weight": self.reward_weight, "nll_weight": self.nll_weight}
+
+    def replace(self, **changes: object) -> "DTOSettings":
+        """Return settings with some values replaced, checked again.
+
+        Raises:
+            TypeError: an unknown setting.
+            ValueError: a value out of range.
+        """
+        check_names(changes, [field.name for field in dataclasses.fields(self)])
+        return dataclasses.replace(self, **changes)
 
     def step(self, iteration: int) -> float:
-        """Learning rate of an iteration, counted from 0."""
+        """Return the learning rate of an iteration, counted from 0."""
         decay = 0.5 * (1 + math.cos(math.pi * iteration / self.num_iterations))
         return self.step_size * (self.min_step_ratio + (1 - self.min_step_ratio) * decay)
 
 
+def check_names(given: Collection[str], valid: Collection[str]) -> None:
+    """Raise TypeError if a keyword is not the name of a setting."""
+    unknown = sorted(set(given) - set(valid))
+    if unknown:
+        raise TypeError(f"unknown setting {', '.join(unknown)}; valid settings are {', '.join(valid)}.")
+
+
 class DTOResult(NamedTuple):
-    """What DTO did to one sequence.
+    """Outcome of DTO for one sequence.
 
     Attributes:
         logits: optimised logits z of the updated rows (the first row, or all of them).
         objective: L at the hard sequence of each iteration. It need not fall: only the relaxed objective does.
-        gradient_evaluations: how often ∂L/∂y was computed for this sequence.
+        gradient_evaluations: number of evaluations of ∂L/∂y for this sequence.
         token_ids: hard tokens of the whole rollout after the last step.
-        cost: of the gradient evaluations counted above.
+        cost: cost of the gradient evaluations counted above.
     """
 
     logits: Float[Tensor, "rows vocab"]
@@ -78,6 +126,3 @@ class DTOResult(NamedTuple):
     gradient_evaluations: int
     token_ids: list[int]
     cost: cost.Cost
-
-
-UPDATES, ENGINES = ("first", "all"), ("fast", "reference")

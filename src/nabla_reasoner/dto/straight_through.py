@@ -1,4 +1,4 @@
-"""The straight-through estimator (Section 3.2, arXiv 2603.04948) and its chain rule (Eq. 25).
+"""Straight-through estimator (Section 3.2, arXiv 2603.04948), its chain rule (Eq. 25) and the rule of the hard token.
 
 Forward the token is hard, backward it is softmax(z/τ). Because the forward value is one-hot, ∂L/∂y depends on the hard
 sequence alone; only the softmax's Jacobian depends on the current logits. `logits_gradient` is that Jacobian.
@@ -9,16 +9,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+FLIPS = ("argmax", "gumbel")
+
 
 def straight_through(
     logits: Float[Tensor, "*rows vocab"], tokens: Int[Tensor, "*rows"], *, temperature: float = 1.0
 ) -> Float[Tensor, "*rows vocab"]:
-    """y = onehot(token) + softmax(z/τ) - stopgrad(softmax(z/τ)).
+    """Return y = onehot(token) + softmax(z/τ) - stopgrad(softmax(z/τ)).
 
     Args:
         logits: z, any number of rows.
-        tokens: the hard token of each row. The paper writes argmax_j z_j; what was sampled is passed instead, so that
-            both models read the text that is being revised.
+        tokens: hard token of each row. The paper writes argmax_j z_j; `hard_tokens` starts from the sampled token
+            instead, so that both models read the text that is being revised.
         temperature: τ > 0 (not reported by the paper; 1 in the released code).
 
     Returns:
@@ -32,7 +34,7 @@ def straight_through(
 def logits_gradient(
     logits: Float[Tensor, "rows vocab"], onehot_gradient: Float[Tensor, "rows vocab"], *, temperature: float = 1.0
 ) -> Float[Tensor, "rows vocab"]:
-    """∂L/∂z = p ⊙ (∂L/∂y - pᵀ ∂L/∂y) / τ with p = softmax(z/τ) (Eq. 25).
+    """Return ∂L/∂z = p ⊙ (∂L/∂y - pᵀ ∂L/∂y) / τ with p = softmax(z/τ) (Eq. 25).
 
     A token with p ≈ 0 gets almost no gradient, and so does every token of a row that is almost certain.
     """
@@ -41,7 +43,30 @@ def logits_gradient(
     return probabilities * (onehot_gradient - mean) / temperature
 
 
-FLIPS = ("argmax", "gumbel")
+def hard_tokens(
+    logits: Float[Tensor, "*rows vocab"],
+    first_argmax: Int[Tensor, "*rows"],
+    sampled: Int[Tensor, "*rows"],
+    noise: Float[Tensor, "*rows vocab"] | None = None,
+) -> Int[Tensor, "*rows"]:
+    """Return each row's hard token: the sampled one until the row's argmax differs from its first argmax.
+
+    From then on the hard token is the argmax; it is the sampled token again if the first argmax returns.
+
+    Args:
+        logits: z of each row.
+        first_argmax: argmax of each row (with its noise) before the first step.
+        sampled: token that was sampled at each row.
+        noise: flip "gumbel": noise of `explaining_noise`, held fixed, so that the first argmax of z + noise is the
+            sampled token itself; None: flip "argmax".
+    """
+    best = argmax(logits, noise)
+    return torch.where(best == first_argmax, sampled, best)
+
+
+def argmax(logits: Float[Tensor, "*rows vocab"], noise: Float[Tensor, "*rows vocab"] | None) -> Int[Tensor, "*rows"]:
+    """Return the argmax of each row, with its noise if there is any."""
+    return (logits if noise is None else logits + noise).argmax(-1)
 
 
 def explaining_noise(
@@ -50,16 +75,16 @@ def explaining_noise(
     uniforms: Float[np.ndarray, "rows vocab"],
     temperature: float,
 ) -> Float[Tensor, "rows vocab"]:
-    """τ g with g drawn from the law of Gumbel noise given that argmax(z/τ + g) is the row's token.
+    """Return τ g with g drawn from the distribution of Gumbel noise given that argmax(z/τ + g) is the row's token.
 
     Our sampler inverts a cumulative distribution, so no such noise exists; its posterior given the token is exact. The
-    largest of z/τ + g is Gumbel at logsumexp(z/τ) whatever its place; the others are Gumbel cut off at it. With a
+    largest of z/τ + g is Gumbel at logsumexp(z/τ) whatever its position; the others are Gumbel cut off at it. With a
     nucleus or top-k cut, and for tokens that were not drawn from this row, the condition on the token is the same.
 
     Args:
         logits: z of each row when the token was drawn.
-        tokens: the token of each row.
-        uniforms: in [0, 1), the source of g.
+        tokens: token of each row.
+        uniforms: source of g, in [0, 1).
         temperature: τ > 0 of the draw.
 
     Returns:

@@ -33,15 +33,15 @@ def best_of(losses: np.ndarray, chances: np.ndarray, count: int) -> float:
 def search(cell: Cell) -> tuple[list[dict[str, Any]], list[tuple[Pair, np.ndarray, np.ndarray]], list[int]]:
     """Rows of figure1_search.csv, what each is about, and the alphabet."""
     policy, reward = build.load_models(cell)
-    method, rows, about = build.build_method(cell), [], []
-    found, alphabet = token_pairs.find(build.build_problems(cell), policy, reward, method, cell["seed"])
+    settings, rows, about = build.build_method(cell).settings, [], []
+    found, alphabet = token_pairs.find(build.build_problems(cell), policy, reward, settings, cell["seed"])
     for pair in found:
-        losses = token_pairs.losses(pair, policy, reward, alphabet, **method.weights)
-        chances = token_pairs.chances(pair, policy, alphabet, method.rollout_sampling)
+        losses = token_pairs.losses(pair, policy, reward, alphabet, **settings.dto.weights)
+        chances = token_pairs.chances(pair, policy, alphabet, settings.rollout)
         first, second = np.unravel_index(losses.argmin(), losses.shape)
         best = alphabet[first], alphabet[second]
-        path = token_pairs.descend(pair, policy, reward, method.descent, (0, 1), **method.weights)
-        alone = token_pairs.one_by_one(pair, policy, reward, method.descent, **method.weights)
+        path = token_pairs.descend(pair, policy, reward, settings.dto, (0, 1))
+        alone = token_pairs.one_by_one(pair, policy, reward, settings.dto)
         rows.append(
             {
                 "problem_id": pair.problem.id,
@@ -90,12 +90,12 @@ def landscape_rows(cell: Cell) -> Rows:
     rows[number]["drawn"] = True
     pair, losses, chances = about[number]
     policy, reward = build.load_models(cell)
-    method = build.build_method(cell)
-    path = token_pairs.descend(pair, policy, reward, method.descent, (0, 1), **method.weights)
+    dto = build.build_method(cell).settings.dto
+    path = token_pairs.descend(pair, policy, reward, dto, (0, 1))
     others = path[-1].tokens
     darts = _draw_pairs(pair, chances, cell["seed"])
     words = [policy.decode([token]) for token in alphabet]
-    square = token_pairs.relaxed(pair, policy, reward, others, SHARES.tolist(), **method.weights)
+    square = token_pairs.relaxed(pair, policy, reward, others, SHARES.tolist(), **dto.weights)
     steps = []
     for step, (logits, tokens, loss) in enumerate(path):
         mass = logits.softmax(-1)

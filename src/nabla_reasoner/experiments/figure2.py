@@ -133,7 +133,9 @@ def trace_rows(cell: Cell) -> Rows:
         ValueError: no problem shows everything that can happen.
     """
     policy, reward = build.load_models(cell)
-    traces = trace.record(build.build_method(cell), build.build_problems(cell), policy, reward, seed=cell["seed"])
+    traces = trace.record(
+        build.build_method(cell).settings, build.build_problems(cell), policy, reward, seed=cell["seed"]
+    )
     for number, each in enumerate(traces):
         accepted = sum(response.accepted for response in each.responses[1:])
         kinds = {

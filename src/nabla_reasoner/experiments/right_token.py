@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..config import build
 from ..config.schema import Cell
+from ..decoding.settings import NablaSettings
 from ..dto import equal_kl_moves, gradient_passes, gradients, objective, optimizer
 from ..engine import generation, numerics
 from ..engine.sampling import keyed_uniforms
@@ -110,34 +111,34 @@ def positions(
 
 
 def rows(
-    policy: Policy, reward: RewardModel, problems: Sequence[Problem], found: Sequence[Position], method: Any, seed: int
-) -> dict[str, Float[Tensor, "place vocab"]]:
-    """The row at each place before any move ("first") and after the move of every arm, all from one rollout.
-
-    Args:
-        method: the `decoding.NablaReasoner` whose sampling, weights and descent apply.
-    """
-    keys = [(problems[place.number].id, f"heading {len(place.prefix)}") for place in found]
-    messages = [problems[place.number].messages for place in found]
-    drawn = generation.sample(
+    policy: Policy,
+    reward: RewardModel,
+    problems: Sequence[Problem],
+    selected: Sequence[Position],
+    settings: NablaSettings,
+    seed: int,
+) -> dict[str, Float[Tensor, "positions vocab"]]:
+    """Return the logits at each position before ("first") and after every move, all with the same rollout."""
+    keys = [(problems[position.number].id, f"heading {len(position.prefix)}") for position in selected]
+    messages = [problems[position.number].messages for position in selected]
+    rollouts = generation.sample(
         policy,
-        [policy.prompt_ids(chat) + place.prefix for chat, place in zip(messages, found, strict=True)],
-        [keyed_uniforms(seed, name, 0, stage, method.max_new_tokens) for name, stage in keys],
-        method.rollout_sampling,
-        [method.max_new_tokens - len(place.prefix) for place in found],
+        [policy.prompt_ids(chat) + position.prefix for chat, position in zip(messages, selected, strict=True)],
+        [keyed_uniforms(seed, problem_id, 0, stage, settings.max_new_tokens) for problem_id, stage in keys],
+        settings.rollout,
+        [settings.max_new_tokens - len(position.prefix) for position in selected],
     )
-    cases = (messages, [place.prefix for place in found], [rollout.token_ids for rollout in drawn])
+    cases = (messages, [position.prefix for position in selected], [rollout.token_ids for rollout in rollouts])
     sequences = [objective.make_sequence(policy, reward, *case) for case in zip(*cases, strict=True)]
-    weights = method.weights
-    hidden = [g.hidden[0] for g in gradient_passes.evaluate(policy, reward, sequences, **weights)]
+    hidden = [g.hidden[0] for g in gradient_passes.evaluate(policy, reward, sequences, **settings.dto.weights)]
     moved = {"first": numerics.at_least_float32(policy.logits(torch.stack(hidden)))}
-    settings = {k: v for k, v in method.descent._asdict().items() if k not in ("flip", "draw_temperature")}
-    for arm, terms in MOVES.items():
+    dto = settings.dto.replace(update="first", flip="argmax")
+    for move, terms in MOVES.items():
         if terms is not None:
-            results = optimizer.optimize(policy, reward, *cases, update="first", terms=terms, **weights, **settings)
-            moved[arm] = torch.cat([result.logits for result in results])
+            results = optimizer.optimize(policy, reward, *cases, settings=dto, terms=terms)
+            moved[move] = torch.cat([result.logits for result in results])
     size = moved["first"].shape[1]
-    uniforms = np.stack([keyed_uniforms(seed, name, 0, f"{stage} direction", size) for name, stage in keys])
+    uniforms = np.stack([keyed_uniforms(seed, problem_id, 0, f"{stage} direction", size) for problem_id, stage in keys])
     for move in (NULL, "random"):
         moved[move] = equal_kl_moves.apply_move(move, moved["first"], moved["gradient"], uniforms)
     return moved
@@ -203,11 +204,11 @@ def write(cells: Sequence[Cell], folder: Path) -> None:
         if not count or "dataset" not in cell["task"] or cell["seed"] != cells[0]["seed"]:
             continue
         policy, reward = build.load_models(cell)
-        problems, method = build.build_problems(cell)[:count], build.build_method(cell)
-        found = positions(policy, problems, method.confidence_threshold, method.max_new_tokens)
+        problems, settings = build.build_problems(cell)[:count], build.build_method(cell).settings
+        found = positions(policy, problems, settings.confidence_threshold, settings.max_new_tokens)
         if not found:
             continue
-        moved = rows(policy, reward, problems, found, method, cell["seed"])
+        moved = rows(policy, reward, problems, found, settings, cell["seed"])
         names = {"policy": cell["policy"]["name"], "task": cell["task"]["name"]}
         found_rows += table_rows(names, found, moved)
         print(f"right token, {names['policy']} {names['task']}: {len(found)} positions of {count} problems", flush=True)

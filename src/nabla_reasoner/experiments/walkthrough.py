@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 from ..config import build, compose
 from ..config.schema import Cell
 from ..decoding import trace
+from ..decoding.settings import NablaSettings
 from ..dto import objective, optimizer, reference, straight_through
+from ..dto.settings import DTOSettings
 from ..engine import numerics
 from ..engine.sampling import draw, keyed_uniforms
 from ..models.language_models import Policy, RewardModel
@@ -63,7 +65,7 @@ def gradient_rows(
 
 
 def candidate_rows(
-    method: Any,
+    settings: DTOSettings,
     policy: Policy,
     reward: RewardModel,
     problem: Problem,
@@ -74,7 +76,6 @@ def candidate_rows(
     """The likeliest tokens at one position: their probability, what each term says, and their probability after DTO.
 
     Args:
-        method: a `decoding.NablaReasoner`.
         count: at most so many tokens, the likeliest before or after.
 
     Returns:
@@ -82,12 +83,11 @@ def candidate_rows(
     """
     before = own_logits(policy, reward, problem, tokens)[position]
     prefix, rest = list(tokens[:position]), list(tokens[position:])
-    (terms,) = objective.gradient_terms(policy, reward, [problem.messages], [prefix], [rest], **method.weights)
+    (terms,) = objective.gradient_terms(policy, reward, [problem.messages], [prefix], [rest], **settings.weights)
     pushes = {
         name: -straight_through.logits_gradient(before[None], term[:1])[0] for name, term in terms._asdict().items()
     }
-    settings = method.descent._asdict()
-    (moved,) = optimizer.optimize(policy, reward, [problem.messages], [prefix], [rest], **settings, **method.weights)
+    (moved,) = optimizer.optimize(policy, reward, [problem.messages], [prefix], [rest], settings=settings)
     old, new = before.softmax(-1), moved.logits[0].softmax(-1)
     likely = torch.maximum(old, new)
     chosen = [index for index in likely.topk(count).indices.tolist() if likely[index] >= SHOWN]
@@ -99,15 +99,20 @@ def candidate_rows(
 
 
 def draws(
-    method: Any, policy: Policy, reward: RewardModel, problem: Problem, tokens: Sequence[int], position: int, seed: int
+    settings: NablaSettings,
+    policy: Policy,
+    reward: RewardModel,
+    problem: Problem,
+    tokens: Sequence[int],
+    position: int,
+    seed: int,
 ) -> tuple[int, int]:
     """The tokens that the loop's own random number draws there: from the policy's logits, and from DTO's."""
     before = own_logits(policy, reward, problem, tokens)[position]
     prompts, prefix, rest = [problem.messages], [list(tokens[:position])], [list(tokens[position:])]
-    settings = method.descent._asdict()
-    (moved,) = optimizer.optimize(policy, reward, prompts, prefix, rest, **settings, **method.weights)
+    (moved,) = optimizer.optimize(policy, reward, prompts, prefix, rest, settings=settings.dto)
     uniform = torch.tensor(keyed_uniforms(seed, problem.id, 0, f"resample 0 {position}", 1)).repeat(2)
-    own, ours = draw(torch.stack([before, moved.logits[0]]), uniform, method.resample_sampling).tolist()
+    own, ours = draw(torch.stack([before, moved.logits[0]]), uniform, settings.resample).tolist()
     return own, ours
 
 
@@ -125,8 +130,8 @@ def early_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     rows = []
     for cell in cells:
         policy, reward = build.load_models(cell)
-        method, problems, seed = build.build_method(cell), build.build_problems(cell), cell["seed"]
-        for each in trace.record(method, problems, policy, reward, seed=seed):
+        settings, problems, seed = build.build_method(cell).settings, build.build_problems(cell), cell["seed"]
+        for each in trace.record(settings, problems, policy, reward, seed=seed):
             first = each.responses[0]
             for visit in each.visits:
                 kept = visit.proposal is not None and each.responses[visit.proposal].accepted
@@ -134,7 +139,7 @@ def early_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                     continue
                 texts = [policy.decode(tokens) for tokens in (first.tokens, each.solution.token_ids)]
                 right = [grading.grade(each.problem, text, True).correct for text in texts]
-                own, ours = draws(method, policy, reward, each.problem, first.tokens, visit.position, seed)
+                own, ours = draws(settings, policy, reward, each.problem, first.tokens, visit.position, seed)
                 rows.append(
                     {
                         "task": each.problem.task,

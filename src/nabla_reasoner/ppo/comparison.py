@@ -92,7 +92,7 @@ class PPOComparison:
                 langevin_step=own["langevin_step"],
                 noise_step=own["noise_step"],
                 particles=own["particles"],
-                descent=DTOSettings(num_iterations=own["iterations"], step_size=own["step_size"]).check(),
+                descent=DTOSettings(num_iterations=own["iterations"], step_size=own["step_size"]),
                 resample=Sampling(own["resample_temperature"], own["resample_top_p"]).check(),
                 confidence_threshold=own["confidence_threshold"],
                 reward_weights=self.settings["reward_weights"],

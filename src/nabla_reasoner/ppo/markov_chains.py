@@ -178,8 +178,7 @@ def logit_particles(
         if noise:
             kicks = torch.randn(logits.shape, generator=generator, dtype=logits.dtype)
             logits = logits + noise * step_size**0.5 * kicks
-        best = logits.argmax(-1)
-        moved = (torch.where(best == first, sampled, best) * places).sum(-1)
+        moved = (straight_through.hard_tokens(logits, first, sampled) * places).sum(-1)
         evaluations, current = evaluations + int((moved != current).sum()), moved
         if step in counts:
             found.append((current, evaluations / particles))

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..dto import batched, gradient_passes
+from ..dto.batched import DescentStart
 from ..dto.gradients import Gradient
 from ..dto.settings import DTOSettings
 from ..engine.sampling import Sampling
@@ -72,7 +73,7 @@ class EnumeratedDescent:
         }
 
     def _evaluate(self, batch: Sequence[TokenSequence], numbers: Sequence[int]) -> list[Gradient]:
-        return [self.known[tuple(s.prefix + s.rollout)].behind(len(s.prefix)) for s in batch]
+        return [self.known[tuple(s.prefix + s.rollout)].from_position(len(s.prefix)) for s in batch]
 
     def run(self, first: int, rows: int) -> tuple[Float[Tensor, "answers rows vocab"], list[list[int]], list[int]]:
         """Descend from every answer on `rows` rows from position `first` on.
@@ -82,10 +83,11 @@ class EnumeratedDescent:
         """
         sequences = [s._replace(prefix=s.rollout[:first], rollout=s.rollout[first:]) for s in self.sequences]
         own = self._evaluate(sequences, range(len(sequences)))
-        latents = torch.cat([gradient.hidden[:rows] for gradient in own])
-        results = batched.descend(
-            self.policy, sequences, own, [list(range(rows))] * len(own), latents, self._evaluate, self.descent
-        )
+        starts = [
+            DescentStart(sequence=sequence, gradient=gradient, positions=range(rows), latents=gradient.hidden[:rows])
+            for sequence, gradient in zip(sequences, own, strict=True)
+        ]
+        results = batched.descend(self.policy, starts, self._evaluate, self.descent)
         return (
             torch.stack([result.logits for result in results]).double(),
             [s.prefix + result.token_ids for s, result in zip(sequences, results, strict=True)],

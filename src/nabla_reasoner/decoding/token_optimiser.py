@@ -1,0 +1,93 @@
+"""DTO on the logits at the cursors of many problems, and the draw of a token from the optimised logits."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..dto import equal_kl_moves
+from ..dto.batched import BatchedDescent, DescentStart, Evaluate
+from ..dto.settings import DTOResult
+from ..engine import numerics
+from ..engine.sampling import draw
+from ..models.language_models import Policy
+from .settings import NablaSettings
+from .state import DecodingState, direction_stage
+
+
+class TokenOptimiser:
+    """Problems whose logits at the cursor are being optimised.
+
+    Args:
+        evaluate: returns ∂L/∂y at hard sequences whose tokens flipped during DTO, given the sequences and their slots.
+
+    Attributes:
+        in_progress: problems with an unfinished descent, by slot.
+    """
+
+    def __init__(self, settings: NablaSettings, policy: Policy, evaluate: Evaluate):
+        self.settings = settings
+        self.policy = policy
+        self.descents = BatchedDescent(policy, evaluate, settings.dto)
+        self.in_progress: dict[int, DecodingState] = {}
+
+    def optimise(self, states: Sequence[DecodingState]) -> list[tuple[DecodingState, int]]:
+        """Start DTO for more problems, step until some descents end, and draw their tokens.
+
+        Without DTO the tokens of all given problems are drawn from the policy's own logits.
+
+        Returns:
+            Each problem whose descent ended, with its token.
+        """
+        if self.settings.use_gradient:
+            ended, logits = self._descend(states)
+        else:
+            ended, logits = states, self._first_logits(states)
+        if not ended:
+            return []
+        uniforms = [state.uniforms(f"resample {state.current_pass} {state.cursor}", 1)[0] for state in ended]
+        tokens = draw(logits, torch.tensor(uniforms, dtype=torch.float64, device=logits.device), self.settings.resample)
+        return list(zip(ended, tokens.tolist(), strict=True))
+
+    def _descend(self, states: Sequence[DecodingState]) -> tuple[list[DecodingState], Float[Tensor, "states vocab"]]:
+        """Return the problems whose descents ended, with their logits after DTO or a move of equal KL in its place."""
+        if states:
+            self.descents.start({state.slot: self._descent_start(state) for state in states})
+            self.in_progress |= {state.slot: state for state in states}
+        results: dict[int, DTOResult] = self.descents.proceed() if self.descents else {}
+        ended = [self.in_progress.pop(slot) for slot in results]
+        for state, result in zip(ended, results.values(), strict=True):
+            state.spent.append(result.cost)
+        optimised = torch.cat([result.logits[:1] for result in results.values()]) if ended else torch.zeros(0, 0)
+        if not ended or self.settings.move == "gradient":
+            return ended, optimised
+        first, uniforms = self._first_logits(ended), None
+        if self.settings.move == "random":
+            uniforms = np.stack([state.uniforms(direction_stage(state), first.shape[1]) for state in ended])
+        return ended, equal_kl_moves.apply_move(self.settings.move, first, optimised, uniforms)
+
+    def _descent_start(self, state: DecodingState) -> DescentStart:
+        """Return the start of DTO on the rollout from the cursor on; its first row is the one at the cursor."""
+        cursor = state.cursor
+        sequence = state.split_at_cursor(state.gradient_tokens)
+        positions = list(range(len(sequence.rollout))) if self.settings.dto.update == "all" else [0]
+        uniforms = None
+        if self.settings.dto.flip == "gumbel":
+            stages = [f"flip {cursor + position}" for position in positions]
+            uniforms = np.stack([state.uniforms(stage, self.policy.vocab_size) for stage in stages])
+        return DescentStart(
+            sequence=sequence,
+            gradient=state.gradient.from_position(cursor - state.gradient_start),
+            positions=positions,
+            latents=state.predictions.hidden[cursor:][positions],
+            uniforms=uniforms,
+        )
+
+    def _first_logits(self, states: Sequence[DecodingState]) -> Float[Tensor, "states vocab"]:
+        """Return the policy's own logits at the cursors."""
+        if not states:
+            return torch.zeros(0, self.policy.vocab_size)
+        latents = torch.stack([state.predictions.hidden[state.cursor] for state in states])
+        return numerics.at_least_float32(self.policy.logits(latents))
