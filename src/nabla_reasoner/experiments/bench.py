@@ -131,18 +131,15 @@ class Report:
             (folder / name).unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
 
-    def judged(self, name: str) -> results.Judged:
+    def verdict(self, name: str) -> results.Verdict:
         """What a case shows."""
         case = CASES[name]
-        return results.judge(name, self.results[name], case.kind, case.targets.get(self.scale))
+        return results.verdict(name, self.results[name], case.kind, case.targets.get(self.scale))
 
     def write(self) -> str:
         """Write bench.csv, spread.csv, profile.csv and bench.md of the finished cases; returns the last."""
-        kinds = {name: case.kind for name, case in CASES.items()}
-        targets = {name: case.targets.get(self.scale) for name, case in CASES.items()}
-        titles = {name: case.title for name, case in CASES.items()}
-        table, spread = results.rows(self.results, kinds), results.spread_rows(self.results)
-        text = results.markdown(self.results, titles, kinds, targets, self.facts)
+        table, spread = results.rows(self.results, CASES), results.spread_rows(self.results)
+        text = results.markdown(self.results, CASES, self.scale, self.facts)
         profile = results.profile_rows(self.results)
         for name, frame in (("bench", table), ("spread", spread), ("profile", profile)):
             frame.to_csv(self.folder / f"{name}.csv", index=False, float_format="%.6g")
@@ -183,7 +180,7 @@ def run(settings: dict[str, Any], command: str) -> int:
             report.results[name] = measured
             text, done, spent = report.write(), done + CASES[name].weight, time.perf_counter() - begin
             left = f"{spent:.0f} s so far, about {spent * (weights / done - 1):.0f} s left"
-            bar.write(f"{place}: {report.judged(name).value}; {left}")
+            bar.write(f"{place}: {report.verdict(name).value}; {left}")
     except KeyboardInterrupt:
         record.close("interrupted")
         raise
