@@ -75,11 +75,11 @@ def test_a_run_writes_the_documented_columns_and_ratios_that_are_quotients_of_it
     table = pd.read_csv(folder / "bench.csv")
     assert table.case.nunique() == 3
     for case, rows in table.groupby("case", sort=False):
-        yardstick, other = rows.to_dict("records")
-        assert yardstick["ratio_to_reference"] == 1
-        assert yardstick["variant"] in ("reference", "best_of_n", "bare")
+        baseline, other = rows.to_dict("records")
+        assert baseline["ratio_to_reference"] == 1
+        assert baseline["variant"] in ("reference", "best_of_n", "bare")
         kind = "flops" if case.partition("__")[0].endswith("flops") else "seconds"
-        assert other["ratio_to_reference"] == pytest.approx(other[kind] / yardstick[kind], rel=1e-4)
+        assert other["ratio_to_reference"] == pytest.approx(other[kind] / baseline[kind], rel=1e-4)
     profile = pd.read_csv(folder / "profile.csv")
     assert set(profile.variant) == {"best_of_n", "nabla_reasoner"}
     assert profile.groupby("variant").share.sum().tolist() == pytest.approx([1, 1], abs=1e-4)
@@ -139,7 +139,7 @@ def test_scale_small_has_its_own_cases():
 
 
 def test_a_case_that_fails_is_a_row_with_its_reason_and_the_others_stand(tmp_path, monkeypatch):
-    def broken(workbench, place):
+    def broken(context, place):
         raise RuntimeError("out of luck")
 
     monkeypatch.setitem(cases.CASES, "best_of_n_flops", cases.CASES["best_of_n_flops"]._replace(measure=broken))
@@ -151,7 +151,7 @@ def test_a_case_that_fails_is_a_row_with_its_reason_and_the_others_stand(tmp_pat
 
 
 def test_a_run_that_is_interrupted_leaves_the_finished_cases(tmp_path, monkeypatch):
-    def stopped(workbench, place):
+    def stopped(context, place):
         raise KeyboardInterrupt
 
     case = cases.CASES["evaluation_by_batch"]._replace(measure=stopped)
@@ -164,9 +164,9 @@ def test_a_run_that_is_interrupted_leaves_the_finished_cases(tmp_path, monkeypat
 
 
 def test_the_plain_engines_flops_are_rollouts_scores_gradients_and_lookups():
-    workbench = BenchContext(settings(*SMALL, "tasks=[chain_sum]"))
-    policy, reward = workbench.models("tiny-base")
-    solved = workbench.solutions("tiny-base", "chain_sum", 2, NABLA, measurements.REFERENCE)
+    context = BenchContext(settings(*SMALL, "tasks=[chain_sum]"))
+    policy, reward = context.models("tiny-base")
+    solved = context.solutions("tiny-base", "chain_sum", 2, NABLA, measurements.REFERENCE)
     spent = cost.total(solution.cost for solution in solved)
     lookups = measurements.lookup_tokens(spent, "reference")
     scored = spent.reward_forward_tokens - spent.reward_backward_tokens
@@ -197,19 +197,19 @@ def test_the_time_of_a_pass_counts_once_wherever_it_takes_place(monkeypatch):
 
 
 def test_responses_that_differ_are_not_a_result():
-    sides = (Variant("reference", [1.0], Cost(flops=4.0)), Variant("fast", [1.0], Cost(flops=1.0)))
-    points = {"a__b": Comparison(sides), "a__c": Comparison(sides, "1 of 2 ...", valid=False)}
-    assert results.judge("gradient_flops", points, "flops", 1.0).reached == "no: other responses at 1 of 2 points"
-    assert results.judge("gradient_flops", {"a__b": points["a__b"]}, "flops", 1.0).reached == "yes"
+    variants = (Variant("reference", [1.0], Cost(flops=4.0)), Variant("fast", [1.0], Cost(flops=1.0)))
+    points = {"a__b": Comparison(*variants), "a__c": Comparison(*variants, "1 of 2 ...", valid=False)}
+    assert results.verdict("gradient_flops", points, "flops", 1.0).reached == "no: responses differ at 1 of 2 points"
+    assert results.verdict("gradient_flops", {"a__b": points["a__b"]}, "flops", 1.0).reached == "yes"
 
 
 def test_growth_compares_the_last_point_with_the_first():
-    def point(bare: int, own: int) -> Comparison:
-        return Comparison((Variant("bare", [bare] * 2, Cost()), Variant("evaluate", [own] * 2, Cost())))
+    def comparison(bare: int, evaluate: int) -> Comparison:
+        return Comparison(Variant("bare", [bare] * 2, Cost()), Variant("evaluate", [evaluate] * 2, Cost()))
 
-    judged = results.judge("evaluation_by_batch", {"1": point(1, 2), "64": point(4, 6)}, "seconds", 1.0)
-    assert judged.value.startswith("0.75 (from 1 to 64: evaluation x 3, bare passes x 4)")
-    assert judged.reached == "yes"
+    verdict = results.verdict("evaluation_by_batch", {"1": comparison(1, 2), "64": comparison(4, 6)}, "seconds", 1.0)
+    assert verdict.value.startswith("0.75 (from 1 to 64: evaluation x 3, bare passes x 4)")
+    assert verdict.reached == "yes"
 
 
 def test_crossing_is_interpolated_between_points_and_none_outside():
@@ -274,11 +274,12 @@ def test_random_models_have_the_vocabulary_that_was_asked_for():
 
 def test_utilisation_runs_on_models_of_any_shape():
     own = {"policy_shape": SHAPE, "reward_shape": SHAPE, "vocab_size": 300, "length": 32, "matrix_size": 64}
-    workbench = BenchContext({**settings(*SMALL), "utilisation": own})
-    yardstick, side = measurements.utilisation(workbench, "").sides
-    assert yardstick.spent.flops == 2 * 64**3
-    assert side.spent.gradient_evaluations == 1
-    assert results.quantity(side, "rate") == side.spent.flops / side.seconds[0]
+    context = BenchContext({**settings(*SMALL), "utilisation": own})
+    comparison = measurements.utilisation(context, "")
+    assert comparison.baseline.spent.flops == 2 * 64**3
+    evaluation = comparison.measured
+    assert evaluation.spent.gradient_evaluations == 1
+    assert results.quantity(evaluation, "rate") == evaluation.spent.flops / evaluation.seconds[0]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a kernel that can forget an earlier peak (Linux)")
@@ -296,7 +297,7 @@ def test_peak_is_what_a_call_adds_and_not_what_was_held_before():
 @pytest.mark.slow
 def test_a_failing_process_is_named_with_its_reason():
     with pytest.raises(RuntimeError, match="memory of bare could not be measured.*unexpected keyword"):
-        memory.in_own_process("bare", {"typo": 1})
+        memory.measure_in_new_process("bare", {"typo": 1})
 
 
 def hand_made() -> tuple[pd.DataFrame, pd.DataFrame]:

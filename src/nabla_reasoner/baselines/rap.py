@@ -1,34 +1,38 @@
-"""Tree searches over reasoning steps: Tree of Thoughts and RAP, valued by the reward model."""
+"""Reasoning via Planning (RAP): Monte Carlo tree search over steps, valued by the reward model."""
 
 from collections.abc import Sequence
 
 from ..engine.sampling import Sampling
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
+from .repeated_sampling import check_counts
 from .tree import Node, backup, select
-from .tree_search import Draw, ProblemTree, ScoringRequest, Steps, TreeSearch, check_counts
+from .tree_search import Draw, ProblemTree, ScoringRequest, StepSettings, TreeSearch
 
 
 class RAP:
     """Monte Carlo tree search over steps (Hao et al., 2023, Reasoning via Planning, arXiv 2305.14992).
 
-    One simulation: UCT walks down to a node; where that node has been simulated from before, next steps are proposed by
-    sampling and the first of them is taken; the response is completed by sampling; its reward goes up the path. A node
-    is worth the best reward reached through it. The first proposal and its completion are one draw, so that all
-    problems and branches of a simulation are sampled in one call. The search ends early when everything that was
-    proposed has been completed. The answer is the completed response of highest reward; those that ended by themselves
-    go before those cut off at the length limit.
+    In one simulation UCT selects a node. If that node was simulated from before, next steps are proposed by sampling
+    and the first of them is taken. The response is completed by sampling, and its reward is backed up along the path.
+    A node's value is the best reward reached through it. The first proposal and its completion are one draw, so that
+    all problems and branches of a simulation are sampled in one call. The search ends early when everything that was
+    proposed has been completed. The answer is the completed response of highest reward; a response that ended by
+    itself ranks above one cut off at the length limit.
 
-    Differs from the paper: the policy is not prompted for states and self-evaluation. The reward of a completed
-    response is the reward model's; rewards of single steps are not used.
+    Differs from the paper: the policy is not prompted for states and self-evaluation. The reward is the reward model's,
+    of completed responses only; single steps have none.
 
     Args:
         num_simulations: >= 1; each completes one response.
-        num_proposals: k >= 1, steps drawn when a node is expanded; equal ones are merged.
-        exploration: w >= 0 in UCT, whose action values are brought to [0, 1] within each tree.
-        step_marks: see `forest.Steps`.
-        temperature, top_p, top_k, max_new_tokens: how steps and completions are drawn.
+        num_proposals: k >= 1, steps sampled when a node is expanded; equal ones are merged.
+        exploration: w >= 0 in UCT, whose action values are scaled to [0, 1] within each tree.
+        step_marks: see `tree_search.StepSettings`.
+        temperature, top_p, top_k: sampling of tokens, in steps and completions.
+        max_new_tokens: length limit of a response, >= 1.
     """
+
+    uses_reward = True
 
     def __init__(
         self,
@@ -45,48 +49,56 @@ class RAP:
         check_counts({"num_simulations": num_simulations, "num_proposals (k)": num_proposals})
         if exploration < 0:
             raise ValueError(f"exploration must be >= 0; got {exploration}. Use 0 to follow the best branch only.")
-        self.num_simulations, self.num_proposals, self.exploration = num_simulations, num_proposals, exploration
-        self.steps = Steps(step_marks, Sampling(temperature, top_p, top_k), max_new_tokens).check()
+        self.num_simulations = num_simulations
+        self.num_proposals = num_proposals
+        self.exploration = exploration
+        self.steps = StepSettings(step_marks, Sampling(temperature, top_p, top_k), max_new_tokens)
+
+    def expected_answers(self) -> int:
+        """Return the number of complete responses decoded and scored per problem, roughly."""
+        return self.num_simulations
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
     ) -> list[Solution]:
-        """One solution per problem, in order; the result does not depend on which problems share a batch."""
-        forest = TreeSearch(problems, policy, reward, self.steps, seed, repeat)
+        """Return one solution per problem, in order; the result does not depend on which problems share a batch."""
+        search = TreeSearch(problems, policy, reward, self.steps, seed, repeat)
         for _ in range(self.num_simulations):
-            active = [number for number, tree in enumerate(forest.trees) if not tree.root.exhausted]
+            active = [tree for tree in search.trees if not tree.root.exhausted]
             if not active:
                 break
-            with forest.shared_by(active):
-                responses = self._simulate(forest, active)
-                values = forest.value(responses, close=True)
-            for one, value in zip(responses, values, strict=True):
-                backup(one.node, value)
-                forest.complete(one.tree, one.tokens, value)
-                forest.note(one.tree)
-        return forest.solutions()
+            with search.timed(active):
+                responses = self._simulate(search, active)
+                rewards = search.score(responses, close=True)
+            for response, value in zip(responses, rewards, strict=True):
+                backup(response.node, value)
+                search.complete(response.tree, response.tokens, value)
+                response.tree.log.record(policy)
+        return search.solutions()
 
-    def _simulate(self, forest: TreeSearch, active: Sequence[int]) -> list[ScoringRequest]:
-        """A completed response from each tree, with the node it was completed from; one call of the sampler."""
-        draws: list[list[Draw]] = []
-        chosen = [self._select(forest.trees[number]) for number in active]
-        for number, node in zip(active, chosen, strict=True):
-            if node.final:
-                draws.append([])
-            elif node.visits or node.parent is None:
-                draws.append(forest.proposals(number, node, self.num_proposals, whole=1))
-            else:
-                draws.append([forest.completion(number, node)])
-        drawn = iter(forest.draw([one for own in draws for one in own]))
+    def _simulate(self, search: TreeSearch, trees: Sequence[ProblemTree]) -> list[ScoringRequest]:
+        """Complete one response in each tree, all in one batch."""
+        nodes = [self._select(tree) for tree in trees]
+        draws = [self._draws(search, tree, node) for tree, node in zip(trees, nodes, strict=True)]
+        continuations = iter(search.sample([draw for node_draws in draws for draw in node_draws]))
         responses = []
-        for number, node, own in zip(active, chosen, draws, strict=True):
-            new = [next(drawn) for _ in own]
-            tokens = node.tokens + (new[0] if new else [])
-            if own and own[0].home is not None:
-                node = forest.adopt(own, new)[0]
-            responses.append(ScoringRequest(number, tokens, node))
+        for tree, node, node_draws in zip(trees, nodes, draws, strict=True):
+            samples = [next(continuations) for _ in node_draws]
+            tokens = node.tokens + (samples[0] if samples else [])
+            if node_draws and node_draws[0].slot is not None:
+                node = search.add_children(node_draws, samples)[0]
+            responses.append(ScoringRequest(tree, tokens, node))
         return responses
 
+    def _draws(self, search: TreeSearch, tree: ProblemTree, node: Node) -> list[Draw]:
+        """Return what to sample at a selected node: nothing, proposals, or the rest of the response."""
+        if node.final:
+            return []
+        if node.visits or node.parent is None:
+            return search.proposals(tree, node, self.num_proposals, whole=1)
+        return [search.completion(tree, node)]
+
     def _select(self, tree: ProblemTree) -> Node:
-        values = [value for _, value in tree.completed] or [0.0]
-        return select(tree.root, exploration=self.exploration, low=min(values), high=max(values))
+        """Select a node by UCT, with action values scaled by the rewards seen in the tree."""
+        rewards = [sample.reward for sample in tree.log.samples] or [0.0]
+        return select(tree.root, exploration=self.exploration, low=min(rewards), high=max(rewards))

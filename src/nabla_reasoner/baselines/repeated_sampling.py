@@ -1,13 +1,15 @@
-"""Baselines without a search over positions: greedy decoding, Self-Consistency, Best-of-N."""
+"""Baselines that sample independent responses: greedy decoding, Self-Consistency, Best-of-N."""
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from .. import cost
 from ..cost import Cost
 from ..engine import generation, scoring
 from ..engine.generation import Rollout
 from ..engine.sampling import Sampling, keyed_uniforms
+from ..engine.trajectory import SampleLog, seconds_share
 from ..models.language_models import Policy, RewardModel
 from ..tasks import grading
 from ..types import Problem, Solution
@@ -20,8 +22,14 @@ class Greedy:
         max_new_tokens: length limit of a response, >= 1.
     """
 
+    uses_reward = False
+
     def __init__(self, *, max_new_tokens: int = 1024):
-        self.sampler = _Sampler(1, Sampling(0.0), max_new_tokens)
+        self.sampling = _RepeatedSampling(1, Sampling(0.0), max_new_tokens)
+
+    def expected_answers(self) -> int:
+        """Return the number of complete responses decoded per problem."""
+        return 1
 
     def solve(
         self,
@@ -31,14 +39,8 @@ class Greedy:
         seed: int = 0,
         repeat: int = 0,
     ) -> list[Solution]:
-        """One solution per problem, in order; the reward model is not asked."""
-        begin = time.perf_counter()
-        drafts = self.sampler.draw(problems, policy, seed, repeat)
-        seconds = (time.perf_counter() - begin) / len(problems)
-        return [
-            _solution(problem, policy, [draft], chosen=[0], rewards=None, seconds=seconds, scored=[])
-            for problem, (draft,) in zip(problems, drafts, strict=True)
-        ]
+        """Return one solution per problem, in order; the reward model is not used."""
+        return self.sampling.solve(problems, policy, seed, repeat)
 
 
 class SelfConsistency:
@@ -46,8 +48,11 @@ class SelfConsistency:
 
     Args:
         num_samples: N >= 1.
-        temperature, top_p, top_k, max_new_tokens: how samples are drawn.
+        temperature, top_p, top_k: sampling of tokens.
+        max_new_tokens: length limit of a response, >= 1.
     """
+
+    uses_reward = False
 
     def __init__(
         self,
@@ -58,7 +63,11 @@ class SelfConsistency:
         top_k: int = 0,
         max_new_tokens: int = 1024,
     ):
-        self.sampler = _Sampler(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
+        self.sampling = _RepeatedSampling(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
+
+    def expected_answers(self) -> int:
+        """Return the number of complete responses decoded per problem: N."""
+        return self.sampling.num_samples
 
     def solve(
         self,
@@ -68,15 +77,8 @@ class SelfConsistency:
         seed: int = 0,
         repeat: int = 0,
     ) -> list[Solution]:
-        """One solution per problem, in order; the reward model is not asked."""
-        begin = time.perf_counter()
-        drafts = self.sampler.draw(problems, policy, seed, repeat)
-        chosen = [majority(problem, policy, own) for problem, own in zip(problems, drafts, strict=True)]
-        seconds = (time.perf_counter() - begin) / len(problems)
-        return [
-            _solution(problem, policy, own, chosen=best, rewards=None, seconds=seconds, scored=[])
-            for problem, own, best in zip(problems, drafts, chosen, strict=True)
-        ]
+        """Return one solution per problem, in order; the reward model is not used."""
+        return self.sampling.solve(problems, policy, seed, repeat, vote=True)
 
 
 class BestOfN:
@@ -84,8 +86,11 @@ class BestOfN:
 
     Args:
         num_samples: N >= 1.
-        temperature, top_p, top_k, max_new_tokens: how samples are drawn.
+        temperature, top_p, top_k: sampling of tokens.
+        max_new_tokens: length limit of a response, >= 1.
     """
+
+    uses_reward = True
 
     def __init__(
         self,
@@ -96,130 +101,130 @@ class BestOfN:
         top_k: int = 0,
         max_new_tokens: int = 1024,
     ):
-        self.sampler = _Sampler(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
+        self.sampling = _RepeatedSampling(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
+
+    def expected_answers(self) -> int:
+        """Return the number of complete responses decoded and scored per problem: N."""
+        return self.sampling.num_samples
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
     ) -> list[Solution]:
-        """One solution per problem, in order."""
+        """Return one solution per problem, in order."""
         reward.check_vocabulary(policy)
-        begin = time.perf_counter()
-        drafts = self.sampler.draw(problems, policy, seed, repeat)
-        prompts = [reward.prompt_ids(problem.messages) for problem in problems]
-        count = self.sampler.num_samples
-        values, costs = scoring.rewards(
-            reward, [prompt for prompt in prompts for _ in range(count)], [d.token_ids for own in drafts for d in own]
-        )
-        seconds = (time.perf_counter() - begin) / len(problems)
-        solutions = []
-        for index, (problem, own) in enumerate(zip(problems, drafts, strict=True)):
-            rewards = values[index * count : (index + 1) * count]
-            chosen = [max(range(n), key=lambda k: (rewards[k], -k)) for n in range(1, count + 1)]
-            solutions.append(
-                _solution(
-                    problem,
-                    policy,
-                    own,
-                    chosen=chosen,
-                    rewards=rewards,
-                    seconds=seconds,
-                    scored=costs[index * count : (index + 1) * count],
-                )
-            )
-        return solutions
+        return self.sampling.solve(problems, policy, seed, repeat, reward=reward)
 
 
-class _Sampler:
-    """N samples per problem, sample k from the random stream "rollout k"."""
+class KeyedSampler(NamedTuple):
+    """Sampling of several responses to each prompt, each from a random stream of its own."""
+
+    policy: Policy
+    sampling: Sampling
+    seed: int
+    repeat: int
+
+    def draw(
+        self, problems: Sequence[Problem], prompts: Sequence[list[int]], stage: str, count: int, limit: int
+    ) -> list[list[Rollout]]:
+        """Sample `count` responses of at most `limit` tokens to each problem's prompt.
+
+        Args:
+            prompts: token ids, one prompt per problem.
+            stage: name of the random streams; sample k of a problem uses stream "STAGE k".
+        """
+        noise = [
+            keyed_uniforms(self.seed, problem.id, self.repeat, f"{stage} {k}", limit)
+            for problem in problems
+            for k in range(count)
+        ]
+        prefixes = [prompt for prompt in prompts for _ in range(count)]
+        rollouts = generation.sample(self.policy, prefixes, noise, self.sampling, [limit] * len(prefixes))
+        return [rollouts[i : i + count] for i in range(0, len(rollouts), count)]
+
+
+def check_counts(counts: dict[str, int]) -> None:
+    """Raise ValueError naming the first count below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be >= 1; got {count}.")
+
+
+def majority(problem: Problem, policy: Policy, rollouts: Sequence[Rollout]) -> list[int]:
+    """Return, for n = 1…N, the index of the first sample with the answer that most of the first n samples agree on.
+
+    Samples without an answer do not vote. Without any vote the first sample is returned.
+    """
+    answers = [
+        grading.extract_answer(policy.decode(rollout.token_ids), problem.task, finished=rollout.finished)
+        for rollout in rollouts
+    ]
+    groups: list[list[int]] = []
+    winners = []
+    for index, answer in enumerate(answers):
+        if answer is not None:
+            group = next((g for g in groups if grading.answers_match(answers[g[0]], answer, problem.task)), None)
+            if group is None:
+                groups.append([index])
+            else:
+                group.append(index)
+        winners.append(max(groups, key=lambda g: (len(g), -g[0]))[0] if groups else 0)
+    return winners
+
+
+class _RepeatedSampling:
+    """Settings of N independent samples per problem, and the search that the three baselines share."""
 
     def __init__(self, num_samples: int, sampling: Sampling, max_new_tokens: int):
-        if num_samples < 1:
-            raise ValueError(f"num_samples (N) must be >= 1; got {num_samples}.")
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be >= 1; got {max_new_tokens}.")
-        self.num_samples, self.sampling, self.max_new_tokens = num_samples, sampling.check(), max_new_tokens
+        check_counts({"num_samples (N)": num_samples, "max_new_tokens": max_new_tokens})
+        self.num_samples = num_samples
+        self.sampling = sampling.check()
+        self.max_new_tokens = max_new_tokens
 
-    def draw(self, problems: Sequence[Problem], policy: Policy, seed: int, repeat: int) -> list[list[Rollout]]:
-        """Samples by problem."""
+    def solve(
+        self,
+        problems: Sequence[Problem],
+        policy: Policy,
+        seed: int,
+        repeat: int,
+        *,
+        reward: RewardModel | None = None,
+        vote: bool = False,
+    ) -> list[Solution]:
+        """Sample, score the samples if a reward model is given, and return one solution per problem.
+
+        A solution is the answer of the majority (`vote`), the sample of highest reward, or else the first sample.
+
+        Raises:
+            ValueError: a prompt and its response do not fit the policy's context.
+        """
+        begin = time.perf_counter()
         prompts = [policy.prompt_ids(problem.messages) for problem in problems]
         for prompt in prompts:
             policy.check_length(len(prompt), self.max_new_tokens)
-        noise = [
-            keyed_uniforms(seed, problem.id, repeat, f"rollout {k}", self.max_new_tokens)
-            for problem in problems
-            for k in range(self.num_samples)
-        ]
-        prefixes = [prompt for prompt in prompts for _ in range(self.num_samples)]
-        drawn = generation.sample(policy, prefixes, noise, self.sampling, [self.max_new_tokens] * len(prefixes))
-        return [drawn[i : i + self.num_samples] for i in range(0, len(drawn), self.num_samples)]
-
-
-def majority(problem: Problem, policy: Policy, drafts: Sequence[Rollout]) -> list[int]:
-    """For every n = 1…N, the index of the first sample that gives the answer most of the first n samples agree on.
-
-    Samples without an answer do not vote; with no vote at all the first sample stands.
-    """
-    answers = [grading.extract_answer(policy.decode(d.token_ids), problem.task, finished=d.finished) for d in drafts]
-    groups: list[list[int]] = []
-    chosen = []
-    for index, answer in enumerate(answers):
-        if answer is not None:
-            home = next((g for g in groups if grading.answers_match(answers[g[0]], answer, problem.task)), None)
-            if home is None:
-                groups.append([index])
-            else:
-                home.append(index)
-        chosen.append(max(groups, key=lambda g: (len(g), -g[0]))[0] if groups else 0)
-    return chosen
-
-
-def _solution(
-    problem: Problem,
-    policy: Policy,
-    drafts: Sequence[Rollout],
-    *,
-    chosen: Sequence[int],
-    rewards: Sequence[float] | None,
-    seconds: float,
-    scored: Sequence[Cost],
-) -> Solution:
-    """A solution with its anytime trajectory: `chosen[n - 1]` is the sample that n samples would have given."""
-    prompt = len(policy.prompt_ids(problem.messages))
-    spent, trajectory = cost.prefill(policy.parameters, prompt), []  # one prompt, read once for all samples
-    for index, draft in enumerate(drafts):
-        spent = cost.total([spent, cost.decoding(policy.parameters, len(draft.token_ids)), *scored[index : index + 1]])
-        trajectory.append(
-            {
-                "rollouts": index + 1,
-                "model_calls": spent.model_calls,
-                "flops": spent.flops,
-                "seconds": seconds * (index + 1) / len(drafts),
-                "response": policy.decode(drafts[chosen[index]].token_ids),
-                "finished": drafts[chosen[index]].finished,
-            }
-        )
-    best = chosen[-1]
-    samples = [
-        {
-            "response": policy.decode(draft.token_ids),
-            "finished": draft.finished,
-            "reward": rewards[i] if rewards else None,
-        }
-        for i, draft in enumerate(drafts)
-    ]
-    return Solution(
-        problem_id=problem.id,
-        response=samples[best]["response"],
-        token_ids=drafts[best].token_ids,
-        reward=rewards[best] if rewards else None,
-        cost=spent._replace(seconds=seconds, peak_bytes=cost.peak_bytes(policy.device)),
-        search={
-            "rollouts": len(drafts),
-            "proposed": len(drafts) - 1,
-            "accepted": sum(1 for before, after in zip(chosen, chosen[1:], strict=False) if before != after),
-            "rejected": sum(1 for before, after in zip(chosen, chosen[1:], strict=False) if before == after),
-            "finished": drafts[best].finished,
-            "trajectory": trajectory,
-            "samples": samples,
-        },
-    )
+        sampler = KeyedSampler(policy, self.sampling, seed, repeat)
+        rollouts = sampler.draw(problems, prompts, "rollout", self.num_samples, self.max_new_tokens)
+        flat = [rollout for samples in rollouts for rollout in samples]
+        rewards, costs = [None] * len(flat), [Cost()] * len(flat)
+        if reward is not None:
+            reward_prompts = [reward.prompt_ids(problem.messages) for problem in problems]
+            repeated = [prompt for prompt in reward_prompts for _ in range(self.num_samples)]
+            rewards, costs = scoring.rewards(reward, repeated, [rollout.token_ids for rollout in flat])
+        pairs = list(zip(problems, rollouts, strict=True))
+        winners = [majority(problem, policy, samples) for problem, samples in pairs] if vote else None
+        share = seconds_share(begin, len(flat))
+        scores = iter(zip(rewards, costs, strict=True))
+        solutions = []
+        for number, (problem, samples) in enumerate(pairs):
+            log = SampleLog()
+            # one prefill: all samples of a problem share its prompt
+            log.trajectory.charge(cost.prefill(policy.parameters, len(prompts[number])))
+            for index, rollout in enumerate(samples):
+                value, scoring_cost = next(scores)
+                decoding_cost = cost.decoding(policy.parameters, len(rollout.token_ids))
+                log.trajectory.charge(decoding_cost, scoring_cost, share)
+                log.add(rollout.token_ids, value)
+                if winners is not None:
+                    log.choose(winners[number][index])
+                log.record(policy)
+            solutions.append(log.solution(problem, policy))
+        return solutions

@@ -1,4 +1,4 @@
-"""The logic of tree searches over reasoning steps, apart from any model: beams, UCT, backup.
+"""Tree search over reasoning steps without models: nodes, beams, UCT selection, backup.
 
 A step is the tokens up to and including the next step mark, or up to the end of the response.
 """
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 
 def first_step(token_ids: Sequence[int], stops: Collection[int]) -> list[int]:
-    """The tokens up to and including the first stop token; all of them where there is none."""
+    """Return the tokens up to and including the first stop token; all of them if there is none."""
     end = next((i + 1 for i, token in enumerate(token_ids) if token in stops), len(token_ids))
     return list(token_ids[:end])
 
 
 def distinct(steps: Sequence[Sequence[int]]) -> list[int]:
-    """The index of the first of each set of equal steps, in order."""
+    """Return the index of the first of each set of equal steps, in order."""
     first: dict[tuple[int, ...], int] = {}
     for index, step in enumerate(steps):
         first.setdefault(tuple(step), index)
@@ -23,22 +23,22 @@ def distinct(steps: Sequence[Sequence[int]]) -> list[int]:
 
 
 def beam(values: Sequence[float], breadth: int) -> list[int]:
-    """Indices of the `breadth` highest values, highest first, ties to the earlier (Yao et al. 2023, Alg. 1)."""
+    """Return indices of the `breadth` highest values, highest first, ties to the earlier (Yao et al. 2023, Alg. 1)."""
     return sorted(range(len(values)), key=lambda i: (-values[i], i))[:breadth]
 
 
 @dataclass(eq=False)
 class Node:
-    """A response's beginning in a Monte Carlo tree.
+    """A prefix of a response in a search tree.
 
     Attributes:
-        tokens: the response so far.
-        final: nothing can follow: it has ended, or is as long as allowed.
-        path: the node's position in its tree, e.g. "0.2" for the third child of the root's first; "" for the root.
-        slot: of the caches.
-        visits: completed responses that went through it.
-        value: the highest reward among them.
-        exhausted: every response below it has been completed, as far as children were proposed.
+        tokens: response tokens up to here.
+        final: whether the response is complete: it has ended, or reached the length limit.
+        path: position in the tree, e.g. "0.2" for the third child of the root's first child; "" for the root.
+        slot: slot of the caches.
+        visits: number of completed responses through this node.
+        value: highest reward among them.
+        exhausted: whether every response below has been completed, as far as children were proposed.
     """
 
     tokens: list[int]
@@ -52,13 +52,13 @@ class Node:
     exhausted: bool = False
 
     def add(self, tokens: list[int], *, final: bool, slot: int = 0) -> "Node":
-        """A new child behind those that are there."""
+        """Append a child and return it."""
         path = ".".join([*filter(None, [self.path]), str(len(self.children))])
         self.children.append(Node(tokens, final, path, slot, self))
         return self.children[-1]
 
-    def upwards(self) -> Iterator["Node"]:
-        """This node, its parent, and so on to the root."""
+    def path_to_root(self) -> Iterator["Node"]:
+        """Yield this node, its parent, and so on to the root."""
         node: Node | None = self
         while node is not None:
             yield node
@@ -66,49 +66,51 @@ class Node:
 
 
 def uct(value: float, visits: int, parent_visits: int, *, exploration: float, low: float, high: float) -> float:
-    """Upper confidence bound of a child that was visited: value in [0, 1], plus what its rarity is worth.
+    """Return the upper confidence bound of a visited child: its value in [0, 1] plus an exploration bonus.
 
-    (Q - low) / (high - low) + exploration √(ln N(parent) / N(child)): Eq. 3 of RAP (Hao et al. 2023), with the action
-    value brought to [0, 1] because rewards here have no bounds of their own.
+    (Q - low) / (high - low) + exploration √(ln N(parent) / N(child)): Eq. 3 of RAP (Hao et al. 2023). The action value
+    is scaled to [0, 1] because rewards here are unbounded.
 
     Args:
-        low, high: smallest and largest reward seen in the tree; where they are equal the value counts as 0.
+        low, high: smallest and largest reward seen in the tree; if they are equal the value counts as 0.
     """
-    normalised = (value - low) / (high - low) if high > low else 0.0
-    return normalised + exploration * math.sqrt(math.log(parent_visits) / visits)
+    normalized = (value - low) / (high - low) if high > low else 0.0
+    return normalized + exploration * math.sqrt(math.log(parent_visits) / visits)
 
 
 def select(root: Node, *, exploration: float, low: float, high: float) -> Node:
-    """Walk down to a node that was not visited yet, or that was visited and has no children yet.
+    """Descend from the root to a node that has not been visited, or has no children yet.
 
-    Children that were not visited go first, in the order in which they were proposed; among the others the highest UCT
-    does, ties to the earlier. What is exhausted is passed by.
+    Unvisited children come first, in the order proposed; among the others the highest UCT is followed, ties to the
+    earlier. Exhausted children are skipped.
 
     Raises:
         ValueError: the whole tree is exhausted.
     """
     if root.exhausted:
-        raise ValueError("nothing is left to select in an exhausted tree. End its search.")
+        raise ValueError("a node can only be selected from a tree that is not exhausted. End this tree's search.")
     node = root
     while node.children:
         parent_visits = node.visits
-        left = [child for child in node.children if not child.exhausted]
-        fresh = [child for child in left if child.visits == 0]
-        if fresh:
-            return fresh[0]
+        children = [child for child in node.children if not child.exhausted]
+        unvisited = [child for child in children if child.visits == 0]
+        if unvisited:
+            return unvisited[0]
         node = max(
-            left, key=lambda c: uct(c.value, c.visits, parent_visits, exploration=exploration, low=low, high=high)
+            children, key=lambda c: uct(c.value, c.visits, parent_visits, exploration=exploration, low=low, high=high)
         )
     return node
 
 
 def backup(node: Node, reward: float) -> None:
-    """Enter a completed response that went through `node` (already among its parent's children).
+    """Back up the reward of a completed response through `node`, which must already be among its parent's children.
 
-    A value is the best that was reached from there, as in RAP, whose action value is the maximum over the futures that
-    were visited of their average reward; here only a completed response has a reward.
+    A node's value is the best reward reached from it. RAP's action value is the maximum, over visited futures, of their
+    average reward; here only completed responses have a reward.
     """
-    for each in node.upwards():
-        each.visits += 1
-        each.value = max(each.value, reward)
-        each.exhausted = each.final or (bool(each.children) and all(child.exhausted for child in each.children))
+    for ancestor in node.path_to_root():
+        ancestor.visits += 1
+        ancestor.value = max(ancestor.value, reward)
+        ancestor.exhausted = ancestor.final or (
+            bool(ancestor.children) and all(child.exhausted for child in ancestor.children)
+        )

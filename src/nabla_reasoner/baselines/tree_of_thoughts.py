@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from ..engine.sampling import Sampling
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
+from .repeated_sampling import check_counts
 from .tree import Node, beam
-from .tree_search import ScoringRequest, Steps, TreeSearch, check_counts
+from .tree_search import ProblemTree, ScoringRequest, StepSettings, TreeSearch
 
 VALUES = ("partial", "rollout")
 
@@ -14,21 +15,25 @@ VALUES = ("partial", "rollout")
 class TreeOfThoughts:
     """Breadth-first search over steps (Yao et al., 2023, Alg. 1, arXiv 2305.10601).
 
-    At each depth every kept state proposes next steps by sampling; the reward model values the new states, and the best
-    stay, those that have ended among them. It ends when all that stay have ended. The answer is the response of highest
-    reward among all that were completed; those that ended by themselves go before those cut off at the length limit.
+    At each depth, next steps are sampled from every state of the beam. The reward model values the new states, and the
+    best states, final ones included, form the next beam. The search ends when all states of the beam are final. The
+    answer is the completed response of highest reward; a response that ended by itself ranks above one cut off at the
+    length limit.
 
     Differs from the paper: the value is the reward model's, not a vote or grade that the policy is prompted for.
 
     Args:
-        breadth: b >= 1, states that stay at each depth.
-        num_proposals: k >= 1, steps drawn from each state; equal ones are merged.
+        breadth: b >= 1, states in the beam.
+        num_proposals: k >= 1, steps sampled from each state; equal ones are merged.
         value: of a state, "partial": r of the response so far, not closed by an end token; "rollout": r of one sampled
             completion, which also counts as a candidate for the answer. A log-likelihood so far favours short text;
-            what competes for a place has the same number of steps, and a wrong step costs far more than a longer one.
-        step_marks: see `forest.Steps`.
-        temperature, top_p, top_k, max_new_tokens: how steps are drawn.
+            but states that compete have the same number of steps, and a wrong step costs far more than a longer one.
+        step_marks: see `tree_search.StepSettings`.
+        temperature, top_p, top_k: sampling of tokens.
+        max_new_tokens: length limit of a response, >= 1.
     """
+
+    uses_reward = True
 
     def __init__(
         self,
@@ -45,51 +50,65 @@ class TreeOfThoughts:
         check_counts({"breadth (b)": breadth, "num_proposals (k)": num_proposals})
         if value not in VALUES:
             raise ValueError(f"value must be one of {', '.join(VALUES)}; got {value!r}.")
-        self.breadth, self.num_proposals, self.value = breadth, num_proposals, value
-        self.steps = Steps(step_marks, Sampling(temperature, top_p, top_k), max_new_tokens).check()
+        self.breadth = breadth
+        self.num_proposals = num_proposals
+        self.value = value
+        self.steps = StepSettings(step_marks, Sampling(temperature, top_p, top_k), max_new_tokens)
+
+    def expected_answers(self) -> int:
+        """Return the number of complete responses decoded and scored per problem, roughly.
+
+        Every depth samples b·k steps, and all depths together make up the length of a response.
+        """
+        return self.breadth * self.num_proposals
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
     ) -> list[Solution]:
-        """One solution per problem, in order; the result does not depend on which problems share a batch."""
-        forest = TreeSearch(problems, policy, reward, self.steps, seed, repeat)
-        kept = [[tree.root] for tree in forest.trees]
-        while active := [number for number, nodes in enumerate(kept) if not all(node.final for node in nodes)]:
-            with forest.shared_by(active):
-                grown = self._grow(forest, active, kept)
-                self._appraise(forest, active, grown)
-            for number, nodes in zip(active, grown, strict=True):
-                if forest.trees[number].completed:
-                    forest.note(number)
-                rivals = [node for node in kept[number] if node.final] + nodes
-                kept[number] = [rivals[i] for i in beam([node.value for node in rivals], self.breadth)]
+        """Return one solution per problem, in order; the result does not depend on which problems share a batch."""
+        search = TreeSearch(problems, policy, reward, self.steps, seed, repeat)
+        beams = {tree: [tree.root] for tree in search.trees}
+        while active := [tree for tree, nodes in beams.items() if not all(node.final for node in nodes)]:
+            with search.timed(active):
+                new_nodes = self._expand(search, {tree: beams[tree] for tree in active})
+                self._evaluate(search, new_nodes)
+            for tree, nodes in new_nodes.items():
+                if tree.log.samples:
+                    tree.log.record(policy)
+                candidates = [node for node in beams[tree] if node.final] + nodes
+                beams[tree] = [candidates[i] for i in beam([node.value for node in candidates], self.breadth)]
                 for node in nodes:
-                    if node not in kept[number]:
-                        forest.trim(number, node, len(node.parent.tokens))
-        return forest.solutions()
+                    if node not in beams[tree]:
+                        search.trim(tree, node, len(node.parent.tokens))
+        return search.solutions()
 
-    def _grow(self, forest: TreeSearch, active: Sequence[int], kept: Sequence[list[Node]]) -> list[list[Node]]:
-        """The distinct new states of each tree; one call of the sampler."""
-        parents = [(number, node) for number in active for node in kept[number] if not node.final]
-        draws = [forest.proposals(number, node, self.num_proposals) for number, node in parents]
-        drawn = forest.draw([one for own in draws for one in own])
-        grown: dict[int, list[Node]] = {number: [] for number in active}
-        for index, (number, _) in enumerate(parents):
+    def _expand(self, search: TreeSearch, beams: dict[ProblemTree, list[Node]]) -> dict[ProblemTree, list[Node]]:
+        """Sample the distinct new states of each tree, all in one batch."""
+        draws = [
+            search.proposals(tree, node, self.num_proposals)
+            for tree, nodes in beams.items()
+            for node in nodes
+            if not node.final
+        ]
+        continuations = search.sample([draw for node_draws in draws for draw in node_draws])
+        children: dict[ProblemTree, list[Node]] = {tree: [] for tree in beams}
+        for index, node_draws in enumerate(draws):
             begin = index * self.num_proposals
-            grown[number] += forest.adopt(draws[index], drawn[begin : begin + self.num_proposals])
-        return list(grown.values())
+            samples = continuations[begin : begin + self.num_proposals]
+            children[node_draws[0].tree] += search.add_children(node_draws, samples)
+        return children
 
-    def _appraise(self, forest: TreeSearch, active: Sequence[int], grown: Sequence[list[Node]]) -> None:
-        """Value new states; those completed, and completions that were drawn for a value, are entered as candidates."""
-        everything = [(number, node) for number, nodes in zip(active, grown, strict=True) for node in nodes]
-        responses = [ScoringRequest(number, node.tokens, node) for number, node in everything if node.final]
-        open_ones = [ScoringRequest(number, node.tokens, node) for number, node in everything if not node.final]
+    def _evaluate(self, search: TreeSearch, new_nodes: dict[ProblemTree, list[Node]]) -> None:
+        """Set the value of new states; log completed ones, and completions sampled for a value, as candidates."""
+        states = [ScoringRequest(tree, node.tokens, node) for tree, nodes in new_nodes.items() for node in nodes]
+        complete = [state for state in states if state.node.final]
+        partial = [state for state in states if not state.node.final]
         if self.value == "partial":
-            for one, value in zip(open_ones, forest.value(open_ones, close=False), strict=True):
-                one.node.value = value
-        elif open_ones:
-            drawn = forest.draw([forest.completion(one.tree, one.node) for one in open_ones])
-            responses += [one._replace(tokens=one.tokens + rest) for one, rest in zip(open_ones, drawn, strict=True)]
-        for one, value in zip(responses, forest.value(responses, close=True), strict=True):
-            one.node.value = value
-            forest.complete(one.tree, one.tokens, value)
+            for state, value in zip(partial, search.score(partial, close=False), strict=True):
+                state.node.value = value
+        elif partial:
+            rests = search.sample([search.completion(state.tree, state.node) for state in partial])
+            complete += [state._replace(tokens=state.tokens + rest) for state, rest in zip(partial, rests, strict=True)]
+        for state, value in zip(complete, search.score(complete, close=True), strict=True):
+            state.node.value = value
+            search.complete(state.tree, state.tokens, value)

@@ -1,56 +1,54 @@
-"""The models' part in tree searches over reasoning steps: one tree per problem, all problems advancing together.
+"""Tree search with models: one tree of reasoning steps per problem, all problems of a batch advancing together.
 
-Branches begin where their parent ends: keys and values are kept for both models (`BranchCache`), so that nothing is
-read twice but the token in front of what is new. Every draw has a random stream of its own, keyed by its place in the
-tree.
+A branch begins where its parent ends. The keys and values of both models are cached (`BranchCache`), so that of a known
+prefix only the last token is read again. Each sampled continuation has its own random stream, keyed by its position in
+the tree.
 """
 
 import itertools
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .. import cost
-from ..cost import Cost
 from ..engine import generation, scoring
 from ..engine.sampling import Sampling, keyed_uniforms
 from ..engine.sequences import ModelCaches
+from ..engine.trajectory import Sample, SampleLog, is_finished, shared_seconds
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
+from .repeated_sampling import check_counts
 from .tree import Node, distinct, first_step
 
 
-class Steps(NamedTuple):
-    """How steps are drawn.
+@dataclass(frozen=True)
+class StepSettings:
+    """Sampling of steps.
 
     Attributes:
-        marks: a step ends with a token whose text contains one of these.
+        marks: texts that end a step; a step ends with the first token that contains one of them.
         sampling: temperature and cuts.
-        max_new_tokens: length limit of a response.
+        max_new_tokens: length limit of a response, >= 1.
     """
 
     marks: Sequence[str]
     sampling: Sampling
     max_new_tokens: int
 
-    def check(self) -> "Steps":
-        """Raise ValueError on a value out of range; returns itself."""
+    def __post_init__(self):
         if not self.marks or not all(isinstance(mark, str) and mark for mark in self.marks):
             raise ValueError(f"step_marks must be a list of texts; got {self.marks!r}. Give e.g. [';'].")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be >= 1; got {self.max_new_tokens}.")
+        check_counts({"max_new_tokens": self.max_new_tokens})
         self.sampling.check()
-        return self
 
 
 def stop_ids(policy: Policy, marks: Sequence[str]) -> frozenset[int]:
-    """Ids of all tokens whose own text contains one of the marks.
+    """Return the ids of all tokens whose text contains one of the marks.
 
-    A mark is looked for inside single tokens, because sampling has to stop at one. A line break is found in "\\n",
-    ".\\n\\n" and the like. The end of a sentence within a line is not: tokenizers put the white space in front of the
-    next word, and the token of a full stop is also that of a decimal point.
+    A mark must lie within a single token, because sampling stops at a token. A line break is found in "\\n", ".\\n\\n"
+    and the like. The end of a sentence within a line is not: tokenizers attach white space to the next word, and the
+    token of a full stop is also that of a decimal point.
 
     Raises:
         ValueError: a mark that no token contains.
@@ -65,54 +63,47 @@ def stop_ids(policy: Policy, marks: Sequence[str]) -> frozenset[int]:
     return frozenset(index for index, text in enumerate(texts) if any(mark in text for mark in marks))
 
 
-class Draw(NamedTuple):
-    """A continuation to be drawn.
-
-    Attributes:
-        tree: number of the tree.
-        node: what is continued.
-        home: slot for what is drawn; None keeps nothing.
-        stage: key of the random stream.
-        whole: go on to the end of the response, not of the step.
-    """
-
-    tree: int
-    node: Node
-    home: int | None
-    stage: str
-    whole: bool
-
-
-class ScoringRequest(NamedTuple):
-    """A response, or its beginning, to be scored: its tree, its tokens, and the node in whose slot it is read."""
-
-    tree: int
-    tokens: list[int]
-    node: Node
-
-
-@dataclass
+@dataclass(eq=False)
 class ProblemTree:
-    """What a search has found out about one problem.
+    """The search for one problem.
 
     Attributes:
-        completed: responses that ended or reached the length limit, with their rewards, in the order found.
-        root: the empty response.
-        best: index of the best of the completed ones.
-        improved: how often a response took the place of the best before.
-        steps: distinct steps that were proposed.
+        root: node of the empty response.
+        log: responses that ended or reached the length limit, with their rewards, in the order completed.
+        steps: number of distinct steps proposed.
     """
 
     problem: Problem
     policy_prompt: list[int]
     reward_prompt: list[int]
     root: Node
-    spent: Cost = field(default_factory=Cost)
-    completed: list[tuple[list[int], float]] = field(default_factory=list)
-    best: int = 0
-    improved: int = 0
+    log: SampleLog = field(default_factory=SampleLog)
     steps: int = 0
-    trajectory: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Draw(NamedTuple):
+    """A continuation to be sampled.
+
+    Attributes:
+        node: node whose response is continued.
+        slot: cache slot that keeps the continuation; None keeps nothing.
+        stage: key of the random stream.
+        whole: whether to continue to the end of the response, and not to the end of the step.
+    """
+
+    tree: ProblemTree
+    node: Node
+    slot: int | None
+    stage: str
+    whole: bool
+
+
+class ScoringRequest(NamedTuple):
+    """A response, or a prefix of one, to be scored; `node` is the one whose cache slot is used."""
+
+    tree: ProblemTree
+    tokens: list[int]
+    node: Node
 
 
 class TreeSearch:
@@ -123,173 +114,129 @@ class TreeSearch:
     """
 
     def __init__(
-        self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, steps: Steps, seed: int, repeat: int
+        self,
+        problems: Sequence[Problem],
+        policy: Policy,
+        reward: RewardModel,
+        settings: StepSettings,
+        seed: int,
+        repeat: int,
     ):
         reward.check_vocabulary(policy)
-        self.policy, self.reward, self.settings, self.seed, self.repeat = policy, reward, steps, seed, repeat
-        self.stops, self.caches = stop_ids(policy, steps.marks), ModelCaches.branching()
+        self.policy = policy
+        self.reward = reward
+        self.settings = settings
+        self.seed = seed
+        self.repeat = repeat
+        self.stops = stop_ids(policy, settings.marks)
+        self.caches = ModelCaches.branching()
         self.trees = [
             ProblemTree(
-                each, policy.prompt_ids(each.messages), reward.prompt_ids(each.messages), Node([], False, slot=number)
+                problem=problem,
+                policy_prompt=policy.prompt_ids(problem.messages),
+                reward_prompt=reward.prompt_ids(problem.messages),
+                root=Node([], final=False, slot=slot),
             )
-            for number, each in enumerate(problems)
+            for slot, problem in enumerate(problems)
         ]
-        self.slots = itertools.count(len(self.trees))
+        self.unused_slots = itertools.count(len(self.trees))
         for tree in self.trees:
-            policy.check_length(len(tree.policy_prompt), steps.max_new_tokens)
-        with self.shared_by(range(len(self.trees))):
+            policy.check_length(len(tree.policy_prompt), settings.max_new_tokens)
+        with self.timed(self.trees):
             scoring.read_prompts(reward, [tree.reward_prompt for tree in self.trees], self.caches)
-        for number, tree in enumerate(self.trees):
-            self.charge(number, cost.scoring(reward.parameters, len(tree.reward_prompt)))
+        for tree in self.trees:
+            tree.log.trajectory.charge(cost.scoring(reward.parameters, len(tree.reward_prompt)))
 
-    def charge(self, tree: int, spent: Cost) -> None:
-        self.trees[tree].spent = cost.total([self.trees[tree].spent, spent])
-
-    @contextmanager
-    def shared_by(self, trees: Sequence[int]) -> Iterator[None]:
-        """Share the seconds of a step equally among the trees that took part."""
-        begin = time.perf_counter()
-        yield
-        seconds = (time.perf_counter() - begin) / max(len(trees), 1)
-        for tree in trees:
-            self.charge(tree, Cost(seconds=seconds))
+    def timed(self, trees: Sequence[ProblemTree]) -> AbstractContextManager[None]:
+        """Share the seconds of a block equally among the trees that take part in it."""
+        return shared_seconds([tree.log.trajectory for tree in trees])
 
     def is_final(self, tokens: Sequence[int]) -> bool:
-        """Whether nothing can follow: the response has ended, or is as long as allowed."""
-        return self.is_finished(tokens) or len(tokens) >= self.settings.max_new_tokens
+        """Return whether a response is complete: it has ended, or reached the length limit."""
+        return is_finished(self.policy, tokens) or len(tokens) >= self.settings.max_new_tokens
 
-    def is_finished(self, tokens: Sequence[int]) -> bool:
-        return bool(tokens) and tokens[-1] in self.policy.eos_ids
-
-    def proposals(self, tree: int, node: Node, count: int, *, whole: int = 0) -> list[Draw]:
-        """Draws of `count` next steps; the first `whole` of them go on to the end of the response."""
+    def proposals(self, tree: ProblemTree, node: Node, count: int, *, whole: int = 0) -> list[Draw]:
+        """Return draws of `count` next steps; the first `whole` of them continue to the end of the response."""
         draws = []
         for i in range(count):
-            home = next(self.slots)
-            self.caches.scorer.fork(node.slot, home)
-            self.caches.reference.fork(node.slot, home)
-            draws.append(Draw(tree, node, home, f"step {i} behind {node.path}", i < whole))
+            slot = next(self.unused_slots)
+            self.caches.scorer.fork(node.slot, slot)
+            self.caches.reference.fork(node.slot, slot)
+            # the stage is the key of the random stream: another wording would change every sample
+            draws.append(Draw(tree, node, slot, stage=f"step {i} behind {node.path}", whole=i < whole))
         return draws
 
-    def completion(self, tree: int, node: Node) -> Draw:
-        """A draw of the rest of the response."""
-        return Draw(tree, node, None, f"rest behind {node.path}", True)
+    def completion(self, tree: ProblemTree, node: Node) -> Draw:
+        """Return a draw of the rest of the response."""
+        return Draw(tree, node, slot=None, stage=f"rest behind {node.path}", whole=True)
 
-    def draw(self, draws: Sequence[Draw]) -> list[list[int]]:
-        """New tokens of each continuation."""
-        limits = [self.settings.max_new_tokens - len(one.node.tokens) for one in draws]
-        drawn = generation.sample(
+    def sample(self, draws: Sequence[Draw]) -> list[list[int]]:
+        """Sample all continuations in one batch; returns the new tokens of each."""
+        limits = [self.settings.max_new_tokens - len(draw.node.tokens) for draw in draws]
+        rollouts = generation.sample(
             self.policy,
-            [self.trees[one.tree].policy_prompt + one.node.tokens for one in draws],
+            [draw.tree.policy_prompt + draw.node.tokens for draw in draws],
             [
-                keyed_uniforms(self.seed, self.trees[one.tree].problem.id, self.repeat, one.stage, limit)
-                for one, limit in zip(draws, limits, strict=True)
+                keyed_uniforms(self.seed, draw.tree.problem.id, self.repeat, draw.stage, limit)
+                for draw, limit in zip(draws, limits, strict=True)
             ],
             self.settings.sampling,
             limits,
             store=self.caches.policy,
-            slots=[one.node.slot for one in draws],
-            output_slots=[one.home for one in draws],
-            stops=[() if one.whole else self.stops for one in draws],
+            slots=[draw.node.slot for draw in draws],
+            output_slots=[draw.slot for draw in draws],
+            stops=[() if draw.whole else self.stops for draw in draws],
         )
-        for one, rollout in zip(draws, drawn, strict=True):
+        for draw, rollout in zip(draws, rollouts, strict=True):
             if rollout.prefilled:
-                self.charge(one.tree, cost.prefill(self.policy.parameters, rollout.prefilled))
-            self.charge(one.tree, cost.decoding(self.policy.parameters, len(rollout.token_ids)))
-        return [rollout.token_ids for rollout in drawn]
+                draw.tree.log.trajectory.charge(cost.prefill(self.policy.parameters, rollout.prefilled))
+            draw.tree.log.trajectory.charge(cost.decoding(self.policy.parameters, len(rollout.token_ids)))
+        return [rollout.token_ids for rollout in rollouts]
 
-    def adopt(self, draws: Sequence[Draw], drawn: Sequence[list[int]]) -> list[Node]:
-        """Make the distinct first steps of one node's proposals its children."""
-        parent, number = draws[0].node, draws[0].tree
-        steps = [first_step(tokens, self.stops) for tokens in drawn]
-        chosen = distinct(steps)
-        for index in set(range(len(steps))) - set(chosen):
-            self.caches.policy.cut(draws[index].home, len(self.trees[number].policy_prompt) + len(parent.tokens))
-        for index in chosen:
+    def add_children(self, draws: Sequence[Draw], continuations: Sequence[list[int]]) -> list[Node]:
+        """Make the distinct first steps of one node's proposals its children, and return them."""
+        tree, parent = draws[0].tree, draws[0].node
+        steps = [first_step(tokens, self.stops) for tokens in continuations]
+        indices = distinct(steps)
+        for index in set(range(len(steps))) - set(indices):
+            self.caches.policy.cut(draws[index].slot, len(tree.policy_prompt) + len(parent.tokens))
+        for index in indices:
             tokens = parent.tokens + steps[index]
-            parent.add(tokens, final=self.is_final(tokens), slot=draws[index].home)
-        self.trees[number].steps += len(chosen)
+            parent.add(tokens, final=self.is_final(tokens), slot=draws[index].slot)
+        tree.steps += len(indices)
         return parent.children
 
-    def value(self, responses: Sequence[ScoringRequest], *, close: bool) -> list[float]:
-        """Rewards of responses; with `close=False`, of their beginnings as they stand."""
-        if not responses:
+    def score(self, requests: Sequence[ScoringRequest], *, close: bool) -> list[float]:
+        """Return rewards of complete responses, or of prefixes as they are with `close=False`."""
+        if not requests:
             return []
-        values, spent = scoring.rewards(
+        values, costs = scoring.rewards(
             self.reward,
-            [self.trees[one.tree].reward_prompt for one in responses],
-            [one.tokens for one in responses],
+            [request.tree.reward_prompt for request in requests],
+            [request.tokens for request in requests],
             caches=self.caches,
-            slots=[one.node.slot for one in responses],
+            slots=[request.node.slot for request in requests],
             close=close,
         )
-        for one, own in zip(responses, spent, strict=True):
-            self.charge(one.tree, own)
-            self.trim(one.tree, one.node, len(one.node.tokens))
+        for request, scoring_cost in zip(requests, costs, strict=True):
+            request.tree.log.trajectory.charge(scoring_cost)
+            self.trim(request.tree, request.node, len(request.node.tokens))
         return values
 
-    def trim(self, number: int, node: Node, length: int) -> None:
-        """Free what the caches hold in a node's slot behind `length` response tokens; no other node may share it."""
-        tree, caches = self.trees[number], self.caches
-        caches.policy.cut(node.slot, len(tree.policy_prompt) + length)
-        caches.scorer.cut(node.slot, len(tree.reward_prompt) + length)
-        caches.reference.cut(node.slot, len(tree.reward_prompt) + length)
+    def trim(self, tree: ProblemTree, node: Node, length: int) -> None:
+        """Free what the caches hold in a node's slot after `length` response tokens; no other node may share it."""
+        self.caches.policy.cut(node.slot, len(tree.policy_prompt) + length)
+        self.caches.scorer.cut(node.slot, len(tree.reward_prompt) + length)
+        self.caches.reference.cut(node.slot, len(tree.reward_prompt) + length)
 
-    def complete(self, number: int, tokens: list[int], reward: float) -> None:
-        """Enter a completed response; those that ended by themselves go before those that were cut off."""
-        tree = self.trees[number]
-        tree.completed.append((tokens, reward))
-        if len(tree.completed) == 1:
-            return
-        before, value = tree.completed[tree.best]
-        if (self.is_finished(tokens), reward) > (self.is_finished(before), value):
-            tree.best, tree.improved = len(tree.completed) - 1, tree.improved + 1
-
-    def note(self, number: int) -> None:
-        """Write down the best completed response so far and what it took."""
-        tree = self.trees[number]
-        tokens, _ = tree.completed[tree.best]
-        tree.trajectory.append(
-            {
-                "rollouts": len(tree.completed),
-                "model_calls": tree.spent.model_calls,
-                "flops": tree.spent.flops,
-                "seconds": tree.spent.seconds,
-                "response": self.policy.decode(tokens),
-                "finished": self.is_finished(tokens),
-            }
-        )
+    def complete(self, tree: ProblemTree, tokens: list[int], reward: float) -> None:
+        """Log a completed response; one that ended by itself ranks above one cut off at the length limit."""
+        log = tree.log
+        log.samples.append(Sample(tokens, reward))
+        best = log.best_sample
+        if (is_finished(self.policy, tokens), reward) > (is_finished(self.policy, best.token_ids), best.reward):
+            log.choose(len(log.samples) - 1)
 
     def solutions(self) -> list[Solution]:
-        """The best completed response of every tree."""
-        return [self._solution(tree) for tree in self.trees]
-
-    def _solution(self, tree: ProblemTree) -> Solution:
-        tokens, reward = tree.completed[tree.best]
-        count = len(tree.completed)
-        return Solution(
-            problem_id=tree.problem.id,
-            response=self.policy.decode(tokens),
-            token_ids=tokens,
-            reward=reward,
-            cost=tree.spent._replace(peak_bytes=cost.peak_bytes(self.policy.device)),
-            search={
-                "rollouts": count,
-                "proposed": count - 1,
-                "accepted": tree.improved,
-                "rejected": count - 1 - tree.improved,
-                "steps": tree.steps,
-                "finished": self.is_finished(tokens),
-                "trajectory": tree.trajectory,
-                "samples": [
-                    {"response": self.policy.decode(own), "finished": self.is_finished(own), "reward": value}
-                    for own, value in tree.completed
-                ],
-            },
-        )
-
-
-def check_counts(counts: dict[str, int]) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be >= 1; got {count}.")
+        """Return the best completed response of every tree."""
+        return [tree.log.solution(tree.problem, self.policy, steps=tree.steps) for tree in self.trees]

@@ -1,4 +1,4 @@
-"""The list of the benchmark's cases: what each compares, at which points, and what is hoped for."""
+"""The benchmark's cases: measurement, compared quantity, points, and target ratios."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,15 +8,15 @@ from .context import BenchContext, Comparison
 
 
 class Case(NamedTuple):
-    """One case; its measurement is a function of `measurements`.
+    """One case of the benchmark.
 
     Attributes:
-        measure: the measurement at one point.
-        kind: what is compared (see `verdicts.quantity`).
-        title: what is divided by what.
-        points: names the points, given the settings.
-        weight: seconds on two idle cores at scale=tiny; for the time left only.
-        targets: by scale, the largest ratio hoped for.
+        measure: measurement at one point, a function of `measurements`.
+        kind: quantity that is compared (see `results.quantity`).
+        title: description of the ratio.
+        points: function from the settings to the names of the points.
+        weight: seconds on two idle cores at scale=tiny; used for the estimate of the time left only.
+        targets: largest acceptable ratio, by scale.
         small: whether scale=small has this case too.
     """
 
@@ -29,23 +29,23 @@ class Case(NamedTuple):
     small: bool = False
 
 
-def once(settings: dict[str, Any]) -> list[str]:
-    """A case of a single point."""
+def single_point(settings: dict[str, Any]) -> list[str]:
+    """Return the one, unnamed point."""
     return [""]
 
 
 def cells(settings: dict[str, Any]) -> list[str]:
-    """Every policy and task."""
+    """Return one point per policy and task."""
     return [f"{policy}__{task}" for policy in settings["policies"] for task in settings["tasks"]]
 
 
 def first_policy(settings: dict[str, Any]) -> list[str]:
-    """Every task, one policy."""
+    """Return one point per task, with the first policy."""
     return [f"{settings['policies'][0]}__{task}" for task in settings["tasks"]]
 
 
-def listed(key: str) -> Callable[[dict[str, Any]], list[str]]:
-    """The numbers of a setting."""
+def values_of(key: str) -> Callable[[dict[str, Any]], list[str]]:
+    """Return a function that gives one point per value of a setting."""
     return lambda settings: [str(value) for value in settings[key]]
 
 
@@ -53,7 +53,7 @@ CASES = {
     "gradient_flops": Case(
         measurements.gradient_flops,
         "flops",
-        "FLOPs of gradient evaluations: fast / plain engine with a cache within each DTO call (Alg. 4)",
+        "FLOPs of gradient evaluations: fast / reference engine with a cache within each DTO call (Alg. 4)",
         cells,
         weight=35,
         targets={"tiny": 1 / 8, "small": 1 / 8},
@@ -62,7 +62,7 @@ CASES = {
     "printed_gradient_flops": Case(
         measurements.printed_gradient_flops,
         "flops",
-        "FLOPs of gradient evaluations: fast / plain engine with one at each of T steps (Alg. 2 as printed)",
+        "FLOPs of gradient evaluations: fast / reference engine with one at each of T steps (Alg. 2 as printed)",
         first_policy,
         weight=50,
         targets={"tiny": 1 / 8},
@@ -70,9 +70,9 @@ CASES = {
     "lookup_and_gradient_flops": Case(
         measurements.lookup_and_gradient_flops,
         "flops",
-        "FLOPs besides rollouts and scores: fast / plain engine (Alg. 4), its look-up passes included",
+        "FLOPs without rollouts and scores: fast / reference engine (Alg. 4), its look-up passes included",
         cells,
-        weight=1,  # the solutions of the case before
+        weight=1,  # reuses the solutions of gradient_flops
         targets={"tiny": 1 / 8, "small": 1 / 8},
         small=True,
     ),
@@ -96,7 +96,7 @@ CASES = {
     "engine_seconds": Case(
         measurements.engine_seconds,
         "seconds",
-        "seconds per problem: fast engine on a batch / plain engine, one by one",
+        "seconds per problem: fast engine on a batch / reference engine, one by one",
         first_policy,
         weight=52,
         targets={"tiny": 1 / 15, "small": 1 / 6},
@@ -106,7 +106,7 @@ CASES = {
         measurements.evaluation_seconds,
         "seconds",
         "seconds: one gradient evaluation of a batch / bare passes",
-        once,
+        single_point,
         weight=5,
         targets={"tiny": 1.3, "small": 1.3},
         small=True,
@@ -114,8 +114,8 @@ CASES = {
     "dto_memory": Case(
         measurements.dto_memory,
         "peak_bytes",
-        "peak bytes besides weights: one DTO call / bare passes",
-        once,
+        "peak bytes without weights: one DTO call / bare passes",
+        single_point,
         weight=55,
         targets={"tiny": 1.25},
     ),
@@ -123,7 +123,7 @@ CASES = {
         measurements.evaluation_against_decoding,
         "seconds",
         "seconds: one gradient evaluation / decoding the same sequence token by token",
-        listed("decoded_lengths"),
+        values_of("decoded_lengths"),
         weight=22,
         targets={},
     ),
@@ -131,7 +131,7 @@ CASES = {
         measurements.evaluation_by_length,
         "seconds",
         "growth of the seconds with length: one gradient evaluation / bare passes",
-        listed("growth_lengths"),
+        values_of("growth_lengths"),
         weight=15,
         targets={"tiny": 1.0},
     ),
@@ -139,7 +139,7 @@ CASES = {
         measurements.evaluation_by_batch,
         "seconds",
         "growth of the seconds with the batch: one gradient evaluation / bare passes",
-        listed("growth_batches"),
+        values_of("growth_batches"),
         weight=18,
         targets={"tiny": 1.0},
     ),
@@ -147,7 +147,7 @@ CASES = {
         measurements.utilisation,
         "rate",
         "FLOP/s: one gradient evaluation by models of 7 B and 4 B / a large matrix product",
-        once,
+        single_point,
         weight=1,
         targets={},
     ),

@@ -1,4 +1,4 @@
-"""What the cases of the benchmark share: settings, cells of table 1, models, problems, and solutions found once."""
+"""Shared state of the benchmark's cases: settings, cells of Table 1, models, problems, and cached solutions."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,17 +19,17 @@ NABLA, BEST_OF_N = "nabla_reasoner", "best_of_n"
 
 
 class Variant(NamedTuple):
-    """One of the two things compared, per problem or per evaluation.
+    """One of the two variants of a comparison, per problem or per evaluation.
 
     Attributes:
-        variant: its name.
-        seconds: every timing; one, of the counted run, where nothing but FLOPs or bytes is compared.
+        name: label in column `variant`.
+        seconds: every timing; a single one, of the counted run, if only FLOPs or bytes are compared.
         spent: tokens, gradient evaluations and FLOPs (those that the case compares); fractions are means.
-        peak_bytes: what the call adds to memory, where it was measured.
-        parts: where the time goes, of one more run, where that was asked for.
+        peak_bytes: memory added by the call, if measured.
+        parts: profile of one more run, if requested.
     """
 
-    variant: str
+    name: str
     seconds: list[float]
     spent: Cost
     peak_bytes: int | None = None
@@ -37,82 +37,106 @@ class Variant(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The yardstick, then what is compared with it.
+    """A baseline, and the variant that is compared with it.
 
     Attributes:
-        sides: both.
-        note: what else there is to say.
-        valid: False when the two did not do the same work.
+        note: remark for the table of points.
+        valid: False if the two variants did not do the same work.
     """
 
-    sides: tuple[Variant, Variant]
+    baseline: Variant
+    measured: Variant
     note: str = ""
     valid: bool = True
 
+    @property
+    def variants(self) -> tuple[Variant, Variant]:
+        """Both variants, the baseline first."""
+        return self.baseline, self.measured
+
 
 class BenchContext:
-    """The settings of a run, and what its cases share.
+    """Settings of a run, and the models, problems and solutions that its cases share.
 
     Args:
-        settings: configs/bench.yaml, resolved.
+        settings: the benchmark's configuration, resolved.
     """
 
     def __init__(self, settings: dict[str, Any]):
-        self.settings, self.device = settings, torch.device(settings["device"])
+        self.settings = settings
+        self.device = torch.device(settings["device"])
         self.cells: dict[tuple[str, ...], Cell] = {}
-        self.solved: dict[tuple, list[Solution]] = {}
+        self.solved: dict[tuple[str | int, ...], list[Solution]] = {}
 
     def cell(self, policy: str, task: str, method: str, *overrides: str) -> Cell:
-        """A cell of table 1 with this run's device and threads."""
-        given = self.settings["threads"]
-        threads = [] if given is None else [f"threads={given}"]
-        choice = [f"policy={policy}", f"task={task}", f"method={method}"]
-        scale, device = f"scale={self.settings['scale']}", f"device={self.settings['device']}"
-        words = (scale, device, *threads, *choice, *overrides)
-        if words not in self.cells:
-            self.cells[words] = compose.compose_cells(words)[0]
-        return self.cells[words]
+        """Return a cell of Table 1 with this run's device and threads."""
+        threads = self.settings["threads"]
+        command = (
+            f"scale={self.settings['scale']}",
+            f"device={self.settings['device']}",
+            *([] if threads is None else [f"threads={threads}"]),
+            f"policy={policy}",
+            f"task={task}",
+            f"method={method}",
+            *overrides,
+        )
+        if command not in self.cells:
+            self.cells[command] = compose.compose_cells(command)[0]
+        return self.cells[command]
 
     def models(self, policy: str) -> tuple[Policy, RewardModel]:
+        """Return a policy and the reward model of Table 1."""
         cell = self.cell(policy, self.settings["tasks"][0], NABLA)
         build.prepare_models(cell)
         return build.load_models(cell)
 
     def problems(self, task: str, count: int) -> list[Problem]:
+        """Return the first problems of a task."""
         cell = self.cell(self.settings["policies"][0], task, NABLA, f"num_problems={count}")
         return build.build_problems(cell)
 
-    def solver(self, policy: str, task: str, method: str, *overrides: str) -> Callable[[Sequence[Problem]], list]:
-        """What solves problems with a method at table 1's settings."""
-        built, (own, reward) = build.build_method(self.cell(policy, task, method, *overrides)), self.models(policy)
-        return lambda problems: built.solve(problems, own, reward, seed=0)
+    def solver(
+        self, policy: str, task: str, method: str, *overrides: str
+    ) -> Callable[[Sequence[Problem]], list[Solution]]:
+        """Return a function that solves problems by a method with Table 1's settings."""
+        solving = build.build_method(self.cell(policy, task, method, *overrides))
+        models = self.models(policy)
+        return lambda problems: solving.solve(problems, *models, seed=0)
 
     def solutions(self, policy: str, task: str, count: int, method: str, *overrides: str) -> list[Solution]:
-        """Solutions of the first problems of a task, worked out once."""
+        """Return solutions of the first problems of a task; computed once per run."""
         key = (policy, task, count, method, *overrides)
         if key not in self.solved:
             solve, problems = self.solver(policy, task, method, *overrides), self.problems(task, count)
             begin = time.perf_counter()
-            solved = solve(problems)
-            share = (time.perf_counter() - begin) / count  # the plain engine keeps no time of its own
-            self.solved[key] = [each._replace(cost=each.cost._replace(seconds=share)) for each in solved]
+            solutions = solve(problems)
+            share = (time.perf_counter() - begin) / count  # the reference engine does not measure its time
+            self.solved[key] = [solution._replace(cost=solution.cost._replace(seconds=share)) for solution in solutions]
         return self.solved[key]
 
     def sequences(self, count: int) -> tuple[Policy, RewardModel, list[TokenSequence]]:
-        """Greedy answers of the first policy to the first task, as a gradient evaluation takes them."""
+        """Return the models, and greedy answers of the first policy to the first task as token sequences."""
         name, task = self.settings["policies"][0], self.settings["tasks"][0]
         policy, reward = self.models(name)
-        answers = self.solutions(name, task, count, "greedy")
-        return (
-            policy,
-            reward,
-            [
-                TokenSequence(policy.prompt_ids(p.messages), reward.prompt_ids(p.messages), [], answer.token_ids)
-                for p, answer in zip(self.problems(task, count), answers, strict=True)
-            ],
-        )
+        sequences = [
+            TokenSequence(
+                policy_prompt=policy.prompt_ids(problem.messages),
+                reward_prompt=reward.prompt_ids(problem.messages),
+                prefix=[],
+                rollout=solution.token_ids,
+            )
+            for problem, solution in zip(
+                self.problems(task, count), self.solutions(name, task, count, "greedy"), strict=True
+            )
+        ]
+        return policy, reward, sequences
 
 
-def mean(costs: Sequence[Cost], count: int) -> Cost:
-    """A share of the sum."""
-    return Cost(*(value / count for value in cost.total(costs)))
+def mean_cost(solutions: Sequence[Solution]) -> Cost:
+    """Return the mean cost of a problem; counts become fractions."""
+    return mean([solution.cost for solution in solutions])
+
+
+def mean(costs: Sequence[Cost]) -> Cost:
+    """Return the mean of every field."""
+    return Cost(*(value / len(costs) for value in cost.total(costs)))

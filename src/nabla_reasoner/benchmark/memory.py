@@ -1,8 +1,9 @@
-"""Peak memory of one call in a process of its own: `python -m nabla_reasoner.benchmark.memory SIDE SETTINGS` prints JSON.
+"""Peak memory of one call, measured in a separate process.
 
-SIDE is "optimize", one DTO call (`dto.optimize`), or "bare", one forward and backward pass of the same models over the
-same tokens by plain Hugging Face modules. Counted is what the call adds: before it, weights are loaded, modules are
-imported, and a call on a few tokens is made. SETTINGS is a JSON object of the keyword arguments of `measure`.
+`python -m nabla_reasoner.benchmark.memory VARIANT SETTINGS` prints JSON. VARIANT is "optimize", one DTO call
+(`dto.optimize`), or "bare", one forward and backward pass of the same models by plain Hugging Face modules. SETTINGS is
+a JSON object with the keyword arguments of `measure`. Only memory added by the call counts: before it, weights are
+loaded, modules are imported, and a call on a few tokens is made.
 """
 
 import contextlib
@@ -23,12 +24,13 @@ from ..engine.sequences import TokenSequence
 from ..models import random_init
 from . import plain_passes
 
-SIDES = ("bare", "optimize")
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+VARIANTS = ("bare", "optimize")
+PROCESS_STATUS = Path("/proc/self/status")
+RESET_PEAK = Path("/proc/self/clear_refs")
 
 
 def measure(
-    side: str,
+    variant: str,
     *,
     policy_shape: dict[str, Any],
     reward_shape: dict[str, Any],
@@ -39,27 +41,27 @@ def measure(
     device: str,
     threads: int | None,
 ) -> dict[str, int | float]:
-    """Build random models of float32, make the call, and return what it took.
+    """Build random float32 models, make the call, and return its cost.
 
     Args:
-        length: tokens of prompt and rollout together.
+        length: number of tokens of prompt and rollout together.
         num_iterations, step_size: T and η of the DTO call.
 
     Returns:
-        peak_bytes, seconds, and the fields of `Cost` that the call spent.
+        `peak_bytes`, `seconds`, and the fields of the call's `Cost`.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    where = torch.device(device)
+    torch_device = torch.device(device)
     policy, reward = random_init.random_models(
-        policy_shape, reward_shape, vocab_size, "likelihood", where, torch.float32
+        policy_shape, reward_shape, vocab_size, "likelihood", torch_device, torch.float32
     )
     prompt = [{"role": "user", "content": "w0 w1"}]
-    opening = len(policy.prompt_ids(prompt))
+    prompt_length = len(policy.prompt_ids(prompt))
 
     def call(tokens: int) -> cost.Cost:
-        rollout = plain_passes.random_sequences(policy, reward, tokens - opening + 1, 1)[0].rollout
-        if side == "optimize":
+        rollout = plain_passes.random_sequences(policy, reward, tokens - prompt_length + 1, 1)[0].rollout
+        if variant == "optimize":
             settings = {"update": "first", "num_iterations": num_iterations, "step_size": step_size}
             (result,) = optimizer.optimize(policy, reward, [prompt], [[]], [rollout], **settings)
             return result.cost
@@ -67,17 +69,17 @@ def measure(
         plain_passes.bare_passes(policy, reward, [sequence])()
         return plain_passes.bare_cost(policy, reward, [sequence])
 
-    call(opening + 8)
+    call(prompt_length + 8)
     begin = time.perf_counter()
-    peak, spent = peak_of(lambda: call(length), where)
+    peak, spent = peak_of(lambda: call(length), torch_device)
     return {**spent._asdict(), "peak_bytes": peak, "seconds": time.perf_counter() - begin}
 
 
 def peak_of(function: Callable[[], Any], device: torch.device) -> tuple[int, Any]:
-    """Bytes that a call adds at its peak, and what it returned.
+    """Return the bytes that a call adds at its peak, and its result.
 
-    On the CPU resident memory is meant. Where the kernel cannot forget an earlier peak, the largest memory the process
-    ever held stands in for it, so that the result can be too large, never too small.
+    On the CPU this is resident memory. If the kernel cannot reset an earlier peak, the process's largest memory so far
+    counts, so that the result can be too large, never too small.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -85,7 +87,7 @@ def peak_of(function: Callable[[], Any], device: torch.device) -> tuple[int, Any
         before = torch.cuda.memory_allocated(device)
     else:
         with contextlib.suppress(OSError):
-            RESET.write_text("5")
+            RESET_PEAK.write_text("5")
         before = _resident_bytes(device)
     value = function()
     if device.type == "cuda":
@@ -94,26 +96,26 @@ def peak_of(function: Callable[[], Any], device: torch.device) -> tuple[int, Any
 
 
 def _resident_bytes(device: torch.device) -> int:
-    if not STATUS.exists():
+    if not PROCESS_STATUS.exists():
         return cost.peak_bytes(device)
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmRSS"))
+    line = next(line for line in PROCESS_STATUS.read_text().splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) * 1024
 
 
-def in_own_process(side: str, settings: dict[str, Any]) -> dict[str, int | float]:
-    """`measure` in a fresh interpreter.
+def measure_in_new_process(variant: str, settings: dict[str, Any]) -> dict[str, int | float]:
+    """Run `measure` in a new interpreter.
 
     Raises:
-        RuntimeError: the process failed; the last line it wrote is named.
+        RuntimeError: the process failed; the message ends with the last line that it wrote.
     """
-    words = [sys.executable, "-m", "nabla_reasoner.benchmark.memory", side, json.dumps(settings)]
+    command = [sys.executable, "-m", "nabla_reasoner.benchmark.memory", variant, json.dumps(settings)]
     source = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise RuntimeError(f"memory of {side} could not be measured: {reason}")
-    return json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    if process.returncode:
+        reason = (process.stderr.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
+        raise RuntimeError(f"memory of {variant} could not be measured: {reason}")
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

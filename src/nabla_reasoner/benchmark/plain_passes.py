@@ -1,5 +1,4 @@
-"""What the engine is measured against: bare passes of plain Hugging Face modules, random models of any shape, and the
-rate of a large matrix product."""
+"""Baselines of the engine: bare passes of plain Hugging Face modules, and the rate of a large matrix product."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,22 +15,23 @@ from ..models.tokenizers import SPECIAL_TOKENS
 
 
 def bare_passes(policy: Policy, reward: RewardModel, sequences: Sequence[TokenSequence]) -> Callable[[], None]:
-    """A forward and a backward pass of the same models over the same tokens, with nothing of this package in it.
+    """Return a function that runs a forward and a backward pass of the same models over the same tokens.
 
-    A language model's own loss on the response, back to the input embeddings; a classifier's score likewise. Token ids
-    are padded and laid out here, once. No mask is given: attention is causal, and padding is on the right.
+    The passes use no code of this package: a language model's own loss on the response, or a classifier's score, back
+    to the input embeddings. Token ids are padded here, once. No mask is needed: attention is causal, and padding is on
+    the right.
     """
     closed = [with_end_token(sequence, reward) for sequence in sequences]
-    own = _labelled([s.policy_prompt for s in sequences], sequences, policy.device)
+    read = _labelled([s.policy_prompt for s in sequences], sequences, policy.device)
     scored = _labelled([s.reward_prompt for s in closed], closed, policy.device)
-    calls: list[tuple[Callable, torch.nn.Module, tuple]] = [(language_model_gradient, policy.model, own)]
+    calls: list[tuple[Callable, torch.nn.Module, tuple]] = [(language_model_gradient, policy.model, read)]
     if reward.kind == "classifier":
         lengths = [len(s.reward_prompt) + len(s.prefix) + len(s.rollout) - 1 for s in closed]
         last = torch.tensor(lengths, device=policy.device)
         calls.append((classifier_gradient, reward.model, (scored[0], last)))
     else:
-        both = [each.model for each in (reward.strong, reward.reference) if each is not None]
-        calls += [(language_model_gradient, model, scored) for model in both]
+        scorers = [scorer for scorer in (reward.strong, reward.reference) if scorer is not None]
+        calls += [(language_model_gradient, scorer.model, scored) for scorer in scorers]
 
     def run() -> None:
         for function, model, arguments in calls:
@@ -43,7 +43,7 @@ def bare_passes(policy: Policy, reward: RewardModel, sequences: Sequence[TokenSe
 def _labelled(
     prompts: Sequence[list[int]], sequences: Sequence[TokenSequence], device: torch.device
 ) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
-    """Token ids, and the labels of a loss that counts the responses only."""
+    """Return padded token ids, and labels for a loss on the responses only."""
     texts = [prompt + s.prefix + s.rollout for prompt, s in zip(prompts, sequences, strict=True)]
     ids = batching.padded(texts, device)
     labels = torch.full_like(ids, -100)
@@ -55,7 +55,7 @@ def _labelled(
 def language_model_gradient(
     model: torch.nn.Module, ids: Int[Tensor, "batch seq"], labels: Int[Tensor, "batch seq"]
 ) -> Float[Tensor, "batch seq hidden"]:
-    """Gradient of a causal LM's own loss by its input embeddings."""
+    """Return the gradient of a causal LM's own loss by its input embeddings."""
     with torch.enable_grad():
         embeddings = model.get_input_embeddings()(ids).detach().requires_grad_()
         loss = model(inputs_embeds=embeddings, labels=labels, use_cache=False).loss
@@ -65,7 +65,7 @@ def language_model_gradient(
 def classifier_gradient(
     model: torch.nn.Module, ids: Int[Tensor, "batch seq"], last: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch seq hidden"]:
-    """Gradient of a sequence classifier's scores, read at the `last` tokens, by its input embeddings."""
+    """Return the gradient of a classifier's scores, read at the `last` tokens, by its input embeddings."""
     with torch.enable_grad():
         embeddings = model.get_input_embeddings()(ids).detach().requires_grad_()
         hidden = model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
@@ -74,7 +74,7 @@ def classifier_gradient(
 
 
 def bare_cost(policy: Policy, reward: RewardModel, sequences: Sequence[TokenSequence]) -> Cost:
-    """What `bare_passes` spends, by the formula that every engine's cost is counted with."""
+    """Return the cost of `bare_passes`, by the same formula as every engine's cost."""
     read = sum(len(s.policy_prompt) + len(s.prefix) + len(s.rollout) for s in sequences)
     closed = [with_end_token(sequence, reward) for sequence in sequences]
     scored = sum(len(s.reward_prompt) + len(s.prefix) + len(s.rollout) for s in closed)
@@ -83,7 +83,7 @@ def bare_cost(policy: Policy, reward: RewardModel, sequences: Sequence[TokenSequ
 
 
 def random_sequences(policy: Policy, reward: RewardModel, length: int, count: int) -> list[TokenSequence]:
-    """Sequences of `length` tokens that are all rollout but for one token of prompt, drawn uniformly, seeded."""
+    """Return uniformly drawn, seeded sequences of `length` tokens: one prompt token, the rest rollout."""
     generator = torch.Generator().manual_seed(length)
     low, high = len(SPECIAL_TOKENS), policy.vocab_size  # no end token before the last
     ids = torch.randint(low, high, (count, length), generator=generator).tolist()
@@ -91,7 +91,7 @@ def random_sequences(policy: Policy, reward: RewardModel, length: int, count: in
 
 
 def matrix_product(size: int, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:
-    """A product of two square matrices, 2 size³ FLOPs: the rate that a pass could reach at best."""
+    """Return a product of two square matrices, 2 size³ FLOPs: an upper bound of the rate of a pass."""
     with device:
         left, right = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
     return lambda: left @ right

@@ -1,4 +1,4 @@
-"""Where the time of a method goes: seconds of its parts under Python's own profiler."""
+"""Profile of a method: seconds of its parts under Python's own profiler."""
 
 import cProfile
 import inspect
@@ -16,9 +16,9 @@ class Part(NamedTuple):
     """One kind of work.
 
     Attributes:
-        seconds: spent on it; the profiler's own overhead, which falls on Python and not on arithmetic, included.
-        share: of the seconds of everything, in [0, 1].
-        calls: how often: decoding steps, passes, copies, or rounds of DTO; 0 for the rest.
+        seconds: time spent, including the profiler's overhead, which slows Python down and not arithmetic.
+        share: fraction of the total seconds, in [0, 1].
+        calls: number of decoding steps, passes, copies, or rounds of DTO; 0 for the rest.
     """
 
     seconds: float
@@ -27,7 +27,13 @@ class Part(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """Functions whose seconds are added, functions within them that count elsewhere, and the one whose calls count."""
+    """Functions of one kind of work.
+
+    Attributes:
+        functions: functions whose seconds are added.
+        without: functions called within them whose seconds are subtracted, because another kind counts them.
+        counted: function whose calls are counted.
+    """
 
     functions: tuple[Callable, ...]
     without: tuple[Callable, ...]
@@ -49,25 +55,26 @@ REST = "the rest"
 
 
 def parts(function: Callable[[], Any]) -> dict[str, Part]:
-    """Call a function that solves problems; its parts by name, those of `KINDS` and the rest."""
+    """Call a function that solves problems and return its parts by name: those of `KINDS` and the rest."""
     profiler = cProfile.Profile()
     profiler.runcall(_whole, function)
     entries = {entry.code: entry for entry in profiler.getstats()}
 
-    def seconds(each: Callable) -> float:
-        entry = entries.get(inspect.unwrap(each).__code__)
+    def seconds(function: Callable) -> float:
+        entry = entries.get(inspect.unwrap(function).__code__)
         return entry.totaltime if entry else 0.0
 
-    def calls(each: Callable) -> int:
-        entry = entries.get(inspect.unwrap(each).__code__)
+    def calls(function: Callable) -> int:
+        entry = entries.get(inspect.unwrap(function).__code__)
         return entry.callcount if entry else 0
 
-    whole, found = seconds(_whole), {}
+    total = seconds(_whole)
+    by_kind = {}
     for name, kind in KINDS.items():
         spent = sum(map(seconds, kind.functions)) - sum(map(seconds, kind.without))
-        found[name] = Part(spent, spent / whole, calls(kind.counted))
-    rest = whole - sum(part.seconds for part in found.values())
-    return {**found, REST: Part(rest, rest / whole, 0)}
+        by_kind[name] = Part(spent, spent / total, calls(kind.counted))
+    rest = total - sum(part.seconds for part in by_kind.values())
+    return {**by_kind, REST: Part(rest, rest / total, 0)}
 
 
 def _whole(function: Callable[[], Any]) -> None:

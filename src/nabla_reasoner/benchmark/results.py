@@ -1,12 +1,13 @@
-"""From measurements to rows and words: bench.csv, spread.csv, profile.csv, and bench.md with targets and results."""
+"""Result files of the benchmark: bench.csv, spread.csv, profile.csv, and bench.md with targets and verdicts."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import pandas as pd
 
 from . import timing
+from .cases import Case
 from .context import Comparison, Variant
 
 COLUMNS = [
@@ -23,18 +24,21 @@ COLUMNS = [
 ]
 PROFILE_COLUMNS = ["case", "variant", "part", "seconds", "share", "calls"]
 SPREAD_COLUMNS = ["case", "variant", "repeat", "seconds"]
-DECODING_SHARE = 1 / 8  # of the time of decoding a sequence; an evaluation should take less from some length on
+DECODING_SHARE = 1 / 8  # fraction of the decoding time that one evaluation should stay below
 UNITS = {"seconds": ("s", 1.0), "flops": ("MFLOPs", 1e6), "peak_bytes": ("MiB", 2**20), "rate": ("GFLOP/s", 1e9)}
 
+# By case and point, the comparison, or the reason why there is none.
+Results = Mapping[str, Mapping[str, Comparison | str]]
 
-class Judged(NamedTuple):
-    """A case in words.
+
+class Verdict(NamedTuple):
+    """A case in one line of bench.md.
 
     Attributes:
-        value: what came out, with its unit or meaning.
-        spread: how far single repeats lie apart; "exact" for counts.
-        target: what was hoped for.
-        reached: "yes", "no" or "-"; "(within the spread)" where single repeats lie on both sides of the target.
+        value: measured ratio, with its meaning.
+        spread: range over single repeats; "exact" for counts.
+        target: largest acceptable ratio.
+        reached: "yes", "no" or "-"; "(within the spread)" if single repeats lie on both sides of the target.
     """
 
     value: str
@@ -43,134 +47,114 @@ class Judged(NamedTuple):
     reached: str
 
 
-def quantity(side: Variant, kind: str) -> int | float:
-    """What a case compares, of one side: median "seconds", "flops", "peak_bytes", or "rate" in FLOP/s."""
-    seconds = statistics.median(side.seconds)
+def quantity(variant: Variant, kind: str) -> int | float:
+    """Return what a case compares: median "seconds", "flops", "peak_bytes", or "rate" in FLOP/s."""
+    seconds = statistics.median(variant.seconds)
     if kind == "rate":
-        return side.spent.flops / seconds
-    return {"seconds": seconds, "flops": side.spent.flops, "peak_bytes": side.peak_bytes}[kind]
+        return variant.spent.flops / seconds
+    return {"seconds": seconds, "flops": variant.spent.flops, "peak_bytes": variant.peak_bytes}[kind]
 
 
-def ratio(measured: Comparison, kind: str) -> float:
-    """The second side's quantity over the yardstick's."""
-    yardstick, side = measured.sides
-    return quantity(side, kind) / quantity(yardstick, kind)
+def ratio(comparison: Comparison, kind: str) -> float:
+    """Return the measured variant's quantity divided by the baseline's."""
+    return quantity(comparison.measured, kind) / quantity(comparison.baseline, kind)
 
 
-def rows(results: Mapping[str, Mapping[str, Comparison | str]], kinds: Mapping[str, str]) -> pd.DataFrame:
-    """bench.csv: for each case and point the yardstick's row, then the compared one's.
-
-    Args:
-        results: by case and point, the measurement, or in words why there is none.
-        kinds: by case, what it compares (see `quantity`).
-    """
-    lines: list[dict] = []
+def _compared(results: Results) -> Iterator[tuple[str, str, Comparison]]:
+    """Yield case, point and comparison wherever there is one."""
     for case, points in results.items():
-        for point, measured in points.items():
-            name = f"{case}__{point}" if point else case
-            if isinstance(measured, str):
-                lines.append({"case": name, "variant": measured})
+        for point, comparison in points.items():
+            if not isinstance(comparison, str):
+                yield case, point, comparison
+
+
+def _row_name(case: str, point: str) -> str:
+    return f"{case}__{point}" if point else case
+
+
+def rows(results: Results, cases: Mapping[str, Case]) -> pd.DataFrame:
+    """Return bench.csv: for each case and point the baseline's row, then the measured variant's."""
+    lines: list[dict[str, str | float | None]] = []
+    for case, points in results.items():
+        for point, comparison in points.items():
+            name = _row_name(case, point)
+            if isinstance(comparison, str):
+                lines.append({"case": name, "variant": comparison})
                 continue
-            for number, side in enumerate(measured.sides):
-                spent = side.spent
-                lines.append(
-                    {
-                        "case": name,
-                        "variant": side.variant,
-                        "seconds": statistics.median(side.seconds),
-                        "flops": spent.flops,
-                        "forward_tokens": (
-                            spent.policy_prefill_tokens + spent.policy_forward_tokens + spent.reward_forward_tokens
-                        ),
-                        "backward_tokens": spent.policy_backward_tokens + spent.reward_backward_tokens,
-                        "decode_tokens": spent.decode_tokens,
-                        "gradient_evaluations": spent.gradient_evaluations,
-                        "peak_bytes": side.peak_bytes,
-                        "ratio_to_reference": ratio(measured, kinds[case]) if number else 1.0,
-                    }
-                )
+            lines.append(_row(name, comparison.baseline, 1.0))
+            lines.append(_row(name, comparison.measured, ratio(comparison, cases[case].kind)))
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def spread_rows(results: Mapping[str, Mapping[str, Comparison | str]]) -> pd.DataFrame:
-    """spread.csv: every single timing."""
-    return pd.DataFrame(
-        [
-            (f"{case}__{point}" if point else case, side.variant, repeat, seconds)
-            for case, points in results.items()
-            for point, measured in points.items()
-            if not isinstance(measured, str)
-            for side in measured.sides
-            for repeat, seconds in enumerate(side.seconds)
-        ],
-        columns=SPREAD_COLUMNS,
-    )
+def _row(name: str, variant: Variant, ratio_to_reference: float) -> dict[str, str | float | None]:
+    spent = variant.spent
+    return {
+        "case": name,
+        "variant": variant.name,
+        "seconds": statistics.median(variant.seconds),
+        "flops": spent.flops,
+        "forward_tokens": spent.policy_prefill_tokens + spent.policy_forward_tokens + spent.reward_forward_tokens,
+        "backward_tokens": spent.policy_backward_tokens + spent.reward_backward_tokens,
+        "decode_tokens": spent.decode_tokens,
+        "gradient_evaluations": spent.gradient_evaluations,
+        "peak_bytes": variant.peak_bytes,
+        "ratio_to_reference": ratio_to_reference,
+    }
 
 
-def profile_rows(results: Mapping[str, Mapping[str, Comparison | str]]) -> pd.DataFrame:
-    """profile.csv: where the time of whole batches goes, of every side that was looked into."""
-    return pd.DataFrame(
-        [
-            (f"{case}__{point}", side.variant, name, *part)
-            for case, points in results.items()
-            for point, measured in points.items()
-            if not isinstance(measured, str)
-            for side in measured.sides
-            for name, part in (side.parts or {}).items()
-        ],
-        columns=PROFILE_COLUMNS,
-    )
-
-
-def _profile_lines(results: Mapping[str, Mapping[str, Comparison | str]]) -> list[str]:
-    """Shares of the time, one line per side."""
-    table = profile_rows(results)
-    if table.empty:
-        return []
-    names = list(dict.fromkeys(table.part))
+def spread_rows(results: Results) -> pd.DataFrame:
+    """Return spread.csv: every single timing."""
     lines = [
-        "",
-        "Where the time of a batch goes, in percent, and in brackets how many decoding steps, passes, rounds or "
-        "copies that was (one more run of each, under Python's profiler, which weighs Python more than arithmetic):",
-        "",
-        f"| case | point | method | seconds | {' | '.join(names)} |",
-        "|---|---|---|---|" + "---|" * len(names),
+        (_row_name(case, point), variant.name, repeat, seconds)
+        for case, point, comparison in _compared(results)
+        for variant in comparison.variants
+        for repeat, seconds in enumerate(variant.seconds)
     ]
-    for (case, variant), own in table.groupby(["case", "variant"], sort=False):
-        name, _, point = case.partition("__")
-        shares = [
-            f"{100 * row.share:.0f}" + (f" ({row.calls})" if row.calls else "") for row in own.itertuples(index=False)
-        ]
-        where = f"{name} | {point.replace('__', ', ')} | {variant}"
-        lines.append(f"| {where} | {own.seconds.sum():.2f} | {' | '.join(shares)} |")
-    return lines
+    return pd.DataFrame(lines, columns=SPREAD_COLUMNS)
 
 
-def judge(case: str, points: Mapping[str, Comparison | str], kind: str, target: float | None) -> Judged:
-    """What a case shows: the worst of its points, or how both sides grow, or from where on a share is reached."""
-    missing = [words for words in points.values() if isinstance(words, str)]
+def profile_rows(results: Results) -> pd.DataFrame:
+    """Return profile.csv: the parts of every variant that was profiled."""
+    lines = [
+        (_row_name(case, point), variant.name, name, *part)
+        for case, point, comparison in _compared(results)
+        for variant in comparison.variants
+        for name, part in (variant.parts or {}).items()
+    ]
+    return pd.DataFrame(lines, columns=PROFILE_COLUMNS)
+
+
+def verdict(case: str, points: Mapping[str, Comparison | str], kind: str, target: float | None) -> Verdict:
+    """Decide whether a case reaches its target.
+
+    A growth case is decided by the growth from its first to its last point, any other case by its worst point. The
+    comparison with decoding has no target.
+    """
+    missing = [reason for reason in points.values() if isinstance(reason, str)]
     if missing:
-        return Judged(missing[0], "-", f"<= {target:.3g}" if target else "-", "-")
+        return Verdict(missing[0], "-", _target_text(target), "-")
     if case == "evaluation_against_decoding":
-        return _judge_crossing(points)
+        return _crossing_verdict(points)
     if case.startswith("evaluation_by_"):
-        return _judge_growth(points, target)
-    ratios = {point: ratio(measured, kind) for point, measured in points.items()}
+        return _growth_verdict(points, target)
+    ratios = {point: ratio(comparison, kind) for point, comparison in points.items()}
     worst = max(ratios, key=ratios.__getitem__)
     value = f"{ratios[worst]:.3g}"
     if len(ratios) > 1:
-        place, median = worst.replace("__", ", "), statistics.median(ratios.values())
-        value += f" (worst of {len(ratios)}: {place}; median {median:.3g})"
+        median = statistics.median(ratios.values())
+        value += f" (worst of {len(ratios)}: {worst.replace('__', ', ')}; median {median:.3g})"
     timed = kind in ("seconds", "rate")
     low, high = _range(points[worst]) if timed else (ratios[worst], ratios[worst])
-    spread = _words(low, high) if timed else "one run" if kind == "peak_bytes" else "exact"
-    invalid = sum(not measured.valid for measured in points.values())
+    spread = _range_text(low, high) if timed else "one run" if kind == "peak_bytes" else "exact"
+    invalid = sum(not comparison.valid for comparison in points.values())
     if invalid:
-        return Judged(value, spread, _wanted(target), f"no: other responses at {invalid} of {len(points)} points")
-    return Judged(value, spread, _wanted(target), _reached(ratios[worst], low, high, target))
+        reached = f"no: responses differ at {invalid} of {len(points)} points"
+    else:
+        reached = _reached(ratios[worst], low, high, target)
+    return Verdict(value, spread, _target_text(target), reached)
 
 
-def _wanted(target: float | None) -> str:
+def _target_text(target: float | None) -> str:
     return f"<= {target:.3g}" if target else "-"
 
 
@@ -180,73 +164,102 @@ def _reached(value: float, low: float, high: float, target: float | None) -> str
     return ("yes" if value <= target else "no") + (" (within the spread)" if low <= target < high else "")
 
 
-def _range(measured: Comparison) -> tuple[float, float]:
-    """Smallest and largest ratio of two timings that stood side by side."""
-    yardstick, side = measured.sides
-    pairs = [value / base for value, base in zip(side.seconds, yardstick.seconds, strict=True)]
-    return min(pairs), max(pairs)
+def _range(comparison: Comparison) -> tuple[float, float]:
+    """Return the smallest and largest ratio of two consecutive timings."""
+    timings = zip(comparison.measured.seconds, comparison.baseline.seconds, strict=True)
+    ratios = [seconds / baseline for seconds, baseline in timings]
+    return min(ratios), max(ratios)
 
 
-def _words(low: float, high: float) -> str:
+def _range_text(low: float, high: float) -> str:
     return f"{low:.3g} to {high:.3g}"
 
 
-def _judge_crossing(points: Mapping[str, Comparison]) -> Judged:
-    ratios = [ratio(measured, "seconds") for measured in points.values()]
+def _crossing_verdict(points: Mapping[str, Comparison]) -> Verdict:
+    """Name the length from which on an evaluation takes less than 1/8 of the decoding time."""
+    ratios = [ratio(comparison, "seconds") for comparison in points.values()]
     length = timing.crossing([float(point) for point in points], ratios, DECODING_SHARE)
-    where = f"below 1/8 from {length:.0f} tokens on" if length else "not within the range"
-    if not length and max(ratios) < DECODING_SHARE:
+    if length:
+        where = f"below 1/8 from {length:.0f} tokens on"
+    elif max(ratios) < DECODING_SHARE:
         where = "below 1/8 at every length"
+    else:
+        where = "not below 1/8 within the range"
     last = list(points)[-1]
-    return Judged(f"{where}; {ratios[-1]:.3g} at {last}", f"{_words(*_range(points[last]))} at {last}", "-", "-")
+    return Verdict(f"{where}; {ratios[-1]:.3g} at {last}", f"{_range_text(*_range(points[last]))} at {last}", "-", "-")
 
 
-def _judge_growth(points: Mapping[str, Comparison], target: float | None) -> Judged:
+def _growth_verdict(points: Mapping[str, Comparison], target: float | None) -> Verdict:
+    """Compare the growth of the seconds from the first to the last point."""
     first, last = next(iter(points)), list(points)[-1]
-    growth = [
+    baseline, measured = (
         [late / early for late, early in zip(after.seconds, before.seconds, strict=True)]
-        for before, after in zip(points[first].sides, points[last].sides, strict=True)
-    ]
-    bare, own = (
-        statistics.median(after.seconds) / statistics.median(before.seconds)
-        for before, after in zip(points[first].sides, points[last].sides, strict=True)
+        for before, after in zip(points[first].variants, points[last].variants, strict=True)
     )
-    pairs = [mine / theirs for mine, theirs in zip(growth[1], growth[0], strict=True)]
-    value = f"{own / bare:.3g} (from {first} to {last}: evaluation x {own:.3g}, bare passes x {bare:.3g})"
-    low, high = min(pairs), max(pairs)
-    return Judged(value, _words(low, high), _wanted(target), _reached(own / bare, low, high, target))
+    baseline_growth, growth = (
+        statistics.median(after.seconds) / statistics.median(before.seconds)
+        for before, after in zip(points[first].variants, points[last].variants, strict=True)
+    )
+    ratios = [late / early for late, early in zip(measured, baseline, strict=True)]
+    low, high = min(ratios), max(ratios)
+    value = growth / baseline_growth
+    text = f"{value:.3g} (from {first} to {last}: evaluation x {growth:.3g}, bare passes x {baseline_growth:.3g})"
+    return Verdict(text, _range_text(low, high), _target_text(target), _reached(value, low, high, target))
 
 
-def markdown(
-    results: Mapping[str, Mapping[str, Comparison | str]],
-    titles: Mapping[str, str],
-    kinds: Mapping[str, str],
-    targets: Mapping[str, float | None],
-    facts: str,
-) -> str:
-    """bench.md: one line for each case, then every point, then where the time goes."""
+def markdown(results: Results, cases: Mapping[str, Case], scale: str, facts: str) -> str:
+    """Return bench.md: one line per case, then one per point, then the profiles.
+
+    Args:
+        facts: circumstances of the run, in a sentence.
+    """
     lines = [
         "# Bench",
         "",
         facts,
         "",
-        "| case | what is divided by what | value | over the repeats | target | reached |",
+        "| case | ratio | value | range over repeats | target | reached |",
         "|---|---|---|---|---|---|",
     ]
-    for case, points in results.items():
-        judged = judge(case, points, kinds[case], targets[case])
-        lines.append(f"| {case} | {titles[case]} | {' | '.join(judged)} |")
-    lines += ["", "Every point (medians; the range is that of neighbouring pairs of timings):", ""]
-    lines += ["| case | point | yardstick | measured | ratio | range | note |", "|---|---|---|---|---|---|---|"]
-    for case, points in results.items():
-        for point, measured in points.items():
-            if isinstance(measured, str):
-                continue
-            unit, scale = UNITS[kinds[case]]
-            sides = [f"{quantity(side, kinds[case]) / scale:.4g} {unit} ({side.variant})" for side in measured.sides]
-            timed = _words(*_range(measured)) if len(measured.sides[0].seconds) > 1 else "-"
-            lines.append(
-                f"| {case} | {point.replace('__', ', ')} | {' | '.join(sides)} | {ratio(measured, kinds[case]):.3g} "
-                f"| {timed} | {measured.note} |"
-            )
+    for name, points in results.items():
+        case = cases[name]
+        line = verdict(name, points, case.kind, case.targets.get(scale))
+        lines.append(f"| {name} | {case.title} | {' | '.join(line)} |")
+    lines += ["", "Every point (medians; the range is that of ratios of consecutive timings):", ""]
+    lines += ["| case | point | baseline | measured | ratio | range | note |", "|---|---|---|---|---|---|---|"]
+    for name, point, comparison in _compared(results):
+        kind = cases[name].kind
+        unit, scale_factor = UNITS[kind]
+        quantities = [
+            f"{quantity(variant, kind) / scale_factor:.4g} {unit} ({variant.name})" for variant in comparison.variants
+        ]
+        spread = _range_text(*_range(comparison)) if len(comparison.baseline.seconds) > 1 else "-"
+        lines.append(
+            f"| {name} | {point.replace('__', ', ')} | {' | '.join(quantities)} | {ratio(comparison, kind):.3g} "
+            f"| {spread} | {comparison.note} |"
+        )
     return "\n".join(lines + _profile_lines(results)) + "\n"
+
+
+def _profile_lines(results: Results) -> list[str]:
+    """Return shares of the time, one line per variant."""
+    table = profile_rows(results)
+    if table.empty:
+        return []
+    names = list(dict.fromkeys(table.part))
+    lines = [
+        "",
+        "Share of a batch's time in percent and, in brackets, the number of decoding steps, passes, rounds or copies "
+        "(one more run of each under Python's profiler, which slows Python down more than arithmetic):",
+        "",
+        f"| case | point | method | seconds | {' | '.join(names)} |",
+        "|---|---|---|---|" + "---|" * len(names),
+    ]
+    for (row_name, variant), parts in table.groupby(["case", "variant"], sort=False):
+        case, _, point = row_name.partition("__")
+        shares = [
+            f"{100 * row.share:.0f}" + (f" ({row.calls})" if row.calls else "") for row in parts.itertuples(index=False)
+        ]
+        label = f"{case} | {point.replace('__', ', ')} | {variant}"
+        lines.append(f"| {label} | {parts.seconds.sum():.2f} | {' | '.join(shares)} |")
+    return lines

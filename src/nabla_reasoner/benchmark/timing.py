@@ -1,4 +1,4 @@
-"""Wall-clock of alternatives in one run: a warm-up of each, then A B A B ..., every single timing kept."""
+"""Wall-clock timings of two or more functions in turns: a warm-up of each, then A B A B …."""
 
 import gc
 import math
@@ -8,23 +8,21 @@ from typing import Any
 
 import torch
 
-WARM_UP = -1  # the number of the repeat that is not timed
+WARM_UP = -1  # number of the repeat that is not timed
 
 
-def interleaved(
-    sides: Mapping[str, Callable[[int], Any]], repeats: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Seconds of every side, by repeat; what slows the machine down for a while meets all sides alike.
+def interleaved(runs: Mapping[str, Callable[[int], Any]], repeats: int, device: torch.device) -> dict[str, list[float]]:
+    """Return the seconds of every run, by repeat. Turns make a slow phase of the machine affect all runs alike.
 
     Args:
-        sides: by name, what is timed: a function of the repeat's number, which is WARM_UP first.
-        repeats: timings of each side, >= 1.
-        device: its queue is emptied before and after each timing.
+        runs: functions of the repeat's number, by name; the first call of each gets WARM_UP.
+        repeats: timings of each run, >= 1.
+        device: device whose queue is emptied before and after each timing.
     """
-    gc.collect()  # what was left by earlier work is not counted to anyone
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    gc.collect()  # earlier work must not be collected within a timing
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(WARM_UP, repeats):
-        for name, function in sides.items():
+        for name, function in runs.items():
             value = timed(lambda function=function, repeat=repeat: function(repeat), device)
             if repeat != WARM_UP:
                 seconds[name].append(value)
@@ -32,30 +30,30 @@ def interleaved(
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call."""
-    _finish(device)
+    """Return the seconds of one call."""
+    _synchronize(device)
     begin = time.perf_counter()
     function()
-    _finish(device)
+    _synchronize(device)
     return time.perf_counter() - begin
 
 
-def _finish(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def crossing(places: Sequence[float], values: Sequence[float], level: float) -> float | None:
-    """From where on a curve stays below a level, log-log between the points; None when that is not within their range.
+def crossing(lengths: Sequence[float], values: Sequence[float], level: float) -> float | None:
+    """Return the length from which on a curve stays below a level; None if that is outside the measured range.
 
     Args:
-        places: ascending, > 0.
-        values: > 0, one at each place.
+        lengths: abscissae, ascending, > 0; interpolation between them is log-log.
+        values: ordinates, > 0.
     """
     for i in range(len(values) - 1, 0, -1):
         if values[i] >= level:
             return None
         if values[i - 1] >= level:
             share = math.log(values[i - 1] / level) / math.log(values[i - 1] / values[i])
-            return places[i - 1] * (places[i] / places[i - 1]) ** share
+            return lengths[i - 1] * (lengths[i] / lengths[i - 1]) ** share
     return None

@@ -13,9 +13,7 @@ confidences and first logits; keys and values of the current and the proposed re
 that rollouts, gradients and scores read new tokens only.
 """
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -25,6 +23,7 @@ from .. import cost
 from ..engine import generation, scoring
 from ..engine.generation import Rollout, TokenPredictions
 from ..engine.sequences import ModelCaches
+from ..engine.trajectory import shared_seconds
 from ..models.language_models import Policy, RewardModel
 from .gradient_reuse import GradientReuse
 from .observer import DecodingObserver
@@ -87,7 +86,7 @@ class BatchedDecoder:
 
     def first_rollouts(self) -> None:
         """Sample the first response of every problem."""
-        with self.shared_seconds(self.states):
+        with shared_seconds([state.trajectory for state in self.states]):
             rollouts = self.roll_out(self.states, [[] for _ in self.states], self.current)
         for state, rollout in zip(self.states, rollouts, strict=True):
             state.tokens = rollout.token_ids
@@ -107,7 +106,7 @@ class BatchedDecoder:
             selected = [state for state in advancing if self.select(state)]
             if not selected and not in_progress:
                 return new_tokens
-            with self.shared_seconds([*selected, *in_progress.values()]):
+            with shared_seconds([state.trajectory for state in [*selected, *in_progress.values()]]):
                 passed = self.gradient(selected)
                 drawn = self.optimise(passed)
             advancing = [state for state in selected if state not in passed]
@@ -157,7 +156,7 @@ class BatchedDecoder:
         """Sample a rollout after every new token and score the responses; score the incumbents too where unknown."""
         states = [state for state, _ in new_tokens]
         slots = [state.slot for state in states]
-        with self.shared_seconds(states):
+        with shared_seconds([state.trajectory for state in states]):
             self.score_incumbents(states)
             self.proposed.copy(self.current, slots)
             prefixes = [state.tokens[: state.cursor] + [token] for state, token in new_tokens]
@@ -167,7 +166,7 @@ class BatchedDecoder:
                 self.reward, [state.reward_prompt for state in states], responses, caches=self.proposed, slots=slots
             )
             for state, spent in zip(states, costs, strict=True):
-                state.spent.append(spent)
+                state.trajectory.charge(spent)
         return [
             Proposal(state=state, token=token, response=response, reward=reward, predictions=rollout.predictions)
             for (state, token), response, reward, rollout in zip(new_tokens, responses, rewards, rollouts, strict=True)
@@ -210,7 +209,7 @@ class BatchedDecoder:
         )
         for state, value, spent in zip(unscored, rewards, costs, strict=True):
             state.incumbent = value
-            state.spent.append(spent)
+            state.trajectory.charge(spent)
             if not twice:
                 state.reward = value
 
@@ -238,16 +237,7 @@ class BatchedDecoder:
         for state, prefix, rollout in zip(states, prefixes, rollouts, strict=True):
             state.rollouts += 1
             if rollout.token_ids:
-                state.spent.append(cost.prefill(self.policy.parameters, rollout.prefilled))
-                state.spent.append(cost.decoding(self.policy.parameters, len(rollout.token_ids)))
+                state.trajectory.charge(cost.prefill(self.policy.parameters, rollout.prefilled))
+                state.trajectory.charge(cost.decoding(self.policy.parameters, len(rollout.token_ids)))
             self.observer.on_rollout(state, prefix, rollout)
         return rollouts
-
-    @contextmanager
-    def shared_seconds(self, states: Sequence[DecodingState]) -> Iterator[None]:
-        """Share the seconds of a step equally among the problems that took part."""
-        begin = time.perf_counter()
-        yield
-        seconds = (time.perf_counter() - begin) / len(states)
-        for state in states:
-            state.spent.append(cost.Cost(seconds=seconds))

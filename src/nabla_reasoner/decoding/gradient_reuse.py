@@ -49,7 +49,7 @@ class GradientReuse:
             state.gradient = gradient
             state.gradient_tokens = sequence.prefix + sequence.rollout
             state.gradient_start = state.cursor
-            state.spent.append(gradient.cost)
+            state.trajectory.charge(gradient.cost)
             if variant.hard_tokens == "sampled" and state.reward is None:
                 state.reward = gradient.reward
             if self.settings.grad_threshold > 0:

@@ -81,7 +81,7 @@ class ReferenceDecoder:
         (gradient,) = gradient_passes.evaluate(
             self.policy, self.reward, [sequence], terms=settings.dto.terms, **settings.dto.weights
         )
-        self.state.spent.append(gradient.cost)
+        self.state.trajectory.charge(gradient.cost)
         (norm,) = gate_norms(self.policy, gradient, predictions.hidden, [0], settings)
         return norm >= settings.grad_threshold
 
@@ -97,7 +97,7 @@ class ReferenceDecoder:
             result = dto_reference.optimize(
                 self.policy, self.reward, sequence, settings.dto, latents=predictions.hidden, uniforms=uniforms
             )
-            state.spent.append(result.cost)
+            state.trajectory.charge(result.cost)
             direction = None
             if settings.move == "random":
                 direction = state.uniforms(direction_stage(state), logits.shape[1])[None]
@@ -120,7 +120,9 @@ class ReferenceDecoder:
     def predict(self) -> TokenPredictions:
         """Return the policy's predictions for every token from the cursor on, by a forward pass over the whole text."""
         state = self.state
-        state.spent.append(cost.policy_forward(self.policy.parameters, len(state.policy_prompt) + len(state.tokens)))
+        state.trajectory.charge(
+            cost.policy_forward(self.policy.parameters, len(state.policy_prompt) + len(state.tokens))
+        )
         hidden = dto_reference.first_latents(self.policy, state.split_at_cursor(state.tokens))
         with torch.no_grad():
             logits = numerics.at_least_float32(self.policy.logits(hidden))
@@ -136,12 +138,12 @@ class ReferenceDecoder:
         text = state.policy_prompt + prefix
         uniforms = state.uniforms(f"rollout {state.rollouts - 1}", settings.max_new_tokens)
         (rollout,) = generation.sample(self.policy, [text], [uniforms], settings.rollout, [limit])
-        state.spent.append(cost.prefill(self.policy.parameters, len(text)))
-        state.spent.append(cost.decoding(self.policy.parameters, len(rollout.token_ids)))
+        state.trajectory.charge(cost.prefill(self.policy.parameters, len(text)))
+        state.trajectory.charge(cost.decoding(self.policy.parameters, len(rollout.token_ids)))
         return prefix + rollout.token_ids
 
     def score(self, response: list[int]) -> float:
         """Return r(y|x) of a response."""
         (value,), (spent,) = scoring.rewards(self.reward, [self.state.reward_prompt], [response])
-        self.state.spent.append(spent)
+        self.state.trajectory.charge(spent)
         return value

@@ -8,12 +8,11 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import cost
-from ..cost import Cost
 from ..dto.gradients import Gradient
 from ..engine.generation import TokenPredictions
 from ..engine.sampling import keyed_uniforms
 from ..engine.sequences import TokenSequence
+from ..engine.trajectory import Trajectory, is_finished, search_summary
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .settings import Variant
@@ -38,10 +37,9 @@ class DecodingState:
         gradient: ∂L/∂y at the hard tokens `gradient_tokens`, for the positions from `gradient_start` on.
         gate_norms: norm of the gradient by uncertain position, with the second gate only.
         done: whether no position or no rollout is left.
-        spent: costs so far.
         proposals: record of every proposal.
         visited: number of positions that passed both gates.
-        trajectory: record of the best response after every rollout.
+        trajectory: cost so far, and record of the best response after every rollout.
     """
 
     problem: Problem
@@ -63,10 +61,9 @@ class DecodingState:
     gradient_start: int = 0
     gate_norms: dict[int, float] = field(default_factory=dict)
     done: bool = False
-    spent: list[Cost] = field(default_factory=list)
     proposals: list[dict[str, Any]] = field(default_factory=list)
     visited: int = 0
-    trajectory: list[dict[str, Any]] = field(default_factory=list)
+    trajectory: Trajectory = field(default_factory=Trajectory)
 
     @property
     def gradient_is_current(self) -> bool:
@@ -132,19 +129,9 @@ def direction_stage(state: DecodingState) -> str:
     return f"direction {state.current_pass} {state.cursor}"
 
 
-def note_rollout(walk: DecodingState, policy: Policy) -> None:
-    """Write down the best response so far and what it took, after a rollout."""
-    spent = cost.total(walk.spent)
-    walk.trajectory.append(
-        {
-            "rollouts": walk.rollouts,
-            "model_calls": spent.model_calls,
-            "flops": spent.flops,
-            "seconds": spent.seconds,
-            "response": policy.decode(walk.tokens),
-            "finished": walk.tokens[-1] in policy.eos_ids,
-        }
-    )
+def note_rollout(state: DecodingState, policy: Policy) -> None:
+    """Append the best response so far, with the cost so far, to the trajectory."""
+    state.trajectory.record(policy, state.rollouts, state.tokens)
 
 
 def accept_or_reject(
@@ -177,25 +164,25 @@ def accept_or_reject(
     return accepted
 
 
-def to_solution(walk: DecodingState, policy: Policy) -> Solution:
-    """The record of a finished walk."""
-    accepted = sum(proposal["accepted"] for proposal in walk.proposals)
-    spent = cost.total(walk.spent)
+def to_solution(state: DecodingState, policy: Policy) -> Solution:
+    """Return the solution of a decoded problem, with its counts, proposals and anytime trajectory."""
+    summary = search_summary(
+        rollouts=state.rollouts,
+        proposed=len(state.proposals),
+        accepted=sum(proposal["accepted"] for proposal in state.proposals),
+        visited=state.visited,
+        passes=state.current_pass + 1,
+    )
     return Solution(
-        problem_id=walk.problem.id,
-        response=policy.decode(walk.tokens),
-        token_ids=walk.tokens,
-        reward=walk.reward,
-        cost=spent._replace(peak_bytes=cost.peak_bytes(policy.device)),
+        problem_id=state.problem.id,
+        response=policy.decode(state.tokens),
+        token_ids=state.tokens,
+        reward=state.reward,
+        cost=state.trajectory.total_cost(policy),
         search={
-            "rollouts": walk.rollouts,
-            "proposed": len(walk.proposals),
-            "accepted": accepted,
-            "rejected": len(walk.proposals) - accepted,
-            "visited": walk.visited,
-            "passes": walk.current_pass + 1,
-            "finished": walk.tokens[-1] in policy.eos_ids,
-            "revisions": walk.proposals,
-            "trajectory": walk.trajectory,
+            **summary,
+            "finished": is_finished(policy, state.tokens),
+            "revisions": state.proposals,
+            "trajectory": state.trajectory.entries,
         },
     )

@@ -59,7 +59,7 @@ class TokenOptimiser:
         results: dict[int, DTOResult] = self.descents.proceed() if self.descents else {}
         ended = [self.in_progress.pop(slot) for slot in results]
         for state, result in zip(ended, results.values(), strict=True):
-            state.spent.append(result.cost)
+            state.trajectory.charge(result.cost)
         optimised = torch.cat([result.logits[:1] for result in results.values()]) if ended else torch.zeros(0, 0)
         if not ended or self.settings.move == "gradient":
             return ended, optimised

@@ -51,18 +51,15 @@ class Report:
         self.folder, self.facts, self.scale = folder, facts, settings["scale"]
         self.results: dict[str, dict[str, Comparison | str]] = {}
 
-    def judged(self, name: str) -> results.Judged:
+    def verdict(self, name: str) -> results.Verdict:
         """What a case shows."""
         case = CASES[name]
-        return results.judge(name, self.results[name], case.kind, case.targets.get(self.scale))
+        return results.verdict(name, self.results[name], case.kind, case.targets.get(self.scale))
 
     def write(self) -> str:
         """Write bench.csv, spread.csv, profile.csv and bench.md of the finished cases; returns the last."""
-        kinds = {name: case.kind for name, case in CASES.items()}
-        targets = {name: case.targets.get(self.scale) for name, case in CASES.items()}
-        titles = {name: case.title for name, case in CASES.items()}
-        table, spread = results.rows(self.results, kinds), results.spread_rows(self.results)
-        text = results.markdown(self.results, titles, kinds, targets, self.facts)
+        table, spread = results.rows(self.results, CASES), results.spread_rows(self.results)
+        text = results.markdown(self.results, CASES, self.scale, self.facts)
         profile = results.profile_rows(self.results)
         for name, frame in (("bench", table), ("spread", spread), ("profile", profile)):
             frame.to_csv(self.folder / f"{name}.csv", index=False, float_format="%.6g")
@@ -124,7 +121,7 @@ def run(command: Command, settings: dict[str, Any]) -> int:
                     report.results[name][point] = _measure(bench, name, point)
                     part.advance(1 / len(points))
                 text = report.write()
-                part.note = report.judged(name).value
+                part.note = report.verdict(name).value
         report.draw()
         measured = [result for points in report.results.values() for result in points.values()]
         ratios = pd.read_csv(recording.folder / "bench.csv").dropna(subset=["ratio_to_reference"])

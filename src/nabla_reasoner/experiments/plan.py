@@ -6,8 +6,8 @@ The estimate, per problem and repeat, with N and R the parameters of policy and 
     scoring k answers           2 R k (P + L)
     g gradient evaluations      4 (N + R) g (P + L)
 
-P, L, a search's k and g are the scale's typical values (`estimate` in configs/scale/). Otherwise k is 1 (greedy), or
-the number of samples, simulations or branches.
+P and L are typical lengths from the scale's file, L at most the length limit. k is the method's `expected_answers`;
+∇-Reasoner's k and g are typical values too, since they depend on the problems.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from ..config.compose import compose_settings
 from ..config.schema import Cell
 from ..config.sweeps import compose_sweeps
 from ..config.targets import Target, find, targets
+from ..decoding.nabla_reasoner import NablaReasoner
 from .command import DONE, Command, refusing
 
 
@@ -93,29 +94,20 @@ def _parameters(model: dict) -> float:
 
 def flops(cell: Cell) -> float | None:
     """Estimated floating-point operations of a cell by the module's formula; None when a size is unknown."""
-    policy, reward, method = _parameters(cell["policy"]), _parameters(cell["reward"]), cell["method"]
+    policy, reward, method = _parameters(cell["policy"]), _parameters(cell["reward"]), build.build_method(cell)
     problems = cell["num_problems"] or cell["task"].get("size")
     if not policy or not reward or not problems:
         return None
     typical = cell["estimate"]
     tokens = typical["prompt_tokens"] + min(typical["response_tokens"], cell["max_new_tokens"])
-    searches = "max_rollouts" in method
-    answers = typical["rollouts"] * method["num_passes"] ** 0.5 if searches else _answers(method)
-    gradients = typical["gradients"] if searches and method["use_gradient"] else 0
-    scored = 0 if method["name"] in ("greedy", "self_consistency") else reward
+    if isinstance(method, NablaReasoner):
+        answers = typical["rollouts"] * method.settings.num_passes**0.5
+        gradients = typical["gradients"] if method.settings.use_gradient else 0
+    else:
+        answers, gradients = method.expected_answers(), 0
+    scored = reward if isinstance(method, NablaReasoner) or method.uses_reward else 0
     per_problem = 2 * (policy + scored) * answers * tokens + 4 * (policy + reward) * gradients * tokens
     return per_problem * problems * cell["task"]["repeats"]
-
-
-def _answers(method: dict) -> int:
-    """Whole answers that a method without gradients decodes and scores, roughly."""
-    if "breadth" in method:  # b states and k steps behind each, at every depth
-        return method["breadth"] * method["num_proposals"]
-    if "num_simulations" in method:
-        return method["num_simulations"]
-    if "num_iterations" in method:  # of responses, a critique and instructions; prompts are longer than P
-        return method["num_samples"] + method["num_iterations"] * (method["num_samples"] + 2)
-    return method.get("num_samples", 1)
 
 
 def _show_estimate(cells: Sequence[Cell]) -> None:
