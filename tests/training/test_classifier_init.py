@@ -1,4 +1,4 @@
-"""A grown classifier against the language model it is grown from: Hugging Face's own logits say what must come out."""
+"""Activations of a grown classifier against the logits of the language model it is grown from."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from nabla_reasoner.models.language_models import load_tokenizer
 from nabla_reasoner.training import classifier_init, reward_model
 from nabla_reasoner.training.data import Example, pad
 
-JUDGE = Path(__file__).resolve().parents[2] / "assets" / "rewards" / "likelihood"
+LIKELIHOOD = Path(__file__).resolve().parents[2] / "assets" / "rewards" / "likelihood"
 PROBLEMS = {
     "33 + 71 + 15 + 72 + 73 + 14": "33+71=104;104+15=119;119+72=191;191+73=264;264+14=278",
     "20 + 45 - 11 + 62 + 30": "20+45=65;65-11=54;54+62=116;116+30=146",
@@ -19,9 +19,9 @@ PROBLEMS = {
 }
 
 
-def judge():
-    model = transformers.AutoModelForCausalLM.from_pretrained(JUDGE)
-    return model, load_tokenizer(str(JUDGE))
+def load_likelihood():
+    model = transformers.AutoModelForCausalLM.from_pretrained(LIKELIHOOD)
+    return model, load_tokenizer(str(LIKELIHOOD))
 
 
 def larger(language_model, **changes):
@@ -59,7 +59,7 @@ def sequences(tokenizer, *, wrong: bool):
 
 
 def grown():
-    language_model, tokenizer = judge()
+    language_model, tokenizer = load_likelihood()
     classifier = larger(language_model)
     right = sequences(tokenizer, wrong=False)
     alphabet = sorted({token for start, ids in [*right, *sequences(tokenizer, wrong=True)] for token in ids[start:]})
@@ -68,7 +68,7 @@ def grown():
     classifier_init.grow(
         classifier, language_model, torch.tensor([ids[:length] for _, ids in right]), alphabet, ids[start - 1]
     )
-    places = classifier_init.layout(language_model.base_model, classifier.base_model, alphabet)
+    places = classifier_init.hidden_layout(language_model.base_model, classifier.base_model, alphabet)
     return language_model, tokenizer, classifier.eval(), places
 
 
@@ -158,13 +158,13 @@ def test_what_the_language_model_gave_is_frozen_and_the_rest_is_not():
 
 @pytest.mark.parametrize("changes", [{"hidden_size": 128, "num_attention_heads": 4}, {"num_hidden_layers": 5}])
 def test_a_classifier_that_is_too_small_is_refused(changes):
-    language_model, _ = judge()
+    language_model, _ = load_likelihood()
     with pytest.raises(ValueError, match=">= 6 layers and width >= 160; got"):
         classifier_init.grow(larger(language_model, **changes), language_model, torch.tensor([[1, 2]]), [5, 6], 3)
 
 
 def test_the_head_alone_is_fitted_to_its_minimum():
-    language_model, _ = judge()
+    language_model, _ = load_likelihood()
     model = larger(language_model)
     generator = torch.Generator().manual_seed(1)
     examples = [
@@ -172,7 +172,7 @@ def test_the_head_alone_is_fitted_to_its_minimum():
         for i in range(40)
     ]
     blocks = pad(examples)
-    found = reward_model.probe(model, blocks, 0.5)
+    found = reward_model.fit_head(model, blocks, 0.5)
     with torch.no_grad():
         hidden = model.base_model(input_ids=blocks[0].ids).last_hidden_state.double()
     labels = blocks[0].labels.double()
