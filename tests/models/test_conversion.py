@@ -10,7 +10,6 @@ from nabla_reasoner.engine import generation
 from nabla_reasoner.engine.sampling import Sampling, keyed_uniforms
 from nabla_reasoner.models import conversion
 from nabla_reasoner.models.language_models import Policy, RewardModel
-from nabla_reasoner.types import Problem
 from pathlib import Path
 
 
@@ -91,44 +90,6 @@ def test_merged_folder_is_a_plain_model_that_equals_base_plus_adapter(tmp_path: 
 def test_adapter_without_weights_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"adapter_model\.safetensors"):
         conversion.merge(str(tmp_path / "m"), base=toys.model_folder("llama"), adapter=str(tmp_path))
-
-
-def asked(expression: str, answer: str) -> Problem:
-    return Problem(expression, f"{expression} =", answer, "chain_sum", {"expression": expression})
-
-
-def test_answers_made_from_sampled_ones_are_right_by_the_verifier():
-    pytest.importorskip("peft", reason="needs the extra small; pip install -e '.[small]'")
-    from nabla_reasoner.training.recipes.small import Answer, corrected, moved
-
-    wrong = Answer(asked("98 - 68", "30"), "98 - 68 = 11.\nThe answer is = 11", True, False)
-    assert corrected(wrong).response == "98 - 68 = 30.\nThe answer is = 30"
-    assert corrected(wrong._replace(finished=False)) is None
-    right = Answer(asked("17 - 99", "-82"), "17 - 99 = -82", True, True)
-    assert moved(right, asked("50 - 82", "-32")).response == "50 - 82 = -32"
-    assert moved(right, asked("50 + 82", "132")) is None, "a sum does not read like a difference"
-    unclear = right._replace(response="17 - 99 = 5 - 87 = -82")
-    assert moved(unclear, asked("50 - 82", "-32")) is None, "5 and 87 come from nowhere"
-
-
-def test_training_and_runs_of_the_small_scale_share_tasks_wording_and_sampling():
-    scale = yaml.safe_load((ROOT / "configs/scale/small.yaml").read_text(encoding="utf-8"))
-    recipe = yaml.safe_load((ROOT / "configs/train/small.yaml").read_text(encoding="utf-8"))
-    for task, details in recipe["tasks"].items():
-        assert details["settings"] == scale["difficulty"][task]
-        assert details["suffix"] == scale["suffixes"][task]
-        assert recipe["max_new_tokens"] == scale["limits"][task]
-    assert recipe["sampling"].items() <= scale["sampling"].items()
-    assert scale["num_problems"] <= recipe["held_out"]["test"]
-    assert set(scale["grid"]["task"].split(",")) <= set(recipe["tasks"])
-
-
-def test_shipped_adapter_is_small_and_is_the_one_that_was_measured():
-    folder = ROOT / "assets/rewards/smollm2-lora"
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    reward = yaml.safe_load((ROOT / "configs/reward/smollm2.yaml").read_text(encoding="utf-8"))
-    assert (folder / "adapter_model.safetensors").stat().st_size < 10e6
-    assert manifest["shipped"] == ("ratio" if reward["reference"] else reward["kind"])
 
 
 @pytest.mark.weights

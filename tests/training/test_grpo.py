@@ -15,7 +15,7 @@ from nabla_reasoner.models.language_models import load_tokenizer
 from nabla_reasoner.tasks import grading
 from nabla_reasoner.training import loop, losses, sft
 from nabla_reasoner.training.data import Example, Mixture, pad
-from nabla_reasoner.training.grpo import ResponseBatch, GroupRelativeTraining, GroupSampling
+from nabla_reasoner.training.grpo import GroupRelativeTraining, GroupSampling, ResponseBatch
 from nabla_reasoner.training.loop import Schedule
 from nabla_reasoner.training.sft import SupervisedTraining
 from nabla_reasoner.types import Problem
@@ -58,7 +58,9 @@ def where(folder, name="m"):
 
 
 def stream(items=None, counts=None, repeats=1):
-    return Mixture(items or {"chain_sum": make_problems()}, counts or {"chain_sum": 4}, 0, collate=list, repeats=repeats)
+    return Mixture(
+        items or {"chain_sum": make_problems()}, counts or {"chain_sum": 4}, 0, collate=list, repeats=repeats
+    )
 
 
 @pytest.mark.parametrize("updates", [1, 2])
@@ -110,7 +112,7 @@ def test_same_seed_samples_the_same_responses():
 def test_response_with_failed_grading_is_ignored():
     """A group of failed rollouts has zero advantages; one failed rollout does not change those of the others."""
     values = iter([[float("nan")] * 4 + [1.0, 0.0, float("nan"), 1.0]])
-    module = grpo(lambda owners, drawn: next(values))
+    module = grpo(lambda problems, rollouts: next(values))
     module.log = lambda *args, **kwargs: None
     advantages = module.sample_responses(make_problems(2)).advantages.view(2, 4)
     assert not advantages[0].any()
@@ -131,7 +133,7 @@ def test_failed_grading_gives_nan_reward(monkeypatch):
 
 
 def test_training_without_reward_says_what_to_do(tmp_path):
-    module = grpo(lambda owners, drawn: [0.0] * len(drawn), steps=10, patience=3)
+    module = grpo(lambda problems, rollouts: [0.0] * len(rollouts), steps=10, patience=3)
     with pytest.raises(ValueError, match="none of its responses in 3 batches earned a reward. Start from supervised"):
         loop.fit(module, stream(), **where(tmp_path))
 
@@ -236,12 +238,41 @@ def test_training_ends_with_best_validated_weights(tmp_path):
     torch.manual_seed(0)
     items = {"chain_sum": [Example("chain_sum", [2, 9], [40 + i, 1]) for i in range(6)]}
     module = Scripted(language_model(), tokenizer(), Schedule(8, 1e-3, warmup_steps=1), LIMIT)
-    ended = loop.fit(module, Mixture(items, {"chain_sum": 3}, 0), **where(tmp_path), interval=2, validation=[make_problems(2)])
+    ended = loop.fit(
+        module, Mixture(items, {"chain_sum": 3}, 0), **where(tmp_path), interval=2, validation=[make_problems(2)]
+    )
     assert ended == (4, 50.0)
     assert len(states) == 5
     for name, value in module.model.state_dict().items():
         assert torch.equal(value, states[2][name])
     assert any(not torch.equal(value, states[4][name]) for name, value in module.model.state_dict().items())
+
+
+def test_resumed_training_keeps_earlier_best_weights(tmp_path):
+    """With accuracies 10 (start) and 50 before the interruption and 20 after it, the weights of the 50 are kept."""
+    script, states = iter([10.0, 50.0, 20.0]), []
+
+    class Scripted(SupervisedTraining):
+        def validation_step(self, batch, index):
+            self.accuracies["chain_sum"] = next(script)
+            states.append({name: value.clone() for name, value in self.model.state_dict().items()})
+
+    items = {"chain_sum": [Example("chain_sum", [2, 9], [40 + i, 1]) for i in range(6)]}
+
+    def train():
+        module = Scripted(language_model(), tokenizer(), Schedule(8, 1e-2, warmup_steps=1), LIMIT)
+        data = Interrupted(items, {"chain_sum": 3}, 0)
+        return module, loop.fit(module, data, **where(tmp_path), interval=4, validation=[make_problems(2)])
+
+    with pytest.raises(Killed):
+        train()
+    module, result = train()
+    assert result == (4, 50.0)
+    assert len(states) == 3
+    for name, value in module.model.state_dict().items():
+        assert torch.equal(value, states[1][name])
+    assert any(not torch.equal(states[1][name], value) for name, value in states[2].items())
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_validation_measures_greedy_accuracy_by_task(tmp_path):
@@ -288,7 +319,7 @@ def test_advantages_and_loss_equal_those_of_trl(tmp_path, normalisation, theirs)
         train_dataset=datasets.Dataset.from_dict({"prompt": ["What is 1 + 2?", "Add 5 and 6."]}),
     )
     batch = [{"prompt": text} for text in ("What is 1 + 2?", "Add 5 and 6.") for _ in range(4)]
-    trainer.current_gradient_accumulation_steps = 1  # what its own loop sets
+    trainer.current_gradient_accumulation_steps = 1  # TRL's training loop sets it
     trainer.model.train()
     inputs = trainer._generate_and_score_completions(batch)
     for row, length in ((1, 3), (4, 5), (6, 1)):  # shorter answers, so that the normalisations differ
@@ -337,6 +368,6 @@ def aligned(values, block, mask):
     """Our rows (prompt and response from the left) as TRL's (responses only, from the left)."""
     out = torch.zeros(mask.shape)
     for row in range(len(mask)):
-        own = values[row][block.is_response[row]]
-        out[row, : len(own)] = own
+        response = values[row][block.is_response[row]]
+        out[row, : len(response)] = response
     return out

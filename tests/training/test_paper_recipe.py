@@ -21,7 +21,10 @@ def test_dry_run_builds_trl_arguments_from_the_recipe():
     )
     recipe = config().shared.improvement.recipes.grpo
     assert isinstance(arguments, trl.GRPOConfig)
-    assert (arguments.num_generations, arguments.temperature) == (recipe.sampling.group_size, recipe.sampling.temperature)
+    assert (arguments.num_generations, arguments.temperature) == (
+        recipe.sampling.group_size,
+        recipe.sampling.temperature,
+    )
     assert (arguments.beta, arguments.loss_type, arguments.vllm_mode) == (0.04, "bnpo", "colocate")
     assert arguments.use_vllm
     assert arguments.generation_batch_size * 8 == 64 * 8, "one process; eight GPUs sample the whole batch"

@@ -15,13 +15,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 # All constants are our choice.
-CODE_SIZE = 0.05  # of a code, relative to the embedding's root mean square: too small to disturb the copied layers
-PREDICTION_SIZE = 5.0  # of the copied prediction, relative to the hidden state that it is added to
-SHARPNESS = 7.0  # of the heads that attend one position back: the next best position has about e^-6 of the weight
-CODE_GAIN = 8.0  # with the next two: support is 2 times the logit, and all parts are of order one
+CODE_SIZE = 0.05  # relative to the embedding's root mean square: too small to disturb the copied layers
+PREDICTION_SIZE = 5.0  # copied prediction, relative to the hidden state that it is added to
+SHARPNESS = 7.0  # heads that attend one position back: the next best position has about e^-6 of the weight
+CODE_GAIN = 8.0  # the three gains make support 2 times the logit and keep all parts of order one
 LOGIT_GAIN = 1 / 32
 SUPPORT_GAIN = 8.0
-QUERY = 8.0  # size of constant queries and of the keys that match them
+QUERY = 8.0  # constant queries and the keys that match them
 
 
 class HiddenLayout(NamedTuple):

@@ -109,7 +109,7 @@ class FitResult(NamedTuple):
     """The weights with which a training ended.
 
     Attributes:
-        step: optimiser steps behind these weights.
+        step: optimiser steps before these weights.
         accuracy: their validation accuracy in percent; None without validation.
     """
 
@@ -183,7 +183,7 @@ def _trainer(
 
 
 def _checked_steps(checkpoint: Path, identity: dict[str, Any]) -> int:
-    """Return the optimiser steps behind a checkpoint; raise ValueError if it was made by another recipe."""
+    """Return the optimiser steps done at a checkpoint; raise ValueError if it was made by another recipe."""
     saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
     old = saved.get("hyper_parameters", {})
     changed = [

@@ -140,10 +140,16 @@ def selection_quality(
     scores: Float[np.ndarray, "problem sample"], correct: Bool[np.ndarray, "problem sample"]
 ) -> SelectionQuality:
     """Return how well a reward's scores choose among samples."""
-    one, best_possible = 100 * correct.mean(), 100 * correct.any(1).mean()
+    one_sample = 100 * correct.mean()
+    any_sample = 100 * correct.any(1).mean()
     best = 100 * correct[np.arange(len(scores)), scores.argmax(1)].mean()
-    gap_closed = (best - one) / (best_possible - one) if best_possible > one else float("nan")
-    return SelectionQuality(one, best_possible, best, gap_closed, auc(scores[correct], scores[~correct]))
+    return SelectionQuality(
+        one_sample=one_sample,
+        any_sample=any_sample,
+        best=best,
+        gap_closed=(best - one_sample) / (any_sample - one_sample) if any_sample > one_sample else float("nan"),
+        auc=auc(scores[correct], scores[~correct]),
+    )
 
 
 def auc(positive: Float[np.ndarray, " positive"], negative: Float[np.ndarray, " negative"]) -> float:

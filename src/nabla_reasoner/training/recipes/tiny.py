@@ -28,9 +28,9 @@ from . import manifest, policy_improvement
 from .policy_improvement import Splits
 
 CONFIGS = str(schema.CONFIGS)
-TOKENIZER_QUESTIONS = 2000  # of each task, on which the tokenizer is trained
-ALPHABET_SOLUTIONS = 200  # of each task, which contain every token that worked solutions use
-MEASURED_SEQUENCES = 16  # on which the activations of the language model are measured
+TOKENIZER_QUESTIONS = 2000  # questions of each task on which the tokenizer is trained
+ALPHABET_SOLUTIONS = 200  # worked solutions of each task; they contain every token that solutions use
+MEASURED_SEQUENCES = 16  # sequences on which the language model's activations are measured
 
 
 def splits(config: DictConfig) -> Splits:
