@@ -2,12 +2,9 @@
 
 import functools
 import tempfile
-from pathlib import Path
-
-import torch
-import transformers
 
 from nabla_reasoner.models.language_models import Policy, RewardModel
+from nabla_reasoner.models.random_init import write_model
 from nabla_reasoner.models.tokenizers import build_tokenizer
 
 TEXTS = ["What is 12 + 34?", "Add 5 and 6, then take 7.", "12+34=46;46-7=39"]
@@ -17,30 +14,24 @@ TEXTS = ["What is 12 + 34?", "Add 5 and 6, then take 7.", "12+34=46;46-7=39"]
 def model_folder(
     architecture: str, *, classifier: bool = False, seed: int = 0, width: int = 32, layers: int = 2
 ) -> str:
-    """A folder with a random model (sharp enough to have uncertain and certain tokens) and the shared tokenizer."""
-    folder = Path(tempfile.mkdtemp(prefix="nabla-toy-"))
-    tokenizer = build_tokenizer(TEXTS, 280)
-    torch.manual_seed(seed)
-    config = transformers.AutoConfig.for_model(
-        architecture,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        initializer_range=0.35,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        pad_token_id=tokenizer.pad_token_id,
-        **({"num_labels": 1} if classifier else {}),
-    )
-    auto = transformers.AutoModelForSequenceClassification if classifier else transformers.AutoModelForCausalLM
-    auto.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    """Write a random model and the shared tokenizer; return their folder.
+
+    The weights are large enough that some next tokens are uncertain and some certain.
+    """
+    folder = tempfile.mkdtemp(prefix="nabla-toy-")
+    shape = {
+        "model_type": architecture,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.35,
+    }
+    write_model(folder, shape, build_tokenizer(TEXTS, 280), classifier=classifier, seed=seed)
+    return folder
 
 
 def policy(architecture: str = "qwen2", dtype: str = "float64", seed: int = 0) -> Policy:

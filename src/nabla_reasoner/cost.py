@@ -1,15 +1,9 @@
-"""What was spent: tokens by kind, model calls by the paper's rule, FLOPs, seconds and memory, never mixed.
+"""Cost of a solution: tokens by kind, model calls, FLOPs, seconds, memory.
 
-FLOPs come from parameter counts and token counts. With N the parameters that take part in a matrix product (the input
-embedding is a look-up; a tied output matrix counts once):
-
-    forward pass or decoded token    2 N per token
-    backward pass                    2 N per token (gradients of activations only: both models are frozen)
-
-Attention's own products (quadratic in length) are left out on both sides; padding is never counted.
-
-Model calls follow the paper's Section 5.2, with nothing left out: a decoded token is one call, a pass over a whole
-sequence (prefill, forward, backward, reward) is one call. A gradient evaluation is therefore four.
+FLOPs: a forward pass or a decoded token takes 2 N per token; so does a backward pass, since both models are frozen. N
+is the number of parameters in matrix products (`matmul_parameters`). Attention scores and padding are not counted.
+Model calls follow the paper's Section 5.2: one per decoded token and one per pass over a whole sequence (prefill,
+forward, backward, reward), so four per gradient evaluation.
 """
 
 import resource
@@ -24,16 +18,16 @@ class Cost(NamedTuple):
     """Resources spent on one problem.
 
     Attributes:
-        decode_tokens: tokens drawn one at a time from the policy.
-        policy_prefill_tokens: prompt and prefix tokens read by the policy before it decodes.
+        decode_tokens: tokens sampled one at a time from the policy.
+        policy_prefill_tokens: prompt and prefix tokens that the policy read before decoding.
         policy_forward_tokens, policy_backward_tokens: whole-sequence passes of the policy.
         reward_forward_tokens, reward_backward_tokens: whole-sequence passes of the reward model.
-        gradient_evaluations: passes that returned ∂L/∂y (policy and reward, forward and backward).
-        model_calls: calls by the paper's rule, complete.
+        gradient_evaluations: evaluations of ∂L/∂y (policy and reward, forward and backward).
+        model_calls: calls by the paper's rule.
         flops: floating-point operations by the formula above.
-        gradient_flops: the part of `flops` that gradient evaluations took.
-        seconds: wall-clock; a problem's share of the batch it was solved in.
-        peak_bytes: largest memory held by the process (CPU) or allocated on the device (GPU) up to then.
+        gradient_flops: the part of `flops` spent on gradient evaluations.
+        seconds: wall-clock time; a problem's share of its batch.
+        peak_bytes: peak memory so far, resident in the process (CPU) or allocated on the device (GPU).
     """
 
     decode_tokens: int = 0
@@ -51,29 +45,28 @@ class Cost(NamedTuple):
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """The sum of several costs; of `peak_bytes`, the largest."""
-    costs = list(costs)
-    sums = [sum(column) for column in zip(*(cost[:-1] for cost in costs), strict=True)] if costs else []
-    return Cost(*sums, peak_bytes=max((cost.peak_bytes for cost in costs), default=0)) if costs else Cost()
+    """Return the sum of several costs, with the largest `peak_bytes`."""
+    columns = list(zip(*costs, strict=True))
+    return Cost(*map(sum, columns[:-1]), peak_bytes=max(columns[-1])) if columns else Cost()
 
 
 def decoding(parameters: int, tokens: int) -> Cost:
-    """`tokens` drawn one by one from a policy of `parameters` parameters."""
+    """Return the cost of sampling `tokens` tokens one by one from a policy of `parameters` parameters."""
     return Cost(decode_tokens=tokens, model_calls=tokens, flops=2.0 * parameters * tokens)
 
 
 def prefill(parameters: int, tokens: int) -> Cost:
-    """One pass over `tokens` prompt and prefix tokens that fills the policy's key-value cache."""
+    """Return the cost of one pass over `tokens` prompt and prefix tokens that fills the policy's cache."""
     return Cost(policy_prefill_tokens=tokens, model_calls=1, flops=2.0 * parameters * tokens)
 
 
 def scoring(parameters: int, tokens: int) -> Cost:
-    """One forward pass of the reward model over `tokens` tokens."""
+    """Return the cost of one forward pass of the reward model over `tokens` tokens."""
     return Cost(reward_forward_tokens=tokens, model_calls=1, flops=2.0 * parameters * tokens)
 
 
 def policy_forward(parameters: int, tokens: int) -> Cost:
-    """One forward pass of the policy over `tokens` tokens, outside any gradient evaluation."""
+    """Return the cost of one forward pass of the policy over `tokens` tokens, without a gradient."""
     return Cost(policy_forward_tokens=tokens, model_calls=1, flops=2.0 * parameters * tokens)
 
 
@@ -85,7 +78,7 @@ def gradient_evaluation(
     reward_tokens: int,
     reward_backward: int,
 ) -> Cost:
-    """Forward and backward of both models: ∂L/∂y at one hard sequence. Tokens that a cache held are not counted."""
+    """Return the cost of ∂L/∂y at one hard sequence: forward and backward passes of both models, cached tokens free."""
     flops = 2.0 * (
         policy_parameters * (policy_tokens + policy_backward) + reward_parameters * (reward_tokens + reward_backward)
     )
@@ -102,7 +95,7 @@ def gradient_evaluation(
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Peak memory so far: allocated on a CUDA device, otherwise resident in this process."""
+    """Return the peak memory so far: allocated on a CUDA device, otherwise resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on macOS, kibibytes elsewhere

@@ -1,24 +1,27 @@
-"""Types that all parts share: problem, solution, chat messages."""
+"""Types shared by all parts: chat messages, problem, solution, method."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from .cost import Cost
+
+if TYPE_CHECKING:
+    from .models import Policy, RewardModel
 
 Messages = Sequence[dict[str, str]]
 
 
 class Problem(NamedTuple):
-    """One question to be answered.
+    """A question to be answered.
 
-    A NamedTuple and not a frozen dataclass: Lightning rebuilds batches when it moves them between devices.
+    A NamedTuple, not a frozen dataclass: Lightning rebuilds batches when it moves them between devices.
 
     Attributes:
-        id: unique within its task, stable between runs; every random draw for the problem is keyed by it.
-        question: the user turn, shown to policy and reward model through their chat templates.
-        answer: the reference answer, or None when there is none.
-        task: name of the task, which decides the grader.
-        metadata: what the generator's own verifier needs besides the answer; None for file problems.
+        id: unique within its task and stable between runs; it keys every random draw for the problem.
+        question: the user turn, formatted for policy and reward model by their chat templates.
+        answer: the reference answer, or None if unknown.
+        task: name of the task, which selects the grader.
+        metadata: what the generator's own verifier needs besides the answer; None for problems read from a file.
     """
 
     id: str
@@ -34,19 +37,19 @@ class Problem(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """What a method returns for one problem.
+    """The result of a method for one problem.
 
     Attributes:
         problem_id: id of the problem.
-        response: the chosen response as text, without special tokens.
-        token_ids: the chosen response as the policy's tokens.
-        reward: the reward model's value of the response; None where it was not asked.
+        response: the selected response as text, without special tokens.
+        token_ids: the selected response as the policy's tokens.
+        reward: the reward model's value of the response; None if the method does not use the reward model.
         cost: everything spent on the problem.
         search: counts (`rollouts, proposed, accepted, rejected`), `finished` (the response ended with an end-of-turn
             token), `trajectory` (best response so far after each rollout with cumulative
             `rollouts, model_calls, flops, seconds`) and, for sampling methods, `samples` (`response, reward`). Entries
-            of the two lists may carry a `finished` of their own.
-        error: the reason of a failure; None for a solution.
+            of the two lists may carry their own `finished`.
+        error: reason of the failure; None for a solution.
     """
 
     problem_id: str
@@ -56,3 +59,18 @@ class Solution(NamedTuple):
     cost: Cost
     search: dict[str, Any]
     error: str | None = None
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A method that solves problems with a policy and a reward model."""
+
+    def solve(
+        self, problems: Sequence[Problem], policy: "Policy", reward: "RewardModel", *, seed: int = 0, repeat: int = 0
+    ) -> list[Solution]:
+        """Return one solution per problem, in order, independent of the batch's other problems.
+
+        Args:
+            seed, repeat: key of all random draws, together with each problem's id.
+        """
+        ...

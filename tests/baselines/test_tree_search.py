@@ -258,7 +258,7 @@ def test_forks_share_what_they_have_in_common_and_freed_memory_is_used_again():
     drawn = generation.sample(policy, [prompt] * 3, noise[:3], Sampling(1.0), [6] * 3, **draw)
     assert [rollout.prefilled for rollout in drawn] == [len(prompt), 0, 0]
     held = [len(rollout.token_ids) - 1 for rollout in drawn]
-    places = [caches.policy.places[slot] for slot in (0, 1, 2)]
+    places = [caches.policy.rows[slot] for slot in (0, 1, 2)]
     assert places[0] == places[1][: len(prompt)] == places[2][: len(prompt)]
     assert len(set(itertools.chain(*places))) == len(prompt) + held[0] + held[1]
     text = prompt + drawn[0].token_ids

@@ -1,4 +1,4 @@
-"""What is taken from a cache must equal what is read anew, whatever was read before."""
+"""Cached results equal uncached ones, whatever was read before."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import toys
 
 from nabla_reasoner.dto import gradient_passes, gradients
 from nabla_reasoner.dto.objective import make_sequence
-from nabla_reasoner.engine import batching, generation, numerics, scoring
+from nabla_reasoner.engine import generation, numerics, scoring
 from nabla_reasoner.engine.cached_forward import read
 from nabla_reasoner.engine.kv_cache import PrefixCache
 from nabla_reasoner.engine.sampling import Sampling, keyed_uniforms
@@ -21,8 +21,8 @@ REWARDS = [("likelihood", False), ("likelihood", True), ("classifier", False)]
 def responses(policy, seed: int) -> list[list[int]]:
     """Random responses of different lengths, some with an end token."""
     generator = np.random.default_rng(seed)
-    drawn = [generator.integers(5, 250, 6 + 5 * i).tolist() for i in range(len(CHATS))]
-    return [ids + policy.eos_ids[:1] * (i % 2) for i, ids in enumerate(drawn)]
+    samples = [generator.integers(5, 250, 6 + 5 * i).tolist() for i in range(len(CHATS))]
+    return [ids + policy.eos_ids[:1] * (i % 2) for i, ids in enumerate(samples)]
 
 
 def rows(gradient) -> torch.Tensor:
@@ -30,20 +30,20 @@ def rows(gradient) -> torch.Tensor:
 
 
 def assert_same(cached, fresh):
-    for one, other in zip(cached, fresh, strict=True):
-        torch.testing.assert_close(rows(one), rows(other), rtol=0, atol=1e-10)
-        torch.testing.assert_close(one.hidden, other.hidden, rtol=0, atol=1e-10)
-        assert one.reward == pytest.approx(other.reward, abs=1e-10)
-        assert one.loss == pytest.approx(other.loss, abs=1e-10)
+    for actual, expected in zip(cached, fresh, strict=True):
+        torch.testing.assert_close(rows(actual), rows(expected), rtol=0, atol=1e-10)
+        torch.testing.assert_close(actual.hidden, expected.hidden, rtol=0, atol=1e-10)
+        assert actual.reward == pytest.approx(expected.reward, abs=1e-10)
+        assert actual.loss == pytest.approx(expected.loss, abs=1e-10)
 
 
 @pytest.mark.parametrize(("kind", "reference"), REWARDS)
 @pytest.mark.parametrize("architectures", [("qwen2", "llama"), ("llama", "qwen2")])
-def test_gradients_behind_a_cached_prefix_equal_those_of_whole_texts(kind, reference, architectures):
+def test_gradients_after_cached_prefix_equal_uncached_ones(kind, reference, architectures):
     policy, reward = toys.policy(architectures[0]), toys.reward(kind, architectures[1], reference=reference)
     caches, slots = ModelCaches(len(CHATS) + 1), [3, 0, 4, 1]
     texts = responses(policy, 0)
-    for step, begin in enumerate([0, 3, 1, 5, 4]):  # prefixes grow and shrink, tokens change behind and ahead of them
+    for step, begin in enumerate([0, 3, 1, 5, 4]):  # prefixes grow and shrink, tokens change inside and after them
         for text in texts:
             text[min(2 * step, len(text) - 2)] = 17 + step
         sequences = [
@@ -54,11 +54,11 @@ def test_gradients_behind_a_cached_prefix_equal_those_of_whole_texts(kind, refer
         keep = step != 2
         cached = gradient_passes.evaluate(policy, reward, sequences, caches=caches, slots=slots, keep=keep, **WEIGHTS)
         assert_same(cached, fresh)
-    assert all(one.cost.flops < other.cost.flops for one, other in zip(cached, fresh, strict=True))
+    assert all(a.cost.flops < b.cost.flops for a, b in zip(cached, fresh, strict=True))
 
 
 @pytest.mark.parametrize(("kind", "reference"), REWARDS)
-def test_scores_after_other_texts_equal_scores_of_whole_texts(kind, reference):
+def test_cached_scores_equal_uncached_ones(kind, reference):
     policy, reward = toys.policy(), toys.reward(kind, reference=reference)
     prompts = [reward.prompt_ids(chat) for chat in CHATS]
     caches, slots = ModelCaches(len(CHATS)), range(len(CHATS))
@@ -69,11 +69,11 @@ def test_scores_after_other_texts_equal_scores_of_whole_texts(kind, reference):
         values, costs = scoring.rewards(reward, prompts, texts, caches=caches, slots=slots)
         fresh, whole = scoring.rewards(reward, prompts, texts)
         assert values == pytest.approx(fresh, abs=1e-10)
-    assert all(one.flops < other.flops for one, other in zip(costs, whole, strict=True))
+    assert all(a.flops < b.flops for a, b in zip(costs, whole, strict=True))
 
 
 @pytest.mark.parametrize(("kind", "reference"), REWARDS)
-def test_a_prompt_shared_by_several_responses_is_read_and_counted_once(kind, reference):
+def test_shared_prompt_read_and_counted_once(kind, reference):
     policy, reward = toys.policy(), toys.reward(kind, reference=reference)
     texts = responses(policy, 0)
     prompts = [reward.prompt_ids(CHATS[i // 2]) for i in range(4)]
@@ -87,8 +87,8 @@ def test_a_prompt_shared_by_several_responses_is_read_and_counted_once(kind, ref
         assert costs[i].reward_forward_tokens == (expected or single.reward_forward_tokens - prompt + again)
 
 
-def test_samples_that_share_a_slot_or_a_store_equal_samples_alone(monkeypatch):
-    """Three rows for eleven sequences: rows are given on, shrunk, and their keys handed over to the store."""
+def test_samples_with_shared_cache_equal_single_samples():
+    """Three rows serve eleven sequences: rows are reused and removed, and their keys copied to the store."""
     policy = toys.policy("llama")
     prompts = [policy.prompt_ids(CHATS[i % 4]) for i in range(11)]
     noise = [keyed_uniforms(0, str(i), 0, "t", 12) for i in range(11)]
@@ -97,19 +97,19 @@ def test_samples_that_share_a_slot_or_a_store_equal_samples_alone(monkeypatch):
         generation.sample(policy, [p], [n], Sampling(1.0), [limit])[0].token_ids
         for p, n, limit in zip(prompts, noise, limits, strict=True)
     ]
-    monkeypatch.setattr(batching.BatchLimit, "rows", 3)
+    policy.batch_limits.rows = 3
     store = PrefixCache(11)
-    for kept in ({}, {"store": store, "slots": list(range(11))[::-1]}):
-        drawn = generation.sample(policy, prompts, noise, Sampling(1.0), limits, **kept, states=True)
-        assert [r.token_ids for r in drawn] == expected
-    for i, (prompt, rollout) in enumerate(zip(prompts, drawn, strict=True)):
+    for storage in ({}, {"store": store, "slots": list(range(11))[::-1]}):
+        rollouts = generation.sample(policy, prompts, noise, Sampling(1.0), limits, **storage, states=True)
+        assert [r.token_ids for r in rollouts] == expected
+    for i, (prompt, rollout) in enumerate(zip(prompts, rollouts, strict=True)):
         if not rollout.token_ids:
             continue
         text = prompt + rollout.token_ids
         assert store.ids[10 - i] == text[:-1]
-        again = read(policy, [text], [len(text) - 1], store, [10 - i])
+        reading = read(policy, [text], [len(text) - 1], store, [10 - i])
         whole = policy.hidden_states(policy.embedding[torch.tensor([text])])[0]
-        torch.testing.assert_close(again.hidden[0, -1], whole[-1], rtol=0, atol=1e-10)
+        torch.testing.assert_close(reading.hidden[0, -1], whole[-1], rtol=0, atol=1e-10)
         states = rollout.states
         torch.testing.assert_close(states.hidden, whole[len(prompt) - 1 : -1], rtol=0, atol=1e-10)
         probabilities = torch.softmax(policy.logits(states.hidden), -1)
@@ -117,7 +117,7 @@ def test_samples_that_share_a_slot_or_a_store_equal_samples_alone(monkeypatch):
         torch.testing.assert_close(states.entropy, -(probabilities * probabilities.log()).sum(-1), rtol=0, atol=1e-9)
 
 
-def test_a_copy_is_independent_of_its_source():
+def test_cache_copy_independent_of_source():
     policy = toys.policy()
     texts = [policy.prompt_ids(chat) for chat in CHATS]
     first, second = PrefixCache(4), PrefixCache(4)
@@ -146,7 +146,7 @@ def test_likelihood_in_chunks_equals_autograd(monkeypatch):
     torch.testing.assert_close(slopes, slope, rtol=0, atol=1e-12)
 
 
-def test_products_with_a_matrix_in_half_precision_are_formed_in_float32(monkeypatch):
+def test_half_precision_products_computed_in_float32(monkeypatch):
     matrix = torch.randn(50, 8).bfloat16()
     monkeypatch.setattr(numerics, "CHUNK", 3 * 8)
     rows = torch.randn(4, 8)

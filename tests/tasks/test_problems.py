@@ -13,7 +13,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_splits_are_reproducible_and_share_no_question(name):
+def test_splits_reproducible_and_disjoint(name):
     test = problems.generate(name, split="test", size=200, settings=SETTINGS[name])
     assert test == problems.generate(name, split="test", size=200, settings=SETTINGS[name])
     keys = frozenset(problems.question_key(p.question) for p in test)
@@ -23,7 +23,7 @@ def test_splits_are_reproducible_and_share_no_question(name):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_equation_of_a_worked_solution_holds_and_it_ends_in_the_answer(name):
+def test_worked_solution_equations_hold_and_end_in_answer(name):
     for problem in problems.generate(name, split="validation", size=100, settings=SETTINGS[name]):
         solution = worked_solutions.worked_solution(problem)
         for line in solution.split(";"):
@@ -32,16 +32,16 @@ def test_every_equation_of_a_worked_solution_holds_and_it_ends_in_the_answer(nam
         assert solution.split("=")[-1] == problem.answer
 
 
-def test_longest_task_writes_forty_tokens_or_more_on_average():
+def test_chain_sum_solutions_average_over_forty_characters():
     solved = problems.generate("chain_sum", split="validation", size=200, settings=SETTINGS["chain_sum"])
     lengths = [len(worked_solutions.worked_solution(p)) for p in solved]
     assert sum(lengths) / len(lengths) > 40
 
 
-def test_unknown_names_settings_and_sizes_are_refused():
+def test_unknown_names_settings_and_sizes_rejected():
     with pytest.raises(ValueError, match="reasoning-gym dataset; got 'sums'"):
         problems.generate("sums", split="test", size=1, settings={})
-    with pytest.raises(ValueError, match="refuses the settings"):
+    with pytest.raises(ValueError, match="rejects the settings"):
         problems.generate("products", split="test", size=1, settings={"colour": 1})
     with pytest.raises(ValueError, match="train, validation, test; got 'dev'"):
         problems.generate("products", split="dev", size=1, settings={})
@@ -58,7 +58,7 @@ def write(path, *rows):
     return str(path)
 
 
-def test_jsonl_is_read_in_order_and_cut(tmp_path):
+def test_jsonl_read_in_order_up_to_size(tmp_path):
     rows = [json.dumps({"id": str(i), "problem": f"p{i}", "answer": "1"}) for i in range(4)]
     path = write(tmp_path / "a.jsonl", *rows)
     assert [p.id for p in problems.load_jsonl(path, task="math500", size=3)] == ["0", "1", "2"]
@@ -78,13 +78,13 @@ def test_jsonl_is_read_in_order_and_cut(tmp_path):
         ('{"id": "1", "problem": "q", "answer": "1"}', "line 2: ids must be unique"),
     ],
 )
-def test_malformed_rows_are_named_by_line(tmp_path, row, message):
+def test_malformed_row_error_names_line(tmp_path, row, message):
     path = write(tmp_path / "a.jsonl", '{"id": "1", "problem": "q", "answer": "1"}', row)
     with pytest.raises(ValueError, match=message):
         problems.load_jsonl(path, task="math500")
 
 
-def test_missing_and_empty_files_are_refused(tmp_path):
+def test_missing_or_empty_file_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"must exist; got .*nothing.jsonl"):
         problems.load_jsonl(str(tmp_path / "nothing.jsonl"), task="amc")
     with pytest.raises(ValueError, match="is empty"):

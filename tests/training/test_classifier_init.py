@@ -7,7 +7,7 @@ import torch
 import transformers
 from scipy import optimize, stats
 
-from nabla_reasoner.models.language_models import load_tokenizer
+from nabla_reasoner.models.tokenizers import load_tokenizer
 from nabla_reasoner.training import classifier_init, reward_model
 from nabla_reasoner.training.data import Example, pad
 

@@ -11,7 +11,7 @@ import transformers
 from nabla_reasoner.engine import generation
 from nabla_reasoner.engine.generation import Rollout
 from nabla_reasoner.engine.sampling import Sampling, keyed_uniforms
-from nabla_reasoner.models.language_models import load_tokenizer
+from nabla_reasoner.models.tokenizers import load_tokenizer
 from nabla_reasoner.tasks import grading
 from nabla_reasoner.training import loop, losses, sft
 from nabla_reasoner.training.data import Example, Mixture, pad

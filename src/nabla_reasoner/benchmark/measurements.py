@@ -195,8 +195,8 @@ def evaluation_against_decoding(bench: BenchContext, place: str) -> Comparison:
     problem, length = bench.problems(settings["tasks"][0], 1)[0], int(place)
     prompts = policy.prompt_ids(problem.messages), reward.prompt_ids(problem.messages)
     method = build.build_method(bench.cell(settings["policies"][0], settings["tasks"][0], NABLA))
-    endless = Policy(policy.model, policy.tokenizer, policy.name)
-    endless.eos_ids = []  # an answer of exactly this length, whatever it says; no context limit is checked here
+    # no end token: an answer of exactly this length, whatever it says; no context limit is checked here
+    endless = Policy(policy.model, policy.tokenizer, policy.name, eos_ids=[])
     noise, drawn, spent = keyed_uniforms(0, problem.id, 0, "rollout 0", length), [], []
 
     def decode(repeat: int) -> None:

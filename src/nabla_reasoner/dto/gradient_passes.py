@@ -15,7 +15,7 @@ from ..engine import batching
 from ..engine.cached_forward import read
 from ..engine.kv_cache import TokenCache
 from ..engine.numerics import at_least_float32, likelihood
-from ..engine.sequences import FILL, ModelCaches, TokenSequence, likelihood_models, with_end_token
+from ..engine.sequences import MIN_PREFILL, ModelCaches, TokenSequence, likelihood_models, with_end_token
 from ..models.language_models import Policy, RewardModel
 from .gradients import TERMS, Gradient, Term
 
@@ -56,7 +56,7 @@ def evaluate(
         own = [slots[i] for i in chosen] if caches is not None else []
         return _evaluate_batch(policy, reward, batch, reward_weight, nll_weight, terms, caches, own, keep)
 
-    return batching.run(evaluate_batch, [_length(sequence) for sequence in sequences])
+    return batching.run(evaluate_batch, [_length(sequence) for sequence in sequences], policy.batch_limits)
 
 
 def _length(sequence: TokenSequence) -> int:
@@ -156,12 +156,14 @@ def _likelihood(
     parts, states = values.split(sizes), hidden.detach().split(sizes)
     totals = [part.sum().item() for part in parts]
     if cache is not None and whole:
-        known = [cache.known(slot, first, left) for slot, first, (left, _) in zip(slots, firsts, spans, strict=True)]
+        known = [
+            cache.log_likelihood(slot, first, left) for slot, first, (left, _) in zip(slots, firsts, spans, strict=True)
+        ]
         totals = [total + before for total, before in zip(totals, known, strict=True)]
     if cache is not None and keep:
         cache.put(slots, texts, reading.starts, reading.cache)
         if whole:
-            cache.note(slots, [left for left, _ in spans], parts)
+            cache.put_log_probs(slots, [left for left, _ in spans], parts)
     return _Pass(
         totals,
         [
@@ -219,7 +221,7 @@ def _fill(
     read_now = [0] * len(texts)
     if cache is None:
         return read_now
-    lacking = [i for i, n in enumerate(counts) if n - cache.shared(slots[i], texts[i][:n]) > FILL]
+    lacking = [i for i, n in enumerate(counts) if n - cache.shared(slots[i], texts[i][:n]) > MIN_PREFILL]
     if not lacking:
         return read_now
     own, places = [texts[i][: counts[i]] for i in lacking], [slots[i] for i in lacking]
@@ -229,7 +231,9 @@ def _fill(
         spans = reading.spans([firsts[i] for i in lacking])  # empty where there is nothing but the prompt
         if any(left < right for left, right in spans):
             values, _ = likelihood(model, *reading.predictors(spans))
-            cache.note(places, [left for left, _ in spans], values.split([right - left for left, right in spans]))
+            cache.put_log_probs(
+                places, [left for left, _ in spans], values.split([right - left for left, right in spans])
+            )
     for i, length in zip(lacking, reading.lengths, strict=True):
         read_now[i] = length
     return read_now

@@ -1,73 +1,65 @@
-"""Cutting work into batches that fit memory: by padded tokens, halved when memory runs out."""
+"""Batches that fit memory: limited by padded tokens, halved when memory runs out."""
 
 import gc
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..models.language_models import BatchLimits
 
-class BatchLimit:
-    """The largest batches that are tried; lowered for the rest of the run when memory ran out.
-
-    Attributes:
-        tokens: tokens (padding included) in one pass.
-        rows: sequences decoded at once; more would only move more cache per step.
-    """
-
-    tokens = 16_384
-    rows = 512
+Result = TypeVar("Result")
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "batch seq"]:
-    """Token ids as one tensor, padded with 0 on the right."""
+    """Return token ids as one tensor, padded with 0 on the right."""
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     for index, row in enumerate(rows):
         ids[index, : len(row)] = torch.as_tensor(row)
     return ids.to(device)
 
 
-def by_tokens(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of sequences in batches of like length, each of at most Limit.tokens padded tokens."""
+def by_tokens(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Group sequences of similar length into batches of at most `max_tokens` padded tokens; return their indices."""
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batches and (len(batches[-1]) + 1) * lengths[index] <= BatchLimit.tokens:
+        if batches and (len(batches[-1]) + 1) * lengths[index] <= max_tokens:
             batches[-1].append(index)
         else:
             batches.append([index])
     return batches
 
 
-def run(function: Callable[[list[int]], Sequence[Any]], lengths: Sequence[int]) -> list[Any]:
-    """`function` over all sequences in batches; one result per sequence, in their order.
+def run(function: Callable[[list[int]], Sequence[Result]], lengths: Sequence[int], limits: BatchLimits) -> list[Result]:
+    """Apply `function` to all sequences in batches; return one result per sequence, in their order.
 
-    A batch for which memory does not suffice is halved, and so are those after it; a single sequence that does not
-    fit raises.
+    If a batch does not fit memory, it is halved and `limits` are lowered for later batches. If a single sequence does
+    not fit, the error is raised.
 
     Args:
-        function: takes indices of sequences, returns one result for each.
-        lengths: tokens of each sequence.
+        function: takes indices of sequences and returns one result for each.
+        lengths: number of tokens of each sequence.
     """
-    results: list[Any] = [None] * len(lengths)
-    queue = by_tokens(lengths)
+    results: list[Result | None] = [None] * len(lengths)
+    queue = by_tokens(lengths, limits.tokens)
     while queue:
-        chosen = queue.pop(0)
-        values = attempt(lambda chosen=chosen: function(chosen), len(chosen))
+        indices = queue.pop(0)
+        values = attempt(lambda indices=indices: function(indices), len(indices))
         if values is None:
-            half = len(chosen) // 2
-            queue[:0] = [chosen[:half], chosen[half:]]
-            BatchLimit.tokens = max(half, 1) * max(lengths[i] for i in chosen)
+            half = len(indices) // 2
+            queue[:0] = [indices[:half], indices[half:]]
+            limits.tokens = max(half, 1) * max(lengths[i] for i in indices)
             continue
-        for index, value in zip(chosen, values, strict=True):
+        for index, value in zip(indices, values, strict=True):
             results[index] = value
     return results
 
 
-def attempt(function: Callable[[], Any], size: int) -> Any:
-    """What `function` returns, or None when memory ran out and a smaller batch can be tried (`size` > 1)."""
+def attempt(function: Callable[[], Result], size: int) -> Result | None:
+    """Return the result of `function`, or None if memory ran out for a batch of `size` > 1 sequences."""
     try:
         return function()
     except RuntimeError as error:  # torch.OutOfMemoryError on a GPU; the CPU's allocator raises plain RuntimeError
@@ -76,5 +68,5 @@ def attempt(function: Callable[[], Any], size: int) -> Any:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    warnings.warn("out of memory: the batch is halved from here on; nothing is lost.", stacklevel=2)
+    warnings.warn("out of memory: batches are halved from here on; no result is lost.", stacklevel=2)
     return None

@@ -1,4 +1,4 @@
-"""Keys and values of sequences that branch: what two of them have in common is held once."""
+"""Key-value cache of branching sequences, which stores shared prefixes once."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,77 +12,79 @@ from .kv_cache import TokenCache
 
 
 class BranchCache(TokenCache):
-    """Slots without number, as the branches of a search tree need them.
+    """A cache with any number of slots, as the branches of a search tree need.
 
-    Every token that was read lies in one pool, and a slot lists where its tokens lie: a fork copies that list only, and
-    the pool grows by what is new, not by [slots, longest sequence].
+    One pool holds all tokens, a row each, and a slot lists the rows of its tokens. A fork copies only that list, and
+    the pool grows with the number of new tokens, not with slots times the longest sequence.
 
     Attributes:
-        places: rows of the pool by slot, one for each of its tokens.
-        log_probabilities: of each row's token given those before it, where a pass computed it; nats.
-        free: rows in which nothing is held.
+        rows: pool rows of each slot's tokens.
+        log_probabilities: log-probability of each row's token given its prefix, in nats; arbitrary if not stored.
+        free: unused rows.
     """
 
     def __init__(self):
         self.ids: dict[int, list[int]] = defaultdict(list)
-        self.places: dict[int, list[int]] = defaultdict(list)
+        self.rows: dict[int, list[int]] = defaultdict(list)
         self.layers: list[list[Tensor]] = []  # [capacity, heads, head size]
         self.log_probabilities: Float[Tensor, " capacity"] = torch.zeros(0, dtype=torch.float64)
         self.free: list[int] = []
 
     def fork(self, source: int, target: int) -> None:
-        """Let one slot hold what another holds."""
-        self.ids[target], self.places[target] = list(self.ids[source]), list(self.places[source])
+        """Make slot `target` a copy of slot `source`."""
+        self.ids[target] = list(self.ids[source])
+        self.rows[target] = list(self.rows[source])
 
     def cut(self, slot: int, length: int) -> None:
-        """Forget a slot's tokens from an index on; no other slot may hold them."""
-        self.free += self.places[slot][length:]
-        del self.ids[slot][length:], self.places[slot][length:]
+        """Shorten a slot to `length` tokens; no other slot may hold the removed ones."""
+        self.free += self.rows[slot][length:]
+        del self.ids[slot][length:], self.rows[slot][length:]
 
     def leading(self, slots: Sequence[int], width: int) -> Iterator[tuple[Tensor, Tensor]]:
         index = torch.zeros(len(slots), width, dtype=torch.long)
-        for row, slot in enumerate(slots):
-            own = self.places[slot][:width]
-            index[row, : len(own)] = torch.tensor(own, dtype=torch.long)
+        for i, slot in enumerate(slots):
+            rows = self.rows[slot][:width]
+            index[i, : len(rows)] = torch.tensor(rows, dtype=torch.long)
         index = index.to(self.layers[0][0].device)
         return ((keys[index].transpose(1, 2), values[index].transpose(1, 2)) for keys, values in self.layers)
 
     def put(self, slots: Sequence[int], ids: Sequence[Sequence[int]], starts: Sequence[int], new: Cache) -> None:
         width = max(len(text) - start for text, start in zip(ids, starts, strict=True))
         skip = new.layers[0].keys.shape[2] - width
-        # what was read twice stays where it lies, with its log-probability
+        # tokens that are cached already keep their rows and their log-probabilities
         begins = [self.shared(slot, text) for slot, text in zip(slots, ids, strict=True)]
         self._reserve(sum(len(text) - begin for text, begin in zip(ids, begins, strict=True)), new)
-        origins, places = [], []
-        for row, (slot, text, start, begin) in enumerate(zip(slots, ids, starts, begins, strict=True)):
-            fresh = [self.free.pop() for _ in range(begin, len(text))]
-            self.ids[slot], self.places[slot] = list(text), self.places[slot][:begin] + fresh
-            origins += [(row, skip + column - start) for column in range(begin, len(text))]
-            places += fresh
-        if not places:
+        sources, targets = [], []
+        for i, (slot, text, start, begin) in enumerate(zip(slots, ids, starts, begins, strict=True)):
+            rows = [self.free.pop() for _ in range(begin, len(text))]
+            self.ids[slot] = list(text)
+            self.rows[slot] = self.rows[slot][:begin] + rows
+            sources += [(i, skip + column - start) for column in range(begin, len(text))]
+            targets += rows
+        if not targets:
             return
         device = new.layers[0].keys.device
-        row, column = torch.tensor(origins, device=device).T
-        place = torch.tensor(places, device=device)
-        for own, layer in zip(self.layers, new.layers, strict=True):
-            own[0][place] = layer.keys[row, :, column].detach()
-            own[1][place] = layer.values[row, :, column].detach()
+        sequence, column = torch.tensor(sources, device=device).T
+        target = torch.tensor(targets, device=device)
+        for (keys, values), layer in zip(self.layers, new.layers, strict=True):
+            keys[target] = layer.keys[sequence, :, column].detach()
+            values[target] = layer.values[sequence, :, column].detach()
 
-    def note(self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]) -> None:
-        for slot, start, own in zip(slots, starts, values, strict=True):
-            places = torch.tensor(self.places[slot][start : start + len(own)], dtype=torch.long)
-            self.log_probabilities[places] = own.to(self.log_probabilities)
+    def put_log_probs(self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]) -> None:
+        for slot, start, new in zip(slots, starts, values, strict=True):
+            rows = torch.tensor(self.rows[slot][start : start + len(new)], dtype=torch.long)
+            self.log_probabilities[rows] = new.to(self.log_probabilities)
 
-    def known(self, slot: int, start: int, end: int) -> float:
-        return self.log_probabilities[self.places[slot][start:end]].sum().item()
+    def log_likelihood(self, slot: int, start: int, end: int) -> float:
+        return self.log_probabilities[self.rows[slot][start:end]].sum().item()
 
     def _reserve(self, count: int, like: Cache) -> None:
-        """Have at least `count` rows in which nothing is held."""
+        """Extend the pool to at least `count` unused rows, with the number of heads and the head size of `like`."""
         if count <= len(self.free):
             return
-        held = len(self.log_probabilities)
-        extra = max(count - len(self.free), held // 2)
-        self.free += range(held + extra - 1, held - 1, -1)  # taken from the end
+        capacity = len(self.log_probabilities)
+        extra = max(count - len(self.free), capacity // 2)
+        self.free += range(capacity + extra - 1, capacity - 1, -1)  # `put` pops from the end
         self.log_probabilities = torch.nn.functional.pad(self.log_probabilities, (0, extra))
         if not self.layers:
             pairs = [(layer.keys, layer.values) for layer in like.layers]

@@ -1,7 +1,7 @@
-"""Keys and values of what a model has read, so that no token is read twice.
+"""Forward passes over the tokens that a key-value cache does not hold.
 
-A token's keys and values depend on the tokens before it alone. What a sequence shares with one that was read before is
-therefore taken from there, in passes with and without gradients; a gradient is needed at later positions only.
+A token's keys and values depend only on the tokens before it. Two sequences therefore share those of their common
+prefix, in passes with and without gradients: a gradient is needed at later positions only.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from .kv_cache import TokenCache
 
 
 class Reading(NamedTuple):
-    """A pass over the unread parts of some texts.
+    """Result of a forward pass over the uncached tails of some texts.
 
     Attributes:
-        texts: token ids.
+        texts: token ids of the whole texts.
         hidden: last hidden states; column 0 belongs to token `starts[i]` of text i, padding on the right.
-        embeddings: input embeddings; a leaf where gradients were asked for.
-        starts: number of leading tokens that were not read again.
-        cache: keys and values of everything, as the model left them.
+        embeddings: input embeddings; with gradients, the leaf of the graph.
+        starts: number of leading tokens taken from the cache, by text.
+        cache: keys and values of the whole texts.
     """
 
     texts: Sequence[Sequence[int]]
@@ -36,23 +36,23 @@ class Reading(NamedTuple):
 
     @property
     def lengths(self) -> list[int]:
-        """Number of tokens read, by text."""
+        """Number of tokens in the forward pass, by text."""
         return [len(text) - start for text, start in zip(self.texts, self.starts, strict=True)]
 
     def last(self) -> Float[Tensor, "batch hidden"]:
-        """Hidden states at the last token of each text."""
+        """Return the hidden states at the last token of each text."""
         device = self.hidden.device
         return self.hidden[torch.arange(len(self.texts), device=device), torch.tensor(self.lengths, device=device) - 1]
 
     def spans(self, firsts: Sequence[int]) -> list[tuple[int, int]]:
-        """Per text, from where to where this reading yields token probabilities; nothing ahead of `firsts`."""
+        """Return, per text, the range of tokens from `first` on whose probabilities this pass determines."""
         return [
             (min(max(first, start + 1), len(text)), len(text))
             for first, start, text in zip(firsts, self.starts, self.texts, strict=True)
         ]
 
     def predictors(self, spans: Sequence[tuple[int, int]]) -> tuple[Float[Tensor, "rows hidden"], Int[Tensor, " rows"]]:
-        """Hidden states that predict the tokens of the spans, and these tokens, all texts one after the other."""
+        """Return the hidden states that predict the tokens of `spans`, and these tokens, texts concatenated."""
         device = self.hidden.device
         rows = torch.cat([torch.full((right - left,), i) for i, (left, right) in enumerate(spans)])
         columns = torch.cat(
@@ -73,12 +73,12 @@ def read(
     overlap: int = 0,
     gradients: bool = False,
 ) -> Reading:
-    """Run a model over the parts of texts that its cache does not hold.
+    """Run a model over the tails of texts that its cache does not hold.
 
     Args:
-        limits: at most this many leading tokens of each text are taken from the cache, < its length.
-        slots: slot of each text; unused without a cache.
-        overlap: read so many of the shared tokens again (1 where the first new token's probability is wanted).
+        limits: largest number of leading tokens of each text to take from the cache, < its length.
+        slots: cache slot of each text; unused without a cache.
+        overlap: number of cached tokens to read again (1 to obtain the probability of the first uncached token).
         gradients: make the embeddings a leaf and record the graph.
     """
     starts = [0] * len(texts)
@@ -93,9 +93,10 @@ def read(
     context: dict[str, Any] = {}
     if max(starts):
         begin = torch.tensor(starts, device=ids.device)[:, None]
-        held = torch.arange(max(starts), device=ids.device) < begin
+        cached = torch.arange(max(starts), device=ids.device) < begin
         context = {
-            "attention_mask": torch.cat([held, held.new_ones(ids.shape)], 1),  # causality keeps padding unread
+            # right padding needs no mask: attention is causal
+            "attention_mask": torch.cat([cached, cached.new_ones(ids.shape)], 1),
             "position_ids": begin + torch.arange(ids.shape[1], device=ids.device),
         }
     with torch.set_grad_enabled(gradients):

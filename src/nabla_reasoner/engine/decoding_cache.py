@@ -1,4 +1,4 @@
-"""Key-value cache of sequences that decode together."""
+"""Key-value cache of sequences that are decoded together."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +13,10 @@ from .kv_cache import TokenCache
 
 
 class DecodingCache(Cache):
-    """Keys and values of rows that decode together: each row writes at its own column, and nothing is ever moved.
+    """Keys and values of rows of different lengths; each row writes at its own column, and no entry is moved.
 
     Attributes:
-        lengths: tokens that each row holds.
+        lengths: number of tokens in each row.
     """
 
     def __init__(self, source: TokenCache, rows: int):
@@ -25,26 +25,30 @@ class DecodingCache(Cache):
         super().__init__(layers=[_DecodingLayer(pair, rows) for pair in source.layers])
 
     def _reserve(self, width: int) -> None:
-        held = self.layers[0].keys.shape[2]
-        if width > held:
-            extra = (0, 0, 0, max(width, held + held // 2, 64) - held)  # at the end of the columns
+        old_width = self.layers[0].keys.shape[2]
+        if width > old_width:
+            padding = (0, 0, 0, max(width, old_width + old_width // 2, 64) - old_width)  # at the end of the columns
             for layer in self.layers:
-                layer.keys = torch.nn.functional.pad(layer.keys, extra)
-                layer.values = torch.nn.functional.pad(layer.values, extra)
+                layer.keys = torch.nn.functional.pad(layer.keys, padding)
+                layer.values = torch.nn.functional.pad(layer.values, padding)
 
     def admit(self, rows: Sequence[int], source: TokenCache, slots: Sequence[int]) -> None:
-        """Give rows to new sequences."""
-        own = torch.tensor(rows, device=self.device)
+        """Copy slots of another cache into rows."""
+        targets = torch.tensor(rows, device=self.device)
         width = max(len(source.ids[slot]) for slot in slots)
         self._reserve(width)
         for layer, (keys, values) in zip(self.layers, source.leading(slots, width), strict=True):
-            layer.keys[own, :, :width] = keys
-            layer.values[own, :, :width] = values
+            layer.keys[targets, :, :width] = keys
+            layer.values[targets, :, :width] = values
         for row, slot in zip(rows, slots, strict=True):
             self.lengths[row] = len(source.ids[slot])
 
     def open_column(self) -> tuple[Int[Tensor, "rows 1"], Tensor | None]:
-        """Make room for one more token per row; returns its position, and the mask of what each row may read."""
+        """Append a token to every row.
+
+        Returns:
+            The token's position in each row, and the attention mask [rows, width], None if all rows are equally long.
+        """
         position = torch.tensor(self.lengths, device=self.device)
         width = max(self.lengths) + 1
         self._reserve(width)
@@ -55,20 +59,21 @@ class DecodingCache(Cache):
         return position[:, None], torch.arange(width, device=self.device) <= position[:, None] if uneven else None
 
     def select(self, rows: Sequence[int]) -> None:
-        """Keep some rows only."""
-        kept = torch.tensor(rows, dtype=torch.long, device=self.device)
+        """Remove all rows but these."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.device)
         for layer in self.layers:
-            layer.keys, layer.values = layer.keys[kept], layer.values[kept]
+            layer.keys = layer.keys[index]
+            layer.values = layer.values[index]
         self.lengths = [self.lengths[row] for row in rows]
 
-    def hand_over(self, rows: Sequence[int], target: TokenCache, slots: Sequence[int], ids: Sequence[list[int]]):
-        """Copy what some rows hold into another cache's slots; `ids` are the tokens held."""
+    def copy_to(self, target: TokenCache, slots: Sequence[int], rows: Sequence[int], ids: Sequence[list[int]]) -> None:
+        """Copy rows into another cache's slots; `ids` are their tokens."""
         width = max(map(len, ids))
-        chosen = torch.tensor(rows, device=self.device)
-        held = DynamicCache()
-        for index, layer in enumerate(self.layers):
-            held.update(layer.keys[chosen, :, :width], layer.values[chosen, :, :width], index)
-        target.put(slots, ids, [0] * len(rows), held)
+        index = torch.tensor(rows, device=self.device)
+        copied = DynamicCache()
+        for number, layer in enumerate(self.layers):
+            copied.update(layer.keys[index, :, :width], layer.values[index, :, :width], number)
+        target.put(slots, ids, [0] * len(rows), copied)
 
 
 class _DecodingLayer(DynamicLayer):
@@ -77,8 +82,11 @@ class _DecodingLayer(DynamicLayer):
     def __init__(self, like: Sequence[Tensor], rows: int):
         super().__init__()
         self.keys, self.values = (t.new_zeros(rows, t.shape[1], 0, t.shape[-1]) for t in like)
-        self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
-        self.columns, self.width = torch.zeros(rows, dtype=torch.long, device=self.device), 1
+        self.dtype = self.keys.dtype
+        self.device = self.keys.device
+        self.is_initialized = True
+        self.columns = torch.zeros(rows, dtype=torch.long, device=self.device)
+        self.width = 1
 
     def get_seq_length(self) -> int:
         return self.width - 1

@@ -1,10 +1,8 @@
-"""Batched, seeded sampling from a policy through a key-value cache.
+"""Batched, seeded sampling of continuations from a policy.
 
-Every sequence carries its own stream of uniform numbers, keyed by what it is for and not by where it stands in a batch,
-and a token is drawn by inverting the cumulative distribution at one of them. Samples therefore do not depend on batch
-size, order or number of workers (up to float noise in the logits).
-
-Decoding is one continuous batch: a row whose sequence has ended is given to the next one that waits.
+Each sequence has its own stream of uniform numbers, keyed by its purpose and not by its row in a batch. A number
+selects a token by inverting the cumulative distribution. Samples therefore do not depend on batch size, order or number
+of workers, up to rounding of the logits. Batching is continuous: the row of an ended sequence is reused.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,13 +17,13 @@ from ..models.language_models import Policy
 from . import batching, numerics
 from .cached_forward import read
 from .decoding_cache import DecodingCache
-from .kv_cache import PrefixCache, TokenCache
+from .kv_cache import PrefixCache, TokenCache, shared_slots
 from .numerics import at_least_float32
 from .sampling import Sampling, draw
 
 
 class TokenPredictions(NamedTuple):
-    """The policy's own prediction at each token of a response, before temperature and cuts.
+    """The policy's predictions of a response's tokens, before temperature, top-k and top-p.
 
     Attributes:
         hidden: hidden states that yield the logits z.
@@ -42,11 +40,10 @@ class Rollout(NamedTuple):
     """A sampled continuation.
 
     Attributes:
-        token_ids: drawn tokens, all that were decoded for it; the end-of-response or stop token included when it was
-            drawn.
+        token_ids: sampled tokens, a sampled end-of-response or stop token included.
         finished: whether it ended with an end-of-response token, and not at the length limit or a stop token.
-        prefilled: prompt and prefix tokens that were read for it; what several sequences share is counted once.
-        states: what the policy predicted for each token, where asked for.
+        prefilled: number of prompt and prefix tokens read for it; tokens that sequences share are counted once.
+        states: the policy's prediction of each token, if requested.
     """
 
     token_ids: list[int]
@@ -69,82 +66,86 @@ def sample(
     stops: Sequence[Collection[int]] | None = None,
     states: bool = False,
 ) -> list[Rollout]:
-    """Continue every prefix until an end-of-response token, a stop token of its own, or its own length limit.
+    """Continue every prefix until an end-of-response token, one of its stop tokens, or its length limit.
 
     Args:
-        prefixes: prompt (and committed response) token ids, each non-empty.
-        noise: per prefix, at least `max_new_tokens` uniform numbers (see `uniforms`).
-        sampling: temperature and cuts, the same for all.
+        prefixes: token ids of prompt and committed response, each non-empty.
+        noise: per prefix, at least `max_new_tokens` uniform numbers (see `keyed_uniforms`).
         max_new_tokens: per prefix, >= 0; with 0 the continuation is empty and unfinished.
-        store: what was read before, and where all that is read now is kept.
-        slots: a slot of the store for each prefix; prefixes in one slot must be equal.
-        homes: the slots of a `BranchCache` in which continuations are kept, all different and none of them a prefix's;
-            None keeps nothing. By default each stays where its prefix is, and slots must then be all different.
+        store: what was read before; all that is read now is stored there too.
+        slots: the store's slot of each prefix; prefixes in one slot must be equal.
+        homes: slots of a `BranchCache` in which to store the continuations, all different and none of them in `slots`;
+            None stores nothing. By default each is stored in its prefix's slot, and slots must be all different.
         stops: per prefix, token ids that end the continuation without finishing the response.
         states: return the policy's predictions too.
     """
     results = [Rollout([], False) for _ in prefixes]
     waiting = [i for i, limit in enumerate(max_new_tokens) if limit > 0]
-    place, source = list(slots), store
-    if source is None:  # equal prefixes share a slot
-        distinct = {prefix: slot for slot, prefix in enumerate(dict.fromkeys(tuple(prefix) for prefix in prefixes))}
-        place = [distinct[tuple(prefix)] for prefix in prefixes]
-        source = PrefixCache(len(distinct))
-    texts = {place[i]: list(prefixes[i]) for i in waiting}
-    read_now = _prefill(policy, source, texts)
-    if homes is not None:
-        for i in waiting:
-            if homes[i] is not None:
-                store.fork(place[i], homes[i])
-    elif store is not None:
-        homes = place
-    else:
-        homes = [None] * len(prefixes)
-    waiting.sort(key=lambda i: (len(prefixes[i]), i))
-    while waiting:
-        rows = min(batching.BatchLimit.rows, len(waiting))
-        queue = [
-            _Row(
-                i,
-                place[i],
-                homes[i],
-                texts[place[i]],
-                read_now[place[i]][0],
-                noise[i],
-                max_new_tokens[i],
-                stops[i] if stops is not None else (),
-            )
-            for i in waiting
-        ]
-        decoder = _Decoder(policy, sampling, source, queue, states=states)
-        if not batching.attempt(lambda run=decoder.run, rows=rows: run(rows), rows):
-            batching.BatchLimit.rows = rows // 2
+    cache = store
+    if store is None:  # equal prefixes share a slot
+        slots = shared_slots(prefixes)
+        cache = PrefixCache(len(set(slots)))
+    texts = {slots[i]: list(prefixes[i]) for i in waiting}
+    hidden, prefilled = _prefill(policy, cache, texts)
+    if homes is None:
+        homes = [None] * len(prefixes) if store is None else slots
+    for i in waiting:
+        if homes[i] not in (None, slots[i]):
+            store.fork(slots[i], homes[i])
+    queue = [
+        _Sequence(
+            index=i,
+            slot=slots[i],
+            home=homes[i],
+            prefix=texts[slots[i]],
+            hidden=hidden[slots[i]],
+            noise=noise[i],
+            limit=max_new_tokens[i],
+            stops=stops[i] if stops is not None else (),
+        )
+        for i in sorted(waiting, key=lambda i: (len(prefixes[i]), i))
+    ]
+    while queue:
+        rows = min(policy.batch_limits.rows, len(queue))
+        decoder = _Decoder(policy, sampling, cache, queue, states=states)
+        if batching.attempt(lambda run=decoder.run, rows=rows: run(rows), rows) is None:
+            policy.batch_limits.rows = rows // 2
         for i, rollout in decoder.finished().items():
-            hidden, prefilled = read_now[place[i]]
-            read_now[place[i]] = (hidden, 0)
-            results[i] = rollout._replace(prefilled=prefilled)
-        waiting = [i for i in waiting if i not in decoder.ended]
+            results[i] = rollout._replace(prefilled=prefilled.pop(slots[i], 0))
+        queue = [sequence for sequence in queue if sequence.index not in decoder.ended]
     return results
 
 
-def _prefill(policy: Policy, cache: TokenCache, texts: dict[int, list[int]]) -> dict[int, tuple[Tensor, int]]:
-    """Read what slots do not hold of their texts; by slot, the last hidden state and the number of tokens read."""
+def _prefill(
+    policy: Policy, cache: TokenCache, texts: dict[int, list[int]]
+) -> tuple[dict[int, Float[Tensor, " hidden"]], dict[int, int]]:
+    """Read the uncached tail of each slot's text; return, by slot, its last hidden state and the number of tokens."""
     slots = list(texts)
     lengths = [len(texts[slot]) - min(cache.shared(slot, texts[slot]), len(texts[slot]) - 1) for slot in slots]
 
-    def fill(chosen: list[int]) -> list[Tensor]:
-        own = [texts[slots[i]] for i in chosen]
-        reading = read(policy, own, [len(text) - 1 for text in own], cache, [slots[i] for i in chosen])
-        cache.put([slots[i] for i in chosen], own, reading.starts, reading.cache)
-        return [reading.hidden[row, lengths[i] - 1] for row, i in enumerate(chosen)]
+    def fill(indices: list[int]) -> list[Tensor]:
+        batch_slots = [slots[i] for i in indices]
+        batch = [texts[slot] for slot in batch_slots]
+        reading = read(policy, batch, [len(text) - 1 for text in batch], cache, batch_slots)
+        cache.put(batch_slots, batch, reading.starts, reading.cache)
+        return [reading.hidden[row, lengths[i] - 1] for row, i in enumerate(indices)]
 
-    hidden = batching.run(fill, lengths)
-    return {slot: (state, length) for slot, state, length in zip(slots, hidden, lengths, strict=True)}
+    hidden = batching.run(fill, lengths, policy.batch_limits)
+    return dict(zip(slots, hidden, strict=True)), dict(zip(slots, lengths, strict=True))
 
 
-class _Row(NamedTuple):
-    """A sequence to be decoded: its number, its prefix's slot, the slot it is kept in, prefix, the prefix's last hidden
-    state, uniform numbers, limit, stop tokens."""
+class _Sequence(NamedTuple):
+    """A sequence to be decoded.
+
+    Attributes:
+        index: its number in the call of `sample`.
+        slot: cache slot of its prefix.
+        home: cache slot in which to store its tokens, or None.
+        hidden: last hidden state of the prefix.
+        noise: a uniform number for each token.
+        limit: largest number of tokens.
+        stops: tokens that end it, besides the policy's end-of-response tokens.
+    """
 
     index: int
     slot: int
@@ -157,102 +158,116 @@ class _Row(NamedTuple):
 
 
 class _Decoder:
-    """Rows that decode together until the queue is empty."""
+    """Continuous batching of a queue of sequences.
 
-    def __init__(self, policy: Policy, sampling: Sampling, source: TokenCache, queue: list[_Row], *, states: bool):
-        self.policy, self.sampling, self.source, self.states = policy, sampling, source, states
+    Attributes:
+        rows: the sequence in each row of the batch, or None.
+        tokens: sampled tokens by sequence index.
+        ended: indices of the sequences that have ended.
+        predictions: predictions of all rows, a step each.
+        prediction_rows: by sequence index, where its predictions are if those of all steps are concatenated.
+    """
+
+    def __init__(self, policy: Policy, sampling: Sampling, source: TokenCache, queue: list[_Sequence], *, states: bool):
+        self.policy = policy
+        self.sampling = sampling
+        self.source = source
+        self.states = states
         self.waiting = queue[::-1]
-        self.rows: list[_Row | None] = []
+        self.rows: list[_Sequence | None] = []
         self.tokens: dict[int, list[int]] = {}
         self.ended: set[int] = set()
-        self.seen: list[TokenPredictions] = []
-        self.trail: dict[int, list[int]] = {}  # where in `seen`, all steps after one another, a sequence's states lie
+        self.predictions: list[TokenPredictions] = []
+        self.prediction_rows: dict[int, list[int]] = {}
 
     def run(self, size: int) -> bool:
-        """Decode everything, at most `size` sequences at once; returns True."""
-        self.rows, self.cache = [None] * size, DecodingCache(self.source, size)
+        """Decode the whole queue with at most `size` rows; return True."""
+        self.rows = [None] * size
+        self.cache = DecodingCache(self.source, size)
         first = self.waiting[-1].hidden
         hidden, count = first.new_zeros(size, len(first)), 0
         while True:
-            free = [place for place, row in enumerate(self.rows) if self.idle(row)]
+            free = [row for row, sequence in enumerate(self.rows) if self.is_free(sequence)]
             if 4 * len(free) >= len(self.rows):
                 hidden = self.admit(free, hidden) if self.waiting else self.shrink(free, hidden)
             if not self.rows:
                 return True
             logits = self.policy.logits(hidden)
             if self.states:
-                own = at_least_float32(logits)
-                self.seen.append(TokenPredictions(hidden, numerics.confidence(own), numerics.entropy(own)))
-            drawn = self.draw(logits)
-            self.note(drawn.tolist(), count)
+                wide = at_least_float32(logits)
+                self.predictions.append(TokenPredictions(hidden, numerics.confidence(wide), numerics.entropy(wide)))
+            tokens = self.draw(logits)
+            self.append(tokens.tolist(), count)
             count += len(self.rows)
-            if not all(self.idle(row) for row in self.rows):
-                hidden = self.step(drawn)
+            if not all(self.is_free(sequence) for sequence in self.rows):
+                hidden = self.step(tokens)
 
-    def idle(self, row: _Row | None) -> bool:
-        """Whether a row has no sequence, or one that has ended."""
-        return row is None or row.index in self.ended
+    def is_free(self, sequence: _Sequence | None) -> bool:
+        """Return whether a row has no sequence, or one that has ended."""
+        return sequence is None or sequence.index in self.ended
 
     def admit(self, free: list[int], hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows hidden"]:
-        """Give free rows to sequences that wait."""
-        self.release(free)
-        taken = [self.waiting.pop() for _ in free[: len(self.waiting)]]
-        places = free[: len(taken)]
-        self.cache.admit(places, self.source, [row.slot for row in taken])
-        for place, row in zip(places, taken, strict=True):
-            self.rows[place], self.tokens[row.index], self.trail[row.index] = row, [], []
-        return hidden.index_copy(
-            0, torch.tensor(places, device=hidden.device), torch.stack([row.hidden for row in taken])
-        )
+        """Fill free rows with waiting sequences."""
+        self.store_ended(free)
+        admitted = [self.waiting.pop() for _ in free[: len(self.waiting)]]
+        rows = free[: len(admitted)]
+        self.cache.admit(rows, self.source, [sequence.slot for sequence in admitted])
+        for row, sequence in zip(rows, admitted, strict=True):
+            self.rows[row] = sequence
+            self.tokens[sequence.index] = []
+            self.prediction_rows[sequence.index] = []
+        index = torch.tensor(rows, device=hidden.device)
+        return hidden.index_copy(0, index, torch.stack([sequence.hidden for sequence in admitted]))
 
     def shrink(self, free: list[int], hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "left hidden"]:
-        """Drop free rows: what is left decodes faster."""
-        self.release(free)
-        kept = [place for place in range(len(self.rows)) if place not in set(free)]
-        self.rows = [self.rows[place] for place in kept]
-        self.cache.select(kept)
-        return hidden[kept]
+        """Remove free rows; a smaller batch decodes faster."""
+        self.store_ended(free)
+        active = [row for row in range(len(self.rows)) if row not in set(free)]
+        self.rows = [self.rows[row] for row in active]
+        self.cache.select(active)
+        return hidden[active]
 
-    def release(self, free: list[int]) -> None:
-        """Keep what ended rows hold in their slots of the store."""
-        places = [place for place in free if self.rows[place] is not None and self.rows[place].home is not None]
-        if places:
-            rows = [self.rows[place] for place in places]
-            held = [[*row.prefix, *self.tokens[row.index][:-1]] for row in rows]
-            self.cache.hand_over(places, self.source, [row.home for row in rows], held)
+    def store_ended(self, free: list[int]) -> None:
+        """Copy the cached tokens of ended sequences to their slots."""
+        rows = [row for row in free if self.rows[row] is not None and self.rows[row].home is not None]
+        if rows:
+            ended = [self.rows[row] for row in rows]
+            ids = [[*sequence.prefix, *self.tokens[sequence.index][:-1]] for sequence in ended]
+            self.cache.copy_to(self.source, [sequence.home for sequence in ended], rows, ids)
 
     def draw(self, logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, " rows"]:
-        uniform = [0.0 if self.idle(row) else row.noise[len(self.tokens[row.index])] for row in self.rows]
+        uniform = [0.0 if self.is_free(s) else s.noise[len(self.tokens[s.index])] for s in self.rows]
         return draw(logits, torch.tensor(uniform, dtype=torch.float64, device=logits.device), self.sampling)
 
-    def note(self, drawn: list[int], count: int) -> None:
-        """Write down the tokens just drawn; `count` rows were computed in all steps before."""
-        for place, (row, token) in enumerate(zip(self.rows, drawn, strict=True)):
-            if self.idle(row):
+    def append(self, new_tokens: list[int], count: int) -> None:
+        """Append the new tokens to their sequences; `count` rows were computed in all earlier steps."""
+        for row, (sequence, token) in enumerate(zip(self.rows, new_tokens, strict=True)):
+            if self.is_free(sequence):
                 continue
-            own = self.tokens[row.index]
-            own.append(token)
-            self.trail[row.index].append(count + place)
-            if token in self.policy.eos_ids or token in row.stops or len(own) == row.limit:
-                self.ended.add(row.index)
+            tokens = self.tokens[sequence.index]
+            tokens.append(token)
+            self.prediction_rows[sequence.index].append(count + row)
+            if token in self.policy.eos_ids or token in sequence.stops or len(tokens) == sequence.limit:
+                self.ended.add(sequence.index)
 
-    def step(self, drawn: Int[Tensor, " rows"]) -> Float[Tensor, "rows hidden"]:
+    def step(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows hidden"]:
+        """Read the new tokens; return their hidden states."""
         position, mask = self.cache.open_column()
         return self.policy.hidden_states(
-            self.policy.embedding[drawn[:, None]],
+            self.policy.embedding[tokens[:, None]],
             past_key_values=self.cache,
             attention_mask=mask,
             position_ids=position,
         )[:, -1]
 
     def finished(self) -> dict[int, Rollout]:
-        """Rollouts of the sequences that ended, by number."""
-        seen = TokenPredictions(*map(torch.cat, zip(*self.seen, strict=True))) if self.seen else None
+        """Return the rollouts of the ended sequences by index."""
+        steps = TokenPredictions(*map(torch.cat, zip(*self.predictions, strict=True))) if self.predictions else None
         return {
             i: Rollout(
                 self.tokens[i],
                 self.tokens[i][-1] in self.policy.eos_ids,
-                states=seen and TokenPredictions(*(part[self.trail[i]] for part in seen)),
+                states=steps and TokenPredictions(*(part[self.prediction_rows[i]] for part in steps)),
             )
             for i in self.ended
         }

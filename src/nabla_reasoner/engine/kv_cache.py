@@ -1,4 +1,4 @@
-"""Key-value caches: all tokens of a batch, and prefixes kept between calls."""
+"""Key-value caches by slot: their interface, and a cache with a fixed number of slots."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -10,10 +10,10 @@ from transformers import Cache, DynamicCache
 
 
 class TokenCache(ABC):
-    """Sequences that one model has read, by slot.
+    """Keys and values of sequences that one model has read, by slot.
 
     Attributes:
-        ids: tokens whose keys and values each slot holds.
+        ids: cached tokens of each slot.
         layers: keys and values by layer; the second axis is the heads, the last the head size.
     """
 
@@ -21,15 +21,15 @@ class TokenCache(ABC):
     layers: list[list[Tensor]]
 
     def shared(self, slot: int, ids: Sequence[int]) -> int:
-        """How many leading tokens of `ids` the slot holds."""
-        own = self.ids[slot]
-        length = min(len(own), len(ids))
-        if own[:length] == list(ids[:length]):
+        """Return how many leading tokens of `ids` the slot holds."""
+        cached = self.ids[slot]
+        length = min(len(cached), len(ids))
+        if cached[:length] == list(ids[:length]):
             return length
-        return next(i for i in range(length) if own[i] != ids[i])
+        return next(i for i in range(length) if cached[i] != ids[i])
 
     def past(self, slots: Sequence[int], starts: Sequence[int]) -> DynamicCache:
-        """A copy of the first `starts` tokens of some slots, right-padded: a model may append to it."""
+        """Return a copy of the first `starts` tokens of some slots, right-padded, to which a model may append."""
         result, width = DynamicCache(), max(starts)
         if width:
             for index, (keys, values) in enumerate(self.leading(slots, width)):
@@ -38,26 +38,32 @@ class TokenCache(ABC):
 
     @abstractmethod
     def leading(self, slots: Sequence[int], width: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """By layer, keys and values of the first `width` tokens of some slots; anything behind what a slot holds."""
+        """Yield, by layer, keys and values of the first `width` tokens of some slots; arbitrary values as padding."""
 
     @abstractmethod
     def put(self, slots: Sequence[int], ids: Sequence[Sequence[int]], starts: Sequence[int], new: Cache) -> None:
-        """Keep what a pass over ids[start:] appended to the copy that `past` gave; slots must hold ids[:start]."""
+        """Store what a pass over ids[start:] appended to the result of `past`; slots must hold ids[:start]."""
 
     @abstractmethod
-    def note(self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]) -> None:
-        """Keep log-probabilities of each slot's tokens from an index on."""
+    def put_log_probs(self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]) -> None:
+        """Store log-probabilities of each slot's tokens from index `start` on."""
 
     @abstractmethod
-    def known(self, slot: int, start: int, end: int) -> float:
-        """Log-likelihood of a slot's tokens from `start` up to `end`, as kept by `note`."""
+    def log_likelihood(self, slot: int, start: int, end: int) -> float:
+        """Return the sum of the stored log-probabilities of a slot's tokens `start` to `end` (exclusive), in nats."""
+
+
+def shared_slots(texts: Sequence[Sequence[int]]) -> list[int]:
+    """Return a slot for each text: equal texts share one, and slots count from 0 in order of first occurrence."""
+    slots = {text: slot for slot, text in enumerate(dict.fromkeys(map(tuple, texts)))}
+    return [slots[tuple(text)] for text in texts]
 
 
 class PrefixCache(TokenCache):
-    """A fixed number of slots, each with room of its own.
+    """A cache with a fixed number of slots of equal capacity.
 
     Attributes:
-        log_probabilities: of each held token given those before it, where a pass computed it; [slots, capacity], nats.
+        log_probabilities: log-probability of each cached token given its prefix, in nats; arbitrary if not stored.
     """
 
     def __init__(self, slots: int):
@@ -76,25 +82,25 @@ class PrefixCache(TokenCache):
         device = new.layers[0].keys.device
         rows = torch.tensor(slots, device=device)[:, None]
         columns = torch.tensor(starts, device=device)[:, None] + torch.arange(width, device=device)
-        for own, layer in zip(self.layers, new.layers, strict=True):
-            own[0][rows, :, columns] = layer.keys[:, :, skip:].detach().transpose(1, 2)
-            own[1][rows, :, columns] = layer.values[:, :, skip:].detach().transpose(1, 2)
+        for (keys, values), layer in zip(self.layers, new.layers, strict=True):
+            keys[rows, :, columns] = layer.keys[:, :, skip:].detach().transpose(1, 2)
+            values[rows, :, columns] = layer.values[:, :, skip:].detach().transpose(1, 2)
         for slot, text in zip(slots, ids, strict=True):
             self.ids[slot] = list(text)
 
-    def note(self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]) -> None:
-        width = max(start + len(own) for start, own in zip(starts, values, strict=True))
+    def put_log_probs(self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]) -> None:
+        width = max(start + len(row) for start, row in zip(starts, values, strict=True))
         missing = width - self.log_probabilities.shape[1]
         if missing > 0:
             self.log_probabilities = torch.nn.functional.pad(self.log_probabilities, (0, missing + missing // 2))
-        for slot, start, own in zip(slots, starts, values, strict=True):
-            self.log_probabilities[slot, start : start + len(own)] = own
+        for slot, start, row in zip(slots, starts, values, strict=True):
+            self.log_probabilities[slot, start : start + len(row)] = row
 
-    def known(self, slot: int, start: int, end: int) -> float:
+    def log_likelihood(self, slot: int, start: int, end: int) -> float:
         return self.log_probabilities[slot, start:end].sum().item()
 
     def copy(self, other: "PrefixCache", slots: Sequence[int]) -> None:
-        """Take over what the same slots of another cache hold."""
+        """Copy slots of another cache into the same slots here."""
         for slot in slots:
             self.ids[slot] = list(other.ids[slot])
         width = max(len(other.ids[slot]) for slot in slots)
@@ -102,22 +108,20 @@ class PrefixCache(TokenCache):
             return
         self._reserve(other.layers, width)
         rows = torch.tensor(slots, device=self.layers[0][0].device)
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
-            for own, taken in zip(mine, theirs, strict=True):
-                own[rows, :, :width] = taken[rows, :, :width]
+        for pair, other_pair in zip(self.layers, other.layers, strict=True):
+            for target, source in zip(pair, other_pair, strict=True):
+                target[rows, :, :width] = source[rows, :, :width]
         if other.log_probabilities.shape[1]:
-            self.note(slots, [0] * len(slots), list(other.log_probabilities[list(slots)]))
+            self.put_log_probs(slots, [0] * len(slots), list(other.log_probabilities[list(slots)]))
 
     def _reserve(self, like: Sequence[Sequence[Tensor]], capacity: int) -> None:
-        """Room for `capacity` tokens in every slot."""
-        held = self.layers[0][0].shape[2] if self.layers else 0
-        if capacity <= held:
+        """Extend every slot to at least `capacity` tokens, with the number of heads and the head size of `like`."""
+        old_capacity = self.layers[0][0].shape[2] if self.layers else 0
+        if capacity <= old_capacity:
             return
-        capacity = max(capacity, held + held // 2)
-        grown = []
-        for index, pair in enumerate(like):
-            grown.append([t.new_zeros(len(self.ids), t.shape[1], capacity, t.shape[3]) for t in pair])
-            if held:
-                for new, old in zip(grown[-1], self.layers[index], strict=True):
-                    new[:, :, :held] = old
-        self.layers = grown
+        capacity = max(capacity, old_capacity + old_capacity // 2)
+        layers = [[t.new_zeros(len(self.ids), t.shape[1], capacity, t.shape[3]) for t in pair] for pair in like]
+        for pair, old_pair in zip(layers, self.layers, strict=False):  # before the first `put` there are no old layers
+            for new, old in zip(pair, old_pair, strict=True):
+                new[:, :, :old_capacity] = old
+        self.layers = layers

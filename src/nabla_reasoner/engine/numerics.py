@@ -1,4 +1,4 @@
-"""Numerics of the output layer: float32 floor, chunked products, log-likelihood, confidence, entropy."""
+"""Numerics of the output layer: at least float32, chunked products, log-likelihood, confidence, entropy."""
 
 import torch
 from jaxtyping import Float, Int
@@ -6,16 +6,16 @@ from torch import Tensor
 
 from ..models.language_models import Policy
 
-CHUNK = 2**24  # entries of a [rows, vocab] buffer that is formed and dropped again
+CHUNK = 2**24  # largest number of entries of a temporary [rows, vocab] buffer
 
 
 def at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """At least float32: probabilities and norms are never formed in half precision."""
+    """Convert half precision to float32, so that no probability or norm is computed in half precision."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def chunks(rows: int, width: int) -> list[slice]:
-    """Slices of `rows` rows whose [rows, width] buffers stay within CHUNK entries."""
+    """Split `rows` rows into slices whose [rows, width] buffers have at most CHUNK entries."""
     size = max(1, CHUNK // width)
     return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
 
@@ -23,7 +23,7 @@ def chunks(rows: int, width: int) -> list[slice]:
 def project_to_vocab(
     rows: Float[Tensor, "rows hidden"], matrix: Float[Tensor, "vocab hidden"]
 ) -> Float[Tensor, "rows vocab"]:
-    """rows @ matrixᵀ in at least float32; a matrix in half precision is widened a slice at a time."""
+    """Return rows @ matrixᵀ in at least float32; a half-precision matrix is converted slice by slice."""
     if matrix.dtype == at_least_float32(matrix).dtype:
         return rows @ matrix.T
     slices = chunks(len(matrix), matrix.shape[1])
@@ -33,7 +33,7 @@ def project_to_vocab(
 def project_to_hidden(
     rows: Float[Tensor, "rows vocab"], matrix: Float[Tensor, "vocab hidden"]
 ) -> Float[Tensor, "rows hidden"]:
-    """rows @ matrix in at least float32; a matrix in half precision is widened a slice at a time."""
+    """Return rows @ matrix in at least float32; a half-precision matrix is converted slice by slice."""
     if matrix.dtype == at_least_float32(matrix).dtype:
         return rows @ matrix
     slices = chunks(len(matrix), matrix.shape[1])
@@ -44,28 +44,31 @@ def project_to_hidden(
 def likelihood(
     model: Policy, hidden: Float[Tensor, "rows hidden"], targets: Int[Tensor, " rows"], *, gradient: bool = False
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows hidden"] | None]:
-    """log π of each target given the hidden state that predicts it, and its derivative by that hidden state.
+    """Return log π (nats) of each target given the hidden state that predicts it, and its derivative by that state.
 
-    The output matrix is applied in chunks of rows; no [rows, vocab] buffer outlives its chunk.
+    The output matrix is applied in chunks of rows, so that memory holds one [rows, vocab] buffer of a chunk only.
+
+    Args:
+        gradient: compute the derivative; otherwise it is None.
     """
     values, derivatives = [], []
     for part in chunks(len(hidden), model.vocab_size):
         logits = at_least_float32(model.logits(hidden[part]))
-        normaliser = logits.logsumexp(-1, keepdim=True)
-        picked = targets[part, None]
-        values.append((logits.gather(1, picked) - normaliser)[:, 0])
+        normalizer = logits.logsumexp(-1, keepdim=True)
+        columns = targets[part, None]
+        values.append((logits.gather(1, columns) - normalizer)[:, 0])
         if gradient:
-            residual = logits.sub_(normaliser).exp_().neg_()  # onehot - softmax, in the logits' own memory
-            residual.scatter_add_(1, picked, torch.ones_like(picked, dtype=residual.dtype))
+            residual = logits.sub_(normalizer).exp_().neg_()  # onehot - softmax, in the logits' own memory
+            residual.scatter_add_(1, columns, torch.ones_like(columns, dtype=residual.dtype))
             derivatives.append(residual.to(hidden.dtype) @ model.head.weight[: model.vocab_size])
     return torch.cat(values), torch.cat(derivatives) if gradient else None
 
 
 def entropy(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, " rows"]:
-    """H(softmax z) in nats."""
+    """Return the entropy H(softmax z) in nats."""
     return torch.distributions.Categorical(logits=logits, validate_args=False).entropy()
 
 
 def confidence(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, " rows"]:
-    """The largest probability of softmax z, in (0, 1]."""
+    """Return the largest probability of softmax z, in (0, 1]."""
     return torch.softmax(logits, -1).amax(-1)

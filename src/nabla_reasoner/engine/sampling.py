@@ -1,4 +1,4 @@
-"""Sampling of one token: temperature, top-k, top-p and keyed uniform numbers."""
+"""Sampling of one token: temperature, top-k, top-p, keyed uniform numbers."""
 
 import hashlib
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 class Sampling(NamedTuple):
-    """How a token is drawn; every engine is given all of it.
+    """Settings of the distribution from which a token is sampled.
 
     Attributes:
-        temperature: >= 0; 0 takes the most likely token.
-        top_p: in (0, 1]; nucleus mass kept.
-        top_k: >= 0; number of tokens kept, 0 keeps all.
+        temperature: τ >= 0; 0 selects the most likely token.
+        top_p: probability mass of the nucleus, in (0, 1].
+        top_k: number of candidate tokens, >= 0; 0 means all.
     """
 
     temperature: float = 0.7
@@ -23,7 +23,7 @@ class Sampling(NamedTuple):
     top_k: int = 0
 
     def check(self) -> "Sampling":
-        """Raise ValueError on a value out of range; returns itself."""
+        """Raise ValueError if a value is out of range; return the settings unchanged."""
         if self.temperature < 0:
             raise ValueError(f"temperature must be >= 0; got {self.temperature}. Use 0 for greedy decoding.")
         if not 0 < self.top_p <= 1:
@@ -34,16 +34,18 @@ class Sampling(NamedTuple):
 
 
 def keyed_uniforms(seed: int, problem_id: str, repeat: int, stage: str, count: int) -> np.ndarray:
-    """`count` uniform numbers in [0, 1) of the stream keyed by (seed, problem, repeat, stage); a longer request for the
-    same key starts with the same numbers."""
+    """Return `count` uniform numbers in [0, 1) of the stream keyed by (seed, problem, repeat, stage).
+
+    A longer request for the same key starts with the same numbers.
+    """
     digest = hashlib.sha256(f"{seed}|{repeat}|{stage}|{problem_id}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little"))).random(count)
 
 
 def filtered_probabilities(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Float[Tensor, "batch vocab"]:
-    """The distribution tokens are drawn from: softmax(z/τ) cut to top_k, then to the nucleus, and renormalised.
+    """Return softmax(z/τ) restricted to the top_k tokens, then to the nucleus, and renormalised.
 
-    The most likely token always stays. At temperature 0 all mass is on the most likely token.
+    The most likely token is always included; at temperature 0 it has all the mass.
     """
     if sampling.temperature == 0:
         return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
@@ -54,8 +56,8 @@ def filtered_probabilities(logits: Float[Tensor, "batch vocab"], sampling: Sampl
         probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     if sampling.top_p < 1:
         ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        kept = ordered.masked_fill(ordered.cumsum(-1) - ordered >= sampling.top_p, 0)
-        probabilities = torch.zeros_like(probabilities).scatter_(-1, order, kept)
+        nucleus = ordered.masked_fill(ordered.cumsum(-1) - ordered >= sampling.top_p, 0)
+        probabilities = torch.zeros_like(probabilities).scatter_(-1, order, nucleus)
         probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     return probabilities
 
@@ -63,10 +65,10 @@ def filtered_probabilities(logits: Float[Tensor, "batch vocab"], sampling: Sampl
 def draw(
     logits: Float[Tensor, "batch vocab"], uniform: Float[Tensor, " batch"], sampling: Sampling
 ) -> Int[Tensor, " batch"]:
-    """One token per row, by inverting the cumulative distribution at `uniform` (in [0, 1))."""
+    """Sample one token per row by inverting the cumulative distribution at `uniform` (in [0, 1))."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
     cumulative = filtered_probabilities(logits.double(), sampling).cumsum(-1)
-    # the last column stands in for 1: rounding must not leave a uniform number above the whole mass
+    # scaled by the total mass, which rounding can leave below 1 and below a uniform number
     threshold = uniform[:, None].double() * cumulative[:, -1:]
     return (cumulative <= threshold).sum(-1).clamp(max=logits.shape[-1] - 1)

@@ -1,6 +1,7 @@
-"""r(y|x) of whole responses: forward passes of the reward model, many at once."""
+"""Rewards r(y|x) of whole responses: batched forward passes of the reward model."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -8,8 +9,16 @@ from .. import cost
 from ..models.language_models import RewardModel
 from . import batching
 from .cached_forward import read
+from .kv_cache import shared_slots
 from .numerics import at_least_float32, likelihood
-from .sequences import ModelCaches, TokenSequence, likelihood_models, with_end_token
+from .sequences import ModelCaches, end_response, likelihood_models
+
+
+class _Request(NamedTuple):
+    """A response to be scored: its prompt, and all that the reward model reads, prompt included."""
+
+    prompt: list[int]
+    text: list[int]
 
 
 @torch.no_grad()
@@ -22,81 +31,84 @@ def rewards(
     slots: Sequence[int] = (),
     close: bool = True,
 ) -> tuple[list[float], list[cost.Cost]]:
-    """r(y|x) of responses, forward passes only, with what each cost.
+    """Return r(y|x) of each response, and the cost of each.
 
     Args:
         prompts: chat prompts by the reward model's template; without `caches`, equal ones are read once.
-        responses: response ids, non-empty; one without an end-of-turn token is closed by one.
-        caches: what was read before, and where all that is read now is kept.
-        slots: a slot per response.
-        close: False scores a response without an end-of-turn token as it stands, as the beginning of a longer one: its
-            log-likelihood so far, or a classifier's score at its last token.
+        responses: response ids, non-empty.
+        caches: what was read before; all that is read now is stored there too.
+        slots: cache slot of each response.
+        close: append the end token to a response that has none. Otherwise it is scored as the beginning of a longer
+            one: by its log-likelihood so far, or by a classifier's score at its last token.
     """
-    batch = [TokenSequence([], list(p), [], list(r)) for p, r in zip(prompts, responses, strict=True)]
-    if close:
-        batch = [with_end_token(sequence, reward) for sequence in batch]
-    lengths = [len(_text(sequence, reward)) for sequence in batch]
-    shared, keep, opening = caches, caches is not None, [0] * len(batch)
-    distinct = {prompt: slot for slot, prompt in enumerate(dict.fromkeys(tuple(s.reward_prompt) for s in batch))}
-    if caches is None and len(distinct) < len(batch):
-        shared, slots = ModelCaches(len(distinct)), [distinct[tuple(s.reward_prompt)] for s in batch]
-        first = {slot: i for i, slot in reversed(list(enumerate(slots)))}  # pays for the prompt
-        for prompt, slot in distinct.items():
-            opening[first[slot]] = len(prompt)
-        read_prompts(reward, [list(prompt) for prompt in distinct], shared)
+    requests = [_request(reward, p, r, close=close) for p, r in zip(prompts, responses, strict=True)]
+    store = caches is not None
+    prompt_tokens = [0] * len(requests)
+    if caches is None:
+        slots = shared_slots([request.prompt for request in requests])
+        firsts = [slots.index(slot) for slot in sorted(set(slots))]
+        if len(firsts) < len(requests):
+            caches = ModelCaches(len(firsts))
+            read_prompts(reward, [requests[i].prompt for i in firsts], caches)
+            for i in firsts:  # the first response to a prompt pays for it
+                prompt_tokens[i] = len(requests[i].prompt)
 
-    def score(chosen: list[int]) -> list[tuple[float, int]]:
-        own = [slots[i] for i in chosen] if shared is not None else []
-        return _reward_values(reward, [batch[i] for i in chosen], shared, own, keep)
+    def score(indices: list[int]) -> list[tuple[float, int]]:
+        batch_slots = [slots[i] for i in indices] if caches is not None else []
+        return _score_batch(reward, [requests[i] for i in indices], caches, batch_slots, store=store)
 
-    scored = batching.run(score, lengths)
-    spent = [cost.scoring(reward.parameters, n + more) for (_, n), more in zip(scored, opening, strict=True)]
-    return [value for value, _ in scored], spent
+    scored = batching.run(score, [len(request.text) for request in requests], reward.batch_limits)
+    costs = [
+        cost.scoring(reward.parameters, tokens + extra)
+        for (_, tokens), extra in zip(scored, prompt_tokens, strict=True)
+    ]
+    return [value for value, _ in scored], costs
 
 
-def _text(sequence: TokenSequence, reward: RewardModel) -> list[int]:
-    """What the reward model reads; the template's closing tokens stand behind an end-of-turn token only."""
-    closed = sequence.rollout[-1] in reward.eos_ids
-    return sequence.reward_prompt + sequence.rollout + (reward.suffix_ids if closed else [])
+def _request(reward: RewardModel, prompt: Sequence[int], response: Sequence[int], *, close: bool) -> _Request:
+    response = end_response(list(response), reward) if close else response
+    suffix = reward.suffix_ids if response[-1] in reward.eos_ids else []  # follows an end-of-turn token only
+    return _Request(list(prompt), [*prompt, *response, *suffix])
 
 
 def read_prompts(reward: RewardModel, prompts: list[list[int]], caches: ModelCaches) -> None:
     """Read every prompt once, the i-th into slot i."""
     models = [(model, cache) for model, _, cache in likelihood_models(reward, caches)] or [(reward, caches.scorer)]
 
-    def fill(chosen: list[int]) -> list[None]:
-        own = [prompts[i] for i in chosen]
+    def fill(slots: list[int]) -> list[None]:
+        batch = [prompts[slot] for slot in slots]
         for model, cache in models:
-            reading = read(model, own, [len(prompt) - 1 for prompt in own], cache, chosen)
-            cache.put(chosen, own, reading.starts, reading.cache)
-        return [None] * len(chosen)
+            reading = read(model, batch, [len(prompt) - 1 for prompt in batch], cache, slots)
+            cache.put(slots, batch, reading.starts, reading.cache)
+        return [None] * len(slots)
 
-    batching.run(fill, [len(prompt) for prompt in prompts])
+    batching.run(fill, [len(prompt) for prompt in prompts], reward.batch_limits)
 
 
-def _reward_values(
-    reward: RewardModel, batch: list[TokenSequence], caches: ModelCaches | None, slots: list[int], keep: bool
+def _score_batch(
+    reward: RewardModel, batch: list[_Request], caches: ModelCaches | None, slots: list[int], *, store: bool
 ) -> list[tuple[float, int]]:
-    """Reward of each response, and the number of tokens that were read for it."""
-    texts = [_text(sequence, reward) for sequence in batch]
+    """Return the reward of each response, and the number of tokens read for it."""
+    texts = [request.text for request in batch]
     if reward.kind == "classifier":
         cache = caches and caches.scorer
         reading = read(reward, texts, [len(text) - 1 for text in texts], cache, slots)
-        if keep:
+        if store:
             cache.put(slots, texts, reading.starts, reading.cache)
         values = at_least_float32(reward.head_scores(reading.last())).tolist()
         return list(zip(values, reading.lengths, strict=True))
-    firsts, totals, read_now = [len(s.reward_prompt) for s in batch], [0.0] * len(batch), []
+    firsts = [len(request.prompt) for request in batch]
+    totals, lengths = [0.0] * len(batch), []
     for model, sign, cache in likelihood_models(reward, caches):
         reading = read(model, texts, [len(text) - 2 for text in texts], cache, slots, overlap=1)
         spans = reading.spans(firsts)
         values, _ = likelihood(model, *reading.predictors(spans))
         parts = values.split([right - left for left, right in spans])
         for i, (part, first, (left, _)) in enumerate(zip(parts, firsts, spans, strict=True)):
-            before = cache.known(slots[i], first, left) if cache is not None else 0.0
+            before = cache.log_likelihood(slots[i], first, left) if cache is not None else 0.0
             totals[i] += sign * (before + part.sum().item())
-        if keep:
+        if store:
             cache.put(slots, texts, reading.starts, reading.cache)
-            cache.note(slots, [left for left, _ in spans], parts)
-        read_now = reading.lengths
-    return list(zip(totals, read_now, strict=True))
+            cache.put_log_probs(slots, [left for left, _ in spans], parts)
+        lengths = reading.lengths
+    return list(zip(totals, lengths, strict=True))

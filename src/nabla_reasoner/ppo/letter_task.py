@@ -20,6 +20,7 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from ..models import random_init
 from ..training import loop
 from ..training.data import Example, Mixture
 
@@ -82,17 +83,14 @@ def demonstrations(chosen: Sequence[str], count: int, seed: int, habits: Mapping
 
 
 def build_model(shape: dict) -> torch.nn.Module:
-    """A randomly initialised Hugging Face causal LM over the letters and the end token."""
-    settings = transformers.AutoConfig.for_model(
-        **shape,
-        vocab_size=END + 1,
-        max_position_embeddings=64,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=END,
-        pad_token_id=None,
-    )
-    return transformers.AutoModelForCausalLM.from_config(settings)
+    """Return a randomly initialised causal LM over the letters and the end token."""
+    settings = {
+        "vocab_size": END + 1,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": False,
+        "eos_token_id": END,
+    }
+    return random_init.build_model({**shape, **settings}, build_tokenizer())
 
 
 def fit(

@@ -1,14 +1,14 @@
-"""Worked solutions for the generated tasks: what the tiny policies and reward models are trained on.
+"""Worked solutions of the generated tasks, on which the tiny policies and reward models are trained.
 
-Every solution is canonical (one text per problem), so a response is right so far exactly when it is a prefix of it;
-that gives process labels for the reward model without any search.
+A problem has one canonical solution. The beginning of a response is therefore correct exactly if it is a prefix of that
+text, which gives process labels for the reward model without any search.
 """
 
 from ..types import Problem
 
 
 def worked_solution(problem: Problem) -> str:
-    """The canonical response to a generated problem; the final answer stands after the last "=".
+    """Return the canonical response to a generated problem; the final answer follows the last "=".
 
     chain_sum     "45+67=112;112-30=82"  running totals, left to right
     leg_counting  "24+78=102;102+44=146" legs of each animal, added up
@@ -31,7 +31,7 @@ def worked_solution(problem: Problem) -> str:
         return f"{first * tens}+{first * units}={first * second}"
     raise ValueError(
         f"a worked solution is defined for chain_sum, leg_counting and products; got task {problem.task!r}. "
-        "Add its canonical solution to demonstrations.py."
+        "Add its canonical solution to worked_solutions.py."
     )
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import transformers
 
 from ..config import build, compose
 from ..engine import generation
 from ..engine.sampling import Sampling, keyed_uniforms
-from ..models.language_models import Policy, RewardModel, load_tokenizer
+from ..models import random_init
+from ..models.language_models import Policy, RewardModel
+from ..models.tokenizers import load_tokenizer
 from ..types import Problem
 from . import estimators as estimator_samples
 from . import gradient_terms
@@ -190,32 +191,22 @@ def equation_25(
 
 def random_models(folder: str, seed: int) -> tuple[Policy, RewardModel]:
     """A tiny random Llama as policy and a tiny random Qwen2 classifier as reward; shipped vocabulary, float64."""
-    tokenizer, loaded = load_tokenizer(build.locate("assets/tokenizer")), []
-    for number, (architecture, extra) in enumerate((("llama", {}), ("qwen2", {"num_labels": 1}))):
-        torch.manual_seed(2 * seed + number)
-        config = transformers.AutoConfig.for_model(
-            architecture,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            vocab_size=len(tokenizer),
-            max_position_embeddings=128,
-            tie_word_embeddings=True,
-            initializer_range=0.3,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-            pad_token_id=tokenizer.pad_token_id,
-            **extra,
-        )
-        auto = transformers.AutoModelForSequenceClassification if extra else transformers.AutoModelForCausalLM
-        path = str(Path(folder, f"{architecture}-{seed}"))
-        auto.from_config(config).save_pretrained(path)
-        tokenizer.save_pretrained(path)
-        loaded.append(path)
-    policy = Policy.from_pretrained(loaded[0], dtype="float64")
-    return policy, RewardModel.from_pretrained(loaded[1], kind="classifier", dtype="float64")
+    tokenizer = load_tokenizer(build.locate("assets/tokenizer"))
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.3,
+    }
+    llama, qwen = str(Path(folder, f"llama-{seed}")), str(Path(folder, f"qwen2-{seed}"))
+    random_init.write_model(llama, {"model_type": "llama", **shape}, tokenizer, seed=2 * seed)
+    random_init.write_model(qwen, {"model_type": "qwen2", **shape}, tokenizer, classifier=True, seed=2 * seed + 1)
+    policy = Policy.from_pretrained(llama, dtype="float64")
+    return policy, RewardModel.from_pretrained(qwen, kind="classifier", dtype="float64")
 
 
 def estimators(

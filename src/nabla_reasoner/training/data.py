@@ -9,6 +9,7 @@ import transformers
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..models.tokenizers import chat_ids
 from ..tasks.worked_solutions import worked_solution
 from ..types import Problem
 
@@ -57,8 +58,7 @@ def chat_example(
     labels: list[float] | None = None,
 ) -> Example:
     """Return a response to a problem as an example in the tokenizer's chat format; its group is the task."""
-    prompt = tokenizer.apply_chat_template(problem.messages, add_generation_prompt=True, return_dict=False)
-    return Example(problem.task, list(prompt), response_ids, labels)
+    return Example(problem.task, chat_ids(tokenizer, problem.messages), response_ids, labels)
 
 
 def solution_examples(tokenizer: transformers.PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[Example]:

@@ -52,12 +52,8 @@ class PolicyTraining(Training):
         schedule: Schedule,
         max_new_tokens: int,
     ):
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        policy = Policy(model, tokenizer, "the policy in training")
-        for parameter in trained:  # Policy has frozen them
-            parameter.requires_grad_(True)
         super().__init__(model, schedule)
-        self.policy = policy
+        self.policy = Policy(model, tokenizer, "the policy in training")
         self.max_new_tokens = max_new_tokens
         self.accuracies: dict[str, float] = {}
 

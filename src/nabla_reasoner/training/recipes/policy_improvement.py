@@ -15,7 +15,7 @@ import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
 
-from ...models.language_models import load_tokenizer
+from ...models.tokenizers import load_tokenizer
 from ...types import Problem
 from ..data import Mixture, solution_examples
 from ..grpo import GroupRelativeTraining, GroupSampling

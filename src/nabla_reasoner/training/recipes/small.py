@@ -23,8 +23,9 @@ from ...engine import generation, scoring
 from ...engine.sampling import Sampling, keyed_uniforms
 from ...evaluation.accuracy import greedy_accuracy
 from ...models import conversion
-from ...models.language_models import Policy, RewardModel, load_tokenizer
+from ...models.language_models import Policy, RewardModel
 from ...models.quiet import quiet_libraries
+from ...models.tokenizers import load_tokenizer
 from ...tasks import grading
 from ...types import Problem
 from .. import loop, reward_model

@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from ...config import schema
 from ...engine import generation
 from ...engine.sampling import Sampling, keyed_uniforms
-from ...models.language_models import Policy, load_tokenizer
+from ...models.language_models import Policy
 from ...models.quiet import quiet_libraries
 from ...models.random_init import build_model
-from ...models.tokenizers import build_tokenizer
+from ...models.tokenizers import build_tokenizer, load_tokenizer
 from ...tasks import grading, problems
 from ...types import Problem
 from .. import classifier_init, loop, reward_model
@@ -55,13 +55,25 @@ def tokenizer_folder(config: DictConfig) -> str:
     return str(Path(config.folder, "tokenizer"))
 
 
+def model_shape(architecture: DictConfig) -> dict[str, str | int | float | bool]:
+    """Return the configuration of a tiny model, given its architecture, width, depth and number of heads."""
+    return {
+        **architecture,
+        "num_key_value_heads": architecture.num_attention_heads,
+        "intermediate_size": architecture.hidden_size * 8 // 3 // 32 * 32,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.04,
+    }
+
+
 def train_language_model(config: DictConfig, name: str, data: Splits) -> None:
     """Train a causal LM from random weights on worked solutions and write its folder."""
     recipe = config.models[name]
     tokenizer = load_tokenizer(tokenizer_folder(config))
     lightning.seed_everything(recipe.seed, verbose=False)
     pools = {task: solution_examples(tokenizer, parts["train"]) for task, parts in data.items()}
-    model = build_model(recipe.architecture, tokenizer, classifier=False)
+    model = build_model(model_shape(recipe.architecture), tokenizer)
     module = loop.LanguageModelTraining(model, loop.Schedule(**recipe.schedule))
     fit_and_save(config, name, module, Mixture(pools, dict(recipe.batch), recipe.seed))
 
@@ -156,7 +168,7 @@ def grow_classifier(
     examples: list[Example],
 ) -> torch.nn.Module:
     """Return a classifier grown from the likelihood reward; its activations are measured on the examples."""
-    model = build_model(config.models.classifier.architecture, tokenizer, classifier=True)
+    model = build_model(model_shape(config.models.classifier.architecture), tokenizer, classifier=True)
     likelihood = transformers.AutoModelForCausalLM.from_pretrained(
         str(Path(config.folder, config.models.likelihood.folder))
     )
