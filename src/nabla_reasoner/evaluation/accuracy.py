@@ -1,4 +1,4 @@
-"""Greedy accuracy of a policy."""
+"""Responses of a policy to problems, and their accuracy."""
 
 from collections.abc import Sequence
 
@@ -12,6 +12,14 @@ from ..tasks import grading
 from ..types import Problem
 
 
+def sample_responses(
+    policy: Policy, problems: Sequence[Problem], noise: Sequence[np.ndarray], sampling: Sampling, max_new_tokens: int
+) -> list[Rollout]:
+    """Sample one response to each problem; arguments as for `generation.sample`."""
+    prompts = [policy.prompt_ids(problem.messages) for problem in problems]
+    return generation.sample(policy, prompts, noise, sampling, [max_new_tokens] * len(prompts))
+
+
 def is_correct(policy: Policy, problem: Problem, rollout: Rollout) -> bool:
     """Return whether the grader marks a response correct."""
     return grading.grade(problem, policy.decode(rollout.token_ids), rollout.finished).correct
@@ -19,13 +27,6 @@ def is_correct(policy: Policy, problem: Problem, rollout: Rollout) -> bool:
 
 def greedy_accuracy(policy: Policy, problems: Sequence[Problem], max_new_tokens: int) -> float:
     """Return the percentage of the problems that greedy decoding answers correctly."""
-    count = len(problems)
-    rollouts = generation.sample(
-        policy,
-        [policy.prompt_ids(problem.messages) for problem in problems],
-        [np.zeros(max_new_tokens)] * count,
-        Sampling(0.0),
-        [max_new_tokens] * count,
-    )
-    correct = [is_correct(policy, problem, rollout) for problem, rollout in zip(problems, rollouts, strict=True)]
-    return 100 * float(np.mean(correct))
+    noise = [np.zeros(max_new_tokens)] * len(problems)
+    rollouts = sample_responses(policy, problems, noise, Sampling(0.0), max_new_tokens)
+    return 100 * float(np.mean([is_correct(policy, p, r) for p, r in zip(problems, rollouts, strict=True)]))

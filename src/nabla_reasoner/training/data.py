@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import transformers
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from ..models.tokenizers import chat_ids
 from ..tasks.worked_solutions import worked_solution
@@ -46,13 +46,13 @@ class Padded(NamedTuple):
     last: Int[Tensor, " batch"]
 
 
-def solution_ids(tokenizer: transformers.PreTrainedTokenizerBase, problem: Problem, eos_id: int) -> list[int]:
+def solution_ids(tokenizer: PreTrainedTokenizerBase, problem: Problem, eos_id: int) -> list[int]:
     """Return the token ids of the problem's worked solution, with the end-of-turn token `eos_id` appended."""
     return [*tokenizer.encode(worked_solution(problem), add_special_tokens=False), eos_id]
 
 
 def chat_example(
-    tokenizer: transformers.PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
     problem: Problem,
     response_ids: list[int],
     labels: list[float] | None = None,
@@ -61,7 +61,7 @@ def chat_example(
     return Example(problem.task, chat_ids(tokenizer, problem.messages), response_ids, labels)
 
 
-def solution_examples(tokenizer: transformers.PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[Example]:
+def solution_examples(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[Example]:
     """Return the worked solutions of the problems as examples."""
     return [
         chat_example(tokenizer, problem, solution_ids(tokenizer, problem, tokenizer.eos_token_id))

@@ -5,16 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import transformers
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
 
-from ..engine import generation
 from ..engine.sampling import Sampling, keyed_uniforms
+from ..evaluation.accuracy import sample_responses
 from ..types import Problem
 from . import losses
-from .data import Example, Padded, pad
+from .data import Padded, chat_example, pad
 from .loop import Schedule
 from .sft import PolicyTraining, Score, verifiable_reward
 
@@ -90,7 +90,7 @@ class GroupRelativeTraining(PolicyTraining):
     def __init__(
         self,
         model: torch.nn.Module,
-        tokenizer: transformers.PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase,
         schedule: Schedule,
         max_new_tokens: int,
         *,
@@ -144,16 +144,13 @@ class GroupRelativeTraining(PolicyTraining):
             for number, problem in enumerate(ordered)
             for k in range(size)
         ]
-        prompts = [self.policy.prompt_ids(problem.messages) for problem in repeated]
-        rollouts = generation.sample(
-            self.policy, prompts, noise, Sampling(self.sampling.temperature), [limit] * len(repeated)
-        )
+        rollouts = sample_responses(self.policy, repeated, noise, Sampling(self.sampling.temperature), limit)
         rewards = torch.tensor(self.score(repeated, rollouts), device=self.device).view(-1, size)
         self._check_rewards(rewards)
         blocks = pad(
             [
-                Example(problem.task, prompt, rollout.token_ids)
-                for problem, prompt, rollout in zip(repeated, prompts, rollouts, strict=True)
+                chat_example(self.policy.tokenizer, problem, rollout.token_ids)
+                for problem, rollout in zip(repeated, rollouts, strict=True)
             ]
         )
         self.log("train/reward", rewards.nanmean(), prog_bar=True)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-import transformers
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from ..engine.generation import Rollout
 from ..evaluation.accuracy import greedy_accuracy
@@ -48,7 +48,7 @@ class PolicyTraining(Training):
     def __init__(
         self,
         model: torch.nn.Module,
-        tokenizer: transformers.PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase,
         schedule: Schedule,
         max_new_tokens: int,
     ):

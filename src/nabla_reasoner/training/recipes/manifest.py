@@ -10,16 +10,16 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 from omegaconf import DictConfig, OmegaConf
 from scipy import special, stats
 
-from ...engine import generation, scoring
+from ...engine import scoring
 from ...engine.sampling import Sampling, keyed_uniforms
-from ...evaluation.accuracy import greedy_accuracy, is_correct
+from ...evaluation.accuracy import greedy_accuracy, is_correct, sample_responses
 from ...models.language_models import Policy, RewardModel
 from ...types import Problem
 from ..data import solution_ids
@@ -30,22 +30,6 @@ NUM_FAR = 20  # answers to other problems that each worked solution is compared 
 MAX_NEW_TOKENS = 96
 TEMPERATURE = 0.7
 WEAK_LIKELIHOOD = "tiny-instruct"  # the weakest likelihood reward: a policy itself
-
-
-class SelectionQuality(NamedTuple):
-    """Worth of a reward for choosing among samples.
-
-    Attributes:
-        one_sample, any_sample, best: percentage of right answers, of problems with one, and of right Best-of-N choices.
-        gap_closed: share of the gap between one sample and any sample that Best-of-N closes; NaN without a gap.
-        auc: probability that a right answer scores above a wrong one, over all pairs.
-    """
-
-    one_sample: float
-    any_sample: float
-    best: float
-    gap_closed: float
-    auc: float
 
 
 def write(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> None:
@@ -105,31 +89,26 @@ def describe(assets: Path, folder: Path, recipe: DictConfig) -> dict[str, Any]:
 def measure(policy: Policy, rewards: dict[str, RewardModel], problems: Sequence[Problem]) -> dict[str, Any]:
     """Return accuracies of one policy on one task in percent, and the worth of each reward there."""
     repeated = [problem for problem in problems for _ in range(NUM_SAMPLES)]
-    rollouts = generation.sample(
-        policy,
-        [policy.prompt_ids(problem.messages) for problem in repeated],
-        [keyed_uniforms(0, p.id, 0, f"rollout {k}", MAX_NEW_TOKENS) for p in problems for k in range(NUM_SAMPLES)],
-        Sampling(TEMPERATURE),
-        [MAX_NEW_TOKENS] * len(repeated),
-    )
+    noise = [keyed_uniforms(0, p.id, 0, f"rollout {k}", MAX_NEW_TOKENS) for p in problems for k in range(NUM_SAMPLES)]
+    rollouts = sample_responses(policy, repeated, noise, Sampling(TEMPERATURE), MAX_NEW_TOKENS)
+    responses = [rollout.token_ids for rollout in rollouts]
     correct = np.array([is_correct(policy, p, r) for p, r in zip(repeated, rollouts, strict=True)])
     correct = correct.reshape(-1, NUM_SAMPLES)
     result: dict[str, Any] = {
         "greedy": round(greedy_accuracy(policy, problems, MAX_NEW_TOKENS), 1),
         "one_sample": round(100 * correct.mean(), 1),
         "any_of_8": round(100 * correct.any(1).mean(), 1),
-        "response_tokens": round(float(np.mean([len(rollout.token_ids) for rollout in rollouts])), 1),
+        "response_tokens": round(float(np.mean([len(response) for response in responses])), 1),
         "rewards": {},
     }
     for name, reward in rewards.items():
-        prompts = [reward.prompt_ids(problem.messages) for problem in repeated]
-        values, _ = scoring.rewards(reward, prompts, [rollout.token_ids for rollout in rollouts])
+        values, _ = scoring.rewards(reward, [reward.prompt_ids(problem.messages) for problem in repeated], responses)
         scores = np.array(values).reshape(-1, NUM_SAMPLES)
         quality = selection_quality(scores, correct)
         result["rewards"][name] = {
-            "best_of_8": round(quality.best, 1),
-            "gap_closed": round(quality.gap_closed, 3),
-            "auc": round(quality.auc, 3),
+            "best_of_8": round(quality["best_of_8"], 1),
+            "gap_closed": round(quality["gap_closed"], 3),
+            "auc": round(quality["auc"], 3),
             "calibration_error": round(calibration_error(probability(reward, scores), correct), 3),
             "outranks_far_answers": round(far_ranking(policy, reward, problems), 3),
         }
@@ -138,18 +117,19 @@ def measure(policy: Policy, rewards: dict[str, RewardModel], problems: Sequence[
 
 def selection_quality(
     scores: Float[np.ndarray, "problem sample"], correct: Bool[np.ndarray, "problem sample"]
-) -> SelectionQuality:
-    """Return how well a reward's scores choose among samples."""
+) -> dict[str, float]:
+    """Return how well a reward's scores choose among N samples: percentages, share of the gap closed, AUC."""
+    count = scores.shape[1]
     one_sample = 100 * correct.mean()
     any_sample = 100 * correct.any(1).mean()
     best = 100 * correct[np.arange(len(scores)), scores.argmax(1)].mean()
-    return SelectionQuality(
-        one_sample=one_sample,
-        any_sample=any_sample,
-        best=best,
-        gap_closed=(best - one_sample) / (any_sample - one_sample) if any_sample > one_sample else float("nan"),
-        auc=auc(scores[correct], scores[~correct]),
-    )
+    return {
+        "one_sample": one_sample,
+        f"any_of_{count}": any_sample,
+        f"best_of_{count}": best,
+        "gap_closed": (best - one_sample) / (any_sample - one_sample) if any_sample > one_sample else float("nan"),
+        "auc": auc(scores[correct], scores[~correct]),
+    }
 
 
 def auc(positive: Float[np.ndarray, " positive"], negative: Float[np.ndarray, " negative"]) -> float:

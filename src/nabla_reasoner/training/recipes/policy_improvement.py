@@ -4,13 +4,11 @@ All recipes use the same questions, seen equally often. SFT learns from their wo
 its own responses are correct.
 """
 
-import csv
-import itertools
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning
+import pandas as pd
 import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
@@ -139,31 +137,18 @@ def shared_settings(config: DictConfig) -> DictConfig:
     return OmegaConf.create({**shared, "device": config.device})
 
 
-def read_curve(log: Path) -> Iterator[dict[str, str]]:
-    """Return the rows of a training's log in the order of steps; a resumed training has several versions of it."""
-    rows: dict[int, dict[str, str]] = {}
-    for file in sorted(log.glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1])):
-        with file.open(newline="", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
-                rows.setdefault(int(row["step"]), {}).update({k: v for k, v in row.items() if v})
-    return (rows[step] for step in sorted(rows))
-
-
 def write_curve(path: Path, log: Path) -> None:
-    """Write the learning curve as CSV: training reward or loss of every tenth step, and every validation."""
-    rows = [row for row in read_curve(log) if "validation/accuracy" in row or int(row["step"]) % 10 == 0]
-    names = dict.fromkeys(itertools.chain.from_iterable(rows))
-    columns = ["step", *sorted(name for name in names if name not in ("step", "epoch"))]
-    write_csv(path, columns, ([_short(row.get(name, "")) for name in columns] for row in rows))
+    """Write the learning curve as CSV: training reward or loss of every tenth step, and every validation.
 
-
-def write_csv(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
-    """Write a CSV file and its folder."""
+    Args:
+        log: folder of the training's log; a resumed training has several versions of it.
+    """
+    files = sorted(log.glob("version_*/metrics.csv"), key=lambda file: int(file.parent.name.split("_")[1]))
+    logged = pd.concat([pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""]) for file in files])
+    steps = logged.astype({"step": int}).groupby("step").last()  # the last value of each column
+    curve = steps[steps["validation/accuracy"].notna() | (steps.index % 10 == 0)].drop(columns="epoch")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+    curve.dropna(axis=1, how="all").sort_index(axis=1).map(_short, na_action="ignore").to_csv(path)
 
 
 def _short(text: str) -> str:
@@ -187,4 +172,6 @@ def sweep(config: DictConfig, data: Splits) -> None:
             rows.append([policy, name, f"{rate:g}", settings.num_steps, result.step, f"{result.accuracy:.2f}"])
             print(*rows[-1], flush=True)
     columns = ["policy", "recipe", "learning_rate", "num_steps", "best_step", "validation_accuracy"]
-    write_csv(Path(config.improvement.assets, "sweeps", "improvement.csv"), columns, rows)
+    path = Path(config.improvement.assets, "sweeps", "improvement.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows, columns=columns).to_csv(path, index=False)

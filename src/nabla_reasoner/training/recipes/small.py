@@ -19,9 +19,9 @@ import peft
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from ...engine import generation, scoring
+from ...engine import scoring
 from ...engine.sampling import Sampling, keyed_uniforms
-from ...evaluation.accuracy import greedy_accuracy
+from ...evaluation.accuracy import greedy_accuracy, sample_responses
 from ...models import conversion
 from ...models.language_models import Policy, RewardModel
 from ...models.quiet import quiet_libraries
@@ -55,7 +55,7 @@ class Answer(NamedTuple):
     correct: bool
 
 
-def questions(config: DictConfig) -> Splits:
+def make_splits(config: DictConfig) -> Splits:
     """Generate problems by task and split, with the suffix used in runs; the splits share no held-out question."""
     return {
         task: {
@@ -78,16 +78,11 @@ def sample_answers(config: DictConfig, problems: Sequence[Problem], count: int, 
         policy = Policy.from_pretrained(config.policy.path, device=config.device)
     for start in range(len(rows), len(repeated), CHUNK):
         chunk = repeated[start : start + CHUNK]
-        rollouts = generation.sample(
-            policy,
-            [policy.prompt_ids(problem.messages) for problem in chunk],
-            [
-                keyed_uniforms(config.seed, problem.id, 0, f"{stage} {(start + i) % count}", config.max_new_tokens)
-                for i, problem in enumerate(chunk)
-            ],
-            Sampling(**config.sampling),
-            [config.max_new_tokens] * len(chunk),
-        )
+        noise = [
+            keyed_uniforms(config.seed, problem.id, 0, f"{stage} {(start + i) % count}", config.max_new_tokens)
+            for i, problem in enumerate(chunk)
+        ]
+        rollouts = sample_responses(policy, chunk, noise, Sampling(**config.sampling), config.max_new_tokens)
         new_rows = [
             [problem.id, policy.decode(rollout.token_ids), rollout.finished]
             for problem, rollout in zip(chunk, rollouts, strict=True)
@@ -142,8 +137,8 @@ def training_answers(config: DictConfig, data: Splits) -> dict[str, list[Answer]
     answers: dict[str, list[Answer]] = {"right": [], "wrong": [], "corrected": [], "moved": []}
     generator = np.random.default_rng(config.seed)
     for task, parts in data.items():
-        asked = parts["train"][: config.samples.questions]
-        sampled = sample_answers(config, asked, config.samples.per_question, f"train-{task}")
+        questions = parts["train"][: config.samples.questions]
+        sampled = sample_answers(config, questions, config.samples.per_question, f"train-{task}")
         right = [answer for answer in sampled if answer.correct]
         answers["right"] += right
         answers["wrong"] += [answer for answer in sampled if not answer.correct]
@@ -207,21 +202,12 @@ def measure(reward: RewardModel, answers: Sequence[Answer], count: int) -> dict[
     responses = [reward.tokenizer.encode(answer.response, add_special_tokens=False) for answer in answers]
     scores = np.array(scoring.rewards(reward, prompts, responses)[0]).reshape(-1, count)
     correct = np.array([answer.correct for answer in answers]).reshape(-1, count)
-    quality = manifest.selection_quality(scores, correct)
     is_mixed = correct.any(1) & ~correct.all(1)
+    rows = zip(scores[is_mixed], correct[is_mixed], strict=True)
     result = {
         "num_problems": len(scores),
-        "one_sample": quality.one_sample,
-        f"any_of_{count}": quality.any_sample,
-        f"best_of_{count}": quality.best,
-        "gap_closed": quality.gap_closed,
-        "auc": quality.auc,
-        "auc_within": np.mean(
-            [
-                manifest.auc(row[right], row[~right])
-                for row, right in zip(scores[is_mixed], correct[is_mixed], strict=True)
-            ]
-        ),
+        **manifest.selection_quality(scores, correct),
+        "auc_within": np.mean([manifest.auc(row[right], row[~right]) for row, right in rows]),
     }
     return {name: round(float(value), 3) for name, value in result.items()}
 
@@ -229,8 +215,10 @@ def measure(reward: RewardModel, answers: Sequence[Answer], count: int) -> dict[
 def choose(config: DictConfig, data: Splits) -> None:
     """Measure the candidates on validation problems and ship the one with the best mean Best-of-N."""
     count = config.validation.per_question
-    asked = {task: parts["validation"][: config.validation.questions] for task, parts in data.items()}
-    sampled = {task: sample_answers(config, problems, count, f"validation-{task}") for task, problems in asked.items()}
+    problems_of = {task: parts["validation"][: config.validation.questions] for task, parts in data.items()}
+    sampled = {
+        task: sample_answers(config, problems, count, f"validation-{task}") for task, problems in problems_of.items()
+    }
     results, likelihood_accuracy = {}, {}
     for name, (kind, _) in CANDIDATES.items():
         if (adapter_folder(config, kind) / "adapter_config.json").is_file():
@@ -240,7 +228,7 @@ def choose(config: DictConfig, data: Splits) -> None:
             if name == "likelihood":
                 likelihood_accuracy = {
                     task: round(greedy_accuracy(reward.strong, problems, config.max_new_tokens), 1)
-                    for task, problems in asked.items()
+                    for task, problems in problems_of.items()
                 }
     best = max(results, key=lambda name: np.mean([row[f"best_of_{count}"] for row in results[name].values()]))
     folder, source = Path(config.folder), adapter_folder(config, CANDIDATES[best][0])
@@ -265,7 +253,7 @@ def train(config: DictConfig) -> None:
     torch.set_num_threads(config.threads)
     package = {key: value for key, value in config.policy.prepare.items() if key != "_target_"}
     conversion.unpack(**package)
-    data = questions(config)
+    data = make_splits(config)
     if {"samples", "classifier", "likelihood"} & set(config.only):
         answers = training_answers(config, data)
     for name in ("classifier", "likelihood"):

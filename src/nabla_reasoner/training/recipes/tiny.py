@@ -12,10 +12,11 @@ import lightning
 import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedTokenizerBase
 
 from ...config import schema
-from ...engine import generation
 from ...engine.sampling import Sampling, keyed_uniforms
+from ...evaluation.accuracy import sample_responses
 from ...models.language_models import Policy
 from ...models.quiet import quiet_libraries
 from ...models.random_init import build_model
@@ -104,9 +105,7 @@ def response_labels(response: list[int], solution: list[int], correct: bool) -> 
     return [*labels[:-1], float(correct)]
 
 
-def sampled_responses(
-    config: DictConfig, data: Splits, tokenizer: transformers.PreTrainedTokenizerBase
-) -> dict[str, list[Example]]:
+def sampled_responses(config: DictConfig, data: Splits, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Example]]:
     """Sample the policies' own responses to training questions and label each token; unfinished ones are dropped."""
     recipe = config.models.classifier
     count = recipe.samples_per_task // len(recipe.policies)
@@ -114,18 +113,11 @@ def sampled_responses(
     for name in recipe.policies:
         policy = Policy.from_pretrained(str(Path(config.folder, config.models[name].folder)), device=config.device)
         for task, parts in data.items():
-            asked = [parts["train"][i % len(parts["train"])] for i in range(count)]
-            rollouts = generation.sample(
-                policy,
-                [policy.prompt_ids(problem.messages) for problem in asked],
-                [
-                    keyed_uniforms(recipe.seed, f"{i}/{problem.id}", 0, name, recipe.max_new_tokens)
-                    for i, problem in enumerate(asked)
-                ],
-                Sampling(1.0),
-                [recipe.max_new_tokens] * count,
-            )
-            for problem, rollout in zip(asked, rollouts, strict=True):
+            questions = [parts["train"][i % len(parts["train"])] for i in range(count)]
+            limit = recipe.max_new_tokens
+            noise = [keyed_uniforms(recipe.seed, f"{i}/{p.id}", 0, name, limit) for i, p in enumerate(questions)]
+            rollouts = sample_responses(policy, questions, noise, Sampling(1.0), limit)
+            for problem, rollout in zip(questions, rollouts, strict=True):
                 if rollout.finished:
                     response = rollout.token_ids
                     correct = grading.grade(problem, policy.decode(response)).correct
@@ -135,13 +127,13 @@ def sampled_responses(
     return examples
 
 
-def alphabet(tokenizer: transformers.PreTrainedTokenizerBase, asked: Iterable[Problem]) -> list[int]:
+def alphabet(tokenizer: PreTrainedTokenizerBase, questions: Iterable[Problem]) -> list[int]:
     """Return the token ids of the problems' worked solutions in ascending order, the end of turn included."""
-    return sorted({token for p in asked for token in solution_ids(tokenizer, p, tokenizer.eos_token_id)})
+    return sorted({token for p in questions for token in solution_ids(tokenizer, p, tokenizer.eos_token_id)})
 
 
 def corrupted_solutions(
-    config: DictConfig, data: Splits, tokenizer: transformers.PreTrainedTokenizerBase
+    config: DictConfig, data: Splits, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, list[Example]]:
     """Return worked solutions; in a share of them one token is replaced by another that occurs in solutions."""
     recipe = config.models.classifier
@@ -164,7 +156,7 @@ def corrupted_solutions(
 def grow_classifier(
     config: DictConfig,
     data: Splits,
-    tokenizer: transformers.PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
     examples: list[Example],
 ) -> torch.nn.Module:
     """Return a classifier grown from the likelihood reward; its activations are measured on the examples."""
@@ -174,12 +166,12 @@ def grow_classifier(
     )
     sequences = [[*example.prompt_ids, *example.response_ids] for example in examples]
     length = min(len(sequence) for sequence in sequences)
-    asked = [problem for parts in data.values() for problem in parts["train"][:ALPHABET_SOLUTIONS]]
+    questions = [problem for parts in data.values() for problem in parts["train"][:ALPHABET_SOLUTIONS]]
     classifier_init.grow(
         model,
         likelihood,
         torch.tensor([sequence[:length] for sequence in sequences]),
-        alphabet(tokenizer, asked),
+        alphabet(tokenizer, questions),
         marker=examples[0].prompt_ids[-1],
     )
     return model
