@@ -254,7 +254,7 @@ def test_a_prompt_beyond_the_context_is_refused():
 def test_forks_share_what_they_have_in_common_and_freed_memory_is_used_again():
     policy, caches = toys.policy(), ModelCaches.branching()
     prompt, noise = policy.prompt_ids(toys.chat("6")), [keyed_uniforms(0, str(i), 0, "s", 6) for i in range(4)]
-    draw = {"store": caches.policy, "slots": [0, 0, 0], "homes": [1, 2, None]}
+    draw = {"store": caches.policy, "slots": [0, 0, 0], "output_slots": [1, 2, None]}
     drawn = generation.sample(policy, [prompt] * 3, noise[:3], Sampling(1.0), [6] * 3, **draw)
     assert [rollout.prefilled for rollout in drawn] == [len(prompt), 0, 0]
     held = [len(rollout.token_ids) - 1 for rollout in drawn]
@@ -263,7 +263,7 @@ def test_forks_share_what_they_have_in_common_and_freed_memory_is_used_again():
     assert len(set(itertools.chain(*places))) == len(prompt) + held[0] + held[1]
     text = prompt + drawn[0].token_ids
     draw = {"store": caches.policy, "slots": [1]}
-    (behind,) = generation.sample(policy, [text], noise[3:], Sampling(1.0), [6], **draw, homes=[3])
+    (behind,) = generation.sample(policy, [text], noise[3:], Sampling(1.0), [6], **draw, output_slots=[3])
     (fresh,) = generation.sample(policy, [text], noise[3:], Sampling(1.0), [6])
     assert behind.token_ids == fresh.token_ids
     assert (behind.prefilled, fresh.prefilled) == (1, len(text))
@@ -271,7 +271,7 @@ def test_forks_share_what_they_have_in_common_and_freed_memory_is_used_again():
     free = len(caches.policy.free)
     caches.policy.cut(3, len(text))
     assert len(caches.policy.free) == free + len(behind.token_ids) - 1
-    (again,) = generation.sample(policy, [text], noise[3:], Sampling(1.0), [6], **draw, homes=[4])
+    (again,) = generation.sample(policy, [text], noise[3:], Sampling(1.0), [6], **draw, output_slots=[4])
     assert again.token_ids == fresh.token_ids
     assert len(caches.policy.log_probabilities) == capacity
 

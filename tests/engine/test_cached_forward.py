@@ -100,7 +100,7 @@ def test_samples_with_shared_cache_equal_single_samples():
     policy.batch_limits.rows = 3
     store = PrefixCache(11)
     for storage in ({}, {"store": store, "slots": list(range(11))[::-1]}):
-        rollouts = generation.sample(policy, prompts, noise, Sampling(1.0), limits, **storage, states=True)
+        rollouts = generation.sample(policy, prompts, noise, Sampling(1.0), limits, **storage, predictions=True)
         assert [r.token_ids for r in rollouts] == expected
     for i, (prompt, rollout) in enumerate(zip(prompts, rollouts, strict=True)):
         if not rollout.token_ids:
@@ -110,11 +110,13 @@ def test_samples_with_shared_cache_equal_single_samples():
         reading = read(policy, [text], [len(text) - 1], store, [10 - i])
         whole = policy.hidden_states(policy.embedding[torch.tensor([text])])[0]
         torch.testing.assert_close(reading.hidden[0, -1], whole[-1], rtol=0, atol=1e-10)
-        states = rollout.states
-        torch.testing.assert_close(states.hidden, whole[len(prompt) - 1 : -1], rtol=0, atol=1e-10)
-        probabilities = torch.softmax(policy.logits(states.hidden), -1)
-        torch.testing.assert_close(states.confidence, probabilities.amax(-1), rtol=0, atol=1e-12)
-        torch.testing.assert_close(states.entropy, -(probabilities * probabilities.log()).sum(-1), rtol=0, atol=1e-9)
+        predictions = rollout.predictions
+        torch.testing.assert_close(predictions.hidden, whole[len(prompt) - 1 : -1], rtol=0, atol=1e-10)
+        probabilities = torch.softmax(policy.logits(predictions.hidden), -1)
+        torch.testing.assert_close(predictions.confidence, probabilities.amax(-1), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            predictions.entropy, -(probabilities * probabilities.log()).sum(-1), rtol=0, atol=1e-9
+        )
 
 
 def test_cache_copy_independent_of_source():

@@ -189,7 +189,7 @@ class TreeSearch:
             limits,
             store=self.caches.policy,
             slots=[one.node.slot for one in draws],
-            homes=[one.home for one in draws],
+            output_slots=[one.home for one in draws],
             stops=[() if one.whole else self.stops for one in draws],
         )
         for one, rollout in zip(draws, drawn, strict=True):

@@ -88,7 +88,7 @@ class BatchedDecoder:
             limits,
             store=caches.policy,
             slots=self.slots(walks),
-            states=True,
+            predictions=True,
         )
         for each, rollout in zip(walks, drawn, strict=True):
             each.rollouts += 1
@@ -102,7 +102,7 @@ class BatchedDecoder:
             drawn = self.roll_out(self.walks, [[] for _ in self.walks], self.current)
         for each, rollout in zip(self.walks, drawn, strict=True):
             each.tokens = rollout.token_ids
-            self.take(each, rollout.states)
+            self.take(each, rollout.predictions)
             note_rollout(each, self.policy)
             each.done = self.method.max_rollouts == 1
 
@@ -289,7 +289,7 @@ class BatchedDecoder:
             states = each.states
             if accept_or_reject(each, self.policy, position, token, response, value, self.method.acceptance):
                 accepted.append(each)
-                parts = zip(states, rollout.states or [part[:0] for part in states], strict=True)
+                parts = zip(states, rollout.predictions or [part[:0] for part in states], strict=True)
                 self.take(each, TokenPredictions(*(torch.cat([old[: position + 1], new]) for old, new in parts)))
             each.done = each.done or each.rollouts == self.method.max_rollouts
         if accepted:

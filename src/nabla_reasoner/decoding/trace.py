@@ -73,7 +73,7 @@ class _Recorder(batched.BatchedDecoder):
         drawn = super().roll_out(walks, kept, caches)
         for number, each, ids, rollout in zip(self.slots(walks), walks, kept, drawn, strict=True):
             known = each.states.confidence[: len(ids)].tolist() if ids else []
-            own = rollout.states.confidence.tolist() if rollout.states is not None else []
+            own = rollout.predictions.confidence.tolist() if rollout.predictions is not None else []
             self.responses[number].append(Response(len(ids), ids + rollout.token_ids, known + own, None, not ids))
         return drawn
 

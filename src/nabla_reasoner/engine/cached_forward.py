@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from ..models.language_models import Policy, RewardModel
+from ..models.language_models import LanguageModel
 from . import batching
 from .kv_cache import TokenCache
 
@@ -64,7 +64,7 @@ class Reading(NamedTuple):
 
 
 def read(
-    model: Policy | RewardModel,
+    model: LanguageModel,
     texts: Sequence[Sequence[int]],
     limits: Sequence[int],
     cache: TokenCache | None = None,

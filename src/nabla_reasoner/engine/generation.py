@@ -5,6 +5,7 @@ selects a token by inverting the cumulative distribution. Samples therefore do n
 of workers, up to rounding of the logits. Batching is continuous: the row of an ended sequence is reused.
 """
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -43,13 +44,13 @@ class Rollout(NamedTuple):
         token_ids: sampled tokens, a sampled end-of-response or stop token included.
         finished: whether it ended with an end-of-response token, and not at the length limit or a stop token.
         prefilled: number of prompt and prefix tokens read for it; tokens that sequences share are counted once.
-        states: the policy's prediction of each token, if requested.
+        predictions: the policy's prediction of each token, if requested.
     """
 
     token_ids: list[int]
     finished: bool
     prefilled: int = 0
-    states: TokenPredictions | None = None
+    predictions: TokenPredictions | None = None
 
 
 @torch.no_grad()
@@ -62,9 +63,9 @@ def sample(
     *,
     store: TokenCache | None = None,
     slots: Sequence[int] = (),
-    homes: Sequence[int | None] | None = None,
+    output_slots: Sequence[int | None] | None = None,
     stops: Sequence[Collection[int]] | None = None,
-    states: bool = False,
+    predictions: bool = False,
 ) -> list[Rollout]:
     """Continue every prefix until an end-of-response token, one of its stop tokens, or its length limit.
 
@@ -74,10 +75,10 @@ def sample(
         max_new_tokens: per prefix, >= 0; with 0 the continuation is empty and unfinished.
         store: what was read before; all that is read now is stored there too.
         slots: the store's slot of each prefix; prefixes in one slot must be equal.
-        homes: slots of a `BranchCache` in which to store the continuations, all different and none of them in `slots`;
-            None stores nothing. By default each is stored in its prefix's slot, and slots must be all different.
+        output_slots: slots of a `BranchCache` for the continuations, all different and none in `slots`; None stores
+            nothing. By default each is stored in its prefix's slot, and slots must be all different.
         stops: per prefix, token ids that end the continuation without finishing the response.
-        states: return the policy's predictions too.
+        predictions: return the policy's predictions too.
     """
     results = [Rollout([], False) for _ in prefixes]
     waiting = [i for i, limit in enumerate(max_new_tokens) if limit > 0]
@@ -87,16 +88,16 @@ def sample(
         cache = PrefixCache(len(set(slots)))
     texts = {slots[i]: list(prefixes[i]) for i in waiting}
     hidden, prefilled = _prefill(policy, cache, texts)
-    if homes is None:
-        homes = [None] * len(prefixes) if store is None else slots
+    if output_slots is None:
+        output_slots = [None] * len(prefixes) if store is None else slots
     for i in waiting:
-        if homes[i] not in (None, slots[i]):
-            store.fork(slots[i], homes[i])
+        if output_slots[i] not in (None, slots[i]):
+            store.fork(slots[i], output_slots[i])
     queue = [
         _Sequence(
             index=i,
             slot=slots[i],
-            home=homes[i],
+            output_slot=output_slots[i],
             prefix=texts[slots[i]],
             hidden=hidden[slots[i]],
             noise=noise[i],
@@ -107,7 +108,7 @@ def sample(
     ]
     while queue:
         rows = min(policy.batch_limits.rows, len(queue))
-        decoder = _Decoder(policy, sampling, cache, queue, states=states)
+        decoder = _Decoder(policy, sampling, cache, queue[::-1], predictions)
         if batching.attempt(lambda run=decoder.run, rows=rows: run(rows), rows) is None:
             policy.batch_limits.rows = rows // 2
         for i, rollout in decoder.finished().items():
@@ -140,7 +141,7 @@ class _Sequence(NamedTuple):
     Attributes:
         index: its number in the call of `sample`.
         slot: cache slot of its prefix.
-        home: cache slot in which to store its tokens, or None.
+        output_slot: cache slot in which to store its tokens, or None.
         hidden: last hidden state of the prefix.
         noise: a uniform number for each token.
         limit: largest number of tokens.
@@ -149,7 +150,7 @@ class _Sequence(NamedTuple):
 
     index: int
     slot: int
-    home: int | None
+    output_slot: int | None
     prefix: list[int]
     hidden: Float[Tensor, " hidden"]
     noise: np.ndarray
@@ -157,10 +158,13 @@ class _Sequence(NamedTuple):
     stops: Collection[int]
 
 
+@dataclasses.dataclass
 class _Decoder:
-    """Continuous batching of a queue of sequences.
+    """Continuous batching of sequences.
 
     Attributes:
+        source: cache of the prefixes, which also stores the continuations.
+        waiting: sequences to be decoded; the last one is the next.
         rows: the sequence in each row of the batch, or None.
         tokens: sampled tokens by sequence index.
         ended: indices of the sequences that have ended.
@@ -168,20 +172,19 @@ class _Decoder:
         prediction_rows: by sequence index, where its predictions are if those of all steps are concatenated.
     """
 
-    def __init__(self, policy: Policy, sampling: Sampling, source: TokenCache, queue: list[_Sequence], *, states: bool):
-        self.policy = policy
-        self.sampling = sampling
-        self.source = source
-        self.states = states
-        self.waiting = queue[::-1]
-        self.rows: list[_Sequence | None] = []
-        self.tokens: dict[int, list[int]] = {}
-        self.ended: set[int] = set()
-        self.predictions: list[TokenPredictions] = []
-        self.prediction_rows: dict[int, list[int]] = {}
+    policy: Policy
+    sampling: Sampling
+    source: TokenCache
+    waiting: list[_Sequence]
+    with_predictions: bool
+    rows: list[_Sequence | None] = dataclasses.field(default_factory=list)
+    tokens: dict[int, list[int]] = dataclasses.field(default_factory=dict)
+    ended: set[int] = dataclasses.field(default_factory=set)
+    predictions: list[TokenPredictions] = dataclasses.field(default_factory=list)
+    prediction_rows: dict[int, list[int]] = dataclasses.field(default_factory=dict)
 
     def run(self, size: int) -> bool:
-        """Decode the whole queue with at most `size` rows; return True."""
+        """Decode all waiting sequences with at most `size` rows; return True."""
         self.rows = [None] * size
         self.cache = DecodingCache(self.source, size)
         first = self.waiting[-1].hidden
@@ -193,7 +196,7 @@ class _Decoder:
             if not self.rows:
                 return True
             logits = self.policy.logits(hidden)
-            if self.states:
+            if self.with_predictions:
                 wide = at_least_float32(logits)
                 self.predictions.append(TokenPredictions(hidden, numerics.confidence(wide), numerics.entropy(wide)))
             tokens = self.draw(logits)
@@ -229,11 +232,11 @@ class _Decoder:
 
     def store_ended(self, free: list[int]) -> None:
         """Copy the cached tokens of ended sequences to their slots."""
-        rows = [row for row in free if self.rows[row] is not None and self.rows[row].home is not None]
+        rows = [row for row in free if self.rows[row] is not None and self.rows[row].output_slot is not None]
         if rows:
             ended = [self.rows[row] for row in rows]
             ids = [[*sequence.prefix, *self.tokens[sequence.index][:-1]] for sequence in ended]
-            self.cache.copy_to(self.source, [sequence.home for sequence in ended], rows, ids)
+            self.cache.copy_to(self.source, [sequence.output_slot for sequence in ended], rows, ids)
 
     def draw(self, logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, " rows"]:
         uniform = [0.0 if self.is_free(s) else s.noise[len(self.tokens[s.index])] for s in self.rows]
@@ -267,7 +270,7 @@ class _Decoder:
             i: Rollout(
                 self.tokens[i],
                 self.tokens[i][-1] in self.policy.eos_ids,
-                states=steps and TokenPredictions(*(part[self.prediction_rows[i]] for part in steps)),
+                predictions=steps and TokenPredictions(*(part[self.prediction_rows[i]] for part in steps)),
             )
             for i in self.ended
         }

@@ -57,9 +57,9 @@ def first_rollouts(
         [keyed_uniforms(seed, problem.id, 0, "rollout 0", method.max_new_tokens) for problem in problems],
         method.rollout_sampling,
         [method.max_new_tokens] * len(problems),
-        states=True,
+        predictions=True,
     )
-    return [(rollout.token_ids, rollout.states) for rollout in drawn]
+    return [(rollout.token_ids, rollout.predictions) for rollout in drawn]
 
 
 def find(
