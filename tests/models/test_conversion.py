@@ -13,7 +13,6 @@ from nabla_reasoner.engine import generation
 from nabla_reasoner.engine.sampling import Sampling, keyed_uniforms
 from nabla_reasoner.models import conversion
 from nabla_reasoner.models.language_models import Policy, RewardModel
-from nabla_reasoner.types import Problem
 
 ROOT = Path(__file__).resolve().parents[2]
 # peft 0.21 reads an attribute that transformers 5.23 has renamed.
@@ -92,44 +91,6 @@ def test_merged_folder_equals_base_plus_adapter(tmp_path: Path, task_type: str):
 def test_adapter_without_weights_rejected(tmp_path: Path):
     with pytest.raises(ValueError, match=r"adapter_model\.safetensors"):
         conversion.merge(str(tmp_path / "m"), base=toys.model_folder("llama"), adapter=str(tmp_path))
-
-
-def asked(expression: str, answer: str) -> Problem:
-    return Problem(expression, f"{expression} =", answer, "chain_sum", {"expression": expression})
-
-
-def test_answers_derived_from_samples_have_correct_results():
-    pytest.importorskip("peft", reason="needs the extra small; pip install -e '.[small]'")
-    from nabla_reasoner.training.recipes.small import Answer, corrected, moved
-
-    wrong = Answer(asked("98 - 68", "30"), "98 - 68 = 11.\nThe answer is = 11", True, False)
-    assert corrected(wrong).response == "98 - 68 = 30.\nThe answer is = 30"
-    assert corrected(wrong._replace(finished=False)) is None
-    right = Answer(asked("17 - 99", "-82"), "17 - 99 = -82", True, True)
-    assert moved(right, asked("50 - 82", "-32")).response == "50 - 82 = -32"
-    assert moved(right, asked("50 + 82", "132")) is None, "a sum has another form than a difference"
-    unclear = right._replace(response="17 - 99 = 5 - 87 = -82")
-    assert moved(unclear, asked("50 - 82", "-32")) is None, "5 and 87 are not in the question"
-
-
-def test_small_scale_and_its_training_share_settings():
-    scale = yaml.safe_load((ROOT / "configs/scale/small.yaml").read_text(encoding="utf-8"))
-    recipe = yaml.safe_load((ROOT / "configs/train/small.yaml").read_text(encoding="utf-8"))
-    for task, details in recipe["tasks"].items():
-        assert details["settings"] == scale["difficulty"][task]
-        assert details["suffix"] == scale["suffixes"][task]
-        assert recipe["max_new_tokens"] == scale["limits"][task]
-    assert recipe["sampling"].items() <= scale["sampling"].items()
-    assert scale["num_problems"] <= recipe["held_out"]["test"]
-    assert set(scale["grid"]["task"].split(",")) <= set(recipe["tasks"])
-
-
-def test_shipped_adapter_is_small_and_matches_manifest():
-    folder = ROOT / "assets/rewards/smollm2-lora"
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    reward = yaml.safe_load((ROOT / "configs/reward/smollm2.yaml").read_text(encoding="utf-8"))
-    assert (folder / "adapter_model.safetensors").stat().st_size < 10e6
-    assert manifest["shipped"] == ("ratio" if reward["reference"] else reward["kind"])
 
 
 @pytest.mark.weights

@@ -1,4 +1,4 @@
-"""The shipped models: what the manifest says of them holds, and DTO does on them what it should."""
+"""Shipped models against their manifest, and DTO on them against enumeration."""
 
 import hashlib
 import json
@@ -22,18 +22,18 @@ def load(name):
     return Policy.from_pretrained(str(ASSETS / MANIFEST["models"][name]["folder"]))
 
 
-def judge():
+def likelihood_reward():
     return RewardModel.from_pretrained(str(ASSETS / "rewards" / "likelihood"), kind="likelihood")
 
 
-def test_files_are_those_of_the_manifest_and_small():
+def test_shipped_files_are_small_and_match_the_manifest():
     for entry in MANIFEST["models"].values():
         weights = (ASSETS / entry["folder"] / "model.safetensors").read_bytes()
         assert hashlib.sha256(weights).hexdigest() == entry["sha256"]
     assert sum(file.stat().st_size for file in ASSETS.rglob("*") if file.is_file()) < 30_000_000
 
 
-def test_models_load_with_the_auto_classes_and_share_one_vocabulary():
+def test_models_load_and_share_one_vocabulary():
     for name, entry in MANIFEST["models"].items():
         auto = "AutoModelForSequenceClassification" if name == "classifier" else "AutoModelForCausalLM"
         model = getattr(transformers, auto).from_pretrained(ASSETS / entry["folder"], dtype=torch.float32)
@@ -60,12 +60,12 @@ def test_policies_are_uncertain_where_they_err(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny-base", "tiny-instruct"])
-def test_manifest_measures_are_regenerated(name):
-    """Greedy accuracy and the judge's Best-of-8 on the first 100 validation problems lie near the manifest's values.
+def test_manifest_measures_are_reproduced(name):
+    """Greedy accuracy and the likelihood reward's Best-of-8 on 100 validation problems are near the manifest's values.
 
     100 problems against 300: the standard error of the difference is about 4 points; 16 points are 4 of them.
     """
-    policy, reward = load(name), judge()
+    policy, reward = load(name), likelihood_reward()
     for task, settings in TASKS.items():
         test = problems.generate(task, split="test", size=MANIFEST["held_out"]["test"], settings=settings)
         avoid = frozenset(problems.question_key(problem.question) for problem in test)
@@ -81,7 +81,7 @@ def test_manifest_measures_are_regenerated(name):
 def last_digits(policy, count):
     """(chat, prefix, [most likely wrong digit, end]) at uncertain last digits of otherwise right answers."""
     sample = problems.generate("products", split="train", size=300, start=10_000_000, settings=TASKS["products"])
-    found = []
+    cases = []
     for problem in sample:
         chat = [{"role": "user", "content": problem.question}]
         *prefix, right = policy.tokenizer.encode(worked_solutions.worked_solution(problem), add_special_tokens=False)
@@ -89,18 +89,18 @@ def last_digits(policy, count):
         probabilities = logits.softmax(-1)
         probabilities[right] = 0
         if probabilities.max() > 0.05:
-            found.append((chat, prefix, [int(probabilities.argmax()), policy.eos_ids[0]]))
-    return found[:count]
+            cases.append((chat, prefix, [int(probabilities.argmax()), policy.eos_ids[0]]))
+    return cases[:count]
 
 
 @pytest.mark.slow
-def test_dto_finds_the_minimum_that_enumeration_finds():
-    """A space small enough to try every text: the last digit, all 640 tokens, L computed for each.
+def test_dto_finds_the_minimum_of_enumeration():
+    """All texts are enumerated: L is computed for each of the 640 tokens as the last digit.
 
     The policy's own argmax misses the minimum at some of these positions; the argmax of the optimised row must be the
     minimum at all but one in ten (DTO follows a linearisation at the hard token, so exactness is not promised).
     """
-    policy, reward = load("tiny-base"), judge()
+    policy, reward = load("tiny-base"), likelihood_reward()
     before = after = 0
     cases = last_digits(policy, 30)
     for chat, prefix, rollout in cases:

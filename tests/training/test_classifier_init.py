@@ -1,4 +1,4 @@
-"""A grown classifier against the language model it is grown from: Hugging Face's own logits say what must come out."""
+"""Activations of a grown classifier against the logits of the language model it is grown from."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from nabla_reasoner.models.tokenizers import load_tokenizer
 from nabla_reasoner.training import classifier_init, reward_model
 from nabla_reasoner.training.data import Example, pad
 
-JUDGE = Path(__file__).resolve().parents[2] / "assets" / "rewards" / "likelihood"
+LIKELIHOOD = Path(__file__).resolve().parents[2] / "assets" / "rewards" / "likelihood"
 PROBLEMS = {
     "33 + 71 + 15 + 72 + 73 + 14": "33+71=104;104+15=119;119+72=191;191+73=264;264+14=278",
     "20 + 45 - 11 + 62 + 30": "20+45=65;65-11=54;54+62=116;116+30=146",
@@ -19,9 +19,9 @@ PROBLEMS = {
 }
 
 
-def judge():
-    model = transformers.AutoModelForCausalLM.from_pretrained(JUDGE)
-    return model, load_tokenizer(str(JUDGE))
+def load_likelihood():
+    model = transformers.AutoModelForCausalLM.from_pretrained(LIKELIHOOD)
+    return model, load_tokenizer(str(LIKELIHOOD))
 
 
 def larger(language_model, **changes):
@@ -42,24 +42,24 @@ def larger(language_model, **changes):
 
 def sequences(tokenizer, *, wrong: bool):
     """Prompt length and token ids of worked solutions, with every one-digit mistake if wrong."""
-    found = []
+    rows = []
     for question, solution in PROBLEMS.items():
         text = f"State the final answer to the following arithmetic problem: {question} ="
         prompt = tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
         )
-        places = [place for place, letter in enumerate(solution) if letter.isdigit()] if wrong else [None]
-        for place in places:
-            letters = list(solution)
-            if place is not None:
-                letters[place] = str((int(letters[place]) + 5) % 10)
-            ids = tokenizer.encode("".join(letters), add_special_tokens=False)
-            found.append((len(prompt), [*prompt, *ids, tokenizer.eos_token_id]))
-    return found
+        positions = [i for i, character in enumerate(solution) if character.isdigit()] if wrong else [None]
+        for position in positions:
+            characters = list(solution)
+            if position is not None:
+                characters[position] = str((int(characters[position]) + 5) % 10)
+            ids = tokenizer.encode("".join(characters), add_special_tokens=False)
+            rows.append((len(prompt), [*prompt, *ids, tokenizer.eos_token_id]))
+    return rows
 
 
 def grown():
-    language_model, tokenizer = judge()
+    language_model, tokenizer = load_likelihood()
     classifier = larger(language_model)
     right = sequences(tokenizer, wrong=False)
     alphabet = sorted({token for start, ids in [*right, *sequences(tokenizer, wrong=True)] for token in ids[start:]})
@@ -68,87 +68,87 @@ def grown():
     classifier_init.grow(
         classifier, language_model, torch.tensor([ids[:length] for _, ids in right]), alphabet, ids[start - 1]
     )
-    places = classifier_init.layout(language_model.base_model, classifier.base_model, alphabet)
-    return language_model, tokenizer, classifier.eval(), places
+    layout = classifier_init.hidden_layout(language_model.base_model, classifier.base_model, alphabet)
+    return language_model, tokenizer, classifier.eval(), layout
 
 
 def states(model, number, ids):
-    """What a layer gives."""
-    seen = []
-    hook = model.base_model.layers[number].register_forward_hook(lambda module, given, output: seen.append(output))
+    """Hidden states after a layer."""
+    outputs = []
+    hook = model.base_model.layers[number].register_forward_hook(lambda module, given, output: outputs.append(output))
     with torch.no_grad():
         model.base_model(input_ids=torch.tensor([ids]))
     hook.remove()
-    return seen[0][0]
+    return outputs[0][0]
 
 
-def logits_of_what_came(language_model, start, ids):
+def logits_of_actual_tokens(language_model, start, ids):
     with torch.no_grad():
         logits = language_model(input_ids=torch.tensor([ids])).logits[0]
     return logits[:-1].gather(1, torch.tensor(ids)[1:, None])[start - 1 :, 0]
 
 
-def test_copied_layers_give_the_language_models_hidden_states():
+def test_copied_layers_give_language_model_hidden_states():
     language_model, tokenizer, classifier, _ = grown()
     for _, ids in sequences(tokenizer, wrong=True)[:5]:
-        own, copied = states(language_model, 3, ids), states(classifier, 3, ids)[:, :128]
-        torch.testing.assert_close(copied, own, rtol=0, atol=0.01 * own.abs().max().item())
+        original, copied = states(language_model, 3, ids), states(classifier, 3, ids)[:, :128]
+        torch.testing.assert_close(copied, original, rtol=0, atol=0.01 * original.abs().max().item())
 
 
-def test_support_is_twice_the_logit_of_the_token_that_came():
-    language_model, tokenizer, classifier, places = grown()
+def test_support_is_twice_the_logit_of_the_token():
+    language_model, tokenizer, classifier, layout = grown()
     for start, ids in sequences(tokenizer, wrong=True)[::7]:
-        support = states(classifier, 4, ids)[start:, places.support]
-        logits = logits_of_what_came(language_model, start, ids)
+        support = states(classifier, 4, ids)[start:, layout.support]
+        logits = logits_of_actual_tokens(language_model, start, ids)
         fitted = stats.linregress(logits.numpy(), support.numpy())
         assert 1.4 < fitted.slope < 2.6
         assert fitted.rvalue > 0.9
 
 
-def test_a_token_that_did_not_come_would_have_had_its_own_logit():
-    """What an optimiser reads off the gradient by the codes: the language model's logits of all alternatives."""
-    language_model, tokenizer, classifier, places = grown()
+def test_gradient_by_codes_follows_logits_of_alternatives():
+    """The gradient with respect to the codes gives the language model's logits of all alternative tokens."""
+    language_model, tokenizer, classifier, layout = grown()
     start, ids = sequences(tokenizer, wrong=True)[10]
     embedded = classifier.base_model.embed_tokens(torch.tensor([ids])).detach().requires_grad_()
-    seen = []
-    hook = classifier.base_model.layers[4].register_forward_hook(lambda module, given, output: seen.append(output))
+    outputs = []
+    hook = classifier.base_model.layers[4].register_forward_hook(lambda module, given, output: outputs.append(output))
     classifier.base_model(inputs_embeds=embedded)
     hook.remove()
     with torch.no_grad():
         logits = language_model(input_ids=torch.tensor([ids])).logits[0]
-    codes = slice(places.prediction, places.prediction + len(places.alphabet))
+    codes = slice(layout.prediction, layout.prediction + len(layout.alphabet))
     for position in range(start, len(ids)):
-        (gradient,) = torch.autograd.grad(seen[0][0, position, places.support], embedded, retain_graph=True)
-        own = (
+        (gradient,) = torch.autograd.grad(outputs[0][0, position, layout.support], embedded, retain_graph=True)
+        by_codes = (
             gradient[0, position, codes]
             * classifier_init.CODE_SIZE
             * language_model.base_model.embed_tokens.weight.std()
         )
-        fitted = stats.linregress(logits[position - 1, list(places.alphabet)].numpy(), own.detach().numpy())
+        fitted = stats.linregress(logits[position - 1, list(layout.alphabet)].numpy(), by_codes.detach().numpy())
         assert fitted.rvalue > 0.8
         assert 1.4 < fitted.slope < 2.2
 
 
-def test_the_worst_token_of_a_response_is_found_and_nothing_of_the_prompt():
-    _, tokenizer, classifier, places = grown()
-    least, found = [], []
+def test_minimum_head_finds_least_support_of_the_response():
+    _, tokenizer, classifier, layout = grown()
+    least, minimum = [], []
     for start, ids in [*sequences(tokenizer, wrong=False), *sequences(tokenizer, wrong=True)[::3]]:
-        support = states(classifier, 4, ids)[:, places.support]
+        support = states(classifier, 4, ids)[:, layout.support]
         least.append(support[start:].min().item())
-        found.append(states(classifier, 5, ids)[-1, places.worst].item())
-    fitted = stats.linregress(least, found)
+        minimum.append(states(classifier, 5, ids)[-1, layout.worst].item())
+    fitted = stats.linregress(least, minimum)
     assert fitted.rvalue > 0.95
     assert 0.8 < fitted.slope < 1.4
 
 
-def test_a_wrong_digit_is_seen_before_any_training():
-    _, tokenizer, classifier, places = grown()
-    right = [states(classifier, 5, ids)[-1, places.worst].item() for _, ids in sequences(tokenizer, wrong=False)]
-    wrong = [states(classifier, 5, ids)[-1, places.worst].item() for _, ids in sequences(tokenizer, wrong=True)]
+def test_wrong_digit_is_detected_before_any_training():
+    _, tokenizer, classifier, layout = grown()
+    right = [states(classifier, 5, ids)[-1, layout.worst].item() for _, ids in sequences(tokenizer, wrong=False)]
+    wrong = [states(classifier, 5, ids)[-1, layout.worst].item() for _, ids in sequences(tokenizer, wrong=True)]
     assert stats.mannwhitneyu(right, wrong).statistic / (len(right) * len(wrong)) > 0.98
 
 
-def test_what_the_language_model_gave_is_frozen_and_the_rest_is_not():
+def test_only_layers_after_the_comparing_one_are_trained():
     _, _, classifier, _ = grown()
     trained = {name.split(".")[2] for name, p in classifier.named_parameters() if p.requires_grad and "layers" in name}
     assert trained == {"5", "6"}
@@ -157,14 +157,14 @@ def test_what_the_language_model_gave_is_frozen_and_the_rest_is_not():
 
 
 @pytest.mark.parametrize("changes", [{"hidden_size": 128, "num_attention_heads": 4}, {"num_hidden_layers": 5}])
-def test_a_classifier_that_is_too_small_is_refused(changes):
-    language_model, _ = judge()
+def test_too_small_classifier_is_refused(changes):
+    language_model, _ = load_likelihood()
     with pytest.raises(ValueError, match=">= 6 layers and width >= 160; got"):
         classifier_init.grow(larger(language_model, **changes), language_model, torch.tensor([[1, 2]]), [5, 6], 3)
 
 
-def test_the_head_alone_is_fitted_to_its_minimum():
-    language_model, _ = judge()
+def test_head_alone_is_fitted_to_its_minimum():
+    language_model, _ = load_likelihood()
     model = larger(language_model)
     generator = torch.Generator().manual_seed(1)
     examples = [
@@ -172,7 +172,7 @@ def test_the_head_alone_is_fitted_to_its_minimum():
         for i in range(40)
     ]
     blocks = pad(examples)
-    found = reward_model.probe(model, blocks, 0.5)
+    loss = reward_model.fit_head(model, blocks, 0.5)
     with torch.no_grad():
         hidden = model.base_model(input_ids=blocks[0].ids).last_hidden_state.double()
     labels = blocks[0].labels.double()
@@ -188,4 +188,4 @@ def test_the_head_alone_is_fitted_to_its_minimum():
         return total.item(), weight.grad.numpy(), loss.item()
 
     best = optimize.minimize(lambda w: objective(w)[:2], torch.zeros(160).double().numpy(), jac=True)
-    assert found == pytest.approx(objective(best.x)[2], abs=2e-3)
+    assert loss == pytest.approx(objective(best.x)[2], abs=2e-3)

@@ -1,4 +1,4 @@
-"""Policies improved by training: GRPO against TRL, its behaviour on toys, resuming, and the best-checkpoint rule."""
+"""GRPO against TRL, its behaviour on toys, resumed trainings, and selection of the best weights."""
 
 import math
 
@@ -15,7 +15,7 @@ from nabla_reasoner.models.tokenizers import load_tokenizer
 from nabla_reasoner.tasks import grading
 from nabla_reasoner.training import loop, losses, sft
 from nabla_reasoner.training.data import Example, Mixture, pad
-from nabla_reasoner.training.grpo import Collected, GroupRelativeTraining, GroupSampling
+from nabla_reasoner.training.grpo import GroupRelativeTraining, GroupSampling, ResponseBatch
 from nabla_reasoner.training.loop import Schedule
 from nabla_reasoner.training.sft import SupervisedTraining
 from nabla_reasoner.types import Problem
@@ -31,7 +31,7 @@ def tokenizer():
     return load_tokenizer(toys.model_folder("llama"))
 
 
-def asked(count=6, task="chain_sum"):
+def make_problems(count=6, task="chain_sum"):
     return [Problem(str(i), f"What is {i} + {i + 1}?", str(2 * i + 1), task) for i in range(count)]
 
 
@@ -48,9 +48,9 @@ def grpo(score, *, steps=40, rate=3e-3, model=None, seed=0, **settings):
     )
 
 
-def even_tokens(owners, drawn):
+def even_tokens(problems, rollouts):
     """A reward that is easy to raise: the share of even token ids."""
-    return [sum(token % 2 == 0 for token in rollout.token_ids) / len(rollout.token_ids) for rollout in drawn]
+    return [sum(token % 2 == 0 for token in rollout.token_ids) / len(rollout.token_ids) for rollout in rollouts]
 
 
 def where(folder, name="m"):
@@ -58,7 +58,9 @@ def where(folder, name="m"):
 
 
 def stream(items=None, counts=None, repeats=1):
-    return Mixture(items or {"chain_sum": asked()}, counts or {"chain_sum": 4}, 0, collate=list, repeats=repeats)
+    return Mixture(
+        items or {"chain_sum": make_problems()}, counts or {"chain_sum": 4}, 0, collate=list, repeats=repeats
+    )
 
 
 @pytest.mark.parametrize("updates", [1, 2])
@@ -70,13 +72,13 @@ def test_grpo_raises_the_reward_of_a_toy(tmp_path, updates):
 
 
 def mean_reward(module):
-    prompts = [module.policy.prompt_ids(problem.messages) for problem in asked() for _ in range(40)]
+    prompts = [module.policy.prompt_ids(problem.messages) for problem in make_problems() for _ in range(40)]
     noise = [keyed_uniforms(9, str(i), 0, "probe", LIMIT) for i in range(len(prompts))]
-    drawn = generation.sample(module.policy, prompts, noise, Sampling(1.0), [LIMIT] * len(prompts))
-    return sum(even_tokens(prompts, drawn)) / len(prompts)
+    rollouts = generation.sample(module.policy, prompts, noise, Sampling(1.0), [LIMIT] * len(prompts))
+    return sum(even_tokens(prompts, rollouts)) / len(prompts)
 
 
-def test_log_probabilities_of_responses_equal_the_hugging_face_loss():
+def test_response_log_probabilities_equal_hugging_face_loss():
     model = language_model(torch.float64)
     items = [Example("a", [2, 9, 10], [40, 41, 1]), Example("a", [2, 9], [42, 1]), Example("a", [2], [7, 8, 9, 1])]
     values = losses.response_log_probabilities(model, pad(items)[0])
@@ -97,22 +99,22 @@ def test_log_probabilities_follow_the_sampling_temperature():
     torch.testing.assert_close(losses.response_log_probabilities(model, block, 0.7)[0, 2:], expected)
 
 
-def test_the_same_seed_draws_the_same_responses_and_the_first_update_has_ratio_one():
+def test_same_seed_samples_the_same_responses():
     first, second, other = (grpo(even_tokens, updates_per_batch=2, seed=seed) for seed in (0, 0, 1))
     for module in (first, second, other):
         module.log = lambda *args, **kwargs: None
-    a, b, c = (module.collect(asked(3)) for module in (first, second, other))
+    a, b, c = (module.sample_responses(make_problems(3)) for module in (first, second, other))
     assert torch.equal(a.blocks[0].ids, b.blocks[0].ids)
     assert a.blocks[0].ids.shape != c.blocks[0].ids.shape or not torch.equal(a.blocks[0].ids, c.blocks[0].ids)
     torch.testing.assert_close(first.log_probabilities(first.model, a.blocks), a.old)
 
 
-def test_a_response_whose_grading_failed_does_not_count():
-    """A group of failed rollouts moves nothing; one failed rollout leaves the others' comparison as it was."""
+def test_response_with_failed_grading_is_ignored():
+    """A group of failed rollouts has zero advantages; one failed rollout does not change those of the others."""
     values = iter([[float("nan")] * 4 + [1.0, 0.0, float("nan"), 1.0]])
-    module = grpo(lambda owners, drawn: next(values))
+    module = grpo(lambda problems, rollouts: next(values))
     module.log = lambda *args, **kwargs: None
-    advantages = module.collect(asked(2)).advantages.view(2, 4)
+    advantages = module.sample_responses(make_problems(2)).advantages.view(2, 4)
     assert not advantages[0].any()
     assert advantages[1, 2] == 0
     deviation = math.sqrt(1 / 3) + 1e-4  # of 1, 0, 1 with its mean 2/3
@@ -121,17 +123,17 @@ def test_a_response_whose_grading_failed_does_not_count():
     )
 
 
-def test_a_failed_grading_is_no_zero_reward(monkeypatch):
+def test_failed_grading_gives_nan_reward(monkeypatch):
     verdicts = iter([grading.Grade("1", False, "took too long"), grading.Grade("1", True)])
     monkeypatch.setattr(grading, "grade", lambda *args: next(verdicts))
     policy = toys.policy(dtype="float32")
-    values = sft.graded(policy)(asked(2), [Rollout([5], True), Rollout([5], True)])
+    values = sft.verifiable_reward(policy)(make_problems(2), [Rollout([5], True), Rollout([5], True)])
     assert math.isnan(values[0])
     assert values[1] == 1.0
 
 
-def test_training_without_any_reward_says_what_to_do(tmp_path):
-    module = grpo(lambda owners, drawn: [0.0] * len(drawn), steps=10, patience=3)
+def test_training_without_reward_says_what_to_do(tmp_path):
+    module = grpo(lambda problems, rollouts: [0.0] * len(rollouts), steps=10, patience=3)
     with pytest.raises(ValueError, match="none of its responses in 3 batches earned a reward. Start from supervised"):
         loop.fit(module, stream(), **where(tmp_path))
 
@@ -151,25 +153,25 @@ def test_settings_out_of_range_are_refused(settings, message):
         GroupSampling(**settings).check()
 
 
-def test_a_kl_weight_needs_a_reference_policy():
+def test_kl_weight_without_reference_policy_is_refused():
     with pytest.raises(ValueError, match="needs a reference policy"):
         GroupRelativeTraining(
             language_model(), tokenizer(), Schedule(1, 1e-3), LIMIT, sampling=GroupSampling(kl_weight=0.1), seed=0
         )
 
 
-def test_the_kl_penalty_holds_the_policy_near_the_reference(tmp_path):
+def test_kl_penalty_keeps_policy_near_reference(tmp_path):
     distances = []
     for weight in (0.0, 3.0):
         module = grpo(even_tokens, steps=20, kl_weight=weight)
         loop.fit(module, stream(), **where(tmp_path / str(weight)))
-        block = pad([Example("a", module.policy.prompt_ids(p.messages), [40, 41, 42]) for p in asked()])
+        block = pad([Example("a", module.policy.prompt_ids(p.messages), [40, 41, 42]) for p in make_problems()])
         now, then = (module.log_probabilities(m, block) for m in (module.model, module.reference[0]))
         distances.append((now - then).abs().max().item())
     assert distances[1] < 0.5 * distances[0]
 
 
-def test_only_an_adapters_weights_move(tmp_path):
+def test_training_with_adapter_changes_only_its_weights(tmp_path):
     peft = pytest.importorskip("peft", reason="needs the extra `reference`: pip install -e '.[reference]'")
     wrapped = peft.get_peft_model(
         language_model(), peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"])
@@ -177,17 +179,17 @@ def test_only_an_adapters_weights_move(tmp_path):
     before = {name: value.clone() for name, value in wrapped.named_parameters()}
     module = grpo(even_tokens, steps=8, model=wrapped.get_base_model())
     loop.fit(module, stream(), **where(tmp_path))
-    moved = {name for name, value in wrapped.named_parameters() if not torch.equal(value, before[name])}
-    assert moved
-    assert all("lora_" in name for name in moved)
+    changed = {name for name, value in wrapped.named_parameters() if not torch.equal(value, before[name])}
+    assert changed
+    assert all("lora_" in name for name in changed)
 
 
 class Killed(Exception):
     pass
 
 
-class Dying(Mixture):
-    """Dies at its sixth batch, the first time."""
+class Interrupted(Mixture):
+    """Batches that raise `Killed` at the sixth one of a fresh start."""
 
     def __iter__(self):
         for number, batch in enumerate(super().__iter__(), start=self.first_batch):
@@ -199,13 +201,13 @@ class Dying(Mixture):
 @pytest.mark.parametrize("updates", [1, 2])
 def test_interrupted_grpo_resumes_to_the_same_weights(tmp_path, updates):
     ends = []
-    for kind, folder in ((Mixture, tmp_path / "whole"), (Dying, tmp_path / "killed")):
+    for kind, folder in ((Mixture, tmp_path / "whole"), (Interrupted, tmp_path / "killed")):
         for _ in range(2):
             lightning.seed_everything(0, verbose=False)
             module = grpo(even_tokens, steps=8, updates_per_batch=updates)
-            data = kind({"chain_sum": asked()}, {"chain_sum": 3}, 0, collate=list, repeats=updates)
+            data = kind({"chain_sum": make_problems()}, {"chain_sum": 3}, 0, collate=list, repeats=updates)
             try:
-                ended = loop.fit(module, data, **where(folder), every=4, validation=[asked(2)])
+                ended = loop.fit(module, data, **where(folder), interval=4, validation=[make_problems(2)])
                 break
             except Killed:
                 continue
@@ -215,33 +217,62 @@ def test_interrupted_grpo_resumes_to_the_same_weights(tmp_path, updates):
         torch.testing.assert_close(tensor, ends[1][1][name], rtol=0, atol=0)
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
-    data = Dying({"chain_sum": asked()}, {"chain_sum": 3}, 0, collate=list)
+def test_checkpoint_of_another_recipe_is_refused(tmp_path):
+    data = Interrupted({"chain_sum": make_problems()}, {"chain_sum": 3}, 0, collate=list)
     with pytest.raises(Killed):
-        loop.fit(grpo(even_tokens, steps=8), data, **where(tmp_path), every=4, validation=[asked(2)])
+        loop.fit(grpo(even_tokens, steps=8), data, **where(tmp_path), interval=4, validation=[make_problems(2)])
     other = {**where(tmp_path), "identity": {"recipe": "another"}}
     with pytest.raises(ValueError, match=r"recipe: toy -> another. Go back to those, or delete the file"):
-        loop.fit(grpo(even_tokens, steps=8), stream(), **other, every=4, validation=[asked(2)])
+        loop.fit(grpo(even_tokens, steps=8), stream(), **other, interval=4, validation=[make_problems(2)])
 
 
-def test_training_ends_with_the_weights_of_its_best_validation(tmp_path):
-    """Scripted accuracies 10 (start), 30, 50, 50, 20: the weights of the first 50 are kept, not the last."""
-    script, seen = iter([10.0, 30.0, 50.0, 50.0, 20.0]), []
+def test_training_ends_with_best_validated_weights(tmp_path):
+    """With accuracies 10 (start), 30, 50, 50, 20 the weights of the first 50 are kept."""
+    script, states = iter([10.0, 30.0, 50.0, 50.0, 20.0]), []
 
     class Scripted(SupervisedTraining):
         def validation_step(self, batch, index):
-            self.examined["chain_sum"] = next(script)
-            seen.append({name: value.clone() for name, value in self.model.state_dict().items()})
+            self.accuracies["chain_sum"] = next(script)
+            states.append({name: value.clone() for name, value in self.model.state_dict().items()})
 
     torch.manual_seed(0)
     items = {"chain_sum": [Example("chain_sum", [2, 9], [40 + i, 1]) for i in range(6)]}
     module = Scripted(language_model(), tokenizer(), Schedule(8, 1e-3, warmup_steps=1), LIMIT)
-    ended = loop.fit(module, Mixture(items, {"chain_sum": 3}, 0), **where(tmp_path), every=2, validation=[asked(2)])
+    ended = loop.fit(
+        module, Mixture(items, {"chain_sum": 3}, 0), **where(tmp_path), interval=2, validation=[make_problems(2)]
+    )
     assert ended == (4, 50.0)
-    assert len(seen) == 5
+    assert len(states) == 5
     for name, value in module.model.state_dict().items():
-        assert torch.equal(value, seen[2][name])
-    assert any(not torch.equal(value, seen[4][name]) for name, value in module.model.state_dict().items())
+        assert torch.equal(value, states[2][name])
+    assert any(not torch.equal(value, states[4][name]) for name, value in module.model.state_dict().items())
+
+
+def test_resumed_training_keeps_earlier_best_weights(tmp_path):
+    """With accuracies 10 (start) and 50 before the interruption and 20 after it, the weights of the 50 are kept."""
+    script, states = iter([10.0, 50.0, 20.0]), []
+
+    class Scripted(SupervisedTraining):
+        def validation_step(self, batch, index):
+            self.accuracies["chain_sum"] = next(script)
+            states.append({name: value.clone() for name, value in self.model.state_dict().items()})
+
+    items = {"chain_sum": [Example("chain_sum", [2, 9], [40 + i, 1]) for i in range(6)]}
+
+    def train():
+        module = Scripted(language_model(), tokenizer(), Schedule(8, 1e-2, warmup_steps=1), LIMIT)
+        data = Interrupted(items, {"chain_sum": 3}, 0)
+        return module, loop.fit(module, data, **where(tmp_path), interval=4, validation=[make_problems(2)])
+
+    with pytest.raises(Killed):
+        train()
+    module, result = train()
+    assert result == (4, 50.0)
+    assert len(states) == 3
+    for name, value in module.model.state_dict().items():
+        assert torch.equal(value, states[1][name])
+    assert any(not torch.equal(states[1][name], value) for name, value in states[2].items())
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_validation_measures_greedy_accuracy_by_task(tmp_path):
@@ -251,8 +282,8 @@ def test_validation_measures_greedy_accuracy_by_task(tmp_path):
     grades = lambda problem, text, finished: grading.Grade("1", next(answers))  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grading, "grade", grades)
-        module.validation_step(asked(4), 0)
-    assert module.examined == {"chain_sum": 50.0}
+        module.validation_step(make_problems(4), 0)
+    assert module.accuracies == {"chain_sum": 50.0}
 
 
 @pytest.mark.slow
@@ -288,7 +319,7 @@ def test_advantages_and_loss_equal_those_of_trl(tmp_path, normalisation, theirs)
         train_dataset=datasets.Dataset.from_dict({"prompt": ["What is 1 + 2?", "Add 5 and 6."]}),
     )
     batch = [{"prompt": text} for text in ("What is 1 + 2?", "Add 5 and 6.") for _ in range(4)]
-    trainer.current_gradient_accumulation_steps = 1  # what its own loop sets
+    trainer.current_gradient_accumulation_steps = 1  # TRL's training loop sets it
     trainer.model.train()
     inputs = trainer._generate_and_score_completions(batch)
     for row, length in ((1, 3), (4, 5), (6, 1)):  # shorter answers, so that the normalisations differ
@@ -322,7 +353,7 @@ def test_advantages_and_loss_equal_those_of_trl(tmp_path, normalisation, theirs)
     inputs["old_per_token_logps"] = aligned(old, blocks[0], inputs["completion_mask"])
     inputs["ref_per_token_logps"] = aligned(reference, blocks[0], inputs["completion_mask"])
     expected = trainer._compute_loss(trainer.model, inputs)
-    loss = module.update_loss(Collected(blocks, advantages, old, reference))
+    loss = module.update_loss(ResponseBatch(blocks, advantages, old, reference))
     ratio = (module.log_probabilities(module.model, blocks) - old).exp()
     assert (ratio < 0.9).any()
     assert (ratio > 1.25).any()
@@ -337,6 +368,6 @@ def aligned(values, block, mask):
     """Our rows (prompt and response from the left) as TRL's (responses only, from the left)."""
     out = torch.zeros(mask.shape)
     for row in range(len(mask)):
-        own = values[row][block.is_response[row]]
-        out[row, : len(own)] = own
+        response = values[row][block.is_response[row]]
+        out[row, : len(response)] = response
     return out

@@ -1,3 +1,5 @@
+"""Training loop: losses, logging, batches, and resumed trainings."""
+
 import lightning
 import pytest
 import torch
@@ -19,24 +21,24 @@ def language_model(seed=0):
     return transformers.AutoModelForCausalLM.from_pretrained(toys.model_folder("llama"))
 
 
-def trainer(tmp_path, steps):
+def settings(tmp_path, steps):
     where = {"device": "cpu", "folder": str(tmp_path / "c"), "name": "m", "identity": {"steps": steps}}
     return where, Schedule(steps, 1e-3, warmup_steps=2)
 
 
-def test_next_token_loss_equals_the_hugging_face_loss_over_ragged_groups():
+def test_next_token_loss_equals_hugging_face_loss():
     model = language_model()
-    mixed = [Example("a", [2, 9, 10], [40, 41, 1]), Example("a", [2, 9], [42, 1]), Example("b", [2], [7, 8, 9, 1])]
+    ragged = [Example("a", [2, 9, 10], [40, 41, 1]), Example("a", [2, 9], [42, 1]), Example("b", [2], [7, 8, 9, 1])]
     total, count = 0.0, 0
-    for _, prompt, response, _ in mixed:
+    for _, prompt, response, _ in ragged:
         ids = torch.tensor([prompt + response])
         labels = ids.clone()
         labels[:, : len(prompt)] = -100
         total, count = total + model(input_ids=ids, labels=labels).loss * len(response), count + len(response)
-    torch.testing.assert_close(losses.next_token_loss(model, pad(mixed)), total / count, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(losses.next_token_loss(model, pad(ragged)), total / count, rtol=1e-5, atol=1e-6)
 
 
-def test_reward_loss_reads_the_outcome_at_the_last_token():
+def test_reward_loss_reads_outcome_at_last_token():
     model = transformers.AutoModelForSequenceClassification.from_pretrained(toys.model_folder("llama", classifier=True))
     item = Example("a", [2, 9], [40, 41, 1], [1.0, 0.0, 0.0])
     longer = Example("a", [2, 9, 9], [40, 41, 42, 1], [1.0, 1.0, 1.0, 1.0])
@@ -45,10 +47,10 @@ def test_reward_loss_reads_the_outcome_at_the_last_token():
     torch.testing.assert_close(reward_model.reward_loss(model, pad([item, longer]), 0.0), expected)
 
 
-def test_training_lowers_the_loss_and_logs_it(tmp_path):
+def test_training_lowers_and_logs_the_loss(tmp_path):
     model = language_model()
     before = losses.next_token_loss(model, pad(examples())).item()
-    where, schedule = trainer(tmp_path, 60)
+    where, schedule = settings(tmp_path, 60)
     loop.fit(loop.LanguageModelTraining(model, schedule), Mixture({"a": examples()}, {"a": 4}, 0), **where)
     assert losses.next_token_loss(model, pad(examples())).item() < before - 0.1
     assert not list((tmp_path / "c").rglob("*.ckpt"))
@@ -69,7 +71,7 @@ def test_interrupted_training_resumes_to_the_same_weights(tmp_path, monkeypatch)
 
     results = []
     for kind, folder in ((Mixture, tmp_path / "whole"), (Dying, tmp_path / "killed")):
-        where, schedule = trainer(folder, 150)
+        where, schedule = settings(folder, 150)
         for _ in range(2):
             lightning.seed_everything(0, verbose=False)
             model = language_model()
@@ -83,14 +85,14 @@ def test_interrupted_training_resumes_to_the_same_weights(tmp_path, monkeypatch)
         torch.testing.assert_close(tensor, results[1][name], rtol=0, atol=0)
 
 
-def test_process_labels_turn_at_the_first_wrong_token_and_end_with_the_verifiers_word():
+def test_process_labels_end_with_the_grade():
     assert tiny.response_labels([5, 6, 7, 1], [5, 6, 7, 1], True) == [1.0, 1.0, 1.0, 1.0]
     assert tiny.response_labels([5, 9, 7, 1], [5, 6, 7, 1], False) == [1.0, 0.0, 0.0, 0.0]
     assert tiny.response_labels([5, 9, 7, 1], [5, 6, 7, 1], True) == [1.0, 0.0, 0.0, 1.0]
     assert tiny.response_labels([5, 6, 7, 1, 1], [5, 6, 7, 1], False) == [1.0, 1.0, 1.0, 1.0, 0.0]
 
 
-def test_batches_have_their_shares_and_depend_on_seed_and_number_only():
+def test_batches_depend_on_seed_and_number_only():
     mixture = Mixture({"a": examples("a"), "b": examples("b", 3)}, {"a": 3, "b": 2}, 1)
     stream, again = iter(mixture), iter(mixture)
     first, second = next(stream), next(stream)

@@ -1,4 +1,4 @@
-"""GRPO at the paper's size: what is handed to TRL, checked without a GPU, a network or a model."""
+"""Recipe of GRPO at the paper's size: TRL's arguments, without a GPU, a network or a model."""
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -14,32 +14,35 @@ def config(*overrides: str):
 
 
 @pytest.mark.slow
-def test_a_dry_run_builds_trls_arguments_from_the_same_recipe():
+def test_dry_run_builds_trl_arguments_from_the_recipe():
     trl = pytest.importorskip("trl", reason="needs the extra `reference`: pip install -e '.[reference]'")
-    built = paper.dry_run(
+    arguments = paper.dry_run(
         config("policy=qwen2.5-7b-instruct", "shared.improvement.recipes.grpo.sampling.kl_weight=0.04")
     )
     recipe = config().shared.improvement.recipes.grpo
-    assert isinstance(built, trl.GRPOConfig)
-    assert (built.num_generations, built.temperature) == (recipe.sampling.group_size, recipe.sampling.temperature)
-    assert (built.beta, built.loss_type, built.vllm_mode) == (0.04, "bnpo", "colocate")
-    assert built.use_vllm
-    assert built.generation_batch_size * 8 == 64 * 8, "on one process; eight GPUs make up the rest"
+    assert isinstance(arguments, trl.GRPOConfig)
+    assert (arguments.num_generations, arguments.temperature) == (
+        recipe.sampling.group_size,
+        recipe.sampling.temperature,
+    )
+    assert (arguments.beta, arguments.loss_type, arguments.vllm_mode) == (0.04, "bnpo", "colocate")
+    assert arguments.use_vllm
+    assert arguments.generation_batch_size * 8 == 64 * 8, "one process; eight GPUs sample the whole batch"
 
 
-def test_responses_must_fill_whole_groups_on_every_device():
+def test_batch_with_incomplete_groups_is_refused():
     with pytest.raises(ValueError, match=r"\(512\) must be a multiple of num_devices x responses_per_device \(40\)"):
         paper.trainer_settings(config("responses_per_device=5"))
 
 
-def test_group_size_one_is_refused_before_anything_is_loaded():
+def test_group_size_one_is_refused_before_loading():
     with pytest.raises(ValueError, match="group_size must be >= 2; got 1"):
         paper.trainer_settings(config("shared.improvement.recipes.grpo.sampling.group_size=1"))
 
 
-def test_the_reward_is_the_grader_and_a_failed_grading_is_left_out(monkeypatch):
-    asked = [Problem("a", "1+1?", "2", "train"), Problem("b", "2+3?", "5", "train")]
-    reward = paper.verifiable_reward(asked)
+def test_trl_reward_is_grade_or_none_on_failure(monkeypatch):
+    problems = [Problem("a", "1+1?", "2", "train"), Problem("b", "2+3?", "5", "train")]
+    reward = paper.trl_reward(problems)
     chats = [[{"role": "assistant", "content": text}] for text in (r"So \boxed{2}.", r"\boxed{4}", "five")]
     assert reward(chats, problem_id=["a", "b", "b"], trainer_state=None) == [1.0, 0.0, 0.0]
     failed = grading.Grade("9", False, "grading took more than 10 seconds")

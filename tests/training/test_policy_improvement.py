@@ -1,4 +1,4 @@
-"""The recipes of policies improved by training, on a few questions of the real tasks."""
+"""Recipes of policies improved by training, on a few questions of the real tasks."""
 
 import csv
 import shutil
@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from nabla_reasoner.tasks import problems
 from nabla_reasoner.training.recipes import policy_improvement, tiny
+from nabla_reasoner.training.sft import PolicyTraining
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
@@ -38,14 +39,17 @@ def config(folder: Path, *overrides: str):
 
 def data() -> policy_improvement.Splits:
     settings = {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}
-    drawn = {split: problems.generate("products", split=split, size=6, settings=settings) for split in problems.SPLITS}
-    return {"products": drawn}
+    return {
+        "products": {
+            split: problems.generate("products", split=split, size=6, settings=settings) for split in problems.SPLITS
+        }
+    }
 
 
 @pytest.mark.parametrize("name", ["tiny-base-sft", "tiny-base-grpo"])
-def test_an_improved_policy_is_a_folder_in_half_precision_with_its_curve(name, tmp_path, monkeypatch):
+def test_improved_policy_is_written_with_its_curve(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nabla_reasoner.training.loop.BestWeights.on_validation_end", keep_the_last)
+    monkeypatch.setattr(PolicyTraining, "validation_step", rising_accuracy)
     recipe = config(tmp_path / "assets")
     policy_improvement.improve(recipe, name, data())
     folder = tmp_path / "assets" / "policies"
@@ -60,26 +64,25 @@ def test_an_improved_policy_is_a_folder_in_half_precision_with_its_curve(name, t
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def keep_the_last(self, trainer, module):
-    """Whatever it measured: three problems do not tell a better policy from a worse."""
-    self.path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"accuracy": 1.0, "step": trainer.global_step, "state_dict": module.state_dict()}, self.path)
+def rising_accuracy(self, batch, index):
+    """Make the last weights the best ones: three problems cannot tell a better policy from a worse one."""
+    self.accuracies[batch[0].task] = float(self.global_step)
 
 
-def test_a_start_that_was_not_trained_yet_is_named(tmp_path, monkeypatch):
+def test_missing_start_policy_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="tiny-base-sft-grpo starts from .*tiny-base-sft, which must hold a model"):
         policy_improvement.improve(config(tmp_path / "assets"), "tiny-base-sft-grpo", data())
 
 
-def test_a_checkpoint_from_another_tokenizer_is_refused(tmp_path, monkeypatch):
+def test_policy_with_another_tokenizer_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = config(tmp_path / "assets", f"improved.tiny-base-grpo.start={toys.model_folder('qwen2')}")
     with pytest.raises(ValueError, match=r"must have the tokenizer it is trained with; .* has another \(280 tokens"):
         policy_improvement.improve(recipe, "tiny-base-grpo", data())
 
 
-def test_the_sweep_writes_what_each_learning_rate_reached(tmp_path, monkeypatch):
+def test_sweep_writes_accuracy_of_each_learning_rate(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rates = ["improvement.sweep.learning_rates.sft=[1e-4,1e-3]", "~improvement.sweep.learning_rates.grpo"]
     policy_improvement.sweep(config(tmp_path / "assets", "improvement.sweep.num_steps=2", *rates), data())
@@ -92,10 +95,10 @@ def test_the_sweep_writes_what_each_learning_rate_reached(tmp_path, monkeypatch)
     assert all(0 <= float(row["validation_accuracy"]) <= 100 for row in rows)
 
 
-def test_sft_and_grpo_are_given_the_same_questions():
-    """One list of questions and one batch for all recipes; no recipe has its own."""
+def test_sft_and_grpo_use_the_same_questions():
+    """All recipes share one list of questions, one batch and one number of steps."""
     with initialize_config_dir(tiny.CONFIGS, version_base="1.3"):
         recipe = compose("train/tiny").improvement
-    steps = {name: own.schedule.num_steps for name, own in recipe.recipes.items()}
+    steps = {name: settings.schedule.num_steps for name, settings in recipe.recipes.items()}
     assert len(set(steps.values())) == 1
-    assert not any({"questions", "batch"} & set(own) for own in recipe.recipes.values())
+    assert not any({"questions", "batch"} & set(settings) for settings in recipe.recipes.values())

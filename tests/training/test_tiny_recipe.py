@@ -1,4 +1,4 @@
-"""The recipe of the classifier from end to end, on few samples and with three steps of training."""
+"""Recipe of the classifier from end to end, with few samples and three steps of training."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
 @pytest.mark.slow
-def test_a_classifier_is_grown_from_the_judge_and_ranks_before_it_is_trained_for_long(tmp_path, monkeypatch):
+def test_grown_classifier_ranks_well_after_three_steps(tmp_path, monkeypatch):
     folder = tmp_path / "assets"
     for name in ("tokenizer", "policies/tiny-base", "policies/tiny-instruct", "rewards/likelihood"):
         shutil.copytree(ASSETS / name, folder / name)
@@ -28,10 +28,10 @@ def test_a_classifier_is_grown_from_the_judge_and_ranks_before_it_is_trained_for
     monkeypatch.chdir(tmp_path)
     tiny.train_classifier(config, data)
 
-    reward = RewardModel.from_pretrained(str(folder / "rewards" / "classifier"), kind="classifier")
+    classifier = RewardModel.from_pretrained(str(folder / "rewards" / "classifier"), kind="classifier")
     policy = Policy.from_pretrained(str(folder / "policies" / "tiny-instruct"))
-    measured = [manifest.measure(policy, {"classifier": reward}, data[task]["validation"][:40]) for task in data]
-    rewards = [each["rewards"]["classifier"] for each in measured]
-    assert min(each["auc"] for each in rewards) > 0.8
-    assert np.mean([each["gap_closed"] for each in rewards]) > 0.5
-    assert min(each["outranks_far_answers"] for each in rewards) > 0.9
+    measured = [manifest.measure(policy, {"classifier": classifier}, data[task]["validation"][:40]) for task in data]
+    rewards = [entry["rewards"]["classifier"] for entry in measured]
+    assert min(reward["auc"] for reward in rewards) > 0.8
+    assert np.mean([reward["gap_closed"] for reward in rewards]) > 0.5
+    assert min(reward["outranks_far_answers"] for reward in rewards) > 0.9

@@ -24,7 +24,7 @@ from ..engine.sampling import keyed_uniforms
 from ..evaluation.statistics import ratio_interval
 from ..models.language_models import Policy, RewardModel
 from ..reporting import tables
-from ..tasks import worked_solutions
+from ..training.data import solution_ids
 from ..types import Problem
 
 MOVES = {  # what is done to the row: terms that DTO keeps, or a move as far as the whole gradient's
@@ -97,8 +97,8 @@ def positions(
     """
     found = []
     for number, problem in enumerate(problems):
-        text = policy.tokenizer.encode(worked_solutions.worked_solution(problem), add_special_tokens=False)
-        text, prompt = (text + policy.eos_ids[:1])[:max_new_tokens], policy.prompt_ids(problem.messages)
+        text = solution_ids(policy.tokenizer, problem, policy.eos_ids[0])[:max_new_tokens]
+        prompt = policy.prompt_ids(problem.messages)
         with torch.no_grad():
             ids = torch.tensor([prompt + text], device=policy.device)
             hidden = policy.hidden_states(policy.embedding[ids])[0, len(prompt) - 1 : -1]

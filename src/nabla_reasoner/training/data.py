@@ -1,4 +1,4 @@
-"""Training examples: padding, and batches mixed from several tasks."""
+"""Training examples: chat prompts with responses, padded blocks, and batches mixed from several tasks."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -7,16 +7,21 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..models.tokenizers import chat_ids
+from ..tasks.worked_solutions import worked_solution
+from ..types import Problem
 
 
 class Example(NamedTuple):
     """One training sequence.
 
     Attributes:
-        group: sequences of one group (a task) are padded together, so that short ones are not padded to long ones.
-        prompt_ids: chat prompt, not trained on.
-        response_ids: what follows it.
-        labels: reward training only: 1.0 where the response up to and including that token is right.
+        group: task or origin; only sequences of one group are padded to a common length.
+        prompt_ids: chat prompt, excluded from the loss.
+        response_ids: response tokens.
+        labels: reward training only: 1.0 where the response up to and including that token is right, else 0.0.
     """
 
     group: str
@@ -31,7 +36,7 @@ class Padded(NamedTuple):
     Attributes:
         ids: prompt and response.
         is_response: True at the response's tokens.
-        labels: per response token for reward training, 0 elsewhere.
+        labels: label of each response token in reward training, 0 elsewhere.
         last: position of each sequence's last token.
     """
 
@@ -41,8 +46,31 @@ class Padded(NamedTuple):
     last: Int[Tensor, " batch"]
 
 
+def solution_ids(tokenizer: PreTrainedTokenizerBase, problem: Problem, eos_id: int) -> list[int]:
+    """Return the token ids of the problem's worked solution, with the end-of-turn token `eos_id` appended."""
+    return [*tokenizer.encode(worked_solution(problem), add_special_tokens=False), eos_id]
+
+
+def chat_example(
+    tokenizer: PreTrainedTokenizerBase,
+    problem: Problem,
+    response_ids: list[int],
+    labels: list[float] | None = None,
+) -> Example:
+    """Return a response to a problem as an example in the tokenizer's chat format; its group is the task."""
+    return Example(problem.task, chat_ids(tokenizer, problem.messages), response_ids, labels)
+
+
+def solution_examples(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[Example]:
+    """Return the worked solutions of the problems as examples."""
+    return [
+        chat_example(tokenizer, problem, solution_ids(tokenizer, problem, tokenizer.eos_token_id))
+        for problem in problems
+    ]
+
+
 def pad(examples: Sequence[Example]) -> list[Padded]:
-    """Collate examples into one right-padded block per group."""
+    """Collate examples into one right-padded block per group, in the alphabetical order of the groups."""
     blocks = []
     for group in sorted({example.group for example in examples}):
         members = [example for example in examples if example.group == group]
@@ -51,27 +79,32 @@ def pad(examples: Sequence[Example]) -> list[Padded]:
         is_response = torch.zeros(len(members), width, dtype=torch.bool)
         labels = torch.zeros(len(members), width)
         last = torch.zeros(len(members), dtype=torch.long)
-        for row, (_, prompt, response, targets) in enumerate(members):
-            end = len(prompt) + len(response)
-            ids[row, :end] = torch.tensor([*prompt, *response])
-            is_response[row, len(prompt) : end] = True
-            if targets is not None:
-                labels[row, len(prompt) : end] = torch.tensor(targets)
+        for row, (_, prompt_ids, response_ids, response_labels) in enumerate(members):
+            end = len(prompt_ids) + len(response_ids)
+            ids[row, :end] = torch.tensor([*prompt_ids, *response_ids])
+            is_response[row, len(prompt_ids) : end] = True
+            if response_labels is not None:
+                labels[row, len(prompt_ids) : end] = torch.tensor(response_labels)
             last[row] = end - 1
         blocks.append(Padded(ids, is_response, labels, last))
     return blocks
 
 
 class Mixture(torch.utils.data.IterableDataset):
-    """An endless stream of batches in which every group has its fixed share.
+    """An endless stream of batches in which every group has a fixed share.
 
     Args:
-        pools: examples by group.
-        counts: examples of each group in a batch.
-        seed: of the order. `first_batch` batches are drawn and passed over, so a resumed training sees what it would
-            have seen.
-        collate: what a batch is made into.
-        repeats: how many times in a row each batch is given, >= 1.
+        pools: items by group.
+        counts: items of each group in a batch.
+        seed: of the order.
+        collate: turns a list of items into a batch.
+        repeats: how many times in a row each batch is yielded, >= 1.
+
+    Attributes:
+        first_batch: number of the first batch yielded; a resumed training sets it to the steps it has done.
+
+    Raises:
+        ValueError: a group of the batch has no items.
     """
 
     def __init__(
@@ -87,8 +120,12 @@ class Mixture(torch.utils.data.IterableDataset):
         for group in counts:
             if not pools.get(group):
                 raise ValueError(f"every group of a batch must have examples; {group!r} has none. Drop it.")
-        self.pools, self.counts, self.seed, self.first_batch = pools, counts, seed, 0
-        self.collate, self.repeats = collate, repeats
+        self.pools = pools
+        self.counts = counts
+        self.seed = seed
+        self.collate = collate
+        self.repeats = repeats
+        self.first_batch = 0
 
     def __iter__(self) -> Iterator[Any]:
         generator = torch.Generator().manual_seed(self.seed)

@@ -1,9 +1,7 @@
-"""Training with Lightning: batches, losses of causal LMs and scalar reward models, the optimiser, and the loop."""
+"""Training loop: optimiser and schedule, resumable checkpoints, and selection of the best weights, with Lightning."""
 
-import json
+import abc
 import math
-import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,20 +9,22 @@ from typing import Any, NamedTuple
 import lightning
 import torch
 from jaxtyping import Float
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor
 
+from ..models.quiet import quiet_libraries
 from .data import Mixture, Padded
 from .losses import next_token_loss
 
 
 class Schedule(NamedTuple):
-    """AdamW with linear warm-up and cosine decay to 5 % of the peak.
+    """AdamW with linear warm-up and cosine decay to 5 % of the peak learning rate.
 
     Attributes:
-        num_steps: optimiser steps, all of them.
-        learning_rate: peak.
+        num_steps: total number of optimiser steps.
+        learning_rate: peak learning rate.
         warmup_steps: steps of linear warm-up.
-        weight_decay: AdamW's, on every parameter.
+        weight_decay: AdamW's weight decay, applied to every trained parameter.
     """
 
     num_steps: int
@@ -33,28 +33,29 @@ class Schedule(NamedTuple):
     weight_decay: float = 0.05
 
     def factor(self, step: int) -> float:
-        """Share of the peak learning rate at a step."""
+        """Return the share of the peak learning rate at a step."""
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
         return warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.num_steps))))
 
 
-class Training(lightning.LightningModule):
-    """What all kinds of training share: the model, the optimiser, logging. Final classes give `loss`."""
+class Training(lightning.LightningModule, abc.ABC):
+    """A model in training, with its optimiser and schedule; subclasses define the loss."""
 
     def __init__(self, model: torch.nn.Module, schedule: Schedule):
         super().__init__()
-        self.model, self.schedule = model.train(), schedule
+        self.model = model.train()
+        self.schedule = schedule
 
-    def loss(self, blocks: Sequence[Padded]) -> Float[Tensor, ""]:
-        """The training loss of one batch."""
-        raise NotImplementedError
+    @abc.abstractmethod
+    def loss(self, batch: list[Any]) -> Float[Tensor, ""]:
+        """Return the training loss of one batch."""
 
-    def training_step(self, batch: list[Padded], index: int) -> Tensor:
+    def training_step(self, batch: list[Any], index: int) -> Tensor:
         loss = self.loss(batch)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
             lr=self.schedule.learning_rate,
@@ -68,33 +69,49 @@ class Training(lightning.LightningModule):
 
 
 class LanguageModelTraining(Training):
-    """Supervised fine-tuning: cross-entropy of the worked solutions."""
+    """Supervised training of a causal LM: cross-entropy of the responses."""
 
-    def loss(self, blocks: Sequence[Padded]) -> Float[Tensor, ""]:
-        return next_token_loss(self.model, blocks)
+    def loss(self, batch: list[Padded]) -> Float[Tensor, ""]:
+        return next_token_loss(self.model, batch)
 
 
 class BestWeights(lightning.Callback):
-    """Keeps the weights whose `validation/accuracy` was highest, the earliest of equals; the start counts too.
+    """Keeps the weights with the highest `validation/accuracy`, the earliest of equals; the start counts too.
 
-    The file outlives a kill: what it holds is what a resumed training has to beat.
+    Lightning writes a callback's state into every checkpoint, so a resumed training still has them.
+
+    Attributes:
+        accuracy: highest accuracy measured so far.
+        step: optimiser steps before that measurement.
+        weights: state of the module at that step, in CPU memory.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self) -> None:
+        self.load_state_dict({"accuracy": -math.inf, "step": 0, "weights": {}})
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         accuracy = trainer.callback_metrics["validation/accuracy"].item()
-        if not self.path.is_file() or accuracy > torch.load(self.path, weights_only=True)["accuracy"]:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part = self.path.with_suffix(".part")
-            kept = {"accuracy": accuracy, "step": trainer.global_step, "state_dict": pl_module.state_dict()}
-            torch.save(kept, part)
-            os.replace(part, self.path)
+        if accuracy > self.accuracy:
+            self.accuracy = accuracy
+            self.step = trainer.global_step
+            self.weights = {name: value.to("cpu", copy=True) for name, value in pl_module.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"accuracy": self.accuracy, "step": self.step, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.accuracy = state_dict["accuracy"]
+        self.step = state_dict["step"]
+        self.weights = state_dict["weights"]
 
 
-class Fitted(NamedTuple):
-    """How a training ended: the step whose weights the module has, and their validation accuracy where measured."""
+class FitResult(NamedTuple):
+    """The weights with which a training ended.
+
+    Attributes:
+        step: optimiser steps before these weights.
+        accuracy: their validation accuracy in percent; None without validation.
+    """
 
     step: int
     accuracy: float | None
@@ -108,81 +125,75 @@ def fit(
     folder: str,
     name: str,
     identity: dict[str, Any],
-    every: int = 100,
+    interval: int = 100,
     validation: Sequence[Any] | None = None,
-) -> Fitted:
-    """Run a training to its last step. A killed run goes on from its last checkpoint; a finished one leaves none.
+) -> FitResult:
+    """Run a training to its last step. A killed training resumes from its last checkpoint; a finished one leaves none.
 
     Args:
-        folder: for the log (`log/version_*/metrics.csv`) and checkpoints.
-        identity: what was trained from what, as JSON values; a checkpoint of another identity is refused.
-        every: steps between checkpoints, and between validations.
+        folder: receives the log (`log/version_*/metrics.csv`) and the checkpoint (`state/NAME.ckpt`).
+        identity: recipe and starting point, as JSON values; a checkpoint of another identity is refused.
+        interval: steps between checkpoints, and between validations.
         validation: batches for the module's `validation_step`. With them the module ends with its best weights (see
             `BestWeights`), not its last.
 
     Raises:
         ValueError: the checkpoint found was made by another recipe, model or tokenizer.
     """
-    state = Path(folder, "state")
-    saved, best = state / f"{name}.ckpt", state / f"{name}-best.pt"
-    resume = saved if _resumes(state / f"{name}.json", saved, identity) else None
-    if resume:
-        data.first_batch = torch.load(saved, weights_only=True, map_location="cpu")["global_step"]
-    else:
-        best.unlink(missing_ok=True)
-    # with validation a checkpoint is written after it, so that no measurement is lost between the two
-    rhythm = {"every_n_train_steps": every} if validation is None else {"save_on_train_epoch_end": False}
-    checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(
-        dirpath=state, filename=name, save_top_k=1, enable_version_counter=False, **rhythm
+    checkpoint = Path(folder, "state", f"{name}.ckpt")
+    resumes = checkpoint.is_file()
+    data.first_batch = _checked_steps(checkpoint, identity) if resumes else 0
+    module.hparams.update(identity)  # Lightning writes them into every checkpoint
+    best = BestWeights() if validation is not None else None
+    loader = torch.utils.data.DataLoader(data, batch_size=None)
+    validation_loader = torch.utils.data.DataLoader(list(validation), batch_size=None) if best else None
+    with quiet_libraries():
+        trainer = _trainer(module.schedule.num_steps, checkpoint, best, device=device, folder=folder, interval=interval)
+        if best and not resumes:
+            trainer.validate(module, validation_loader, verbose=False)
+        trainer.fit(module, loader, validation_loader, ckpt_path=checkpoint if resumes else None)
+    checkpoint.unlink(missing_ok=True)
+    if best is None:
+        return FitResult(module.schedule.num_steps, None)
+    module.load_state_dict(best.weights)
+    return FitResult(best.step, best.accuracy)
+
+
+def _trainer(
+    num_steps: int, checkpoint: Path, best: BestWeights | None, *, device: str, folder: str, interval: int
+) -> lightning.Trainer:
+    # With validation, the checkpoint is written after it: the state of `best` in the file includes that measurement.
+    timing = {"save_on_train_epoch_end": False} if best else {"every_n_train_steps": interval}
+    saving = ModelCheckpoint(
+        dirpath=checkpoint.parent, filename=checkpoint.stem, save_top_k=1, enable_version_counter=False, **timing
     )
-    trainer = lightning.Trainer(
+    return lightning.Trainer(
         accelerator="gpu" if device.startswith("cuda") else "cpu",
         devices=1,
-        max_steps=module.schedule.num_steps,
+        max_steps=num_steps,
         gradient_clip_val=1.0,
         logger=lightning.pytorch.loggers.CSVLogger(folder, name="log"),
-        callbacks=[
-            checkpoint,
-            lightning.pytorch.callbacks.TQDMProgressBar(refresh_rate=10),
-            *([] if validation is None else [BestWeights(best)]),
-        ],
+        callbacks=[saving, TQDMProgressBar(refresh_rate=10), *([best] if best else [])],
         enable_model_summary=False,
-        log_every_n_steps=50 if validation is None else 1,
+        log_every_n_steps=1 if best else 50,
         num_sanity_val_steps=0,
-        val_check_interval=every,
+        val_check_interval=interval,
         check_val_every_n_epoch=None,
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # that is what resuming means
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches come ready-made
-        warnings.filterwarnings("ignore", message=".*but have no `val_dataloader`.*")  # nobody asked for validation
-        loader = torch.utils.data.DataLoader(data, batch_size=None)
-        examined = None if validation is None else torch.utils.data.DataLoader(list(validation), batch_size=None)
-        if examined is not None and not resume:
-            trainer.validate(module, examined, verbose=False)
-        trainer.fit(module, loader, examined, ckpt_path=resume)
-    ended = Fitted(module.schedule.num_steps, None)
-    if validation is not None:
-        kept = torch.load(best, weights_only=True)
-        module.load_state_dict(kept["state_dict"])
-        ended = Fitted(kept["step"], kept["accuracy"])
-    for file in (saved, best, state / f"{name}.json"):
-        file.unlink(missing_ok=True)
-    return ended
 
 
-def _resumes(sidecar: Path, saved: Path, identity: dict[str, Any]) -> bool:
-    """Whether there is a checkpoint to go on from; what it was made from lies beside it."""
-    if not saved.is_file():
-        sidecar.parent.mkdir(parents=True, exist_ok=True)
-        sidecar.write_text(json.dumps(identity, indent=1), encoding="utf-8")
-        return False
-    old = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
-    new = json.loads(json.dumps(identity))
-    changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
+def _checked_steps(checkpoint: Path, identity: dict[str, Any]) -> int:
+    """Return the optimiser steps done at a checkpoint; raise ValueError if it was made by another recipe."""
+    saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    old = saved.get("hyper_parameters", {})
+    changed = [
+        f"{key}: {old.get(key)} -> {identity.get(key)}"
+        for key in {**old, **identity}
+        if old.get(key) != identity.get(key)
+    ]
     if changed:
         raise ValueError(
-            f"{saved} must come from the same recipe, model and tokenizer; got {'; '.join(changed)}. "
-            "Go back to those, or delete the file to begin anew."
+            f"{checkpoint} must come from the same recipe, model and tokenizer; got {'; '.join(changed)}. "
+            "Go back to those, or delete the file to start over."
         )
-    return True
+    return saved["global_step"]

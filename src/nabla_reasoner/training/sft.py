@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of a policy, and what it shares with GRPO."""
+"""Supervised fine-tuning of an existing policy, and the reward and validation that it shares with GRPO."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from ..engine import generation, scoring
 from ..engine.generation import Rollout
-from ..engine.sampling import Sampling
-from ..models.language_models import Policy, RewardModel
+from ..evaluation.accuracy import greedy_accuracy
+from ..models.language_models import Policy
 from ..tasks import grading
 from ..types import Problem
 from .data import Padded
@@ -20,58 +20,55 @@ from .losses import next_token_loss
 Score = Callable[[Sequence[Problem], Sequence[Rollout]], list[float]]
 
 
-def graded(policy: Policy) -> Score:
-    """The verifiable reward: 1 for a finished, correct response, 0 otherwise; not a number where grading failed."""
+def verifiable_reward(policy: Policy) -> Score:
+    """Return the reward by the task's grader: 1 for a finished, correct response, else 0; NaN where grading failed."""
 
-    def score(problems: Sequence[Problem], drawn: Sequence[Rollout]) -> list[float]:
-        values = []
-        for problem, rollout in zip(problems, drawn, strict=True):
+    def score(problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[float]:
+        rewards = []
+        for problem, rollout in zip(problems, rollouts, strict=True):
             verdict = grading.grade(problem, policy.decode(rollout.token_ids), rollout.finished)
-            values.append(float("nan") if verdict.note else float(verdict.correct))
-        return values
-
-    return score
-
-
-def modelled(reward: RewardModel) -> Score:
-    """The reward model's r(y|x) as the reward."""
-
-    def score(problems: Sequence[Problem], drawn: Sequence[Rollout]) -> list[float]:
-        prompts = [reward.prompt_ids(problem.messages) for problem in problems]
-        return scoring.rewards(reward, prompts, [rollout.token_ids for rollout in drawn])[0]
+            rewards.append(float("nan") if verdict.note else float(verdict.correct))
+        return rewards
 
     return score
 
 
 class PolicyTraining(Training):
-    """Training of an existing policy, examined by its greedy accuracy on held-out problems.
+    """Training of an existing policy, validated by its greedy accuracy on held-out problems.
 
     Args:
-        model: the causal LM; parameters that require no gradient (all but an adapter's) stay as they are.
+        model: the causal LM; parameters that require no gradient (all but an adapter's) stay frozen.
         tokenizer: with the policy's chat template.
         max_new_tokens: length limit of a response.
+
+    Attributes:
+        accuracies: latest greedy accuracy of each task, in percent.
     """
 
-    def __init__(self, model: torch.nn.Module, tokenizer, schedule: Schedule, max_new_tokens: int):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        schedule: Schedule,
+        max_new_tokens: int,
+    ):
         super().__init__(model, schedule)
-        self.policy, self.max_new_tokens = Policy(model, tokenizer, "the policy in training"), max_new_tokens
-        self.examined: dict[str, float] = {}
+        self.policy = Policy(model, tokenizer, "the policy in training")
+        self.max_new_tokens = max_new_tokens
+        self.accuracies: dict[str, float] = {}
 
     def validation_step(self, batch: list[Problem], index: int) -> None:
-        """Greedy accuracy, in percent, of the problems of one task."""
-        prompts = [self.policy.prompt_ids(problem.messages) for problem in batch]
-        limits, nothing = [self.max_new_tokens] * len(batch), [np.zeros(self.max_new_tokens)] * len(batch)
-        drawn = generation.sample(self.policy, prompts, nothing, Sampling(0.0), limits)
-        self.examined[batch[0].task] = 100 * float(np.mean([v == 1 for v in graded(self.policy)(batch, drawn)]))
+        """Measure the greedy accuracy on the problems of one task."""
+        self.accuracies[batch[0].task] = greedy_accuracy(self.policy, batch, self.max_new_tokens)
 
     def on_validation_epoch_end(self) -> None:
-        for task, accuracy in self.examined.items():
+        for task, accuracy in self.accuracies.items():
             self.log(f"validation/{task}", accuracy)
-        self.log("validation/accuracy", float(np.mean(list(self.examined.values()))), prog_bar=True)
+        self.log("validation/accuracy", float(np.mean(list(self.accuracies.values()))), prog_bar=True)
 
 
 class SupervisedTraining(PolicyTraining):
     """SFT: cross-entropy of worked solutions."""
 
-    def loss(self, blocks: Sequence[Padded]) -> Float[Tensor, ""]:
-        return next_token_loss(self.model, blocks)
+    def loss(self, batch: list[Padded]) -> Float[Tensor, ""]:
+        return next_token_loss(self.model, batch)

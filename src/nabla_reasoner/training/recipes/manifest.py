@@ -1,8 +1,8 @@
-"""What the shipped models are and can do, measured on validation problems into assets/manifest.json.
+"""Measurements of the shipped models on validation problems, written to assets/manifest.json.
 
-A policy: greedy accuracy, one sample, any of 8. A reward, for each policy and task: Best-of-8, the share of the gap
-between one sample and any-of-8 that it closes, AUC on the policy's own samples, and how often the worked solution
-outranks answers to other problems (far-away answers), and how far its probabilities are from the truth.
+A policy: greedy accuracy, accuracy of one sample, and of any of 8. A reward, for each policy and task: Best-of-8, share
+of the gap between one sample and any of 8 that it closes, AUC and calibration on the policy's own samples, and how
+often the worked solution outranks answers to other problems (far-away answers).
 """
 
 import csv
@@ -13,43 +13,49 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 from omegaconf import DictConfig, OmegaConf
 from scipy import special, stats
 
-from ...engine import generation, scoring
-from ...engine.generation import Rollout
+from ...engine import scoring
 from ...engine.sampling import Sampling, keyed_uniforms
+from ...evaluation.accuracy import greedy_accuracy, is_correct, sample_responses
 from ...models.language_models import Policy, RewardModel
-from ...tasks import grading, worked_solutions
 from ...types import Problem
+from ..data import solution_ids
 
-NUM_PROBLEMS, NUM_SAMPLES, NUM_FAR, LIMIT, TEMPERATURE = 300, 8, 20, 96, 0.7
+NUM_PROBLEMS = 300  # validation problems of each task
+NUM_SAMPLES = 8
+NUM_FAR = 20  # answers to other problems that each worked solution is compared with
+MAX_NEW_TOKENS = 96
+TEMPERATURE = 0.7
+WEAK_LIKELIHOOD = "tiny-instruct"  # the weakest likelihood reward: a policy itself
 
 
 def write(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> None:
-    """Measure everything in the assets folder and write its manifest."""
+    """Measure all models in the assets folder and write its manifest."""
     folder = Path(config.folder)
+    validation = {task: parts["validation"][:NUM_PROBLEMS] for task, parts in data.items()}
     rewards = {
         name: RewardModel.from_pretrained(str(folder / config.models[name].folder), kind=name.partition("-")[0])
         for name in config.models
         if name.startswith(("likelihood", "classifier"))
     }
-    own = str(folder / config.models["tiny-instruct"].folder)  # the weakest judge: no better than the better policy
-    rewards["likelihood-weak"] = RewardModel.from_pretrained(own, "likelihood")
-    validation = {task: parts["validation"][:NUM_PROBLEMS] for task, parts in data.items()}
+    weak_folder = str(folder / config.models[WEAK_LIKELIHOOD].folder)
+    rewards["likelihood-weak"] = RewardModel.from_pretrained(weak_folder, "likelihood")
     entries = {name: describe(folder, folder / recipe.folder, recipe) for name, recipe in config.models.items()}
     entries |= {name: describe(folder, Path(recipe.folder), recipe) for name, recipe in config.improved.items()}
     for name, reward in rewards.items():
         if reward.strong is not None:
-            entries["tiny-instruct" if name == "likelihood-weak" else name]["greedy_accuracy"] = {
-                task: accuracy(reward.strong, problems, greedy(reward.strong, problems))
+            entries[WEAK_LIKELIHOOD if name == "likelihood-weak" else name]["greedy_accuracy"] = {
+                task: round(greedy_accuracy(reward.strong, problems, MAX_NEW_TOKENS), 1)
                 for task, problems in validation.items()
             }
     for name, entry in entries.items():
         if entry["folder"].startswith("policies/"):
             policy = Policy.from_pretrained(str(folder / entry["folder"]))
-            asked = rewards if name in config.models else {"likelihood": rewards["likelihood"]}
-            entry["validation"] = {task: measure(policy, asked, own) for task, own in validation.items()}
+            measured = rewards if name in config.models else {"likelihood": rewards["likelihood"]}
+            entry["validation"] = {task: measure(policy, measured, problems) for task, problems in validation.items()}
     manifest = {
         "made_by": "./reproduce.sh models",
         "measured_on": f"{NUM_PROBLEMS} validation problems per task, {NUM_SAMPLES} samples, temperature {TEMPERATURE}",
@@ -63,104 +69,99 @@ def write(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> None
 
 
 def read_sweep(path: Path) -> list[dict[str, str]]:
-    """Rows of a sweep over a baseline's main setting."""
+    """Return the rows of a sweep over a baseline's main setting."""
     with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(line for line in stream if not line.startswith("#")))
 
 
 def describe(assets: Path, folder: Path, recipe: DictConfig) -> dict[str, Any]:
-    """Recipe, size and checksum of the model in a folder of the assets."""
-    weights, settings = folder / "model.safetensors", json.loads((folder / "config.json").read_text())
+    """Return recipe, size and checksum of the model in a folder of the assets."""
+    weights = folder / "model.safetensors"
     return {
         "folder": str(folder.relative_to(assets)),
         "recipe": OmegaConf.to_container(recipe, resolve=True),
-        "architecture": settings["architectures"],
+        "architecture": json.loads((folder / "config.json").read_text())["architectures"],
         "bytes": weights.stat().st_size,
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }
 
 
-def prompts(model: Policy | RewardModel, problems: Sequence[Problem]) -> list[list[int]]:
-    """Chat prompts of the problems by the model's template."""
-    return [model.prompt_ids(problem.messages) for problem in problems]
-
-
-def greedy(policy: Policy, problems: Sequence[Problem]) -> list[Rollout]:
-    """Greedy responses."""
-    noise = [np.zeros(LIMIT)] * len(problems)
-    return generation.sample(policy, prompts(policy, problems), noise, Sampling(0.0), [LIMIT] * len(problems))
-
-
-def right(policy: Policy, problem: Problem, rollout: Rollout) -> bool:
-    """Whether a response is finished and correct."""
-    return rollout.finished and grading.grade(problem, policy.decode(rollout.token_ids)).correct
-
-
-def accuracy(policy: Policy, problems: Sequence[Problem], drawn: Sequence[Rollout]) -> float:
-    """Percent of the problems answered correctly."""
-    return round(100 * float(np.mean([right(policy, p, r) for p, r in zip(problems, drawn, strict=True)])), 1)
-
-
 def measure(policy: Policy, rewards: dict[str, RewardModel], problems: Sequence[Problem]) -> dict[str, Any]:
-    """Accuracies of one policy on one task, and the worth of each reward there."""
-    own = prompts(policy, problems)
-    noise = [keyed_uniforms(0, p.id, 0, f"rollout {k}", LIMIT) for p in problems for k in range(NUM_SAMPLES)]
-    repeated = [prompt for prompt in own for _ in range(NUM_SAMPLES)]
-    drawn = generation.sample(policy, repeated, noise, Sampling(TEMPERATURE), [LIMIT] * len(repeated))
-    owners = [problem for problem in problems for _ in range(NUM_SAMPLES)]
-    correct = np.array([right(policy, p, r) for p, r in zip(owners, drawn, strict=True)]).reshape(-1, NUM_SAMPLES)
-    one, best = 100 * correct.mean(), 100 * correct.any(1).mean()
+    """Return accuracies of one policy on one task in percent, and the worth of each reward there."""
+    repeated = [problem for problem in problems for _ in range(NUM_SAMPLES)]
+    noise = [keyed_uniforms(0, p.id, 0, f"rollout {k}", MAX_NEW_TOKENS) for p in problems for k in range(NUM_SAMPLES)]
+    rollouts = sample_responses(policy, repeated, noise, Sampling(TEMPERATURE), MAX_NEW_TOKENS)
+    responses = [rollout.token_ids for rollout in rollouts]
+    correct = np.array([is_correct(policy, p, r) for p, r in zip(repeated, rollouts, strict=True)])
+    correct = correct.reshape(-1, NUM_SAMPLES)
     result: dict[str, Any] = {
-        "greedy": accuracy(policy, problems, greedy(policy, problems)),
-        "one_sample": round(one, 1),
-        "any_of_8": round(best, 1),
-        "response_tokens": round(float(np.mean([len(r.token_ids) for r in drawn])), 1),
+        "greedy": round(greedy_accuracy(policy, problems, MAX_NEW_TOKENS), 1),
+        "one_sample": round(100 * correct.mean(), 1),
+        "any_of_8": round(100 * correct.any(1).mean(), 1),
+        "response_tokens": round(float(np.mean([len(response) for response in responses])), 1),
         "rewards": {},
     }
-    for kind, reward in rewards.items():
-        values, _ = scoring.rewards(
-            reward, [p for p in prompts(reward, problems) for _ in range(NUM_SAMPLES)], [r.token_ids for r in drawn]
-        )
+    for name, reward in rewards.items():
+        values, _ = scoring.rewards(reward, [reward.prompt_ids(problem.messages) for problem in repeated], responses)
         scores = np.array(values).reshape(-1, NUM_SAMPLES)
-        chosen = 100 * correct[np.arange(len(problems)), scores.argmax(1)].mean()
-        result["rewards"][kind] = {
-            "best_of_8": round(chosen, 1),
-            "gap_closed": round((chosen - one) / (best - one), 3),
-            "auc": round(auc(scores[correct], scores[~correct]), 3),
+        quality = selection_quality(scores, correct)
+        result["rewards"][name] = {
+            "best_of_8": round(quality["best_of_8"], 1),
+            "gap_closed": round(quality["gap_closed"], 3),
+            "auc": round(quality["auc"], 3),
             "calibration_error": round(calibration_error(probability(reward, scores), correct), 3),
             "outranks_far_answers": round(far_ranking(policy, reward, problems), 3),
         }
     return result
 
 
-def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Probability that a right response scores above a wrong one (ties count half)."""
+def selection_quality(
+    scores: Float[np.ndarray, "problem sample"], correct: Bool[np.ndarray, "problem sample"]
+) -> dict[str, float]:
+    """Return how well a reward's scores choose among N samples: percentages, share of the gap closed, AUC."""
+    count = scores.shape[1]
+    one_sample = 100 * correct.mean()
+    any_sample = 100 * correct.any(1).mean()
+    best = 100 * correct[np.arange(len(scores)), scores.argmax(1)].mean()
+    return {
+        "one_sample": one_sample,
+        f"any_of_{count}": any_sample,
+        f"best_of_{count}": best,
+        "gap_closed": (best - one_sample) / (any_sample - one_sample) if any_sample > one_sample else float("nan"),
+        "auc": auc(scores[correct], scores[~correct]),
+    }
+
+
+def auc(positive: Float[np.ndarray, " positive"], negative: Float[np.ndarray, " negative"]) -> float:
+    """Return the probability that a right answer scores above a wrong one (ties count half)."""
     return float(stats.mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative)))
 
 
-def probability(reward: RewardModel, scores: np.ndarray) -> np.ndarray:
-    """A reward read as the probability that the response is right: the sigmoid of a classifier's score, or the
-    probability that the judge itself would have written just this response."""
+def probability(reward: RewardModel, scores: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Return rewards as probabilities that a response is right.
+
+    A classifier's score is a logit. A likelihood reward is the log-probability that the model writes this response.
+    """
     return special.expit(scores) if reward.kind == "classifier" else np.exp(np.minimum(scores, 0))
 
 
-def calibration_error(probabilities: np.ndarray, correct: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error: |share right - mean probability| in bins of equal width, weighted by their counts."""
-    place = np.minimum((probabilities.ravel() * bins).astype(int), bins - 1)
+def calibration_error(
+    probabilities: Float[np.ndarray, "*shape"], correct: Bool[np.ndarray, "*shape"], bins: int = 10
+) -> float:
+    """Return the expected calibration error: |share right - mean probability| over bins of equal width, by count."""
+    indices = np.minimum((probabilities.ravel() * bins).astype(int), bins - 1)
     gaps = correct.ravel().astype(float) - probabilities.ravel()
-    return float(np.abs(np.bincount(place, gaps, minlength=bins)).sum() / len(gaps))
+    return float(np.abs(np.bincount(indices, gaps, minlength=bins)).sum() / len(gaps))
 
 
 def far_ranking(policy: Policy, reward: RewardModel, problems: Sequence[Problem]) -> float:
-    """Share of problems whose worked solution outscores the worked solutions of NUM_FAR other problems."""
-    end = [policy.eos_ids[0]]
-    encode = policy.tokenizer.encode
-    solutions = [encode(worked_solutions.worked_solution(p), add_special_tokens=False) + end for p in problems]
+    """Return the share of problems whose worked solution outscores those of NUM_FAR other problems."""
     count = len(problems)
-    order = [[i] + [(i + 1 + k) % count for k in range(NUM_FAR)] for i in range(count)]
-    own = prompts(reward, problems)
+    solutions = [solution_ids(policy.tokenizer, problem, policy.eos_ids[0]) for problem in problems]
+    prompts = [reward.prompt_ids(problem.messages) for problem in problems]
+    compared = [[i] + [(i + 1 + k) % count for k in range(NUM_FAR)] for i in range(count)]  # the right one first
     values, _ = scoring.rewards(
-        reward, [own[i] for i in range(count) for _ in order[i]], [solutions[j] for row in order for j in row]
+        reward, [prompts[i] for i in range(count) for _ in compared[i]], [solutions[j] for row in compared for j in row]
     )
     scores = np.array(values).reshape(count, NUM_FAR + 1)
     return float((scores[:, 0] > scores[:, 1:].max(1)).mean())

@@ -1,13 +1,13 @@
-"""GRPO at the paper's size: the recipe of the tiny policies handed to TRL, responses drawn by vLLM.
+"""Recipe of GRPO at the paper's size: the tiny policies' recipe with TRL, responses sampled by vLLM.
 
-`./reproduce.sh models scale=paper policy=qwen2.5-7b` trains; with `dry_run=true` every argument is built and checked
-and nothing is loaded. The loss is that of `improvement.GroupRelativeTraining` (a test holds the two equal); TRL adds
-sharding, vLLM and mixed precision.
+`./reproduce.sh models scale=paper policy=qwen2.5-7b` trains; `dry_run=true` builds and checks every argument and loads
+nothing. The loss equals that of `grpo.GroupRelativeTraining` (a test compares the two); TRL adds sharding, vLLM and
+mixed precision.
 """
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -17,17 +17,21 @@ from ...types import Problem
 from ..grpo import GroupSampling
 from .tiny import CONFIGS
 
+if TYPE_CHECKING:
+    import trl
+
 LOSS_TYPES = {"sequence": "grpo", "token": "bnpo", "length": "dr_grpo"}  # TRL's names of `GroupSampling.normalisation`
 
 
 def trainer_settings(config: DictConfig) -> dict[str, Any]:
-    """Keyword arguments of `trl.GRPOConfig`.
+    """Return the keyword arguments of `trl.GRPOConfig`.
 
     Raises:
-        ValueError: settings out of range, or a batch that cannot be cut into whole groups.
+        ValueError: settings out of range, or a batch that cannot be divided into whole groups.
     """
     sampling = GroupSampling(**config.recipe.sampling).check()
-    responses, share = config.prompts_per_step * sampling.group_size, config.num_devices * config.responses_per_device
+    responses = config.prompts_per_step * sampling.group_size
+    share = config.num_devices * config.responses_per_device
     if responses % share or share % sampling.group_size:
         raise ValueError(
             f"prompts_per_step x group_size ({responses}) must be a multiple of num_devices x responses_per_device "
@@ -51,7 +55,7 @@ def trainer_settings(config: DictConfig) -> dict[str, Any]:
         "epsilon": sampling.clip_low,
         "epsilon_high": sampling.clip_high,
         "beta": sampling.kl_weight,
-        "use_bias_correction_kl": False,  # as `reinforcement.reference_divergence`
+        "use_bias_correction_kl": False,  # as in `losses.reference_divergence`
         "loss_type": LOSS_TYPES[sampling.normalisation],
         "scale_rewards": "group" if sampling.scale_advantages else "none",
         "use_vllm": True,
@@ -65,47 +69,42 @@ def trainer_settings(config: DictConfig) -> dict[str, Any]:
     }
 
 
-def verifiable_reward(asked: Sequence[Problem]) -> Callable[..., list[float | None]]:
-    """TRL's reward function: 1 for a correct response, 0 otherwise; None (left out by TRL) where grading failed."""
-    known = {problem.id: problem for problem in asked}
+def trl_reward(questions: Sequence[Problem]) -> Callable[..., list[float | None]]:
+    """Return TRL's reward function: 1 for a correct response, else 0; None (ignored by TRL) where grading failed."""
+    by_id = {problem.id: problem for problem in questions}
 
-    def accuracy(completions: Sequence[Any], problem_id: Sequence[str], **rest: Any) -> list[float | None]:
-        values: list[float | None] = []
+    def accuracy(completions: Sequence[Any], problem_id: Sequence[str], **columns: Any) -> list[float | None]:
+        rewards: list[float | None] = []
         for completion, key in zip(completions, problem_id, strict=True):
             text = completion if isinstance(completion, str) else completion[-1]["content"]
-            verdict = grading.grade(known[key], text)
-            values.append(None if verdict.note else float(verdict.correct))
-        return values
+            verdict = grading.grade(by_id[key], text)
+            rewards.append(None if verdict.note else float(verdict.correct))
+        return rewards
 
     return accuracy
 
 
-def questions(config: DictConfig) -> list[Problem]:
-    """Training questions from a file or from the hub."""
+def load_questions(config: DictConfig) -> list[Problem]:
+    """Load the training questions from a file or from the hub."""
     if config.path is not None:
         return problems.load_jsonl(config.path, task="train", size=config.num_questions, suffix=config.suffix)
     return problems.load_hub(task="train", size=config.num_questions, suffix=config.suffix, **config.questions)
 
 
-def dataset(asked: Sequence[Problem]) -> Any:
-    """The questions as TRL wants them: a chat per row, and the id by which they are graded."""
+def train_with_trl(config: DictConfig) -> None:
+    """Load model and questions, train, and save."""
     import datasets
-
-    return datasets.Dataset.from_list([{"prompt": p.messages, "problem_id": p.id} for p in asked])
-
-
-def train(config: DictConfig) -> None:
-    """Load, train, save."""
     import peft
     import trl
 
-    asked = questions(config)
+    questions = load_questions(config)
+    rows = [{"prompt": problem.messages, "problem_id": problem.id} for problem in questions]
     lora = OmegaConf.to_container(config.lora) if config.lora is not None else None
     trainer = trl.GRPOTrainer(
         model=config.policy.path,
-        reward_funcs=verifiable_reward(asked),
+        reward_funcs=trl_reward(questions),
         args=trl.GRPOConfig(**trainer_settings(config)),
-        train_dataset=dataset(asked),
+        train_dataset=datasets.Dataset.from_list(rows),
         peft_config=peft.LoraConfig(task_type="CAUSAL_LM", **lora) if lora else None,
     )
     trainer.train(resume_from_checkpoint=_has_checkpoint(config.folder))
@@ -121,25 +120,30 @@ def _has_checkpoint(folder: str) -> bool:
         return False
 
 
-def dry_run(config: DictConfig) -> Any:
-    """Build TRL's arguments, which check themselves, for a machine without a GPU; returns them."""
+def dry_run(config: DictConfig) -> "trl.GRPOConfig":
+    """Build TRL's arguments, which check themselves, on a machine without a GPU; print and return them."""
     import trl
 
     settings = {**trainer_settings(config), "bf16": False, "use_cpu": True}
-    built = trl.GRPOConfig(**settings)
+    arguments = trl.GRPOConfig(**settings)
     print(json.dumps({**settings, "bf16": True, "use_cpu": False}, indent=1))
     source = config.path or config.questions.repository
     print(f"model {config.policy.path}; {config.num_questions} questions from {source}")
-    return built
+    return arguments
 
 
-@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train/paper")
-def main(config: DictConfig) -> None:
+def train(config: DictConfig) -> None:
     """Train, or with `dry_run=true` only check."""
     if config.dry_run:
         dry_run(config)
     else:
-        train(config)
+        train_with_trl(config)
+
+
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train/paper")
+def main(config: DictConfig) -> None:
+    """Run the recipe from the command line."""
+    train(config)
 
 
 if __name__ == "__main__":

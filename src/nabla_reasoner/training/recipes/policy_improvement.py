@@ -1,156 +1,154 @@
-"""Policies improved by training, for the rows SFT and GRPO of Table 1: what `./reproduce.sh models` does for them.
+"""Policies improved by SFT, GRPO, or GRPO after SFT, for the rows of Table 1.
 
-Both see the same questions, the same number of times. SFT is shown their worked solutions, GRPO only whether its own
-answers are right; "sft-grpo" is GRPO from where SFT ended.
+All recipes use the same questions, seen equally often. SFT learns from their worked solutions, GRPO only from whether
+its own responses are correct.
 """
 
-import csv
-import itertools
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning
+import pandas as pd
 import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
 
 from ...models.tokenizers import load_tokenizer
-from ...tasks import worked_solutions
 from ...types import Problem
-from .. import grpo, loop, sft
-from ..data import Example, Mixture
-from ..grpo import GroupSampling
-from ..loop import Fitted, Schedule
+from ..data import Mixture, solution_examples
+from ..grpo import GroupRelativeTraining, GroupSampling
+from ..loop import FitResult, Schedule, fit
+from ..sft import PolicyTraining, SupervisedTraining
 
 Splits = dict[str, dict[str, list[Problem]]]
 
 
-def examples(tokenizer: Any, problems: list[Problem]) -> list[Example]:
-    """Worked solutions of the problems in the tokenizer's chat format."""
-    made = []
-    for problem in problems:
-        prompt = tokenizer.apply_chat_template(problem.messages, add_generation_prompt=True, return_dict=False)
-        solution = tokenizer.encode(worked_solutions.worked_solution(problem), add_special_tokens=False)
-        made.append(Example(problem.task, list(prompt), [*solution, tokenizer.eos_token_id]))
-    return made
-
-
-def check_tokenizer(model: torch.nn.Module, folder: str, tokenizer: Any) -> None:
-    """Raise ValueError unless a checkpoint was made for this tokenizer."""
-    own = load_tokenizer(folder).get_vocab()
-    if own != tokenizer.get_vocab() or model.get_input_embeddings().num_embeddings < len(tokenizer):
-        raise ValueError(
-            f"a policy must have the tokenizer it is trained with; {folder} has another ({len(own)} tokens against "
-            f"{len(tokenizer)}). Train it anew with ./reproduce.sh models."
-        )
-
-
-class Tuned(NamedTuple):
+class TrainedPolicy(NamedTuple):
     """A policy with the best weights of its training.
 
     Attributes:
-        model: what is saved: the causal LM, or the adapter around it.
-        ended: step and validation accuracy of these weights.
+        model: the causal LM to save, or the peft model with the adapter around it.
+        result: step and validation accuracy of these weights.
     """
 
-    model: Any
-    ended: Fitted
+    model: torch.nn.Module
+    result: FitResult
 
 
-def fit(config: DictConfig, recipe: DictConfig, start: str, name: str, data: Splits) -> Tuned:
+def load_causal_lm(folder: str) -> transformers.PreTrainedModel:
+    """Load a causal LM in float32."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def check_tokenizer(model: transformers.PreTrainedModel, folder: str, expected_folder: str) -> None:
+    """Raise ValueError unless the policy in `folder` uses the tokenizer in `expected_folder`."""
+    vocabulary = load_tokenizer(folder).get_vocab()
+    expected = load_tokenizer(expected_folder)
+    if vocabulary != expected.get_vocab() or model.get_input_embeddings().num_embeddings < len(expected):
+        raise ValueError(
+            f"a policy must have the tokenizer it is trained with; {folder} has another ({len(vocabulary)} tokens "
+            f"against {len(expected)}). Train it again with ./reproduce.sh models."
+        )
+
+
+def train_policy(config: DictConfig, recipe: DictConfig, start: str, name: str, data: Splits) -> TrainedPolicy:
     """Train the policy in folder `start` by one recipe.
 
     Args:
         config: `improvement` of the training configuration: questions, batch, validation, shared by all recipes.
         recipe: `method` (sft or grpo), `schedule`, `lora` (settings of peft's adapter; null trains all weights), and
             for grpo `sampling`.
-        start: folder of the policy to begin with.
-        name: of the training, for its checkpoints.
+        start: folder of the policy at the start of training.
+        name: names the training's checkpoints.
         data: problems by task and split.
+
+    Raises:
+        ValueError: an unknown method, or a policy with another tokenizer.
     """
     if recipe.method not in ("sft", "grpo"):
         raise ValueError(f"method must be sft or grpo; got {recipe.method!r}.")
     lightning.seed_everything(config.seed, verbose=False)
-    tokenizer = load_tokenizer(start)
-    model = transformers.AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
-    check_tokenizer(model, start, load_tokenizer(config.tokenizer))
+    model = load_causal_lm(start)
+    check_tokenizer(model, start, config.tokenizer)
+    recipe_values = OmegaConf.to_container(recipe, resolve=True)
     saved = model
     if recipe.lora is not None:
         import peft  # of the extras `small` and `reference`
 
-        lora = OmegaConf.to_container(recipe.lora)
-        saved = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **lora))
-        model = saved.get_base_model()  # the same layers without peft's shell
-    asked = {task: parts["train"][: config.questions] for task, parts in data.items()}
-    examined = [parts["validation"][-config.validation :] for parts in data.values()]
-    schedule = Schedule(**recipe.schedule)
-    counts = dict(config.batch)
-    if recipe.method == "sft":
-        module: Any = sft.SupervisedTraining(model, tokenizer, schedule, config.max_new_tokens)
-        pools: dict[str, list] = {task: examples(tokenizer, own) for task, own in asked.items()}
-        mixture = Mixture(pools, counts, config.seed)
-    else:
-        sampling = GroupSampling(**recipe.sampling)
-        reference = transformers.AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
-        module = grpo.GroupRelativeTraining(
-            model, tokenizer, schedule, config.max_new_tokens, sampling=sampling, seed=config.seed, reference=reference
-        )
-        mixture = Mixture(asked, counts, config.seed, collate=list, repeats=sampling.updates_per_batch)
-    ended = loop.fit(
+        saved = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **recipe_values["lora"]))
+        model = saved.get_base_model()  # the same layers without peft's wrapper
+    module, mixture = build_training(config, recipe, start, model, data)
+    result = fit(
         module,
         mixture,
         device=config.device,
         folder=str(Path("checkpoints", name)),
         name=name,
-        identity={"start": start, "recipe": OmegaConf.to_container(recipe), "shared": OmegaConf.to_container(config)},
-        every=config.every,
-        validation=examined,
+        identity={"start": start, "recipe": recipe_values, "shared": OmegaConf.to_container(config)},
+        interval=config.every,
+        validation=[parts["validation"][-config.validation :] for parts in data.values()],
     )
-    return Tuned(saved.eval(), ended)
+    return TrainedPolicy(saved.eval(), result)
+
+
+def build_training(
+    config: DictConfig, recipe: DictConfig, start: str, model: torch.nn.Module, data: Splits
+) -> tuple[PolicyTraining, Mixture]:
+    """Return the training of a model by one recipe, and its batches; arguments as in `train_policy`."""
+    tokenizer = load_tokenizer(start)
+    schedule = Schedule(**recipe.schedule)
+    counts = dict(config.batch)
+    questions = {task: parts["train"][: config.questions] for task, parts in data.items()}
+    if recipe.method == "sft":
+        pools = {task: solution_examples(tokenizer, problems) for task, problems in questions.items()}
+        module = SupervisedTraining(model, tokenizer, schedule, config.max_new_tokens)
+        return module, Mixture(pools, counts, config.seed)
+    sampling = GroupSampling(**recipe.sampling)
+    module = GroupRelativeTraining(
+        model,
+        tokenizer,
+        schedule,
+        config.max_new_tokens,
+        sampling=sampling,
+        seed=config.seed,
+        reference=load_causal_lm(start),
+    )
+    return module, Mixture(questions, counts, config.seed, collate=list, repeats=sampling.updates_per_batch)
 
 
 def improve(config: DictConfig, name: str, data: Splits) -> None:
-    """Train one of the shipped improved policies and write its folder (weights in half precision) and its curve."""
+    """Train one of the shipped improved policies; write its folder (weights in half precision) and its curve."""
     entry = config.improved[name]
     recipe = config.improvement.recipes[entry.recipe]
     if not Path(entry.start, "config.json").is_file():
         raise ValueError(f"{name} starts from {entry.start}, which must hold a model; it does not. Train that first.")
-    model, ended = fit(shared(config), recipe, entry.start, name, data)
+    model, result = train_policy(shared_settings(config), recipe, entry.start, name, data)
     model.to(torch.float16).save_pretrained(entry.folder)
     if recipe.lora is None:
         load_tokenizer(entry.start).save_pretrained(entry.folder)
     Path(entry.folder, "README.md").unlink(missing_ok=True)  # peft's empty model card
     write_curve(Path(config.improvement.assets, "curves", f"{name}.csv"), Path("checkpoints", name, "log"))
-    print(f"{name}: best at step {ended.step}, validation accuracy {ended.accuracy:.1f} %", flush=True)
+    print(f"{name}: best at step {result.step}, validation accuracy {result.accuracy:.1f} %", flush=True)
 
 
-def shared(config: DictConfig) -> DictConfig:
-    """What all recipes of `improvement` share, without the recipes."""
-    kept = {key: value for key, value in config.improvement.items() if key not in ("recipes", "sweep", "assets")}
-    return OmegaConf.create({**kept, "device": config.device})
-
-
-def curve(log: Path) -> Iterator[dict[str, str]]:
-    """Rows of a training's log, all its versions (a resumed training has several), by step."""
-    rows: dict[int, dict[str, str]] = {}
-    for file in sorted(log.glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1])):
-        with file.open(newline="", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
-                rows.setdefault(int(row["step"]), {}).update({k: v for k, v in row.items() if v})
-    return (rows[step] for step in sorted(rows))
+def shared_settings(config: DictConfig) -> DictConfig:
+    """Return the settings of `improvement` that all recipes share."""
+    shared = {key: value for key, value in config.improvement.items() if key not in ("recipes", "sweep", "assets")}
+    return OmegaConf.create({**shared, "device": config.device})
 
 
 def write_curve(path: Path, log: Path) -> None:
-    """The learning curve as a small CSV file: training reward or loss every tenth step, every validation."""
-    kept = [row for row in curve(log) if "validation/accuracy" in row or int(row["step"]) % 10 == 0]
-    names = list(dict.fromkeys(itertools.chain.from_iterable(kept)))
-    names = ["step", *sorted(name for name in names if name not in ("step", "epoch"))]
+    """Write the learning curve as CSV: training reward or loss of every tenth step, and every validation.
+
+    Args:
+        log: folder of the training's log; a resumed training has several versions of it.
+    """
+    files = sorted(log.glob("version_*/metrics.csv"), key=lambda file: int(file.parent.name.split("_")[1]))
+    logged = pd.concat([pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""]) for file in files])
+    steps = logged.astype({"step": int}).groupby("step").last()  # the last value of each column
+    curve = steps[steps["validation/accuracy"].notna() | (steps.index % 10 == 0)].drop(columns="epoch")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows([[_short(row.get(name, "")) for name in names] for row in kept])
+    curve.dropna(axis=1, how="all").sort_index(axis=1).map(_short, na_action="ignore").to_csv(path)
 
 
 def _short(text: str) -> str:
@@ -158,23 +156,22 @@ def _short(text: str) -> str:
 
 
 def sweep(config: DictConfig, data: Splits) -> None:
-    """Every candidate learning rate of each recipe, on one policy and with fewer steps, into sweeps/improvement.csv.
+    """Train one policy with every candidate learning rate, in fewer steps, and write sweeps/improvement.csv.
 
-    The rate with the best validation accuracy is the one the recipe should have; the file says what each reached.
+    The recipes use the rate with the best validation accuracy.
     """
-    settings, rows = config.improvement.sweep, []
+    settings = config.improvement.sweep
+    rows = []
     for name, rates in settings.learning_rates.items():
         for rate in rates:
             recipe = OmegaConf.merge(
                 config.improvement.recipes[name], {"schedule": {"learning_rate": rate, "num_steps": settings.num_steps}}
             )
-            _, ended = fit(shared(config), recipe, settings.start, f"sweep-{name}-{rate:g}", data)
-            reached = [settings.num_steps, ended.step, f"{ended.accuracy:.2f}"]
-            rows.append([Path(settings.start).name, name, f"{rate:g}", *reached])
+            _, result = train_policy(shared_settings(config), recipe, settings.start, f"sweep-{name}-{rate:g}", data)
+            policy = Path(settings.start).name
+            rows.append([policy, name, f"{rate:g}", settings.num_steps, result.step, f"{result.accuracy:.2f}"])
             print(*rows[-1], flush=True)
+    columns = ["policy", "recipe", "learning_rate", "num_steps", "best_step", "validation_accuracy"]
     path = Path(config.improvement.assets, "sweeps", "improvement.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["policy", "recipe", "learning_rate", "num_steps", "best_step", "validation_accuracy"])
-        writer.writerows(rows)
+    pd.DataFrame(rows, columns=columns).to_csv(path, index=False)

@@ -1,11 +1,10 @@
-"""`./reproduce.sh models`: trains everything shipped in assets/ and measures it into assets/manifest.json.
+"""Recipe of everything in assets/: tokenizer, tiny policies, reward models, improved policies, and the manifest.
 
-Stages: tokenizer, tiny-base, tiny-instruct (policies), likelihood (a longer-trained judge; -medium stopped earlier),
-classifier (grown from the judge, trained on the policies' own samples), the policies improved by training
-(tiny-base-sft and so on, see `tuning`), manifest. Each can be run alone with `only=[NAME]`.
+`./reproduce.sh models` runs it; `only=[NAME]` runs single stages, named as in configs/train/tiny.yaml.
 """
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import hydra
@@ -13,49 +12,48 @@ import lightning
 import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedTokenizerBase
 
 from ...config import schema
-from ...engine import generation
 from ...engine.sampling import Sampling, keyed_uniforms
+from ...evaluation.accuracy import sample_responses
 from ...models.language_models import Policy
+from ...models.quiet import quiet_libraries
 from ...models.random_init import build_model
 from ...models.tokenizers import build_tokenizer, load_tokenizer
-from ...tasks import grading, problems, worked_solutions
+from ...tasks import grading, problems
 from ...types import Problem
 from .. import classifier_init, loop, reward_model
-from ..data import Example, Mixture, pad
+from ..data import Example, Mixture, chat_example, pad, solution_examples, solution_ids
 from . import manifest, policy_improvement
+from .policy_improvement import Splits
 
 CONFIGS = str(schema.CONFIGS)
+TOKENIZER_QUESTIONS = 2000  # questions of each task on which the tokenizer is trained
+ALPHABET_SOLUTIONS = 200  # worked solutions of each task; they contain every token that solutions use
+MEASURED_SEQUENCES = 16  # sequences on which the language model's activations are measured
 
 
-def splits(config: DictConfig) -> dict[str, dict[str, list[Problem]]]:
-    """Problems by task and split; no question of a held-out split is in the training split."""
+def splits(config: DictConfig) -> Splits:
+    """Generate problems by task and split; no question of a held-out split is in the training split."""
     result = {}
     for task, details in config.tasks.items():
-        settings, avoid, parts = dict(details.settings), set(), {}
-        for split, size in (("test", config.held_out.test), ("validation", config.held_out.validation)):
-            parts[split] = problems.generate(task, split=split, size=size, settings=settings, avoid=frozenset(avoid))
-            avoid |= {problems.question_key(problem.question) for problem in parts[split]}
-        parts["train"] = problems.generate(
-            task, split="train", size=details.train, settings=settings, avoid=frozenset(avoid)
-        )
-        result[task] = parts
+        sizes = {"test": config.held_out.test, "validation": config.held_out.validation, "train": details.train}
+        settings = dict(details.settings)
+        held_out: set[str] = set()
+        result[task] = {}
+        for split, size in sizes.items():
+            result[task][split] = problems.generate(
+                task, split=split, size=size, settings=settings, avoid=frozenset(held_out)
+            )
+            if split != "train":
+                held_out |= {problems.question_key(problem.question) for problem in result[task][split]}
     return result
 
 
-def example(tokenizer, problem: Problem, response_ids: list[int], labels: list[float] | None = None):
-    """A training example in the tokenizer's chat format."""
-    prompt = tokenizer.apply_chat_template(problem.messages, add_generation_prompt=True, return_dict=False)
-    return Example(problem.task, list(prompt), response_ids, labels)
-
-
-def solution_ids(tokenizer, problem: Problem) -> list[int]:
-    """Token ids of the worked solution, end of turn included."""
-    return [
-        *tokenizer.encode(worked_solutions.worked_solution(problem), add_special_tokens=False),
-        tokenizer.eos_token_id,
-    ]
+def tokenizer_folder(config: DictConfig) -> str:
+    """Return the folder of the tokenizer that all models share."""
+    return str(Path(config.folder, "tokenizer"))
 
 
 def model_shape(architecture: DictConfig) -> dict[str, str | int | float | bool]:
@@ -70,130 +68,162 @@ def model_shape(architecture: DictConfig) -> dict[str, str | int | float | bool]
     }
 
 
-def train_language_model(config: DictConfig, name: str, data: dict) -> None:
-    """Fine-tune a causal LM of the recipe on worked solutions and write its folder."""
-    recipe, tokenizer = config.models[name], load_tokenizer(str(Path(config.folder, "tokenizer")))
+def train_language_model(config: DictConfig, name: str, data: Splits) -> None:
+    """Train a causal LM from random weights on worked solutions and write its folder."""
+    recipe = config.models[name]
+    tokenizer = load_tokenizer(tokenizer_folder(config))
     lightning.seed_everything(recipe.seed, verbose=False)
-    pools = {
-        task: [example(tokenizer, p, solution_ids(tokenizer, p)) for p in parts["train"]]
-        for task, parts in data.items()
-    }
-    module = loop.LanguageModelTraining(
-        build_model(model_shape(recipe.architecture), tokenizer), loop.Schedule(**recipe.schedule)
+    pools = {task: solution_examples(tokenizer, parts["train"]) for task, parts in data.items()}
+    model = build_model(model_shape(recipe.architecture), tokenizer)
+    module = loop.LanguageModelTraining(model, loop.Schedule(**recipe.schedule))
+    fit_and_save(config, name, module, Mixture(pools, dict(recipe.batch), recipe.seed))
+
+
+def fit_and_save(config: DictConfig, name: str, module: loop.Training, mixture: Mixture) -> None:
+    """Train to the last step, then write model and tokenizer as one Hugging Face folder."""
+    recipe = config.models[name]
+    loop.fit(
+        module,
+        mixture,
+        device=config.device,
+        folder=str(Path("checkpoints", name)),
+        name=name,
+        identity=OmegaConf.to_container(recipe, resolve=True),
     )
-    fit_and_save(config, name, module, Mixture(pools, dict(recipe.batch), recipe.seed), tokenizer)
-
-
-def fit_and_save(config: DictConfig, name: str, module, mixture, tokenizer) -> None:
-    """Train to the end, then write model and tokenizer as one Hugging Face folder."""
-    folder, identity = str(Path("checkpoints", name)), OmegaConf.to_container(config.models[name], resolve=True)
-    loop.fit(module, mixture, device=config.device, folder=folder, name=name, identity=identity)
-    folder = Path(config.folder, config.models[name].folder)
-    if config.models[name].get("half"):
+    if recipe.get("half"):
         module.model.to(torch.float16)
-    module.model.eval().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    module.model.eval().save_pretrained(Path(config.folder, recipe.folder))
+    load_tokenizer(tokenizer_folder(config)).save_pretrained(Path(config.folder, recipe.folder))
 
 
 def response_labels(response: list[int], solution: list[int], correct: bool) -> list[float]:
-    """Process labels: 1.0 while the response is a prefix of the worked solution; at the last token, the verifier."""
-    labels, right = [], True
+    """Return process labels: 1.0 while the response is a prefix of the worked solution; last, the grader's verdict."""
+    labels, is_prefix = [], True
     for position, token in enumerate(response):
-        right = right and position < len(solution) and solution[position] == token
-        labels.append(float(right))
+        is_prefix = is_prefix and position < len(solution) and solution[position] == token
+        labels.append(float(is_prefix))
     return [*labels[:-1], float(correct)]
 
 
-def sampled_responses(config: DictConfig, recipe: DictConfig, data: dict, tokenizer) -> dict[str, list[Example]]:
-    """The policies' own answers to training questions, labelled token by token."""
-    pools: dict[str, list[Example]] = {task: [] for task in data}
-    for name in ("tiny-base", "tiny-instruct"):
+def sampled_responses(config: DictConfig, data: Splits, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Example]]:
+    """Sample the policies' own responses to training questions and label each token; unfinished ones are dropped."""
+    recipe = config.models.classifier
+    count = recipe.samples_per_task // len(recipe.policies)
+    examples: dict[str, list[Example]] = {task: [] for task in data}
+    for name in recipe.policies:
         policy = Policy.from_pretrained(str(Path(config.folder, config.models[name].folder)), device=config.device)
         for task, parts in data.items():
-            count = recipe.samples_per_task // 2
-            chosen = [parts["train"][i % len(parts["train"])] for i in range(count)]
-            noise = [keyed_uniforms(recipe.seed, f"{i}/{p.id}", 0, name, 96) for i, p in enumerate(chosen)]
-            prompts = [policy.prompt_ids(p.messages) for p in chosen]
-            drawn = generation.sample(policy, prompts, noise, Sampling(1.0), [96] * count)
-            for problem, rollout in zip(chosen, drawn, strict=True):
+            questions = [parts["train"][i % len(parts["train"])] for i in range(count)]
+            limit = recipe.max_new_tokens
+            noise = [keyed_uniforms(recipe.seed, f"{i}/{p.id}", 0, name, limit) for i, p in enumerate(questions)]
+            rollouts = sample_responses(policy, questions, noise, Sampling(1.0), limit)
+            for problem, rollout in zip(questions, rollouts, strict=True):
                 if rollout.finished:
-                    correct = grading.grade(problem, policy.decode(rollout.token_ids)).correct
-                    labels = response_labels(rollout.token_ids, solution_ids(tokenizer, problem), correct)
-                    pools[task].append(example(tokenizer, problem, rollout.token_ids, labels))
-    return pools
+                    response = rollout.token_ids
+                    correct = grading.grade(problem, policy.decode(response)).correct
+                    solution = solution_ids(tokenizer, problem, tokenizer.eos_token_id)
+                    labels = response_labels(response, solution, correct)
+                    examples[task].append(chat_example(tokenizer, problem, response, labels))
+    return examples
 
 
-def alphabet(tokenizer, parts: dict[str, list[Problem]]) -> list[int]:
-    """Token ids that worked solutions of a task are made of, the end of turn included."""
-    return sorted({token for problem in parts["train"][:200] for token in solution_ids(tokenizer, problem)})
+def alphabet(tokenizer: PreTrainedTokenizerBase, questions: Iterable[Problem]) -> list[int]:
+    """Return the token ids of the problems' worked solutions in ascending order, the end of turn included."""
+    return sorted({token for p in questions for token in solution_ids(tokenizer, p, tokenizer.eos_token_id)})
 
 
-def corrupted_responses(config: DictConfig, data: dict, tokenizer, seed: int) -> dict[str, list[Example]]:
-    """Worked solutions, half of them with one token replaced by another that occurs in worked solutions."""
-    generator, pools = random.Random(seed), {}
+def corrupted_solutions(
+    config: DictConfig, data: Splits, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list[Example]]:
+    """Return worked solutions; in a share of them one token is replaced by another that occurs in solutions."""
+    recipe = config.models.classifier
+    generator = random.Random(recipe.seed)
+    examples = {}
     for task, parts in data.items():
-        pools[task] = []
-        others = [token for token in alphabet(tokenizer, parts) if token != tokenizer.eos_token_id]
-        for problem in parts["train"][:20000]:
-            solution = solution_ids(tokenizer, problem)
+        examples[task] = []
+        tokens = alphabet(tokenizer, parts["train"][:ALPHABET_SOLUTIONS])
+        replacements = [token for token in tokens if token != tokenizer.eos_token_id]
+        for problem in parts["train"][: recipe.solutions_per_task]:
+            solution = solution_ids(tokenizer, problem, tokenizer.eos_token_id)
             response = list(solution)
-            if generator.random() < 0.5:
-                response[generator.randrange(len(response) - 1)] = generator.choice(others)
+            if generator.random() < recipe.changed:
+                response[generator.randrange(len(response) - 1)] = generator.choice(replacements)
             labels = response_labels(response, solution, response == solution)
-            pools[task].append(example(tokenizer, problem, response, labels))
-    return pools
+            examples[task].append(chat_example(tokenizer, problem, response, labels))
+    return examples
 
 
-def train_classifier(config: DictConfig, data: dict) -> None:
-    """Grow the judge into a scalar verifier, fit its head, then train what is not the judge's."""
-    recipe, tokenizer = config.models.classifier, load_tokenizer(str(Path(config.folder, "tokenizer")))
-    lightning.seed_everything(recipe.seed, verbose=False)
-    sampled = sampled_responses(config, recipe, data, tokenizer)
-    corrupted = corrupted_responses(config, data, tokenizer, recipe.seed)
-    pools, counts = {}, {}
-    for task, count in recipe.batch.items():
-        pools[f"{task}/sampled"], pools[f"{task}/corrupted"] = sampled[task], corrupted[task]
-        counts[f"{task}/corrupted"] = round(count * recipe.corrupted)
-        counts[f"{task}/sampled"] = count - counts[f"{task}/corrupted"]
-    pools = {group: [item._replace(group=group) for item in pool] for group, pool in pools.items()}
-    model = build_model(model_shape(recipe.architecture), tokenizer, classifier=True)
-    judge = transformers.AutoModelForCausalLM.from_pretrained(str(Path(config.folder, config.models.likelihood.folder)))
-    first = next(iter(sampled.values()))[:16]
-    length = min(len(item.prompt_ids) + len(item.response_ids) for item in first)
+def grow_classifier(
+    config: DictConfig,
+    data: Splits,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: list[Example],
+) -> torch.nn.Module:
+    """Return a classifier grown from the likelihood reward; its activations are measured on the examples."""
+    model = build_model(model_shape(config.models.classifier.architecture), tokenizer, classifier=True)
+    likelihood = transformers.AutoModelForCausalLM.from_pretrained(
+        str(Path(config.folder, config.models.likelihood.folder))
+    )
+    sequences = [[*example.prompt_ids, *example.response_ids] for example in examples]
+    length = min(len(sequence) for sequence in sequences)
+    questions = [problem for parts in data.values() for problem in parts["train"][:ALPHABET_SOLUTIONS]]
     classifier_init.grow(
         model,
-        judge,
-        torch.tensor([[*item.prompt_ids, *item.response_ids][:length] for item in first]),
-        sorted({token for parts in data.values() for token in alphabet(tokenizer, parts)}),
-        marker=first[0].prompt_ids[-1],
+        likelihood,
+        torch.tensor([sequence[:length] for sequence in sequences]),
+        alphabet(tokenizer, questions),
+        marker=examples[0].prompt_ids[-1],
     )
-    probed = pad([item for pool in pools.values() for item in pool[-recipe.probe :]])
-    print(f"loss of the head alone: {reward_model.probe(model, probed, recipe.process_weight):.3f}")
+    return model
+
+
+def train_classifier(config: DictConfig, data: Splits) -> None:
+    """Grow the likelihood reward into a classifier, fit its head, then train the layers that are not frozen."""
+    recipe = config.models.classifier
+    tokenizer = load_tokenizer(tokenizer_folder(config))
+    lightning.seed_everything(recipe.seed, verbose=False)
+    sampled = sampled_responses(config, data, tokenizer)
+    corrupted = corrupted_solutions(config, data, tokenizer)
+    pools, counts = {}, {}
+    for task, count in recipe.batch.items():
+        for group, examples in ((f"{task}/sampled", sampled[task]), (f"{task}/corrupted", corrupted[task])):
+            pools[group] = [example._replace(group=group) for example in examples]
+        counts[f"{task}/corrupted"] = round(count * recipe.corrupted)
+        counts[f"{task}/sampled"] = count - counts[f"{task}/corrupted"]
+    model = grow_classifier(config, data, tokenizer, next(iter(sampled.values()))[:MEASURED_SEQUENCES])
+    head_blocks = pad([example for pool in pools.values() for example in pool[-recipe.probe :]])
+    head_loss = reward_model.fit_head(model, head_blocks, recipe.process_weight)
+    print(f"loss of the head alone: {head_loss:.3f}")
     module = reward_model.RewardTraining(model, loop.Schedule(**recipe.schedule), recipe.process_weight)
-    fit_and_save(config, "classifier", module, Mixture(pools, counts, recipe.seed), tokenizer)
+    fit_and_save(config, "classifier", module, Mixture(pools, counts, recipe.seed))
+
+
+@quiet_libraries()
+def train(config: DictConfig) -> None:
+    """Run the stages named in `only`, in their order."""
+    torch.set_num_threads(config.threads)
+    data = splits(config)
+    if "tokenizer" in config.only:
+        texts = [problem.question for parts in data.values() for problem in parts["train"][:TOKENIZER_QUESTIONS]]
+        build_tokenizer(texts, config.vocab_size).save_pretrained(tokenizer_folder(config))
+    for name in config.models:
+        if name in config.only and name != "classifier":
+            train_language_model(config, name, data)
+    if "classifier" in config.only:
+        train_classifier(config, data)
+    for name in config.improved:
+        if name in config.only:
+            policy_improvement.improve(config, name, data)
+    if "sweep" in config.only:
+        policy_improvement.sweep(config, data)
+    if "manifest" in config.only:
+        manifest.write(config, data)
 
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train/tiny")
 def main(config: DictConfig) -> None:
-    """Run the stages named in `only`, in their order."""
-    torch.set_num_threads(config.threads)
-    data = splits(config)
-    stages = OmegaConf.to_container(config.only)
-    if "tokenizer" in stages:
-        texts = [problem.question for parts in data.values() for problem in parts["train"][:2000]]
-        build_tokenizer(texts, config.vocab_size).save_pretrained(Path(config.folder, "tokenizer"))
-    for name in config.models:
-        if name in stages and name != "classifier":
-            train_language_model(config, name, data)
-    if "classifier" in stages:
-        train_classifier(config, data)
-    for name in config.improved:
-        if name in stages:
-            policy_improvement.improve(config, name, data)
-    if "sweep" in stages:
-        policy_improvement.sweep(config, data)
-    if "manifest" in stages:
-        manifest.write(config, data)
+    """Run the recipe from the command line."""
+    train(config)
 
 
 if __name__ == "__main__":
