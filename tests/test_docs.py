@@ -1,5 +1,6 @@
 """README and docs: every command line composes, every target is listed, every link resolves."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -59,3 +60,26 @@ def test_relative_links_resolve():
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
             if not link.startswith("http"):
                 assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def definitions(path: Path) -> set[str]:
+    """Names of functions, classes, methods and constants of a module."""
+    tree = ast.parse(path.read_text("utf-8"))
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    return names | {node.id for node in assigned}
+
+
+def test_named_definitions_exist():
+    for page in PAGES:
+        for file, name in re.findall(r"([\w/]+\.py):([A-Za-z_][\w.]*)", page.read_text("utf-8")):
+            path = ROOT / "src" / "nabla_reasoner" / file
+            assert path.exists(), f"{page.name}: {file}"
+            assert set(name.split(".")) <= definitions(path), f"{page.name}: {file}:{name}"
+
+
+def test_named_files_exist():
+    known = {str(path.relative_to(ROOT / "src" / "nabla_reasoner")) for path in ROOT.glob("src/nabla_reasoner/**/*.py")}
+    for page in PAGES:
+        for file in re.findall(r"`([a-z_/0-9]+\.py)[`:]", page.read_text("utf-8")):
+            assert file in known or (ROOT / file).exists(), f"{page.name}: {file}"
