@@ -34,8 +34,7 @@ from ..config.schema import CONFIGS
 from ..evaluation import provenance
 from ..reporting import figures, wandb_runs
 from ..theory import figures as theory_figures
-from ..theory import gradient_checks
-from ..theory.check import Check, Point
+from ..theory.check import Check, Point, describe
 from ..theory.context import SPACES, Findings, TheoryContext
 from ..theory.gradient_checks import TermRow
 from ..theory.suite import GROUPS
@@ -189,7 +188,7 @@ def run(settings: dict[str, Any], command: str) -> int:
             done, spent = done + GROUPS[name].weight, time.perf_counter() - begin
             left = spent * (weights / done - 1)
             bar.update(GROUPS[name].weight)
-            bar.write("\n".join(gradient_checks.describe(check) for check in own.checks))
+            bar.write("\n".join(describe(check) for check in own.checks))
             bar.write(f"{place} done; {spent:.0f} s so far, about {left:.0f} s left")
     except KeyboardInterrupt:
         record.close("interrupted")
