@@ -96,7 +96,7 @@ def test_ppo_expected_gradient_matches_objective():
     value = exact.divergence(fixed, scored.prior[0]) - WEIGHT * exact.expected(fixed, scored.rewards[0])
     assert loss.item() == pytest.approx(value)
     (expected,) = torch.autograd.grad(loss, model.table)
-    for baseline in (0.0, 0.7):  # no baseline moves the mean
+    for baseline in (0.0, 0.7):  # a baseline does not change the mean
         torch.testing.assert_close(expected_gradient(model, returns - baseline), expected)
     assert expected.abs().max() > 0.05
 
@@ -120,13 +120,13 @@ def test_group_advantages_scale_policy_gradient_by_others_share():
     for size in (2, 3):
         total = torch.zeros_like(expected)
         for indices in itertools.product(range(VOCAB**LENGTH), repeat=size):
-            chosen = tokens[list(indices)]
+            answers = tokens[list(indices)]
             advantages = losses.group_advantages(scored.rewards[:, list(indices)], scale=False)[0]
             loss = losses.policy_loss(
-                chosen,
-                chosen.detach(),
+                answers,
+                answers.detach(),
                 advantages,
-                torch.ones_like(chosen, dtype=torch.bool),
+                torch.ones_like(answers, dtype=torch.bool),
                 normalisation="length",
                 max_length=1,
             )
@@ -141,13 +141,13 @@ def test_grpo_kl_estimate_has_forward_kl_gradient():
     reference = torch.log_softmax(torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), -1)
     distribution = torch.log_softmax(logits, -1)
     estimate = losses.reference_divergence(distribution[:, None], reference[:, None])[:, 0]
-    (found,) = torch.autograd.grad((distribution.detach().exp() * estimate).sum(), logits, retain_graph=True)
+    (gradient,) = torch.autograd.grad((distribution.detach().exp() * estimate).sum(), logits, retain_graph=True)
     forward, reverse = (
         (reference.exp() * (reference - distribution)).sum(),
         (distribution.exp() * (distribution - reference)).sum(),
     )
-    torch.testing.assert_close(found, torch.autograd.grad(forward, logits, retain_graph=True)[0])
-    assert (found - torch.autograd.grad(reverse, logits)[0]).abs().max() > 0.01
+    torch.testing.assert_close(gradient, torch.autograd.grad(forward, logits, retain_graph=True)[0])
+    assert (gradient - torch.autograd.grad(reverse, logits)[0]).abs().max() > 0.01
 
 
 def fitted(method: str, scored: ScoredPrompts) -> tuple[list[float], list[float]]:
@@ -186,11 +186,11 @@ def test_sampled_answers_follow_model():
     generator = torch.Generator().manual_seed(0)
     answers, seen = amortized.sample(model, torch.zeros(20_000, 1, dtype=torch.long), LENGTH, VOCAB, generator)
     distribution = every_answer(model).detach().double().sum(1)
-    found = exact.empirical(answers[:, 0] * VOCAB + answers[:, 1], VOCAB**LENGTH)
+    sampled = exact.empirical(answers[:, 0] * VOCAB + answers[:, 1], VOCAB**LENGTH)
     _, floor = exact.sampling_floor(distribution, 20_000, repeats=20, generator=generator)
-    assert exact.total_variation(found, distribution) < 3 * floor
-    own = amortized.token_log_probabilities(model, torch.zeros(20_000, 1, dtype=torch.long), answers, VOCAB)
-    torch.testing.assert_close(seen, own.detach())
+    assert exact.total_variation(sampled, distribution) < 3 * floor
+    recomputed = amortized.token_log_probabilities(model, torch.zeros(20_000, 1, dtype=torch.long), answers, VOCAB)
+    torch.testing.assert_close(seen, recomputed.detach())
 
 
 def test_critic_approaches_mean_return():
@@ -218,10 +218,10 @@ def test_batches_repeat_per_epoch_groups_fill_batch():
 
 def test_batch_flops_match_hand_computed_value():
     # prompts of 3 tokens, answers of 2; 2 prompts, 6 answers: each model reads 2*3 + 6*2 = 18 tokens; 12 are sampled
-    found = amortized.batch_flops(
+    flops = amortized.batch_flops(
         policy_parameters=10, reward_parameters=100, prompt_size=3, length=2, prompts=2, answers=6, epochs=4
     )
-    assert found == 2 * 10 * (6 + 12) + 2 * 10 * 18 + 2 * 100 * 18 + 4 * 6 * 10 * 30
+    assert flops == 2 * 10 * (6 + 12) + 2 * 10 * 18 + 2 * 100 * 18 + 4 * 6 * 10 * 30
 
 
 def test_break_even_matches_hand_computed_value():
@@ -243,11 +243,11 @@ def test_break_even_matches_hand_computed_value():
         ],
         columns=["amount", "measured_on", "kl", "training_flops"],
     ).assign(method="ppo", reward_weight=1.0, trained_on=8)
-    found = tables.break_even(table, curves, 1.0, [0.5, 0.05]).set_index("method")
-    assert found.target_kl.tolist() == [0.5, 0.5]  # 0.05 was not reached
-    assert found.answers.to_dict() == {"best_of_n": 1500 / 50, "independent_metropolis": 1500 / 10}
-    assert found.answers_per_prompt["best_of_n"] == 30 / 8
-    assert set(found.held_out_kl) == {1.1}
+    crossings = tables.break_even(table, curves, 1.0, [0.5, 0.05]).set_index("method")
+    assert crossings.target_kl.tolist() == [0.5, 0.5]  # 0.05 was not reached
+    assert crossings.answers.to_dict() == {"best_of_n": 1500 / 50, "independent_metropolis": 1500 / 10}
+    assert crossings.answers_per_prompt["best_of_n"] == 30 / 8
+    assert set(crossings.held_out_kl) == {1.1}
 
 
 def test_demonstrations_follow_habits():

@@ -153,8 +153,8 @@ def test_shares_by_quarter_are_position_means():
 def test_committed_rows_pass_and_are_drawn(tmp_path):
     data = ROOT / "figures" / "data"
     table = pd.read_csv(data / "theorem_checks.csv")
-    made = table[~table.passed.astype(str).str.startswith("skipped")]
-    assert (made.value <= made.tolerance).all()
+    rows = table[~table.passed.astype(str).str.startswith("skipped")]
+    assert (rows.value <= rows.tolerance).all()
     assert set(theorem.draw(data, tmp_path, prefix="theorem_")) == {"theorem", "gradients"}
     assert (tmp_path / "theorem.png").stat().st_size > 10_000
 

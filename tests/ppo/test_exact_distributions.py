@@ -38,11 +38,11 @@ def test_optimum_matches_numerical_optimiser(weight):
         distribution = np.exp(parameters) / np.exp(parameters).sum()
         return float((distribution * (np.log(distribution) - prior.numpy() - weight * rewards.numpy())).sum())
 
-    found = scipy.optimize.minimize(loss, np.zeros(9), method="BFGS", options={"gtol": 1e-9})
-    distribution = torch.log_softmax(torch.tensor(found.x), -1)
+    result = scipy.optimize.minimize(loss, np.zeros(9), method="BFGS", options={"gtol": 1e-9})
+    distribution = torch.log_softmax(torch.tensor(result.x), -1)
     assert exact.total_variation(distribution, exact.optimum(prior, rewards, weight)) < 1e-5
     assert exact.total_variation(distribution, exact.optimum(prior, rewards, weight + 0.2)) > 0.01
-    assert found.fun == pytest.approx(objective_value(distribution, prior, rewards, weight))
+    assert result.fun == pytest.approx(objective_value(distribution, prior, rewards, weight))
 
 
 def test_objective_gap_is_divergence_from_optimum():

@@ -43,12 +43,12 @@ def stationary(matrix: torch.Tensor) -> torch.Tensor:
 def test_langevin_proposal_is_gaussian_step_on_onehots():
     scored, step = scored_prompt(), 0.7
     slopes = scored.energy_gradients(WEIGHT)
-    found = markov_chains.joint(markov_chains.langevin_proposal(slopes, scored.answers, step), scored.answers)
+    proposal = markov_chains.joint(markov_chains.langevin_proposal(slopes, scored.answers, step), scored.answers)
     onehots = torch.nn.functional.one_hot(scored.answers, 3).double()
     for number in range(len(scored.answers)):
         centre = onehots[number] - step / 2 * slopes[number]
         density = -(onehots - centre).square().sum((1, 2)) / (2 * step)
-        torch.testing.assert_close(found[number], torch.log_softmax(density, -1))
+        torch.testing.assert_close(proposal[number], torch.log_softmax(density, -1))
 
 
 @pytest.mark.parametrize("gradient", [True, False])
@@ -106,19 +106,19 @@ def test_metropolis_revisions_keep_optimum_for_any_redraw(gate):
 def test_revision_matches_rule_applied_per_answer(accept):
     scored = scored_prompt(vocab_size=2, length=3)
     redraw = torch.log_softmax(torch.randn(8, 2, dtype=torch.float64), -1)
-    found = markov_chains.revision(scored, redraw, 1, accept=accept, reward_weight=WEIGHT)
+    matrix = markov_chains.revision(scored, redraw, 1, accept=accept, reward_weight=WEIGHT)
     texts = [tuple(answer) for answer in scored.answers.tolist()]
     expected = torch.zeros(8, 8, dtype=torch.float64)
     for old, text in enumerate(texts):
         for token in (0, 1):
             for last in (0, 1):
                 new = texts.index((text[0], token, last))
-                chance = redraw[old, token].exp() * (
+                probability = redraw[old, token].exp() * (
                     scored.tokens[new, 2].exp() if token != text[1] else float(last == 0)
                 )
-                kept = token == text[1] or (accept == "higher" and scored.rewards[new] <= scored.rewards[old])
-                expected[old, old if kept else new] += chance
-    torch.testing.assert_close(found, expected)
+                stays = token == text[1] or (accept == "higher" and scored.rewards[new] <= scored.rewards[old])
+                expected[old, old if stays else new] += probability
+    torch.testing.assert_close(matrix, expected)
 
 
 def test_unknown_acceptance_rule_names_valid_ones():
@@ -139,12 +139,12 @@ def test_next_confidence_is_policys_largest_probability():
 def test_redrawn_answers_mix_products_over_first_answers():
     scored = scored_prompt(vocab_size=2, length=2)
     rows = torch.log_softmax(torch.randn(4, 2, 2, dtype=torch.float64), -1)
-    found = markov_chains.redrawn(scored.prior, rows, scored.answers).exp()
+    distribution = markov_chains.redrawn(scored.prior, rows, scored.answers).exp()
     expected = [
         sum(scored.prior[i].exp() * rows[i, 0, a].exp() * rows[i, 1, b].exp() for i in range(4))
         for a, b in scored.answers.tolist()
     ]
-    torch.testing.assert_close(found, torch.stack(expected))
+    torch.testing.assert_close(distribution, torch.stack(expected))
 
 
 def test_logit_step_follows_straight_through_gradient():
@@ -152,12 +152,12 @@ def test_logit_step_follows_straight_through_gradient():
     messages = [{"role": "user", "content": "cab"}]
     scored = exact.score_prompt(policy, reward, messages, 2)
     settings = {"reward_weight": WEIGHT, "step_size": 8.0, "counts": [1], "particles": 100, "noise": 0.0}
-    ((found, evaluations),) = markov_chains.logit_particles(
+    ((indices, evaluations),) = markov_chains.logit_particles(
         scored, **settings, generator=torch.Generator().manual_seed(0)
     )
     starts = torch.multinomial(scored.prior.exp(), 100, replacement=True, generator=torch.Generator().manual_seed(0))
     changed = 0
-    for start, after in zip(starts.tolist(), found.tolist(), strict=True):
+    for start, after in zip(starts.tolist(), indices.tolist(), strict=True):
         answer = scored.answers[start]
         before = torch.stack([markov_chains.next_token_log_probabilities(scored, l)[start] for l in range(2)])
         logits = before.clone().requires_grad_()

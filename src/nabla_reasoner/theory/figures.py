@@ -134,11 +134,11 @@ def _from_flow(axis: Axes, curves: pd.DataFrame) -> None:
             axis.plot(rows.x, rows.y / rows.floor, f"{marker}:", label=f"{label}, {reference}", **style)
     axis.axhline(1, color="black", linewidth=1)
     axis.axhline(0.5, color="black", linewidth=1, linestyle="--")
-    for height, text in ((1.1, "tolerance: two runs from one another"), (0.31, "dashed: expected of the right law")):
+    for height, text in ((1.1, "tolerance: distance of two runs"), (0.31, "dashed: expected without a difference")):
         axis.text(0.99, height, text, transform=axis.get_yaxis_transform(), fontsize=7, ha="right")
     _log_log(axis)
     axis.set_ylim(0.25, 300)
-    _label(axis, "Particles have the law of the flow at every time", "time t", "distance of particles / noise floor")
+    _label(axis, "Particles are distributed as the flow at every time", "time t", "distance of particles / noise floor")
     axis.legend(ncol=2, loc="upper center")
 
 
@@ -155,7 +155,7 @@ def _mixing(axis: Axes, curves: pd.DataFrame) -> None:
             axis.axhline(floors.mean() / 2, color=colour, linewidth=0.9, linestyle="--")
     _log_log(axis)
     axis.set_ylim(2e-3, 2.5)
-    x = "time t   (dashed: what noise alone gives)"
+    x = "time t   (dashed: noise alone)"
     _label(axis, "Long run: early distance is slow mixing, not error", x, "total variation from ρ*")
     axis.legend(ncol=2, loc="upper center")
 
@@ -189,7 +189,7 @@ def _convergence(axis: Axes, curves: pd.DataFrame) -> None:
         errors = 4 * times.floor if series == "particle_time" else None
         axis.errorbar(times.x, times.y, errors, fmt=line, color=colour, markersize=4, capsize=2, label=label)
     axis.set_yscale("log")
-    _label(axis, "The price: time grows as exp(barrier)", "barrier of L between two modes, nats", "relaxation time")
+    _label(axis, "Relaxation time grows as exp(barrier)", "barrier of L between two modes, nats", "relaxation time")
     axis.grid(alpha=0.3)
     axis.legend()
 
@@ -199,7 +199,7 @@ def _text(axis: Axes, curves: pd.DataFrame) -> None:
     table = rows.pivot_table(index="second", columns="x", values="y")
     levels = [0, 1, 2, 3, 4, 6, 8, 10, 13, 17]
     contours = axis.contourf(table.columns, table.index, table, levels=levels, cmap="cividis_r", extend="max")
-    axis.figure.colorbar(contours, ax=axis, label="L = -λr - log π, nats above its lowest")
+    axis.figure.colorbar(contours, ax=axis, label="L = -λr - log π, nats above its minimum")
     padded = np.pad(table.to_numpy(), 1, constant_values=np.inf)
     lowest_around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).min((2, 3))
     minima = np.argwhere(table.to_numpy() == lowest_around)
@@ -266,7 +266,7 @@ def _terms(axis: Axes, shares: pd.DataFrame) -> None:
     axis.set_xlim(0, 100)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour, label=f"δ_{name}") for name, colour in TERM_COLOURS.items()]
     axis.legend(handles=handles, ncol=3, loc="lower center", bbox_to_anchor=(0.5, -0.32), frameon=False)
-    _label(axis, "Prop. C.1: what the gradient is made of", "mean share of the three norms, %   (λ = ν = 1)")
+    _label(axis, "Prop. C.1: shares of the three terms", "mean share of the norms, %   (λ = ν = 1)")
 
 
 def _postfix(axis: Axes, shares: pd.DataFrame) -> None:
