@@ -134,7 +134,8 @@ def sample(
     generator: torch.Generator,
 ) -> tuple[Int[Tensor, "batch length"], Float[Tensor, "batch length"]]:
     """Sample answers of `length` tokens, and return them with the log-probability of each token."""
-    texts, log_probabilities = prompts, []
+    texts = prompts
+    log_probabilities = []
     for _ in range(length):
         logits = model(input_ids=texts).logits[:, -1, :vocab_size]
         uniform = torch.rand(len(texts), dtype=torch.float64, generator=generator)

@@ -2,9 +2,8 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,9 +23,8 @@ from .test_time import MethodResult, TestTimeMethods, TestTimeSettings
 Tick = Callable[[float], None]
 
 
-@dataclass(frozen=True)
-class ComparisonSettings:
-    """Settings of configs/ppo.yaml that decide the rows; the file explains the keys."""
+class ComparisonSettings(NamedTuple):
+    """Settings of configs/ppo.yaml outside its sections; the file explains them."""
 
     length: int
     compared: int
@@ -35,20 +33,6 @@ class ComparisonSettings:
     reward_weights: list[float]
     main: float
     seed: int
-    models: ModelSettings
-    test_time: TestTimeSettings
-    amortized: AmortizedSettings
-
-    @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> "ComparisonSettings":
-        """Read the checked contents of configs/ppo.yaml; other keys are ignored."""
-        plain = ("length", "compared", "trained", "held_out", "reward_weights", "main", "seed")
-        return cls(
-            **{key: settings[key] for key in plain},
-            models=ModelSettings(**settings["models"]),
-            test_time=TestTimeSettings(**settings["deamortised"]),
-            amortized=AmortizedSettings(**settings["amortised"]),
-        )
 
 
 def chat(prompt: str) -> Messages:
@@ -69,7 +53,10 @@ class PPOComparison:
     """
 
     def __init__(self, settings: dict[str, Any], folder: Path):
-        self.settings = ComparisonSettings.from_dict(settings)
+        self.settings = ComparisonSettings(**{key: settings[key] for key in ComparisonSettings._fields})
+        self.models = ModelSettings(**settings["models"])
+        self.test_time = TestTimeSettings(**settings["deamortised"])
+        self.amortized = AmortizedSettings(**settings["amortised"])
         self.folder = folder
         self.rows: list[Row] = []
         self.curves: list[Row] = []
@@ -79,7 +66,7 @@ class PPOComparison:
     def make_models(self) -> None:
         """Train policy and reward model, and load them as any other model."""
         folder = self.folder / "models"
-        letter_task.train(folder, self.texts, self.settings.models, self.settings.seed)
+        letter_task.train(folder, self.texts, self.models, self.settings.seed)
         self.policy = Policy.from_pretrained(str(folder / "policy"))
         self.reward = RewardModel.from_pretrained(str(folder / "judge"), kind="likelihood")
         self.reward.check_vocabulary(self.policy)
@@ -90,7 +77,7 @@ class PPOComparison:
             self.policy,
             self.reward,
             self.settings.length,
-            self.settings.test_time,
+            self.test_time,
             reward_weights=self.settings.reward_weights,
             seed=self.settings.seed,
         )
@@ -142,11 +129,12 @@ class PPOComparison:
 
     def check_engine(self) -> None:
         """Sample answers with `NablaReasoner` itself at the main λ, and compare them with its exact distribution."""
-        section, weight, seed = self.settings.test_time, self.settings.main, self.settings.seed
+        section = self.test_time
+        seed = self.settings.seed
         method = NablaReasoner(
             num_iterations=section.iterations,
             step_size=section.step_size,
-            reward_weight=weight,
+            reward_weight=self.settings.main,
             nll_weight=1.0,
             confidence_threshold=section.confidence_threshold,
             grad_threshold=0.0,
@@ -163,7 +151,9 @@ class PPOComparison:
             solutions = method.solve(problems, self.policy, self.reward, seed=seed)
             answers = torch.tensor([solution.token_ids for solution in solutions])
             indices = exact.answer_indices(answers, self.policy.vocab_size)
-            (expected,) = [result.distribution for result in results[weight] if result.method == "nabla_reasoner"]
+            (expected,) = [
+                result.distribution for result in results[self.settings.main] if result.method == "nabla_reasoner"
+            ]
             variations.append(exact.total_variation(exact.empirical(indices, len(expected)), expected))
             samples = [exact.sampling_floor(expected, len(indices), repeats=1, generator=generator) for _ in range(40)]
             floors.append([variation for _, variation in samples])
@@ -199,7 +189,9 @@ class PPOComparison:
 
     def train_amortized(self, method: str, weight: float, count: int, scored: ScoredPrompts) -> None:
         """Train one policy network and add rows of its measurements, during training and at the end."""
-        settings, seed, compared = self.settings.amortized, self.settings.seed, self.settings.compared
+        settings = self.amortized
+        seed = self.settings.seed
+        compared = self.settings.compared
         sampler = amortized.PromptSampler(
             count, prompts=settings.prompts, group=settings.group, epochs=settings.epochs, seed=seed
         )

@@ -38,7 +38,8 @@ class FlopPrices(NamedTuple):
 
 def flop_prices(policy: Policy, reward: RewardModel, prompt: Messages, length: int) -> FlopPrices:
     """Compute the prices for one prompt and answers of `length` tokens."""
-    policy_size, reward_size, read = policy.parameters, reward.parameters, length + 1
+    policy_size, reward_size = policy.parameters, reward.parameters
+    read = length + 1
     policy_prompt = cost.prefill(policy_size, len(policy.prompt_ids(prompt))).flops
     reward_prompt = cost.scoring(reward_size, len(reward.prompt_ids(prompt))).flops
     return FlopPrices(

@@ -19,11 +19,6 @@ class Style(NamedTuple):
     marker: str
     line: str
 
-    @property
-    def marker_size(self) -> int:
-        """Size in points; stars look smaller than other markers."""
-        return 12 if self.marker == "*" else 6
-
 
 # Okabe and Ito's colours for colour-blind readers, with different markers for print.
 STYLES = {
@@ -88,7 +83,7 @@ def _line(axis: Axes, method: str, x: pd.Series, y: pd.Series, *, line: str | No
         color=style.colour,
         marker=style.marker,
         linestyle=line or style.line,
-        markersize=style.marker_size,
+        markersize=12 if style.marker == "*" else 6,
         label=name,
     )
 

@@ -71,11 +71,11 @@ def demonstrations(
     prompts: Sequence[str], count: int, seed: int, habits: Mapping[str, float] = HABITS
 ) -> list[Example]:
     """Sample `count` examples of a random habit on a random prompt, with errors."""
-    generator, names = random.Random(seed), list(habits)
+    generator = random.Random(seed)
     examples = []
     for _ in range(count):
         prompt = generator.choice(prompts)
-        (habit,) = generator.choices(names, weights=list(habits.values()))
+        (habit,) = generator.choices(list(habits), weights=list(habits.values()))
         answer = _with_errors(follow(habit, prompt), generator)
         examples.append(Example("letters", ids(f":{prompt}:"), ids(answer)))
     return examples

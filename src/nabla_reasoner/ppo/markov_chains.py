@@ -167,7 +167,10 @@ def logit_particles(
     start = torch.multinomial(scored.prior.exp(), particles, replacement=True, generator=generator)
     sampled = scored.answers[start]
     logits = torch.stack([next_token_log_probabilities(scored, l)[start] for l in range(length)], 1)
-    first_argmax, current, evaluations, results = logits.argmax(-1), start, particles, []
+    first_argmax = logits.argmax(-1)
+    current = start
+    evaluations = particles
+    results = []
     for number in range(1, counts[-1] + 1):
         gradient = straight_through.logits_gradient(logits.flatten(0, 1), table[current].flatten(0, 1))
         logits = logits - step_size * gradient.view_as(logits)
@@ -177,7 +180,8 @@ def logit_particles(
         argmax = logits.argmax(-1)
         hard = torch.where(argmax == first_argmax, sampled, argmax)
         indices = answer_indices(hard, scored.vocab_size)
-        evaluations, current = evaluations + int((indices != current).sum()), indices
+        evaluations += int((indices != current).sum())
+        current = indices
         if number in counts:
             results.append((current, evaluations / particles))
     return results

@@ -151,7 +151,8 @@ class TestTimeMethods(lightning.LightningModule):
             choice = exact.weighted_choice(prior, rewards, weight, count, draws=1000, generator=generator)
             results.append(MethodResult("best_of_n", count, best, flops))
             results.append(MethodResult("weighted_choice", count, choice, flops))
-        matrix, distribution = markov_chains.independent(prior, target), prior
+        matrix = markov_chains.independent(prior, target)
+        distribution = prior
         for step in range(1, self.settings.steps[-1] + 1):
             distribution = markov_chains.step(distribution, matrix)
             if step in self.settings.steps:
@@ -162,7 +163,8 @@ class TestTimeMethods(lightning.LightningModule):
     def langevin(self, scored: ScoredPrompt, weight: float, prices: FlopPrices) -> list[MethodResult]:
         """Run token Langevin with and without the Metropolis test, and the same proposals without a gradient."""
         answers, target = scored.answers, scored.optimum(weight)
-        slopes, results = scored.energy_gradients(weight), []
+        slopes = scored.energy_gradients(weight)
+        results = []
         for method, table, tested, gradient in (
             ("langevin_metropolis", slopes, True, True),
             ("langevin_unadjusted", slopes, False, True),
@@ -174,7 +176,8 @@ class TestTimeMethods(lightning.LightningModule):
             changing = 1 - proposal.diagonal().exp()  # a proposal that changes nothing needs no evaluation
             # without a gradient one forward pass of each model, half an evaluation, suffices for the test
             price = prices.evaluation if gradient else prices.evaluation / 2
-            distribution, evaluations = scored.prior, 1.0
+            distribution = scored.prior
+            evaluations = 1.0
             for step in range(1, self.settings.steps[-1] + 1):
                 evaluations += (distribution.exp() * changing).sum().item()
                 distribution = markov_chains.step(distribution, matrix)
@@ -204,7 +207,9 @@ class TestTimeMethods(lightning.LightningModule):
 
     def optimized(self, scored: ScoredPrompt, weight: float, prices: FlopPrices) -> list[MethodResult]:
         """Run DTO on whole answers, and ∇-Reasoner's loop, each with its null arm."""
-        prior, length, steps = scored.prior, self.length, self.settings.iterations
+        prior = scored.prior
+        length = self.length
+        steps = self.settings.iterations
         descent = EnumeratedDescent(self.policy, self.reward, scored, self.descent, reward_weight=weight)
         whole = descent.run(0, length)
         evaluations = 1 + (prior.exp() * torch.tensor(whole.evaluations)).sum().item()
@@ -239,13 +244,13 @@ class TestTimeMethods(lightning.LightningModule):
         Args:
             optimized: DTO of one row at each position.
         """
-        last, resample = self.settings.steps[-1], self.resample
+        last = self.settings.steps[-1]
         uncut = Sampling(1.0)  # a Metropolis test needs a positive probability of the reverse change
         results = []
         for variant in (
-            LoopVariant("nabla_reasoner", True, "higher", resample, 1),
-            LoopVariant("nabla_without_rejection", True, "always", resample, 1),
-            LoopVariant("nabla_without_gradient", False, "higher", resample, 1),
+            LoopVariant("nabla_reasoner", True, "higher", self.resample, 1),
+            LoopVariant("nabla_without_rejection", True, "always", self.resample, 1),
+            LoopVariant("nabla_without_gradient", False, "higher", self.resample, 1),
             LoopVariant("nabla_metropolis", True, "metropolis", uncut, last),
             LoopVariant("nabla_metropolis_null", False, "metropolis", uncut, last),
         ):
@@ -254,7 +259,8 @@ class TestTimeMethods(lightning.LightningModule):
             rows = [descent.logits[:, 0] for descent in optimized] if variant.gradient else policy_logits.unbind(1)
             redraws = [markov_chains.redraw_log_probabilities(logits, variant.sampling) for logits in rows]
             matrices = [markov_chains.revision(scored, redraw, l, **rule) for l, redraw in enumerate(redraws)]
-            distribution, cost = scored.prior, ExpectedCost(prices, scored, threshold, variant.gradient)
+            distribution = scored.prior
+            cost = ExpectedCost(prices, scored, threshold, variant.gradient)
             for sweep in range(1, variant.sweeps + 1):
                 for position, matrix in enumerate(matrices):
                     cost.add(distribution, position, matrix, redraws[position], optimized[position].evaluations)

@@ -1,9 +1,8 @@
 """Settings, spaces and models that the groups of checks share."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from ..config import build
 from . import gradient_checks, landscapes
@@ -24,8 +23,7 @@ class Findings(NamedTuple):
     terms: Sequence[TermRow] = ()
 
 
-@dataclass(frozen=True)
-class Space:
+class Space(NamedTuple):
     """One space and the settings of its checks: a section of configs/theorem.yaml, which explains the keys.
 
     Attributes:
@@ -47,8 +45,7 @@ class Space:
     coarse_step: float
 
 
-@dataclass(frozen=True)
-class WithoutNoiseSettings:
+class WithoutNoiseSettings(NamedTuple):
     """Section `without_noise` of configs/theorem.yaml."""
 
     particles: int
@@ -56,8 +53,7 @@ class WithoutNoiseSettings:
     time: float
 
 
-@dataclass(frozen=True)
-class NoiseSettings:
+class NoiseSettings(NamedTuple):
     """Section `noise` of configs/theorem.yaml."""
 
     kl_weights: list[float]
@@ -68,8 +64,7 @@ class NoiseSettings:
     factors: list[float]
 
 
-@dataclass(frozen=True)
-class ConvergenceSettings:
+class ConvergenceSettings(NamedTuple):
     """Section `convergence` of configs/theorem.yaml."""
 
     scale: float
@@ -79,9 +74,6 @@ class ConvergenceSettings:
     particles: int
     step: float
     cells: int
-
-
-Section = TypeVar("Section")
 
 
 class TheoryContext:
@@ -128,18 +120,13 @@ class TheoryContext:
                 cells=section["cells"],
                 bins=section["bins"],
             )
-            known = {field.name for field in fields(Space)}
-            shared = {key: value for key, value in section.items() if key in known}
+            shared = {key: value for key, value in section.items() if key in Space._fields}
             self._spaces[name] = Space(name=name, problem=problem, **shared)
         return self._spaces[name]
 
     def spaces(self) -> Iterator[Space]:
         """Yield every space, each built when it is reached."""
         return map(self.space, SPACES)
-
-    def section(self, name: str, kind: type[Section]) -> Section:
-        """Return a section of the settings as its dataclass."""
-        return kind(**self.settings[name])
 
     def runs(self, count: int, step: float, *stream: int) -> Runs:
         """Return the settings of two runs with a random stream of their own."""

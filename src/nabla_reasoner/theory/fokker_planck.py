@@ -131,7 +131,8 @@ def jko(
         start: ascending quantiles.
         step: τ; the error is of first order in it.
     """
-    number, kl_weight, loss = len(start), problem.kl_weight, problem.loss
+    kl_weight = problem.kl_weight
+    loss = problem.loss
     points = start.copy()
     for _ in range(count):
         origin = points
@@ -144,7 +145,7 @@ def jko(
             ends = loss(points[:, None] + 1e-5)[1][:, 0]
             bend = np.maximum(1 / step + (ends - slope) / 1e-5, 0.1 / step)
             stiff = kl_weight / gaps**2
-            bands = np.zeros((2, number))
+            bands = np.zeros((2, len(start)))
             bands[1] = bend + np.append(stiff, 0) + np.insert(stiff, 0, 0)
             bands[0, 1:] = -stiff
             update = -scipy.linalg.solveh_banded(bands, gradient)
@@ -173,7 +174,8 @@ def functional_velocity(problem: FlowProblem, masses: Masses, *, nudge: float = 
     Returns:
         Velocity at every centre, by dimension; NaN at the box's outermost cells, which lack a neighbour.
     """
-    grid, base = problem.grid, torch.from_numpy(masses)
+    grid = problem.grid
+    base = torch.from_numpy(masses)
     weights = {"reward_weight": problem.reward_weight, "kl_weight": problem.kl_weight}
     log_prior, reward = _tabulated(problem)
     variation = torch.empty_like(base)
@@ -224,7 +226,8 @@ def barrier_times(problem: FlowProblem) -> BarrierTimes:
     """
     grid, kl_weight = problem.grid, problem.kl_weight
     values, _ = problem.loss(grid.centres)
-    inner, width = values[1:-1], grid.widths[0]
+    width = grid.widths[0]
+    inner = values[1:-1]
     wells = 1 + np.flatnonzero((inner < values[:-2]) & (inner < values[2:]))
     saddles = 1 + np.flatnonzero((inner > values[:-2]) & (inner > values[2:]))
     if len(wells) != 2 or len(saddles) != 1:

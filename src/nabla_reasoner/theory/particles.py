@@ -76,7 +76,9 @@ def noisy_descent(
     Returns:
         The particles at ascending times.
     """
-    points, done, results = start, 0, []
+    points = start
+    done = 0
+    results = []
     for time in times:
         for _ in range(round(time / step) - done):
             points = points - step * problem.loss(points)[1]
@@ -98,15 +100,18 @@ def metropolis(
     Returns:
         The particles at ascending times, and the share of accepted proposals.
     """
-    landscape, variance = problem.landscape, 2 * problem.kl_weight * step
+    landscape = problem.landscape
+    variance = 2 * problem.kl_weight * step
     low, high = np.array(landscape.low), np.array(landscape.high)
 
     def evaluate(points: Points) -> tuple[np.ndarray, np.ndarray]:
         value, slope = problem.loss(points)
         return value, points - step * slope
 
-    points, done, results, accepted, tried = start, 0, [], 0, 0
+    points = start
     value, mean = evaluate(points)
+    done = accepted = tried = 0
+    results = []
     for time in times:
         for _ in range(round(time / step) - done):
             proposed = mean + np.sqrt(variance) * random.standard_normal(points.shape)
@@ -116,9 +121,11 @@ def metropolis(
             forward, backward = ((proposed - mean) ** 2).sum(1), ((points - new_mean) ** 2).sum(1)
             gain = (value - new_value) / problem.kl_weight + (forward - backward) / (2 * variance)
             accept = (np.log(random.random(len(points))) < gain) & inside
-            points, mean = np.where(accept[:, None], clipped, points), np.where(accept[:, None], new_mean, mean)
+            points = np.where(accept[:, None], clipped, points)
+            mean = np.where(accept[:, None], new_mean, mean)
             value = np.where(accept, new_value, value)
-            accepted, tried = accepted + int(accept.sum()), tried + len(accept)
+            accepted += int(accept.sum())
+            tried += len(accept)
         done = round(time / step)
         results.append(points)
     return results, accepted / tried

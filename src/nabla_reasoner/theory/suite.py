@@ -124,7 +124,8 @@ def _slow_mixing(space: Space, times: list[float], runs: particles.Runs) -> tupl
     Returns:
         The checks, and the flow's distance from ρ* at `times`.
     """
-    problem, short = space.problem, space.times[-1]
+    problem = space.problem
+    short = space.times[-1]
     stops = sorted([short, *times])
     masses = fokker_planck.evolve(fokker_planck.flow(problem), problem.prior, stops)
     limit = problem.bin_masses(problem.optimum)
@@ -146,7 +147,7 @@ def without_noise(context: TheoryContext) -> Findings:
 
     The text is left out: its minima lie in corners, where the walls hold the particles and ∇L is not 0.
     """
-    settings = context.section("without_noise", WithoutNoiseSettings)
+    settings = WithoutNoiseSettings(**context.settings["without_noise"])
     checks, points = [], []
     for number, name in enumerate(("line", "plane")):
         runs = context.runs(settings.particles, settings.step, 8, number)
@@ -174,7 +175,8 @@ def _densities(space: Space) -> list[Point]:
 
 def noise(context: TheoryContext) -> Findings:
     """(e) With KL weight β the noise must be √(2β): other amounts are told apart."""
-    settings, line = context.section("noise", NoiseSettings), context.space("line").problem
+    settings = NoiseSettings(**context.settings["noise"])
+    line = context.space("line").problem
     checks, points = [], []
 
     def distance(number: int, beta: float, amount: float, count: int) -> SampleDistance:
@@ -199,7 +201,7 @@ def noise(context: TheoryContext) -> Findings:
 
 def convergence(context: TheoryContext) -> Findings:
     """(g) Growth of the time to reach ρ* with the distance between modes."""
-    settings = context.section("convergence", ConvergenceSettings)
+    settings = ConvergenceSettings(**context.settings["convergence"])
     escapes = [
         barrier_checks.escape(
             separation,
@@ -224,7 +226,8 @@ def convergence(context: TheoryContext) -> Findings:
 
 def prop_c1(context: TheoryContext) -> Findings:
     """Prop. C.1 on every shipped policy and reward model, and on SmolLM2 where it is installed."""
-    section, checks, terms = context.settings["prop_c1"], [], []
+    section = context.settings["prop_c1"]
+    checks, terms = [], []
     for policy, reward in (pair.split("/") for pair in section["models"]):
         tasks = section["tasks"]["smollm2" if policy == "smollm2" else "tiny"]
         rows, row_terms = gradient_checks.decompositions(
