@@ -13,17 +13,17 @@ import torch
 
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.experiments import ppo
-from nabla_reasoner.ppo import amortized, exact_laws, letter_task, tables
-from nabla_reasoner.ppo.amortized import AmortizedTraining, PromptSampler, ScoredPrompts
+from nabla_reasoner.ppo import amortized, letter_task, tables
+from nabla_reasoner.ppo import exact_distributions as exact
+from nabla_reasoner.ppo.amortized import AmortizedSettings, AmortizedTraining, PromptSampler, ScoredPrompts
 from nabla_reasoner.training import losses
-from nabla_reasoner.training.loop import Schedule
 
 matplotlib.use("Agg")
 VOCAB, LENGTH, WEIGHT = 3, 2, 1.3
 
 
 class Tabular(torch.nn.Module):
-    """A policy with free logits for each beginning of an answer; it stands where a Hugging Face model would."""
+    """A policy with free logits for each beginning of an answer, with a Hugging Face model's interface."""
 
     def __init__(self, prompts: int, seed: int = 0):
         super().__init__()
@@ -37,35 +37,34 @@ class Tabular(torch.nn.Module):
         return SimpleNamespace(logits=torch.stack(rows, 1))
 
 
-def arena(prompts: int = 1) -> ScoredPrompts:
-    """Prompts of one token, a random reference policy and rewards; scales of the rewards differ by prompt."""
+def scored_prompts(prompts: int = 1) -> ScoredPrompts:
+    """Build prompts of one token with a random reference policy and rewards, whose scale differs by prompt."""
     ids = torch.arange(prompts)[:, None]
     with torch.no_grad():
-        tokens = exact_laws.token_log_probabilities(Tabular(prompts, seed=1), ids.tolist(), VOCAB, LENGTH)
+        tokens = exact.token_log_probabilities(Tabular(prompts, seed=1), ids.tolist(), VOCAB, LENGTH)
     rewards = torch.randn(prompts, VOCAB**LENGTH, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     return ScoredPrompts(ids, tokens, rewards * torch.linspace(1, 0.4, prompts, dtype=torch.float64)[:, None])
 
 
 def training(
-    method: str, field: ScoredPrompts, model: torch.nn.Module, *, steps: int = 600, group: int = 48
+    method: str, scored: ScoredPrompts, model: torch.nn.Module, *, steps: int = 600, group: int = 48
 ) -> AmortizedTraining:
-    return AmortizedTraining(
-        model,
-        method,
-        field,
-        reward_weight=WEIGHT,
+    settings = AmortizedSettings(
+        num_steps=steps,
+        learning_rate=0.03,
+        prompts=len(scored.prompts),
         group=group,
+        epochs=2,
         clip=0.2,
         critic_rate=0.3,
-        epochs=2,
-        seed=0,
-        schedule=Schedule(steps, 0.03, warmup_steps=1),
+        warmup_steps=1,
     )
+    return AmortizedTraining(model, method, scored, settings, reward_weight=WEIGHT, group=group, seed=0)
 
 
 def every_answer(model: torch.nn.Module, prompts: int = 1) -> torch.Tensor:
     """log ρ(y_l|y_<l) of all answers to prompt 0, with gradient."""
-    answers = exact_laws.every_answer(VOCAB, LENGTH)
+    answers = exact.every_answer(VOCAB, LENGTH)
     return amortized.token_log_probabilities(model, torch.zeros(len(answers), 1, dtype=torch.long), answers, VOCAB)
 
 
@@ -78,130 +77,136 @@ def expected_gradient(model: Tabular, advantages: torch.Tensor) -> torch.Tensor:
     return torch.autograd.grad(loss, model.table)[0]
 
 
-def optimal_model(field: ScoredPrompts, weight: float) -> Tabular:
+def optimal_model(scored: ScoredPrompts, weight: float) -> Tabular:
     """The tabular policy that is ρ* of prompt 0."""
-    star = exact_laws.optimum(field.prior[0], field.rewards[0], weight).view(VOCAB, VOCAB)
+    star = exact.optimum(scored.prior[0], scored.rewards[0], weight).view(VOCAB, VOCAB)
     model = Tabular(1).double()
     with torch.no_grad():
         model.table[0, 0], model.table[0, 1:] = star.logsumexp(1), star
     return model
 
 
-def test_ppos_expected_gradient_is_that_of_the_objective():
-    field, model = arena(), Tabular(1).double()
+def test_ppo_expected_gradient_matches_objective():
+    scored, model = scored_prompts(), Tabular(1).double()
     tokens = every_answer(model)
-    law = tokens.sum(1)
-    returns = amortized.penalised_return(field.rewards[0], law.detach() - field.prior[0], WEIGHT)
-    loss = (law.exp() * (law - field.prior[0] - WEIGHT * field.rewards[0])).sum()  # Eq. 3, written out
-    assert loss.item() == pytest.approx(exact_laws.objective(law.detach(), field.prior[0], field.rewards[0], WEIGHT))
+    distribution = tokens.sum(1)
+    returns = amortized.penalised_return(scored.rewards[0], distribution.detach() - scored.prior[0], WEIGHT)
+    # Eq. 3, written out
+    loss = (distribution.exp() * (distribution - scored.prior[0] - WEIGHT * scored.rewards[0])).sum()
+    fixed = distribution.detach()
+    value = exact.divergence(fixed, scored.prior[0]) - WEIGHT * exact.expected(fixed, scored.rewards[0])
+    assert loss.item() == pytest.approx(value)
     (expected,) = torch.autograd.grad(loss, model.table)
-    for baseline in (0.0, 0.7):  # no baseline moves the mean
+    for baseline in (0.0, 0.7):  # a baseline does not change the mean
         torch.testing.assert_close(expected_gradient(model, returns - baseline), expected)
     assert expected.abs().max() > 0.05
 
 
-def test_at_the_optimum_every_return_is_log_z_and_ppos_gradient_is_zero():
-    field = arena()
+def test_optimum_has_constant_returns_and_zero_ppo_gradient():
+    scored = scored_prompts()
     for weight, fixed in ((WEIGHT, True), (WEIGHT + 0.5, False)):
-        model = optimal_model(field, weight)
-        law = every_answer(model).detach().sum(1)
-        returns = amortized.penalised_return(field.rewards[0], law - field.prior[0], WEIGHT)
-        constant = (field.prior[0] + WEIGHT * field.rewards[0]).logsumexp(0)
+        model = optimal_model(scored, weight)
+        distribution = every_answer(model).detach().sum(1)
+        returns = amortized.penalised_return(scored.rewards[0], distribution - scored.prior[0], WEIGHT)
+        constant = (scored.prior[0] + WEIGHT * scored.rewards[0]).logsumexp(0)
         assert torch.allclose(returns, constant.expand_as(returns)) == fixed
         assert (expected_gradient(model, returns - constant).abs().max() < 1e-9) == fixed
 
 
-def test_the_expected_gradient_of_group_advantages_is_the_policy_gradient_by_the_share_of_the_others():
-    field, model = arena(), Tabular(1).double()
-    law = every_answer(model).sum(1)
-    (expected,) = torch.autograd.grad(-(law.exp() * field.rewards[0]).sum(), model.table)
+def test_group_advantages_scale_policy_gradient_by_others_share():
+    scored, model = scored_prompts(), Tabular(1).double()
+    distribution = every_answer(model).sum(1)
+    (expected,) = torch.autograd.grad(-(distribution.exp() * scored.rewards[0]).sum(), model.table)
     tokens = every_answer(model)
     for size in (2, 3):
         total = torch.zeros_like(expected)
-        for drawn in itertools.product(range(VOCAB**LENGTH), repeat=size):
-            chosen = tokens[list(drawn)]
-            advantages = losses.group_advantages(field.rewards[:, list(drawn)], scale=False)[0]
+        for indices in itertools.product(range(VOCAB**LENGTH), repeat=size):
+            answers = tokens[list(indices)]
+            advantages = losses.group_advantages(scored.rewards[:, list(indices)], scale=False)[0]
             loss = losses.policy_loss(
-                chosen,
-                chosen.detach(),
+                answers,
+                answers.detach(),
                 advantages,
-                torch.ones_like(chosen, dtype=torch.bool),
+                torch.ones_like(answers, dtype=torch.bool),
                 normalisation="length",
                 max_length=1,
             )
             (slope,) = torch.autograd.grad(loss, model.table, retain_graph=True)
-            total += law.detach()[list(drawn)].sum().exp() * slope
-        # the mean of a group holds the answer itself, which takes 1/G of its reward away
+            total += distribution.detach()[list(indices)].sum().exp() * slope
+        # the mean of a group includes the answer itself, which subtracts 1/G of its reward
         torch.testing.assert_close(total, expected * (size - 1) / size)
 
 
-def test_grpos_divergence_estimate_has_the_gradient_of_the_other_divergence():
+def test_grpo_kl_estimate_has_forward_kl_gradient():
     logits = torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     reference = torch.log_softmax(torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), -1)
-    law = torch.log_softmax(logits, -1)
-    estimate = losses.reference_divergence(law[:, None], reference[:, None])[:, 0]
-    (found,) = torch.autograd.grad((law.detach().exp() * estimate).sum(), logits, retain_graph=True)
-    forward, reverse = (reference.exp() * (reference - law)).sum(), (law.exp() * (law - reference)).sum()
-    torch.testing.assert_close(found, torch.autograd.grad(forward, logits, retain_graph=True)[0])
-    assert (found - torch.autograd.grad(reverse, logits)[0]).abs().max() > 0.01
+    distribution = torch.log_softmax(logits, -1)
+    estimate = losses.reference_divergence(distribution[:, None], reference[:, None])[:, 0]
+    (gradient,) = torch.autograd.grad((distribution.detach().exp() * estimate).sum(), logits, retain_graph=True)
+    forward, reverse = (
+        (reference.exp() * (reference - distribution)).sum(),
+        (distribution.exp() * (distribution - reference)).sum(),
+    )
+    torch.testing.assert_close(gradient, torch.autograd.grad(forward, logits, retain_graph=True)[0])
+    assert (gradient - torch.autograd.grad(reverse, logits)[0]).abs().max() > 0.01
 
 
-def fitted(method: str, field: ScoredPrompts) -> tuple[list[float], list[float]]:
+def fitted(method: str, scored: ScoredPrompts) -> tuple[list[float], list[float]]:
     """KL to ρ* and expected reward, by prompt, after training."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    model = Tabular(len(field.prompts))
-    module = training(method, field, model)
-    groups = PromptSampler(len(field.prompts), prompts=len(field.prompts), group=48, epochs=2, seed=0)
+    model = Tabular(len(scored.prompts))
+    module = training(method, scored, model)
+    groups = PromptSampler(len(scored.prompts), prompts=len(scored.prompts), group=48, epochs=2, seed=0)
     letter_task.fit(module, torch.utils.data.DataLoader(groups, batch_size=None), module.schedule.num_steps)
-    laws = module.laws(field)
-    pairs = zip(laws, field.prior, field.rewards, strict=True)
+    distributions = module.distributions(scored)
+    optima = [exact.optimum(p, r, WEIGHT) for p, r in zip(scored.prior, scored.rewards, strict=True)]
     return (
-        [exact_laws.divergence(law, exact_laws.optimum(p, r, WEIGHT)) for law, p, r in pairs],
-        [exact_laws.expected(law, r) for law, r in zip(laws, field.rewards, strict=True)],
+        [exact.divergence(*pair) for pair in zip(distributions, optima, strict=True)],
+        [exact.expected(*pair) for pair in zip(distributions, scored.rewards, strict=True)],
     )
 
 
 @pytest.mark.slow
-def test_training_by_ppo_ends_at_the_optimum_and_by_grpo_elsewhere_with_more_reward_than_the_policy():
-    field = arena(prompts=2)
-    divergences, _ = fitted("ppo", field)
+def test_ppo_training_ends_at_optimum_grpo_elsewhere():
+    scored = scored_prompts(prompts=2)
+    divergences, _ = fitted("ppo", scored)
     assert max(divergences) < 0.01
-    others, rewards = fitted("grpo", field)
+    others, rewards = fitted("grpo", scored)
     assert max(others) > 0.03
-    before = [exact_laws.expected(p, r) for p, r in zip(field.prior, field.rewards, strict=True)]
+    before = [exact.expected(p, r) for p, r in zip(scored.prior, scored.rewards, strict=True)]
     assert all(after > start + 0.1 for after, start in zip(rewards, before, strict=True))
 
 
-def test_an_unknown_method_names_the_valid_ones():
+def test_unknown_method_names_valid_ones():
     with pytest.raises(ValueError, match="ppo, grpo, grpo_unscaled; got 'dpo'"):
-        training("dpo", arena(), Tabular(1))
+        training("dpo", scored_prompts(), Tabular(1))
 
 
-def test_sampled_answers_follow_the_model():
+def test_sampled_answers_follow_model():
     model = Tabular(1)
     generator = torch.Generator().manual_seed(0)
     answers, seen = amortized.sample(model, torch.zeros(20_000, 1, dtype=torch.long), LENGTH, VOCAB, generator)
-    law = every_answer(model).detach().double().sum(1)
-    found = exact_laws.empirical(answers[:, 0] * VOCAB + answers[:, 1], VOCAB**LENGTH)
-    _, floor = exact_laws.sampling_floor(law, 20_000, repeats=20, generator=generator)
-    assert exact_laws.total_variation(found, law) < 3 * floor
-    own = amortized.token_log_probabilities(model, torch.zeros(20_000, 1, dtype=torch.long), answers, VOCAB)
-    torch.testing.assert_close(seen, own.detach())
+    distribution = every_answer(model).detach().double().sum(1)
+    sampled = exact.empirical(answers[:, 0] * VOCAB + answers[:, 1], VOCAB**LENGTH)
+    _, floor = exact.sampling_floor(distribution, 20_000, repeats=20, generator=generator)
+    assert exact.total_variation(sampled, distribution) < 3 * floor
+    recomputed = amortized.token_log_probabilities(model, torch.zeros(20_000, 1, dtype=torch.long), answers, VOCAB)
+    torch.testing.assert_close(seen, recomputed.detach())
 
 
-def test_the_critic_moves_towards_each_batchs_mean_return():
-    field = arena()
-    module = training("ppo", field, Tabular(1, seed=1), group=4)
-    batch = module.experience(torch.zeros(4, dtype=torch.long))
-    torch.testing.assert_close(batch.old.sum(1).double(), field.prior[0, batch.numbers], rtol=1e-5, atol=1e-5)
-    returns = WEIGHT * field.rewards[0, batch.numbers].float()  # the model is π still
-    torch.testing.assert_close(module.judge(batch), returns - returns.mean(), rtol=1e-4, atol=1e-5)
+def test_critic_approaches_mean_return():
+    scored = scored_prompts()
+    module = training("ppo", scored, Tabular(1, seed=1), group=4)
+    batch = module.sample_batch(torch.zeros(4, dtype=torch.long))
+    torch.testing.assert_close(batch.old.sum(1).double(), scored.prior[0, batch.indices], rtol=1e-5, atol=1e-5)
+    returns = WEIGHT * scored.rewards[0, batch.indices].float()  # the model is π still
+    torch.testing.assert_close(module.compute_advantages(batch), returns - returns.mean(), rtol=1e-4, atol=1e-5)
     module.values.fill_(5.0)
-    torch.testing.assert_close(module.judge(batch), returns - 5.0, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(module.compute_advantages(batch), returns - 5.0, rtol=1e-4, atol=1e-5)
     assert module.values[0].item() == pytest.approx(5 + 0.3 * (returns.mean().item() - 5), rel=1e-4)
 
 
-def test_batches_repeat_for_each_epoch_and_groups_grow_where_prompts_are_few():
+def test_batches_repeat_per_epoch_groups_fill_batch():
     groups = PromptSampler(8, prompts=4, group=2, epochs=2, seed=0)
     first, second, third = itertools.islice(iter(groups), 3)
     assert torch.equal(first, second)
@@ -212,13 +217,15 @@ def test_batches_repeat_for_each_epoch_and_groups_grow_where_prompts_are_few():
     assert alone.tolist() == [0] * 8
 
 
-def test_flops_of_a_batch_by_hand():
-    # prompts of 3 tokens, answers of 2; 2 prompts, 6 answers: each model reads 2*3 + 6*2 = 18 tokens besides drawing 12
-    found = amortized.batch_flops(10, 100, 3, 2, prompts=2, answers=6, epochs=4)
-    assert found == 2 * 10 * (6 + 12) + 2 * 10 * 18 + 2 * 100 * 18 + 4 * 6 * 10 * 30
+def test_batch_flops_match_hand_computed_value():
+    # prompts of 3 tokens, answers of 2; 2 prompts, 6 answers: each model reads 2*3 + 6*2 = 18 tokens; 12 are sampled
+    flops = amortized.batch_flops(
+        policy_parameters=10, reward_parameters=100, prompt_size=3, length=2, prompts=2, answers=6, epochs=4
+    )
+    assert flops == 2 * 10 * (6 + 12) + 2 * 10 * 18 + 2 * 100 * 18 + 4 * 6 * 10 * 30
 
 
-def test_break_even_by_hand():
+def test_break_even_matches_hand_computed_value():
     table = pd.DataFrame(
         [
             ("deamortised", "best_of_n", 2, 0.9, 30.0),
@@ -237,18 +244,18 @@ def test_break_even_by_hand():
         ],
         columns=["amount", "measured_on", "kl", "training_flops"],
     ).assign(method="ppo", reward_weight=1.0, trained_on=8)
-    found = tables.break_even(table, curves, 1.0, [0.5, 0.05]).set_index("method")
-    assert found.target_kl.tolist() == [0.5, 0.5]  # 0.05 was not reached
-    assert found.answers.to_dict() == {"best_of_n": 1500 / 50, "independent_metropolis": 1500 / 10}
-    assert found.answers_per_prompt["best_of_n"] == 30 / 8
-    assert set(found.held_out_kl) == {1.1}
+    crossings = tables.break_even(table, curves, 1.0, [0.5, 0.05]).set_index("method")
+    assert crossings.target_kl.tolist() == [0.5, 0.5]  # 0.05 was not reached
+    assert crossings.answers.to_dict() == {"best_of_n": 1500 / 50, "independent_metropolis": 1500 / 10}
+    assert crossings.answers_per_prompt["best_of_n"] == 30 / 8
+    assert set(crossings.held_out_kl) == {1.1}
 
 
-def test_demonstrations_follow_their_habits():
+def test_demonstrations_follow_habits():
     examples = letter_task.demonstrations(["abcd"], 400, 0, {"reverse": 1.0})
-    words = ["".join(letter_task.TOKENS[i] for i in example.response_ids) for example in examples]
-    kept = sum(a == b for word in words for a, b in zip(word, "dcba", strict=True)) / 1600
-    assert abs(kept - (0.75 + 0.25 / 5)) < 0.04  # three standard errors
+    answers = ["".join(letter_task.TOKENS[i] for i in example.response_ids) for example in examples]
+    correct = sum(a == b for answer in answers for a, b in zip(answer, "dcba", strict=True)) / 1600
+    assert abs(correct - (0.75 + 0.25 / 5)) < 0.04  # three standard errors
     assert letter_task.follow("next", "abcd") == "bcda"
     assert examples[0].prompt_ids == letter_task.ids(":abcd:")
     assert sorted(letter_task.prompts(2, 0)) == sorted(a + b for a in "abcd" for b in "abcd")
@@ -266,14 +273,14 @@ def test_demonstrations_follow_their_habits():
         ("deamortised.steps=[]", "steps must be a list of positive numbers"),
     ],
 )
-def test_wrong_settings_are_answered_with_status_2_before_anything_is_written(override, message, tmp_path, capsys):
+def test_wrong_settings_exit_2_before_writing(override, message, tmp_path, capsys):
     assert main(["ppo", override, f"results_dir={tmp_path}"]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_a_small_run_writes_its_files_and_a_verdict_from_its_rows(tmp_path, capsys):
+def test_small_run_writes_files_and_verdict_from_rows(tmp_path, capsys):
     small = [
         "length=2",
         "compared=2",

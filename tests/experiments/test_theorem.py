@@ -1,4 +1,4 @@
-"""`./reproduce.sh theorem` as typed: settings, files, exit status."""
+"""`./reproduce.sh theorem`: settings, files, exit status."""
 
 import math
 from pathlib import Path
@@ -41,21 +41,21 @@ SMALL = [
 ]
 
 
-def test_a_check_passes_only_when_it_was_made_and_its_value_is_a_number_within_tolerance():
+def test_check_passes_only_if_made_and_within_tolerance():
     assert Check("a", 1.0, 1.0).passed
     assert not Check("a", 1.1, 1.0).passed
     assert not Check("a", math.nan, 1.0).passed
     assert not Check("a", 0.0, 1.0, skipped="no weights").passed
 
 
-def test_a_difference_counts_as_seen_from_three_noise_floors_on():
+def test_difference_is_seen_from_three_noise_floors():
     assert seen("a", 0.31, 0.1).passed
     assert not seen("a", 0.29, 0.1).passed
     assert not seen("a", 0.0, 0.1).passed
 
 
 @pytest.mark.parametrize(
-    ("words", "valid"),
+    ("override", "valid"),
     [
         ("typo=1", "settings of theorem: results_dir, checks, seed"),
         ("line.typo=1", "settings of line: argmin_cells, bins"),
@@ -73,15 +73,15 @@ def test_a_difference_counts_as_seen_from_three_noise_floors_on():
         ("checks=[argmin", "Use key=value"),
     ],
 )
-def test_a_wrong_setting_is_refused_in_one_line_that_names_the_valid_ones(words, valid, tmp_path, capsys):
-    assert main(["theorem", words, f"results_dir={tmp_path}"]) == WRONG
+def test_wrong_setting_message_is_one_line_naming_alternatives(override, valid, tmp_path, capsys):
+    assert main(["theorem", override, f"results_dir={tmp_path}"]) == WRONG
     message = capsys.readouterr().err
     assert valid in message
     assert message.count("\n") == 1
     assert not list(tmp_path.rglob("*.csv"))
 
 
-def test_a_run_writes_the_documented_columns_the_same_twice(tmp_path, capsys):
+def test_repeated_run_writes_equal_documented_tables(tmp_path, capsys):
     for name in ("a", "b"):
         assert main(["theorem", *QUICK, f"results_dir={tmp_path / name}"]) == 0
     first, second = (tmp_path / name / "theory" for name in ("a", "b"))
@@ -96,11 +96,13 @@ def test_a_run_writes_the_documented_columns_the_same_twice(tmp_path, capsys):
     assert "s left" in printed
 
 
-def test_a_failed_check_and_a_broken_group_are_rows_and_the_exit_status(tmp_path, monkeypatch, capsys):
-    def broken(lab):
-        raise RuntimeError("out of luck")
+def test_failed_check_and_broken_group_set_exit_status(tmp_path, monkeypatch, capsys):
+    def broken(context):
+        raise RuntimeError("failed on purpose")
 
-    failing = Group(lambda lab: Findings([Check("wrong", 2.0, 1.0), Check("absent", math.nan, 1.0, skipped="no")]), 1)
+    failing = Group(
+        lambda context: Findings([Check("wrong", 2.0, 1.0), Check("absent", math.nan, 1.0, skipped="no")]), 1
+    )
     monkeypatch.setitem(suite.GROUPS, "argmin", failing)
     monkeypatch.setitem(suite.GROUPS, "velocity", Group(broken, 1))
     settings = ["checks=[argmin,velocity,jko]", f"results_dir={tmp_path}"]
@@ -113,14 +115,14 @@ def test_a_failed_check_and_a_broken_group_are_rows_and_the_exit_status(tmp_path
     assert "1 checks passed, 2 failed, 1 skipped" in captured.out
 
 
-def test_skipped_checks_alone_do_not_fail_the_run(tmp_path, monkeypatch):
-    group = Group(lambda lab: Findings([Check("absent", math.nan, 1.0, skipped="no")]), 1)
+def test_skipped_checks_do_not_fail_run(tmp_path, monkeypatch):
+    group = Group(lambda context: Findings([Check("absent", math.nan, 1.0, skipped="no")]), 1)
     monkeypatch.setitem(suite.GROUPS, "argmin", group)
     assert main(["theorem", "checks=[argmin]", f"results_dir={tmp_path}"]) == 0
 
 
-def test_an_interrupted_run_leaves_the_finished_groups(tmp_path, monkeypatch):
-    def stopped(lab):
+def test_interrupted_run_keeps_finished_groups(tmp_path, monkeypatch):
+    def stopped(context):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(suite.GROUPS, "noise", Group(stopped, 1))
@@ -128,7 +130,7 @@ def test_an_interrupted_run_leaves_the_finished_groups(tmp_path, monkeypatch):
     assert pd.read_csv(tmp_path / "theory" / "checks.csv").name.tolist() == ["jko_steps_are_fokker_planck__line"]
 
 
-def test_shares_by_quarter_are_means_over_positions():
+def test_shares_by_quarter_are_position_means():
     rows = [
         {
             "policy": "p",
@@ -150,22 +152,22 @@ def test_shares_by_quarter_are_means_over_positions():
     assert table.positions.tolist() == [2, 1, 1, 1]
 
 
-def test_committed_rows_all_pass_and_are_drawn(tmp_path):
+def test_committed_rows_pass_and_are_drawn(tmp_path):
     data = ROOT / "figures" / "data"
     table = pd.read_csv(data / "theorem_checks.csv")
-    made = table[~table.passed.astype(str).str.startswith("skipped")]
-    assert (made.value <= made.tolerance).all()
+    rows = table[~table.passed.astype(str).str.startswith("skipped")]
+    assert (rows.value <= rows.tolerance).all()
     assert set(theorem.draw(data, tmp_path, prefix="theorem_")) == {"theorem", "gradients"}
     assert (tmp_path / "theorem.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
-def test_every_group_runs_at_a_reduced_size(tmp_path):
+def test_every_group_runs_at_reduced_size(tmp_path):
     status = main(["theorem", *SMALL, f"results_dir={tmp_path}"])
     table = pd.read_csv(tmp_path / "theory" / "checks.csv")
     failed = table[table.passed.astype(str) == "False"]
     assert not table.name.str.contains("broke_off").any()
-    # fewer particles see smaller differences no more; nothing that must hold may fail
+    # with fewer particles some differences drown in noise; nothing else may fail
     assert failed.name.str.endswith("_seen").all(), failed
     assert status == (FAILED if len(failed) else 0)
     for name in ("theorem.png", "gradients.pdf", "terms.csv", "summary.json"):

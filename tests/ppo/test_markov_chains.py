@@ -1,4 +1,4 @@
-"""Transition matrices and laws of test-time samplers: stationarity, brute force, and the engine itself."""
+"""Transition matrices of test-time samplers against stationarity, brute force, and the engine itself."""
 
 import itertools
 
@@ -8,19 +8,18 @@ import torch
 
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.dto import objective, straight_through
-from nabla_reasoner.dto.settings import DTOSettings
-from nabla_reasoner.engine.sampling import Sampling
-from nabla_reasoner.ppo import exact_laws, markov_chains, test_time
-from nabla_reasoner.ppo.exact_laws import ScoredPrompt
+from nabla_reasoner.ppo import exact_distributions as exact
+from nabla_reasoner.ppo import markov_chains, test_time
+from nabla_reasoner.ppo.exact_distributions import ScoredPrompt
 from nabla_reasoner.types import Problem
 
 WEIGHT = 0.8
 
 
-def landscape(vocab_size: int = 3, length: int = 2, seed: int = 0) -> ScoredPrompt:
-    """Random numbers that are consistent: token probabilities depend on what stands before."""
+def scored_prompt(vocab_size: int = 3, length: int = 2, seed: int = 0) -> ScoredPrompt:
+    """Build a scored prompt of random numbers; token probabilities depend on the tokens before."""
     generator = torch.Generator().manual_seed(seed)
-    answers = exact_laws.every_answer(vocab_size, length)
+    answers = exact.every_answer(vocab_size, length)
     following = {
         beginning: torch.log_softmax(torch.randn(vocab_size, dtype=torch.float64, generator=generator), -1)
         for size in range(length)
@@ -35,179 +34,183 @@ def landscape(vocab_size: int = 3, length: int = 2, seed: int = 0) -> ScoredProm
 
 
 def stationary(matrix: torch.Tensor) -> torch.Tensor:
-    """The left eigenvector of eigenvalue 1."""
+    """Return the left eigenvector of eigenvalue 1."""
     values, vectors = torch.linalg.eig(matrix.T)
-    own = vectors[:, (values - 1).abs().argmin()].real
-    return own / own.sum()
+    vector = vectors[:, (values - 1).abs().argmin()].real
+    return vector / vector.sum()
 
 
-def test_a_langevin_proposal_is_the_gaussian_step_restricted_to_one_hot_rows():
-    own, step = landscape(), 0.7
-    slopes = own.energy_gradients(WEIGHT)
-    found = markov_chains.joint(markov_chains.langevin_proposal(slopes, own.answers, step), own.answers)
-    onehots = torch.nn.functional.one_hot(own.answers, 3).double()
-    for number in range(len(own.answers)):
+def test_langevin_proposal_is_gaussian_step_on_onehots():
+    scored, step = scored_prompt(), 0.7
+    slopes = scored.energy_gradients(WEIGHT)
+    proposal = markov_chains.joint(markov_chains.langevin_proposal(slopes, scored.answers, step), scored.answers)
+    onehots = torch.nn.functional.one_hot(scored.answers, 3).double()
+    for number in range(len(scored.answers)):
         centre = onehots[number] - step / 2 * slopes[number]
         density = -(onehots - centre).square().sum((1, 2)) / (2 * step)
-        torch.testing.assert_close(found[number], torch.log_softmax(density, -1))
+        torch.testing.assert_close(proposal[number], torch.log_softmax(density, -1))
 
 
 @pytest.mark.parametrize("gradient", [True, False])
-def test_metropolis_steps_are_in_detailed_balance_with_the_optimum_and_no_other_law(gradient):
-    own = landscape()
-    target = exact_laws.optimum(own.prior, own.rewards, WEIGHT)
-    slopes = own.energy_gradients(WEIGHT) * gradient
+def test_metropolis_steps_balance_optimum_only(gradient):
+    scored = scored_prompt()
+    target = exact.optimum(scored.prior, scored.rewards, WEIGHT)
+    slopes = scored.energy_gradients(WEIGHT) * gradient
     matrix = markov_chains.metropolis(
-        markov_chains.joint(markov_chains.langevin_proposal(slopes, own.answers, 1.0), own.answers), target
+        markov_chains.joint(markov_chains.langevin_proposal(slopes, scored.answers, 1.0), scored.answers), target
     )
     flow = target.exp()[:, None] * matrix
     torch.testing.assert_close(flow, flow.T)
     torch.testing.assert_close(matrix.sum(1), torch.ones(9, dtype=torch.float64))
     torch.testing.assert_close(stationary(matrix), target.exp())
-    wrong = exact_laws.optimum(own.prior, own.rewards, WEIGHT + 0.3)
+    wrong = exact.optimum(scored.prior, scored.rewards, WEIGHT + 0.3)
     assert (stationary(matrix) - wrong.exp()).abs().max() > 0.01
 
 
-def test_langevin_without_the_test_has_another_stationary_law():
-    own = landscape()
-    target = exact_laws.optimum(own.prior, own.rewards, WEIGHT)
+def test_unadjusted_langevin_has_another_stationary_distribution():
+    scored = scored_prompt()
+    target = exact.optimum(scored.prior, scored.rewards, WEIGHT)
     proposal = markov_chains.joint(
-        markov_chains.langevin_proposal(own.energy_gradients(WEIGHT), own.answers, 1.0), own.answers
+        markov_chains.langevin_proposal(scored.energy_gradients(WEIGHT), scored.answers, 1.0), scored.answers
     )
     assert (stationary(proposal.exp()) - target.exp()).abs().max() > 0.01
 
 
-def test_fresh_draws_with_the_metropolis_test_accept_by_the_reward_alone():
-    own = landscape()
-    matrix = markov_chains.independent(own.prior, exact_laws.optimum(own.prior, own.rewards, WEIGHT))
+def test_independent_metropolis_accepts_by_reward_alone():
+    scored = scored_prompt()
+    matrix = markov_chains.independent(scored.prior, exact.optimum(scored.prior, scored.rewards, WEIGHT))
     for old, new in itertools.permutations(range(9), 2):
-        accepted = min(1.0, float((WEIGHT * (own.rewards[new] - own.rewards[old])).exp()))
-        assert matrix[old, new].item() == pytest.approx(own.prior[new].exp().item() * accepted)
+        accepted = min(1.0, float((WEIGHT * (scored.rewards[new] - scored.rewards[old])).exp()))
+        assert matrix[old, new].item() == pytest.approx(scored.prior[new].exp().item() * accepted)
 
 
 @pytest.mark.parametrize("gate", [1.0, 0.6])
-def test_revisions_with_the_metropolis_test_leave_the_optimum_alone_whatever_the_redraw(gate):
-    own = landscape(vocab_size=3, length=3)
-    target = exact_laws.optimum(own.prior, own.rewards, WEIGHT)
+def test_metropolis_revisions_keep_optimum_for_any_redraw(gate):
+    scored = scored_prompt(vocab_size=3, length=3)
+    target = exact.optimum(scored.prior, scored.rewards, WEIGHT)
     redraw = torch.log_softmax(torch.randn(27, 3, dtype=torch.float64), -1)
     moved = 0.0
     for position in range(3):
         settings = {"reward_weight": WEIGHT, "confidence_threshold": gate}
-        exact = markov_chains.revision(own, redraw, position, accept="metropolis", **settings)
-        flow = target.exp()[:, None] * exact
+        adjusted = markov_chains.revision(scored, redraw, position, accept="metropolis", **settings)
+        flow = target.exp()[:, None] * adjusted
         torch.testing.assert_close(flow, flow.T)
-        moved += (exact - torch.eye(27)).abs().max().item()
-        released = markov_chains.revision(own, redraw, position, accept="higher", **settings)
+        moved += (adjusted - torch.eye(27)).abs().max().item()
+        released = markov_chains.revision(scored, redraw, position, accept="higher", **settings)
         if (released - torch.eye(27)).abs().max() > 0:
-            assert exact_laws.total_variation(markov_chains.sweep(target, [released]), target) > 0.001
+            assert exact.total_variation(markov_chains.step(target, released), target) > 0.001
     assert moved > 0.1
 
 
 @pytest.mark.parametrize("accept", ["higher", "always"])
-def test_a_revision_equals_the_rule_written_out_answer_by_answer(accept):
-    own = landscape(vocab_size=2, length=3)
+def test_revision_matches_rule_applied_per_answer(accept):
+    scored = scored_prompt(vocab_size=2, length=3)
     redraw = torch.log_softmax(torch.randn(8, 2, dtype=torch.float64), -1)
-    found = markov_chains.revision(own, redraw, 1, accept=accept, reward_weight=WEIGHT)
-    texts = [tuple(answer) for answer in own.answers.tolist()]
+    matrix = markov_chains.revision(scored, redraw, 1, accept=accept, reward_weight=WEIGHT)
+    texts = [tuple(answer) for answer in scored.answers.tolist()]
     expected = torch.zeros(8, 8, dtype=torch.float64)
     for old, text in enumerate(texts):
         for token in (0, 1):
             for last in (0, 1):
                 new = texts.index((text[0], token, last))
-                chance = redraw[old, token].exp() * (own.tokens[new, 2].exp() if token != text[1] else float(last == 0))
-                kept = token == text[1] or (accept == "higher" and own.rewards[new] <= own.rewards[old])
-                expected[old, old if kept else new] += chance
-    torch.testing.assert_close(found, expected)
+                probability = redraw[old, token].exp() * (
+                    scored.tokens[new, 2].exp() if token != text[1] else float(last == 0)
+                )
+                stays = token == text[1] or (accept == "higher" and scored.rewards[new] <= scored.rewards[old])
+                expected[old, old if stays else new] += probability
+    torch.testing.assert_close(matrix, expected)
 
 
-def test_an_unknown_acceptance_rule_names_the_valid_ones():
+def test_unknown_acceptance_rule_names_valid_ones():
     with pytest.raises(ValueError, match="higher, always, metropolis; got 'lower'"):
         markov_chains.revision(
-            landscape(), torch.zeros(9, 3, dtype=torch.float64), 0, accept="lower", reward_weight=1.0
+            scored_prompt(), torch.zeros(9, 3, dtype=torch.float64), 0, accept="lower", reward_weight=1.0
         )
 
 
-def test_the_gate_reads_the_policys_own_prediction():
-    own = landscape(vocab_size=2, length=2)
-    first = own.tokens[[0, 2], 0].exp().max()  # log π of token 0 and of token 1 at the first position
-    torch.testing.assert_close(markov_chains.next_confidence(own, 0), first.expand(4))
-    second = [own.tokens[[0, 1], 1].exp().max(), own.tokens[[2, 3], 1].exp().max()]
-    torch.testing.assert_close(markov_chains.next_confidence(own, 1), torch.stack(second).repeat_interleave(2))
+def test_next_confidence_is_policys_largest_probability():
+    scored = scored_prompt(vocab_size=2, length=2)
+    first = scored.tokens[[0, 2], 0].exp().max()  # log π of token 0 and of token 1 at the first position
+    torch.testing.assert_close(markov_chains.next_confidence(scored, 0), first.expand(4))
+    second = [scored.tokens[[0, 1], 1].exp().max(), scored.tokens[[2, 3], 1].exp().max()]
+    torch.testing.assert_close(markov_chains.next_confidence(scored, 1), torch.stack(second).repeat_interleave(2))
 
 
-def test_replacing_every_token_mixes_products_over_first_answers():
-    own = landscape(vocab_size=2, length=2)
+def test_redrawn_answers_mix_products_over_first_answers():
+    scored = scored_prompt(vocab_size=2, length=2)
     rows = torch.log_softmax(torch.randn(4, 2, 2, dtype=torch.float64), -1)
-    found = markov_chains.replaced(own.prior, rows, own.answers).exp()
+    distribution = markov_chains.redrawn(scored.prior, rows, scored.answers).exp()
     expected = [
-        sum(own.prior[i].exp() * rows[i, 0, a].exp() * rows[i, 1, b].exp() for i in range(4))
-        for a, b in own.answers.tolist()
+        sum(scored.prior[i].exp() * rows[i, 0, a].exp() * rows[i, 1, b].exp() for i in range(4))
+        for a, b in scored.answers.tolist()
     ]
-    torch.testing.assert_close(found, torch.stack(expected))
+    torch.testing.assert_close(distribution, torch.stack(expected))
 
 
-def test_a_step_on_logits_is_the_gradient_of_the_straight_through_objective():
+def test_logit_step_follows_straight_through_gradient():
     policy, reward = letter_models.models()
     messages = [{"role": "user", "content": "cab"}]
-    own = exact_laws.survey(policy, reward, messages, 2)
+    scored = exact.score_prompt(policy, reward, messages, 2)
     settings = {"reward_weight": WEIGHT, "step_size": 8.0, "counts": [1], "particles": 100, "noise": 0.0}
-    ((found, evaluations),) = markov_chains.logit_particles(own, **settings, generator=torch.Generator().manual_seed(0))
-    starts = torch.multinomial(own.prior.exp(), 100, replacement=True, generator=torch.Generator().manual_seed(0))
+    ((indices, evaluations),) = markov_chains.logit_particles(
+        scored, **settings, generator=torch.Generator().manual_seed(0)
+    )
+    starts = torch.multinomial(scored.prior.exp(), 100, replacement=True, generator=torch.Generator().manual_seed(0))
     changed = 0
-    for start, after in zip(starts.tolist(), found.tolist(), strict=True):
-        answer = own.answers[start]
-        before = torch.stack([markov_chains.following(own, l)[start] for l in range(2)])
+    for start, after in zip(starts.tolist(), indices.tolist(), strict=True):
+        answer = scored.answers[start]
+        before = torch.stack([markov_chains.next_token_log_probabilities(scored, l)[start] for l in range(2)])
         logits = before.clone().requires_grad_()
         sequence = objective.make_sequence(policy, reward, messages, [], answer.tolist())
         onehots = straight_through.straight_through(logits, answer)
         objective.relaxed_objective(policy, reward, sequence, onehots, reward_weight=WEIGHT, nll_weight=1.0).backward()
         best = (before - 8.0 * logits.grad).argmax(-1)
         hard = torch.where(best == before.argmax(-1), answer, best)
-        assert own.answers[after].tolist() == hard.tolist()
+        assert scored.answers[after].tolist() == hard.tolist()
         changed += after != start
     assert changed > 5
     assert evaluations == pytest.approx(1 + changed / 100)
 
 
-def side(weight: float, length: int = 3) -> test_time.TestTimeMethods:
+def methods_module(weight: float) -> test_time.TestTimeMethods:
     policy, reward = letter_models.models()
-    settings = test_time.Settings(
-        reward_weights=[weight],
+    settings = test_time.TestTimeSettings(
         draws=[1, 4],
         steps=[1, 32],
         langevin_step=1.0,
         noise_step=0.3,
         particles=200,
-        descent=DTOSettings(step_size=0.5, num_iterations=8),
-        resample=Sampling(0.5, 0.95),
+        iterations=8,
+        step_size=0.5,
+        resample_temperature=0.5,
+        resample_top_p=0.95,
         confidence_threshold=0.55,
-        seed=0,
     )
-    return test_time.TestTimeMethods(policy, reward, length, settings)
+    return test_time.TestTimeMethods(policy, reward, 3, settings, reward_weights=[weight], seed=0)
 
 
-def test_every_method_has_a_law_and_the_exact_samplers_approach_the_optimum():
-    module = side(0.2)
-    own, found = module.predict_step([{"role": "user", "content": "dab"}])
-    target = exact_laws.optimum(own.prior, own.rewards, 0.2)
-    laws = {(part.method, part.amount): part.law for part in found[0.2]}
-    for (method, amount), law in laws.items():
-        assert law.exp().sum().item() == pytest.approx(1, abs=1e-6), (method, amount)
+def test_every_method_has_distribution_exact_samplers_approach_optimum():
+    module = methods_module(0.2)
+    scored, results = module.predict_step([{"role": "user", "content": "dab"}])
+    target = exact.optimum(scored.prior, scored.rewards, 0.2)
+    distributions = {(result.method, result.amount): result.distribution for result in results[0.2]}
+    for (method, amount), distribution in distributions.items():
+        assert distribution.exp().sum().item() == pytest.approx(1, abs=1e-6), (method, amount)
     for method in ("independent_metropolis", "langevin_metropolis", "nabla_metropolis", "nabla_metropolis_null"):
-        first, last = (exact_laws.divergence(laws[method, amount], target) for amount in (1, 32))
+        first, last = (exact.divergence(distributions[method, amount], target) for amount in (1, 32))
         assert last < first
-    assert exact_laws.divergence(laws["nabla_metropolis_null", 32], target) < 1e-3
-    assert exact_laws.total_variation(laws["best_of_n", 1], own.prior) < 1e-12
-    assert all(part.flops > 0 for part in found[0.2])
+    assert exact.divergence(distributions["nabla_metropolis_null", 32], target) < 1e-3
+    assert exact.total_variation(distributions["best_of_n", 1], scored.prior) < 1e-12
+    assert all(result.flops > 0 for result in results[0.2])
 
 
 @pytest.mark.slow
-def test_the_exact_law_of_the_loop_is_that_of_the_engines_own_answers():
+def test_exact_loop_distribution_matches_engine_answers():
     weight, count = 0.4, 3000
-    module = side(weight)
-    own, found = module.predict_step([{"role": "user", "content": "dab"}])
+    module = methods_module(weight)
+    scored, results = module.predict_step([{"role": "user", "content": "dab"}])
     for method, gradient in (("nabla_reasoner", True), ("nabla_without_gradient", False)):
-        (part,) = [part for part in found[weight] if part.method == method]
+        (result,) = [result for result in results[weight] if result.method == method]
         engine = NablaReasoner(
             num_iterations=8,
             step_size=0.5,
@@ -225,10 +228,12 @@ def test_the_exact_law_of_the_loop_is_that_of_the_engines_own_answers():
         problems = [Problem(str(i), "dab", None, "letters") for i in range(count)]
         solutions = engine.solve(problems, module.policy, module.reward, seed=1)
         numbers = (torch.tensor([s.token_ids for s in solutions]) * torch.tensor([25, 5, 1])).sum(1)
-        variation = exact_laws.total_variation(exact_laws.empirical(numbers, 125), part.law)
+        variation = exact.total_variation(exact.empirical(numbers, 125), result.distribution)
         generator = torch.Generator().manual_seed(0)
-        floors = [exact_laws.sampling_floor(part.law, count, repeats=1, generator=generator)[1] for _ in range(40)]
+        floors = [
+            exact.sampling_floor(result.distribution, count, repeats=1, generator=generator)[1] for _ in range(40)
+        ]
         assert variation < 1.25 * max(floors)  # 40 exact samples of that size, and a quarter
-        assert exact_laws.total_variation(own.prior, part.law) > 2 * variation  # the test could have failed
+        assert exact.total_variation(scored.prior, result.distribution) > 2 * variation  # the test could have failed
         evaluations = sum(s.cost.gradient_evaluations for s in solutions) / count
-        assert part.gradient_evaluations == pytest.approx(evaluations, rel=0.05, abs=1e-9)
+        assert result.gradient_evaluations == pytest.approx(evaluations, rel=0.05, abs=1e-9)

@@ -1,6 +1,7 @@
-"""Landscapes, the flow of L_PPO and particles, beside laws that are known in closed form."""
+"""Landscapes, the flow of L_PPO and particles, against distributions known in closed form."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import toys
 
 from nabla_reasoner.dto import gradient_passes
 from nabla_reasoner.theory import barrier_checks, flow_checks, fokker_planck, landscapes, particles, relaxed_text
-from nabla_reasoner.theory.landscapes import Landscape
+from nabla_reasoner.theory.landscapes import FlowProblem, Landscape
+from nabla_reasoner.theory.particles import Runs
 
-WEIGHTS = {"reward_weight": 1.5, "kl_weight": 1.0}
 LINE = landscapes.mixture(
     weights=[0.6, 0.4], means=[[-1.0], [1.1]], scale=0.5, heights=[1.0], centres=[[1.1]], width=0.6, reach=4.4
 )
@@ -24,24 +25,20 @@ PLANE = landscapes.mixture(
     width=0.7,
     reach=4.0,
 )
-LAW = {
-    "cells": 200,
-    "bins": 20,
-    "count": 20000,
-    "step": 0.004,
-    "times": [0.3],
-    "seed": [0],
-    "threads": 1,
-    "particle_reward_weight": 1.5,
-    "noise": math.sqrt(2),
-}
+PROBLEM = FlowProblem(LINE, reward_weight=1.5, kl_weight=1.0, cells=200, bins=20)
+RUNS = Runs(count=20000, step=0.004, seed=[0])
+DESCENT = {"noise": math.sqrt(2), "times": [0.3]}
 
 
 def gaussian(scale: float = 1.0) -> Landscape:
-    """π normal, no reward: the flow is an Ornstein-Uhlenbeck process, whose laws from normal starts are normal."""
+    """π normal, no reward: the flow is an Ornstein-Uhlenbeck process, which keeps normal distributions normal."""
     return landscapes.mixture(
         weights=[1.0], means=[[0.0]], scale=scale, heights=[0.0], centres=[[0.0]], width=1.0, reach=7.0
     )
+
+
+def gaussian_problem(cells: int = 100, *, scale: float = 1.0, kl_weight: float = 1.0) -> FlowProblem:
+    return FlowProblem(gaussian(scale), reward_weight=0.0, kl_weight=kl_weight, cells=cells)
 
 
 def normal_masses(grid: landscapes.Grid, mean: float, variance: float) -> np.ndarray:
@@ -59,7 +56,7 @@ def test_slopes_are_derivatives_of_values(landscape, dimension):
         )
 
 
-def test_loss_is_equation_2_in_its_parts():
+def test_loss_is_equation_2_written_out():
     points = np.array([[-1.0], [0.3]])
     density = np.exp(-((points + 1) ** 2) / 0.5) * 0.6 + np.exp(-((points - 1.1) ** 2) / 0.5) * 0.4
     reward = np.exp(-((points - 1.1) ** 2) / 0.72)
@@ -67,7 +64,7 @@ def test_loss_is_equation_2_in_its_parts():
     np.testing.assert_allclose(LINE.reward(points), reward[:, 0])
 
 
-def test_polynomial_through_chebyshev_nodes_is_the_function_and_its_slope():
+def test_chebyshev_polynomial_matches_function_and_slope():
     def function(first, second):
         return np.sin(2 * first) * second**2 + first * second
 
@@ -81,12 +78,12 @@ def test_polynomial_through_chebyshev_nodes_is_the_function_and_its_slope():
     np.testing.assert_allclose(slope[:, 1], 2 * np.sin(2 * first) * second + first, atol=1e-8)
 
 
-def test_relaxed_text_is_the_objective_at_its_corners_and_its_polynomial_is_near_the_models():
+def test_relaxed_text_matches_objective_and_rejects_bad_tokens():
     policy, reward = toys.policy("llama"), toys.reward("classifier", "qwen2")
     text = relaxed_text.RelaxedText(
         policy, reward, toys.chat("Add"), prefix="1", text="2;3", positions=[0, 2], others=["4", "5"]
     )
-    ids = [policy.tokenizer.encode(word, add_special_tokens=False) for word in ("4;5", "1")]
+    ids = [policy.tokenizer.encode(part, add_special_tokens=False) for part in ("4;5", "1")]
     replaced = text.sequence._replace(rollout=ids[0], prefix=ids[1])
     (hard,) = gradient_passes.evaluate(policy, reward, [replaced], reward_weight=0.5, nll_weight=1.0)
     corner = text.loss(torch.ones(2, dtype=torch.float64), reward_weight=0.5, nll_weight=1.0)
@@ -105,7 +102,7 @@ def test_relaxed_text_is_the_objective_at_its_corners_and_its_polynomial_is_near
         )
 
 
-def test_ppo_objective_is_minus_reward_plus_divergence_worked_by_hand():
+def test_ppo_objective_matches_hand_computed_value():
     value = fokker_planck.ppo_objective(
         torch.tensor([0.25, 0.75]),
         torch.tensor([0.5, 0.5]).log(),
@@ -118,63 +115,51 @@ def test_ppo_objective_is_minus_reward_plus_divergence_worked_by_hand():
 
 
 @pytest.mark.parametrize("landscape", [LINE, PLANE])
-def test_generator_keeps_mass_and_leaves_rho_star_alone(landscape):
-    grid = landscapes.tabulate(landscape, 40)
-    rates = fokker_planck.flow(landscape, grid, reward_weight=1.5, kl_weight=0.7)
+def test_generator_conserves_mass_and_keeps_rho_star(landscape):
+    problem = FlowProblem(landscape, reward_weight=1.5, kl_weight=0.7, cells=40)
+    rates = fokker_planck.flow(problem)
     assert np.abs(rates.sum(0)).max() < 1e-9
     assert (rates - np.diag(rates.diagonal())).min() >= 0
-    still = fokker_planck.closed_form(landscape, grid, reward_weight=1.5, kl_weight=0.7)
-    assert np.abs(rates @ still).max() < 1e-12
+    assert np.abs(rates @ problem.optimum).max() < 1e-12
 
 
-def test_flow_jko_and_particles_give_the_normal_laws_of_an_ornstein_uhlenbeck_process():
-    landscape, beta, time = gaussian(0.8), 1.7, 0.4
+def test_flow_jko_and_particles_follow_ornstein_uhlenbeck_process():
+    beta, time = 1.7, 0.4
+    problem = gaussian_problem(400, scale=0.8, kl_weight=beta)
+    grid = problem.grid
     rate = beta / 0.64  # drift -β x / 0.64, noise √(2β): stationary variance 0.64
     mean, variance = 1.5 * math.exp(-rate * time), 0.64 + (0.3 - 0.64) * math.exp(-2 * rate * time)
-    grid, weights = landscapes.tabulate(landscape, 400), {"reward_weight": 0.0, "kl_weight": beta}
-    (found,) = fokker_planck.evolve(
-        fokker_planck.flow(landscape, grid, **weights), normal_masses(grid, 1.5, 0.3), [time]
-    )
-    assert particles.total_variation(found, normal_masses(grid, mean, variance)) < 2e-3
+    (evolved,) = fokker_planck.evolve(fokker_planck.flow(problem), normal_masses(grid, 1.5, 0.3), [time])
+    assert particles.total_variation(evolved, normal_masses(grid, mean, variance)) < 2e-3
     levels = (np.arange(600) + 0.5) / 600
-    start, wanted = (
-        fokker_planck.quantiles(normal_masses(grid, *law), grid, levels) for law in ((1.5, 0.3), (mean, variance))
+    start, expected = (
+        fokker_planck.quantiles(normal_masses(grid, *moments), grid, levels)
+        for moments in ((1.5, 0.3), (mean, variance))
     )
-    stepped = fokker_planck.jko(landscape, start, step=time / 80, count=80, **weights)
-    assert np.sqrt(np.mean((stepped - wanted) ** 2)) < 0.01 < np.sqrt(np.mean((start - wanted) ** 2))
+    stepped = fokker_planck.jko(problem, start, step=time / 80, count=80)
+    assert np.sqrt(np.mean((stepped - expected) ** 2)) < 0.01 < np.sqrt(np.mean((start - expected) ** 2))
     random = np.random.default_rng(0)
-    (moved,) = particles.noisy_descent(
-        landscape,
-        random.normal(1.5, math.sqrt(0.3), (40000, 1)),
-        random,
-        noise=math.sqrt(2 * beta),
-        step=0.002,
-        times=[time],
-        **weights,
-    )
+    points = random.normal(1.5, math.sqrt(0.3), (40000, 1))
+    (moved,) = particles.noisy_descent(problem, points, random, noise=math.sqrt(2 * beta), step=0.002, times=[time])
     assert moved.mean() == pytest.approx(mean, abs=5 * math.sqrt(variance / 40000) + 0.002)
     assert moved.var() == pytest.approx(variance, rel=5 * math.sqrt(2 / 40000) + 0.005)
 
 
-def test_euler_has_the_bias_that_theory_gives_and_metropolis_has_none():
-    landscape, step, random = gaussian(), 0.5, np.random.default_rng(0)
-    start, common = (
-        random.normal(0, 1, (40000, 1)),
-        {"reward_weight": 0.0, "kl_weight": 1.0, "step": step, "times": [30.0]},
-    )
-    (euler,) = particles.noisy_descent(landscape, start, random, noise=math.sqrt(2), **common)
+def test_euler_has_predicted_bias_and_metropolis_none():
+    problem, step, random = gaussian_problem(), 0.5, np.random.default_rng(0)
+    start = random.normal(0, 1, (40000, 1))
+    (euler,) = particles.noisy_descent(problem, start, random, noise=math.sqrt(2), step=step, times=[30.0])
     assert euler.var() == pytest.approx(1 / (1 - step / 2), rel=0.04)  # x' = (1 - dt) x + √(2 dt) ξ
-    (exact,), accepted = particles.metropolis(landscape, start, random, **common)
+    (exact,), accepted = particles.metropolis(problem, start, random, step=step, times=[30.0])
     assert exact.var() == pytest.approx(1.0, rel=0.04)
     assert 0.5 < accepted < 0.99
 
 
-def test_relaxation_time_of_a_single_well_is_its_variance_over_beta():
-    assert fokker_planck.relaxation_time(gaussian(1.3), 600, reward_weight=0.0, kl_weight=2.0) == pytest.approx(
-        1.69 / 2, rel=1e-3
-    )
+def test_relaxation_time_of_single_well_is_variance_over_beta():
+    problem = gaussian_problem(600, scale=1.3, kl_weight=2.0)
+    assert fokker_planck.relaxation_time(problem) == pytest.approx(1.69 / 2, rel=1e-3)
     with pytest.raises(ValueError, match="two wells"):
-        fokker_planck.barrier_times(gaussian(), 100, reward_weight=0.0, kl_weight=1.0)
+        fokker_planck.barrier_times(gaussian_problem(100))
 
 
 def test_walls_fold_particles_back():
@@ -184,93 +169,83 @@ def test_walls_fold_particles_back():
     np.testing.assert_array_equal(particles.reflect(np.array([[1.2]]), LINE), [[1.2]])
 
 
-def test_draws_from_the_prior_bins_and_coarse_masses_agree():
-    grid = landscapes.tabulate(PLANE, 40)
-    prior = particles.coarse(landscapes.normalised(PLANE.log_prior(grid.centres)), grid, 8)
-    drawn = particles.sample_prior(PLANE, 40000, np.random.default_rng(0))
-    assert particles.total_variation(particles.binned(drawn, PLANE, 8), prior) < 0.02
+def test_prior_samples_match_binned_masses():
+    problem = FlowProblem(PLANE, reward_weight=1.5, kl_weight=1.0, cells=40, bins=8)
+    prior = problem.bin_masses(problem.prior)
+    samples = particles.sample_prior(PLANE, 40000, np.random.default_rng(0))
+    assert particles.total_variation(problem.bin_points(samples), prior) < 0.02
     assert prior.sum() == pytest.approx(1)
 
 
 @pytest.mark.slow
-def test_closed_form_with_a_wrong_lambda_is_not_the_minimiser():
+def test_closed_form_with_wrong_lambda_is_not_minimiser():
     for landscape, cells in ((LINE, 100), (PLANE, 16)):
-        right, wrong = (
-            flow_checks.minimiser(landscape, cells=cells, claimed=claimed, **WEIGHTS) for claimed in (1.5, 1.52)
-        )
+        problem = FlowProblem(landscape, reward_weight=1.5, kl_weight=1.0, cells=cells)
+        right, wrong = (flow_checks.minimiser(problem, claimed_reward_weight=weight) for weight in (1.5, 1.52))
         assert right.passed
         assert not wrong.passed
 
 
-def test_velocity_needs_the_gradient_of_log_density():
+def test_velocity_needs_gradient_of_log_density():
     for landscape, cells in ((LINE, 200), (PLANE, 40)):
-        right, wrong = (
-            flow_checks.velocity(landscape, cells=cells, width=1.0, entropy_weight=weight, **WEIGHTS)
-            for weight in (1.0, 0.0)
-        )
+        problem = FlowProblem(landscape, reward_weight=1.5, kl_weight=1.0, cells=cells)
+        right, wrong = (flow_checks.velocity(problem, width=1.0, entropy_weight=weight) for weight in (1.0, 0.0))
         assert right.passed
         assert not wrong.passed
 
 
-def test_jko_steps_of_another_functional_are_not_this_flow():
-    settings = {"cells": 400, "nodes": 800, "steps": 100, "time": 0.5, **WEIGHTS}
-    assert flow_checks.jko(LINE, jko_kl_weight=1.0, **settings).passed
-    assert not flow_checks.jko(LINE, jko_kl_weight=1.1, **settings).passed
+def test_jko_steps_of_another_functional_fail():
+    problem, settings = replace(PROBLEM, cells=400), {"nodes": 800, "steps": 100, "time": 0.5}
+    assert flow_checks.jko(problem, jko_kl_weight=1.0, **settings).passed
+    assert not flow_checks.jko(problem, jko_kl_weight=1.1, **settings).passed
 
 
 @pytest.mark.parametrize("fault", [{"noise": 1.0}, {"noise": 2.0}, {"particle_reward_weight": 3.0}])
-def test_particles_with_a_wrong_noise_or_lambda_leave_the_flow(fault):
-    (right,), _, _ = flow_checks.laws(LINE, **WEIGHTS, **LAW)
-    (wrong,), _, _ = flow_checks.laws(LINE, **WEIGHTS, **LAW | fault)
+def test_particles_with_wrong_noise_or_lambda_leave_flow(fault):
+    (right,), _ = flow_checks.noisy_descent(PROBLEM, RUNS, **DESCENT)
+    (wrong,), _ = flow_checks.noisy_descent(PROBLEM, RUNS, **DESCENT | fault)
     assert right.distance <= right.floor
     assert wrong.distance > 2 * wrong.floor
 
 
-def test_noise_floor_is_twice_what_pooled_runs_of_the_right_law_show():
-    grid = landscapes.tabulate(LINE, 200)
-    law = particles.coarse(landscapes.normalised(LINE.log_prior(grid.centres)), grid, 20)
-    found = []
+def test_noise_floor_is_twice_distance_of_pooled_runs():
+    masses = PROBLEM.bin_masses(PROBLEM.prior)
+    measured = []
     for seed in range(40):
         random = np.random.default_rng(seed)
         runs = tuple(particles.sample_prior(LINE, 2000, random) for _ in range(2))
-        found.append(flow_checks.apart(runs, LINE, law))
-    ratios = np.array([one.distance / one.floor for one in found])
+        measured.append(flow_checks.sample_distance(runs, PROBLEM, masses))
+    ratios = np.array([row.distance / row.floor for row in measured])
+    floors = [row.floor for row in measured]
     assert ratios.mean() == pytest.approx(0.5, abs=0.06)
-    assert ratios.max() < 1, "a right law must hardly ever fail"
-    assert np.std([one.floor for one in found]) < 0.05 * np.mean([one.floor for one in found])
+    assert ratios.max() < 1, "a right distribution must hardly ever fail"
+    assert np.std(floors) < 0.05 * np.mean(floors)
 
 
-def test_results_of_two_runs_do_not_depend_on_threads():
-    one, two = (flow_checks.laws(LINE, **WEIGHTS, **LAW | {"count": 500, "threads": threads}) for threads in (1, 2))
-    assert one == two
+def test_results_do_not_depend_on_threads():
+    first, second = (
+        flow_checks.noisy_descent(PROBLEM, RUNS._replace(count=500, threads=threads), **DESCENT) for threads in (1, 2)
+    )
+    assert first == second
 
 
-def test_without_noise_is_told_from_rho_star_and_noise_from_rest():
-    settings = {
-        "cells": 200,
-        "bins": 20,
-        "count": 4000,
-        "step": 0.1,
-        "time": 20.0,
-        "seed": [0],
-        "threads": 1,
-        **WEIGHTS,
-    }
-    still, _ = flow_checks.without_noise(LINE, noise=0.0, **settings)
-    assert [check.passed for check in still] == [True] * 3
-    noisy, _ = flow_checks.without_noise(LINE, noise=math.sqrt(2), **settings | {"step": 0.02})
+def test_checks_without_noise_tell_minima_from_rho_star():
+    runs = Runs(count=4000, step=0.1, seed=[0])
+    checks, _ = flow_checks.without_noise(PROBLEM, runs, noise=0.0, time=20.0)
+    assert [check.passed for check in checks] == [True] * 3
+    noisy, _ = flow_checks.without_noise(PROBLEM, runs._replace(step=0.02), noise=math.sqrt(2), time=20.0)
     assert not any(check.passed for check in noisy if check.name != "without_noise_minima_have_pi_basin_mass")
 
 
-def test_escape_times_agree_and_a_wrong_exponent_fails():
-    settings = {"scale": 0.5, "reward_weight": 0.5, "cells": 300, "step": 0.02, "seed": [0], "threads": 1}
+def test_escape_times_agree_and_wrong_exponent_fails():
+    settings = {"scale": 0.5, "reward_weight": 0.5, "cells": 300, "runs": Runs(count=1000, step=0.02, seed=[0])}
     separations = [2.0, 2.5, 3.0, 3.5, 4.0, 4.25, 4.5]
-    found = [barrier_checks.escape(s, count=1000, simulate=s == 2.0, **settings) for s in separations]
-    checks = {check.name: check for check in barrier_checks.escapes(found)}
+    escapes = [barrier_checks.escape(s, simulate=s == 2.0, **settings) for s in separations]
+    checks = {check.name: check for check in barrier_checks.escape_checks(escapes)}
     assert len(checks) == 3
     assert all(check.passed for check in checks.values())
-    wrong = [(one._replace(gap_time=one.gap_time**1.05), sd) for one, sd in found]
-    failed = [check.name for check in barrier_checks.escapes(wrong) if not check.passed]
+    wrong = [row._replace(gap_time=row.gap_time**1.05) for row in escapes]
+    failed = [check.name for check in barrier_checks.escape_checks(wrong) if not check.passed]
     assert "convergence_time_grows_as_exp_of_barrier" in failed
-    late = [(one._replace(particle_time=1.5 * one.particle_time), sd) for one, sd in found]
-    assert not barrier_checks.escapes(late)[0].passed
+    late = [row._replace(particle_time=1.5 * row.particle_time) for row in escapes]
+    assert not barrier_checks.escape_checks(late)[0].passed

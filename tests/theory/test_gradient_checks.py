@@ -1,4 +1,4 @@
-"""The gradient facts on small random models, beside finite differences, sampling and broken versions of themselves."""
+"""Gradient checks on small random models, against finite differences, sampling and broken versions of themselves."""
 
 import math
 
@@ -7,6 +7,7 @@ import torch
 import toys
 
 from nabla_reasoner.theory import estimators, gradient_checks, gradient_terms
+from nabla_reasoner.theory.check import describe
 
 WEIGHTS = {"reward_weight": 0.7, "nll_weight": 0.3}
 CHAT, ROLLOUT = toys.chat("What is 12 + 34?"), [20, 31, 25, 40]
@@ -15,26 +16,26 @@ CHAT, ROLLOUT = toys.chat("What is 12 + 34?"), [20, 31, 25, 40]
 @pytest.fixture(scope="module")
 def toy_pairs():
     policy, reward = toys.policy(), toys.reward("classifier")
-    return policy, reward, *estimators.pairs(policy, reward, CHAT, [9], candidates=4, **WEIGHTS)
+    return policy, reward, estimators.enumerate_pairs(policy, reward, CHAT, [9], candidates=4, **WEIGHTS)
 
 
 @pytest.mark.parametrize("kind", ["likelihood", "classifier"])
-def test_three_terms_make_the_gradient_and_two_do_not(kind):
+def test_three_terms_sum_to_gradient_two_do_not(kind):
     policy, reward = toys.policy(), toys.reward(kind)
     whole = gradient_terms.decomposition(policy, reward, CHAT, ROLLOUT, **WEIGHTS)
     assert max(whole[:2]) < 1e-6  # Hugging Face's own output matrix may run in float32
     assert max(whole.residual, whole.likelihood_residual, whole.reward_residual) < 1e-12
     assert whole.last_postfix == 0
     for dropped in gradient_terms.TERMS:
-        kept = [name for name in gradient_terms.TERMS if name != dropped]
-        assert gradient_terms.decomposition(policy, reward, CHAT, ROLLOUT, kept=kept, **WEIGHTS).residual > 1e-3
+        others = [name for name in gradient_terms.TERMS if name != dropped]
+        assert gradient_terms.decomposition(policy, reward, CHAT, ROLLOUT, summed=others, **WEIGHTS).residual > 1e-3
     assert (
         gradient_terms.decomposition(policy, reward, CHAT, ROLLOUT, claimed_reward_weight=0.71, **WEIGHTS).residual
         > 1e-4
     )
 
 
-def test_norms_in_logit_space_are_those_of_equation_25():
+def test_logit_norms_match_equation_25():
     policy, reward = toys.policy(), toys.reward()
     norms = gradient_terms.decomposition(policy, reward, CHAT, ROLLOUT, **WEIGHTS).norms
     assert norms.shape == (4, 3, 2)
@@ -47,14 +48,14 @@ def test_norms_in_logit_space_are_those_of_equation_25():
     assert norms[0, 0, 1].item() == pytest.approx((p * (direct - p @ direct)).norm().item(), rel=1e-6)
 
 
-def test_equation_25_needs_the_temperature():
+def test_equation_25_needs_right_temperature():
     settings = {"temperature": 0.5, "rows": 2, "seed": 0}
     assert gradient_terms.logits_residual(50, jacobian_temperature=0.5, **settings) < 1e-14
     assert gradient_terms.logits_residual(50, jacobian_temperature=1.0, **settings) > 0.1
 
 
-def test_sweep_ends_are_those_worked_out_by_hand_and_the_peak_lies_between():
-    sweep = gradient_terms.entropy_sweep(1000, sharpness=[0.0, 1.0, 3.0, 10.0, 1000.0], own_term=True, seed=0)
+def test_sweep_ends_match_hand_computed_values():
+    sweep = gradient_terms.entropy_sweep(1000, sharpness=[0.0, 1.0, 3.0, 10.0, 1000.0], prefix_term=True, seed=0)
     assert sweep.entropy[0].item() == pytest.approx(math.log(1000))
     assert sweep.norm[0].item() == pytest.approx(sweep.uniform, rel=1e-12)
     assert sweep.uniform == pytest.approx(1 / math.sqrt(1000), rel=0.1)
@@ -63,7 +64,7 @@ def test_sweep_ends_are_those_worked_out_by_hand_and_the_peak_lies_between():
     assert sweep.share.max() <= 1
 
 
-def test_true_gradient_equals_finite_differences_and_the_score_estimator_has_it_as_mean(toy_pairs):
+def test_true_gradient_matches_finite_differences_and_score_mean(toy_pairs):
     pairs = toy_pairs[2]
     gradient = estimators.true_gradient(pairs)
     for row, column in ((0, 0), (0, 2), (1, 1), (1, 3)):
@@ -75,27 +76,27 @@ def test_true_gradient_equals_finite_differences_and_the_score_estimator_has_it_
     torch.testing.assert_close(score.mean, gradient, rtol=0, atol=1e-12)
 
 
-def test_enumerated_losses_and_slopes_are_those_of_the_package(toy_pairs):
-    policy, reward, pairs, choices, sequences = toy_pairs
-    by_autograd = estimators.autograd_estimates(policy, reward, pairs, choices, sequences, **WEIGHTS)
+def test_enumerated_estimates_match_autograd_through_models(toy_pairs):
+    policy, reward, pairs = toy_pairs
+    by_autograd = estimators.autograd_estimates(policy, reward, pairs, **WEIGHTS)
     torch.testing.assert_close(estimators.straight_through_estimates(pairs), by_autograd, rtol=0, atol=1e-12)
     assert not torch.allclose(estimators.straight_through_estimates(pairs, temperature=0.9), by_autograd, atol=1e-3)
 
 
-def test_sampled_mean_and_variance_agree_with_the_enumerated_ones(toy_pairs):
+def test_sampled_mean_and_variance_match_enumeration(toy_pairs):
     pairs = toy_pairs[2]
     estimates, probabilities = estimators.straight_through_estimates(pairs), estimators.pair_probabilities(pairs.logits)
     exact = estimators.enumerated(estimates, probabilities)
-    drawn = torch.multinomial(
-        probabilities.ravel(), 40000, replacement=True, generator=torch.Generator().manual_seed(0)
-    )
-    sample = estimates.reshape(-1, 2, 4)[drawn]
-    error = math.sqrt(exact.variance / len(drawn))
+    generator = torch.Generator().manual_seed(0)
+    sample = estimates.reshape(-1, 2, 4)[
+        torch.multinomial(probabilities.ravel(), 40000, replacement=True, generator=generator)
+    ]
+    error = math.sqrt(exact.variance / 40000)
     assert (sample.mean(0) - exact.mean).norm().item() < 4 * error
     assert ((sample - sample.mean(0)) ** 2).sum((1, 2)).mean().item() == pytest.approx(exact.variance, rel=0.05)
 
 
-def test_estimator_is_unbiased_for_a_linear_loss_and_biased_for_a_product(toy_pairs):
+def test_estimator_unbiased_for_linear_biased_for_quadratic_loss(toy_pairs):
     pairs = toy_pairs[2]
     rows = torch.tensor([[1.0, -2.0, 0.5, 3.0], [0.0, 1.0, -1.0, 2.0]]).double()
     linear = pairs._replace(losses=rows[0][:, None] + rows[1][None], slopes=rows.expand(4, 4, 2, 4))
@@ -111,22 +112,22 @@ def test_estimator_is_unbiased_for_a_linear_loss_and_biased_for_a_product(toy_pa
     assert (mean - estimators.true_gradient(squared)).norm() > 0.01 * estimators.true_gradient(squared).norm()
 
 
-def test_gumbel_draws_follow_softmax_and_a_lower_temperature_spreads_more(toy_pairs):
-    sharp, apart = estimators.gumbel_estimator(toy_pairs[2], temperature=0.1, samples=20000, seed=0)
+def test_gumbel_samples_follow_softmax_variance_grows_when_sharp(toy_pairs):
+    sharp, variation = estimators.gumbel_estimator(toy_pairs[2], temperature=0.1, samples=20000, seed=0)
     soft, _ = estimators.gumbel_estimator(toy_pairs[2], temperature=1.0, samples=20000, seed=0)
-    assert apart < 0.02
+    assert variation < 0.02
     assert sharp.variance > 2 * soft.variance
     assert soft.error == pytest.approx(math.sqrt(soft.variance / 20000))
 
 
-def test_shipped_models_pass_proposition_c1_and_fail_without_postfix_or_with_a_wrong_lambda():
+def test_shipped_models_pass_proposition_c1_faults_fail():
     settings = {"count": 1, "seed": 0}
     right, rows = gradient_checks.decompositions("tiny-base", "likelihood", ["products"], **settings)
     assert [check.passed for check in right] == [True] * 3
     assert {row.space for row in rows} == {"y", "z"}
     assert all(row.prefix_share + row.postfix_share + row.reward_share == pytest.approx(1) for row in rows)
     dropped, _ = gradient_checks.decompositions(
-        "tiny-base", "likelihood", ["products"], kept=("prefix", "reward"), **settings
+        "tiny-base", "likelihood", ["products"], summed=("prefix", "reward"), **settings
     )
     assert not dropped[0].passed
     wrong, _ = gradient_checks.decompositions(
@@ -136,10 +137,10 @@ def test_shipped_models_pass_proposition_c1_and_fail_without_postfix_or_with_a_w
     assert not wrong[1].passed
 
 
-def test_models_that_are_not_here_are_skipped_with_a_reason_and_never_pass(monkeypatch):
+def test_missing_models_are_skipped_with_reason(monkeypatch):
     monkeypatch.setattr(gradient_checks, "missing", lambda cell: "no weights")
     checks, rows = gradient_checks.decompositions("smollm2", "smollm2", ["products"], count=1, seed=0)
     assert [check.skipped for check in checks] == ["no weights"] * 3
     assert not any(check.passed for check in checks)
     assert rows == []
-    assert gradient_checks.describe(checks[0]).startswith("skipped")
+    assert describe(checks[0]).startswith("skipped")

@@ -25,8 +25,7 @@ import transformers
 
 from ..reporting import figures
 from ..theory import figures as theory_figures
-from ..theory import gradient_checks
-from ..theory.check import Check, Point
+from ..theory.check import Check, Point, describe
 from ..theory.context import Findings, TheoryContext
 from ..theory.gradient_checks import TermRow
 from ..theory.suite import GROUPS
@@ -89,7 +88,7 @@ def run(command: Command, settings: dict[str, Any]) -> int:
                 group = _make(name, context)
                 results = Findings(*([*before, *new] for before, new in zip(results, group, strict=True)))
                 write(recording.folder, results)
-                part.note = "\n".join(["", *(gradient_checks.describe(check) for check in group.checks), "done"])
+                part.note = "\n".join(["", *(describe(check) for check in group.checks), "done"])
         draw(recording.folder, recording.folder)
         failed = [check.name for check in results.checks if not check.passed and not check.skipped]
         skipped = [check.name for check in results.checks if check.skipped]

@@ -1,16 +1,14 @@
-"""Amortised: policy networks trained towards the optimum of Eq. 3 over many prompts, by PPO and by GRPO.
+"""Amortised training: policy networks trained towards the optimum of Eq. 3 over many prompts, by PPO and by GRPO.
 
-What a fixed point is, for answers y ~ ρ_θ:
+PPO: the return is λ r(y) - log ρ_θ(y)/π(y), with the KL inside. Less a baseline it is the advantage, and
+E[(λ r - log ρ_θ/π) ∇log ρ_θ] = -∇L_PPO(ρ_θ) because E[∇log ρ_θ] = 0. At ρ* ∝ π e^{λr} the return is log Z(x) for every
+answer, so the advantage vanishes answer by answer, not only on average.
 
-    PPO     its return is λ r(y) - log ρ_θ(y)/π(y), the KL inside the return. Minus a baseline this is the advantage,
-            and E[(λ r - log ρ_θ/π) ∇log ρ_θ] = -∇L_PPO(ρ_θ) because E[∇log ρ_θ] = 0. At ρ* ∝ π e^{λr} the return is
-            log Z(x) for every answer: the advantage vanishes answer by answer, not only on average.
-    GRPO    (r - mean)/std within a group, and β = 1/λ times the estimate e^d - d - 1 of KL(ρ_θ‖π) in the loss. Two
-            things move its fixed point away from ρ*: the division by std makes λ another one for each prompt, and the
-            estimate, although unbiased in value, has the gradient of KL(π‖ρ_θ) on-policy, not of KL(ρ_θ‖π).
+GRPO: the advantage is (r - mean)/std within a group. The loss adds β = 1/λ times the estimate e^d - d - 1 of KL(ρ_θ‖π).
+Its fixed point is not ρ*, for two reasons. Division by std changes λ from prompt to prompt. The estimate is unbiased in
+value, but on-policy it has the gradient of KL(π‖ρ_θ), not of KL(ρ_θ‖π).
 
-Both read rewards and log π(y|x) of their answers from tables, since every answer was scored; FLOPs are charged as if
-they had been computed each time.
+Both read rewards and log π(y|x) from tables, since every answer was scored; FLOPs are charged as if computed each time.
 """
 
 from collections.abc import Iterator
@@ -25,13 +23,34 @@ from .. import cost
 from ..engine.sampling import Sampling, draw
 from ..training import losses
 from ..training.loop import Schedule
-from . import exact_laws
+from . import exact_distributions as exact
 
 METHODS = ("ppo", "grpo", "grpo_unscaled")
 
 
+class AmortizedSettings(NamedTuple):
+    """Section `amortised` of configs/ppo.yaml.
+
+    Attributes:
+        num_steps: number of optimiser steps.
+        prompts, group: number of prompts in a batch, and of answers to each.
+        epochs: number of optimiser steps on each batch.
+        clip: ε of the clipped ratio.
+        critic_rate: share by which PPO's critic, one value per prompt, approaches each batch's mean return.
+    """
+
+    num_steps: int
+    learning_rate: float
+    prompts: int
+    group: int
+    epochs: int
+    clip: float
+    critic_rate: float
+    warmup_steps: int = 10
+
+
 class ScoredPrompts(NamedTuple):
-    """Prompts whose answers have all been scored.
+    """Prompts with scores of all their answers.
 
     Attributes:
         prompts: token ids.
@@ -48,51 +67,59 @@ class ScoredPrompts(NamedTuple):
         """log π(y|x)."""
         return self.tokens.sum(-1)
 
-    def take(self, chosen: slice) -> "ScoredPrompts":
-        """Some of the prompts."""
-        return ScoredPrompts(*(part[chosen] for part in self))
+    @property
+    def length(self) -> int:
+        """Number of tokens of an answer."""
+        return self.tokens.shape[2]
+
+    def take(self, selected: slice) -> "ScoredPrompts":
+        """Select some of the prompts."""
+        return ScoredPrompts(*(part[selected] for part in self))
 
 
 class Batch(NamedTuple):
-    """Answers drawn for an update.
+    """Sampled answers for an update.
 
     Attributes:
-        prompts: prompt numbers, each as often in a row as its group has answers.
+        prompts: prompt indices, the answers of a group in a row.
         answers: token ids.
-        numbers: place of each answer among all answers.
-        old: log-probabilities of the tokens under the model that drew them.
+        indices: index of each answer among all answers.
+        old: log-probabilities of the tokens under the model that sampled them.
     """
 
     prompts: Int[Tensor, " batch"]
     answers: Int[Tensor, "batch length"]
-    numbers: Int[Tensor, " batch"]
+    indices: Int[Tensor, " batch"]
     old: Float[Tensor, "batch length"]
 
 
 class PromptSampler(torch.utils.data.IterableDataset):
-    """Prompt numbers of endless batches: `prompts` different ones, `group` answers each, every batch `epochs` times.
+    """Prompt indices of endless batches: `prompts` different ones, `group` answers each, every batch `epochs` times.
 
     Args:
-        total: number of prompts to choose from; with fewer than `prompts`, the group grows instead.
+        total: number of prompts to choose from; if below `prompts`, the group grows instead.
     """
 
     def __init__(self, total: int, *, prompts: int, group: int, epochs: int, seed: int):
         super().__init__()
-        self.total, self.prompts, self.epochs, self.seed = total, min(prompts, total), epochs, seed
+        self.total = total
+        self.prompts = min(prompts, total)
         self.group = prompts * group // self.prompts
+        self.epochs = epochs
+        self.seed = seed
 
     def __iter__(self) -> Iterator[Int[Tensor, " batch"]]:
         generator = torch.Generator().manual_seed(self.seed)
         while True:
-            chosen = torch.randperm(self.total, generator=generator)[: self.prompts].repeat_interleave(self.group)
+            selected = torch.randperm(self.total, generator=generator)[: self.prompts].repeat_interleave(self.group)
             for _ in range(self.epochs):
-                yield chosen
+                yield selected
 
 
 def token_log_probabilities(
     model: torch.nn.Module, prompts: Int[Tensor, "batch size"], answers: Int[Tensor, "batch length"], vocab_size: int
 ) -> Float[Tensor, "batch length"]:
-    """log ρ(y_l|y_<l, x) of given answers."""
+    """Compute log ρ(y_l|y_<l, x) of given answers, with gradient."""
     texts = torch.cat([prompts, answers[:, :-1]], 1)
     logits = model(input_ids=texts).logits[:, prompts.shape[1] - 1 :, :vocab_size]
     return torch.log_softmax(logits, -1).gather(-1, answers[..., None])[..., 0]
@@ -106,38 +133,35 @@ def sample(
     vocab_size: int,
     generator: torch.Generator,
 ) -> tuple[Int[Tensor, "batch length"], Float[Tensor, "batch length"]]:
-    """Answers of one length, token by token, with the log-probability of each token."""
-    texts, seen = prompts, []
+    """Sample answers of `length` tokens, and return them with the log-probability of each token."""
+    texts = prompts
+    log_probabilities = []
     for _ in range(length):
         logits = model(input_ids=texts).logits[:, -1, :vocab_size]
         uniform = torch.rand(len(texts), dtype=torch.float64, generator=generator)
-        drawn = draw(logits, uniform, Sampling(1.0))[:, None]
-        seen.append(torch.log_softmax(logits, -1).gather(1, drawn))
-        texts = torch.cat([texts, drawn], 1)
-    return texts[:, prompts.shape[1] :], torch.cat(seen, 1)
+        tokens = draw(logits, uniform, Sampling(1.0))[:, None]
+        log_probabilities.append(torch.log_softmax(logits, -1).gather(1, tokens))
+        texts = torch.cat([texts, tokens], 1)
+    return texts[:, prompts.shape[1] :], torch.cat(log_probabilities, 1)
 
 
 def penalised_return(
     reward: Float[Tensor, " batch"], log_ratio: Float[Tensor, " batch"], reward_weight: float
 ) -> Float[Tensor, " batch"]:
-    """λ r(y) - log ρ(y)/π(y): what PPO maximises the mean of; constant in y exactly at ρ*."""
+    """Return λ r(y) - log ρ(y)/π(y), whose mean PPO maximises; constant in y exactly at ρ*."""
     return reward_weight * reward - log_ratio
 
 
 class AmortizedTraining(lightning.LightningModule):
-    """A policy network in training on one side of the comparison.
+    """Training of a policy network.
 
     Args:
         model: a copy of the policy's network; it is changed.
         method: "ppo", "grpo", or "grpo_unscaled" (GRPO without the division by std).
-        arena: prompts to train on.
+        scored: prompts to train on.
         reward_weight: λ > 0.
-        group: answers per prompt in a batch.
-        clip: ε of the clipped ratio.
-        critic_rate: PPO's critic is one value per prompt, moved by this share towards each batch's mean return.
-        schedule: optimiser steps and learning rate.
-        epochs: optimiser steps on each batch of answers.
-        seed: of the answers drawn.
+        group: answers per prompt in a batch, as `PromptSampler` has it.
+        seed: seed of the sampled answers.
 
     Raises:
         ValueError: an unknown method.
@@ -147,78 +171,73 @@ class AmortizedTraining(lightning.LightningModule):
         self,
         model: torch.nn.Module,
         method: str,
-        arena: ScoredPrompts,
+        scored: ScoredPrompts,
+        settings: AmortizedSettings,
         *,
         reward_weight: float,
         group: int,
-        clip: float,
-        critic_rate: float,
-        schedule: Schedule,
-        epochs: int,
         seed: int,
     ):
         super().__init__()
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}.")
-        self.model, self.method, self.arena, self.reward_weight = model, method, arena, reward_weight
-        self.group, self.clip, self.critic_rate, self.epochs, self.schedule = group, clip, critic_rate, epochs, schedule
+        self.model = model
+        self.method = method
+        self.scored = scored
+        self.settings = settings
+        self.reward_weight = reward_weight
+        self.group = group
+        self.schedule = Schedule(settings.num_steps, settings.learning_rate, settings.warmup_steps)
         self.generator = torch.Generator().manual_seed(seed)
-        self.vocab_size = round(arena.rewards.shape[1] ** (1 / arena.tokens.shape[2]))
-        self.values: Tensor = torch.full((len(arena.prompts),), torch.nan)
+        self.vocab_size = round(scored.rewards.shape[1] ** (1 / scored.length))
+        self.values: Tensor = torch.full((len(scored.prompts),), torch.nan)  # PPO's critic; NaN before the first batch
         self.batch: Batch | None = None
 
     def transfer_batch_to_device(self, batch: Tensor, device: torch.device, dataloader_idx: int) -> Tensor:
-        """Prompt numbers only; the comparison runs on the CPU."""
+        """Keep prompt indices on the CPU, where the comparison runs."""
         return batch
 
     def training_step(self, prompts: Int[Tensor, " batch"], index: int) -> Float[Tensor, ""]:
-        if index % self.epochs == 0:
-            self.batch = self.experience(prompts)
-            self.advantages = self.judge(self.batch)
+        if index % self.settings.epochs == 0:
+            self.batch = self.sample_batch(prompts)
+            self.advantages = self.compute_advantages(self.batch)
         return self.loss(self.batch, self.advantages)
 
-    def experience(self, prompts: Int[Tensor, " batch"]) -> Batch:
-        """Answers of the present model."""
-        size = self.arena.tokens.shape[2]
-        answers, old = sample(self.model, self.arena.prompts[prompts], size, self.vocab_size, self.generator)
-        numbers = (answers * self.vocab_size ** torch.arange(size).flip(0)).sum(1)
-        return Batch(prompts, answers, numbers, old)
+    def sample_batch(self, prompts: Int[Tensor, " batch"]) -> Batch:
+        """Sample answers of the present model."""
+        answers, old = sample(
+            self.model, self.scored.prompts[prompts], self.scored.length, self.vocab_size, self.generator
+        )
+        return Batch(prompts, answers, exact.answer_indices(answers, self.vocab_size), old)
 
-    def judge(self, batch: Batch) -> Float[Tensor, " batch"]:
-        """Advantages of a batch's answers."""
-        rewards = self.arena.rewards[batch.prompts, batch.numbers].float()
+    def compute_advantages(self, batch: Batch) -> Float[Tensor, " batch"]:
+        """Compute the answers' advantages; PPO also updates its critic."""
+        rewards = self.scored.rewards[batch.prompts, batch.indices].float()
         if self.method != "ppo":
             return losses.group_advantages(rewards.view(-1, self.group), scale=self.method == "grpo").flatten()
-        log_ratio = batch.old.sum(1) - self.arena.prior[batch.prompts, batch.numbers].float()
+        log_ratio = batch.old.sum(1) - self.scored.prior[batch.prompts, batch.indices].float()
         returns = penalised_return(rewards, log_ratio, self.reward_weight)
-        own = batch.prompts.view(-1, self.group)[:, 0]
+        prompts = batch.prompts.view(-1, self.group)[:, 0]
         means = returns.view(-1, self.group).mean(1)
-        known = torch.where(self.values[own].isnan(), means, self.values[own])
-        self.values[own] = known + self.critic_rate * (means - known)
-        return returns - known.repeat_interleave(self.group)
+        baseline = torch.where(self.values[prompts].isnan(), means, self.values[prompts])
+        self.values[prompts] = baseline + self.settings.critic_rate * (means - baseline)
+        return returns - baseline.repeat_interleave(self.group)
 
     def loss(self, batch: Batch, advantages: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
-        """The clipped loss at the present parameters."""
-        prompts = self.arena.prompts[batch.prompts]
-        present = token_log_probabilities(self.model, prompts, batch.answers, self.vocab_size)
-        penalty = (
-            {}
-            if self.method == "ppo"
-            else {
-                "reference_log_probabilities": self.arena.tokens[batch.prompts, batch.numbers].float(),
-                "kl_weight": 1 / self.reward_weight,
-            }
-        )
+        """Compute the clipped loss at the present parameters; GRPO's has the KL penalty."""
+        prompts = self.scored.prompts[batch.prompts]
+        penalized = self.method != "ppo"
         return losses.policy_loss(
-            present,
+            token_log_probabilities(self.model, prompts, batch.answers, self.vocab_size),
             batch.old,
             advantages,
             torch.ones_like(batch.answers, dtype=torch.bool),
-            clip_low=self.clip,
-            clip_high=self.clip,
+            clip_low=self.settings.clip,
+            clip_high=self.settings.clip,
             normalisation="length",
             max_length=batch.answers.shape[1],
-            **penalty,
+            reference_log_probabilities=self.scored.tokens[batch.prompts, batch.indices].float() if penalized else None,
+            kl_weight=1 / self.reward_weight if penalized else 0.0,
         )
 
     def configure_optimizers(self) -> dict:
@@ -227,27 +246,35 @@ class AmortizedTraining(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @torch.no_grad()
-    def laws(self, arena: ScoredPrompts) -> Float[Tensor, "prompts answers"]:
-        """log ρ_θ of every answer to every prompt of an arena."""
-        size = arena.tokens.shape[2]
-        return exact_laws.token_log_probabilities(self.model, arena.prompts.tolist(), self.vocab_size, size).sum(-1)
+    def distributions(self, scored: ScoredPrompts) -> Float[Tensor, "prompts answers"]:
+        """Compute log ρ_θ of every answer to the given prompts."""
+        tokens = exact.token_log_probabilities(self.model, scored.prompts.tolist(), self.vocab_size, scored.length)
+        return tokens.sum(-1)
 
 
 def batch_flops(
-    parameters: int, judge: int, size: int, length: int, *, prompts: int, answers: int, epochs: int
+    *,
+    policy_parameters: int,
+    reward_parameters: int,
+    prompt_size: int,
+    length: int,
+    prompts: int,
+    answers: int,
+    epochs: int,
 ) -> float:
-    """FLOPs of drawing one batch of answers, judging it, and taking its optimiser steps.
+    """Return the FLOPs of sampling one batch of answers, scoring it, and taking its optimiser steps.
 
-    Drawing, the reference policy's log-probabilities and the reward read each prompt once for all its answers. An
+    Sampling, the reference policy's log-probabilities and the reward read each prompt once for all its answers. An
     optimiser step reads every answer with its prompt, forward (2 N per token) and backward with the gradients of the
     weights (4 N).
 
     Args:
-        parameters, judge: N of the policy and of the reward model (see `cost`).
-        size, length: tokens of a prompt and of an answer.
-        prompts, answers: in the batch.
+        policy_parameters, reward_parameters: N of both models (see `cost`).
+        prompt_size, length: number of tokens of a prompt and of an answer.
+        prompts, answers: number of each in the batch.
     """
-    drawn = cost.prefill(parameters, prompts * size).flops + cost.decoding(parameters, answers * length).flops
-    read = prompts * size + answers * length
-    judged = cost.policy_forward(parameters, read).flops + cost.scoring(judge, read).flops
-    return drawn + judged + epochs * 6.0 * parameters * answers * (size + length)
+    read = prompts * prompt_size + answers * length
+    prompt_flops = cost.prefill(policy_parameters, prompts * prompt_size).flops
+    sampling = prompt_flops + cost.decoding(policy_parameters, answers * length).flops
+    scoring = cost.policy_forward(policy_parameters, read).flops + cost.scoring(reward_parameters, read).flops
+    return sampling + scoring + epochs * 6.0 * policy_parameters * answers * (prompt_size + length)

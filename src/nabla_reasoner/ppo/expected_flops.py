@@ -3,79 +3,103 @@
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import cost
 from ..models.language_models import Policy, RewardModel
 from ..types import Messages
 from . import markov_chains
-from .exact_laws import LogProbs, ScoredPrompt
+from .exact_distributions import LogProbs, ScoredPrompt
 from .markov_chains import Matrix
 
 
 class FlopPrices(NamedTuple):
-    """FLOPs of what methods do, for one prompt and answers of one length.
+    """FLOPs of a method's steps, for one prompt and answers of one length.
 
-    Each model reads the prompt once; every pass after that reads the answer and the token before it.
+    Each model reads the prompt once; every later pass reads the answer and the token before it.
 
     Attributes:
-        prompt: reading the prompt with the policy.
-        both: reading it with policy and reward model.
-        token: drawing one token.
-        rollout: drawing an answer.
-        score: one reward.
+        policy_prompt: reading the prompt with the policy.
+        both_prompts: reading it with policy and reward model.
+        token: sampling one token.
+        rollout: sampling an answer.
+        score: computing one reward.
         evaluation: one gradient evaluation of policy and reward model.
     """
 
-    prompt: float
-    both: float
+    policy_prompt: float
+    both_prompts: float
     token: float
     rollout: float
     score: float
     evaluation: float
 
 
-def price_list(policy: Policy, reward: RewardModel, prompt: Messages, length: int) -> FlopPrices:
-    """Prices for one prompt."""
-    own, judge, read = policy.parameters, reward.parameters, length + 1
-    opening = cost.prefill(own, len(policy.prompt_ids(prompt))).flops
-    judged = cost.scoring(judge, len(reward.prompt_ids(prompt))).flops
+def flop_prices(policy: Policy, reward: RewardModel, prompt: Messages, length: int) -> FlopPrices:
+    """Compute the prices for one prompt and answers of `length` tokens."""
+    policy_size, reward_size = policy.parameters, reward.parameters
+    read = length + 1
+    policy_prompt = cost.prefill(policy_size, len(policy.prompt_ids(prompt))).flops
+    reward_prompt = cost.scoring(reward_size, len(reward.prompt_ids(prompt))).flops
     return FlopPrices(
-        opening,
-        opening + judged,
-        cost.decoding(own, 1).flops,
-        cost.decoding(own, length).flops,
-        cost.scoring(judge, read).flops,
-        cost.gradient_evaluation(own, read, read, judge, read, read).flops,
+        policy_prompt=policy_prompt,
+        both_prompts=policy_prompt + reward_prompt,
+        token=cost.decoding(policy_size, 1).flops,
+        rollout=cost.decoding(policy_size, length).flops,
+        score=cost.scoring(reward_size, read).flops,
+        evaluation=cost.gradient_evaluation(policy_size, read, read, reward_size, read, read).flops,
     )
 
 
 class ExpectedCost:
-    """Expected cost of passes of ∇-Reasoner's loop, position by position.
+    """Expected cost of passes of ∇-Reasoner's loop, accumulated position by position.
 
-    The engine's rules: one gradient evaluation serves every position until a revision is accepted; where a position is
-    open to revision, its descent costs the evaluations that flips call for; a redraw that differs costs a roll-out
-    behind it and a reward. Evaluations are charged for the whole answer, although the engine reads only what follows
-    the position.
+    The engine's rules: one gradient evaluation serves every position until a proposal is accepted. A selected position
+    costs the evaluations that its flips need. A redraw of another token costs a rollout after it and a reward.
+    Evaluations are charged for the whole answer, although the engine reads only what follows the position.
+
+    Args:
+        confidence_threshold: positions with a higher confidence are skipped.
+        gradient: whether gradients are evaluated at all.
     """
 
-    def __init__(self, price: FlopPrices, landscape: ScoredPrompt, gate: float, gradient: bool):
-        self.price, self.landscape, self.gate, self.gradient = price, landscape, gate, gradient
-        self.flops, self.evaluations = price.both + price.rollout, 0.0
-        self.unseen = landscape.prior.exp()  # mass of answers whose gradient is not at hand
+    def __init__(self, prices: FlopPrices, scored: ScoredPrompt, confidence_threshold: float, gradient: bool):
+        self.prices = prices
+        self.scored = scored
+        self.confidence_threshold = confidence_threshold
+        self.gradient = gradient
+        self.flops = prices.both_prompts + prices.rollout
+        self.evaluations = 0.0
+        self.unevaluated = scored.prior.exp()  # probability of answers without a current gradient
 
-    def add(self, law: LogProbs, position: int, matrix: Matrix, redraw: Tensor, extra: list[int]) -> None:
-        """Charge one position under the law before it, given its transition matrix."""
-        answers = self.landscape.answers
-        looking = markov_chains.next_confidence(self.landscape, position) <= self.gate
-        mass = law.exp() * looking
+    def add(
+        self,
+        distribution: LogProbs,
+        position: int,
+        matrix: Matrix,
+        redraw: Float[Tensor, "answers vocab"],
+        flip_evaluations: list[int],
+    ) -> None:
+        """Charge one position.
+
+        Args:
+            distribution: distribution of the answer before the position.
+            matrix: transition matrix of the position.
+            redraw: log-probabilities of the redrawn token.
+            flip_evaluations: by answer, gradient evaluations besides the first.
+        """
+        answers = self.scored.answers
+        selected = markov_chains.next_confidence(self.scored, position) <= self.confidence_threshold
+        mass = distribution.exp() * selected
         differs = 1 - redraw.gather(-1, answers[:, position, None])[:, 0].exp()
         proposals = (mass * differs).sum().item()
         if self.gradient:
-            looked = (self.unseen * looking).sum().item() + (mass * torch.tensor(extra)).sum().item()
-            self.evaluations += looked
-            self.flops += looked * self.price.evaluation
-        moved = law.exp() @ (matrix - torch.diag(matrix.diagonal()))
-        self.unseen = self.unseen * ~looking + moved
+            first = (self.unevaluated * selected).sum().item()
+            evaluations = first + (mass * torch.tensor(flip_evaluations)).sum().item()
+            self.evaluations += evaluations
+            self.flops += evaluations * self.prices.evaluation
+        moved = distribution.exp() @ (matrix - torch.diag(matrix.diagonal()))
+        self.unevaluated = self.unevaluated * ~selected + moved
         rest = answers.shape[1] - position - 1
-        self.flops += proposals * (self.price.score + rest * self.price.token)
+        self.flops += proposals * (self.prices.score + rest * self.prices.token)

@@ -1,4 +1,6 @@
-"""The figure of `./reproduce.sh ppo`, from its three tables."""
+"""Figure of `./reproduce.sh ppo`, from its three tables."""
+
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,30 +11,39 @@ from matplotlib.figure import Figure
 
 from . import tables
 
-# Okabe and Ito's colours; a marker for each method, for print.
+
+class Style(NamedTuple):
+    """Colour, marker and line style of a method; line "none" draws markers only."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+# Okabe and Ito's colours for colour-blind readers, with different markers for print.
 STYLES = {
-    "best_of_n": ("#0072B2", "o", "-"),
-    "weighted_choice": ("#56B4E9", "v", "-"),
-    "independent_metropolis": ("#009E73", "^", "-"),
-    "langevin_metropolis": ("#D55E00", "s", "-"),
-    "moves_without_gradient": ("#E69F00", "s", ":"),
-    "langevin_unadjusted": ("#D55E00", "x", ":"),
-    "logit_langevin": ("#999999", "x", ":"),
-    "dto_resampled": ("#CC79A7", "P", ""),
-    "nabla_reasoner": ("#CC79A7", "*", ""),
-    "nabla_without_gradient": ("#CC79A7", "D", ""),
-    "ppo": ("black", "h", "--"),
-    "grpo": ("#777777", "p", "--"),
+    "best_of_n": Style("#0072B2", "o", "-"),
+    "weighted_choice": Style("#56B4E9", "v", "-"),
+    "independent_metropolis": Style("#009E73", "^", "-"),
+    "langevin_metropolis": Style("#D55E00", "s", "-"),
+    "moves_without_gradient": Style("#E69F00", "s", ":"),
+    "langevin_unadjusted": Style("#D55E00", "x", ":"),
+    "logit_langevin": Style("#999999", "x", ":"),
+    "dto_resampled": Style("#CC79A7", "P", "none"),
+    "nabla_reasoner": Style("#CC79A7", "*", "none"),
+    "nabla_without_gradient": Style("#CC79A7", "D", "none"),
+    "ppo": Style("black", "h", "--"),
+    "grpo": Style("#777777", "p", "--"),
 }
 FLOOR = 1e-3  # nats; smaller divergences are drawn here
 
 
 def comparison(table: pd.DataFrame, curves: pd.DataFrame, crossing: pd.DataFrame, weight: float) -> Figure:
-    """Four panels: divergence against compute, reward against divergence from π, divergence over λ, break-even.
+    """Draw divergence against compute, reward against divergence from π, divergence over λ, and break-even.
 
     Args:
         table, curves, crossing: ppo.csv, curves.csv and break_even.csv.
-        weight: the λ of the first, second and fourth panel.
+        weight: λ of the first, second and fourth panel.
 
     Raises:
         ValueError: no row of that λ.
@@ -54,37 +65,52 @@ def comparison(table: pd.DataFrame, curves: pd.DataFrame, crossing: pd.DataFrame
     return figure
 
 
-def _label(method: str) -> str:
-    return tables.NAMES[method].replace("e^{λr}", "$e^{λr}$")
+def _finish(axis: Axes, title: str, x: str, y: str) -> None:
+    """Set a panel's title, axis labels and grid."""
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.grid(alpha=0.3)
 
 
-def _line(axis: Axes, method: str, x: pd.Series, y: pd.Series) -> None:
-    colour, marker, line = STYLES[method]
-    size = 12 if marker == "*" else 6
-    axis.plot(x, y, color=colour, marker=marker, linestyle=line or "none", markersize=size, label=_label(method))
+def _line(axis: Axes, method: str, x: pd.Series, y: pd.Series, *, line: str | None = None, label: bool = True) -> None:
+    """Draw a method in its style, or with another line; without a label it stays out of the legend."""
+    style = STYLES[method]
+    name = tables.NAMES[method].replace("e^{λr}", "$e^{λr}$") if label else None
+    axis.plot(
+        x,
+        y,
+        color=style.colour,
+        marker=style.marker,
+        linestyle=line or style.line,
+        markersize=12 if style.marker == "*" else 6,
+        label=name,
+    )
 
 
 def _compute(axis: Axes, rows: pd.DataFrame, curves: pd.DataFrame, weight: float) -> None:
     for method in STYLES:
-        own = rows[(rows.method == method) & (rows.side == "deamortised")].sort_values("amount")
-        if len(own):
-            _line(axis, method, own.flops, own.kl.clip(lower=FLOOR))
+        results = rows[(rows.method == method) & (rows.side == "deamortised")].sort_values("amount")
+        if len(results):
+            _line(axis, method, results.flops, results.kl.clip(lower=FLOOR))
     most = int(curves.trained_on.max())
-    draw = rows[rows.side == "amortised"].flops.iloc[0]
+    answer = rows[rows.side == "amortised"].flops.iloc[0]
+    trained = curves[
+        (curves.reward_weight == weight) & (curves.trained_on == most) & (curves.measured_on == "compared")
+    ]
     for method in ("ppo", "grpo"):
-        own = curves[(curves.method == method) & (curves.reward_weight == weight) & (curves.trained_on == most)]
-        own = own[own.measured_on == "compared"]
-        _line(axis, method, draw + own.training_flops / most, own.kl.clip(lower=FLOOR))
-    prior, whole = rows[rows.method == "policy"].iloc[0], rows[rows.method == "enumeration"].iloc[0]
+        curve = trained[trained.method == method]
+        _line(axis, method, answer + curve.training_flops / most, curve.kl.clip(lower=FLOOR))
+    prior, enumeration = rows[rows.method == "policy"].iloc[0], rows[rows.method == "enumeration"].iloc[0]
     axis.axhline(prior.kl, color="#999999", linewidth=1)
     axis.annotate("π itself", (1, prior.kl), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", ha="right")
-    axis.axvline(whole.flops, color="#999999", linewidth=1, linestyle=":")
-    axis.annotate(" scoring every\n answer", (whole.flops, 0.01), fontsize=8, ha="left")
+    axis.axvline(enumeration.flops, color="#999999", linewidth=1, linestyle=":")
+    axis.annotate(" scoring every\n answer", (enumeration.flops, 0.01), fontsize=8, ha="left")
     axis.set_ylim(FLOOR / 1.5, 3 * prior.kl)
-    axis.set(xscale="log", yscale="log", xlabel=f"FLOPs an answer (training shared by {most} prompts, one answer each)")
-    axis.set_ylabel("KL(ρ‖ρ*), nats")
-    axis.set_title(f"distance to the optimum against compute, λ = {weight:g}", fontsize=10)
-    axis.grid(alpha=0.3)
+    axis.set(xscale="log", yscale="log")
+    title = f"distance to the optimum against compute, λ = {weight:g}"
+    x = f"FLOPs an answer (training shared by {most} prompts, one answer each)"
+    _finish(axis, title, x, "KL(ρ‖ρ*), nats")
 
 
 def _frontier(axis: Axes, rows: pd.DataFrame, optimum: pd.DataFrame, weight: float) -> None:
@@ -96,85 +122,63 @@ def _frontier(axis: Axes, rows: pd.DataFrame, optimum: pd.DataFrame, weight: flo
         [start.reward, *path.reward],
         color="black",
         linewidth=1,
-        label="ρ* over λ (no law lies above)",
+        label="ρ* over λ (no distribution lies above)",
     )
     axis.plot(star.kl_to_policy, star.reward, color="black", marker="|", markersize=12, linestyle="none")
+    offset = {"xytext": (-5, 8), "textcoords": "offset points", "ha": "right", "fontsize": 8}
     for row in star.itertuples():
-        axis.annotate(
-            f"λ={row.reward_weight:g}",
-            (row.kl_to_policy, row.reward),
-            fontsize=8,
-            xytext=(-5, 8),
-            textcoords="offset points",
-            ha="right",
-        )
+        axis.annotate(f"λ={row.reward_weight:g}", (row.kl_to_policy, row.reward), **offset)
     axis.margins(y=0.1)
     for method in STYLES:
-        own = rows[(rows.method == method) & (rows.reward_weight == weight)].sort_values("amount")
-        if len(own):
-            _line(axis, method, own.kl_to_policy, own.reward)
-    axis.set(xlabel="KL(ρ‖π), nats", ylabel="E[r], nats")
-    axis.set_title(f"reward bought with divergence from π, methods at λ = {weight:g}", fontsize=10)
-    axis.grid(alpha=0.3)
+        results = rows[(rows.method == method) & (rows.reward_weight == weight)].sort_values("amount")
+        if len(results):
+            _line(axis, method, results.kl_to_policy, results.reward)
+    title = f"reward against divergence from π, methods at λ = {weight:g}"
+    _finish(axis, title, "KL(ρ‖π), nats", "E[r], nats")
 
 
 def _over_weights(axis: Axes, rows: pd.DataFrame) -> None:
     for method in STYLES:
-        own = rows[rows.method == method]
-        if own.empty:
+        results = rows[rows.method == method].sort_values("reward_weight", kind="stable")
+        if results.empty:
             continue
         if method == "best_of_n":
-            last = own[own.amount == 8]
-            axis.plot(
-                last.reward_weight,
-                last.kl.clip(lower=FLOOR),
-                color=STYLES[method][0],
-                marker="o",
-                markerfacecolor="none",
-                label="Best-of-8",
-            )
+            results = results[results.amount == 8]
+            style = {"color": STYLES[method].colour, "marker": "o", "markerfacecolor": "none", "label": "Best-of-8"}
+            axis.plot(results.reward_weight, results.kl.clip(lower=FLOOR), **style)
             continue
-        last = own[own.amount == own.groupby("reward_weight").amount.transform("max")].sort_values("reward_weight")
-        colour, marker, line = STYLES[method]
-        axis.plot(
-            last.reward_weight,
-            last.kl.clip(lower=FLOOR),
-            color=colour,
-            marker=marker,
-            linestyle=line or "-.",
-            markersize=12 if marker == "*" else 6,
-        )
-    own = rows[rows.method == "policy"].sort_values("reward_weight")
-    axis.plot(own.reward_weight, own.kl, color="#999999", linewidth=1)
-    axis.annotate("π itself", (own.reward_weight.iloc[-1], own.kl.iloc[-1]), fontsize=8, ha="right", va="bottom")
+        largest = results[results.amount == results.groupby("reward_weight").amount.transform("max")]
+        line = "-." if STYLES[method].line == "none" else None
+        _line(axis, method, largest.reward_weight, largest.kl.clip(lower=FLOOR), line=line, label=False)
+    prior = rows[rows.method == "policy"].sort_values("reward_weight")
+    axis.plot(prior.reward_weight, prior.kl, color="#999999", linewidth=1)
+    axis.annotate("π itself", (prior.reward_weight.iloc[-1], prior.kl.iloc[-1]), fontsize=8, ha="right", va="bottom")
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     weights = sorted(rows.reward_weight.unique())
-    axis.set_xticks(weights, [f"{each:g}" for each in weights])
-    axis.set(xlabel="λ", ylabel="KL(ρ‖ρ*), nats")
-    axis.set_title(f"over λ, largest amounts ({FLOOR:g} stands for less)", fontsize=10)
-    axis.grid(alpha=0.3)
+    axis.set_xticks(weights, [f"{weight:g}" for weight in weights])
+    _finish(axis, f"over λ, largest amounts ({FLOOR:g} stands for less)", "λ", "KL(ρ‖ρ*), nats")
 
 
 def _payback(axis: Axes, crossing: pd.DataFrame) -> None:
-    """Total cost against the number of answers, at one target."""
-    axis.set_title("no target was reached by training", fontsize=10)
+    """Draw total cost against the number of answers, at the tightest target reached."""
     if crossing.empty:
+        axis.set_title("no target was reached by training", fontsize=10)
         return
-    most = crossing[crossing.trained_on == crossing.trained_on.max()]
-    own = crossing[(crossing.target_kl == most.target_kl.min()) & crossing.method.isin(STYLES)]
-    answers = np.geomspace(1, 3 * own.answers.max(), 60)
-    for count, rows in own.groupby("trained_on"):
+    target = crossing[crossing.trained_on == crossing.trained_on.max()].target_kl.min()
+    crossing = crossing[(crossing.target_kl == target) & crossing.method.isin(STYLES)]
+    answers = np.geomspace(1, 3 * crossing.answers.max(), 60)
+    for count, rows in crossing.groupby("trained_on"):
         first = rows.iloc[0]
         axis.plot(answers, first.training_flops + answers * first.amortised_flops, color="black", linestyle="--")
-        words = f"PPO on {count:.0f} (new prompts: {first.held_out_kl:.1f} nats)"
-        axis.annotate(words, (1, first.training_flops), fontsize=7.5, va="bottom")
-    for method, rows in own.groupby("method", sort=False):
+        text = f"PPO on {count:.0f} (new prompts: {first.held_out_kl:.1f} nats)"
+        axis.annotate(text, (1, first.training_flops), fontsize=7.5, va="bottom")
+    for method, rows in crossing.groupby("method", sort=False):
         colour, _, line = STYLES[method]
         flops = rows.flops.iloc[0]
-        axis.plot(answers, answers * flops, color=colour, linestyle=line or "-")
-        axis.plot(rows.answers, rows.answers * flops, color=colour, marker="o", linestyle="none", markersize=4)
-    axis.set(xscale="log", yscale="log", xlabel="answers given", ylabel="FLOPs in all")
+        axis.plot(answers, answers * flops, color=colour, linestyle="-" if line == "none" else line)
+        axis.plot(rows.answers, rows.answers * flops, "o", color=colour, markersize=4)
+    axis.set(xscale="log", yscale="log")
     axis.xaxis.set_major_locator(ticker.LogLocator(numticks=8))
-    axis.set_title(f"break-even (dots): mean KL to ρ* at most {own.target_kl.iloc[0]:g} nats", fontsize=10)
-    axis.grid(alpha=0.3)
+    title = f"break-even (dots): mean KL to ρ* at most {target:g} nats"
+    _finish(axis, title, "answers given", "FLOPs in all")

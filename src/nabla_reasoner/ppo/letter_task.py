@@ -1,40 +1,39 @@
-"""A task small enough that every answer can be scored: strings of letters, a policy with several habits, a reward.
+"""A task whose answers can all be scored: strings of letters, a policy with several habits, a likelihood reward.
 
-A prompt is a string of the letters a to d between two colons. The policy has learnt three habits (copy the prompt,
-reverse it, replace each letter by the next one), each followed carelessly; the judge, whose log-likelihood is the
-reward, has learnt the last two only. So π has several modes, which a sampler has to find and weigh, and ρ* ∝ π e^{λr}
-keeps two of them.
+A prompt is a string of the letters a to d between two colons. The policy has learnt three habits, each followed with
+errors: copy the prompt, reverse it, replace each letter by the next one. The reward model has learnt the last two only.
+So π has several modes, of which ρ* ∝ π e^{λr} keeps two.
 
-All four letters and the colon can be drawn at any position, and an answer has a fixed length: the end token is a row
-of the models' embeddings beyond the tokenizer's vocabulary, which no policy here can draw (`models.Policy`). The space
-is therefore 5^length answers per prompt. Models and tokenizer are ordinary Hugging Face folders.
+Each position of an answer can be any of the four letters or the colon, so a prompt has 5^length answers. No answer ends
+early: the end token's id lies beyond the tokenizer's vocabulary, which `Policy` never samples.
 """
 
+import itertools
 import random
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import lightning
 import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from ..models import random_init
 from ..training import loop
 from ..training.data import Example, Mixture
 
 ALPHABET, MARKER = "abcd", ":"
 TOKENS = ALPHABET + MARKER
 END = len(TOKENS)  # id of the end token, one beyond the tokenizer's vocabulary
-HABITS = {"copy": 0.5, "reverse": 0.3, "next": 0.2}  # how often the demonstrations follow each
-LIKED = {"reverse": 0.5, "next": 0.5}
-CARELESS = 0.25  # chance that a demonstrated token is replaced by one drawn at random
+HABITS = {"copy": 0.5, "reverse": 0.3, "next": 0.2}  # shares in the policy's demonstrations
+REWARDED = {"reverse": 0.5, "next": 0.5}  # shares in the reward model's demonstrations
+ERROR_RATE = 0.25  # probability that a demonstrated token is replaced by a random one
 TEMPLATE = "{% for message in messages %}:{{ message['content'] }}:{% endfor %}"
 
 
 def build_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """One token per character, without an end token."""
+    """Build a tokenizer with one token per character and no end token."""
     tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(TOKENS)}, unk_token=MARKER))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -44,7 +43,7 @@ def build_tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 
 def follow(habit: str, prompt: str) -> str:
-    """The answer that a habit gives to a prompt."""
+    """Return the answer that a habit gives to a prompt."""
     if habit == "copy":
         return prompt
     if habit == "reverse":
@@ -53,37 +52,41 @@ def follow(habit: str, prompt: str) -> str:
 
 
 def prompts(length: int, seed: int) -> list[str]:
-    """All prompts of a length, in a random order."""
-    every = [""]
-    for _ in range(length):
-        every = [text + letter for text in every for letter in ALPHABET]
-    random.Random(seed).shuffle(every)
-    return every
+    """Return all prompts of a length, in a random order."""
+    texts = ["".join(letters) for letters in itertools.product(ALPHABET, repeat=length)]
+    random.Random(seed).shuffle(texts)
+    return texts
 
 
 def ids(text: str) -> list[int]:
-    """Token ids of a string."""
+    """Return the token ids of a string."""
     return [TOKENS.index(token) for token in text]
 
 
-def _careless(text: str, generator: random.Random) -> str:
-    return "".join(generator.choice(TOKENS) if generator.random() < CARELESS else token for token in text)
+def _with_errors(text: str, generator: random.Random) -> str:
+    return "".join(generator.choice(TOKENS) if generator.random() < ERROR_RATE else token for token in text)
 
 
-def demonstrations(chosen: Sequence[str], count: int, seed: int, habits: Mapping[str, float] = HABITS) -> list[Example]:
-    """Answers by a random habit, followed carelessly: what the policy learns from (and, of other habits, the judge)."""
-    generator, names = random.Random(seed), list(habits)
+def demonstrations(
+    prompts: Sequence[str], count: int, seed: int, habits: Mapping[str, float] = HABITS
+) -> list[Example]:
+    """Sample `count` examples of a random habit on a random prompt, with errors."""
+    generator = random.Random(seed)
     examples = []
     for _ in range(count):
-        prompt = generator.choice(chosen)
-        (habit,) = generator.choices(names, weights=list(habits.values()))
-        answer = _careless(follow(habit, prompt), generator)
+        prompt = generator.choice(prompts)
+        (habit,) = generator.choices(list(habits), weights=list(habits.values()))
+        answer = _with_errors(follow(habit, prompt), generator)
         examples.append(Example("letters", ids(f":{prompt}:"), ids(answer)))
     return examples
 
 
-def build_model(shape: dict) -> torch.nn.Module:
-    """Return a randomly initialised causal LM over the letters and the end token."""
+def build_model(shape: dict[str, Any]) -> torch.nn.Module:
+    """Build a Hugging Face causal LM over the letters and the end token, with random weights.
+
+    Args:
+        shape: fields of the Hugging Face configuration (`model_type`, `hidden_size`, ...).
+    """
     settings = {
         "vocab_size": END + 1,
         "max_position_embeddings": 64,
@@ -93,45 +96,53 @@ def build_model(shape: dict) -> torch.nn.Module:
     return random_init.build_model({**shape, **settings}, build_tokenizer())
 
 
+def quiet_trainer(**settings: Any) -> lightning.Trainer:
+    """Build a Lightning trainer for one CPU that writes and prints nothing."""
+    return lightning.Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **settings,
+    )
+
+
 def fit(
     module: lightning.LightningModule,
     loader: torch.utils.data.DataLoader,
     steps: int,
     callbacks: Sequence[lightning.Callback] = (),
 ) -> None:
-    """Run a short training on the CPU: nothing is logged or kept but the module itself."""
+    """Train a module for `steps` optimiser steps; only the module itself is changed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        lightning.Trainer(
-            accelerator="cpu",
-            devices=1,
-            max_steps=steps,
-            gradient_clip_val=1.0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=list(callbacks),
-        ).fit(module, loader)
+        trainer = quiet_trainer(max_steps=steps, gradient_clip_val=1.0, callbacks=list(callbacks))
+        trainer.fit(module, loader)
 
 
-def train(folder: Path, chosen: Sequence[str], *, shape: dict, schedule: loop.Schedule, batch: int, seed: int) -> None:
-    """Train policy and judge, and write them as `folder`/policy and `folder`/judge.
+class ModelSettings(NamedTuple):
+    """Section `models` of configs/ppo.yaml: the shape of both models, and their training."""
 
-    Args:
-        chosen: prompts that occur in the training data.
-        shape: of both models, as Hugging Face configurations name it (`model_type`, `hidden_size`, ...).
-        batch: examples in a step.
-    """
-    count = batch * schedule.num_steps // 4  # each example is seen about four times
-    for number, (name, habits) in enumerate((("policy", HABITS), ("judge", LIKED))):
+    shape: dict[str, Any]
+    num_steps: int
+    learning_rate: float
+    batch: int
+
+
+def train(folder: Path, prompts: Sequence[str], settings: ModelSettings, seed: int) -> None:
+    """Train policy and reward model on demonstrations for `prompts`; write `folder`/policy and `folder`/judge."""
+    schedule = loop.Schedule(settings.num_steps, settings.learning_rate, warmup_steps=50, weight_decay=0.0)
+    count = settings.batch * settings.num_steps // 4  # each example is used about four times
+    for number, (name, habits) in enumerate((("policy", HABITS), ("judge", REWARDED))):
         lightning.seed_everything(seed + number, verbose=False)
-        module = loop.LanguageModelTraining(build_model(shape), schedule)
-        examples = demonstrations(chosen, count, seed + number, habits)
-        pool = Mixture({"letters": examples}, {"letters": batch}, seed)
-        fit(module, torch.utils.data.DataLoader(pool, batch_size=None), schedule.num_steps)
+        module = loop.LanguageModelTraining(build_model(settings.shape), schedule)
+        examples = demonstrations(prompts, count, seed + number, habits)
+        batches = Mixture({"letters": examples}, {"letters": settings.batch}, seed)
+        fit(module, torch.utils.data.DataLoader(batches, batch_size=None), settings.num_steps)
         if name == "judge":
-            # answers have one length: whatever stands last ends one, and a judge that never saw an end reads none
+            # every token counts as an end token, so that none, which the model never saw, is appended to an answer
             module.model.generation_config.eos_token_id = list(range(END))
         module.model.eval().save_pretrained(folder / name)
         build_tokenizer().save_pretrained(folder / name)

@@ -1,6 +1,7 @@
-"""Tables and verdict of `./reproduce.sh ppo`: every number and every comparison in words is computed from its rows."""
+"""Tables of `./reproduce.sh ppo`: columns and names, selections of rows, break-even."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -49,9 +50,9 @@ NAMES = {
     "nabla_metropolis": "∇-Reasoner, Metropolis test",
     "nabla_metropolis_null": "∇-Reasoner without gradient, Metropolis test",
 }
-NEAR = 0.1  # nats to ρ* that count as having arrived
-SHOWN = (4, 16, 64)  # amounts in the table, where a method has several
-EXACT = (  # whose law tends to ρ* as more is spent
+NEAR = 0.1  # nats; a distribution this close to ρ* counts as having reached it
+PRINTED_AMOUNTS = (4, 16, 64)  # amounts in the main table, for methods with several
+EXACT = (  # methods whose distribution tends to ρ* with more compute
     "weighted_choice",
     "independent_metropolis",
     "langevin_metropolis",
@@ -62,67 +63,79 @@ EXACT = (  # whose law tends to ρ* as more is spent
 PER_PROMPT = ("best_of_n", *EXACT, "dto_resampled", "nabla_reasoner")
 
 
+class BreakEven(NamedTuple):
+    """One row of break_even.csv: training by PPO against a method that spends compute on each prompt.
+
+    Attributes:
+        target_kl: mean KL to ρ* that both must reach, in nats.
+        trained_on: number of prompts trained on.
+        held_out_kl: mean KL of the trained policy on new prompts; above the target it does not serve them.
+        amortised_flops, flops: FLOPs of one answer, by the trained policy and by `method` at `amount`.
+        answers, answers_per_prompt: number of answers after which training has paid.
+    """
+
+    reward_weight: float
+    target_kl: float
+    trained_on: int
+    training_flops: float
+    held_out_kl: float
+    amortised_flops: float
+    method: str
+    amount: int
+    flops: float
+    answers: float
+    answers_per_prompt: float
+
+
 def compared(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows that all methods share: the compared prompts; amortised policies trained on most prompts."""
+    """Select the rows that all methods share: the compared prompts, and policies trained on the most prompts."""
     most = table.trained_on.max()
     return table[(table.measured_on == "compared") & (table.trained_on.isna() | (table.trained_on == most))]
 
 
 def cheapest(rows: pd.DataFrame, method: str, target: float) -> pd.Series | None:
-    """The cheapest amount of a method whose mean KL to ρ* is at most `target`; None where none is."""
-    good = rows[(rows.method == method) & (rows.kl <= target)]
-    return None if good.empty else good.sort_values("flops").iloc[0]
+    """Return the cheapest row of a method whose mean KL to ρ* is at most `target`; None if there is none."""
+    reached = rows[(rows.method == method) & (rows.kl <= target)]
+    return None if reached.empty else reached.sort_values("flops").iloc[0]
 
 
 def break_even(table: pd.DataFrame, curves: pd.DataFrame, weight: float, targets: Sequence[float]) -> pd.DataFrame:
-    """After how many answers training has paid, against each method that spends per prompt and reaches the target.
+    """Compute after how many answers training has paid, against each test-time method that reaches the target.
 
-    Training costs C until the mean KL to ρ* on its own prompts is at most the target; then an answer costs c instead of
-    the other's c', and training has paid after C/(c' - c) answers. A target that training never reached has no row.
-    `held_out_kl` says whether those answers may be to new prompts.
+    Training costs C until the mean KL to ρ* on its own prompts is at most the target. Then an answer costs c instead of
+    the other method's c', and training has paid after C/(c' - c) answers. A target that training never reached has no
+    row.
     """
     rows = compared(table)
     rows = rows[(rows.reward_weight == weight) & (rows.side == "deamortised")]
-    draw = table[table.side == "amortised"].flops.iloc[0]
+    answer_flops = table[table.side == "amortised"].flops.iloc[0]
     trained = curves[(curves.method == "ppo") & (curves.reward_weight == weight)]
-    found = []
+    crossings = []
     for target in targets:
-        for count, own in trained.groupby("trained_on"):
-            reached = own[(own.measured_on == "trained") & (own.kl <= target)].sort_values("amount")
+        for count, curve in trained.groupby("trained_on"):
+            reached = curve[(curve.measured_on == "trained") & (curve.kl <= target)].sort_values("amount")
             if reached.empty:
                 continue
             first = reached.iloc[0]
-            held_out = own[(own.measured_on == "held_out") & (own.amount == first.amount)].kl.iloc[0]
+            held_out = curve[(curve.measured_on == "held_out") & (curve.amount == first.amount)].kl.iloc[0]
             for method in PER_PROMPT:
                 other = cheapest(rows, method, target)
-                if other is not None and other.flops > draw:
-                    answers = first.training_flops / (other.flops - draw)
-                    found.append(
-                        {
-                            "reward_weight": weight,
-                            "target_kl": target,
-                            "trained_on": int(count),
-                            "training_flops": first.training_flops,
-                            "held_out_kl": held_out,
-                            "amortised_flops": draw,
-                            "method": method,
-                            "amount": int(other.amount),
-                            "flops": other.flops,
-                            "answers": answers,
-                            "answers_per_prompt": answers / count,
-                        }
+                if other is None or other.flops <= answer_flops:
+                    continue
+                answers = first.training_flops / (other.flops - answer_flops)
+                crossings.append(
+                    BreakEven(
+                        reward_weight=weight,
+                        target_kl=target,
+                        trained_on=int(count),
+                        training_flops=first.training_flops,
+                        held_out_kl=held_out,
+                        amortised_flops=answer_flops,
+                        method=method,
+                        amount=int(other.amount),
+                        flops=other.flops,
+                        answers=answers,
+                        answers_per_prompt=answers / count,
                     )
-    columns = [
-        "reward_weight",
-        "target_kl",
-        "trained_on",
-        "training_flops",
-        "held_out_kl",
-        "amortised_flops",
-        "method",
-        "amount",
-        "flops",
-        "answers",
-        "answers_per_prompt",
-    ]
-    return pd.DataFrame(found, columns=columns)
+                )
+    return pd.DataFrame(crossings, columns=BreakEven._fields)

@@ -1,14 +1,15 @@
 """Settings, spaces and models that the groups of checks share."""
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..config import build
 from . import gradient_checks, landscapes
 from .check import Check, Point
 from .gradient_checks import TermRow
-from .landscapes import Landscape
+from .landscapes import FlowProblem, Landscape
+from .particles import Runs
 from .relaxed_text import RelaxedText
 
 SPACES = ("line", "plane", "text")
@@ -22,11 +23,70 @@ class Findings(NamedTuple):
     terms: Sequence[TermRow] = ()
 
 
+class Space(NamedTuple):
+    """One space and the settings of its checks: a section of configs/theorem.yaml, which explains the keys.
+
+    Attributes:
+        problem: the space's flow problem with β = 1.
+        limit_step: step of Euler's rule in the long run; None leaves Euler's rule out.
+    """
+
+    name: str
+    problem: FlowProblem
+    argmin_cells: int
+    probe_width: float
+    particles: int
+    step: float
+    times: list[float]
+    limit_particles: int
+    limit_step: float | None
+    limit_time: float
+    exact_step: float
+    coarse_step: float
+
+
+class WithoutNoiseSettings(NamedTuple):
+    """Section `without_noise` of configs/theorem.yaml."""
+
+    particles: int
+    step: float
+    time: float
+
+
+class NoiseSettings(NamedTuple):
+    """Section `noise` of configs/theorem.yaml."""
+
+    kl_weights: list[float]
+    time: float
+    particles: int
+    step: float
+    scan_particles: int
+    factors: list[float]
+
+
+class ConvergenceSettings(NamedTuple):
+    """Section `convergence` of configs/theorem.yaml."""
+
+    scale: float
+    reward_weight: float
+    separations: list[float]
+    simulated: int
+    particles: int
+    step: float
+    cells: int
+
+
 class TheoryContext:
-    """The settings of a run and the landscapes they describe, made when first asked for."""
+    """Settings of a run, and the spaces and models they describe, built on first use.
+
+    Args:
+        settings: checked contents of configs/theorem.yaml.
+    """
 
     def __init__(self, settings: dict[str, Any]):
-        self.settings, self.seed, self.threads = settings, settings["seed"], settings["threads"]
+        self.settings = settings
+        self.seed: int = settings["seed"]
+        self._spaces: dict[str, Space] = {}
 
     @cached_property
     def relaxed_text(self) -> RelaxedText:
@@ -44,37 +104,36 @@ class TheoryContext:
             others=text["others"],
         )
 
-    @cached_property
-    def spaces(self) -> dict[str, Callable[[], Landscape]]:
-        """How each landscape is had."""
-        mixtures = {name: partial(landscapes.mixture, **self.settings[name]["shape"]) for name in ("line", "plane")}
-        return {**mixtures, "text": lambda: self._text}
+    def _landscape(self, name: str) -> Landscape:
+        if name == "text":
+            return self.relaxed_text.landscape(self.settings["text"]["nodes"])
+        return landscapes.mixture(**self.settings[name]["shape"])
 
-    @cached_property
-    def _text(self) -> Landscape:
-        return self.relaxed_text.landscape(self.settings["text"]["nodes"])
+    def space(self, name: str) -> Space:
+        """Return a space of SPACES; the same object each time."""
+        if name not in self._spaces:
+            section = self.settings[name]
+            problem = FlowProblem(
+                self._landscape(name),
+                reward_weight=section["reward_weight"],
+                kl_weight=1.0,
+                cells=section["cells"],
+                bins=section["bins"],
+            )
+            shared = {key: value for key, value in section.items() if key in Space._fields}
+            self._spaces[name] = Space(name=name, problem=problem, **shared)
+        return self._spaces[name]
 
-    def each(self) -> Iterator[tuple[str, Landscape, dict[str, Any]]]:
-        """Name, landscape and settings of each space."""
-        for name in SPACES:
-            yield name, self.spaces[name](), self.settings[name]
+    def spaces(self) -> Iterator[Space]:
+        """Yield every space, each built when it is reached."""
+        return map(self.space, SPACES)
 
-    def stream(self, *numbers: int) -> list[int]:
-        """A seed of its own for one place."""
-        return [self.seed, *numbers]
+    def runs(self, count: int, step: float, *stream: int) -> Runs:
+        """Return the settings of two runs with a random stream of their own."""
+        return Runs(count=count, step=step, seed=[self.seed, *stream], threads=self.settings["threads"])
 
 
-def named(check: Check, place: str) -> Check:
-    """The same check with its place in the name; `_seen` stays at the end."""
+def named(check: Check, suffix: str) -> Check:
+    """Return the check with a suffix to its name; `_seen` stays at the end."""
     stem = check.name.removesuffix("_seen")
-    return check._replace(name=f"{stem}__{place}" + ("_seen" if stem != check.name else ""))
-
-
-def common(lab: TheoryContext, own: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "reward_weight": own["reward_weight"],
-        "kl_weight": 1.0,
-        "cells": own["cells"],
-        "bins": own["bins"],
-        "threads": lab.threads,
-    }
+    return check._replace(name=f"{stem}__{suffix}" + ("_seen" if stem != check.name else ""))

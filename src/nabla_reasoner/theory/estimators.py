@@ -19,15 +19,19 @@ class Pairs(NamedTuple):
     Attributes:
         losses: L of every pair of tokens.
         slopes: ∂L/∂y at every hard pair, both rows, restricted to the candidates.
-        logits: z of the candidates, as the policy proposes them.
+        logits: the policy's logits z of the candidates.
+        candidates: token ids of the candidates at each position.
+        sequences: every pair for both models, the second token varying fastest.
     """
 
     losses: Float[Tensor, "K K"]
     slopes: Float[Tensor, "K K 2 K"]
     logits: Float[Tensor, "2 K"]
+    candidates: list[list[int]]
+    sequences: list[TokenSequence]
 
 
-def pairs(
+def enumerate_pairs(
     policy: Policy,
     reward: RewardModel,
     messages: Messages,
@@ -36,10 +40,13 @@ def pairs(
     candidates: int,
     reward_weight: float,
     nll_weight: float,
-) -> tuple[Pairs, list[list[int]], list[TokenSequence]]:
-    """All answers of two tokens among the policy's most likely ones; the candidates' ids and the sequences too.
+) -> Pairs:
+    """Evaluate all answers of two tokens among the policy's most likely ones.
 
     The second row's logits are those after the most likely first token, as in a greedy rollout.
+
+    Args:
+        candidates: K, the number of tokens at each position.
     """
     prompt = policy.prompt_ids(messages) + list(prefix)
     rows, choices = [], []
@@ -55,21 +62,27 @@ def pairs(
         for first in choices[0]
         for second in choices[1]
     ]
-    found = gradient_passes.evaluate(policy, reward, sequences, reward_weight=reward_weight, nll_weight=nll_weight)
-    slopes = gradients.onehot_gradient(found, [[0, 1]] * len(found)).reshape(candidates, candidates, 2, -1)
+    evaluated = gradient_passes.evaluate(policy, reward, sequences, reward_weight=reward_weight, nll_weight=nll_weight)
+    slopes = gradients.onehot_gradient(evaluated, [[0, 1]] * len(evaluated)).reshape(candidates, candidates, 2, -1)
     columns = torch.tensor(choices).expand(candidates, candidates, 2, candidates)
-    losses = torch.tensor([one.loss for one in found], dtype=slopes.dtype).reshape(candidates, candidates)
-    return Pairs(losses, slopes.gather(-1, columns), torch.stack(rows)), choices, sequences
+    losses = torch.tensor([gradient.loss for gradient in evaluated], dtype=slopes.dtype)
+    return Pairs(
+        losses=losses.reshape(candidates, candidates),
+        slopes=slopes.gather(-1, columns),
+        logits=torch.stack(rows),
+        candidates=choices,
+        sequences=sequences,
+    )
 
 
 def pair_probabilities(logits: Float[Tensor, "2 K"]) -> Float[Tensor, "K K"]:
-    """Probability of every pair when both tokens are drawn from softmax(z) independently."""
+    """Return the probability of every pair if both tokens are drawn from softmax(z) independently."""
     first, second = torch.softmax(logits, -1)
     return first[:, None] * second[None, :]
 
 
 def true_gradient(pairs: Pairs) -> Float[Tensor, "2 K"]:
-    """∂/∂z of E_{y~softmax(z)}[L(y)], every pair enumerated."""
+    """Compute ∂/∂z of E_{y~softmax(z)}[L(y)] over all pairs."""
     leaf = pairs.logits.clone().requires_grad_()
     return torch.autograd.grad((pair_probabilities(leaf) * pairs.losses).sum(), leaf)[0]
 
@@ -78,9 +91,9 @@ class Estimator(NamedTuple):
     """An estimator of the true gradient.
 
     Attributes:
-        mean: its expectation, [2, K].
+        mean: expectation of the estimate.
         variance: E‖estimate - mean‖².
-        error: standard error of `mean` (of its norm); 0 where it was enumerated.
+        error: standard error of the norm of `mean`; 0 if enumerated.
     """
 
     mean: Float[Tensor, "2 K"]
@@ -89,25 +102,25 @@ class Estimator(NamedTuple):
 
 
 def straight_through_estimates(pairs: Pairs, *, temperature: float = 1.0) -> Float[Tensor, "K K 2 K"]:
-    """The straight-through gradient at every hard pair (Eq. 25's Jacobian on ∂L/∂y there)."""
+    """Compute the straight-through gradient at every hard pair: Eq. 25's Jacobian applied to ∂L/∂y there."""
     count = pairs.logits.shape[-1]
     rows = pairs.logits.expand(count, count, 2, count).reshape(-1, count)
-    return straight_through.logits_gradient(rows, pairs.slopes.reshape(-1, count), temperature=temperature).reshape(
-        pairs.slopes.shape
-    )
+    gradient = straight_through.logits_gradient(rows, pairs.slopes.reshape(-1, count), temperature=temperature)
+    return gradient.reshape(pairs.slopes.shape)
 
 
 def enumerated(estimates: Float[Tensor, "K K 2 K"], probabilities: Float[Tensor, "K K"]) -> Estimator:
-    """Mean and variance of estimates at hard pairs drawn with these probabilities."""
+    """Compute mean and variance of the estimates over hard pairs with these probabilities."""
     weights = probabilities[..., None, None]
     mean = (weights * estimates).sum((0, 1))
     return Estimator(mean, (weights * (estimates - mean) ** 2).sum().item())
 
 
 def score_estimates(pairs: Pairs) -> Float[Tensor, "K K 2 K"]:
-    """REINFORCE at every hard pair, E[L] as its baseline: (L - E L) ∂ log p(y)/∂z; unbiased."""
+    """Compute REINFORCE with baseline E[L] at every hard pair: (L - E L) ∂ log p(y)/∂z; unbiased."""
     probabilities = pair_probabilities(pairs.logits)
-    count, rows = len(probabilities), torch.softmax(pairs.logits, -1)
+    count = len(probabilities)
+    rows = torch.softmax(pairs.logits, -1)
     eye = torch.eye(count, dtype=rows.dtype)
     first, second = (eye - row for row in rows)
     scores = torch.stack([first[:, None].expand(-1, count, -1), second[None].expand(count, -1, -1)], 2)
@@ -116,44 +129,41 @@ def score_estimates(pairs: Pairs) -> Float[Tensor, "K K 2 K"]:
 
 
 def gumbel_estimator(pairs: Pairs, *, temperature: float, samples: int, seed: int) -> tuple[Estimator, float]:
-    """Straight-through Gumbel-softmax: hard argmax(z + g) forward, softmax((z + g)/τ) backward; by sampling.
+    """Sample straight-through Gumbel-softmax: hard argmax(z + g) forward, softmax((z + g)/τ) backward.
 
     Returns:
-        The estimator, and the total variation between the pairs that were drawn and softmax(z), which they must follow.
+        The estimator, and the total variation between the sampled pairs and softmax(z), which they must follow.
     """
     random = torch.Generator().manual_seed(seed)
     uniform = torch.rand(samples, *pairs.logits.shape, dtype=torch.float64, generator=random)
     noisy = pairs.logits - torch.log(-torch.log(uniform.clamp_min(1e-300)))
     first, second = noisy.argmax(-1).T
     flat = pairs.slopes[first, second].reshape(-1, noisy.shape[-1])
-    drawn = straight_through.logits_gradient(noisy.reshape(flat.shape), flat, temperature=temperature).reshape(
-        noisy.shape
-    )
-    mean = drawn.mean(0)
-    variance = ((drawn - mean) ** 2).sum().item() / (samples - 1)
+    estimates = straight_through.logits_gradient(noisy.reshape(flat.shape), flat, temperature=temperature)
+    estimates = estimates.reshape(noisy.shape)
+    mean = estimates.mean(0)
+    variance = ((estimates - mean) ** 2).sum().item() / (samples - 1)
     count = noisy.shape[-1]
     frequencies = torch.bincount(first * count + second, minlength=count**2) / samples
-    apart = 0.5 * (frequencies - pair_probabilities(pairs.logits).ravel()).abs().sum().item()
-    return Estimator(mean, variance, (variance / samples) ** 0.5), apart
+    variation = 0.5 * (frequencies - pair_probabilities(pairs.logits).ravel()).abs().sum().item()
+    return Estimator(mean, variance, (variance / samples) ** 0.5), variation
 
 
 def autograd_estimates(
     policy: Policy,
     reward: RewardModel,
     pairs: Pairs,
-    choices: Sequence[Sequence[int]],
-    sequences: Sequence[TokenSequence],
     *,
     reward_weight: float,
     nll_weight: float,
 ) -> Float[Tensor, "K K 2 K"]:
-    """As `straight_through_estimates`, by autograd through the tokens and both models: no cached ∂L/∂y, no Eq. 25."""
+    """Compute `straight_through_estimates` by autograd through both models, without cached ∂L/∂y and without Eq. 25."""
+    columns = torch.tensor(pairs.candidates)
     results = []
-    for sequence in sequences:
+    for sequence in pairs.sequences:
         leaf = pairs.logits.clone().requires_grad_()
-        tokens = torch.tensor([row.index(token) for row, token in zip(choices, sequence.rollout, strict=True)])
+        tokens = torch.tensor([row.index(token) for row, token in zip(pairs.candidates, sequence.rollout, strict=True)])
         soft = straight_through.straight_through(leaf, tokens)
-        columns = torch.tensor(choices)
         onehots = torch.zeros(2, policy.vocab_size, dtype=soft.dtype).scatter(1, columns, soft)
         loss = objective.relaxed_objective(
             policy, reward, sequence, onehots, reward_weight=reward_weight, nll_weight=nll_weight

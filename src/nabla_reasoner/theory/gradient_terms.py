@@ -1,7 +1,4 @@
-"""Facts about DTO's gradient, as numbers: Prop. C.1, Eq. 25, and what the straight-through estimator estimates.
-
-The functions return measurements; what must hold of them stands in `facts`.
-"""
+"""Measurements of DTO's gradient for Prop. C.1 and Eq. 25; `gradient_checks` turns them into checks."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,12 +20,12 @@ class Decomposition(NamedTuple):
     """Prop. C.1 at one response.
 
     Attributes:
-        residual: largest |sum of the terms - autograd|, relative to autograd's largest entry.
-        prefix_residual: the same for δ_prefix against -ν log π as the Hugging Face model itself returns it.
-        likelihood_residual: for δ_prefix + δ_postfix against autograd of the likelihood alone.
-        reward_residual: for δ_reward against autograd of the reward alone.
+        residual: largest |sum of the terms - autograd|, relative to autograd's largest entry (as all residuals).
+        prefix_residual: δ_prefix against -ν log π from the Hugging Face model.
+        likelihood_residual: δ_prefix + δ_postfix against autograd of the likelihood alone.
+        reward_residual: δ_reward against autograd of the reward alone.
         last_postfix: largest |δ_postfix| at the last token.
-        norms: [length, 3, 2], each term's Euclidean norm by position: of ∂L/∂y, and of its part in ∂L/∂z by Eq. 25.
+        norms: Euclidean norm of each term by position, of ∂L/∂y and of its part in ∂L/∂z by Eq. 25.
     """
 
     residual: float
@@ -47,15 +44,15 @@ def decomposition(
     *,
     reward_weight: float,
     nll_weight: float,
-    kept: Sequence[str] = TERMS,
+    summed: Sequence[str] = TERMS,
     claimed_reward_weight: float | None = None,
 ) -> Decomposition:
-    """The three terms of `objective.gradient_terms` against autograd through dense one-hots.
+    """Compare the three terms of `objective.gradient_terms` with autograd through dense one-hots.
 
     Args:
         rollout: the whole response.
-        kept: the terms that are summed; all three make the proposition hold.
-        claimed_reward_weight: λ given to the terms; None for that of the objective, which makes it hold.
+        summed: names of the terms that are summed; all three make the proposition hold.
+        claimed_reward_weight: λ given to the terms; the objective's (None) makes the proposition hold.
     """
     weights = {"reward_weight": reward_weight, "nll_weight": nll_weight}
     claimed = weights | ({} if claimed_reward_weight is None else {"reward_weight": claimed_reward_weight})
@@ -64,8 +61,8 @@ def decomposition(
     leaf = torch.nn.functional.one_hot(torch.tensor(sequence.rollout), policy.vocab_size).to(terms.prefix)
     leaf.requires_grad_()
 
-    def autograd(**chosen: float) -> Tensor:
-        loss = objective.relaxed_objective(policy, reward, sequence, leaf, **chosen)
+    def autograd(**loss_weights: float) -> Tensor:
+        loss = objective.relaxed_objective(policy, reward, sequence, leaf, **loss_weights)
         return torch.autograd.grad(loss, leaf)[0]
 
     whole = autograd(**weights)
@@ -80,7 +77,7 @@ def decomposition(
     by_logits = [straight_through.logits_gradient(logits, term) for term in terms]
     norms = torch.stack([torch.stack([term.norm(dim=-1) for term in space], -1) for space in (terms, by_logits)], -1)
     return Decomposition(
-        residual=residual(sum(term for name, term in zip(TERMS, terms, strict=True) if name in kept), whole),
+        residual=residual(sum(term for name, term in zip(TERMS, terms, strict=True) if name in summed), whole),
         prefix_residual=residual(terms.prefix, direct),
         likelihood_residual=residual(terms.prefix + terms.postfix, autograd(reward_weight=0.0, nll_weight=nll_weight)),
         reward_residual=residual(terms.reward, autograd(reward_weight=reward_weight, nll_weight=0.0)),
@@ -90,11 +87,13 @@ def decomposition(
 
 
 def logits_residual(vocab_size: int, *, temperature: float, rows: int, seed: int, jacobian_temperature: float) -> float:
-    """Eq. 25 against autograd through the straight-through token of a loss that is not linear; relative, float64.
+    """Return the largest error of Eq. 25 against autograd through straight-through tokens of a nonlinear loss.
+
+    Relative to autograd's largest entry, in float64.
 
     Args:
         temperature: τ of the estimator.
-        jacobian_temperature: τ given to Eq. 25; the same makes it hold.
+        jacobian_temperature: τ given to Eq. 25; the estimator's makes it hold.
     """
     random = torch.Generator().manual_seed(seed)
     logits, weights, other = (torch.randn(rows, vocab_size, dtype=torch.float64, generator=random) for _ in range(3))
@@ -113,8 +112,8 @@ class Sweep(NamedTuple):
     Attributes:
         entropy: H(softmax z) in nats.
         norm: Euclidean norm of ∂L/∂z.
-        share: of the bound 2 (1 - max p) range(∂L/∂y) / τ that the gradient's absolute sum takes; at most 1.
-        uniform: the norm that a uniform row must have, ‖g - mean g‖ / V.
+        share: Σ|∂L/∂z| relative to its bound 2 (1 - max p) range(∂L/∂y) / τ; at most 1.
+        uniform: norm that a uniform row must have, ‖g - mean g‖ / V.
     """
 
     entropy: Float[Tensor, " points"]
@@ -123,12 +122,12 @@ class Sweep(NamedTuple):
     uniform: float
 
 
-def entropy_sweep(vocab_size: int, *, sharpness: Sequence[float], own_term: bool, seed: int) -> Sweep:
-    """Eq. 25 along rows z = c · (fixed Gaussian direction), c in `sharpness`, for ∂L/∂y = g, fixed and Gaussian.
+def entropy_sweep(vocab_size: int, *, sharpness: Sequence[float], prefix_term: bool, seed: int) -> Sweep:
+    """Evaluate Eq. 25 on rows z = c · direction for ∂L/∂y = g; direction and g are fixed Gaussian vectors.
 
     Args:
-        sharpness: 0 is the uniform row.
-        own_term: add -log p, the row's own part of the likelihood (δ_prefix), to g.
+        sharpness: values of c; 0 is the uniform row.
+        prefix_term: whether -log p, the row's δ_prefix, is added to g.
     """
     random = torch.Generator().manual_seed(seed)
     direction, downstream = (torch.randn(vocab_size, dtype=torch.float64, generator=random) for _ in range(2))
@@ -136,11 +135,11 @@ def entropy_sweep(vocab_size: int, *, sharpness: Sequence[float], own_term: bool
     for scale in sharpness:
         logits = scale * direction[None]
         log_probabilities = torch.log_softmax(logits, -1)
-        onehot_gradient = downstream - log_probabilities if own_term else downstream[None]
+        onehot_gradient = downstream - log_probabilities if prefix_term else downstream[None]
         gradient = straight_through.logits_gradient(logits, onehot_gradient)
-        # what is left to the others, summed over them: 1 - max p loses its digits where it matters
-        left = log_probabilities.exp().sort(descending=True).values[0, 1:].sum()
-        bound = 2 * left * (onehot_gradient.max() - onehot_gradient.min())
+        # 1 - max p as a sum over the other tokens: the subtraction would lose all digits for confident rows
+        remainder = log_probabilities.exp().sort(descending=True).values[0, 1:].sum()
+        bound = 2 * remainder * (onehot_gradient.max() - onehot_gradient.min())
         entropies.append(numerics.entropy(logits)[0])
         norms.append(gradient.norm())
         total = gradient.abs().sum()

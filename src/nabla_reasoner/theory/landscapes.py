@@ -1,14 +1,14 @@
-"""Spaces to check Theorem 4.1 on: a prior π and a reward r over points of a box, in one or two dimensions.
+"""Test problems for Theorem 4.1: a prior π and a reward r over points of a box, in one or two dimensions.
 
     L(x) = -λ r(x) - β log π(x)          Eq. 2 in continuous space; the paper's KL weight β is 1
     ρ* ∝ π exp(λ r / β) = exp(-L / β)    minimiser of L_PPO(ρ) = -E_ρ[λ r] + β KL(ρ‖π) (Eq. 3)
 
-Two kinds. A mixture of Gaussians with a reward of bumps lives in free space; its box only has to hold all but a
-negligible part of the mass. A relaxed text lives on the unit square, each coordinate how far a token has moved towards
-another one, as two real models read the mixed embeddings; the square's sides are walls that reflect.
+The box of a `mixture` only has to hold nearly all mass; the box of a `RelaxedText` has walls that reflect.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -16,15 +16,17 @@ from jaxtyping import Float
 
 # A scalar function: [n, d] points to its [n] values and [n, d] gradients.
 Field = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+Masses = Float[np.ndarray, " cells"]
+Points = Float[np.ndarray, "n d"]
 
 
 class Landscape(NamedTuple):
     """π and r on a box.
 
     Attributes:
-        loss: L = -λ r - β log π, up to a constant, as a field; called with λ and β.
+        loss: L = -λ r - β log π up to a constant, given λ and β.
         low, high: corners of the box.
-        walls: whether particles are reflected at the box; otherwise it is only where densities are tabulated.
+        walls: whether the box reflects particles; otherwise it only bounds the grid of densities.
     """
 
     loss: Callable[[float, float], Field]
@@ -32,11 +34,11 @@ class Landscape(NamedTuple):
     high: tuple[float, ...]
     walls: bool
 
-    def log_prior(self, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+    def log_prior(self, points: Points) -> Float[np.ndarray, " n"]:
         """log π up to a constant."""
         return -self.loss(0.0, 1.0)(points)[0]
 
-    def reward(self, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+    def reward(self, points: Points) -> Float[np.ndarray, " n"]:
         """r."""
         return -self.loss(1.0, 0.0)(points)[0]
 
@@ -45,9 +47,9 @@ class Grid(NamedTuple):
     """Equal cells of a landscape's box.
 
     Attributes:
-        centres: of the cells, the last dimension running fastest.
+        centres: centre of each cell; the last dimension varies fastest.
         shape: number of cells along each dimension.
-        widths: of a cell along each dimension.
+        widths: cell width along each dimension.
     """
 
     centres: Float[np.ndarray, "cells d"]
@@ -56,7 +58,7 @@ class Grid(NamedTuple):
 
 
 def tabulate(landscape: Landscape, cells: int) -> Grid:
-    """`cells` cells along each dimension."""
+    """Divide the box into `cells` cells along each dimension."""
     widths = [(high - low) / cells for low, high in zip(landscape.low, landscape.high, strict=True)]
     axes = [low + width * (np.arange(cells) + 0.5) for low, width in zip(landscape.low, widths, strict=True)]
     centres = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], -1)
@@ -64,13 +66,62 @@ def tabulate(landscape: Landscape, cells: int) -> Grid:
 
 
 def normalised(log_weights: Float[np.ndarray, " cells"]) -> np.ndarray:
-    """Masses in proportion to exp(log_weights)."""
+    """Return masses proportional to exp(log_weights)."""
     weights = np.exp(log_weights - log_weights.max())
     return weights / weights.sum()
 
 
+@dataclass(frozen=True)
+class FlowProblem:
+    """Eq. 3 on a landscape, with densities tabulated on a grid.
+
+    Attributes:
+        reward_weight, kl_weight: λ and β.
+        cells: number of grid cells along each dimension.
+        bins: number of bins along each dimension, for comparing particles with densities; it divides `cells`.
+    """
+
+    landscape: Landscape
+    reward_weight: float
+    kl_weight: float
+    cells: int
+    bins: int = 1
+
+    @cached_property
+    def loss(self) -> Field:
+        """L at these weights."""
+        return self.landscape.loss(self.reward_weight, self.kl_weight)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The grid of `cells` cells along each dimension."""
+        return tabulate(self.landscape, self.cells)
+
+    @cached_property
+    def prior(self) -> Masses:
+        """π of each cell."""
+        return normalised(self.landscape.log_prior(self.grid.centres))
+
+    @cached_property
+    def optimum(self) -> Masses:
+        """ρ* ∝ π exp(λ r / β) of each cell: the closed form."""
+        log_prior, reward = self.landscape.log_prior(self.grid.centres), self.landscape.reward(self.grid.centres)
+        return normalised(log_prior + self.reward_weight * reward / self.kl_weight)
+
+    def bin_masses(self, masses: Masses) -> Float[np.ndarray, " bins"]:
+        """Sum the masses of the cells in each bin."""
+        merged = masses.reshape([length for cells in self.grid.shape for length in (self.bins, cells // self.bins)])
+        return merged.sum(tuple(range(1, merged.ndim, 2))).ravel()
+
+    def bin_points(self, points: Points) -> Float[np.ndarray, " bins"]:
+        """Return the share of the points in each bin; a point outside the box counts in none."""
+        ranges = list(zip(self.landscape.low, self.landscape.high, strict=True))
+        counts, _ = np.histogramdd(points, bins=self.bins, range=ranges)
+        return counts.ravel() / len(points)
+
+
 def log_mixture(weights: Sequence[float], means: Sequence[Sequence[float]], scale: float) -> Field:
-    """log of a mixture of round Gaussians of one standard deviation, up to a constant."""
+    """Return the log density of a mixture of isotropic Gaussians with one standard deviation, up to a constant."""
     log_shares, centres = np.log(weights), np.asarray(means, dtype=float)
 
     def field(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,12 +136,12 @@ def log_mixture(weights: Sequence[float], means: Sequence[Sequence[float]], scal
 
 
 def bumps(heights: Sequence[float], centres: Sequence[Sequence[float]], width: float) -> Field:
-    """Σ_k height_k exp(-|x - centre_k|² / 2 width²)."""
-    tops, places = np.asarray(heights, dtype=float), np.asarray(centres, dtype=float)
+    """Return Σ_k height_k exp(-|x - centre_k|² / 2 width²)."""
+    peaks, positions = np.asarray(heights, dtype=float), np.asarray(centres, dtype=float)
 
     def field(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        offsets = points[:, None, :] - places
-        terms = tops * np.exp(-0.5 * np.einsum("nkd,nkd->nk", offsets, offsets) / width**2)
+        offsets = points[:, None, :] - positions
+        terms = peaks * np.exp(-0.5 * np.einsum("nkd,nkd->nk", offsets, offsets) / width**2)
         return terms.sum(1), -np.einsum("nk,nkd->nd", terms, offsets) / width**2
 
     return field
@@ -106,14 +157,17 @@ def mixture(
     width: float,
     reach: float,
 ) -> Landscape:
-    """A free landscape of dimension 1 or 2: π a mixture of Gaussians, r a sum of bumps, box [-reach, reach]^d."""
+    """Build a landscape without walls: π is a Gaussian mixture, r a sum of bumps, the box [-reach, reach]^d."""
     prior, reward = log_mixture(weights, means, scale), bumps(heights, centres, width)
 
     def loss(reward_weight: float, kl_weight: float) -> Field:
         def field(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            pairs = zip(prior(points), reward(points), strict=True)
-            value, slope = (-kl_weight * own - reward_weight * other for own, other in pairs)
-            return value, slope
+            log_prior, prior_slope = prior(points)
+            height, reward_slope = reward(points)
+            return (
+                -kl_weight * log_prior - reward_weight * height,
+                -kl_weight * prior_slope - reward_weight * reward_slope,
+            )
 
         return field
 

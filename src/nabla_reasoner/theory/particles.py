@@ -1,36 +1,56 @@
-"""Particles in the landscapes of Theorem 4.1: noisy DTO, an exact sampler beside it, and DTO as it is (no noise).
+"""Particle methods for Theorem 4.1: noisy DTO, an exact sampler (MALA), and plain DTO without noise."""
 
-Laws are compared by total variation between binned particles and a density's masses. Two independent runs of the same
-law differ too: that distance is the noise floor. Where two runs of n particles lie f apart on average, one run lies
-f/√2 from its own law and both together f/2, so pooled runs that are further than f from a density have another law.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
-from .landscapes import Grid, Landscape, tabulate
+from .landscapes import FlowProblem, Landscape, Points, tabulate
 
-Points = Float[np.ndarray, "n d"]
+Result = TypeVar("Result")
+
+
+class Runs(NamedTuple):
+    """Two independent runs of particles.
+
+    Attributes:
+        count: number of particles in each run.
+        step: time step dt.
+        seed: seed of both runs; each run has its own stream.
+        threads: runs in parallel; changes no number.
+    """
+
+    count: int
+    step: float
+    seed: Sequence[int]
+    threads: int = 1
+
+    def both(self, run: Callable[[np.random.Generator], Result]) -> tuple[Result, Result]:
+        """Return the results of `run` with each run's random stream."""
+        streams = [np.random.default_rng([*self.seed, number]) for number in range(2)]
+        with ThreadPoolExecutor(max(1, min(2, self.threads))) as pool:
+            first, second = pool.map(run, streams)
+        return first, second
 
 
 def sample_prior(landscape: Landscape, count: int, random: np.random.Generator) -> Points:
-    """`count` exact draws from π within the box, by rejection from the uniform law."""
+    """Draw `count` exact samples of π within the box, by rejection from the uniform distribution."""
     low, high = np.array(landscape.low), np.array(landscape.high)
     finest = tabulate(landscape, 2000 if len(low) == 1 else 200)
-    ceiling = landscape.log_prior(finest.centres).max() + 0.05  # π may rise a little between tabulated points
-    drawn, lacking = [], count
-    while lacking > 0:
-        proposed = random.uniform(low, high, (4 * lacking, len(low)))
+    ceiling = landscape.log_prior(finest.centres).max() + 0.05  # π may be a little higher between grid points
+    samples, missing = [], count
+    while missing > 0:
+        proposed = random.uniform(low, high, (4 * missing, len(low)))
         accepted = proposed[np.log(random.random(len(proposed))) < landscape.log_prior(proposed) - ceiling]
-        drawn.append(accepted[:lacking])
-        lacking -= len(drawn[-1])
-    return np.concatenate(drawn)
+        samples.append(accepted[:missing])
+        missing -= len(samples[-1])
+    return np.concatenate(samples)
 
 
 def reflect(points: Points, landscape: Landscape) -> Points:
-    """Points that left a box with walls, folded back into it."""
+    """Fold points that left a box with walls back into it."""
     if not landscape.walls:
         return points
     low, high = np.array(landscape.low), np.array(landscape.high)
@@ -39,104 +59,93 @@ def reflect(points: Points, landscape: Landscape) -> Points:
 
 
 def noisy_descent(
-    landscape: Landscape,
+    problem: FlowProblem,
     start: Points,
     random: np.random.Generator,
     *,
-    reward_weight: float,
-    kl_weight: float,
     noise: float,
     step: float,
     times: Sequence[float],
 ) -> list[Points]:
-    """Noisy DTO, dx = -∇L dt + noise dW, by Euler's rule; the particles at ascending times.
+    """Run noisy DTO, dx = -∇L dt + noise dW with -∇L = λ ∇r + β ∇log π, by Euler's rule.
 
     Args:
-        kl_weight: β of the drift -∇L = λ ∇r + β ∇log π.
-        noise: √(2β) makes Theorem 4.1 hold; 0 is plain gradient descent, which is what DTO does.
-        step: dt > 0, the same throughout: each time is reached to the nearest step.
+        noise: √(2β) makes Theorem 4.1 hold; 0 is plain gradient descent, as in DTO.
+        step: dt > 0; each time is reached to the nearest step.
+
+    Returns:
+        The particles at ascending times.
     """
-    points, done, results, loss = start, 0, [], landscape.loss(reward_weight, kl_weight)
+    points = start
+    done = 0
+    results = []
     for time in times:
         for _ in range(round(time / step) - done):
-            points = points - step * loss(points)[1]
+            points = points - step * problem.loss(points)[1]
             if noise:
                 points = points + noise * np.sqrt(step) * random.standard_normal(points.shape)
-            points = reflect(points, landscape)
+            points = reflect(points, problem.landscape)
         done = round(time / step)
         results.append(points)
     return results
 
 
 def metropolis(
-    landscape: Landscape,
-    start: Points,
-    random: np.random.Generator,
-    *,
-    reward_weight: float,
-    kl_weight: float,
-    step: float,
-    times: Sequence[float],
+    problem: FlowProblem, start: Points, random: np.random.Generator, *, step: float, times: Sequence[float]
 ) -> tuple[list[Points], float]:
-    """The same moves as `noisy_descent`, each accepted or refused so that ρ* is exactly at rest (MALA).
+    """Run MALA: the proposals of `noisy_descent`, accepted or rejected so that ρ* is exactly stationary.
 
-    What it shares with Euler's rule is the slowness of mixing, what it lacks is the bias of a finite step.
+    It mixes as slowly as Euler's rule, but has no bias from the finite step.
 
     Returns:
-        The particles at ascending times, and the share of accepted moves.
+        The particles at ascending times, and the share of accepted proposals.
     """
-    low, high, spread = np.array(landscape.low), np.array(landscape.high), 2 * kl_weight * step
+    landscape = problem.landscape
+    variance = 2 * problem.kl_weight * step
+    low, high = np.array(landscape.low), np.array(landscape.high)
 
-    loss = landscape.loss(reward_weight, kl_weight)
-
-    def look(points: Points) -> tuple[np.ndarray, np.ndarray]:
-        value, slope = loss(points)
+    def evaluate(points: Points) -> tuple[np.ndarray, np.ndarray]:
+        value, slope = problem.loss(points)
         return value, points - step * slope
 
-    points, done, results, accepted, tried = start, 0, [], 0, 0
-    value, mean = look(points)
+    points = start
+    value, mean = evaluate(points)
+    done = accepted = tried = 0
+    results = []
     for time in times:
         for _ in range(round(time / step) - done):
-            proposed = mean + np.sqrt(spread) * random.standard_normal(points.shape)
+            proposed = mean + np.sqrt(variance) * random.standard_normal(points.shape)
             inside = ((proposed >= low) & (proposed <= high)).all(1) if landscape.walls else True
-            held = np.clip(proposed, low, high) if landscape.walls else proposed
-            new_value, new_mean = look(held)
-            forth, back = ((proposed - mean) ** 2).sum(1), ((points - new_mean) ** 2).sum(1)
-            gain = (value - new_value) / kl_weight + (forth - back) / (2 * spread)
-            take = (np.log(random.random(len(points))) < gain) & inside
-            points, mean = np.where(take[:, None], held, points), np.where(take[:, None], new_mean, mean)
-            value = np.where(take, new_value, value)
-            accepted, tried = accepted + int(take.sum()), tried + len(take)
+            clipped = np.clip(proposed, low, high) if landscape.walls else proposed
+            new_value, new_mean = evaluate(clipped)
+            forward, backward = ((proposed - mean) ** 2).sum(1), ((points - new_mean) ** 2).sum(1)
+            gain = (value - new_value) / problem.kl_weight + (forward - backward) / (2 * variance)
+            accept = (np.log(random.random(len(points))) < gain) & inside
+            points = np.where(accept[:, None], clipped, points)
+            mean = np.where(accept[:, None], new_mean, mean)
+            value = np.where(accept, new_value, value)
+            accepted += int(accept.sum())
+            tried += len(accept)
         done = round(time / step)
         results.append(points)
     return results, accepted / tried
 
 
-def coarse(masses: Float[np.ndarray, " cells"], grid: Grid, bins: int) -> Float[np.ndarray, " bins"]:
-    """Masses of `bins` bins along each dimension; a bin is a whole number of cells."""
-    merged = masses.reshape([length for cells in grid.shape for length in (bins, cells // bins)])
-    return merged.sum(tuple(range(1, merged.ndim, 2))).ravel()
-
-
-def binned(points: Points, landscape: Landscape, bins: int) -> Float[np.ndarray, " bins"]:
-    """Share of the particles in each bin of the box; one outside counts to none."""
-    ranges = list(zip(landscape.low, landscape.high, strict=True))
-    counts, _ = np.histogramdd(points, bins=bins, range=ranges)
-    return counts.ravel() / len(points)
-
-
 def total_variation(first: Float[np.ndarray, " bins"], second: Float[np.ndarray, " bins"]) -> float:
-    """Half the sum of absolute differences, in [0, 1]."""
+    """Return half the sum of absolute differences, in [0, 1]."""
     return float(0.5 * np.abs(first - second).sum())
 
 
-def basin_masses(landscape: Landscape, cells: int, *, reward_weight: float, kl_weight: float) -> list[tuple]:
-    """Where descent without noise must end in one dimension: each local minimum of L with π's mass uphill of it."""
-    grid = tabulate(landscape, cells)
-    values, _ = landscape.loss(reward_weight, kl_weight)(grid.centres)
-    prior = np.exp(landscape.log_prior(grid.centres))
+def basin_masses(problem: FlowProblem) -> tuple[np.ndarray, np.ndarray]:
+    """Return the local minima of L in one dimension, and π's mass in the basin of each.
+
+    Descent without noise must end there, in those shares.
+    """
+    grid = problem.grid
+    values, _ = problem.loss(grid.centres)
+    prior = np.exp(problem.landscape.log_prior(grid.centres))
     inner = values[1:-1]
     minima = 1 + np.flatnonzero((inner < values[:-2]) & (inner <= values[2:]))
     ridges = 1 + np.flatnonzero((inner > values[:-2]) & (inner >= values[2:]))
-    parts = np.split(prior / prior.sum(), ridges)
-    return [(float(grid.centres[place, 0]), float(part.sum())) for place, part in zip(minima, parts, strict=True)]
+    basins = np.split(prior / prior.sum(), ridges)
+    return grid.centres[minima, 0], np.array([basin.sum() for basin in basins])

@@ -1,4 +1,4 @@
-"""A response with two relaxed tokens as a space for the checks of Theorem 4.1."""
+"""A response with two relaxed tokens, as a landscape for the checks of Theorem 4.1."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from .landscapes import Field, Landscape
 
 
 def polynomial(coefficients: Float[np.ndarray, "first second"]) -> Field:
-    """A polynomial on the unit square by its coefficients in products of Chebyshev polynomials."""
+    """Build a polynomial on the unit square from its coefficients in products of Chebyshev polynomials."""
     degrees = [count - 1 for count in coefficients.shape]
     # column j holds the derivative of T_j in the T's, for u in [0, 1]
     derivatives = [
@@ -33,21 +33,26 @@ def polynomial(coefficients: Float[np.ndarray, "first second"]) -> Field:
 
 
 def fitted(values: Float[np.ndarray, "first second"]) -> np.ndarray:
-    """Coefficients of the polynomial through values at the products of `chebyshev_nodes`."""
+    """Return the coefficients of the polynomial through values at the products of `chebyshev_nodes`."""
     bases = [np.linalg.inv(chebyshev.chebvander(2 * chebyshev_nodes(n) - 1, n - 1)) for n in values.shape]
     return bases[0] @ values @ bases[1].T
 
 
 def chebyshev_nodes(count: int) -> np.ndarray:
-    """Chebyshev's nodes on [0, 1]; [count]."""
+    """Return `count` Chebyshev nodes on [0, 1]."""
     return 0.5 + 0.5 * chebyshev.chebpts1(count)
 
 
 class RelaxedText:
-    """A response in which two tokens are relaxed: y_i = (1 - u_i) onehot(token_i) + u_i onehot(other_i), u in [0, 1]².
+    """A response with two relaxed tokens: y_i = (1 - u_i) onehot(token_i) + u_i onehot(other_i), u in [0, 1]².
 
-    Attributes:
-        sequence: the response for both models; tokens but the two stay as they are.
+    Args:
+        text: the response after `prefix`; its other tokens stay hard.
+        positions: two token positions in `text`.
+        others: for each position, the text of the token that it may turn into.
+
+    Raises:
+        ValueError: not two positions within the text and two others, or an other text of more than one token.
     """
 
     def __init__(
@@ -61,67 +66,70 @@ class RelaxedText:
         positions: Sequence[int],
         others: Sequence[str],
     ):
-        """`positions` are two tokens of `text`, `others` the tokens that they may turn into.
-
-        Raises:
-            ValueError: not two positions within the text, or other words of more than one token.
-        """
-        self.policy, self.reward, self.positions = policy, reward, list(positions)
+        self.policy = policy
+        self.reward = reward
         prefix_ids, ids = (policy.tokenizer.encode(part, add_special_tokens=False) for part in (prefix, text))
-        others_ids = [policy.tokenizer.encode(word, add_special_tokens=False) for word in others]
+        others_ids = [policy.tokenizer.encode(other, add_special_tokens=False) for other in others]
         if len(positions) != 2 or len(others) != 2 or not all(0 <= position < len(ids) for position in positions):
-            raise ValueError(f"a relaxed text needs two positions below {len(ids)} and two others; got {positions}.")
-        if any(len(word) != 1 for word in others_ids):
-            raise ValueError(f"each of the other words must be one token; got {others}. Choose digits.")
+            raise ValueError(
+                f"a relaxed text needs two positions below {len(ids)} and two others; got {positions} and {others}."
+            )
+        if any(len(other_ids) != 1 for other_ids in others_ids):
+            raise ValueError(f"each of the others must be one token; got {others}. Choose digits.")
         self.sequence = objective.make_sequence(policy, reward, messages, prefix_ids, ids)
         eye = torch.eye(policy.vocab_size, dtype=policy.embedding.dtype)
         self._hard = eye[ids]
-        self._moves = torch.zeros(2, *self._hard.shape, dtype=self._hard.dtype)
-        for move, position, (other,) in zip(self._moves, self.positions, others_ids, strict=True):
-            move[position] = eye[other] - self._hard[position]
+        self._changes = torch.zeros(2, *self._hard.shape, dtype=self._hard.dtype)
+        for change, position, (other,) in zip(self._changes, positions, others_ids, strict=True):
+            change[position] = eye[other] - self._hard[position]
 
-    def loss(self, place: Float[torch.Tensor, "2"], *, reward_weight: float, nll_weight: float) -> torch.Tensor:
-        """Eq. 2 at u = `place`, differentiable: -λ r - ν log π as the two models compute it."""
-        onehots = self._hard + place[0] * self._moves[0] + place[1] * self._moves[1]
+    def loss(self, u: Float[torch.Tensor, "2"], *, reward_weight: float, nll_weight: float) -> torch.Tensor:
+        """Compute Eq. 2 at u, -λ r - ν log π, by both models; differentiable."""
+        onehots = self._hard + u[0] * self._changes[0] + u[1] * self._changes[1]
         return objective.relaxed_objective(
             self.policy, self.reward, self.sequence, onehots, reward_weight=reward_weight, nll_weight=nll_weight
         )
 
     @torch.no_grad()
     def landscape(self, nodes: Sequence[int]) -> Landscape:
-        """log π and r as polynomials through the models' readings at a product of Chebyshev nodes.
+        """Interpolate log π and r by polynomials through the models' values at a product of Chebyshev nodes.
 
-        Particles ask for millions of gradients; polynomials give them. How far they are from the models is measured by
-        `surrogate_error`.
+        Particle methods need millions of gradients, which only polynomials give in time. `surrogate_error` measures
+        their distance from the models.
 
         Args:
             nodes: number of nodes along each of the two coordinates.
         """
         axes = [torch.from_numpy(chebyshev_nodes(count)) for count in nodes]
-        places = torch.cartesian_prod(*axes)
+        points = torch.cartesian_prod(*axes)
 
-        def table(reward_weight: float, nll_weight: float) -> np.ndarray:
-            values = [self.loss(place, reward_weight=reward_weight, nll_weight=nll_weight).item() for place in places]
+        def coefficients(reward_weight: float, nll_weight: float) -> np.ndarray:
+            values = [self.loss(u, reward_weight=reward_weight, nll_weight=nll_weight).item() for u in points]
             return fitted(np.reshape(values, nodes))
 
-        reward, prior = table(1.0, 0.0), table(0.0, 1.0)
+        reward, prior = coefficients(1.0, 0.0), coefficients(0.0, 1.0)
         return Landscape(
-            lambda reward_weight, kl_weight: polynomial(reward_weight * reward + kl_weight * prior),
-            (0.0, 0.0),
-            (1.0, 1.0),
+            loss=lambda reward_weight, kl_weight: polynomial(reward_weight * reward + kl_weight * prior),
+            low=(0.0, 0.0),
+            high=(1.0, 1.0),
             walls=True,
         )
 
     def surrogate_error(
         self, landscape: Landscape, points: Float[np.ndarray, "n 2"], reward_weight: float
     ) -> tuple[float, float]:
-        """Largest difference of L in nats, and of ∇L relative to its largest norm, from autograd through the models."""
+        """Compare a landscape's L with autograd through the models.
+
+        Returns:
+            Largest error of L in nats, and of ∇L relative to its largest norm.
+        """
         values, slopes = [], []
         for point in points:
-            place = torch.from_numpy(point).requires_grad_()
-            loss = self.loss(place, reward_weight=reward_weight, nll_weight=1.0)
-            slopes.append(torch.autograd.grad(loss, place)[0].numpy())
+            u = torch.from_numpy(point).requires_grad_()
+            loss = self.loss(u, reward_weight=reward_weight, nll_weight=1.0)
+            slopes.append(torch.autograd.grad(loss, u)[0].numpy())
             values.append(loss.item())
         fitted_values, fitted_slopes = landscape.loss(reward_weight, 1.0)(points)
-        apart, wrong = fitted_values - values, np.linalg.norm(fitted_slopes - np.array(slopes), axis=1)
-        return float(np.abs(apart).max()), float(wrong.max() / np.linalg.norm(slopes, axis=1).max())
+        slope_errors = np.linalg.norm(fitted_slopes - np.array(slopes), axis=1)
+        scale = np.linalg.norm(slopes, axis=1).max()
+        return float(np.abs(fitted_values - values).max()), float(slope_errors.max() / scale)

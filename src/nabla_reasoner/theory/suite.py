@@ -1,291 +1,256 @@
-"""The groups of checks that `./reproduce.sh theorem` makes: from settings to rows."""
+"""Groups of checks for `./reproduce.sh theorem`."""
 
 import math
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from . import barrier_checks, flow_checks, fokker_planck, gradient_checks, landscapes, particles
+from . import barrier_checks, estimator_checks, flow_checks, fokker_planck, gradient_checks, particles
 from .check import Check, Point, seen
-from .context import Findings, TheoryContext, common, named
-from .landscapes import Landscape
+from .context import ConvergenceSettings, Findings, NoiseSettings, Space, TheoryContext, WithoutNoiseSettings, named
+from .flow_checks import SampleDistance
+
+SQRT2 = math.sqrt(2)
 
 
-def surrogate(lab: TheoryContext) -> Findings:
-    """The polynomial of the relaxed text against the models, at draws from π: 0.05 nats, and 5 % of the steepest slope.
+def surrogate(context: TheoryContext) -> Findings:
+    """Compare the relaxed text's polynomial with the models at samples of π: 0.05 nats, 5 % of the steepest slope.
 
-    Everything else about the text is about the polynomial; this ties it to the models.
+    All other checks of the text use the polynomial; this one ties it to the models.
     """
-    landscape, random = lab.spaces["text"](), np.random.default_rng(lab.stream(1))
-    points = particles.sample_prior(landscape, 40, random)
-    value, slope = lab.relaxed_text.surrogate_error(landscape, points, lab.settings["text"]["reward_weight"])
+    problem = context.space("text").problem
+    points = particles.sample_prior(problem.landscape, 40, np.random.default_rng([context.seed, 1]))
+    value, slope = context.relaxed_text.surrogate_error(problem.landscape, points, problem.reward_weight)
     checks = [Check("text_polynomial_value_nats", value, 0.05), Check("text_polynomial_slope", slope, 0.05)]
-    return Findings(checks, _text_map(lab))
+    return Findings(checks, _text_map(context))
 
 
-def _text_map(lab: TheoryContext) -> list[Point]:
-    """L over the text's square for the figure, from 0 at its lowest; a series for each place of the second token."""
+def _text_map(context: TheoryContext) -> list[Point]:
+    """Tabulate L over the text's square, from 0 at its minimum; one series for each value of the second coordinate."""
     axis = np.linspace(0, 1, 25)
-    points = np.stack([one.ravel() for one in np.meshgrid(axis, axis, indexing="ij")], -1)
-    values, _ = lab.spaces["text"]().loss(lab.settings["text"]["reward_weight"], 1.0)(points)
-    above = zip(points, values - values.min(), strict=True)
-    return [Point("text", f"{second:.3f}", first, value) for (first, second), value in above]
+    points = np.stack([coordinate.ravel() for coordinate in np.meshgrid(axis, axis, indexing="ij")], -1)
+    values, _ = context.space("text").problem.loss(points)
+    heights = values - values.min()
+    return [
+        Point("text", f"{second:.3f}", first, height) for (first, second), height in zip(points, heights, strict=True)
+    ]
 
 
-def argmin(lab: TheoryContext) -> Findings:
+def argmin(context: TheoryContext) -> Findings:
     """(a) The closed form ρ* is the minimiser of L_PPO."""
-    return Findings(
-        [
-            named(
-                flow_checks.minimiser(
-                    landscape,
-                    reward_weight=own["reward_weight"],
-                    kl_weight=1.0,
-                    cells=own["argmin_cells"],
-                    claimed=own["reward_weight"],
-                ),
-                name,
-            )
-            for name, landscape, own in lab.each()
-        ]
-    )
+    checks = []
+    for space in context.spaces():
+        problem = replace(space.problem, cells=space.argmin_cells)
+        check = flow_checks.minimiser(problem, claimed_reward_weight=problem.reward_weight)
+        checks.append(named(check, space.name))
+    return Findings(checks)
 
 
-def velocity(lab: TheoryContext) -> Findings:
+def velocity(context: TheoryContext) -> Findings:
     """(f) The flow's velocity is DTO's drift less ∇log ρ."""
     return Findings(
         [
-            named(
-                flow_checks.velocity(
-                    landscape,
-                    reward_weight=own["reward_weight"],
-                    kl_weight=1.0,
-                    cells=own["cells"],
-                    width=own["probe_width"],
-                    entropy_weight=1.0,
-                ),
-                name,
-            )
-            for name, landscape, own in lab.each()
+            named(flow_checks.velocity(space.problem, width=space.probe_width, entropy_weight=1.0), space.name)
+            for space in context.spaces()
         ]
     )
 
 
-def jko(lab: TheoryContext) -> Findings:
+def jko(context: TheoryContext) -> Findings:
     """(b) JKO steps on L_PPO, the flow's definition, give the Fokker-Planck equation's solution."""
-    own = lab.settings["line"]
-    weights = {"reward_weight": own["reward_weight"], "kl_weight": 1.0, "jko_kl_weight": 1.0}
-    check = flow_checks.jko(lab.spaces["line"](), cells=own["cells"], **weights, **lab.settings["jko"])
+    check = flow_checks.jko(context.space("line").problem, jko_kl_weight=1.0, **context.settings["jko"])
     return Findings([named(check, "line")])
 
 
-def finite_times(lab: TheoryContext) -> Findings:
-    """(b) Noisy DTO from π has the law of the flow at several times; ρ* is still far away then."""
+def _follows(name: str, measured: SampleDistance) -> Check:
+    """Return a row that passes if a distance is within its noise floor."""
+    return Check(name, measured.distance, measured.floor, measured.floor)
+
+
+def finite_times(context: TheoryContext) -> Findings:
+    """(b) Noisy DTO from π is distributed as the flow at several times, when ρ* is still far away."""
     checks, points = [], []
-    for number, (name, landscape, own) in enumerate(lab.each()):
-        found, from_limit, _ = flow_checks.laws(
-            landscape,
-            noise=math.sqrt(2),
-            count=own["particles"],
-            step=own["step"],
-            times=own["times"],
-            particle_reward_weight=own["reward_weight"],
-            seed=lab.stream(2, number),
-            **common(lab, own),
-        )
-        for time, flow, limit in zip(own["times"], found, from_limit, strict=True):
-            checks.append(Check(f"particles_follow_flow__{name}_t{time:g}", flow.distance, flow.floor, flow.floor))
-            points.append(Point("from_flow", name, time, flow.distance, flow.floor))
-            points.append(Point("from_limit", name, time, limit.distance, limit.floor))
+    for number, space in enumerate(context.spaces()):
+        runs = context.runs(space.particles, space.step, 2, number)
+        from_flow, from_limit = flow_checks.noisy_descent(space.problem, runs, noise=SQRT2, times=space.times)
+        for time, flow, limit in zip(space.times, from_flow, from_limit, strict=True):
+            checks.append(_follows(f"particles_follow_flow__{space.name}_t{time:g}", flow))
+            points.append(Point("from_flow", space.name, time, flow.distance, flow.floor))
+            points.append(Point("from_limit", space.name, time, limit.distance, limit.floor))
     return Findings(checks, points)
 
 
-def long_run(lab: TheoryContext) -> Findings:
-    """(c) The law in the long run is ρ*; a coarse step's bias and slow mixing are told apart by MALA and the flow."""
+def _euler(context: TheoryContext, space: Space, step: float, times: list[float], *stream: int) -> list[SampleDistance]:
+    """Return the distances of noisy DTO from ρ*."""
+    runs = context.runs(space.limit_particles, step, *stream)
+    return flow_checks.noisy_descent(space.problem, runs, noise=SQRT2, times=times)[1]
+
+
+def _mala(context: TheoryContext, space: Space, step: float, times: list[float], *stream: int) -> list[SampleDistance]:
+    """Return the distances of MALA from ρ*."""
+    return flow_checks.mala(space.problem, context.runs(space.limit_particles, step, *stream), times=times)
+
+
+def long_run(context: TheoryContext) -> Findings:
+    """(c) The distribution tends to ρ*; MALA and the flow tell the bias of a coarse step from slow mixing."""
     checks, points = [], []
-    for number, (name, landscape, own) in enumerate(lab.each()):
-        shared, end, count = common(lab, own), own["limit_time"], own["limit_particles"]
+    for number, space in enumerate(context.spaces()):
+        name, end = space.name, space.limit_time
         times = [end * share for share in (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)]
-        euler = partial(
-            flow_checks.laws,
-            landscape,
-            noise=math.sqrt(2),
-            count=count,
-            particle_reward_weight=own["reward_weight"],
-            **shared,
-        )
-        mala = partial(flow_checks.exact_sampler, landscape, count=count, **shared)
-        found = {"MALA": mala(step=own["exact_step"], times=times, seed=lab.stream(3, number))[0]}
-        if own["limit_step"]:
-            found["Euler"] = euler(step=own["limit_step"], times=times, seed=lab.stream(4, number))[1]
-        for sampler, series in found.items():
-            last = series[-1]
-            checks.append(Check(f"long_run_is_rho_star_{sampler}__{name}", last.distance, last.floor, last.floor))
+        series = {"MALA": _mala(context, space, space.exact_step, times, 3, number)}
+        if space.limit_step:
+            series["Euler"] = _euler(context, space, space.limit_step, times, 4, number)
+        for sampler, distances in series.items():
+            checks.append(_follows(f"long_run_is_rho_star_{sampler}__{name}", distances[-1]))
             points += [
-                Point("mixing", f"{name}: {sampler}", t, one.distance, one.floor)
-                for t, one in zip(times, series, strict=True)
+                Point("mixing", f"{name}: {sampler}", time, measured.distance, measured.floor)
+                for time, measured in zip(times, distances, strict=True)
             ]
-        coarse = euler(step=own["coarse_step"], times=[end], seed=lab.stream(5, number))[1][-1]
+        (coarse,) = _euler(context, space, space.coarse_step, [end], 5, number)
         checks.append(seen(f"coarse_step_biases_Euler__{name}", coarse.distance, coarse.floor))
-        # MALA at that same step, given half as much time again for what it refuses
-        fair = mala(step=own["coarse_step"], times=[1.5 * end], seed=lab.stream(6, number))[0][-1]
-        checks.append(Check(f"coarse_step_does_not_bias_MALA__{name}", fair.distance, fair.floor, fair.floor))
-        checks += _slow_mixing(lab, name, landscape, own, points, times, seed=lab.stream(7, number))
+        # half as much time again makes up for the proposals that MALA rejects at that step
+        (exact,) = _mala(context, space, space.coarse_step, [1.5 * end], 6, number)
+        checks.append(_follows(f"coarse_step_does_not_bias_MALA__{name}", exact))
+        slow_checks, flow_points = _slow_mixing(space, times, context.runs(space.particles, space.step, 7, number))
+        checks, points = checks + slow_checks, points + flow_points
     return Findings(checks, points)
 
 
-def _slow_mixing(
-    lab: TheoryContext, name: str, landscape: Landscape, own: dict, points: list[Point], times: list[float], seed: list
-) -> list[Check]:
-    """An exact sampler stopped early is as far from ρ* as the flow says: slow, not wrong."""
-    table = landscapes.tabulate(landscape, own["cells"])
-    weights = {"reward_weight": own["reward_weight"], "kl_weight": 1.0}
-    limit = fokker_planck.closed_form(landscape, table, **weights)
-    prior = landscapes.normalised(landscape.log_prior(table.centres))
-    stops = [own["times"][-1], *times]
-    order = sorted(range(len(stops)), key=lambda i: stops[i])
-    masses = fokker_planck.evolve(fokker_planck.flow(landscape, table, **weights), prior, [stops[i] for i in order])
-    bins = [particles.coarse(law, table, own["bins"]) for law in (limit, *masses)]
-    distances = {stops[i]: particles.total_variation(bins[0], law) for i, law in zip(order, bins[1:], strict=True)}
-    points += [Point("mixing", f"{name}: flow", t, distances[t]) for t in times]
-    short = own["times"][-1]
-    early, _ = flow_checks.exact_sampler(
-        landscape, count=own["particles"], step=own["step"], times=[short], seed=seed, **common(lab, own)
-    )
-    gap = abs(early[0].distance - distances[short])
-    return [
-        Check(f"early_MALA_is_as_far_from_rho_star_as_flow__{name}", gap, early[0].floor, early[0].floor),
-        seen(f"early_MALA_is_not_rho_star__{name}", early[0].distance, early[0].floor),
+def _slow_mixing(space: Space, times: list[float], runs: particles.Runs) -> tuple[list[Check], list[Point]]:
+    """Check that an exact sampler stopped early is as far from ρ* as the flow: slow, not wrong.
+
+    Returns:
+        The checks, and the flow's distance from ρ* at `times`.
+    """
+    problem = space.problem
+    short = space.times[-1]
+    stops = sorted([short, *times])
+    masses = fokker_planck.evolve(fokker_planck.flow(problem), problem.prior, stops)
+    limit = problem.bin_masses(problem.optimum)
+    distances = {
+        time: particles.total_variation(limit, problem.bin_masses(density))
+        for time, density in zip(stops, masses, strict=True)
+    }
+    (early,) = flow_checks.mala(problem, runs, times=[short])
+    gap = abs(early.distance - distances[short])
+    checks = [
+        Check(f"early_MALA_is_as_far_from_rho_star_as_flow__{space.name}", gap, early.floor, early.floor),
+        seen(f"early_MALA_is_not_rho_star__{space.name}", early.distance, early.floor),
     ]
+    return checks, [Point("mixing", f"{space.name}: flow", time, distances[time]) for time in times]
 
 
-def without_noise(lab: TheoryContext) -> Findings:
-    """(d) DTO without noise ends in local minima of L, which is not ρ*."""
+def without_noise(context: TheoryContext) -> Findings:
+    """(d) DTO without noise ends in local minima of L, which is not ρ*.
+
+    The text is left out: its minima lie in corners, where the walls hold the particles and ∇L is not 0.
+    """
+    settings = WithoutNoiseSettings(**context.settings["without_noise"])
     checks, points = [], []
-    own_settings = lab.settings["without_noise"]
-    for number, (name, landscape, own) in enumerate(lab.each()):
-        if name == "text":  # its minima lie in corners, where the walls hold the particles and ∇L is not 0
-            continue
-        found, ends = flow_checks.without_noise(
-            landscape,
-            noise=0.0,
-            count=own_settings["particles"],
-            step=own_settings["step"],
-            time=own_settings["time"],
-            seed=lab.stream(8, number),
-            **common(lab, own),
-        )
-        checks += [named(check, name) for check in found]
+    for number, name in enumerate(("line", "plane")):
+        runs = context.runs(settings.particles, settings.step, 8, number)
+        rows, ends = flow_checks.without_noise(context.space(name).problem, runs, noise=0.0, time=settings.time)
+        checks += [named(check, name) for check in rows]
         if name == "line":
-            places, counts = np.unique(ends[:, 0].round(3), return_counts=True)
-            points += [Point("minima", name, x, share) for x, share in zip(places, counts / len(ends), strict=True)]
-    return Findings(checks, points + _densities(lab))
+            minima, counts = np.unique(ends[:, 0].round(3), return_counts=True)
+            points += [Point("minima", name, x, share) for x, share in zip(minima, counts / len(ends), strict=True)]
+    return Findings(checks, points + _densities(context.space("line")))
 
 
-def _densities(lab: TheoryContext) -> list[Point]:
-    """π, ρ* and the flow at its times on the line, for the figure."""
-    landscape, own = lab.spaces["line"](), lab.settings["line"]
-    table = landscapes.tabulate(landscape, own["cells"])
-    weights = {"reward_weight": own["reward_weight"], "kl_weight": 1.0}
-    prior = landscapes.normalised(landscape.log_prior(table.centres))
-    laws = {"π": prior, "ρ*": fokker_planck.closed_form(landscape, table, **weights)}
-    passed = fokker_planck.evolve(fokker_planck.flow(landscape, table, **weights), prior, own["times"])
-    laws |= {f"t = {time:g}": law for time, law in zip(own["times"], passed, strict=True)}
-    every = slice(None, None, max(1, own["cells"] // 100))
+def _densities(space: Space) -> list[Point]:
+    """Tabulate π, ρ* and the flow at the space's times, for the figure."""
+    problem = space.problem
+    evolved = fokker_planck.evolve(fokker_planck.flow(problem), problem.prior, space.times)
+    densities = {"π": problem.prior, "ρ*": problem.optimum}
+    densities |= {f"t = {time:g}": masses for time, masses in zip(space.times, evolved, strict=True)}
+    every = slice(None, None, max(1, problem.cells // 100))
     return [
-        Point("density", name, x, mass / table.widths[0])
-        for name, law in laws.items()
-        for x, mass in zip(table.centres[every, 0], law[every], strict=True)
+        Point("density", name, x, mass / problem.grid.widths[0])
+        for name, masses in densities.items()
+        for x, mass in zip(problem.grid.centres[every, 0], masses[every], strict=True)
     ]
 
 
-def noise(lab: TheoryContext) -> Findings:
-    """(e) With KL weight β the noise must be √(2β): others are told apart."""
-    own, settings, landscape = lab.settings["line"], lab.settings["noise"], lab.spaces["line"]()
+def noise(context: TheoryContext) -> Findings:
+    """(e) With KL weight β the noise must be √(2β): other amounts are told apart."""
+    settings = NoiseSettings(**context.settings["noise"])
+    line = context.space("line").problem
     checks, points = [], []
-    for number, beta in enumerate(settings["kl_weights"]):
+
+    def distance(number: int, beta: float, amount: float, count: int) -> SampleDistance:
+        runs = context.runs(count, settings.step, 9, number)
+        problem = replace(line, kl_weight=beta)
+        return flow_checks.noisy_descent(problem, runs, noise=amount, times=[settings.time])[0][0]
+
+    for number, beta in enumerate(settings.kl_weights):
         right = math.sqrt(2 * beta)
-
-        def law(amount: float, count: int, number: int = number, beta: float = beta) -> flow_checks.Apart:
-            shared = common(lab, own) | {"kl_weight": beta}
-            found, _, _ = flow_checks.laws(
-                landscape,
-                noise=amount,
-                count=count,
-                step=settings["step"],
-                times=[settings["time"]],
-                particle_reward_weight=own["reward_weight"],
-                seed=lab.stream(9, number),
-                **shared,
-            )
-            return found[0]
-
-        found = law(right, settings["particles"])
-        checks.append(Check(f"noise_sqrt_2beta_is_right__beta{beta:g}", found.distance, found.floor, found.floor))
-        wrong = {"1": 1.0, "sqrt_2": math.sqrt(2), "sqrt_beta": math.sqrt(beta), "2beta": 2 * beta}
+        followed = distance(number, beta, right, settings.particles)
+        checks.append(_follows(f"noise_sqrt_2beta_is_right__beta{beta:g}", followed))
+        wrong = {"1": 1.0, "sqrt_2": SQRT2, "sqrt_beta": math.sqrt(beta), "2beta": 2 * beta}
         for name, amount in wrong.items():
             if abs(amount / right - 1) > 0.01:
-                other = law(amount, settings["particles"])
+                other = distance(number, beta, amount, settings.particles)
                 checks.append(seen(f"noise_{name}_is_wrong__beta{beta:g}", other.distance, other.floor))
-        for factor in settings["factors"]:
-            found = law(factor * right, settings["scan_particles"])
-            points.append(Point("noise", f"β = {beta:g}", factor, found.distance, found.floor))
+        for factor in settings.factors:
+            scanned = distance(number, beta, factor * right, settings.scan_particles)
+            points.append(Point("noise", f"β = {beta:g}", factor, scanned.distance, scanned.floor))
     return Findings(checks, points)
 
 
-def convergence(lab: TheoryContext) -> Findings:
-    """(g) How the time to reach ρ* grows with the distance between modes."""
-    own = lab.settings["convergence"]
-    found = [
+def convergence(context: TheoryContext) -> Findings:
+    """(g) Growth of the time to reach ρ* with the distance between modes."""
+    settings = ConvergenceSettings(**context.settings["convergence"])
+    escapes = [
         barrier_checks.escape(
             separation,
-            scale=own["scale"],
-            reward_weight=own["reward_weight"],
-            cells=own["cells"],
-            count=own["particles"],
-            step=own["step"],
-            simulate=number < own["simulated"],
-            seed=lab.stream(10, number),
-            threads=lab.threads,
+            scale=settings.scale,
+            reward_weight=settings.reward_weight,
+            cells=settings.cells,
+            runs=context.runs(settings.particles, settings.step, 10, number),
+            simulate=number < settings.simulated,
         )
-        for number, separation in enumerate(own["separations"])
+        for number, separation in enumerate(settings.separations)
     ]
     points = []
-    for one, deviation in found:
-        for series in ("gap_time", "kramers_time", "flow_time", "particle_time"):
-            value = one._asdict()[series]
-            if not math.isnan(value):
-                floor = deviation * value if series == "particle_time" else math.nan
-                points.append(Point("convergence", series, one.barrier, value, floor))
-    return Findings(barrier_checks.escapes(found), points)
+    for row in escapes:
+        times = {"gap_time": row.gap_time, "kramers_time": row.kramers_time}
+        if not math.isnan(row.particle_time):
+            times |= {"flow_time": row.flow_time, "particle_time": row.particle_time}
+        for series, time in times.items():
+            floor = row.deviation * time if series == "particle_time" else math.nan
+            points.append(Point("convergence", series, row.barrier, time, floor))
+    return Findings(barrier_checks.escape_checks(escapes), points)
 
 
-def prop_c1(lab: TheoryContext) -> Findings:
-    """Prop. C.1 on every shipped policy and reward, and on SmolLM2 where it is installed."""
-    own, checks, terms = lab.settings["prop_c1"], [], []
-    for policy, reward in (pair.split("/") for pair in own["models"]):
-        tasks = own["tasks"]["smollm2" if policy == "smollm2" else "tiny"]
-        found, rows = gradient_checks.decompositions(policy, reward, tasks, count=own["problems"], seed=lab.seed)
-        checks, terms = checks + found, terms + rows
+def prop_c1(context: TheoryContext) -> Findings:
+    """Prop. C.1 on every shipped policy and reward model, and on SmolLM2 where it is installed."""
+    section = context.settings["prop_c1"]
+    checks, terms = [], []
+    for policy, reward in (pair.split("/") for pair in section["models"]):
+        tasks = section["tasks"]["smollm2" if policy == "smollm2" else "tiny"]
+        rows, row_terms = gradient_checks.decompositions(
+            policy, reward, tasks, count=section["problems"], seed=context.seed
+        )
+        checks, terms = checks + rows, terms + row_terms
     return Findings(checks, [], terms)
 
 
-def eq25(lab: TheoryContext) -> Findings:
-    """Eq. 25 and where a row's gradient is large."""
-    return Findings(*gradient_checks.equation_25(**lab.settings["eq25"], seed=lab.seed))
+def eq25(context: TheoryContext) -> Findings:
+    """Eq. 25, and the rows for which its gradient is large."""
+    return Findings(*gradient_checks.equation_25(**context.settings["eq25"], seed=context.seed))
 
 
-def estimators(lab: TheoryContext) -> Findings:
+def estimators(context: TheoryContext) -> Findings:
     """Bias and spread of the straight-through estimator and of Gumbel-softmax."""
-    text = lab.settings["text"]
-    places = {"question": text["question"], "prefix": text["prefix"]}
-    return Findings(*gradient_checks.estimators(**places, **lab.settings["estimators"], seed=lab.seed))
+    text = context.settings["text"]
+    settings = estimator_checks.EstimatorSettings(**context.settings["estimators"], seed=context.seed)
+    return Findings(*estimator_checks.estimators(text["question"], text["prefix"], settings))
 
 
 class Group(NamedTuple):
-    """A function of the laboratory, and its share of the time, for the time left only."""
+    """A function that makes checks, and its share of the run time, used only to estimate the time left."""
 
     make: Callable[[TheoryContext], Findings]
     weight: float
