@@ -108,9 +108,9 @@ class BatchedDecoder:
                 return new_tokens
             with shared_seconds([state.trajectory for state in [*selected, *in_progress.values()]]):
                 passed = self.gradient(selected)
-                drawn = self.optimise(passed)
+                draws = self.optimise(passed)
             advancing = [state for state in selected if state not in passed]
-            for state, token in drawn:
+            for state, token in draws:
                 if token == state.tokens[state.cursor]:
                     advancing.append(state)
                 else:
@@ -147,10 +147,10 @@ class BatchedDecoder:
 
     def optimise(self, states: Sequence[DecodingState]) -> list[tuple[DecodingState, int]]:
         """Start DTO at the cursors of these problems; return the tokens drawn for all descents that have ended."""
-        drawn = self.optimiser.optimise(states)
-        for state, token in drawn:
+        draws = self.optimiser.optimise(states)
+        for state, token in draws:
             self.observer.on_draw(state, token)
-        return drawn
+        return draws
 
     def propose(self, new_tokens: Sequence[tuple[DecodingState, int]]) -> list[Proposal]:
         """Sample a rollout after every new token and score the responses; score the incumbents too where unknown."""
