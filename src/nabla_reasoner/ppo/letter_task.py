@@ -20,6 +20,7 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from ..models import random_init
 from ..training import loop
 from ..training.data import Example, Mixture
 
