@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..engine import generation, scoring
+from ..engine import scoring
 from ..engine.generation import Rollout
-from ..engine.sampling import Sampling
+from ..evaluation.accuracy import grades, greedy_accuracy
 from ..models.language_models import Policy, RewardModel
-from ..tasks import grading
 from ..types import Problem
 from .data import Padded
 from .loop import Schedule, Training
@@ -24,11 +23,7 @@ def graded(policy: Policy) -> Score:
     """The verifiable reward: 1 for a finished, correct response, 0 otherwise; not a number where grading failed."""
 
     def score(problems: Sequence[Problem], drawn: Sequence[Rollout]) -> list[float]:
-        values = []
-        for problem, rollout in zip(problems, drawn, strict=True):
-            verdict = grading.grade(problem, policy.decode(rollout.token_ids), rollout.finished)
-            values.append(float("nan") if verdict.note else float(verdict.correct))
-        return values
+        return [float("nan") if grade.note else float(grade.correct) for grade in grades(policy, problems, drawn)]
 
     return score
 
@@ -63,10 +58,7 @@ class PolicyTraining(Training):
 
     def validation_step(self, batch: list[Problem], index: int) -> None:
         """Greedy accuracy, in percent, of the problems of one task."""
-        prompts = [self.policy.prompt_ids(problem.messages) for problem in batch]
-        limits, nothing = [self.max_new_tokens] * len(batch), [np.zeros(self.max_new_tokens)] * len(batch)
-        drawn = generation.sample(self.policy, prompts, nothing, Sampling(0.0), limits)
-        self.examined[batch[0].task] = 100 * float(np.mean([v == 1 for v in graded(self.policy)(batch, drawn)]))
+        self.examined[batch[0].task] = greedy_accuracy(self.policy, batch, self.max_new_tokens)
 
     def on_validation_epoch_end(self) -> None:
         for task, accuracy in self.examined.items():

@@ -17,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from scipy import special, stats
 
 from ...engine import generation, scoring
-from ...engine.generation import Rollout
 from ...engine.sampling import Sampling, keyed_uniforms
+from ...evaluation.accuracy import grades, greedy_accuracy
 from ...models.language_models import Policy, RewardModel
-from ...tasks import grading, worked_solutions
+from ...tasks import worked_solutions
 from ...types import Problem
 
 NUM_PROBLEMS, NUM_SAMPLES, NUM_FAR, LIMIT, TEMPERATURE = 300, 8, 20, 96, 0.7
@@ -42,8 +42,7 @@ def write(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> None
     for name, reward in rewards.items():
         if reward.strong is not None:
             entries["tiny-instruct" if name == "likelihood-weak" else name]["greedy_accuracy"] = {
-                task: accuracy(reward.strong, problems, greedy(reward.strong, problems))
-                for task, problems in validation.items()
+                task: round(greedy_accuracy(reward.strong, problems, LIMIT), 1) for task, problems in validation.items()
             }
     for name, entry in entries.items():
         if entry["folder"].startswith("policies/"):
@@ -85,22 +84,6 @@ def prompts(model: Policy | RewardModel, problems: Sequence[Problem]) -> list[li
     return [model.prompt_ids(problem.messages) for problem in problems]
 
 
-def greedy(policy: Policy, problems: Sequence[Problem]) -> list[Rollout]:
-    """Greedy responses."""
-    noise = [np.zeros(LIMIT)] * len(problems)
-    return generation.sample(policy, prompts(policy, problems), noise, Sampling(0.0), [LIMIT] * len(problems))
-
-
-def right(policy: Policy, problem: Problem, rollout: Rollout) -> bool:
-    """Whether a response is finished and correct."""
-    return rollout.finished and grading.grade(problem, policy.decode(rollout.token_ids)).correct
-
-
-def accuracy(policy: Policy, problems: Sequence[Problem], drawn: Sequence[Rollout]) -> float:
-    """Percent of the problems answered correctly."""
-    return round(100 * float(np.mean([right(policy, p, r) for p, r in zip(problems, drawn, strict=True)])), 1)
-
-
 def measure(policy: Policy, rewards: dict[str, RewardModel], problems: Sequence[Problem]) -> dict[str, Any]:
     """Accuracies of one policy on one task, and the worth of each reward there."""
     own = prompts(policy, problems)
@@ -108,10 +91,10 @@ def measure(policy: Policy, rewards: dict[str, RewardModel], problems: Sequence[
     repeated = [prompt for prompt in own for _ in range(NUM_SAMPLES)]
     drawn = generation.sample(policy, repeated, noise, Sampling(TEMPERATURE), [LIMIT] * len(repeated))
     owners = [problem for problem in problems for _ in range(NUM_SAMPLES)]
-    correct = np.array([right(policy, p, r) for p, r in zip(owners, drawn, strict=True)]).reshape(-1, NUM_SAMPLES)
+    correct = np.array([grade.correct for grade in grades(policy, owners, drawn)]).reshape(-1, NUM_SAMPLES)
     one, best = 100 * correct.mean(), 100 * correct.any(1).mean()
     result: dict[str, Any] = {
-        "greedy": accuracy(policy, problems, greedy(policy, problems)),
+        "greedy": round(greedy_accuracy(policy, problems, LIMIT), 1),
         "one_sample": round(one, 1),
         "any_of_8": round(best, 1),
         "response_tokens": round(float(np.mean([len(r.token_ids) for r in drawn])), 1),

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ...engine import generation, scoring
 from ...engine.sampling import Sampling, keyed_uniforms
+from ...evaluation.accuracy import greedy_accuracy
 from ...models import conversion
 from ...models.language_models import Policy, RewardModel, load_tokenizer
 from ...tasks import grading
@@ -210,15 +211,6 @@ def measure(reward: RewardModel, answers: Sequence[Answer], count: int) -> dict[
     return {name: round(float(value), 3) for name, value in result.items()}
 
 
-def greedy_accuracy(model: Policy, problems: Sequence[Problem], limit: int) -> float:
-    """Percent of the problems that greedy decoding answers correctly."""
-    prompts = [model.prompt_ids(problem.messages) for problem in problems]
-    drawn = generation.sample(model, prompts, [np.zeros(limit)] * len(prompts), Sampling(0.0), [limit] * len(prompts))
-    pairs = zip(problems, drawn, strict=True)
-    correct = [grading.grade(p, model.decode(r.token_ids), r.finished).correct for p, r in pairs]
-    return round(100 * float(np.mean(correct)), 1)
-
-
 def choose(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> None:
     """Measure the candidates on validation problems, and ship the one with the best mean Best-of-N."""
     count, results, judge = config.validation.per_question, {}, {}
@@ -230,7 +222,8 @@ def choose(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> Non
             results[name] = {task: measure(reward, answers, count) for task, answers in sampled.items()}
             print(name, json.dumps(results[name]), flush=True)
             if name == "likelihood":
-                judge = {t: greedy_accuracy(reward.strong, own, config.max_new_tokens) for t, own in asked.items()}
+                limit = config.max_new_tokens
+                judge = {t: round(greedy_accuracy(reward.strong, own, limit), 1) for t, own in asked.items()}
     best = max(results, key=lambda name: np.mean([row[f"best_of_{count}"] for row in results[name].values()]))
     folder, source = Path(config.folder), adapter_folder(config, CANDIDATES[best][0])
     folder.mkdir(parents=True, exist_ok=True)

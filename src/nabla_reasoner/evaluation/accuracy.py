@@ -1,0 +1,29 @@
+"""Graded responses and greedy accuracy of a policy, outside of any method."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..engine import generation
+from ..engine.generation import Rollout
+from ..engine.sampling import Sampling
+from ..models.language_models import Policy
+from ..tasks import grading
+from ..tasks.grading import Grade
+from ..types import Problem
+
+
+def grades(policy: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
+    """Grade one response per problem; a response that was cut off counts only if it states its answer completely."""
+    return [
+        grading.grade(problem, policy.decode(rollout.token_ids), rollout.finished)
+        for problem, rollout in zip(problems, rollouts, strict=True)
+    ]
+
+
+def greedy_accuracy(policy: Policy, problems: Sequence[Problem], max_new_tokens: int) -> float:
+    """Return the percentage of problems that greedy decoding answers correctly."""
+    prompts = [policy.prompt_ids(problem.messages) for problem in problems]
+    uniforms = [np.zeros(max_new_tokens)] * len(problems)  # not used at temperature 0
+    rollouts = generation.sample(policy, prompts, uniforms, Sampling(0.0), [max_new_tokens] * len(problems))
+    return 100 * float(np.mean([grade.correct for grade in grades(policy, problems, rollouts)]))
