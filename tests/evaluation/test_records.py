@@ -13,11 +13,11 @@ from typing import NamedTuple
 import pytest
 
 from nabla_reasoner.cost import Cost
+from nabla_reasoner.evaluation.outcomes import load_outcomes
 from nabla_reasoner.evaluation.records import (
     append_records,
     failed_record,
     make_record,
-    read_outcomes,
     read_records,
     record_path,
 )
@@ -152,8 +152,8 @@ def test_a_torn_end_longer_than_a_block_is_cut_off(tmp_path):
 def test_a_killed_writer_leaves_a_file_that_can_be_gone_on_with(tmp_path):
     path = tmp_path / "r.jsonl"
     code = (
-        "import sys; from pathlib import Path; from nabla_reasoner.problems import Problem\n"
-        "from nabla_reasoner.records import append_records, failed_record\n"
+        "import sys; from pathlib import Path; from nabla_reasoner.types import Problem\n"
+        "from nabla_reasoner.evaluation.records import append_records, failed_record\n"
         "for i in range(10**9):\n"
         "    p = Problem(f'p{i}', 'q' * 50, '1', 't')\n"
         "    append_records(Path(sys.argv[1]), [failed_record(p, 'x', policy='a', method='m', seed=0, repeat=0)])\n"
@@ -227,7 +227,7 @@ def test_a_corrupt_inner_line_is_named(tmp_path, line, message):
 def test_two_records_of_one_problem_are_refused(tmp_path):
     path = tmp_path / "r.jsonl"
     append_records(path, [failed_record(problem("p0"), "", **NAMES)] * 2)
-    with pytest.raises(ValueError, match=r"line 2: problem 'p0', repeat 0 stands on line 1"):
+    with pytest.raises(ValueError, match=r"line 2: problem 'p0', repeat 0 is a duplicate of line 1"):
         read_records(path)
 
 
@@ -238,10 +238,10 @@ def test_names_that_a_file_name_cannot_keep_apart_are_refused(tmp_path, name):
 
 
 def test_outcomes_follow_the_file(tmp_path):
-    path = tmp_path / "r.jsonl"
+    path = record_path(tmp_path, "tiny-base", "chain_sum", "best_of_n", 1)
     append_records(path, [make_record(problem("p0"), solution(), grade=Grader(), **NAMES)])
-    (first,) = read_outcomes(path)
+    ((first,),) = load_outcomes(tmp_path).values()
     assert (first.key, first.correct, first.ok) == (("p0", 1, 0), True, True)
     assert [(step[0], step[-1]) for step in first.steps] == [(1, False), (2, True)]
     append_records(path, [failed_record(problem("p1"), "", **NAMES)])
-    assert [outcome.ok for outcome in read_outcomes(path)] == [True, False]
+    assert [outcome.ok for outcome in load_outcomes(tmp_path)["tiny-base", "chain_sum", "best_of_n"]] == [True, False]

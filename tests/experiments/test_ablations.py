@@ -13,7 +13,7 @@ from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.evaluation.records import read_records
 from nabla_reasoner.experiments import cell_sweep, right_token
 from nabla_reasoner.experiments import table1 as experiments_table1
-from nabla_reasoner.reporting import ablations
+from nabla_reasoner.reporting import ablation_runs, ablations
 from nabla_reasoner.types import Problem
 
 
@@ -101,11 +101,12 @@ def test_a_run_stopped_at_n_rollouts_is_the_run_with_that_limit(tmp_path: Path):
     assert cell_sweep.main([*command(tmp_path, *few, "method.max_rollouts=6")]) == 0
     assert cell_sweep.main([*command(tmp_path / "short", *few, "method.max_rollouts=2")]) == 0
     folder = tmp_path / "tiny" / "ablations" / "default"
-    (cut, status) = ablations._cell(folder, "tiny-base", "products", 2)
+    loaded = ablation_runs.load_runs(folder)["tiny-base", "products"]
+    cut = {key: ablation_runs.stopped_run(attempt, 2) for key, attempt in loaded.attempts.items()}
     (path,) = (tmp_path / "short" / "tiny" / "ablations" / "default" / "records").glob("*.jsonl")
-    assert status == "ok"
+    assert loaded.status == "ok"
     for record in read_records(path):
-        run_of = cut[("products", record["problem_id"], 0, 0)]
+        run_of = cut[(f"products/{record['problem_id']}", 0, 0)]
         assert run_of.correct == record["correct"]
         assert run_of.proposed == record["search"]["proposed"]
         assert run_of.rejected == record["search"]["rejected"]

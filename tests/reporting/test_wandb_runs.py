@@ -59,7 +59,7 @@ def test_tables_entry_reads_numbers_as_numbers_and_gaps_as_nothing(tmp_path: Pat
 def test_trouble_in_wandb_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "no such mode")
     wandb_runs.write(tmp_path, lambda: [entry("one")], experiment="x", scale="tiny", mode="offline")
-    assert "warning: no W&B mirror" in capsys.readouterr().err
+    assert "warning: no copy in W&B" in capsys.readouterr().err
 
 
 def test_disabled_mirror_makes_nothing(tmp_path: Path):
