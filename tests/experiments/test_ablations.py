@@ -8,11 +8,12 @@ import pytest
 import toy_runs
 import toys
 
+from nabla_reasoner.__main__ import WRONG, main
 from nabla_reasoner.config import build, compose, fingerprint
+from nabla_reasoner.config.sweeps import compose_sweeps
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.evaluation.records import read_records
-from nabla_reasoner.experiments import cell_sweep, right_token
-from nabla_reasoner.experiments import table1 as experiments_table1
+from nabla_reasoner.experiments import right_token
 from nabla_reasoner.reporting import ablation_runs, ablations
 from nabla_reasoner.types import Problem
 
@@ -28,23 +29,23 @@ def rows_of(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
 
 @pytest.mark.slow
 def test_every_setting_composes_builds_and_has_a_folder_of_its_own():
-    phases = experiments_table1.phases("ablations", ["task=products"])
-    names = [cells[0]["setting"] for _, cells in phases]
+    sweeps = compose_sweeps("ablations", ["task=products"])
+    names = [part.cells[0]["setting"] for part in sweeps]
     assert names[0] == "default"
-    settings = [name for group in phases[0][1][0]["settings"].values() for name in group]
+    settings = [name for group in sweeps[0].cells[0]["settings"].values() for name in group]
     assert names[1:] == settings
     assert len(set(names)) == len(names)
-    for _, cells in phases:
+    for cells in [part.cells for part in sweeps]:
         assert {cell["records"] for cell in cells} == {f"results/tiny/ablations/{cells[0]['setting']}"}
         build.build_method(cells[0])
-    plain = fingerprint.fingerprint(phases[0][1][0])
-    for _, cells in phases[1:]:
+    plain = fingerprint.fingerprint(sweeps[0].cells[0])
+    for cells in [part.cells for part in sweeps[1:]]:
         changed = fingerprint.differences(plain, fingerprint.fingerprint(cells[0]))
         assert 1 <= len(changed) <= 2, "one thing at a time; with it, where costly, the number of problems"
 
 
 def test_the_default_is_table_1s_row():
-    ours = experiments_table1.phases("ablations", ["only=[flip]", "task=products"])[0][1][0]
+    ours = compose_sweeps("ablations", ["only=[flip]", "task=products"])[0].cells[0]
     (theirs,) = compose.compose_cells(
         ["experiment=table1", "policy=tiny-base", "task=products", "method=nabla_reasoner", "seed=0"]
     )
@@ -53,7 +54,7 @@ def test_the_default_is_table_1s_row():
 
 @pytest.mark.parametrize("only", ["[flp]", "flip", "[]", "[flip,12]"])
 def test_an_unknown_setting_is_refused_with_the_valid_ones_and_writes_nothing(tmp_path: Path, capsys, only: str):
-    assert cell_sweep.main(command(tmp_path / "results", f"only={only}")) == cell_sweep.WRONG
+    assert main(command(tmp_path / "results", f"only={only}")) == WRONG
     *_, error = capsys.readouterr().err.splitlines()
     assert error.startswith("error: only must be a list of flip, direction, gradient")
     assert "gumbel" in error
@@ -63,7 +64,7 @@ def test_an_unknown_setting_is_refused_with_the_valid_ones_and_writes_nothing(tm
 @pytest.mark.slow
 def test_settings_are_compared_with_the_default_on_the_same_problems(tmp_path: Path, capsys):
     few = ("num_problems=4", "method.max_rollouts=4")
-    assert cell_sweep.main(command(tmp_path, "only=[sharpen,passes_1,without_caching]", *few)) == 0
+    assert main(command(tmp_path, "only=[sharpen,passes_1,without_caching]", *few)) == 0
     rows = rows_of(tmp_path)
     default = rows["default", "products"]
     assert default["num_problems"] == "4"
@@ -88,7 +89,7 @@ def test_settings_are_compared_with_the_default_on_the_same_problems(tmp_path: P
     for name in ("ablations.png", "ablations.pdf", "ablations.md", "table.md", "summary.json"):
         assert (folder / name).stat().st_size > 0
     before = toy_runs.records_below(tmp_path)
-    assert cell_sweep.main(command(tmp_path, "only=[direction]", *few)) == 0
+    assert main(command(tmp_path, "only=[direction]", *few)) == 0
     assert rows_of(tmp_path)["without_caching", "products"] == same, "a narrowed command keeps the rows of earlier ones"
     after = toy_runs.records_below(tmp_path)
     assert {name: after[name] for name in before} == before
@@ -98,8 +99,8 @@ def test_settings_are_compared_with_the_default_on_the_same_problems(tmp_path: P
 @pytest.mark.slow
 def test_a_run_stopped_at_n_rollouts_is_the_run_with_that_limit(tmp_path: Path):
     few = ("only=[right_token]", "num_problems=3", "method.num_passes=2")
-    assert cell_sweep.main([*command(tmp_path, *few, "method.max_rollouts=6")]) == 0
-    assert cell_sweep.main([*command(tmp_path / "short", *few, "method.max_rollouts=2")]) == 0
+    assert main([*command(tmp_path, *few, "method.max_rollouts=6")]) == 0
+    assert main([*command(tmp_path / "short", *few, "method.max_rollouts=2")]) == 0
     folder = tmp_path / "tiny" / "ablations" / "default"
     loaded = ablation_runs.load_runs(folder)["tiny-base", "products"]
     cut = {key: ablation_runs.stopped_run(attempt, 2) for key, attempt in loaded.attempts.items()}

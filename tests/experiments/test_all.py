@@ -1,19 +1,26 @@
 """`./reproduce.sh all`: its stages are real targets, a failure does not stop it, and it goes on where it stopped."""
 
 import json
-import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from nabla_reasoner.__main__ import main
 from nabla_reasoner.config import compose
+from nabla_reasoner.config.targets import Target, targets
 from nabla_reasoner.evaluation import provenance
 from nabla_reasoner.experiments import all as all_targets
-from nabla_reasoner.experiments.all import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
-THREE = (Stage(("table1",), 1), Stage(("theorem",), 1, scaled=False), Stage(("table4",), 1))
+
+
+def stage(name: str, *, scaled: bool = True, settings: str = "results") -> Target:
+    scales = ("tiny", "small") if scaled else ()
+    return Target(name=name, run="", summary="", settings=settings, example="", scales=scales, minutes=1)
+
+
+THREE = (stage("table1"), stage("theorem", scaled=False), stage("table4"))
 
 
 @pytest.fixture
@@ -34,38 +41,33 @@ def started(monkeypatch):
 
 
 def test_stages_are_every_target_that_makes_results():
-    listed = re.search(r"^    table\[1-5\](.*)\) ;;$", (ROOT / "reproduce.sh").read_text(encoding="utf-8"), re.M)
-    assert listed is not None
-    words = {word.strip() for word in listed[1].split("|")}
-    figures = re.findall(r"figure\[(\d)-?(\d)\]", listed[1])[0]
-    numbers = range(int(figures[0]), int(figures[1]) + 1)
-    targets = {f"table{n}" for n in range(1, 6)} | {f"figure{n}" for n in numbers}
-    targets |= {word for word in words if word.isalpha()} - {"solve", "plan", "all", "models", "test"}
-    assert {stage.words[0] for stage in all_targets.STAGES} == targets
+    chosen = {name for name, target in targets().items() if target.in_all}
+    assert chosen == set(targets()) - {"solve", "plan", "models", "all"}
+    order = list(targets())
+    assert all(order.index(source) < order.index(name) for name, target in targets().items() for source in target.reads)
 
 
-def test_settings_of_stages_compose():
-    target, *words = all_targets.RELEASE
-    assert {cell["variant"]["name"] for cell in compose.compose_cells([f"experiment={target}", *words])} == {"release"}
+def test_release_target_has_the_released_variant():
+    assert {cell["variant"]["name"] for cell in compose.compose_cells(["experiment=table1-release"])} == {"release"}
 
 
 def test_settings_are_handed_to_the_stages_that_take_them():
-    assert all_targets.command(THREE[0], "small", "elsewhere") == ["table1", "scale=small", "results_dir=elsewhere"]
-    assert all_targets.command(THREE[1], "small", "results") == ["theorem"]
-    drawn = Stage(("figures",), 1, scaled=False)
-    assert all_targets.command(drawn, "tiny", "results") == ["figures", "results_dir=results"]
-    assert all_targets.command(drawn, "tiny", "elsewhere") == ["figures"]
+    assert all_targets.words(THREE[0], "small", "elsewhere") == ["table1", "scale=small", "results_dir=elsewhere"]
+    assert all_targets.words(THREE[1], "small", "results") == ["theorem"]
+    drawn = stage("figures", scaled=False, settings="figures")
+    assert all_targets.words(drawn, "tiny", "results") == ["figures", "results_dir=results"]
+    assert all_targets.words(drawn, "tiny", "elsewhere") == ["figures"]
 
 
 def test_a_failing_stage_is_reported_and_the_others_run(started, tmp_path: Path, capsys):
     results = str(tmp_path)
     started["failing"] = {f"theorem results_dir={results}"}
-    assert all_targets.run("tiny", results, THREE) == 1
+    assert all_targets.run_stages(THREE, "tiny", results) == 1
     assert len(started["commands"]) == 3
     assert "exit status 1" in capsys.readouterr().out
     started["commands"].clear()
     started["failing"] = set()
-    assert all_targets.run("tiny", results, THREE) == 0
+    assert all_targets.run_stages(THREE, "tiny", results) == 0
     assert started["commands"] == [f"theorem results_dir={results}"]
 
 
@@ -73,26 +75,26 @@ def test_an_interrupted_run_goes_on_behind_what_finished(started, tmp_path: Path
     results = str(tmp_path)
     started["stopping"] = {f"theorem results_dir={results}"}
     with pytest.raises(KeyboardInterrupt):
-        all_targets.run("tiny", results, THREE)
+        all_targets.run_stages(THREE, "tiny", results)
     started["stopping"] = set()
-    assert all_targets.run("tiny", results, THREE) == 0
+    assert all_targets.run_stages(THREE, "tiny", results) == 0
     assert [name.split()[0] for name in started["commands"]] == ["table1", "theorem", "theorem", "table4"]
 
 
 def test_a_complete_run_or_other_code_begins_anew(started, tmp_path: Path, monkeypatch):
     results = str(tmp_path)
-    assert all_targets.run("tiny", results, THREE) == 0
-    assert all_targets.run("tiny", results, THREE) == 0
+    assert all_targets.run_stages(THREE, "tiny", results) == 0
+    assert all_targets.run_stages(THREE, "tiny", results) == 0
     assert len(started["commands"]) == 6
     started["failing"] = {f"theorem results_dir={results}"}
-    assert all_targets.run("tiny", results, THREE) == 1
+    assert all_targets.run_stages(THREE, "tiny", results) == 1
     monkeypatch.setattr(all_targets, "code", lambda: "beef")
-    assert all_targets.run("tiny", results, THREE) == 1
+    assert all_targets.run_stages(THREE, "tiny", results) == 1
     assert len(started["commands"]) == 12
 
 
 def test_time_of_every_stage_is_written_down(started, tmp_path: Path):
-    all_targets.run("tiny", str(tmp_path), THREE)
+    all_targets.run_stages(THREE, "tiny", str(tmp_path))
     written = json.loads((tmp_path / "tiny" / "all" / "stages.json").read_text(encoding="utf-8"))
     assert len(written["stages"]) == 3
     assert all(entry["status"] == "finished" and entry["seconds"] >= 0 for entry in written["stages"].values())
@@ -100,7 +102,7 @@ def test_time_of_every_stage_is_written_down(started, tmp_path: Path):
 
 @pytest.mark.parametrize("word", ["scale=tinny", "policy=tiny-base", "results_dir"])
 def test_a_wrong_setting_starts_nothing(word, started, capsys):
-    assert all_targets.main([word]) == 2
+    assert main(["all", word]) == 2
     assert started["commands"] == []
     assert word.split("=")[0] in capsys.readouterr().err
 

@@ -11,13 +11,17 @@ import torch
 import toys
 
 from nabla_reasoner import cost
+from nabla_reasoner.__main__ import INTERRUPTED, WRONG, main
 from nabla_reasoner.benchmark import cases, measurements, memory, plain_passes, profile, results, timing
 from nabla_reasoner.benchmark.context import NABLA, BenchContext, Comparison, Variant
 from nabla_reasoner.benchmark.figure import RATIOS, draw_bench
+from nabla_reasoner.config.compose import compose_settings
+from nabla_reasoner.config.targets import find
 from nabla_reasoner.cost import Cost
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.dto import gradient_passes
 from nabla_reasoner.experiments import bench
+from nabla_reasoner.experiments.command import FAILED
 from nabla_reasoner.models import random_init
 from nabla_reasoner.reporting import figures
 from nabla_reasoner.types import Problem
@@ -61,7 +65,7 @@ CPU = torch.device("cpu")
 @pytest.mark.slow
 def test_a_run_writes_the_documented_columns_and_ratios_that_are_quotients_of_its_rows(tmp_path, capsys):
     cases = "cases=[lookup_and_gradient_flops,best_of_n_seconds,evaluation_seconds]"
-    assert bench.main([*SMALL, cases, f"results_dir={tmp_path}"]) == 0
+    assert main(["bench", *SMALL, cases, f"results_dir={tmp_path}"]) == 0
     folder = tmp_path / "tiny" / "bench"
     for name in ("bench.csv", "spread.csv", "profile.csv", "bench.md", "bench.png", "bench.pdf", "summary.json"):
         assert (folder / name).stat().st_size > 0
@@ -91,7 +95,7 @@ def test_a_run_writes_the_documented_columns_and_ratios_that_are_quotients_of_it
 
 @pytest.mark.slow
 def test_every_case_runs_at_its_smallest(tmp_path):
-    assert bench.main([*SMALL, f"results_dir={tmp_path}"]) == 0
+    assert main(["bench", *SMALL, f"results_dir={tmp_path}"]) == 0
     table = pd.read_csv(tmp_path / "tiny" / "bench" / "bench.csv")
     assert set(table.case.str.partition("__")[0]) == set(cases.CASES)
     assert table[table.case == "dto_memory"].peak_bytes.gt(0).all()
@@ -105,8 +109,8 @@ def test_every_case_runs_at_its_smallest(tmp_path):
         ("cases=[memory]", "dto_memory, evaluation_against_decoding"),
         ("cases=dto_memory", "cases=[NAME]"),
         ("cases=[]", "an empty list"),
-        ("typo=1", "settings: scale, results_dir, cases"),
-        ("memory.typo=1", "settings: vocab_size, length, shape"),
+        ("typo=1", "settings of bench: scale, results_dir"),
+        ("memory.typo=1", "settings of memory: length, shape, vocab_size"),
         ("scale=paper", "tiny, small"),
         ("repeats=0", "repeats must be a whole number >= 1"),
         ("growth_lengths=[32,16]", "ascending"),
@@ -116,18 +120,22 @@ def test_every_case_runs_at_its_smallest(tmp_path):
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line_that_names_the_valid_ones(words, valid, tmp_path, capsys):
-    assert bench.main([words, f"results_dir={tmp_path}"]) == bench.WRONG
+    assert main(["bench", words, f"results_dir={tmp_path}"]) == WRONG
     message = capsys.readouterr().err
     assert valid in message
     assert message.count("\n") == 1
     assert not list(tmp_path.rglob("*.csv"))
 
 
+def settings(*overrides: str) -> dict:
+    return compose_settings(find("bench"), list(overrides))
+
+
 def test_scale_small_has_its_own_cases():
-    assert "dto_memory" in bench.read_settings(["scale=tiny"])["cases"]
-    assert "dto_memory" not in bench.read_settings(["scale=small"])["cases"]
+    assert "dto_memory" in bench.chosen_cases(settings("scale=tiny"))
+    assert "dto_memory" not in bench.chosen_cases(settings("scale=small"))
     with pytest.raises(ValueError, match="at scale=small"):
-        bench.read_settings(["scale=small", "cases=[dto_memory]"])
+        bench.chosen_cases(settings("scale=small", "cases=[dto_memory]"))
 
 
 def test_a_case_that_fails_is_a_row_with_its_reason_and_the_others_stand(tmp_path, monkeypatch):
@@ -135,8 +143,8 @@ def test_a_case_that_fails_is_a_row_with_its_reason_and_the_others_stand(tmp_pat
         raise RuntimeError("out of luck")
 
     monkeypatch.setitem(cases.CASES, "best_of_n_flops", cases.CASES["best_of_n_flops"]._replace(measure=broken))
-    settings = [*SMALL, "cases=[best_of_n_flops,evaluation_by_batch]", f"results_dir={tmp_path}"]
-    assert bench.main(settings) == bench.FAILED
+    words = [*SMALL, "cases=[best_of_n_flops,evaluation_by_batch]", f"results_dir={tmp_path}"]
+    assert main(["bench", *words]) == FAILED
     table = pd.read_csv(tmp_path / "tiny" / "bench" / "bench.csv")
     assert table.variant[0] == "failed: RuntimeError: out of luck"
     assert table.case.tolist()[1:] == ["evaluation_by_batch__1"] * 2 + ["evaluation_by_batch__2"] * 2
@@ -148,15 +156,15 @@ def test_a_run_that_is_interrupted_leaves_the_finished_cases(tmp_path, monkeypat
 
     case = cases.CASES["evaluation_by_batch"]._replace(measure=stopped)
     monkeypatch.setitem(cases.CASES, "evaluation_by_batch", case)
-    settings = [*SMALL, "cases=[evaluation_by_length,evaluation_by_batch]", f"results_dir={tmp_path}"]
-    assert bench.main(settings) == bench.INTERRUPTED
+    words = [*SMALL, "cases=[evaluation_by_length,evaluation_by_batch]", f"results_dir={tmp_path}"]
+    assert main(["bench", *words]) == INTERRUPTED
     folder = tmp_path / "tiny" / "bench"
     assert set(pd.read_csv(folder / "bench.csv").case) == {"evaluation_by_length__16", "evaluation_by_length__32"}
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["status"] == "interrupted"
 
 
 def test_the_plain_engines_flops_are_rollouts_scores_gradients_and_lookups():
-    workbench = BenchContext(bench.read_settings([*SMALL, "tasks=[chain_sum]"]))
+    workbench = BenchContext(settings(*SMALL, "tasks=[chain_sum]"))
     policy, reward = workbench.models("tiny-base")
     solved = workbench.solutions("tiny-base", "chain_sum", 2, NABLA, measurements.REFERENCE)
     spent = cost.total(solution.cost for solution in solved)
@@ -266,7 +274,7 @@ def test_random_models_have_the_vocabulary_that_was_asked_for():
 
 def test_utilisation_runs_on_models_of_any_shape():
     own = {"policy_shape": SHAPE, "reward_shape": SHAPE, "vocab_size": 300, "length": 32, "matrix_size": 64}
-    workbench = BenchContext({**bench.read_settings(SMALL), "utilisation": own})
+    workbench = BenchContext({**settings(*SMALL), "utilisation": own})
     yardstick, side = measurements.utilisation(workbench, "").sides
     assert yardstick.spent.flops == 2 * 64**3
     assert side.spent.gradient_evaluations == 1

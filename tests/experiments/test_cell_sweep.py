@@ -11,15 +11,17 @@ import toys
 from toy_runs import command, records_below, without_timings
 
 from nabla_reasoner import BestOfN, Greedy, Policy, Problem
+from nabla_reasoner.__main__ import INTERRUPTED, WRONG, main
 from nabla_reasoner.config import build, compose
 from nabla_reasoner.evaluation import prediction, sweep
 from nabla_reasoner.evaluation.records import read_records
-from nabla_reasoner.experiments import cell_sweep, table2
+from nabla_reasoner.experiments import table2
+from nabla_reasoner.experiments.command import FAILED
 
 
 @pytest.mark.slow
 def test_table1_writes_records_tables_and_summary_of_every_method(tmp_path: Path, capsys):
-    assert cell_sweep.main(command(tmp_path)) == 0
+    assert main(command(tmp_path)) == 0
     folder = tmp_path / "tiny" / "table1"
     files = records_below(folder)
     assert len(files) == 8 + 5, "eight methods, and the larger pools of five"
@@ -43,36 +45,36 @@ def test_table1_writes_records_tables_and_summary_of_every_method(tmp_path: Path
 @pytest.mark.slow
 def test_same_command_twice_computes_nothing_and_elsewhere_gives_the_same_records(tmp_path: Path):
     narrow = ("method=greedy,nabla_reasoner",)
-    assert cell_sweep.main(command(tmp_path / "a", *narrow)) == 0
+    assert main(command(tmp_path / "a", *narrow)) == 0
     files = sorted((tmp_path / "a").rglob("*.jsonl"))
     before = [path.read_bytes() for path in files]
-    assert cell_sweep.main(command(tmp_path / "a", *narrow)) == 0
+    assert main(command(tmp_path / "a", *narrow)) == 0
     assert [path.read_bytes() for path in files] == before
-    assert cell_sweep.main(command(tmp_path / "b", *narrow)) == 0
+    assert main(command(tmp_path / "b", *narrow)) == 0
     assert records_below(tmp_path / "a") == records_below(tmp_path / "b")
 
 
 def test_cut_records_are_completed_to_those_of_an_undisturbed_run(tmp_path: Path):
     narrow = ("method=best_of_n",)
-    assert cell_sweep.main(command(tmp_path, *narrow)) == 0
+    assert main(command(tmp_path, *narrow)) == 0
     path = next(tmp_path.rglob("*.jsonl"))
     whole, undisturbed = path.read_text(encoding="utf-8"), records_below(tmp_path)
     lines = whole.splitlines(keepends=True)
     path.write_text("".join(lines[:3]) + lines[3][:40], encoding="utf-8")  # half a chunk, then a torn line
-    assert cell_sweep.main(command(tmp_path, *narrow)) == 0
+    assert main(command(tmp_path, *narrow)) == 0
     assert records_below(tmp_path) == undisturbed
 
 
 def test_records_of_other_settings_are_refused_and_left_alone(tmp_path: Path, capsys):
-    assert cell_sweep.main(command(tmp_path, "method=best_of_n")) == 0
+    assert main(command(tmp_path, "method=best_of_n")) == 0
     path = next(tmp_path.rglob("*.jsonl"))
     before = path.read_bytes()
-    assert cell_sweep.main(command(tmp_path, "method=best_of_n", "method.temperature=0.9")) == cell_sweep.WRONG
+    assert main(command(tmp_path, "method=best_of_n", "method.temperature=0.9")) == WRONG
     message = capsys.readouterr().err
     assert "method.temperature: 0.7 -> 0.9" in message
     assert "overwrite=true" in message
     assert path.read_bytes() == before
-    assert cell_sweep.main(command(tmp_path, "method=best_of_n", "method.temperature=0.9", "overwrite=true")) == 0
+    assert main(command(tmp_path, "method=best_of_n", "method.temperature=0.9", "overwrite=true")) == 0
     assert len(read_records(path)) == 5
     assert path.read_bytes() != before
 
@@ -120,7 +122,7 @@ def test_bad_input_is_one_line_status_2_and_writes_nothing(
             places[how] = broken_folder(tmp_path, how)
     replaced = {setting.split("=")[0] for setting in settings}
     base = [word for word in command(tmp_path / "results") if word.split("=")[0] not in replaced]
-    assert cell_sweep.main([*base, *(setting.format(**places) for setting in settings)]) == cell_sweep.WRONG
+    assert main([*base, *(setting.format(**places) for setting in settings)]) == WRONG
     errors = capsys.readouterr().err.strip()
     assert errors.startswith("error: ")
     assert "\n" not in errors
@@ -130,8 +132,8 @@ def test_bad_input_is_one_line_status_2_and_writes_nothing(
 
 
 def test_unknown_target_lists_the_valid_ones(capsys):
-    assert cell_sweep.main(["tabel1"]) == cell_sweep.WRONG
-    assert "ablations, table1, table2, solve, plan" in capsys.readouterr().err
+    assert main(["tabel1"]) == WRONG
+    assert "table1, table1-release, table2, table3" in capsys.readouterr().err
 
 
 def test_failing_problem_becomes_a_failed_record_and_the_run_goes_on(tmp_path: Path, monkeypatch, capsys):
@@ -144,7 +146,7 @@ def test_failing_problem_becomes_a_failed_record_and_the_run_goes_on(tmp_path: P
 
     bad = build.build_problems(compose.compose_cells(["task=products", "num_problems=5"])[0])[2].id
     monkeypatch.setattr(Greedy, "solve", failing)
-    assert cell_sweep.main(command(tmp_path, "method=greedy")) == cell_sweep.FAILED
+    assert main(command(tmp_path, "method=greedy")) == FAILED
     records = read_records(next(tmp_path.rglob("*.jsonl")))
     assert len(records) == 5
     (failed,) = [record for record in records if record["status"] == "failed"]
@@ -163,7 +165,7 @@ def test_a_cell_that_breaks_leaves_the_others_running(tmp_path: Path, monkeypatc
         run_cell(cell, label)
 
     monkeypatch.setattr(sweep, "run_cell", breaking)
-    assert cell_sweep.main(command(tmp_path, "method=greedy,self_consistency")) == cell_sweep.FAILED
+    assert main(command(tmp_path, "method=greedy,self_consistency")) == FAILED
     assert [path.name.split("__")[2] for path in tmp_path.rglob("*.jsonl")] == ["self_consistency"]
     assert "disk full" in capsys.readouterr().err
 
@@ -173,7 +175,7 @@ def test_interrupt_is_reported_and_the_summary_says_so(tmp_path: Path, monkeypat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Greedy, "solve", interrupted)
-    assert cell_sweep.main(command(tmp_path, "method=greedy")) == cell_sweep.INTERRUPTED
+    assert main(command(tmp_path, "method=greedy")) == INTERRUPTED
     assert "same command" in capsys.readouterr().err
     assert json.loads(next(tmp_path.rglob("summary.json")).read_text(encoding="utf-8"))["status"] == "interrupted"
 
@@ -195,27 +197,27 @@ def test_chunks_cut_every_repeat_in_the_same_places():
 def test_solve_prints_both_answers(capsys):
     overrides = command(Path("unused"))[1:]
     settings = [word for word in overrides if not word.startswith(("task=", "num_problems="))]
-    assert cell_sweep.main(["solve", "12+34=?", *settings]) == 0
+    assert main(["solve", "12+34=?", *settings]) == 0
     printed = capsys.readouterr().out
     assert "greedy" in printed
     assert "nabla_reasoner" in printed
     assert "FLOPs" in printed
-    assert cell_sweep.main(["solve", " "]) == cell_sweep.WRONG
+    assert main(["solve", " "]) == WRONG
 
 
 def test_plan_loads_nothing_and_names_weights_and_cost(capsys, monkeypatch):
     monkeypatch.setattr(Policy, "from_pretrained", None)
-    assert cell_sweep.main(["plan", "table1", "scale=paper", "policy=qwen2.5-7b-instruct", "task=math500,amc"]) == 0
+    assert main(["plan", "table1", "scale=paper", "policy=qwen2.5-7b-instruct", "task=math500,amc"]) == 0
     printed = capsys.readouterr().out
     for word in ("30 cells", "Qwen/Qwen2.5-7B-Instruct", "15.2 GB", "FLOPs", "hours", "Skywork"):
         assert word in printed
-    assert cell_sweep.main(["plan", "nothing"]) == cell_sweep.WRONG
+    assert main(["plan", "nothing"]) == WRONG
 
 
 @pytest.mark.slow
 def test_two_processes_share_the_chunks(tmp_path: Path):
-    assert cell_sweep.main(command(tmp_path / "one", "method=best_of_n")) == 0
-    assert cell_sweep.main(command(tmp_path / "two", "method=best_of_n", "devices=2")) == 0
+    assert main(command(tmp_path / "one", "method=best_of_n")) == 0
+    assert main(command(tmp_path / "two", "method=best_of_n", "devices=2")) == 0
     one, two = (read_records(next((tmp_path / name).rglob("*.jsonl"))) for name in ("one", "two"))
     key = lambda record: record["problem_id"]  # noqa: E731
     assert without_timings(sorted(one, key=key)) == without_timings(sorted(two, key=key))
@@ -231,14 +233,14 @@ def test_tables_that_cannot_be_written_do_not_stop_the_cells(tmp_path: Path, mon
         raise OSError("disk full")
 
     monkeypatch.setattr(table2, "write_tables", broken)
-    assert cell_sweep.main(command(tmp_path, "method=greedy,self_consistency")) == cell_sweep.FAILED
+    assert main(command(tmp_path, "method=greedy,self_consistency")) == FAILED
     assert len(list(tmp_path.rglob("*.jsonl"))) == 2
     assert "not done: the tables" in capsys.readouterr().err
 
 
 def test_a_narrowed_command_keeps_the_rows_of_earlier_ones(tmp_path: Path):
-    assert cell_sweep.main(command(tmp_path, "method=greedy,self_consistency")) == 0
-    assert cell_sweep.main(command(tmp_path, "method=greedy", "seed=1")) == 0
+    assert main(command(tmp_path, "method=greedy,self_consistency")) == 0
+    assert main(command(tmp_path, "method=greedy", "seed=1")) == 0
     rows = list(csv.DictReader(next(tmp_path.rglob("table.csv")).read_text(encoding="utf-8").splitlines()))
     ran = [(row["method"], row["num_seeds"]) for row in rows if row["accuracy"]]
     assert ran == [("greedy", "2"), ("self_consistency", "1")]

@@ -9,10 +9,12 @@ import pytest
 import torch
 import toys
 
+from nabla_reasoner.__main__ import main
 from nabla_reasoner.config.schema import ROOT
 from nabla_reasoner.decoding import nabla_reasoner, trace
 from nabla_reasoner.dto import batched, gradient_passes, gradients, objective, straight_through
-from nabla_reasoner.experiments import figure1, figure2, illustrations, token_pairs, walkthrough
+from nabla_reasoner.experiments import figure1, figure2, token_pairs, walkthrough
+from nabla_reasoner.experiments.case_figure import read_rows
 from nabla_reasoner.experiments.token_pairs import Pair
 from nabla_reasoner.types import Problem
 
@@ -158,8 +160,9 @@ def test_terms_of_every_token_add_up_to_what_moves_it(models):
 
 @pytest.mark.parametrize("target", ["figure1", "figure2"])
 def test_shipped_rows_draw_and_say_what_they_are(target):
-    tables = figure2.read(ROOT / "figures" / "data", target)
-    figure = illustrations.TARGETS[target][2](*tables)
+    names, draw = {"figure1": (figure1.NAMES, figure1.landscape), "figure2": (figure2.NAMES, figure2.framework)}[target]
+    tables = read_rows(ROOT / "figures" / "data", target, names)
+    figure = draw(*tables)
     assert len(figure.axes) >= 1
     if target == "figure1":
         search, table, _, path = tables
@@ -174,7 +177,7 @@ def test_shipped_rows_draw_and_say_what_they_are(target):
     ("words", "message"), [(["figure1", "task=products,chain_sum"], "one value"), (["figure9"], "figure1")]
 )
 def test_wrong_command_lines_exit_2_and_write_nothing(words, message, tmp_path, capsys):
-    assert illustrations.main([*words, f"results_dir={tmp_path}"]) == 2
+    assert main([*words, f"results_dir={tmp_path}"]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -183,7 +186,7 @@ def test_wrong_command_lines_exit_2_and_write_nothing(words, message, tmp_path, 
 @pytest.mark.parametrize("target", ["figure1", "figure2"])
 def test_command_makes_the_shipped_rows(target, tmp_path, capsys):
     few = {"figure1": "num_problems=42", "figure2": "num_problems=62"}[target]  # up to the case that is shown
-    assert illustrations.main([target, few, f"results_dir={tmp_path}"]) == 0
+    assert main([target, few, f"results_dir={tmp_path}"]) == 0
     name = {"figure1": "path", "figure2": "visits"}[target]
     made, shipped = (
         pd.read_csv(folder / f"{target}_{name}.csv")

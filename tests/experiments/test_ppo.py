@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from nabla_reasoner.__main__ import main
 from nabla_reasoner.experiments import ppo
 from nabla_reasoner.ppo import amortized, exact_laws, letter_task, tables
 from nabla_reasoner.ppo.amortized import AmortizedTraining, PromptSampler, ScoredPrompts
@@ -266,7 +267,7 @@ def test_demonstrations_follow_their_habits():
     ],
 )
 def test_wrong_settings_are_answered_with_status_2_before_anything_is_written(override, message, tmp_path, capsys):
-    assert ppo.main([override, f"results_dir={tmp_path}"]) == 2
+    assert main(["ppo", override, f"results_dir={tmp_path}"]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -284,7 +285,7 @@ def test_a_small_run_writes_its_files_and_a_verdict_from_its_rows(tmp_path, caps
         "deamortised.particles=200",
         "targets=[5.0,0.5]",
     ]
-    assert ppo.main([*small, f"results_dir={tmp_path}"]) == 0
+    assert main(["ppo", *small, f"results_dir={tmp_path}"]) == 0
     folder = tmp_path / "tiny" / "ppo"
     for name in ppo.FILES:
         assert (folder / name).stat().st_size > 0

@@ -14,7 +14,9 @@ import pytest
 import wandb_server
 from wandb_server import Server
 
+from nabla_reasoner.__main__ import WRONG, main
 from nabla_reasoner.experiments import report
+from nabla_reasoner.experiments.command import FAILED
 from nabla_reasoner.reporting import claims, evidence, html_report, report_sections, wandb_report
 from nabla_reasoner.reporting.evidence import NOT_RUN
 
@@ -84,7 +86,7 @@ class Page(html.parser.HTMLParser):
 
 
 def test_page_is_whole_loads_nothing_and_says_what_was_not_run(results: Path, capsys):
-    assert report.main([f"results_dir={results}"]) == 0
+    assert main(["report", f"results_dir={results}"]) == 0
     text = (results / "tiny/report/report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert not page.open
@@ -158,7 +160,7 @@ def test_docs_are_written_from_the_rows_of_a_run(results: Path, tmp_path: Path, 
     shutil.copyfile(ROOT / "README.md", root / "README.md")
     shutil.copytree(ROOT / "docs", root / "docs")
     monkeypatch.setattr(report, "ROOT", root)
-    assert report.main([f"results_dir={results}", "docs=true"]) == 0
+    assert main(["report", f"results_dir={results}", "docs=true"]) == 0
     kept = {path.name for path in (root / "figures" / "data").iterdir()}
     assert kept == {"table1.csv", "comparisons.csv", "figure4.csv", "ppo.csv", "theorem_checks.csv"}
     before, after = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", root / "README.md"))
@@ -191,11 +193,12 @@ def test_page_blocks_and_demoted_headings():
         (["scale=huge"], "paper, small, tiny"),
         (["wandb=on"], "offline, online, disabled"),
         (["seed=1"], "results_dir"),
+        (["scale=small", "docs=true"], "docs=true needs scale=tiny"),
         ([], "Run ./reproduce.sh table1 first"),
     ],
 )
 def test_wrong_settings_and_empty_results_are_refused(tmp_path: Path, words: list[str], said: str, capsys):
-    assert report.main([f"results_dir={tmp_path}", *words]) == report.WRONG
+    assert main(["report", f"results_dir={tmp_path}", *words]) == WRONG
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -218,7 +221,7 @@ def publish(results: Path, server: Server, **environment: str) -> subprocess.Com
     """The command in a process of its own: wandb keeps the server and the key of its first use."""
     known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     own = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": wandb_server.KEY, "NETRC": str(results / "netrc")}
-    words = [sys.executable, "-m", "nabla_reasoner.experiments.report", f"results_dir={results}", "wandb=online"]
+    words = [sys.executable, "-m", "nabla_reasoner", "report", f"results_dir={results}", "wandb=online"]
     path = {"PYTHONPATH": str(ROOT / "src")}
     return subprocess.run(
         words,
@@ -260,7 +263,7 @@ def test_publishing_that_fails_says_why_in_a_line_and_keeps_the_files(
 ):
     server.rejects_keys = True
     done = publish(results, server, **changed)
-    assert done.returncode == report.FAILED
+    assert done.returncode == FAILED
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: not published: ")
     assert said in line
@@ -271,13 +274,13 @@ def test_publishing_that_fails_says_why_in_a_line_and_keeps_the_files(
 def test_nothing_is_published_unless_asked(results: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setattr(wandb_report, "publish", None)
-    assert report.main([f"results_dir={results}"]) == 0
+    assert main(["report", f"results_dir={results}"]) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not BROWSER.exists(), reason="needs /usr/bin/chromium (Debian's package chromium)")
 def test_page_opens_and_sorts_in_a_browser(results: Path, tmp_path: Path):
-    assert report.main([f"results_dir={results}"]) == 0
+    assert main(["report", f"results_dir={results}"]) == 0
     source = results / "tiny/report/report.html"
     text = source.read_text(encoding="utf-8")
     clicks = (  # Table 1: twice on the column of our accuracy, so that the largest is first

@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 import toy_runs
 
+from nabla_reasoner.__main__ import main
+from nabla_reasoner.config.schema import ROOT
 from nabla_reasoner.cost import Cost
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
 from nabla_reasoner.evaluation.statistics import ratio_interval
-from nabla_reasoner.experiments import artefacts, figure3, figure4, table3, table4, table5
+from nabla_reasoner.experiments import figure3, figure4, table3, table4, table5
 from nabla_reasoner.types import Problem
 
 matplotlib.use("Agg")
@@ -216,23 +218,23 @@ def test_a_reason_holds_for_its_value_only():
 
 @pytest.mark.parametrize("target", ["table3", "table5", "figure3", "figure4"])
 def test_target_without_records_names_the_command_and_writes_nothing(target, tmp_path: Path, capsys):
-    assert artefacts.main([target, f"results_dir={tmp_path}"]) == 2
+    assert main([target, f"results_dir={tmp_path}"]) == 2
     assert "Run ./reproduce.sh table1 first" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("word", ["policy=tiny-base", "scale=huge", "scale"])
 def test_other_settings_are_refused(word, capsys):
-    assert artefacts.main(["table4", word]) == 2
+    assert main(["table4", word]) == 2
     assert word.split("=")[-1] in capsys.readouterr().err
 
 
 def test_targets_write_what_they_say(tmp_path: Path, capsys):
     results = tmp_path / "tiny"
     make_curves(results)
-    before = {path: path.stat().st_mtime_ns for path in (artefacts.ROOT / "figures").rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in (ROOT / "figures").rglob("*")}
     for target in ("figure3", "figure4", "table4", "table5"):
-        assert artefacts.main([target, f"results_dir={tmp_path}"]) == 0
+        assert main([target, f"results_dir={tmp_path}"]) == 0
     assert "| policy " in capsys.readouterr().out
     for name in ("figure3", "figure4"):
         files = {f"{name}.{suffix}" for suffix in ("png", "pdf", "md", "csv")}
@@ -241,4 +243,4 @@ def test_targets_write_what_they_say(tmp_path: Path, capsys):
     assert list(table.columns) == list(figure4.COLUMNS)
     assert not math.isnan(table.accuracy.sum())
     assert {path.name for path in (results / "table4").iterdir()} == {"table.csv", "table.md"}
-    assert {path: path.stat().st_mtime_ns for path in (artefacts.ROOT / "figures").rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in (ROOT / "figures").rglob("*")} == before

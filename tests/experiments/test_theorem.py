@@ -7,7 +7,9 @@ import matplotlib
 import pandas as pd
 import pytest
 
+from nabla_reasoner.__main__ import INTERRUPTED, WRONG, main
 from nabla_reasoner.experiments import theorem
+from nabla_reasoner.experiments.command import FAILED
 from nabla_reasoner.theory import figures, suite
 from nabla_reasoner.theory.check import Check, seen
 from nabla_reasoner.theory.context import Findings
@@ -55,24 +57,24 @@ def test_a_difference_counts_as_seen_from_three_noise_floors_on():
 @pytest.mark.parametrize(
     ("words", "valid"),
     [
-        ("typo=1", "settings: results_dir, checks, seed"),
-        ("line.typo=1", "settings: shape, reward_weight"),
+        ("typo=1", "settings of theorem: results_dir, checks, seed"),
+        ("line.typo=1", "settings of line: argmin_cells, bins"),
         ("checks=[lemma]", "argmin, velocity, jko"),
-        ("checks=[]", "an empty list"),
-        ("checks=argmin", "checks=[NAME]"),
+        ("checks=[]", "checks must be a list of at least 1"),
+        ("checks=argmin", "checks must be a list"),
         ("seed=-1", "whole number >= 0"),
         ("threads=0", "whole number >= 1"),
         ("line.particles=0", "line.particles must be a whole number >= 1"),
         ("line.step=0", "line.step must be a number > 0"),
-        ("line.times=[1.0,0.5]", "ascending"),
-        ("line.bins=7", "multiple of line.bins"),
+        ("line.times=[1.0,0.5]", "line.times must ascend"),
+        ("line.bins=7", "line.cells must be a multiple of bins"),
         ("prop_c1.models=[tiny-base]", "POLICY/REWARD"),
         ("argmin", "key=value"),
-        ("checks=[argmin", "key=[a,b]"),
+        ("checks=[argmin", "Use key=value"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line_that_names_the_valid_ones(words, valid, tmp_path, capsys):
-    assert theorem.main([words, f"results_dir={tmp_path}"]) == theorem.WRONG
+    assert main(["theorem", words, f"results_dir={tmp_path}"]) == WRONG
     message = capsys.readouterr().err
     assert valid in message
     assert message.count("\n") == 1
@@ -81,7 +83,7 @@ def test_a_wrong_setting_is_refused_in_one_line_that_names_the_valid_ones(words,
 
 def test_a_run_writes_the_documented_columns_the_same_twice(tmp_path, capsys):
     for name in ("a", "b"):
-        assert theorem.main([*QUICK, f"results_dir={tmp_path / name}"]) == 0
+        assert main(["theorem", *QUICK, f"results_dir={tmp_path / name}"]) == 0
     first, second = (tmp_path / name / "theory" for name in ("a", "b"))
     assert (first / "checks.csv").read_text(encoding="utf-8").startswith("name,value,tolerance,noise_floor,passed\n")
     for name in ("checks.csv", "curves.csv", "terms.csv"):
@@ -102,7 +104,7 @@ def test_a_failed_check_and_a_broken_group_are_rows_and_the_exit_status(tmp_path
     monkeypatch.setitem(suite.GROUPS, "argmin", failing)
     monkeypatch.setitem(suite.GROUPS, "velocity", Group(broken, 1))
     settings = ["checks=[argmin,velocity,jko]", f"results_dir={tmp_path}"]
-    assert theorem.main(settings) == theorem.FAILED
+    assert main(["theorem", *settings]) == FAILED
     table = pd.read_csv(tmp_path / "theory" / "checks.csv", index_col="name")
     assert table.passed.tolist() == ["False", "skipped: no", "False", "True"]
     assert table.index[2] == "velocity_broke_off_RuntimeError"
@@ -114,7 +116,7 @@ def test_a_failed_check_and_a_broken_group_are_rows_and_the_exit_status(tmp_path
 def test_skipped_checks_alone_do_not_fail_the_run(tmp_path, monkeypatch):
     group = Group(lambda lab: Findings([Check("absent", math.nan, 1.0, skipped="no")]), 1)
     monkeypatch.setitem(suite.GROUPS, "argmin", group)
-    assert theorem.main(["checks=[argmin]", f"results_dir={tmp_path}"]) == 0
+    assert main(["theorem", "checks=[argmin]", f"results_dir={tmp_path}"]) == 0
 
 
 def test_an_interrupted_run_leaves_the_finished_groups(tmp_path, monkeypatch):
@@ -122,7 +124,7 @@ def test_an_interrupted_run_leaves_the_finished_groups(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(suite.GROUPS, "noise", Group(stopped, 1))
-    assert theorem.main(["checks=[jko,noise]", f"results_dir={tmp_path}"]) == theorem.INTERRUPTED
+    assert main(["theorem", "checks=[jko,noise]", f"results_dir={tmp_path}"]) == INTERRUPTED
     assert pd.read_csv(tmp_path / "theory" / "checks.csv").name.tolist() == ["jko_steps_are_fokker_planck__line"]
 
 
@@ -159,12 +161,12 @@ def test_committed_rows_all_pass_and_are_drawn(tmp_path):
 
 @pytest.mark.slow
 def test_every_group_runs_at_a_reduced_size(tmp_path):
-    status = theorem.main([*SMALL, f"results_dir={tmp_path}"])
+    status = main(["theorem", *SMALL, f"results_dir={tmp_path}"])
     table = pd.read_csv(tmp_path / "theory" / "checks.csv")
     failed = table[table.passed.astype(str) == "False"]
     assert not table.name.str.contains("broke_off").any()
     # fewer particles see smaller differences no more; nothing that must hold may fail
     assert failed.name.str.endswith("_seen").all(), failed
-    assert status == (theorem.FAILED if len(failed) else 0)
+    assert status == (FAILED if len(failed) else 0)
     for name in ("theorem.png", "gradients.pdf", "terms.csv", "summary.json"):
         assert (tmp_path / "theory" / name).stat().st_size > 0

@@ -1,18 +1,19 @@
 """Models that come as a package or as an adapter: whole or not there, equal to what they were made from."""
 
 import json
-import pytest
 import sys
+from pathlib import Path
+
+import pytest
 import torch
 import toys
 import yaml
+
 from nabla_reasoner.engine import generation
 from nabla_reasoner.engine.sampling import Sampling, keyed_uniforms
 from nabla_reasoner.models import conversion
 from nabla_reasoner.models.language_models import Policy, RewardModel
 from nabla_reasoner.types import Problem
-from pathlib import Path
-
 
 ROOT = Path(__file__).resolve().parents[2]
 # peft 0.21 asks transformers 5.23 for an attribute that was renamed.

@@ -1,12 +1,14 @@
 import json
-import pytest
 import shutil
+from pathlib import Path
+
+import pytest
 import torch
 import toys
 import transformers
+
 from nabla_reasoner.models.language_models import Policy, RewardModel, matmul_parameters
 from nabla_reasoner.models.tokenizers import build_tokenizer
-from pathlib import Path
 
 
 def copy(tmp_path: Path, folder: str) -> Path:
@@ -48,7 +50,8 @@ def test_float64_is_float64_throughout():
     torch.testing.assert_close(
         policy.hidden_states(embeddings).float(),
         toys.policy("qwen2", dtype="float32").hidden_states(embeddings.float()),
-        rtol=1e-4, atol=1e-4,
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 

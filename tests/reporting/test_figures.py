@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from nbclient.exceptions import CellExecutionError
 
+from nabla_reasoner.__main__ import main
 from nabla_reasoner.experiments import figures as figures_target
 from nabla_reasoner.experiments.table1 import accuracy_against_flops
 from nabla_reasoner.reporting import figures
@@ -77,8 +78,8 @@ def test_notebooks_run(path, tmp_path, monkeypatch):
 
 
 def test_figures_refuses_other_settings_and_says_which_exist(capsys):
-    assert figures_target.main(["recompute=yes"]) == 2
-    assert "recompute=true|false" in capsys.readouterr().err
+    assert main(["figures", "recompute=yes"]) == 2
+    assert "recompute must be true or false" in capsys.readouterr().err
 
 
 def test_a_notebook_that_fails_is_not_passed_over(tmp_path):
@@ -105,5 +106,5 @@ def test_rows_of_a_run_are_kept_under_their_names_and_terms_as_means(tmp_path):
 
 
 def test_figures_refuses_a_folder_without_results(tmp_path, capsys):
-    assert figures_target.main([f"results_dir={tmp_path}"]) == 2
+    assert main(["figures", f"results_dir={tmp_path}"]) == 2
     assert "must hold results" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import toys
 import wandb_server
 from wandb_server import Server
 
-from nabla_reasoner.experiments import cell_sweep
+from nabla_reasoner.__main__ import main
 from nabla_reasoner.reporting import wandb_runs
 
 
@@ -95,7 +95,7 @@ def test_table_leaves_a_run_per_cell_that_syncs_and_is_not_doubled(
 ):
     monkeypatch.setenv("WANDB_MODE", "offline")
     words = toy_runs.command(tmp_path, "method=greedy,best_of_n")
-    assert cell_sweep.main(words) == 0
+    assert main(words) == 0
     folder = tmp_path / "tiny" / "table1"
     assert len(offline_runs(folder)) == 3, "two cells and the tables"
     sync(server, folder)
@@ -116,6 +116,6 @@ def test_table_leaves_a_run_per_cell_that_syncs_and_is_not_doubled(
     assert models == {"policy-tiny-base", "reward-likelihood"}
     weights = Path(toys.model_folder("qwen2"), "model.safetensors").read_bytes()
     assert server.files["artifacts/policy-tiny-base/model.safetensors"] == weights
-    assert cell_sweep.main([*words, "overwrite=true"]) == 0  # new timings: written again, under the same ids
+    assert main([*words, "overwrite=true"]) == 0  # new timings: written again, under the same ids
     sync(server, folder)
     assert len(server.runs) == 3

@@ -1,125 +1,197 @@
-"""From a command line to cells: composes every choice of a sweep, checks its values, and builds the parts of a cell.
+"""From a command line to settings: composes `configs/` with Hydra, checks every value, and expands sweeps into cells.
 
-A cell is one (policy, task, method, seed): a plain nested dict of resolved settings. Composing needs no torch, so that
-a wrong choice is answered at once.
+A cell is one (policy, task, method, seed): a plain nested dict of resolved settings. Composing needs no torch, so a
+wrong choice is answered at once.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from .schema import CONFIGS, SPLITS, WANDB_MODES, Cell
+from .schema import CONFIGS, GROUPS, SETTINGS, Cell, check, choices
+from .targets import Target
 
 MISSING = object()
+TRAINED_METHODS = ("sft", "grpo")  # policies of their own, often looked for as methods
 
 
 def compose_cells(overrides: Sequence[str]) -> list[Cell]:
-    """The cells that these overrides ask for, in the order in which Hydra runs them.
+    """Return the cells that these overrides ask for, the last swept setting varying fastest.
 
     Raises:
         ValueError: an override that cannot be read, an unknown choice or setting (the valid ones are listed), or a
             value out of range.
     """
+    parsed = parse(overrides)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        parser, current = OverridesParser.create(), list(overrides)
-        for override in overrides:
-            if "=" not in override or not override[0].isalpha():
-                raise ValueError(f"settings are written key=value; got {override!r}. See ./reproduce.sh help.")
-        try:
-            plain = [item.input_line for item in parser.parse_overrides(current) if not item.is_sweep_override()]
-            current = plain
-            config = compose("config", plain, return_hydra_config=True)
-            _check_values(plain_cell(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])))
-            sweeps = config.hydra.mode == RunMode.MULTIRUN
-            params = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()] if sweeps else []
-            jobs = BasicSweeper.split_arguments(parser.parse_overrides([*params, *overrides]), None)[0]
-            cells, composed = [], {}
-            for current in jobs:
-                shared = tuple(item for item in current if not item.startswith("seed="))
-                if shared not in composed:
-                    composed[shared] = plain_cell(compose("config", current))
-                seed = [item.removeprefix("seed=") for item in current if item.startswith("seed=")]
-                cells.append({**composed[shared], "seed": _integer(seed[0]) if seed else composed[shared]["seed"]})
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ValueError(_explain(error, current)) from error
-    for cell in cells:
-        _check_values(cell)
+        single = [override for override in parsed if not override.is_sweep_override()]
+        chosen = [override for override in single if override.key_or_group in (*GROUPS, "experiment")]
+        _check_keys(_compose("config", chosen), parsed)
+        config = _compose("config", single)
+        plain_cell(config)
+        composed: dict[tuple[str, ...], Cell] = {}
+        cells = []
+        for job in jobs(config, parsed):
+            seeds = [item.removeprefix("seed=") for item in job if item.startswith("seed=")]
+            shared = tuple(item for item in job if not item.startswith("seed="))
+            if shared not in composed:
+                composed[shared] = plain_cell(_compose("config", parse(shared)))
+            seed = int(seeds[-1]) if seeds and seeds[-1].isdecimal() else None
+            if seeds and seed is None:
+                plain_cell(_compose("config", parse(job)))  # says what a seed must be
+            cells.append({**composed[shared], **({} if seed is None else {"seed": seed})})
     return cells
 
 
+def jobs(config: DictConfig, overrides: Sequence[Override]) -> list[list[str]]:
+    """Return the overrides of each job: the product of the config's `sweep` and of the command line's choices."""
+    swept: dict[str, list[str]] = {}
+    defaults = [f"{key}={value}" for key, value in config.get("sweep", {}).items()]
+    for override in [*parse(defaults), *overrides]:
+        key = override.get_key_element()
+        if override.is_sweep_override():
+            swept[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            swept[key] = [f"{key}={override.get_value_element_as_str()}"]
+    return [list(job) for job in itertools.product(*swept.values())]
+
+
+def swept(overrides: Sequence[str]) -> list[str]:
+    """Return overrides with the sweep of their experiment written out, as a launcher of Hydra takes them."""
+    parsed = parse(overrides)
+    given = {override.get_key_element() for override in parsed}
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = _compose("config", [override for override in parsed if not override.is_sweep_override()])
+    return [*(f"{key}={value}" for key, value in config.get("sweep", {}).items() if key not in given), *overrides]
+
+
+def compose_settings(target: Target, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the checked settings of a target that is no sweep.
+
+    Raises:
+        ValueError: as `compose_cells`; also a setting that the target does not take.
+    """
+    known = list(SETTINGS[target.settings].model_fields)
+    parsed = parse(overrides)
+    for override in parsed:
+        key = override.key_or_group.split(".")[0]
+        if key not in known:
+            raise ValueError(f"unknown setting {key!r}; settings of {target.name}: {', '.join(known)}.")
+    _check_scale(target, parsed)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        experiment = parse([f"experiment={target.name}"])
+        _check_keys(_compose("config", experiment), parsed)
+        config = _compose("config", [*experiment, *parsed])
+    resolved = _resolve(config)
+    values = {key: resolved["scale_name" if key == "scale" else key] for key in known}
+    check(target.settings, values)
+    return values
+
+
+def compose_recipe(target: Target, overrides: Sequence[str]) -> tuple[str, DictConfig]:
+    """Return the scale and the recipe of its models, `configs/train/SCALE.yaml`, with a command's overrides.
+
+    Raises:
+        ValueError: an override that cannot be read, or an unknown setting.
+    """
+    given = parse(overrides)
+    _check_scale(target, given)
+    parsed = [override for override in given if override.key_or_group != "scale"]
+    scale = next((str(override.value()) for override in given if override.key_or_group == "scale"), target.scales[0])
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        groups = [override for override in parsed if override.key_or_group in GROUPS]
+        _check_keys(_compose(f"train/{scale}", groups), parsed)
+        return scale, _compose(f"train/{scale}", parsed)
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Return the overrides read by Hydra's grammar.
+
+    Raises:
+        ValueError: one that is no `key=value`, or names a choice that does not exist.
+    """
+    parser, parsed = OverridesParser.create(), []
+    for text in overrides:
+        if "=" not in text or not text[0].isalpha():
+            raise ValueError(f"Use key=value; got {text!r}. ./reproduce.sh TARGET --help lists the settings.")
+        try:
+            (override,) = parser.parse_overrides([text])
+        except OverrideParseException as error:
+            raise ValueError(f"the setting {text!r} cannot be read. Use key=value.") from error
+        _check_choice(override)
+        parsed.append(override)
+    return parsed
+
+
+def _check_choice(override: Override) -> None:
+    """Raise ValueError if a group's choice has no file."""
+    group = override.key_or_group
+    if group not in GROUPS:
+        return
+    values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
+    for value in values:
+        if value not in choices(group):
+            trained = group == "method" and value in TRAINED_METHODS
+            hint = " SFT and GRPO are policies of their own: policy=tiny-base-sft method=greedy." if trained else ""
+            raise ValueError(f"{group}/{value} does not exist; valid: {', '.join(choices(group))}.{hint}")
+
+
+def _check_scale(target: Target, overrides: Sequence[Override]) -> None:
+    """Raise ValueError on a scale that the target does not have."""
+    for override in overrides:
+        if override.key_or_group == "scale" and override.value() not in target.scales:
+            valid = ", ".join(target.scales)
+            raise ValueError(f"scale of {target.name} must be one of {valid}; got {override.value()!r}.")
+
+
+def _compose(name: str, overrides: Sequence[Override]) -> DictConfig:
+    try:
+        return compose(name, [override.input_line for override in overrides])
+    except (HydraException, OmegaConfBaseException) as error:
+        settings = " ".join(str(override.input_line) for override in overrides)
+        raise ValueError(f"{' '.join(str(error).split())} in the settings {settings}. Use key=value.") from error
+
+
+def _check_keys(config: DictConfig, overrides: Sequence[Override]) -> None:
+    """Raise ValueError on a setting that does not exist; names those that do, at the deepest level that does."""
+    for override in overrides:
+        key = override.key_or_group
+        if key in GROUPS or key == "experiment" or key.startswith("hydra"):
+            continue
+        if OmegaConf.select(config, key, default=MISSING, throw_on_missing=False) is not MISSING:
+            continue
+        parent = key.rpartition(".")[0]
+        while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
+            parent = parent.rpartition(".")[0]
+        known = sorted(OmegaConf.select(config, parent)) if parent else sorted({*config, *GROUPS} - {"target"})
+        where = f" of {parent}" if parent else ""
+        hint = f" They belong to {config.method.name}: choose another with method=NAME." if parent == "method" else ""
+        raise ValueError(f"unknown setting {key!r}; settings{where}: {', '.join(map(str, known))}.{hint}")
+
+
 def plain_cell(config: DictConfig) -> Cell:
-    """Resolved settings as a plain dict; with `budget=true` the method takes the larger pool it names."""
-    cell = OmegaConf.to_container(config, resolve=True)
+    """Return checked, resolved settings; with `budget=true` the method takes the larger pool that it names."""
+    cell = _resolve(config)
+    for key in ("target", "sweep", "bench"):
+        cell.pop(key, None)
+    check("cells", cell)
     if cell["budget"] and cell["method"]["budget"]:
         cell["method"] |= cell["method"]["budget"]
     return cell
 
 
-def _integer(text: str) -> Any:
-    return int(text) if text.isdecimal() else text
-
-
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    """One line: what is wrong and which values are valid."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if any(line.startswith("Available options in") for line in lines):
-        start = next(index for index, line in enumerate(lines) if line.startswith("Available options in"))
-        end = next((index for index, line in enumerate(lines) if line.startswith("Config search path")), len(lines))
-        missing, valid = lines[start - 1].split(": ")[-1], ", ".join(lines[start + 1 : end])
-        trained = "method/sft" in missing or "method/grpo" in missing
-        hint = " SFT and GRPO are policies of their own, e.g. policy=tiny-base-sft method=greedy." if trained else ""
-        return f"{missing}; {lines[start].replace('Available', 'available')} {valid}.{hint}"
-    if isinstance(error, OverrideParseException):
-        return f"the setting {error.override!r} cannot be read. Write key=value."
-    if isinstance(error, InterpolationKeyError):
-        return f"these choices do not go together: {lines[0]}. Choose a task that belongs to the scale."
-    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"train"}
-    chosen = [override for override in overrides if override.split("=")[0] in groups]
+def _resolve(config: DictConfig) -> dict[str, Any]:
     try:
-        config = compose("config", chosen)
-    except (HydraException, OmegaConfBaseException):
-        return " ".join(lines)
-    for key in (override.split("=")[0] for override in overrides if override not in chosen):
-        if not key.startswith("hydra") and OmegaConf.select(config, key, default=MISSING) is MISSING:
-            return _unknown(config, key, groups)
-    return f"{' '.join(lines)} in the settings {' '.join(overrides)}. Write key=value."
-
-
-def _unknown(config: DictConfig, key: str, groups: set[str]) -> str:
-    """The message for a setting that does not exist: those that do, at the deepest level that does."""
-    parent = key.rpartition(".")[0]
-    while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
-        parent = parent.rpartition(".")[0]
-    known = sorted(OmegaConf.select(config, parent)) if parent else sorted(set(config) | groups)
-    where = f" of {parent}" if parent else ""
-    hint = f" They belong to {config.method.name}: choose another with method=NAME." if parent == "method" else ""
-    return f"unknown setting {key!r}; settings{where}: {', '.join(known)}.{hint}"
-
-
-def _check_values(cell: Cell) -> None:
-    """Raise ValueError on a setting of the wrong type or out of range (methods and models check their own)."""
-    keys = ("seed", "num_problems", "batch_size", "max_new_tokens", "threads", "devices", "num_nodes", "pool_seeds")
-    whole = {key: cell[key] for key in keys}
-    whole["task.repeats"] = cell["task"]["repeats"]
-    for key, value in whole.items():
-        least = 0 if key == "seed" else 1
-        if (value is None and key in ("num_problems", "threads")) or (type(value) is int and value >= least):
-            continue
-        raise ValueError(f"{key} must be a whole number >= {least}; got {value!r}.")
-    for key in ("overwrite", "budget"):
-        if type(cell[key]) is not bool:
-            raise ValueError(f"{key} must be true or false; got {cell[key]!r}.")
-    for key, valid in (("wandb", WANDB_MODES), ("split", SPLITS)):
-        if cell[key] not in valid:
-            raise ValueError(f"{key} must be one of {', '.join(valid)}; got {cell[key]!r}.")
-    if cell["split"] != "test" and "dataset" not in cell["task"]:
+        return OmegaConf.to_container(config, resolve=True)
+    except InterpolationKeyError as error:
+        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"split={cell['split']} is for generated tasks only; got task {cell['task']['name']}. Use split=test."
-        )
+            f"these choices do not go together: {reason}. Choose a task that belongs to the scale."
+        ) from error

@@ -1,17 +1,22 @@
 """Ablations: the sweeps over settings, the table and the figure."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ..config.compose import compose_cells
-from ..config.schema import Cell
+from ..config.schema import ROOT, Cell
+from ..config.sweeps import Sweep
 from ..reporting import ablations, figures, tables
 from ..reporting.ablation_runs import load_runs
 from ..reporting.ablations import COLUMNS, HEADER, POOLED, format_row, notes, table_rows, table_settings
+from . import right_token
+from .cell_sweep import run_cells
+from .command import Command
+from .table1 import reward_note
 
 
 def write(cell: dict[str, Any], note: str) -> None:
@@ -61,25 +66,17 @@ def write_figure(folder: Path, name: str, command: str, gallery: Path | None) ->
             shutil.copyfile(folder / "right_token.csv", gallery / "data" / f"{name}_right_token.csv")
 
 
-def ablated(main_phase: list[str], cells: list[Cell]) -> list[tuple[list[str], list[Cell]]]:
-    """Return a sweep for the default, which all are compared with, and for each setting that `only` or its group names.
+def run(command: Command, sweeps: Sequence[Sweep]) -> int:
+    """Run every setting, look at the right token of worked solutions, and write table and figure."""
+    first = sweeps[0].cells[0]
+    gallery = ROOT / "figures" if first["results_dir"] == "results" else None
 
-    Raises:
-        ValueError: `only` is not a list of groups and settings.
-    """
-    first, result = cells[0], [(main_phase, cells)]
-    groups = first["settings"]
-    wanted = list(groups) if first["only"] is None else first["only"]
-    known = [*groups, *(name for group in groups.values() for name in group)]
-    if not isinstance(wanted, list) or not wanted or not set(wanted) <= set(known):
-        unknown = [name for name in wanted if name not in known] if isinstance(wanted, list) else wanted
-        raise ValueError(f"only must be a list of {', '.join(known)}; got {unknown}. Write only=[flip,lambda].")
-    for group, settings in groups.items():
-        for name, changes in settings.items():
-            if group in wanted or name in wanted:
-                changes = dict(changes)
-                if "num_problems" in changes and first["num_problems"] is not None:
-                    changes["num_problems"] = min(changes["num_problems"], first["num_problems"])
-                overrides = [*main_phase, f"setting={name}", *(f"{key}={value}" for key, value in changes.items())]
-                result.append((overrides, compose_cells(overrides)))
-    return result
+    def write_tables(cells: Sequence[Cell]) -> None:
+        write(cells[0], reward_note(cells[0]))
+
+    def finish(folder: Path) -> None:
+        if first["only"] is None or "right_token" in first["only"]:
+            right_token.write(sweeps[0].cells, folder)
+        write_figure(folder, figure_name(first), command.line, gallery)
+
+    return run_cells(command, sweeps, write_tables, finish)

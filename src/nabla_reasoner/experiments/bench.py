@@ -26,99 +26,22 @@ tokens count whole runs (forward: whatever was read, prompts included). Bare pas
 modules, back to the input embeddings.
 """
 
-import shlex
-import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from tqdm import tqdm
 
 from ..benchmark import results
 from ..benchmark.cases import CASES, cells
 from ..benchmark.context import NABLA, BenchContext, Comparison
 from ..benchmark.figure import draw_bench
-from ..config.schema import CONFIGS, choices
 from ..evaluation import provenance
-from ..reporting import figures, wandb_runs
+from ..reporting import figures
+from .command import Command, Progress, Recording, refusing
 
-WRONG, FAILED, INTERRUPTED = 2, 1, 130
-SCALES = ("tiny", "small")
-COUNTS = (
-    "repeats",
-    "num_problems",
-    "printed_problems",
-    "batch_problems",
-    "batch_size",
-    "reference_problems",
-    "sequences",
-    "growth_length",
-)
-
-
-def read_settings(overrides: Sequence[str]) -> dict[str, Any]:
-    """configs/bench.yaml with a command's settings.
-
-    Raises:
-        ValueError: a setting that does not exist or cannot be read, or a value out of range; the valid ones are named.
-    """
-    known = OmegaConf.load(CONFIGS / "bench.yaml")
-    given = {}
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ValueError(f'settings are written key=value; got {override!r}, e.g. repeats=3 "cases=[dto_memory]".')
-        parent = OmegaConf.select(known, key.rpartition(".")[0]) if "." in key else known
-        if not isinstance(parent, DictConfig) or key.rpartition(".")[2] not in parent:
-            valid = ", ".join(key for key in (parent if isinstance(parent, DictConfig) else known) if key != "sizes")
-            raise ValueError(f"unknown setting {key!r}; settings: {valid}.")
-        given[key] = value
-    if given.get("scale", "tiny") not in SCALES:
-        raise ValueError(f"scale must be one of {', '.join(SCALES)}; got {given['scale']!r}.")
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            # `scale` is a group too, of other settings; Hydra would look for bench's value there
-            config = compose("bench", [word for word in overrides if not word.startswith("scale=")])
-        config.scale = given.get("scale", config.scale)
-        settings = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(f"{' '.join(str(error).split())} Write key=value, and a list as key=[a,b].") from error
-    return _checked(settings)
-
-
-def _checked(settings: dict[str, Any]) -> dict[str, Any]:
-    wandb_runs.check_mode(settings["wandb"])
-    for key in COUNTS:
-        if type(settings[key]) is not int or settings[key] < 1:
-            raise ValueError(f"{key} must be a whole number >= 1; got {settings[key]!r}.")
-    for key in ("decoded_lengths", "growth_lengths", "growth_batches"):
-        values = settings[key]
-        whole = isinstance(values, list) and values and all(type(value) is int and value >= 1 for value in values)
-        if not whole or values != sorted(set(values)) or (key != "growth_batches" and values[0] < 3):
-            least = 1 if key == "growth_batches" else 3
-            raise ValueError(f"{key} must be a list of whole numbers >= {least}, ascending; got {values!r}.")
-    for key, group in (("policies", "policy"), ("tasks", "task")):
-        if not isinstance(settings[key], list) or not settings[key]:
-            raise ValueError(f"{key} must be a list; got {settings[key]!r}. Write {key}=[{choices(group)[0]}].")
-    valid = [name for name, case in CASES.items() if settings["scale"] == "tiny" or case.small]
-    chosen = valid if settings["cases"] is None else settings["cases"]
-    unknown = [name for name in chosen if name not in valid] if isinstance(chosen, list) else [chosen]
-    if unknown or not chosen:
-        names = ", ".join(map(str, unknown)) or "an empty list"
-        raise ValueError(
-            f"cases must be a list of {', '.join(valid)} at scale={settings['scale']}; got {names}. Write cases=[NAME]."
-        )
-    if settings["device"] not in ("cpu", "cuda") or (settings["device"] == "cuda" and not torch.cuda.is_available()):
-        raise ValueError(f"device must be cpu, or cuda where there is an NVIDIA GPU; got {settings['device']!r}.")
-    return {**settings, "cases": [name for name in valid if name in chosen]}
+FILES = ("bench.csv", "spread.csv", "profile.csv", "bench.md", "bench.png", "bench.pdf", "summary.json")
 
 
 class Report:
@@ -127,9 +50,6 @@ class Report:
     def __init__(self, folder: Path, settings: dict[str, Any], facts: str):
         self.folder, self.facts, self.scale = folder, facts, settings["scale"]
         self.results: dict[str, dict[str, Comparison | str]] = {}
-        for name in ("bench.csv", "spread.csv", "profile.csv", "bench.md", "bench.png", "bench.pdf", "summary.json"):
-            (folder / name).unlink(missing_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
 
     def judged(self, name: str) -> results.Judged:
         """What a case shows."""
@@ -159,47 +79,6 @@ class Report:
             plt.close(figure)
 
 
-def run(settings: dict[str, Any], command: str) -> int:
-    """Measure the chosen cases; returns the exit status."""
-    bench = BenchContext(settings)
-    for policy, task in (place.split("__") for place in cells(settings)):
-        bench.cell(policy, task, NABLA)  # a wrong name is answered before anything is computed
-    folder = Path(settings["results_dir"], settings["scale"], "bench")
-    bench.models(settings["policies"][0])
-    report = Report(folder, settings, _facts(settings))
-    record = provenance.Summary(folder, command, settings, {"seed": [0], "case": settings["cases"]}, settings["device"])
-    record.content.pop("settings_of_each_cell")  # there are no records here
-    weights = sum(CASES[name].weight for name in settings["cases"])
-    bar = tqdm(total=weights, bar_format="{desc} {percentage:3.0f}% {bar} {elapsed}<{remaining}", disable=None)
-    failed, begin, done = 0, time.perf_counter(), 0.0
-    try:
-        for number, name in enumerate(settings["cases"], start=1):
-            measured, points, place = {}, CASES[name].points(settings), f"[{number}/{len(settings['cases'])}] {name}"
-            for point in points:
-                bar.set_description_str(f"{place} {point}")
-                measured[point] = _measure(bench, name, point)
-                bar.update(CASES[name].weight / len(points))
-            failed += any(isinstance(each, str) and each.startswith("failed") for each in measured.values())
-            report.results[name] = measured
-            text, done, spent = report.write(), done + CASES[name].weight, time.perf_counter() - begin
-            left = f"{spent:.0f} s so far, about {spent * (weights / done - 1):.0f} s left"
-            bar.write(f"{place}: {report.judged(name).value}; {left}")
-    except KeyboardInterrupt:
-        record.close("interrupted")
-        raise
-    finally:
-        bar.close()
-    report.draw()
-    record.close("failures" if failed else "finished", threads=torch.get_num_threads())
-    ratios = pd.read_csv(folder / "bench.csv").dropna(subset=["ratio_to_reference"])
-    metrics = {f"ratio/{row.case}/{row.variant}": row.ratio_to_reference for row in ratios.itertuples()}
-    wandb_runs.mirror_tables(
-        folder, settings, experiment="bench", scale=settings["scale"], names=("bench", "spread"), metrics=metrics
-    )
-    print(f"\n{text}\nResults in {folder}: bench.csv, spread.csv, profile.csv, bench.md, bench.png|pdf, summary.json")
-    return FAILED if failed else 0
-
-
 def _measure(bench: BenchContext, name: str, point: str) -> Comparison | str:
     """A measurement, or in words why there is none: one case that fails must not cost the others."""
     if name == "utilisation" and bench.device.type != "cuda":
@@ -221,18 +100,56 @@ def _facts(settings: dict[str, Any]) -> str:
     )
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run one command line; returns the exit status."""
-    try:
-        settings = read_settings(arguments)
-        return run(settings, shlex.join(["./reproduce.sh", "bench", *arguments]))
-    except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return WRONG
-    except KeyboardInterrupt:
-        print("interrupted; the finished cases are in the results folder.", file=sys.stderr)
-        return INTERRUPTED
+def run(command: Command, settings: dict[str, Any]) -> int:
+    """Measure the chosen cases; returns the exit status."""
+    with refusing():
+        settings = {**settings, "cases": chosen_cases(settings)}
+        bench = BenchContext(settings)
+        for policy, task in (place.split("__") for place in cells(settings)):
+            bench.cell(policy, task, NABLA)  # a wrong name is answered before anything is computed
+        bench.models(settings["policies"][0])
+    varied, names = {"seed": [0], "case": settings["cases"]}, settings["cases"]
+    with (
+        Recording(
+            command, settings, scale=settings["scale"], varied=varied, device=settings["device"], replaces=FILES
+        ) as recording,
+        Progress(sum(CASES[name].weight for name in names), len(names)) as progress,
+    ):
+        report = Report(recording.folder, settings, _facts(settings))
+        for name in names:
+            with progress.part(name, CASES[name].weight) as part:
+                points = CASES[name].points(settings)
+                report.results[name] = {}
+                for point in points:
+                    report.results[name][point] = _measure(bench, name, point)
+                    part.advance(1 / len(points))
+                text = report.write()
+                part.note = report.judged(name).value
+        report.draw()
+        measured = [result for points in report.results.values() for result in points.values()]
+        ratios = pd.read_csv(recording.folder / "bench.csv").dropna(subset=["ratio_to_reference"])
+        print(f"\n{text}")
+        return recording.finish(
+            failed=any(isinstance(result, str) and result.startswith("failed") for result in measured),
+            tables=("bench", "spread"),
+            metrics={f"ratio/{row.case}/{row.variant}": row.ratio_to_reference for row in ratios.itertuples()},
+            facts={"threads": torch.get_num_threads()},
+        )
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def chosen_cases(settings: dict[str, Any]) -> list[str]:
+    """Return the cases to run, in their order.
+
+    Raises:
+        ValueError: a case that the scale does not have, or a GPU that is not there.
+    """
+    if settings["device"] == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda needs an NVIDIA GPU; none was found. Use device=cpu.")
+    valid = [name for name, case in CASES.items() if settings["scale"] == "tiny" or case.small]
+    unknown = [name for name in settings["cases"] or [] if name not in valid]
+    if unknown:
+        raise ValueError(
+            f"cases must be a list of {', '.join(valid)} at scale={settings['scale']}; got {', '.join(unknown)}. "
+            "Write cases=[NAME]."
+        )
+    return [name for name in valid if settings["cases"] is None or name in settings["cases"]]

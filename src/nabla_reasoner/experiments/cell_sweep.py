@@ -1,14 +1,6 @@
-"""`python -m nabla_reasoner.run TARGET [settings]`: checks a command, runs its cells through Hydra, writes its tables.
+"""A sweep of cells: checked before compute is spent, run one after the other, with the table rewritten on the way."""
 
-Targets are the files of configs/experiment, `solve "question"` and `plan TARGET`. Exit status: 0 done; 1 some problem
-or cell failed; 2 the command was wrong (nothing was computed or changed); 130 interrupted.
-"""
-
-import functools
 import json
-import os
-import shlex
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,124 +9,97 @@ from typing import Any
 import hydra
 
 from ..config import build, compose
-from ..config.schema import CONFIGS, ROOT, Cell, choices
-from .solve import prepare_solve
-from .table1 import phases
+from ..config.schema import CONFIGS, Cell
+from ..config.sweeps import Sweep
+from ..evaluation import provenance, sweep
+from ..reporting import wandb_runs
+from .command import DONE, FAILED, Command, refusing
 
-FAILED, WRONG, INTERRUPTED = 1, 2, 130
 
+def run_cells(
+    command: Command,
+    sweeps: Sequence[Sweep],
+    write_tables: Callable[[Sequence[Cell]], None],
+    finish: Callable[[Path], None] = lambda folder: None,
+) -> int:
+    """Run every cell, then print the table and where everything lies; returns the exit status.
 
-def main(arguments: Sequence[str]) -> int:
-    """Run one command line; returns the exit status."""
-    target, rest = (arguments[0], list(arguments[1:])) if arguments else ("", [])
+    Args:
+        command: what was typed.
+        sweeps: the sweeps of the experiment.
+        write_tables: rewrites the experiment's tables from the records.
+        finish: makes what else belongs to the experiment, after the cells.
+    """
+    with refusing():
+        check(command, sweeps)
+    cells = [cell for part in sweeps for cell in part.cells]
+    first, folder = cells[0], Path(cells[0]["folder"])
+    varied = {group: sorted({cell[group]["name"] for cell in cells}) for group in ("policy", "task", "method")}
+    varied |= {"seed": sorted({cell["seed"] for cell in cells})}
+    summary = provenance.Summary(folder, command.line, first, varied, first["device"])
+    progress = sweep.Sweep(cells, write_tables)
     try:
-        if target in choices("experiment"):
-            prepared = functools.partial(run_experiment, target, rest, check(target, rest))
-        elif target == "plan":
-            from . import plan
-
-            return plan.show(rest)
-        elif target == "solve":
-            prepared = prepare_solve(rest)
-        else:
-            valid = ", ".join([*choices("experiment"), "solve", "plan"])
-            raise ValueError(f"target must be one of {valid}; got {target!r}.")
-    except ValueError as error:
-        return _refuse(error)
-    try:
-        return prepared()
+        for part in sweeps:
+            _launch(command, part, progress.run)
+        finish(folder)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped.", file=sys.stderr)
-        return INTERRUPTED
+        summary.close("interrupted", cells_finished=progress.finished, cells=len(cells))
+        raise
+    failed = sweep.failures(cells)
+    bad = bool(failed or progress.broken)
+    summary.close("failures" if bad else "finished", cells_finished=progress.finished, cells=len(cells))
+    wandb_runs.mirror_cells(cells, [sweep.record_file(cell) for cell in cells], sweep=varied)
+    for path in sorted(folder.glob("*.md")):
+        if path.stem in ("table", "right_token"):
+            print(f"\n{path.read_text(encoding='utf-8')}")
+    files = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))
+    print(f"Results in {folder}: {files}; records in {Path(first['records'], 'records')}")
+    for name in dict.fromkeys(progress.broken):
+        print(f"not done: {name}", file=sys.stderr)
+    if failed:
+        counts = "; ".join(f"{count} in {path}" for path, count in failed.items())
+        print(f"{sum(failed.values())} problems failed ({counts}). overwrite=true runs a cell again.", file=sys.stderr)
+    return FAILED if bad else DONE
 
 
-def _refuse(error: Exception) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return WRONG
-
-
-def check(target: str, overrides: Sequence[str]) -> list[tuple[list[str], list[Cell]]]:
-    """Compose, then try everything that can be tried before compute is spent; returns the phases.
+def check(command: Command, sweeps: Sequence[Sweep]) -> None:
+    """Try everything that can be tried before compute is spent.
 
     Raises:
-        ValueError: a wrong setting, problem file, method or model, a prompt beyond the context, or records made with
-            other settings.
+        ValueError: a wrong problem file, method or model, a prompt beyond the context, or records made with other
+            settings.
     """
-    result = phases(target, overrides)
-    from ..evaluation.sweep import check_records  # torch and Lightning: only once the choices are known to be valid
-
-    cells = [cell for _, phase in result for cell in phase]
+    cells = [cell for part in sweeps for cell in part.cells]
     for cell in cells:
         build.prepare_models(cell)
         build.build_method(cell)
         build.build_problems(cell)
         if not cell["overwrite"]:
-            check_records(cell)
-    if any(override.startswith("hydra/launcher=") for override in overrides):
-        return result  # the machine that submits jobs need not be able to load the models
-    for group in {json.dumps([c["policy"], c["reward"], c["task"]], sort_keys=True): c for c in cells}.values():
-        policy, _ = build.load_models(group)
-        problems = build.build_problems(group)
-        lengths = [len(policy.prompt_ids(problem.messages)) for problem in problems]
-        policy.check_length(max(lengths), group["max_new_tokens"])
-    return result
+            sweep.check_records(cell)
+    if _launcher(command):
+        return  # the machine that submits jobs need not be able to load the models
+    for cell in {json.dumps([c["policy"], c["reward"], c["task"]], sort_keys=True): c for c in cells}.values():
+        policy, _ = build.load_models(cell)
+        lengths = [len(policy.prompt_ids(problem.messages)) for problem in build.build_problems(cell)]
+        policy.check_length(max(lengths), cell["max_new_tokens"])
 
 
-def launch(overrides: Sequence[str], job: Callable[[Any], None]) -> None:
-    """Hand a sweep to Hydra, which composes and starts one job per cell (here, or on a cluster by its launcher)."""
-    arguments, sys.argv = sys.argv, [sys.argv[0], *overrides]
+def _launcher(command: Command) -> bool:
+    return any(override.startswith("hydra/launcher=") for override in command.overrides)
+
+
+def _launch(command: Command, part: Sweep, run: Callable[[Cell], None]) -> None:
+    """Run a sweep's cells here, or hand it to the launcher of Hydra that the command names (SLURM)."""
+    if not _launcher(command):
+        for cell in part.cells:
+            run(cell)
+        return
+
+    def job(config: Any) -> None:
+        run(compose.plain_cell(config))
+
+    arguments, sys.argv = sys.argv, [sys.argv[0], "--multirun", *compose.swept(part.overrides)]
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
     finally:
         sys.argv = arguments
-
-
-def run_experiment(target: str, overrides: Sequence[str], prepared: list[tuple[list[str], list[Cell]]]) -> int:
-    """Run every cell of an experiment, then print its table and where everything lies."""
-    from ..evaluation import provenance, sweep
-    from ..reporting import wandb_runs
-    from . import ablations, right_token, table2
-
-    cells = [cell for _, phase in prepared for cell in phase]
-    first, folder = cells[0], Path(cells[0]["folder"])
-    varied = {g: sorted({cell[g]["name"] for cell in cells}) for g in ("policy", "task", "method")}
-    varied |= {"seed": sorted({cell["seed"] for cell in cells})}
-    command = shlex.join(["./reproduce.sh", target, *overrides])
-    record = provenance.Summary(folder, command, first, varied, first["device"])
-    cells_run = sweep.Sweep(cells, table2.write_tables)
-
-    def job(config: Any) -> None:
-        cells_run.run(compose.plain_cell(config))
-
-    try:
-        for phase_overrides, _ in prepared:
-            launch(phase_overrides, job)
-        if target == "ablations" and (first["only"] is None or "right_token" in first["only"]):
-            right_token.write(prepared[0][1], folder)
-    except KeyboardInterrupt:
-        record.close("interrupted", cells_finished=cells_run.finished, cells=len(cells))
-        raise
-    failed = sweep.failures(cells)
-    bad = bool(failed or cells_run.broken)
-    record.close("failures" if bad else "finished", cells_finished=cells_run.finished, cells=len(cells))
-    if target == "ablations":
-        gallery = ROOT / "figures" if first["results_dir"] == "results" else None
-        ablations.write_figure(folder, ablations.figure_name(first), command, gallery)
-    wandb_runs.mirror_cells(cells, [sweep.record_file(cell) for cell in cells], sweep=varied)
-    for name in ("table.md", "right_token.md"):
-        if (folder / name).exists():
-            print(f"\n{(folder / name).read_text(encoding='utf-8')}")
-    files = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))
-    print(f"Results in {folder}: {files}, {'SETTING/' if target == 'ablations' else ''}records/")
-    for name in dict.fromkeys(cells_run.broken):
-        print(f"not done: {name}", file=sys.stderr)
-    if failed:
-        where = "; ".join(f"{count} in {path}" for path, count in failed.items())
-        print(f"{sum(failed.values())} problems failed ({where}). overwrite=true runs a cell again.", file=sys.stderr)
-    return FAILED if bad else 0
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Lightning would only take note of it
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sys.exit(main(sys.argv[1:]))

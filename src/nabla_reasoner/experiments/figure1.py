@@ -14,12 +14,14 @@ from ..config.schema import Cell
 from ..engine.sampling import keyed_uniforms
 from ..reporting.figures import ORANGE, YELLOW, without_marks
 from . import token_pairs
+from .case_figure import Rows, write_case_figure
+from .command import Command
 from .token_pairs import Pair
 
 NUM_DRAWS = 32  # Figure 4's largest N
 SHARES = np.linspace(0, 1, 31)
 BUDGETS = (1, 2, 8, 32)  # numbers of draws that DTO is compared with
-Rows = dict[str, list[dict[str, Any]]]
+NAMES = ("search", "pairs", "square", "path")  # of its tables, in the order in which the drawing takes them
 
 
 def best_of(losses: np.ndarray, chances: np.ndarray, count: int) -> float:
@@ -295,3 +297,8 @@ def _descent(axis: Axes, case: pd.Series, square: pd.DataFrame, path: pd.DataFra
         frameon=False,
         handletextpad=0.3,
     )
+
+
+def run(command: Command, cell: Cell) -> int:
+    """Compute the rows, draw the figure and write its caption; returns the exit status."""
+    return write_case_figure(command, cell, landscape_rows, landscape_caption, landscape)

@@ -1,6 +1,5 @@
 """Figures 1 and 2, drawn from their rows: the landscape of two tokens, and the rounds of one decoding."""
 
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,16 +13,12 @@ from ..config import build
 from ..config.schema import Cell
 from ..decoding import trace
 from ..models.language_models import Policy, RewardModel
-from ..reporting.figures import BLUE, GREEN, GREY, ORANGE, TEXT
+from ..reporting.figures import BLUE, GREEN, GREY, ORANGE
 from ..tasks import grading
-from .figure1 import Rows
+from .case_figure import Rows, write_case_figure
+from .command import Command
 
-FILES = {"figure1": ("search", "pairs", "square", "path"), "figure2": ("rollouts", "tokens", "visits")}
-
-
-def read(folder: Path, target: str) -> list[pd.DataFrame]:
-    """The tables of a figure, in the order in which its drawing takes them."""
-    return [pd.read_csv(folder / f"{target}_{name}.csv", dtype=TEXT) for name in FILES[target]]
+NAMES = ("rollouts", "tokens", "visits")  # of its tables, in the order in which the drawing takes them
 
 
 def framework(rollouts: pd.DataFrame, tokens: pd.DataFrame, visits: pd.DataFrame) -> Figure:
@@ -199,3 +194,8 @@ The case: the first test problem (number {case["looked_at"]} of {cell["num_probl
 {cell["seed"]}) whose first rollout is wrong and whose answer is right, with at least two accepted and one rejected \
 proposal, a draw of the old token and a reused gradient. A problem in which less happens is more common.
 """
+
+
+def run(command: Command, cell: Cell) -> int:
+    """Compute the rows, draw the figure and write its caption; returns the exit status."""
+    return write_case_figure(command, cell, trace_rows, trace_caption, framework)

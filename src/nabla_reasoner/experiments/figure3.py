@@ -1,6 +1,6 @@
 """Figure 3: model calls by method and by what they are spent on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,6 +14,8 @@ from ..evaluation.records import CellKey
 from ..reporting import paper_numbers, tables
 from ..reporting.figures import legend_below
 from ..reporting.method_names import METHODS, NABLA, NULL_ARM, OURS, STYLES
+from .command import Command
+from .from_results import write_result_figure
 
 
 def figure3(results: Path, scale: str, command: str) -> tuple[Figure, str, str]:
@@ -162,3 +164,8 @@ def cost_caption(rows: Sequence[Row], command: str) -> str:
         "rollouts as it finds revisions to try, mostly fewer than 8. So it saves by doing less; Figure 4 shows what "
         "that costs in accuracy.\n"
     )
+
+
+def run(command: Command, settings: Mapping[str, str]) -> int:
+    """Draw the figure; returns the exit status."""
+    return write_result_figure(command, settings, figure3)

@@ -32,6 +32,8 @@ from ..reporting import tables
 from ..reporting.figures import legend_below, log_ticks
 from ..reporting.method_names import ANYTIME, BEST_OF_N, OURS, STYLES
 from . import reward_ceiling
+from .command import Command
+from .from_results import write_result_figure
 
 COST_AXES = {"model_calls": "model calls", "flops": "FLOPs", "seconds": "seconds"}
 
@@ -291,3 +293,8 @@ def figure4(results: Path, scale: str, command: str) -> tuple[Figure, str, str]:
     rows = curve_rows(results, reward_ceiling.rows(results, scale))
     figure = curves(pd.DataFrame(rows))
     return figure, caption(rows, command), tables.csv_text(COLUMNS, rows)
+
+
+def run(command: Command, settings: Mapping[str, str]) -> int:
+    """Draw the figure; returns the exit status."""
+    return write_result_figure(command, settings, figure4)

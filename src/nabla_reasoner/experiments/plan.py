@@ -1,4 +1,4 @@
-"""`./reproduce.sh plan TARGET [settings]`: what a target would run, fetch and cost, before anything is loaded.
+"""What a target would run, fetch and cost, before anything is loaded.
 
 The estimate, per problem and repeat, with N and R the parameters of policy and reward, P prompt and L answer tokens:
 
@@ -6,32 +6,54 @@ The estimate, per problem and repeat, with N and R the parameters of policy and 
     scoring k answers           2 R k (P + L)
     g gradient evaluations      4 (N + R) g (P + L)
 
-L is the length limit, so decoding is an upper bound. k is 1 (greedy), the number of samples, simulations or branches,
-or N_max. ∇-Reasoner's g is not known beforehand; 2 N_max is assumed (one for the first rollout, and for each proposal
-one flip of a token and one acceptance at most).
+P, L, a search's k and g are the scale's typical values (`estimate` in configs/scale/). Otherwise k is 1 (greedy), or
+the number of samples, simulations or branches.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import build
-from ..config.schema import Cell, choices
-from .table1 import phases
+from ..config.compose import compose_settings
+from ..config.schema import Cell
+from ..config.sweeps import compose_sweeps
+from ..config.targets import Target, find, targets
+from .command import DONE, Command, refusing
 
 
-def show(arguments: Sequence[str]) -> int:
-    """Print the plan of a target; returns 0.
+def run(command: Command, settings: None) -> int:
+    """Print the plan of a target; returns the exit status."""
+    with refusing():
+        target = find(command.argument)
+        if target.settings == "cells":
+            _show_cells(
+                target, [cell for part in compose_sweeps(target.name, command.overrides) for cell in part.cells]
+            )
+        else:
+            _show_results(target, command.overrides)
+    return DONE
 
-    Raises:
-        ValueError: an unknown target or a wrong setting.
-    """
-    experiments = choices("experiment")
-    if not arguments or arguments[0] not in experiments:
-        raise ValueError(f"plan needs one of {', '.join(experiments)}; got {' '.join(arguments) or 'nothing'!r}.")
-    cells = [cell for _, phase in phases(arguments[0], arguments[1:]) for cell in phase]
+
+def _show_results(target: Target, overrides: Sequence[str]) -> None:
+    """Print what a target without cells reads and writes, and which results are missing."""
+    values = {} if target.settings in ("cell", "plan", "train") else compose_settings(target, overrides)
+    scale, root = values.get("scale", "tiny"), values.get("results_dir") or "results"
+    print(f"{target.name}: {target.summary}")
+    if target.reads:
+        known = targets()
+        missing = [name for name in target.reads if not Path(root, known[name].path(scale)).is_dir()]
+        print(f"  reads:    {', '.join(target.reads)}")
+        print(f"  missing:  {', '.join(missing) or 'nothing'} (in {root})")
+    print(f"  writes:   {', '.join(target.writes) or 'nothing'}")
+    print(f"  takes:    about {target.minutes:g} min at scale=tiny on two idle cores")
+    print(f"results would go to {Path(root, target.path(scale))}")
+
+
+def _show_cells(target: Target, cells: Sequence[Cell]) -> None:
+    """Print the grid, the models with their sizes, and the estimate."""
     first = cells[0]
     names = {group: list(dict.fromkeys(c[group]["name"] for c in cells)) for group in ("policy", "task", "method")}
-    print(f"{arguments[0]}, scale {first['scale_name']}: {len(cells)} cells on {first['device']} ({first['dtype']})")
+    print(f"{target.name}, scale {first['scale_name']}: {len(cells)} cells on {first['device']} ({first['dtype']})")
     for group, values in names.items():
         print(f"  {group + ':':<8}{', '.join(values)}")
     print(f"  seeds:  {', '.join(map(str, sorted({cell['seed'] for cell in cells})))}")
@@ -43,7 +65,6 @@ def show(arguments: Sequence[str]) -> int:
         print(f"  {group} {model['name']}: {path}, {_size(model)}")
     _show_estimate(cells)
     print(f"results would go to {first['folder']}")
-    return 0
 
 
 def _problems(cell: Cell) -> str:

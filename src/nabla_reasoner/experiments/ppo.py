@@ -23,13 +23,8 @@ Columns of ppo.csv; all are means over `num_measured` prompts:
 """
 
 import logging
-import shlex
 import shutil
-import signal
-import sys
-import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,137 +32,75 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import transformers
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from tqdm import tqdm
 
-from ..config.schema import CONFIGS
-from ..evaluation import provenance
-from ..ppo import letter_task, tables, verdict
+from ..ppo import letter_task, tables
 from ..ppo.comparison import PPOComparison
-from ..ppo.figure import comparison
-from ..reporting import figures, wandb_runs
+from ..ppo.figure import comparison as draw_comparison
+from ..ppo.verdict import markdown
+from ..reporting import figures
+from .command import Command, Progress, Recording, refusing
 
-WRONG, INTERRUPTED = 2, 130
 FILES = ("ppo.csv", "curves.csv", "break_even.csv", "ppo.md", "ppo.png", "ppo.pdf", "summary.json")
 
 
-def read_settings(overrides: Sequence[str]) -> dict[str, Any]:
-    """configs/ppo.yaml with a command's settings.
-
-    Raises:
-        ValueError: a setting that does not exist or cannot be read, or a value out of range; the valid ones are named.
-    """
-    known = OmegaConf.load(CONFIGS / "ppo.yaml")
-    if [word for word in overrides if word.startswith("scale=") and word != "scale=tiny"]:
-        raise ValueError("scale must be tiny; got another. The comparison needs a space whose every answer is scored.")
-    given = [word for word in overrides if word != "scale=tiny"]  # `scale` is a group too, of other settings
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            settings = OmegaConf.to_container(compose("ppo", given), resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(
-            f"{' '.join(str(error).split())} Write key=value with a key of {', '.join(known)}, or part.key=value."
-        ) from error
-    return _checked(settings)
-
-
-def _checked(settings: dict[str, Any]) -> dict[str, Any]:
-    wandb_runs.check_mode(settings["wandb"])
-    total = len(letter_task.ALPHABET) ** settings["length"]
-    for key in ("length", "compared", "held_out"):
-        if type(settings[key]) is not int or settings[key] < 1:
-            raise ValueError(f"{key} must be a whole number >= 1; got {settings[key]!r}.")
-    lists = {"reward_weights": settings["reward_weights"], "targets": settings["targets"]} | {
-        key: settings["deamortised"][key] for key in ("draws", "steps")
-    }
-    for key, values in {**lists, "trained": settings["trained"]}.items():
-        if not isinstance(values, list) or not values or min(values) <= 0:
-            raise ValueError(f"{key} must be a list of positive numbers; got {values!r}. Write {key}=[1,2].")
-        if key != "targets" and values != sorted(set(values)):
-            raise ValueError(f"{key} must ascend; got {values!r}.")
-    if settings["main"] not in settings["reward_weights"]:
-        raise ValueError(f"main must be one of reward_weights {settings['reward_weights']}; got {settings['main']}.")
-    if settings["trained"][-1] + settings["held_out"] > total or settings["compared"] > settings["trained"][-1]:
-        raise ValueError(
-            f"trained[-1] + held_out must be <= {total} prompts and compared <= trained[-1]; got "
-            f"{settings['trained'][-1]}, {settings['held_out']}, {settings['compared']}."
-        )
-    return settings
-
-
-def execute(settings: dict[str, Any], command: str) -> int:
+def run(command: Command, settings: dict[str, Any]) -> int:
     """Run the comparison; returns the exit status."""
-    folder = Path(settings["results_dir"], settings["scale"], "ppo")
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "models", ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    with refusing():
+        _check_prompts(settings)
+    quiet()
     if settings["threads"] is not None:
         torch.set_num_threads(settings["threads"])
-    record = provenance.Summary(folder, command, settings, {"seed": [settings["seed"]]}, "cpu")
-    record.content.pop("settings_of_each_cell")  # there are no records here
-    run = PPOComparison(settings, folder)
-    work = 100.0 + 8.0 * len(run.trainings())
-    bar = tqdm(total=work, bar_format="{desc} {percentage:3.0f}% {bar} {elapsed}<{remaining}", disable=None)
-    begin = time.perf_counter()
-    try:
-        for name, share, part in run.stages():
-            bar.set_description_str(name)
-            before = bar.n
-            part(lambda fraction, share=share: bar.update(share * fraction))
-            bar.update(before + share - bar.n)
-            bar.write(f"{name}: done after {time.perf_counter() - begin:.0f} s")
-    except KeyboardInterrupt:
-        record.close("interrupted")
-        raise
-    finally:
-        bar.close()
-    table, curves = pd.DataFrame(run.rows), pd.DataFrame(run.curves)
-    table = table[tables.COLUMNS]
+    varied = {"seed": [settings["seed"]]}
+    with Recording(command, settings, scale=settings["scale"], varied=varied, replaces=FILES) as recording:
+        folder = recording.folder
+        shutil.rmtree(folder / "models", ignore_errors=True)
+        comparison = PPOComparison(settings, folder)
+        trainings = len(comparison.trainings())
+        with Progress(100.0 + 8.0 * trainings, 3 + trainings) as progress:
+            for name, weight, work in comparison.stages():
+                with progress.part(name, weight) as part:
+                    work(part.advance)
+        print(_write(comparison, settings, folder, command.line))
+        main = comparison_table(comparison)
+        main = main[(main.reward_weight == settings["main"]) & (main.measured_on == "compared")]
+        return recording.finish(
+            tables=("ppo", "curves", "break_even"),
+            metrics={f"kl/{row.method}/{row.amount:g}": row.kl for row in main.itertuples()},
+            facts={"threads": torch.get_num_threads(), "engine": comparison.engine},
+        )
+
+
+def comparison_table(comparison: PPOComparison) -> pd.DataFrame:
+    """Return the rows of ppo.csv."""
+    return pd.DataFrame(comparison.rows)[tables.COLUMNS]
+
+
+def _write(comparison: PPOComparison, settings: dict[str, Any], folder: Path, line: str) -> str:
+    """Write tables, text and figure; returns the text."""
+    table, curves = comparison_table(comparison), pd.DataFrame(comparison.curves)
     crossing = tables.break_even(table, curves, settings["main"], settings["targets"])
-    text = verdict.markdown(table, crossing, run.engine, settings["main"], command)
+    text = markdown(table, crossing, comparison.engine, settings["main"], line)
     for name, frame in (("ppo", table), ("curves", curves), ("break_even", crossing)):
         frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     (folder / "ppo.md").write_text(text, encoding="utf-8")
-    read = [pd.read_csv(folder / f"{name}.csv") for name in ("ppo", "curves", "break_even")]
-    figure = comparison(*read, settings["main"])
+    rows = [pd.read_csv(folder / f"{name}.csv") for name in ("ppo", "curves", "break_even")]
+    figure = draw_comparison(*rows, settings["main"])
     figures.save(figure, folder, "ppo")
     plt.close(figure)
-    record.close("finished", threads=torch.get_num_threads(), engine=run.engine)
-    wandb_runs.mirror_tables(
-        folder,
-        settings,
-        experiment="ppo",
-        scale=settings["scale"],
-        names=("ppo", "curves", "break_even"),
-        metrics={
-            f"kl/{row.method}/{row.amount:g}": row.kl
-            for row in table[(table.reward_weight == settings["main"]) & (table.measured_on == "compared")].itertuples()
-        },
-    )
-    print(f"\n{text}\nResults in {folder}: {', '.join(FILES)}")
-    return 0
+    return text
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run one command line; returns the exit status."""
+def _check_prompts(settings: dict[str, Any]) -> None:
+    """Raise ValueError if there are fewer prompts than the settings ask for."""
+    total = len(letter_task.ALPHABET) ** settings["length"]
+    wanted = settings["trained"][-1] + settings["held_out"]
+    if wanted > total:
+        raise ValueError(f"trained[-1] + held_out must be <= {total} prompts (length); got {wanted}.")
+
+
+def quiet() -> None:
+    """Silence Lightning and transformers, which report every one of many small trainings."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6.6 under torch 2.13
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    try:
-        return execute(read_settings(arguments), shlex.join(["./reproduce.sh", "ppo", *arguments]))
-    except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return WRONG
-    except KeyboardInterrupt:
-        print("interrupted; give the same command again, it starts anew.", file=sys.stderr)
-        return INTERRUPTED
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Lightning would only take note of it
-    sys.exit(main(sys.argv[1:]))

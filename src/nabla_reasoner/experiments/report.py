@@ -9,27 +9,26 @@ files are kept); 2 a wrong setting or nothing to report, nothing written.
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ..config import schema
 from ..config.schema import ROOT
-from ..reporting import wandb_report, wandb_runs
+from ..reporting import wandb_report
 from ..reporting.claims import Decision, decide_claims, evidence_table, verdict_table
 from ..reporting.evidence import Evidence, typed_rows
 from ..reporting.figures import save
-from ..reporting.html_report import to_html, to_markdown
+from ..reporting.html_report import Block, to_html, to_markdown
 from ..reporting.report_sections import EXPERIMENTS, FIGURES, RESULTS, ReportInputs, report_blocks
 from ..reporting.tables import read_csv
+from .command import Command, Recording, refusing
 from .figures import keep_rows
 from .table1 import accuracy_against_flops
 
-WRONG, FAILED = 2, 1
 README_START = "<!-- claims: written by ./reproduce.sh report docs=true -->\n"
 README_END = "<!-- end of claims -->"
 CLAIMS_PAGE = """# Claims of the paper, and verdicts
@@ -145,56 +144,34 @@ def draw_table1(results: Path, folder: Path) -> Path | None:
     return folder / "table1.png"
 
 
-def read_settings(words: Sequence[str]) -> dict[str, str]:
-    """Read scale, results_dir, wandb and docs.
+def run(command: Command, settings: dict[str, Any]) -> int:
+    """Write the page, and publish it if wandb=online; returns the exit status."""
+    results, scale = Path(settings["results_dir"]), settings["scale"]
+    with refusing():
+        if settings["docs"] and scale != "tiny":
+            raise ValueError(f"docs=true needs scale=tiny, which the docs are about; got scale={scale}.")
+        inputs = gather(results, scale)
+    with Recording(command, settings, scale=scale, varied={"seed": []}) as recording:
+        folder = recording.folder
+        if drawing := draw_table1(results / scale, folder):
+            inputs = inputs._replace(figures={**inputs.figures, "table1": drawing})
+        decisions = decide_claims(inputs.evidence)
+        blocks = report_blocks(inputs, decisions)
+        (folder / "report.html").write_text(to_html(blocks), encoding="utf-8")
+        (folder / "report.md").write_text(to_markdown(blocks, folder), encoding="utf-8")
+        if settings["docs"]:
+            write_docs(results)
+        print(evidence_table(decisions, scale))
+        return recording.finish(failed=not _published(blocks, folder, settings))
 
-    Raises:
-        ValueError: another setting, or an invalid value.
-    """
-    extra = {"wandb": "offline", "docs": "false"}
-    given = [word for word in words if word.partition("=")[0] in extra]
-    try:
-        settings = schema.read_settings([word for word in words if word not in given])
-    except ValueError as error:
-        raise ValueError(f"{error} Or wandb=online, docs=true.") from error
-    extra |= dict(word.split("=", 1) for word in given)
-    wandb_runs.check_mode(extra["wandb"])
-    if extra["docs"] not in ("true", "false") or (extra["docs"] == "true" and settings["scale"] != "tiny"):
-        raise ValueError(f"docs must be true (at scale=tiny) or false; got {extra['docs']!r}.")
-    return {**settings, **extra, "wandb": os.environ.get("WANDB_MODE", extra["wandb"])}
 
-
-def main(arguments: Sequence[str]) -> int:
-    """Run one command line; returns the exit status."""
+def _published(blocks: Sequence[Block], folder: Path, settings: dict[str, Any]) -> bool:
+    """Publish the page as a W&B Report if that is asked for; returns whether nothing went wrong."""
+    if os.environ.get("WANDB_MODE", settings["wandb"]) != "online":
+        return True
     try:
-        settings = read_settings(arguments)
-        results = Path(settings["results_dir"])
-        inputs = gather(results, settings["scale"])
-    except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return WRONG
-    scale = settings["scale"]
-    folder = results / scale / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    if table1 := draw_table1(results / scale, folder):
-        inputs = inputs._replace(figures={**inputs.figures, "table1": table1})
-    decisions = decide_claims(inputs.evidence)
-    blocks = report_blocks(inputs, decisions)
-    (folder / "report.html").write_text(to_html(blocks), encoding="utf-8")
-    (folder / "report.md").write_text(to_markdown(blocks, folder), encoding="utf-8")
-    if settings["docs"] == "true":
-        write_docs(results)
-    print(evidence_table(decisions, scale))
-    print(f"Made by {shlex.join(['./reproduce.sh', 'report', *arguments])}: {folder}/report.html, report.md")
-    if settings["wandb"] != "online":
-        return 0
-    try:
-        print(f"W&B Report: {wandb_report.publish(blocks, folder, scale=scale)}")
+        print(f"W&B Report: {wandb_report.publish(blocks, folder, scale=settings['scale'])}")
     except wandb_report.PublishingError as error:
         print(f"error: not published: {error} The files in {folder} are kept.", file=sys.stderr)
-        return FAILED
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+        return False
+    return True

@@ -9,18 +9,19 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..config.compose import compose_cells
 from ..config.schema import Cell
+from ..config.sweeps import Sweep
 from ..evaluation.outcomes import Row, lineage, load_outcomes, start_policies
 from ..evaluation.records import CellKey, stored_cells, stored_seed
 from ..reporting import paper_numbers
 from ..reporting.accuracy_table import COLUMNS, HEADER, NOTE, format_row, table_rows
 from ..reporting.comparisons import COMPARED, COMPARISON_COLUMNS, comparison_rows, format_comparisons
 from ..reporting.figures import legend_below
-from ..reporting.method_names import METHODS, NABLA, STYLES
+from ..reporting.method_names import METHODS, STYLES
 from ..reporting.paper_numbers import paper_cells
 from ..reporting.tables import csv_text, latex, markdown, replace_file
-from .ablations import ablated
+from .cell_sweep import run_cells
+from .command import Command
 
 
 def accuracy_against_flops(table: pd.DataFrame) -> Figure:
@@ -72,33 +73,6 @@ def accuracy_against_flops(table: pd.DataFrame) -> Figure:
         row[0].set_ylabel("accuracy, %")
     legend_below(figure, ncol=4)
     return figure
-
-
-def phases(target: str, overrides: Sequence[str]) -> list[tuple[list[str], list[Cell]]]:
-    """Return the sweeps of an experiment, each as its overrides and its cells.
-
-    Table 1 of a scale may have further sweeps over policies improved by training, for commands that choose neither
-    policy nor method. The last sweep runs the larger pools that comparisons at matched cost are cut from; it comes
-    last, so that the table's rows are there early, and only where the grid holds ∇-Reasoner and a method to compare it
-    with.
-    """
-    main_phase = [f"experiment={target}", *overrides]
-    cells = compose_cells(main_phase)
-    if target == "ablations":
-        return ablated(main_phase, cells)
-    pooled = list(dict.fromkeys(cell["method"]["name"] for cell in cells if cell["method"]["budget"]))
-    compared = any(cell["method"]["name"] in NABLA for cell in cells)
-    result = [(main_phase, cells)]
-    if target == "table1" and not any(override.startswith(("policy=", "method=", "budget=")) for override in overrides):
-        for part in cells[0]["grid"]["trained"]:
-            trained = [*main_phase, f"policy={part['policy']}", f"method={part['method']}"]
-            result.append((trained, compose_cells(trained)))
-    if target != "table1" or cells[0]["budget"] or not (pooled and compared):
-        return result
-    kept = [override for override in main_phase if not override.startswith(("method=", "budget=", "seed="))]
-    seeds = list(dict.fromkeys(str(cell["seed"]) for cell in cells))[: cells[0]["pool_seeds"]]
-    budget_phase = [*kept, "seed=" + ",".join(seeds), "method=" + ",".join(pooled), "budget=true"]
-    return [*result, (budget_phase, compose_cells(budget_phase))]
 
 
 def reward_note(cell: Cell) -> str:
@@ -178,3 +152,10 @@ def write_table(folder: Path, *, grid: Sequence[Row], table: str = "table1", not
         text += f"\nDifference in points [95 % interval], p-value and verdict:\n\n{markdown(COMPARED, compared)}"
     replace_file(folder / "table.md", text)
     replace_file(folder / "table.tex", latex(HEADER, body, notes))
+
+
+def run(command: Command, sweeps: Sequence[Sweep]) -> int:
+    """Run every cell and write the table; returns the exit status."""
+    from .table2 import write_tables
+
+    return run_cells(command, sweeps, write_tables)

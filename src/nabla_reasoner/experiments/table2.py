@@ -4,18 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config.schema import Cell
+from ..config.sweeps import Sweep
 from ..reporting.accuracy_table import COLUMNS, NOTE
 from ..reporting.comparisons import COMPARISON_COLUMNS
 from ..reporting.tables import csv_text, latex, markdown, read_csv, replace_file
-from . import ablations
+from .cell_sweep import run_cells
+from .command import Command
 from .table1 import reward_note, table_grid, write_table
 
 
 def write_tables(cells: Sequence[Cell]) -> None:
     """Rewrite the experiment's tables from the records on disk; if each reward has a folder, join their tables."""
-    if "setting" in cells[0]:
-        ablations.write(cells[0], reward_note(cells[0]))
-        return
     folders: dict[str, list[Cell]] = {}
     for cell in cells:
         folders.setdefault(cell["records"], []).append(cell)
@@ -51,3 +50,8 @@ def combine(folder: Path, rewards: Sequence[str]) -> None:
     text = "\n".join([markdown(columns, body), "One reward at a time, with comparisons:\n", *parts])
     replace_file(folder / "table.md", text)
     replace_file(folder / "table.tex", latex(columns, body, [NOTE]))
+
+
+def run(command: Command, sweeps: Sequence[Sweep]) -> int:
+    """Run every cell and write the tables; returns the exit status."""
+    return run_cells(command, sweeps, write_tables)

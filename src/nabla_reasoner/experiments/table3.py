@@ -5,7 +5,7 @@ candidates, as one that was not rejected; the other rule leaves it out.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ from ..evaluation.statistics import Ratio, ratio_interval
 from ..reporting import paper_numbers, tables
 from ..reporting.method_names import BEST_OF_N, OURS, REJECTING
 from ..reporting.tables import table_texts
+from .command import Command
+from .from_results import write_result_table
 
 RELEASE = "table1-release"  # the experiment whose records show the released acceptance test
 COLUMNS = (
@@ -233,3 +235,8 @@ def table3(results: Path, scale: str, command: str) -> dict[str, str]:
     rows = table_rows(results)
     body, below = [format_row(row) for row in rows], [*notes(rows, scale), f"Made by {command}"]
     return table_texts(tables.csv_text(COLUMNS, rows), HEADER, body, below)
+
+
+def run(command: Command, settings: Mapping[str, str]) -> int:
+    """Write the table; returns the exit status."""
+    return write_result_table(command, settings, table3)

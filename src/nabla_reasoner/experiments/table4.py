@@ -1,6 +1,6 @@
 """Table 4: our settings beside the paper's and the released scripts', with a reason for every one that differs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +8,8 @@ from ..config import compose
 from ..config.schema import Cell
 from ..reporting import paper_numbers, tables
 from ..reporting.paper_numbers import released_settings
+from .command import Command
+from .from_results import write_result_table
 
 COLUMNS = ("scale", "task", "setting", "ours", "paper", "released", "verdict", "why")
 HEADER = ("setting", "paper", "released scripts", "task", "scale=paper", "verdict", "why")
@@ -156,3 +158,8 @@ def table4(results: Path, scale: str, command: str) -> dict[str, str]:
     merged = [row for own in rows.values() for row in own]
     text = markdown(scale, rows) + f"\nMade by {command}\n"
     return {"table.csv": tables.csv_text(COLUMNS, merged), "table.md": text}
+
+
+def run(command: Command, settings: Mapping[str, str]) -> int:
+    """Write the table; returns the exit status."""
+    return write_result_table(command, settings, table4)

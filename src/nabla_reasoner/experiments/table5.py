@@ -1,7 +1,7 @@
 """Table 5: seconds, FLOPs, decoded tokens and memory of ∇-Reasoner against Best-of-8, from the records of Table 1."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ from ..evaluation.statistics import ratio_interval
 from ..reporting import paper_numbers, tables
 from ..reporting.method_names import BEST_OF_N, OURS
 from ..reporting.tables import table_texts
+from .command import Command
+from .from_results import write_result_table
 
 COMPARED = (BEST_OF_N, OURS)  # in the paper's Table 5
 QUANTITIES = {"seconds": "seconds", "flops": "FLOPs", "decode_tokens": "tokens", "peak_bytes": "bytes"}
@@ -163,3 +165,8 @@ def table5(results: Path, scale: str, command: str) -> dict[str, str]:
     rows = table_rows(results)
     body, below = [format_row(row) for row in rows], [*notes(results), f"Made by {command}"]
     return table_texts(tables.csv_text(COLUMNS, rows), HEADER, body, below)
+
+
+def run(command: Command, settings: Mapping[str, str]) -> int:
+    """Write the table; returns the exit status."""
+    return write_result_table(command, settings, table5)

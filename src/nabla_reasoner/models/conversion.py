@@ -9,15 +9,16 @@ import json
 import os
 import shutil
 import tempfile
-import torch
-import transformers
 import warnings
-from .language_models import load_tokenizer
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
+
+from .language_models import load_tokenizer
 
 # Of a loaded config: how the weights were packed and where they came from, which must not enter the plain folder.
 PACKING_KEYS = (

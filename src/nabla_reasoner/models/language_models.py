@@ -1,15 +1,16 @@
 """Policy and reward model: ordinary Hugging Face models behind the few operations the method needs."""
 
-import torch
-import transformers
 import warnings
-from ..types import Messages
 from collections.abc import Sequence
-from jaxtyping import Float
 from pathlib import Path
-from torch import Tensor
 from typing import Any
 
+import torch
+import transformers
+from jaxtyping import Float
+from torch import Tensor
+
+from ..types import Messages
 
 KINDS = ("classifier", "likelihood")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}

@@ -1,11 +1,13 @@
 """Models with random weights, of a given shape."""
 
+from typing import Any
+
 import torch
 import transformers
+from omegaconf import DictConfig
+
 from .language_models import Policy, RewardModel
 from .tokenizers import word_tokenizer
-from omegaconf import DictConfig
-from typing import Any
 
 
 def build_model(architecture: DictConfig, tokenizer: transformers.PreTrainedTokenizerFast, *, classifier: bool):

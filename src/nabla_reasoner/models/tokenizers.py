@@ -1,9 +1,10 @@
 """The tiny scale's tokenizer: byte-level BPE whose prompts are short, with a chat template."""
 
-import transformers
 from collections.abc import Sequence
-from tokenizers import Tokenizer, decoders, models, models as token_models, pre_tokenizers, trainers
 
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import models as token_models
 
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>")
 CHAT_TEMPLATE = (

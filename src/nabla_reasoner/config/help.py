@@ -1,0 +1,81 @@
+"""Help of the command line: the list of targets, and the settings of one target with defaults and an example."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from .compose import compose_cells, compose_recipe, compose_settings
+from .schema import CONFIGS, GROUPS, SETTINGS, choices
+from .targets import Target, targets
+
+COMMENT = re.compile(r"^(\w+):[^#\n]*#[ ]*(.+)$", re.M)
+OVERVIEW = """usage: ./reproduce.sh TARGET [key=value ...]
+
+{targets}
+  {test:<18}lint and tests; --all adds the slow ones; other arguments go to pytest
+  {help:<18}this text; ./reproduce.sh TARGET --help lists the settings of a target
+
+examples: ./reproduce.sh table1 policy=tiny-base task=products seed=0 num_problems=20
+          ./reproduce.sh plan table1 scale=paper
+Results lie in results/<scale>/<target>/ (results_dir=DIR puts them elsewhere). An interrupted command resumes when it
+is run again."""
+
+
+def overview() -> str:
+    """Return the list of all targets."""
+    lines = [f"  {f'{target.name} {target.argument}':<18}{target.summary}" for target in targets().values()]
+    return OVERVIEW.format(targets="\n".join(lines), test="test [--all]", help="help")
+
+
+def describe(target: Target) -> str:
+    """Return what a target does, and its settings with their defaults, meaning and valid choices."""
+    usage = " ".join(["usage: ./reproduce.sh", target.name, *([target.argument] if target.argument else [])])
+    lines = [f"{usage} [key=value ...]", "", target.summary[0].upper() + target.summary[1:] + "."]
+    if target.reads:
+        lines.append(f"Reads the results of: {', '.join(target.reads)}.")
+    if target.writes:
+        lines.append(f"Writes to results_dir/{target.path('SCALE')}: {', '.join(target.writes)}.")
+    if target.minutes:
+        lines.append(f"Takes about {target.minutes:g} min at scale=tiny on two idle cores.")
+    return "\n".join([*lines, "", "settings and defaults:", *_settings(target), "", f"example: {target.example}"])
+
+
+def _settings(target: Target) -> list[str]:
+    """Return a line for each setting."""
+    notes = _comments(CONFIGS / "config.yaml") | _comments(CONFIGS / "experiment" / f"{target.name}.yaml")
+    if target.settings == "plan":
+        return ["  those of the target that is planned"]
+    if target.settings == "train":
+        notes = _comments(CONFIGS / "train" / "tiny.yaml")
+        scale, recipe = compose_recipe(target, [])
+        values: dict[str, Any] = {"scale": scale, **recipe}
+        values = {key: value for key, value in values.items() if not isinstance(value, DictConfig)}
+        return [_line(key, value, notes) for key, value in values.items()] + ["  (configs/train/SCALE.yaml has all)"]
+    if target.settings not in ("cells", "cell"):
+        return [_line(key, value, notes) for key, value in compose_settings(target, []).items()]
+    cells = compose_cells([f"experiment={target.name}"])
+    cell = cells[0]
+    lines = []
+    for group in GROUPS:
+        names = [cell["scale_name"]] if group == "scale" else list(dict.fromkeys(one[group]["name"] for one in cells))
+        lines.append(_line(group, ",".join(names), {group: f"one or more of: {', '.join(choices(group))}"}))
+    own = [key for key in ("only",) if key in cell]
+    known = [key for key in SETTINGS["cells"].model_fields if key not in GROUPS]
+    lines += [_line(key, cell[key], notes) for key in [*known, *own]]
+    return [
+        *lines,
+        "  method.KEY, ...    settings of the chosen method, policy, reward and task: configs/GROUP/NAME.yaml",
+    ]
+
+
+def _line(key: str, value: Any, notes: dict[str, str]) -> str:
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    shown = "..." if isinstance(value, dict) else shown
+    return f"  {key:<18}{shown if len(shown) < 60 else shown[:57] + '...':<14}  {notes.get(key, '')}".rstrip()
+
+
+def _comments(path: Path) -> dict[str, str]:
+    """Return the comment beside each top-level key of a YAML file."""
+    return dict(COMMENT.findall(path.read_text(encoding="utf-8")))

@@ -1,0 +1,91 @@
+"""Sweeps of an experiment: its main grid, and the further sweeps that its YAML file asks for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .compose import compose_cells
+from .schema import Cell
+
+OURS = ("nabla_reasoner", "nabla_reasoner_multipass")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One sweep.
+
+    Attributes:
+        overrides: command-line overrides that ask for it, as a launcher of Hydra takes them.
+        cells: its cells, in the order in which they run.
+    """
+
+    overrides: list[str]
+    cells: list[Cell]
+
+
+def compose_sweeps(target: str, overrides: Sequence[str]) -> list[Sweep]:
+    """Return the sweeps of an experiment.
+
+    `further` in the experiment's YAML names what follows the main grid: `trained`, the policies improved by training;
+    `pools`, the larger pools that comparisons at matched cost are cut from; `settings`, one sweep for each change.
+
+    Raises:
+        ValueError: a wrong setting (see `compose_cells`).
+    """
+    main = _sweep([f"experiment={target}", *overrides])
+    further = main.cells[0].get("further", [])
+    sweeps = [main]
+    if "settings" in further:
+        sweeps += _changes(main)
+    if "trained" in further and not _chosen(overrides, "policy", "method", "budget"):
+        for part in main.cells[0]["grid"]["trained"]:
+            sweeps.append(_sweep([*main.overrides, f"policy={part['policy']}", f"method={part['method']}"]))
+    if "pools" in further:
+        sweeps += _pools(main)
+    return sweeps
+
+
+def _sweep(overrides: list[str]) -> Sweep:
+    return Sweep(overrides, compose_cells(overrides))
+
+
+def _chosen(overrides: Sequence[str], *keys: str) -> bool:
+    return any(override.split("=")[0] in keys for override in overrides)
+
+
+def _pools(main: Sweep) -> list[Sweep]:
+    """Return the sweep of larger pools, if the grid holds ∇-Reasoner and a method to compare it with.
+
+    It comes last, so that the table's rows are there early.
+    """
+    cells = main.cells
+    pooled = list(dict.fromkeys(cell["method"]["name"] for cell in cells if cell["method"]["budget"]))
+    compared = any(cell["method"]["name"] in OURS for cell in cells)
+    if cells[0]["budget"] or not (pooled and compared):
+        return []
+    kept = [override for override in main.overrides if not _chosen([override], "method", "budget", "seed")]
+    seeds = list(dict.fromkeys(str(cell["seed"]) for cell in cells))[: cells[0]["pool_seeds"]]
+    return [_sweep([*kept, "seed=" + ",".join(seeds), "method=" + ",".join(pooled), "budget=true"])]
+
+
+def _changes(main: Sweep) -> list[Sweep]:
+    """Return a sweep for every setting that `only` names (or its group).
+
+    Raises:
+        ValueError: an `only` that is no list of groups and settings.
+    """
+    first = main.cells[0]
+    groups = first["settings"]
+    wanted = list(groups) if first["only"] is None else first["only"]
+    known = [*groups, *(name for group in groups.values() for name in group)]
+    if not isinstance(wanted, list) or not wanted or not set(wanted) <= set(known):
+        unknown = [name for name in wanted if name not in known] if isinstance(wanted, list) else wanted
+        raise ValueError(f"only must be a list of {', '.join(known)}; got {unknown}. Write only=[flip,lambda].")
+    sweeps = []
+    for group, settings in groups.items():
+        for name, changes in settings.items():
+            if group in wanted or name in wanted:
+                if "num_problems" in changes and first["num_problems"] is not None:
+                    changes = {**changes, "num_problems": min(changes["num_problems"], first["num_problems"])}
+                changed = [f"{key}={value}" for key, value in changes.items()]
+                sweeps.append(_sweep([*main.overrides, f"setting={name}", *changed]))
+    return sweeps

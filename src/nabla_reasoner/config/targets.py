@@ -1,0 +1,86 @@
+"""Targets of the command line: what each file of `configs/experiment/` says about itself."""
+
+import functools
+from dataclasses import dataclass, field
+
+import yaml
+
+from .schema import CONFIGS
+
+FOLDER = CONFIGS / "experiment"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One command: `./reproduce.sh NAME` and `configs/experiment/NAME.yaml`.
+
+    Attributes:
+        name: name of the command and of its file.
+        run: dotted path of the function that runs it.
+        summary: what it makes, in a line.
+        settings: which settings it takes: a name of `schema.SETTINGS`, `cells` (a sweep) or `cell` (one cell).
+        example: a typical command line.
+        argument: name of the positional argument, if there is one.
+        scales: valid values of `scale`; empty if the target takes no scale.
+        reads: targets whose results it needs.
+        writes: files that it leaves in its folder.
+        folder: its folder below `results_dir`; `{scale}` stands for the scale.
+        keeps: rows for `figures/data/`: name there, file in the folder.
+        heading: its heading in the report; empty if it has no section of its own.
+        minutes: duration at scale=tiny on two idle cores.
+        in_all: whether `./reproduce.sh all` runs it.
+    """
+
+    name: str
+    run: str
+    summary: str
+    settings: str
+    example: str
+    argument: str = ""
+    scales: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    folder: str = ""
+    keeps: dict[str, str] = field(default_factory=dict)
+    heading: str = ""
+    minutes: float | int = 0
+    in_all: bool = True
+
+    def path(self, scale: str) -> str:
+        """Return the folder below `results_dir`."""
+        return self.folder.format(scale=scale)
+
+
+@functools.cache
+def targets() -> dict[str, Target]:
+    """Return every target by name, ordered so that each stands after those it reads."""
+    loaded = {path.stem: _load(path.stem, path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.yaml"))}
+    ordered: dict[str, Target] = {}
+
+    def add(name: str, readers: tuple[str, ...]) -> None:
+        if name in readers:
+            raise ValueError(f"targets must not read each other in a circle; got {' -> '.join([*readers, name])}.")
+        for source in loaded[name].reads:
+            add(source, (*readers, name))
+        ordered.setdefault(name, loaded[name])
+
+    for name in sorted(loaded, key=lambda name: (*(not name.startswith(kind) for kind in ("table", "figure")), name)):
+        add(name, ())
+    return ordered
+
+
+def _load(name: str, text: str) -> Target:
+    values = yaml.safe_load(text)["target"]
+    values |= {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+    return Target(name=name, **{"folder": f"{{scale}}/{name}", **values})
+
+
+def find(name: str) -> Target:
+    """Return a target by name.
+
+    Raises:
+        ValueError: an unknown name; the valid ones are listed.
+    """
+    if name not in targets():
+        raise ValueError(f"unknown target {name!r}. Valid targets: {', '.join([*targets(), 'test', 'help'])}.")
+    return targets()[name]
