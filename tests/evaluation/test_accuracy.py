@@ -25,7 +25,7 @@ def test_grades_follow_problems_and_refuse_unfinished_responses():
         accuracy.grades(policy, PROBLEMS[:3], rollouts[:2])
 
 
-def test_greedy_accuracy_is_the_percentage_of_correct_argmax_responses(monkeypatch: pytest.MonkeyPatch):
+def test_greedy_accuracy_is_percentage_of_correct_responses(monkeypatch: pytest.MonkeyPatch):
     policy = toys.policy()
     expected = {}
     for problem in PROBLEMS:

@@ -14,7 +14,7 @@ def made(problem: str, seed: int = 0, *, correct: bool = True, ok: bool = True, 
     record = {"problem_id": problem, "seed": seed, "repeat": 0, "correct": correct, "status": "ok" if ok else "failed"}
     cost = {"model_calls": 50, "flops": 5.0, "seconds": 0.5}
     trajectory = [dict(zip(Step._fields, step, strict=True)) for step in steps]
-    return outcomes.outcome(record | {"cost": cost, "search": {"trajectory": trajectory}})
+    return outcomes.outcome_of(record | {"cost": cost, "search": {"trajectory": trajectory}})
 
 
 def test_correct_array_is_sorted_with_gaps_as_nan():
@@ -39,7 +39,7 @@ def test_paired_keys_keep_problems_with_every_common_attempt():
         (9, (3, 50, 5.0, 0.5)),
     ],
 )
-def test_stopped_run_is_charged_its_last_step_or_all(size, expected):
+def test_stopped_run_is_charged_to_its_last_step(size, expected):
     steps = [(2, 20, 2.0, 0.2, False), (3, 30, 3.0, 0.3, True)]
     assert outcomes.stopped_at(made("a", steps=steps), size)[: len(expected)] == expected
     assert outcomes.stopped_at(made("a", ok=False), size) is None
@@ -64,7 +64,7 @@ def test_lineage_is_not_part_of_the_fingerprint():
     assert not {"base", "trained_by"} & set(fingerprint.fingerprint(cell)["policy"])
 
 
-def test_rows_take_their_seeds_and_trained_rows_the_greedy_outcomes():
+def test_trained_rows_take_greedy_outcomes_of_their_seeds():
     greedy = [made("a", seed) for seed in (0, 1, 2)]
     loaded = {CellKey("tiny-base-sft-grpo", "products", "greedy"): greedy}
     row = {"policy": "tiny-base-sft", "task": "products", "method": "grpo", "seeds": [0, 2]}

@@ -85,7 +85,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def test_page_is_whole_loads_nothing_and_says_what_was_not_run(results: Path, capsys):
+def test_page_loads_nothing_and_names_missing_targets(results: Path, capsys):
     assert main(["report", f"results_dir={results}"]) == 0
     text = (results / "tiny/report/report.html").read_text(encoding="utf-8")
     page = Page(text)
@@ -114,7 +114,7 @@ def test_page_is_whole_loads_nothing_and_says_what_was_not_run(results: Path, ca
     assert (results / "tiny/report/report.md").read_text(encoding="utf-8").startswith("# ∇-Reasoner, replicated")
 
 
-def test_paper_value_stands_beside_ours_and_never_in_its_place(results: Path):
+def test_paper_value_never_replaces_ours(results: Path):
     rows = [
         {**row, "accuracy": None, "ci_low": None, "ci_high": None, "status": "not run"}
         for row in evidence.typed_rows(results / "tiny/table1/table.csv")
@@ -127,7 +127,7 @@ def test_paper_value_stands_beside_ours_and_never_in_its_place(results: Path):
     assert table.rows[0][paper] == "70.2 [1]"
 
 
-def test_verdicts_in_the_report_are_those_of_the_rules(results: Path):
+def test_report_shows_the_verdicts_of_the_rules(results: Path):
     found = report.gather(results, "tiny")
     decisions = claims.decide_claims(found.evidence)
     made = report_sections.report_blocks(found, decisions)
@@ -137,7 +137,7 @@ def test_verdicts_in_the_report_are_those_of_the_rules(results: Path):
     assert claims.decide_claims(changed)[0].verdict == NOT_RUN != decisions[0].verdict
 
 
-def test_html_shows_tags_in_texts_as_text_and_leaves_local_links_out():
+def test_html_escapes_tags_and_drops_local_links():
     page = html_report.to_html(
         [
             html_report.Heading(1, "a < b"),
@@ -154,7 +154,7 @@ def test_html_shows_tags_in_texts_as_text_and_leaves_local_links_out():
     assert "<td>&lt;b&gt;</td>" in page
 
 
-def test_docs_are_written_from_the_rows_of_a_run(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_docs_are_written_from_a_runs_rows(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     root = tmp_path / "root"
     (root / "figures" / "data").mkdir(parents=True)
     shutil.copyfile(ROOT / "README.md", root / "README.md")
@@ -191,7 +191,7 @@ def test_page_blocks_and_demoted_headings():
     ("words", "said"),
     [
         (["scale=huge"], "paper, small, tiny"),
-        (["wandb=on"], "offline, online, disabled"),
+        (["wandb=on"], "'offline', 'online', 'disabled'"),
         (["seed=1"], "results_dir"),
         (["scale=small", "docs=true"], "docs=true needs scale=tiny"),
         ([], "Run ./reproduce.sh table1 first"),
@@ -258,9 +258,7 @@ def test_publishing_saves_a_report_and_its_figures(results: Path, server: Server
         ({"WANDB_API_KEY": ""}, "no W&B key. Run `wandb login`"),
     ],
 )
-def test_publishing_that_fails_says_why_in_a_line_and_keeps_the_files(
-    results: Path, server: Server, changed: dict[str, str], said: str
-):
+def test_failed_publishing_says_why_and_keeps_files(results: Path, server: Server, changed: dict[str, str], said: str):
     server.rejects_keys = True
     done = publish(results, server, **changed)
     assert done.returncode == FAILED

@@ -31,7 +31,7 @@ def check(name: str, passed: str = "True") -> Row:
     return {"name": name, "passed": passed}
 
 
-def test_nothing_run_is_said_of_every_claim():
+def test_claims_without_results_are_not_run():
     decisions = claims.decide_claims(Evidence())
     assert [decision.claim.name for decision in decisions] == [f"C{number}" for number in range(1, 11)]
     assert {decision.verdict for decision in decisions} == {NOT_RUN}
@@ -52,7 +52,7 @@ def test_accuracy_leaves_improved_policies_and_missing_comparisons_out():
     assert claim_rules.accuracy(Evidence(comparisons=rows))[0] == NOT_RUN
 
 
-def test_model_calls_are_saved_against_every_baseline_and_not_at_the_price_of_accuracy():
+def test_model_calls_must_be_saved_without_losing_accuracy():
     def call(method: str, saving: float) -> Row:
         return {"policy": "p", "task": "t", "method": method, "saving_percent": saving}
 
@@ -63,7 +63,7 @@ def test_model_calls_are_saved_against_every_baseline_and_not_at_the_price_of_ac
     assert claim_rules.model_calls(Evidence(calls=[call("best_of_n", 5), call("rap", 40)]))[0] == NOT
 
 
-def test_one_baseline_ahead_at_matched_flops_is_enough_against_the_claim():
+def test_better_baseline_at_matched_flops_refutes_the_claim():
     won = [compared(name, 5, 1, "better") for name in ("best_of_n", "rap", "sft", "grpo")]
     assert claim_rules.baselines(Evidence(comparisons=won))[0] == REPRODUCED
     tie = compared("tree_of_thoughts", 0, -3, "no difference shown")
@@ -82,7 +82,7 @@ def test_reward_models_are_compared_within_a_cell(accuracies, expected):
     assert claim_rules.reward_models(Evidence(rewards=rows))[0] == expected
 
 
-def test_rejections_must_lie_below_the_null_arm_too():
+def test_rejections_must_be_below_the_null_arms():
     def row(method: str, rate: float) -> Row:
         names = {"rejected": rate, "ci_low": rate - 2, "ci_high": rate + 2}
         names |= {"proposed_ci_low": rate - 2, "proposed_ci_high": rate + 2}
@@ -106,7 +106,7 @@ def curve(method: str, points: list[tuple[float, float]], cost: float = 1.0) -> 
     ]
 
 
-def test_every_budget_is_compared_at_no_less_cost():
+def test_budgets_are_compared_at_no_less_cost():
     ours = curve("nabla_reasoner", [(1, 30), (2, 50), (4, 70)])
     flat = curve("best_of_n", [(1, 30), (2, 40), (4, 45), (8, 45.5)])
     assert claim_rules.every_budget(Evidence(budgets=[*ours, *flat]))[0] == REPRODUCED
@@ -118,7 +118,7 @@ def test_every_budget_is_compared_at_no_less_cost():
     assert claim_rules.every_budget(Evidence(budgets=[*ours, *cheap]))[0] == NOT
 
 
-def test_failed_check_goes_against_a_claim_and_a_skipped_one_does_not_count():
+def test_failed_check_refutes_and_skipped_check_is_ignored():
     made, skipped = check("prop_c1_sum"), check("prop_c1_sum__smollm2", "skipped: no weights")
     share = {"policy": "p", "reward": "r", "task": "t", "weights": "eq2", "space": "z", "postfix_share": 0.05}
     past = {"setting": "past_only", "task": "all", "verdict": "worse", "difference": -4.0}
@@ -132,7 +132,7 @@ def test_failed_check_goes_against_a_claim_and_a_skipped_one_does_not_count():
     assert claim_rules.bidirectional(tested._replace(checks=[made, failed]))[0] == NOT
 
 
-def test_a_gradient_from_later_tokens_must_help_and_must_have_been_tested():
+def test_gradient_from_later_tokens_must_be_shown_helpful():
     share = {"policy": "p", "reward": "r", "task": "t", "weights": "eq2", "space": "z", "postfix_share": 0.05}
     evidence = Evidence(checks=[check("prop_c1_sum")], terms=[share])
     assert claim_rules.bidirectional(evidence)[0] == PARTLY
@@ -143,7 +143,7 @@ def test_a_gradient_from_later_tokens_must_help_and_must_have_been_tested():
     assert "+7.8 (+6.0 to +9.7)" in words
 
 
-def test_skipping_is_safe_only_where_it_was_tested():
+def test_skipping_is_safe_only_if_tested():
     checks = [check("eq25_is_autograd__V8"), check("eq25_is_autograd__V640")]
     every = {"setting": "every_position", "task": "all", "difference": 0.7, "difference_high": 3.1}
     assert claim_rules.confident_tokens(Evidence(checks=checks))[0] == PARTLY
@@ -153,7 +153,7 @@ def test_skipping_is_safe_only_where_it_was_tested():
     assert claim_rules.confident_tokens(Evidence(checks=[*checks, check("eq25_x__V8", "False")]))[0] == NOT
 
 
-def test_sampler_needs_the_law_and_not_only_the_flow():
+def test_sampler_needs_the_distribution_and_the_flow():
     law = {"method": "nabla_reasoner", "measured_on": "compared", "reward_weight": 1.0, "kl": 0.44}
     checks = [check("argmin_is_closed_form"), check("without_noise_is_not_rho_star__line_seen")]
     assert claim_rules.sampler(Evidence(checks=checks, ppo=[law]))[0] == PARTLY

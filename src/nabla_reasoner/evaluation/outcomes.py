@@ -79,7 +79,7 @@ Outcomes = Mapping[CellKey, list[Outcome]]
 def load_outcomes(folder: Path) -> Outcomes:
     """Read the outcomes of every cell in a folder of records, all seeds together; nothing if there is no folder."""
     stored = stored_cells(folder).items()
-    return {key: [outcome(record) for path in paths for record in read_records(path)] for key, paths in stored}
+    return {key: [outcome_of(record) for path in paths for record in read_records(path)] for key, paths in stored}
 
 
 def table1_outcomes(results: Path) -> Outcomes:
@@ -95,8 +95,8 @@ def table1_outcomes(results: Path) -> Outcomes:
     return outcomes
 
 
-def outcome(record: Mapping[str, Any]) -> Outcome:
-    """Reduce one record."""
+def outcome_of(record: Mapping[str, Any]) -> Outcome:
+    """Reduce a record to its outcome."""
     cost, correct, search = record["cost"], bool(record["correct"]), record["search"]
     steps = [Step(*(step[name] for name in Step._fields)) for step in search.get("trajectory", [])]
     return Outcome(

@@ -35,8 +35,8 @@ def commit() -> dict[str, Any]:
     """
 
     def git(*arguments: str) -> str:
-        words = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         head = git("rev-parse", "HEAD")

@@ -135,14 +135,14 @@ def curve(outcomes: Sequence[Outcome]) -> Iterator[Row]:
 
 def any_of_n(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Return Best-of-N's outcomes if it knew the answers: correct as soon as one sample is, at the same cost."""
-    chosen = []
+    results = []
     for outcome in outcomes:
         correct, steps = False, []
         for sample, step in zip(outcome.samples, outcome.steps, strict=False):
             correct = correct or sample.correct
             steps.append(step._replace(correct=correct))
-        chosen.append(outcome._replace(steps=steps or outcome.steps, correct=correct))
-    return chosen
+        results.append(outcome._replace(steps=steps or outcome.steps, correct=correct))
+    return results
 
 
 def best_reward(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..evaluation.outcomes import Outcome, RunKey, outcome, stopped_at
+from ..evaluation.outcomes import Outcome, RunKey, outcome_of, stopped_at
 from ..evaluation.records import read_records, stored_cells
 
 
@@ -52,10 +52,10 @@ def load_runs(folder: Path) -> Runs:
         attempts, expected = {}, 0
         for path in paths:
             for record in read_records(path):
-                result = outcome(record)
-                key = result.key._replace(problem=f"{task}/{result.key.problem}")
+                outcome = outcome_of(record)
+                key = outcome.key._replace(problem=f"{task}/{outcome.key.problem}")
                 accepted = [revision["accepted"] for revision in record["search"].get("revisions", [])]
-                attempts[key] = Attempt(result, record["response"], accepted)
+                attempts[key] = Attempt(outcome, record["response"], accepted)
             settings = json.loads(path.with_suffix(".settings.json").read_text(encoding="utf-8"))
             expected += (settings["num_problems"] or 0) * settings["task"]["repeats"]
         loaded[policy, task] = SettingRuns(attempts, expected)

@@ -160,10 +160,10 @@ def every_budget(evidence: Evidence) -> tuple[str, str]:
 
 def bidirectional(evidence: Evidence) -> tuple[str, str]:
     """Decide C7 from the checks of Prop. C.1, the size of δ_postfix, and the ablation without later tokens."""
-    made, failed = checked(evidence.checks, "prop_c1_")
-    if not made:
+    checks, failed = checked(evidence.checks, "prop_c1_")
+    if not checks:
         return NOT_RUN, "no check of Prop. C.1"
-    text = f"{len(made) - len(failed)} of {len(made)} checks of Prop. C.1 pass"
+    text = f"{len(checks) - len(failed)} of {len(checks)} checks of Prop. C.1 pass"
     shares = {weights: postfix_shares(evidence.terms, weights) for weights in ("eq2", "released")}
     if failed or not shares["eq2"]:
         return NOT if failed else PARTLY, text
@@ -182,12 +182,12 @@ def bidirectional(evidence: Evidence) -> tuple[str, str]:
 
 def confident_tokens(evidence: Evidence) -> tuple[str, str]:
     """Decide C8 from the checks of Eq. 25 and the ablation that optimises at every position."""
-    made, failed = checked(evidence.checks, "eq25_")
-    if not made:
+    checks, failed = checked(evidence.checks, "eq25_")
+    if not checks:
         return NOT_RUN, "no check of Eq. 25"
-    sizes = sorted({int(row["name"].rpartition("__V")[2]) for row in made})
+    sizes = sorted({int(row["name"].rpartition("__V")[2]) for row in checks})
     text = (
-        f"the gradient vanishes for confident rows: {len(made) - len(failed)} of {len(made)} checks of Eq. 25 pass at "
+        f"the gradient vanishes for confident rows: {len(checks) - len(failed)} of {len(checks)} checks of Eq. 25 pass at "
         f"vocabularies of {sizes[0]:,} to {sizes[-1]:,} (uniform rows move little too in large ones)"
     )
     every = pooled(evidence.ablations, "every_position")
@@ -201,10 +201,10 @@ def confident_tokens(evidence: Evidence) -> tuple[str, str]:
 
 def sampler(evidence: Evidence) -> tuple[str, str]:
     """Decide C9 from the checks of the flow, and from ∇-Reasoner's distance to the optimal distribution ρ*."""
-    made, failed = checked(evidence.checks, "argmin_", "velocity_", "jko_", "particles_", "long_run_", "noise_")
-    if not made:
+    checks, failed = checked(evidence.checks, "argmin_", "velocity_", "jko_", "particles_", "long_run_", "noise_")
+    if not checks:
         return NOT_RUN, "no check of the flow"
-    text = f"with √2 noise {len(made) - len(failed)} of {len(made)} checks of flow and limit pass"
+    text = f"with √2 noise {len(checks) - len(failed)} of {len(checks)} checks of flow and limit pass"
     noiseless, different = checked(evidence.checks, "without_noise_is_not_rho_star")
     if noiseless:
         passed = len(noiseless) - len(different)

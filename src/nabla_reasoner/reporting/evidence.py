@@ -99,15 +99,15 @@ def above(point: Row, curve: Rows, axis: str) -> bool:
 
 
 def checked(rows: Rows, *prefixes: str) -> tuple[list[Row], list[Row]]:
-    """Return the checks of these name prefixes that were made, and those of them that failed."""
-    made = [row for row in rows if row["name"].startswith(prefixes) and not row["passed"].startswith("skipped")]
-    return made, [row for row in made if row["passed"] != "True"]
+    """Return the checks of these name prefixes, without skipped ones, and those of them that failed."""
+    checks = [row for row in rows if row["name"].startswith(prefixes) and not row["passed"].startswith("skipped")]
+    return checks, [row for row in checks if row["passed"] != "True"]
 
 
 def pooled(rows: Rows, setting: str) -> list[Row]:
     """Return an ablation's comparisons with the default: over all tasks, or by task if those were not pooled."""
-    found = [row for row in rows if row["setting"] == setting and row["difference"] is not None]
-    return [row for row in found if row["task"] == "all"] or found
+    comparisons = [row for row in rows if row["setting"] == setting and row["difference"] is not None]
+    return [row for row in comparisons if row["task"] == "all"] or comparisons
 
 
 def postfix_shares(rows: Rows, weights: str) -> list[float]:

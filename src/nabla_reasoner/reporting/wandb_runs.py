@@ -20,7 +20,7 @@ import numpy as np
 from ..config import build, fingerprint
 from ..config.schema import WANDB_MODES, Cell
 from ..evaluation import provenance
-from ..evaluation.outcomes import correct_array, outcome
+from ..evaluation.outcomes import correct_array, outcome_of
 from ..evaluation.records import read_records
 from ..evaluation.statistics import accuracy_interval
 
@@ -103,11 +103,11 @@ def cell_entry(cell: Cell, path: Path) -> WandbRun:
 
 def _cell_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, float | int]:
     """Return accuracy with its interval, counts, and mean costs over the problems that did not fail."""
-    outcomes = [outcome(record) for record in records]
-    solved = [one for one in outcomes if one.ok]
-    correct = correct_array([one.key for one in outcomes], (one.correct for one in outcomes))
+    outcomes = [outcome_of(record) for record in records]
+    solved = [outcome for outcome in outcomes if outcome.ok]
+    correct = correct_array([outcome.key for outcome in outcomes], (outcome.correct for outcome in outcomes))
     counts = {"num_problems": len(correct), "num_failed": len(outcomes) - len(solved)}
-    costs = {name: float(np.mean([one.cost[name] for one in solved])) for name in COSTS} if solved else {}
+    costs = {name: float(np.mean([outcome.cost[name] for outcome in solved])) for name in COSTS} if solved else {}
     return {**accuracy_interval(correct).columns(), **counts, **costs}
 
 
