@@ -103,15 +103,15 @@ def test_a_run_stopped_at_n_rollouts_is_the_run_with_that_limit(tmp_path: Path):
     assert main([*command(tmp_path / "short", *few, "method.max_rollouts=2")]) == 0
     folder = tmp_path / "tiny" / "ablations" / "default"
     loaded = ablation_runs.load_runs(folder)["tiny-base", "products"]
-    cut = {key: ablation_runs.stopped_run(attempt, 2) for key, attempt in loaded.attempts.items()}
+    cut = {key: ablation_runs.stopped(attempt, 2) for key, attempt in loaded.attempts.items()}
     (path,) = (tmp_path / "short" / "tiny" / "ablations" / "default" / "records").glob("*.jsonl")
     assert loaded.status == "ok"
     for record in read_records(path):
         run_of = cut[(f"products/{record['problem_id']}", 0, 0)]
-        assert run_of.correct == record["correct"]
-        assert run_of.proposed == record["search"]["proposed"]
-        assert run_of.rejected == record["search"]["rejected"]
-        assert run_of.costs[1] == pytest.approx(record["cost"]["flops"])
+        assert run_of.outcome.correct == record["correct"]
+        assert len(run_of.accepted) == record["search"]["proposed"]
+        assert run_of.accepted.count(False) == record["search"]["rejected"]
+        assert run_of.outcome.cost["flops"] == pytest.approx(record["cost"]["flops"])
 
 
 def test_holm_by_hand():

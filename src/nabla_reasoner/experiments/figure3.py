@@ -83,17 +83,9 @@ def _bars(panel: Axes, rows: pd.DataFrame, methods: list[str]) -> None:
 
 COST_PARTS = tuple(PARTS)
 COST_COLUMNS = (
-    "policy",
-    "task",
-    "method",
-    "model_calls",
-    *COST_PARTS,
-    "flops",
-    "gradient_flops",
-    "saving_percent",
-    "num_problems",
-    "num_seeds",
-)
+    "policy task method model_calls decoding passes gradients flops gradient_flops saving_percent num_problems "
+    "num_seeds"
+).split()
 
 
 def cost_rows(folder: Path) -> list[Row]:

@@ -98,20 +98,8 @@ CEILING, BEST_REWARD = "any_of_n", "best_reward"
 ROUNDING = 1e-3  # of rewards: records keep six digits
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
 COLUMNS = (
-    "policy",
-    "task",
-    "method",
-    "rollouts",
-    "model_calls",
-    "flops",
-    "seconds",
-    "accuracy",
-    "ci_low",
-    "ci_high",
-    "num_problems",
-    "num_seeds",
-    "source",
-)
+    "policy task method rollouts model_calls flops seconds accuracy ci_low ci_high num_problems num_seeds source"
+).split()
 
 
 def curve(outcomes: Sequence[Outcome]) -> Iterator[Row]:

@@ -18,21 +18,9 @@ from .from_results import write_result_table
 COMPARED = (BEST_OF_N, OURS)  # in the paper's Table 5
 QUANTITIES = {"seconds": "seconds", "flops": "FLOPs", "decode_tokens": "tokens", "peak_bytes": "bytes"}
 COLUMNS = (
-    "policy",
-    "task",
-    "quantity",
-    "best_of_n",
-    "nabla_reasoner",
-    "ratio",
-    "ci_low",
-    "ci_high",
-    "paper_best_of_n",
-    "paper_nabla_reasoner",
-    "paper_ratio",
-    "num_problems",
-    "num_seeds",
-    "note",
-)
+    "policy task quantity best_of_n nabla_reasoner ratio ci_low ci_high paper_best_of_n paper_nabla_reasoner "
+    "paper_ratio num_problems num_seeds note"
+).split()
 HEADER = (
     "policy",
     "task",

@@ -4,19 +4,12 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from ..evaluation.outcomes import Outcome, RunKey, outcome_of, stopped_at
 from ..evaluation.records import read_records, stored_cells
 
 
 class Attempt(NamedTuple):
-    """What the table needs of one record.
-
-    Attributes:
-        response: text.
-        accepted: whether each proposal was, in their order.
-    """
+    """A record: its outcome, the response's text, and for each proposal whether it was accepted."""
 
     outcome: Outcome
     response: str
@@ -62,30 +55,10 @@ def load_runs(folder: Path) -> Runs:
     return loaded
 
 
-class StoppedRun(NamedTuple):
-    """An attempt up to a number of rollouts.
-
-    Attributes:
-        response: text at the end of the whole run.
-        proposed, rejected: numbers of proposals.
-        costs: model calls, FLOPs, seconds; None for a failure.
-    """
-
-    correct: bool
-    response: str
-    proposed: int
-    rejected: int
-    costs: tuple[float, float, float] | None
-
-
-def stopped_run(attempt: Attempt, size: int | None) -> StoppedRun:
-    """Return an attempt as it would have been with at most `size` rollouts; None leaves it whole."""
-    step = stopped_at(attempt.outcome, size or np.inf)
-    accepted = attempt.accepted[: size - 1] if size else attempt.accepted
-    return StoppedRun(
-        correct=step is not None and bool(step.correct),
-        response=attempt.response,
-        proposed=len(accepted),
-        rejected=accepted.count(False),
-        costs=None if step is None else (step.model_calls, step.flops, step.seconds),
-    )
+def stopped(attempt: Attempt, size: int) -> Attempt:
+    """Return an attempt as it would have been with at most `size` rollouts; its response stays the whole run's."""
+    step = stopped_at(attempt.outcome, size)
+    if step is None:
+        return attempt
+    outcome = attempt.outcome._replace(correct=bool(step.correct), cost=step._asdict())
+    return Attempt(outcome, attempt.response, attempt.accepted[: size - 1])

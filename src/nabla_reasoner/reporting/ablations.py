@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from ..config.schema import Cell
 from ..evaluation.outcomes import Row, RunKey, correct_array, paired_keys
 from ..evaluation.statistics import LEVEL, accuracy_interval, paired_difference
-from .ablation_runs import Runs, SettingRuns, StoppedRun, stopped_run
+from .ablation_runs import Attempt, Runs, SettingRuns, stopped
 from .figures import legend_below, log_ticks
 
 DEFAULT, POOLED = "default", "all"
@@ -85,29 +85,9 @@ def _draw_cell(left: Axes, right: Axes, table: pd.DataFrame, lines: list[tuple[s
 
 
 COLUMNS = (
-    "group",
-    "setting",
-    "policy",
-    "task",
-    "accuracy",
-    "ci_low",
-    "ci_high",
-    "difference",
-    "difference_low",
-    "difference_high",
-    "p_value",
-    "p_holm",
-    "verdict",
-    "same_response",
-    "rejected",
-    "model_calls",
-    "flops",
-    "seconds",
-    "flops_ratio",
-    "num_problems",
-    "changes",
-    "status",
-)
+    "group setting policy task accuracy ci_low ci_high difference difference_low difference_high p_value "
+    "p_holm verdict same_response rejected model_calls flops seconds flops_ratio num_problems changes status"
+).split()
 HEADER = (
     "group",
     "setting",
@@ -172,8 +152,9 @@ def table_rows(settings: Sequence[Setting], loaded: Mapping[str, Runs]) -> list[
             plain, family = None, []
             for setting in settings:
                 parts = [loaded[setting.folder].get((policy, part), SettingRuns({}, 0)) for part in selected]
-                attempts = {key: attempt for part in parts for key, attempt in part.attempts.items()}
-                runs = {key: stopped_run(attempt, setting.size) for key, attempt in attempts.items()}
+                runs = {key: attempt for part in parts for key, attempt in part.attempts.items()}
+                if setting.size is not None:
+                    runs = {key: stopped(attempt, setting.size) for key, attempt in runs.items()}
                 plain = runs if plain is None else plain  # the default comes first
                 names = {"group": setting.group, "setting": setting.name, "policy": policy, "task": task}
                 names |= {"changes": setting.changes, "status": _joined_status(parts)}
@@ -192,15 +173,14 @@ def _joined_status(parts: Sequence[SettingRuns]) -> str:
     return statuses.pop() if statuses in ({"ok"}, {"not run"}) else "partial"
 
 
-def _measured(runs: Mapping[RunKey, StoppedRun], plain: Mapping[RunKey, StoppedRun]) -> Row:
+def _measured(runs: Mapping[RunKey, Attempt], plain: Mapping[RunKey, Attempt]) -> Row:
     """Return accuracy, costs, and the comparison with the default on the common problems; empty if there are none."""
     keys = paired_keys(runs, plain)
     if not keys:
         return {}
-    correct, expected = (correct_array(keys, (side[key].correct for key in keys)) for side in (runs, plain))
+    correct, expected = (correct_array(keys, (side[key].outcome.correct for key in keys)) for side in (runs, plain))
     paired = paired_difference(correct, expected)
-    proposed = sum(runs[key].proposed for key in keys)
-    rejected = sum(runs[key].rejected for key in keys)
+    accepted = [decision for key in keys for decision in runs[key].accepted]
     result: Row = {
         **accuracy_interval(correct).columns(),
         "num_problems": len(correct),
@@ -209,14 +189,17 @@ def _measured(runs: Mapping[RunKey, StoppedRun], plain: Mapping[RunKey, StoppedR
         "difference_high": paired.high,
         "p_value": paired.p_value,
         "same_response": 100 * float(np.mean([runs[key].response == plain[key].response for key in keys])),
-        "rejected": 100 * rejected / proposed if proposed else None,
+        "rejected": 100 * accepted.count(False) / len(accepted) if accepted else None,
     }
-    solved = [key for key in keys if runs[key].costs and plain[key].costs]
+    solved = [key for key in keys if runs[key].outcome.ok and plain[key].outcome.ok]
     if solved:
-        ours, base = (np.mean([side[key].costs for key in solved], axis=0) for side in (runs, plain))
-        result |= dict(zip(("model_calls", "flops", "seconds"), ours.tolist(), strict=True))
-        result["flops_ratio"] = float(ours[1] / base[1])
+        result |= {name: _mean_cost(runs, solved, name) for name in ("model_calls", "flops", "seconds")}
+        result["flops_ratio"] = result["flops"] / _mean_cost(plain, solved, "flops")
     return result
+
+
+def _mean_cost(runs: Mapping[RunKey, Attempt], keys: Sequence[RunKey], name: str) -> float:
+    return float(np.mean([runs[key].outcome.cost[name] for key in keys]))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -15,20 +15,9 @@ from .paper_numbers import paper_value
 
 COSTS = ("model_calls", "decode_tokens", "flops", "seconds")
 COLUMNS = (
-    "policy",
-    "task",
-    "method",
-    "accuracy",
-    "ci_low",
-    "ci_high",
-    "num_problems",
-    "num_seeds",
-    "num_failed",
-    *COSTS,
-    "paper_value",
-    "paper_source",
-    "status",
-)
+    "policy task method accuracy ci_low ci_high num_problems num_seeds num_failed model_calls decode_tokens flops "
+    "seconds paper_value paper_source status"
+).split()
 
 
 def table_rows(outcomes: Outcomes, grid: Sequence[Row], paper: Sequence[Row]) -> list[Row]:

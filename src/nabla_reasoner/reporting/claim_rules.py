@@ -187,8 +187,8 @@ def confident_tokens(evidence: Evidence) -> tuple[str, str]:
         return NOT_RUN, "no check of Eq. 25"
     sizes = sorted({int(row["name"].rpartition("__V")[2]) for row in checks})
     text = (
-        f"the gradient vanishes for confident rows: {len(checks) - len(failed)} of {len(checks)} checks of Eq. 25 pass at "
-        f"vocabularies of {sizes[0]:,} to {sizes[-1]:,} (uniform rows move little too in large ones)"
+        f"the gradient vanishes for confident rows: {len(checks) - len(failed)} of {len(checks)} checks of Eq. 25 pass "
+        f"at vocabularies of {sizes[0]:,} to {sizes[-1]:,} (uniform rows move little too in large ones)"
     )
     every = pooled(evidence.ablations, "every_position")
     if not every:

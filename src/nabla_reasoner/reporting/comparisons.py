@@ -10,18 +10,7 @@ from .method_names import NABLA
 
 MATCHED_ON = Step._fields[:-1]  # rollouts, model_calls, flops, seconds
 COMPARISON_COLUMNS = (
-    "policy",
-    "task",
-    "method",
-    "baseline",
-    "matched_on",
-    "difference",
-    "ci_low",
-    "ci_high",
-    "p_value",
-    "num_problems",
-    "verdict",
-    "note",
+    "policy task method baseline matched_on difference ci_low ci_high p_value num_problems verdict note".split()
 )
 
 
