@@ -107,7 +107,7 @@ class Sweep:
         """Return time elapsed and left: a cell is expected to take the mean time of its method, or of all cells."""
         overall = np.mean([value for values in self.seconds.values() for value in values])
         remaining = (self.seconds.get(_kind(cell)) for cell in self.cells[self.finished :])
-        left = sum(np.mean(same) if same else overall for same in remaining)
+        left = sum((np.mean(same) if same else overall for same in remaining), start=0.0)
         return f"elapsed {_minutes(time.monotonic() - self.started)}, about {_minutes(left)} left"
 
 
