@@ -13,11 +13,11 @@ from typing import NamedTuple
 import pytest
 
 from nabla_reasoner.cost import Cost
+from nabla_reasoner.evaluation.outcomes import load_outcomes
 from nabla_reasoner.evaluation.records import (
     append_records,
     failed_record,
     make_record,
-    read_outcomes,
     read_records,
     record_path,
 )
@@ -61,7 +61,7 @@ def solution(**changes) -> Solution:
     return Solution("p1", "1+1=2", [1, 2], -0.123456789, Cost(model_calls=9, flops=1.5), search)._replace(**changes)
 
 
-def test_a_record_has_the_documented_fields_and_replaces_responses_by_correctness():
+def test_record_has_documented_fields_and_graded_responses():
     grader = Grader()
     record = make_record(problem(), solution(), grade=grader, **NAMES)
     assert list(record) == FIELDS
@@ -73,7 +73,7 @@ def test_a_record_has_the_documented_fields_and_replaces_responses_by_correctnes
     assert sorted(grader.asked) == [("1+1=2", True), ("1+1=3", True)]  # each distinct text once
 
 
-def test_rewards_are_rounded_and_costs_are_not():
+def test_rewards_are_rounded_but_costs_are_not():
     record = make_record(problem(), solution(), grade=Grader(), **NAMES)
     assert record["reward"] == -0.123457
     assert [sample["reward"] for sample in record["search"]["samples"]] == [-3.14159, None]
@@ -81,14 +81,14 @@ def test_rewards_are_rounded_and_costs_are_not():
     assert record["search"]["trajectory"][0]["seconds"] == 0.1234567891
 
 
-def test_a_truncated_response_is_graded_as_one():
+def test_truncated_response_is_graded_as_truncated():
     cut = solution(search={**solution().search, "finished": False})
     record = make_record(problem(), cut, grade=Grader(), **NAMES)
     assert not record["correct"]
     assert [step["correct"] for step in record["search"]["trajectory"]] == [False, False]
 
 
-def test_an_entry_of_its_own_finish_is_graded_by_it():
+def test_entry_with_its_own_finish_is_graded_accordingly():
     samples = [{"response": "x2", "reward": 0.0, "finished": finished} for finished in (False, True)]
     record = make_record(problem(), solution(search={"samples": samples}), grade=Grader(), **NAMES)
     assert record["search"]["samples"] == [{"reward": 0.0, "correct": False}, {"reward": 0.0, "correct": True}]
@@ -98,7 +98,7 @@ def test_an_entry_of_its_own_finish_is_graded_by_it():
     ("broken", "reason"),
     [(solution(error="MemoryError: no room"), "no room"), (solution(reward=float("nan")), "reward must be a finite")],
 )
-def test_a_failure_is_never_graded_and_counts_as_wrong(broken, reason):
+def test_failure_is_not_graded_and_wrong(broken, reason):
     grader = Grader()
     record = make_record(problem(), broken, grade=grader, **NAMES)
     assert list(record) == FIELDS
@@ -120,7 +120,7 @@ def test_records_come_back_as_they_were_written(tmp_path):
     assert path.read_bytes().count(b"\n") == 2
 
 
-def test_every_torn_end_is_recovered_and_the_lost_record_can_be_written_again(tmp_path):
+def test_unfinished_last_line_is_recovered_and_rewritten(tmp_path):
     whole = [failed_record(problem(f"p{i}"), "because of ∇", **NAMES) for i in range(3)]
     path = tmp_path / "whole.jsonl"
     append_records(path, whole)
@@ -139,7 +139,7 @@ def test_every_torn_end_is_recovered_and_the_lost_record_can_be_written_again(tm
             assert torn.read_bytes() == data
 
 
-def test_a_torn_end_longer_than_a_block_is_cut_off(tmp_path):
+def test_unfinished_line_longer_than_a_block_is_cut(tmp_path):
     path = tmp_path / "r.jsonl"
     append_records(path, [failed_record(problem("p0"), "", **NAMES)])
     with path.open("ab") as stream:
@@ -149,11 +149,11 @@ def test_a_torn_end_longer_than_a_block_is_cut_off(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_writer_leaves_a_file_that_can_be_gone_on_with(tmp_path):
+def test_killed_writer_leaves_a_resumable_file(tmp_path):
     path = tmp_path / "r.jsonl"
     code = (
-        "import sys; from pathlib import Path; from nabla_reasoner.problems import Problem\n"
-        "from nabla_reasoner.records import append_records, failed_record\n"
+        "import sys; from pathlib import Path; from nabla_reasoner.types import Problem\n"
+        "from nabla_reasoner.evaluation.records import append_records, failed_record\n"
         "for i in range(10**9):\n"
         "    p = Problem(f'p{i}', 'q' * 50, '1', 't')\n"
         "    append_records(Path(sys.argv[1]), [failed_record(p, 'x', policy='a', method='m', seed=0, repeat=0)])\n"
@@ -177,7 +177,7 @@ def _write_many(path, name):
         append_records(path, [failed_record(problem(f"{name}-{i}-{k}"), "e" * 300, **NAMES) for k in range(3)])
 
 
-def test_processes_that_share_a_file_do_not_tear_each_others_lines(tmp_path):
+def test_processes_sharing_a_file_write_whole_lines(tmp_path):
     path = tmp_path / "r.jsonl"
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=_write_many, args=(path, name)) for name in "abc"]
@@ -192,7 +192,7 @@ def test_processes_that_share_a_file_do_not_tear_each_others_lines(tmp_path):
         assert own == [f"{name}-{i}-{k}" for i in range(40) for k in range(3)]
 
 
-def test_mending_and_writing_wait_for_the_process_that_holds_the_file(tmp_path):
+def test_append_waits_for_the_process_holding_the_file(tmp_path):
     path = tmp_path / "r.jsonl"
     path.touch()
     writer = threading.Thread(target=append_records, args=(path, [failed_record(problem(), "", **NAMES)]))
@@ -214,7 +214,7 @@ def test_mending_and_writing_wait_for_the_process_that_holds_the_file(tmp_path):
         (b'{"problem_id": "p"}', "line 2: a record must have"),
     ],
 )
-def test_a_corrupt_inner_line_is_named(tmp_path, line, message):
+def test_corrupt_inner_line_is_named(tmp_path, line, message):
     path = tmp_path / "r.jsonl"
     good = json.dumps(failed_record(problem("p0"), "", **NAMES)).encode()
     other = json.dumps(failed_record(problem("p1"), "", **NAMES)).encode()
@@ -227,21 +227,21 @@ def test_a_corrupt_inner_line_is_named(tmp_path, line, message):
 def test_two_records_of_one_problem_are_refused(tmp_path):
     path = tmp_path / "r.jsonl"
     append_records(path, [failed_record(problem("p0"), "", **NAMES)] * 2)
-    with pytest.raises(ValueError, match=r"line 2: problem 'p0', repeat 0 stands on line 1"):
+    with pytest.raises(ValueError, match=r"line 2: problem 'p0', repeat 0 is a duplicate of line 1"):
         read_records(path)
 
 
 @pytest.mark.parametrize("name", ["", "a__b", "a/b"])
-def test_names_that_a_file_name_cannot_keep_apart_are_refused(tmp_path, name):
+def test_ambiguous_cell_names_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="names of cells"):
         record_path(tmp_path, name, "t", "m", 0)
 
 
 def test_outcomes_follow_the_file(tmp_path):
-    path = tmp_path / "r.jsonl"
+    path = record_path(tmp_path, "tiny-base", "chain_sum", "best_of_n", 1)
     append_records(path, [make_record(problem("p0"), solution(), grade=Grader(), **NAMES)])
-    (first,) = read_outcomes(path)
+    ((first,),) = load_outcomes(tmp_path).values()
     assert (first.key, first.correct, first.ok) == (("p0", 1, 0), True, True)
     assert [(step[0], step[-1]) for step in first.steps] == [(1, False), (2, True)]
     append_records(path, [failed_record(problem("p1"), "", **NAMES)])
-    assert [outcome.ok for outcome in read_outcomes(path)] == [True, False]
+    assert [outcome.ok for outcome in load_outcomes(tmp_path)["tiny-base", "chain_sum", "best_of_n"]] == [True, False]

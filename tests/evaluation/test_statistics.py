@@ -16,7 +16,7 @@ def draws(seed: int, problems: int, repeats: int, strength: float = 1.0) -> np.n
     return (generator.random((problems, repeats)) < chance).astype(float)
 
 
-def test_the_interval_is_scipys_percentile_bootstrap_of_problem_means():
+def test_interval_is_scipys_percentile_bootstrap():
     correct = draws(0, 60, 3)
     ours = accuracy_interval(correct)
     theirs = scipy.stats.bootstrap(
@@ -37,18 +37,18 @@ def test_repeats_are_clustered_within_their_problem():
 
 
 @pytest.mark.parametrize(("value", "problems"), [(0.0, 30), (1.0, 30), (1.0, 1), (0.0, 500)])
-def test_all_right_or_all_wrong_gives_clopper_pearson(value, problems):
+def test_equal_problems_give_the_clopper_pearson_interval(value, problems):
     ours = accuracy_interval(np.full((problems, 2), value))
     exact = scipy.stats.binomtest(int(value * problems), problems).proportion_ci(method="exact")
     assert ours[1:] == pytest.approx((100 * exact.low, 100 * exact.high), abs=1e-9)
 
 
-def test_missing_repeats_are_left_out_of_a_problems_mean():
+def test_missing_repeats_are_left_out_of_means():
     correct = np.array([[1.0, np.nan], [0.0, 1.0], [1.0, 1.0], [0.0, np.nan]])
     assert accuracy_interval(correct).mean == pytest.approx(100 * (1 + 0.5 + 1 + 0) / 4)
 
 
-def test_the_interval_does_not_depend_on_the_order_of_problems_and_is_the_same_every_time():
+def test_interval_ignores_problem_order_and_repeats_exactly():
     correct = draws(2, 80, 3)
     assert accuracy_interval(correct[::-1]) == accuracy_interval(correct) == accuracy_interval(correct.astype(bool))
 
@@ -61,7 +61,7 @@ def test_arrays_that_are_not_correctness_are_refused(wrong):
         accuracy_interval(wrong)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+def test_interval_covers_the_truth_at_its_level():
     # 200 experiments of 60 problems x 8 repeats, true accuracy 50 %. At 93 % coverage (the percentile bootstrap's at
     # this size) fewer than 174 hits have probability 0.001; one over repeats hits about 112 times.
     hits = 0
@@ -72,7 +72,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
-def test_the_p_value_equals_enumeration_of_every_sign(repeats):
+def test_p_value_equals_enumeration_of_every_sign(repeats):
     for seed in range(5):
         a, b = draws(seed, 9, repeats), draws(seed + 50, 9, repeats)
         sums = (a - b).sum(axis=1).astype(int)
@@ -80,7 +80,7 @@ def test_the_p_value_equals_enumeration_of_every_sign(repeats):
         assert sign_flip_p_value(sums) == pytest.approx(np.mean(np.array(every) >= abs(sums.sum())), abs=1e-12)
 
 
-def test_the_p_value_agrees_with_scipys_permutation_test():
+def test_p_value_agrees_with_scipys_permutation_test():
     a, b = draws(3, 120, 3), draws(4, 120, 3)
     a[:40] = np.maximum(a[:40], b[:40])
     theirs = scipy.stats.permutation_test(
@@ -92,7 +92,7 @@ def test_the_p_value_agrees_with_scipys_permutation_test():
     assert ours == pytest.approx(theirs, abs=5 * np.sqrt(ours * (1 - ours) / 20_000) + 1e-4)
 
 
-def test_with_one_repeat_the_test_is_mcnemars_exact_one():
+def test_sign_flip_with_one_repeat_is_mcnemars():
     a, b = np.zeros((500, 1)), np.zeros((500, 1))
     a[:25], b[25:37] = 1, 1  # 37 problems differ, net 13: the paper's 80.4 against 77.8 on 500 problems
     result = paired_difference(a, b)
@@ -101,7 +101,7 @@ def test_with_one_repeat_the_test_is_mcnemars_exact_one():
     assert result.p_value == pytest.approx(0.0470, abs=1e-4)
 
 
-def test_identical_arms_show_no_difference_but_an_interval_that_is_not_a_point():
+def test_identical_methods_show_no_difference_with_an_interval():
     a = draws(5, 300, 2)
     result = paired_difference(a, a)
     assert (result.difference, result.p_value, result.verdict) == (0, 1, "no difference shown")
@@ -109,7 +109,7 @@ def test_identical_arms_show_no_difference_but_an_interval_that_is_not_a_point()
     assert (result.low, result.high) == pytest.approx((-100 * (1 - 0.025 ** (1 / 300)), 100 * (1 - 0.025 ** (1 / 300))))
 
 
-def test_verdicts_follow_the_sign_and_swapping_the_arms_swaps_them():
+def test_verdict_follows_the_sign_of_the_difference():
     b = draws(6, 200, 1)
     a = b.copy()
     a[np.flatnonzero(b[:, 0] == 0)[:30]] = 1
@@ -126,7 +126,7 @@ def test_verdicts_follow_the_sign_and_swapping_the_arms_swaps_them():
     assert few.verdict == "no difference shown"
 
 
-def test_pairing_removes_what_both_arms_share():
+def test_pairing_removes_what_both_methods_share():
     generator = np.random.default_rng(7)
     hard = generator.random((300, 1)) < 0.5
     a, b = np.where(hard, 0, 1.0), np.where(hard, 0, 1.0)
@@ -135,7 +135,7 @@ def test_pairing_removes_what_both_arms_share():
     assert accuracy_interval(a).low < accuracy_interval(b).high  # unpaired, the two intervals overlap
 
 
-def test_equal_methods_are_called_different_in_few_experiments():
+def test_equal_methods_are_rarely_called_different():
     # 200 experiments under the null; at a true rate of at most 5 % more than 21 claims have probability 0.0005.
     claims = 0
     for seed in range(200):
@@ -151,7 +151,7 @@ def test_arrays_of_different_shapes_are_not_paired():
         paired_difference(np.zeros((3, 1)), np.zeros((4, 1)))
 
 
-def test_a_trajectory_is_cut_at_the_first_size_whose_mean_cost_reaches_the_target():
+def test_trajectory_is_cut_where_mean_cost_reaches_target():
     first = [(1, 10, False), (2, 20, True), (3, 30, False)]
     second = [(1, 30, True), (2, 60, False), (3, 90, True)]
     # mean costs by hand: 20, 40, 60
@@ -166,7 +166,7 @@ def test_a_trajectory_is_cut_at_the_first_size_whose_mean_cost_reaches_the_targe
         assert (got[0].tolist(), got[1], got[2]) == (correct, size, mean)
 
 
-def test_a_trajectory_that_stopped_early_keeps_its_last_step_and_a_failure_is_wrong():
+def test_short_trajectory_keeps_last_step_failure_is_wrong():
     early = [(1, 10, True)]
     long = [(1, 10, False), (4, 50, True)]
     correct, size, mean = cut_at_cost([early, [], long], 25.0)

@@ -39,7 +39,7 @@ def rows(path: Path) -> dict[tuple[str, ...], dict[str, str]]:
         return {tuple(row[n] for n in ("policy", "task", "method")): row for row in csv.DictReader(stream)}
 
 
-def test_a_trained_policys_greedy_row_is_also_the_row_of_the_policy_it_came_from(tmp_path: Path):
+def test_trained_policys_greedy_row_is_its_bases_row(tmp_path: Path):
     own = cells(tmp_path, "table1")
     for cell in own:
         if cell["policy"]["name"] == "tiny-base-sft" and cell["method"]["name"] == "greedy":
@@ -53,7 +53,7 @@ def test_a_trained_policys_greedy_row_is_also_the_row_of_the_policy_it_came_from
     assert ("tiny-base-sft", "products", "sft") not in table
 
 
-def test_a_method_the_scale_has_not_says_why_and_keeps_the_papers_number(tmp_path: Path):
+def test_absent_method_row_shows_reason_and_paper_value(tmp_path: Path):
     own = cells(tmp_path, "table1")
     write_tables(own)
     table = rows(tmp_path / "tiny/table1/table.csv")
@@ -63,7 +63,7 @@ def test_a_method_the_scale_has_not_says_why_and_keeps_the_papers_number(tmp_pat
     assert table["tiny-base", "products", "grpo"]["paper_value"] == "70.8"
 
 
-def test_table2_joins_the_tables_of_its_rewards_weakest_first(tmp_path: Path):
+def test_table2_joins_tables_of_rewards_weakest_first(tmp_path: Path):
     own = cells(tmp_path, "table2", "policy=tiny-base")
     for cell in own:
         better = {"likelihood-weak": 1, "likelihood": 3}.get(cell["reward"]["name"])
@@ -86,7 +86,7 @@ def test_table2_joins_the_tables_of_its_rewards_weakest_first(tmp_path: Path):
     assert "| tiny-base" in text
 
 
-def test_the_papers_sizes_of_reward_stand_beside_ours_in_table2(tmp_path: Path):
+def test_table2_shows_the_papers_reward_sizes(tmp_path: Path):
     own = cells(tmp_path, "table2", "policy=tiny-instruct")
     write_tables(own)
     values = {}

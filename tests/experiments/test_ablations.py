@@ -14,7 +14,7 @@ from nabla_reasoner.config.sweeps import compose_sweeps
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.evaluation.records import read_records
 from nabla_reasoner.experiments import right_token
-from nabla_reasoner.reporting import ablations
+from nabla_reasoner.reporting import ablation_runs, ablations
 from nabla_reasoner.types import Problem
 
 
@@ -102,15 +102,16 @@ def test_a_run_stopped_at_n_rollouts_is_the_run_with_that_limit(tmp_path: Path):
     assert main([*command(tmp_path, *few, "method.max_rollouts=6")]) == 0
     assert main([*command(tmp_path / "short", *few, "method.max_rollouts=2")]) == 0
     folder = tmp_path / "tiny" / "ablations" / "default"
-    (cut, status) = ablations._cell(folder, "tiny-base", "products", 2)
+    loaded = ablation_runs.load_runs(folder)["tiny-base", "products"]
+    cut = {key: ablation_runs.stopped(attempt, 2) for key, attempt in loaded.attempts.items()}
     (path,) = (tmp_path / "short" / "tiny" / "ablations" / "default" / "records").glob("*.jsonl")
-    assert status == "ok"
+    assert loaded.status == "ok"
     for record in read_records(path):
-        run_of = cut[("products", record["problem_id"], 0, 0)]
-        assert run_of.correct == record["correct"]
-        assert run_of.proposed == record["search"]["proposed"]
-        assert run_of.rejected == record["search"]["rejected"]
-        assert run_of.costs[1] == pytest.approx(record["cost"]["flops"])
+        run_of = cut[(f"products/{record['problem_id']}", 0, 0)]
+        assert run_of.outcome.correct == record["correct"]
+        assert len(run_of.accepted) == record["search"]["proposed"]
+        assert run_of.accepted.count(False) == record["search"]["rejected"]
+        assert run_of.outcome.cost["flops"] == pytest.approx(record["cost"]["flops"])
 
 
 def test_holm_by_hand():

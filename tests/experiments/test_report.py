@@ -14,8 +14,10 @@ import pytest
 import wandb_server
 from wandb_server import Server
 
+from nabla_reasoner.__main__ import WRONG, main
 from nabla_reasoner.experiments import report
-from nabla_reasoner.reporting import claims, html_report, report_sections, wandb_report
+from nabla_reasoner.experiments.command import FAILED
+from nabla_reasoner.reporting import claims, evidence, html_report, report_sections, wandb_report
 from nabla_reasoner.reporting.evidence import NOT_RUN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,8 +85,8 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def test_page_is_whole_loads_nothing_and_says_what_was_not_run(results: Path, capsys):
-    assert report.main([f"results_dir={results}"]) == 0
+def test_page_loads_nothing_and_names_missing_targets(results: Path, capsys):
+    assert main(["report", f"results_dir={results}"]) == 0
     text = (results / "tiny/report/report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert not page.open
@@ -103,17 +105,19 @@ def test_page_is_whole_loads_nothing_and_says_what_was_not_run(results: Path, ca
     assert all(image.startswith("data:image/png;base64,iVBOR") for image in images)
     for target in ("table2", "table3", "table4", "table5", "figure1", "figure2", "figure3", "bench"):
         assert f"Not run: ./reproduce.sh {target}." in page.text
-    for words in ("Deviations from the paper", "Step size at scale=tiny", "Open questions", "Glossary", "matched_on"):
-        assert words in page.text
+    for text in ("Deviations from the paper", "Step size at scale=tiny", "Open questions", "What a run writes"):
+        assert text in page.text
+    assert "matched_on" in page.text
+    assert {"deviations-from-the-paper-and-open-questions", "what-a-run-writes-and-how-to-share-it"} <= ids
     printed = capsys.readouterr().out
     assert "| C10 |" in printed
     assert (results / "tiny/report/report.md").read_text(encoding="utf-8").startswith("# ∇-Reasoner, replicated")
 
 
-def test_paper_value_stands_beside_ours_and_never_in_its_place(results: Path):
+def test_paper_value_never_replaces_ours(results: Path):
     rows = [
-        {**row, "accuracy": "", "ci_low": "", "ci_high": "", "status": "not run"}
-        for row in report.read_rows(results / "tiny/table1/table.csv")
+        {**row, "accuracy": None, "ci_low": None, "ci_high": None, "status": "not run"}
+        for row in evidence.typed_rows(results / "tiny/table1/table.csv")
         if row["method"] == "best_of_n"
     ]
     found = report.gather(results, "tiny")._replace(table1=rows)
@@ -123,17 +127,17 @@ def test_paper_value_stands_beside_ours_and_never_in_its_place(results: Path):
     assert table.rows[0][paper] == "70.2 [1]"
 
 
-def test_verdicts_in_the_report_are_those_of_the_rules(results: Path):
+def test_report_shows_the_verdicts_of_the_rules(results: Path):
     found = report.gather(results, "tiny")
-    judged = claims.judge(found.evidence)
-    made = report_sections.report_blocks(found, judged)
+    decisions = claims.decide_claims(found.evidence)
+    made = report_sections.report_blocks(found, decisions)
     table = next(block for block in made if isinstance(block, html_report.Table) and "verdict" in block.columns)
-    assert [row[2] for row in table.rows] == [one.verdict for one in judged]
+    assert [row[2] for row in table.rows] == [decision.verdict for decision in decisions]
     changed = found.evidence._replace(comparisons=[])
-    assert claims.judge(changed)[0].verdict == NOT_RUN != judged[0].verdict
+    assert claims.decide_claims(changed)[0].verdict == NOT_RUN != decisions[0].verdict
 
 
-def test_html_shows_tags_in_texts_as_text_and_leaves_local_links_out():
+def test_html_escapes_tags_and_drops_local_links():
     page = html_report.to_html(
         [
             html_report.Heading(1, "a < b"),
@@ -150,25 +154,36 @@ def test_html_shows_tags_in_texts_as_text_and_leaves_local_links_out():
     assert "<td>&lt;b&gt;</td>" in page
 
 
-def test_readme_is_written_from_the_rows_of_a_run(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_docs_are_written_from_a_runs_rows(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     root = tmp_path / "root"
     (root / "figures" / "data").mkdir(parents=True)
     shutil.copyfile(ROOT / "README.md", root / "README.md")
+    shutil.copytree(ROOT / "docs", root / "docs")
     monkeypatch.setattr(report, "ROOT", root)
-    assert report.main([f"results_dir={results}", "readme=true"]) == 0
+    assert main(["report", f"results_dir={results}", "docs=true"]) == 0
     kept = {path.name for path in (root / "figures" / "data").iterdir()}
     assert kept == {"table1.csv", "comparisons.csv", "figure4.csv", "ppo.csv", "theorem_checks.csv"}
     before, after = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", root / "README.md"))
-    table = report.claims_markdown(claims.judge(report.committed_evidence(root / "figures/data")), "tiny")
-    assert table in after
+    decisions = claims.decide_claims(report.committed_evidence(root / "figures/data"))
+    page = (root / "docs" / "claims.md").read_text(encoding="utf-8")
+    assert page == report.claims_page(decisions)
+    assert claims.evidence_table(decisions, "tiny") in page
+    assert claims.verdict_table(decisions) in after
     assert "| C2 | 10 to 40 % fewer model calls than strong baselines | not run |" in after
     assert before.split("| C1 |")[0] == after.split("| C1 |")[0]
-    assert before.split("## Quick start")[1] == after.split("## Quick start")[1]
+    assert before.split(report.README_END)[1] == after.split(report.README_END)[1]
 
 
-def test_sections_and_demoted_headings():
-    text = "# t\n\n## One\n\nx\n\n### Sub\n\ny\n\n## Two\nz\n"
-    assert html_report.sections(text) == {"One": "x\n\n### Sub\n\ny", "Two": "z"}
+def test_readme_without_markers_is_refused():
+    with pytest.raises(ValueError, match="must have the lines"):
+        report.with_claims("# a\n\n| C1 |\n", [])
+
+
+def test_page_blocks_and_demoted_headings():
+    assert html_report.page_blocks("# t, u\n\n## One\n\nx\n") == [
+        html_report.Heading(2, "t, u"),
+        html_report.Markdown("### One\n\nx"),
+    ]
     assert html_report.demoted("# a\n\nx # y\n## b", 2) == "### a\n\nx # y\n#### b"
 
 
@@ -176,26 +191,29 @@ def test_sections_and_demoted_headings():
     ("words", "said"),
     [
         (["scale=huge"], "paper, small, tiny"),
-        (["wandb=on"], "offline, online, disabled"),
+        (["wandb=on"], "'offline', 'online', 'disabled'"),
         (["seed=1"], "results_dir"),
+        (["scale=small", "docs=true"], "docs=true needs scale=tiny"),
         ([], "Run ./reproduce.sh table1 first"),
     ],
 )
 def test_wrong_settings_and_empty_results_are_refused(tmp_path: Path, words: list[str], said: str, capsys):
-    assert report.main([f"results_dir={tmp_path}", *words]) == report.WRONG
+    assert main(["report", f"results_dir={tmp_path}", *words]) == WRONG
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_wandb_blocks_keep_order_and_carry_every_part(results: Path):
     found = report.gather(results, "tiny")
-    made = wandb_report.wandb_blocks(report_sections.report_blocks(found, claims.judge(found.evidence)), "reader")
+    made = wandb_report.wandb_blocks(
+        report_sections.report_blocks(found, claims.decide_claims(found.evidence)), "reader"
+    )
     kinds = [type(block).__name__ for block in made]
     assert kinds[:3] == ["TableOfContents", "MarkdownBlock", "H1"]
     assert kinds.count("PanelGrid") == len(found.figures)
     assert kinds.count("H1") == sum(
         isinstance(b, html_report.Heading) and b.level == 2
-        for b in report_sections.report_blocks(found, claims.judge(found.evidence))
+        for b in report_sections.report_blocks(found, claims.decide_claims(found.evidence))
     )
 
 
@@ -203,7 +221,7 @@ def publish(results: Path, server: Server, **environment: str) -> subprocess.Com
     """The command in a process of its own: wandb keeps the server and the key of its first use."""
     known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     own = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": wandb_server.KEY, "NETRC": str(results / "netrc")}
-    words = [sys.executable, "-m", "nabla_reasoner.report", f"results_dir={results}", "wandb=online"]
+    words = [sys.executable, "-m", "nabla_reasoner", "report", f"results_dir={results}", "wandb=online"]
     path = {"PYTHONPATH": str(ROOT / "src")}
     return subprocess.run(
         words,
@@ -240,12 +258,10 @@ def test_publishing_saves_a_report_and_its_figures(results: Path, server: Server
         ({"WANDB_API_KEY": ""}, "no W&B key. Run `wandb login`"),
     ],
 )
-def test_publishing_that_fails_says_why_in_a_line_and_keeps_the_files(
-    results: Path, server: Server, changed: dict[str, str], said: str
-):
+def test_failed_publishing_says_why_and_keeps_files(results: Path, server: Server, changed: dict[str, str], said: str):
     server.rejects_keys = True
     done = publish(results, server, **changed)
-    assert done.returncode == report.FAILED
+    assert done.returncode == FAILED
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: not published: ")
     assert said in line
@@ -256,13 +272,13 @@ def test_publishing_that_fails_says_why_in_a_line_and_keeps_the_files(
 def test_nothing_is_published_unless_asked(results: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setattr(wandb_report, "publish", None)
-    assert report.main([f"results_dir={results}"]) == 0
+    assert main(["report", f"results_dir={results}"]) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not BROWSER.exists(), reason="needs /usr/bin/chromium (Debian's package chromium)")
 def test_page_opens_and_sorts_in_a_browser(results: Path, tmp_path: Path):
-    assert report.main([f"results_dir={results}"]) == 0
+    assert main(["report", f"results_dir={results}"]) == 0
     source = results / "tiny/report/report.html"
     text = source.read_text(encoding="utf-8")
     clicks = (  # Table 1: twice on the column of our accuracy, so that the largest is first
@@ -284,8 +300,8 @@ def test_page_opens_and_sorts_in_a_browser(results: Path, tmp_path: Path):
 
     dom = browse(page, "--dump-dom")
     assert int(re.search(r'data-sortable="(\d+)"', dom)[1]) == text.count("</thead>")
-    rows = report.read_rows(results / "tiny/table1/table.csv")
-    largest = max(float(row["accuracy"]) for row in rows if row["accuracy"])
+    rows = evidence.typed_rows(results / "tiny/table1/table.csv")
+    largest = max(row["accuracy"] for row in rows if row["accuracy"] is not None)
     assert float(re.search(r'data-first="([^"]+)"', dom)[1]) == pytest.approx(largest, abs=0.05)
     shot = tmp_path / "shot.png"
     browse(source, "--window-size=1400,3000", f"--screenshot={shot}")

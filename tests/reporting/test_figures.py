@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLE = pd.read_csv(ROOT / "figures" / "data" / "table1.csv")
 
 
-def test_every_finished_row_is_a_point_with_its_interval():
+def test_finished_row_is_a_point_with_its_interval():
     figure = accuracy_against_flops(TABLE)
     panels = {panel.get_title(): panel for panel in figure.axes}
     finished = TABLE[TABLE.policy.isin(["tiny-base", "tiny-instruct"])].dropna(subset=["accuracy"])
@@ -54,7 +54,7 @@ def test_notebooks_are_committed_without_outputs():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_are_a_dozen_short_cells_and_take_parameters(path):
+def test_notebooks_are_short_and_take_parameters(path):
     cells = nbformat.read(path, as_version=4).cells
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert code[0].metadata.tags == ["parameters"]
@@ -77,12 +77,12 @@ def test_notebooks_run(path, tmp_path, monkeypatch):
         assert drawn >= {file.stem for file in (ROOT / "figures").glob("*.png")} - {"walkthrough"}
 
 
-def test_figures_refuses_other_settings_and_says_which_exist(capsys):
+def test_figures_refuses_wrong_settings_with_valid_ones(capsys):
     assert main(["figures", "recompute=yes"]) == 2
     assert "recompute must be true or false" in capsys.readouterr().err
 
 
-def test_a_notebook_that_fails_is_not_passed_over(tmp_path):
+def test_failing_notebook_is_not_passed_over(tmp_path):
     cells = [nbformat.v4.new_code_cell("value = 1"), nbformat.v4.new_code_cell("assert value == 1, 'wrong value'")]
     cells[0].metadata["tags"] = ["parameters"]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "one.ipynb")
@@ -91,7 +91,7 @@ def test_a_notebook_that_fails_is_not_passed_over(tmp_path):
         figures_target.executed(tmp_path / "one.ipynb", {"value": 2}, 60)
 
 
-def test_rows_of_a_run_are_kept_under_their_names_and_terms_as_means(tmp_path):
+def test_kept_rows_have_their_names_and_mean_terms(tmp_path):
     results, data = tmp_path / "results", tmp_path / "data"
     for folder in (results / "theory", results / "tiny" / "table1", data):
         folder.mkdir(parents=True)

@@ -50,14 +50,14 @@ def read(path: Path) -> list[dict]:
         return list(csv.DictReader(stream))
 
 
-def test_the_files_have_the_documented_columns(tmp_path):
+def test_files_have_the_documented_columns(tmp_path):
     write_table(tmp_path, grid=grid())
     assert (tmp_path / "table.csv").read_text().splitlines()[0] == DOCUMENTED
     assert (tmp_path / "comparisons.csv").read_text().splitlines()[0] == DOCUMENTED_COMPARISONS + ",note"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparisons.csv", "table.csv", "table.md", "table.tex"]
 
 
-def test_cells_that_were_not_run_say_so_and_never_show_the_papers_number_as_ours(tmp_path):
+def test_missing_cells_never_show_the_papers_number(tmp_path):
     write(tmp_path / "records", "greedy", 0, [1, 0, 1, 1])
     write_table(tmp_path, grid=grid())
     greedy, best = read(tmp_path / "table.csv")[:2]
@@ -73,7 +73,7 @@ def test_cells_that_were_not_run_say_so_and_never_show_the_papers_number_as_ours
     assert cells[-1] == "not run"
 
 
-def test_failed_problems_count_as_wrong_and_stay_out_of_the_mean_cost(tmp_path):
+def test_failed_problems_are_wrong_and_cost_nothing(tmp_path):
     write(tmp_path / "records", "greedy", 0, [1, 1, 1, 0], failed=(2,))
     more = Cost(decode_tokens=20, model_calls=40, flops=3e6, seconds=1.0)
     write(tmp_path / "records", "greedy", 1, [1, 1, 1, 0], cost=more)
@@ -86,7 +86,7 @@ def test_failed_problems_count_as_wrong_and_stay_out_of_the_mean_cost(tmp_path):
     assert float(row["ci_low"]) < 62.5 < float(row["ci_high"])
 
 
-def test_a_cell_with_failures_only_is_zero_and_not_an_error(tmp_path):
+def test_cell_with_only_failures_is_zero(tmp_path):
     for method in METHODS:
         write(tmp_path / "records", method, 0, [1, 1], failed=(0, 1))
     write_table(tmp_path, grid=grid(seeds=(0,)))
@@ -95,8 +95,8 @@ def test_a_cell_with_failures_only_is_zero_and_not_an_error(tmp_path):
     assert {row["verdict"] for row in read(tmp_path / "comparisons.csv")} == {"no difference shown"}
 
 
-def test_every_nabla_row_meets_every_other_method_on_every_measure(tmp_path):
-    rows = comparisons.comparison_rows(tmp_path / "records", tmp_path / "budget", grid())
+def test_nabla_rows_are_compared_with_every_other_method():
+    rows = comparisons.comparison_rows({}, {}, grid())
     expected = {
         (method, baseline, on)
         for method in ("nabla_reasoner", "nabla_reasoner_multipass")
@@ -107,7 +107,7 @@ def test_every_nabla_row_meets_every_other_method_on_every_measure(tmp_path):
     assert {(row["method"], row["baseline"], row["matched_on"]) for row in rows} == expected
     assert len(rows) == len(expected)
     other = [*grid(), *grid(policy="tiny-instruct"), *grid(task="products")]
-    assert len(comparisons.comparison_rows(tmp_path, tmp_path, other)) == 3 * len(rows)
+    assert len(comparisons.comparison_rows({}, {}, other)) == 3 * len(rows)
 
 
 def compared(folder, baseline, on) -> dict:
@@ -131,7 +131,7 @@ def matched_cost_records(folder, problems=40):
     write(folder / "budget", "best_of_n", 0, [1] * problems, steps=lambda i: ladder([0] * 4 + [i % 4 != 0] * 3 + [1]))
 
 
-def test_at_equal_rollouts_the_records_are_compared_as_they_are(tmp_path):
+def test_records_are_compared_whole_at_equal_rollouts(tmp_path):
     matched_cost_records(tmp_path)
     row = compared(tmp_path, "best_of_n", "rollouts")
     assert float(row["difference"]) == 50
@@ -150,7 +150,7 @@ def test_at_equal_rollouts_the_records_are_compared_as_they_are(tmp_path):
         ("seconds", -25, "worse", "baseline's largest budget, n = 8: 0.008x the cost"),
     ],
 )
-def test_at_equal_cost_the_baseline_is_cut_at_the_first_size_that_costs_enough(tmp_path, on, difference, verdict, note):
+def test_baseline_at_equal_cost_is_cut_where_affordable(tmp_path, on, difference, verdict, note):
     matched_cost_records(tmp_path)
     row = compared(tmp_path, "best_of_n", on)
     assert float(row["difference"]) == difference
@@ -158,7 +158,7 @@ def test_at_equal_cost_the_baseline_is_cut_at_the_first_size_that_costs_enough(t
     assert row["note"] == note
 
 
-def test_a_baseline_without_a_larger_pool_is_taken_whole_and_the_note_says_it_spent_less(tmp_path):
+def test_baseline_without_pool_is_whole_with_a_note(tmp_path):
     matched_cost_records(tmp_path)
     write(tmp_path / "records", "greedy", 0, [0] * 40, steps=lambda i: ladder([0]))
     row = compared(tmp_path, "greedy", "flops")
@@ -166,7 +166,7 @@ def test_a_baseline_without_a_larger_pool_is_taken_whole_and_the_note_says_it_sp
     assert "baseline spent less" in (tmp_path / "table.md").read_text()
 
 
-def test_comparisons_use_common_problems_and_seeds_only(tmp_path):
+def test_comparisons_use_common_problems_and_seeds(tmp_path):
     write(tmp_path / "records", "nabla_reasoner", 0, [1] * 30)
     write(tmp_path / "records", "nabla_reasoner", 1, [1] * 30)
     write(tmp_path / "records", "best_of_n", 0, [0] * 20)  # still running
@@ -180,7 +180,7 @@ def test_comparisons_use_common_problems_and_seeds_only(tmp_path):
     assert status["nabla_reasoner"] == "ok"
 
 
-def test_a_trained_policys_greedy_records_fill_the_base_policys_cell(tmp_path):
+def test_trained_policys_greedy_records_fill_the_bases_cell(tmp_path):
     write(tmp_path / "records", "greedy", 0, [1, 1, 0], policy="tiny-base-grpo")
     write_table(tmp_path, grid=grid(["grpo"], seeds=(0,)))
     (row,) = read(tmp_path / "table.csv")
@@ -188,7 +188,7 @@ def test_a_trained_policys_greedy_records_fill_the_base_policys_cell(tmp_path):
     assert (row["policy"], row["method"], row["paper_value"], row["status"]) == ("tiny-base", "grpo", "70.8", "ok")
 
 
-def test_paper_values_name_their_source_and_how_far_they_are_from_ours():
+def test_paper_values_name_their_source_and_other_cells():
     cells = paper_numbers.paper_cells()
     row = {
         "policy": "qwen2.5-7b",
@@ -210,7 +210,7 @@ def test_paper_values_name_their_source_and_how_far_they_are_from_ours():
     assert paper_numbers.paper_value(row | {"paper_cell": {"policy": None, "benchmark": None}}, cells)[0] is None
 
 
-def test_the_packaged_numbers_are_those_of_the_reference():
+def test_packaged_numbers_are_those_of_the_reference():
     if not REFERENCE.is_file():
         pytest.skip(f"needs {REFERENCE}, which is not part of the repository")
     theirs = yaml.safe_load(REFERENCE.read_text(encoding="utf-8"))
@@ -221,12 +221,12 @@ def test_the_packaged_numbers_are_those_of_the_reference():
         assert ours[part] == theirs[part]
 
 
-def test_the_papers_best_of_n_flops_follow_from_its_sample_counts():
+def test_papers_best_of_n_flops_follow_from_samples():
     (cell,) = [c for c in paper_numbers.paper_cells("table5") if c["method"] == "best_of_n" and c["unit"] == "FLOPs"]
     assert cell["value"] == pytest.approx(2 * 7.6e9 * 83 * 8 * 945, rel=0.01)
 
 
-def test_markdown_columns_line_up_and_carry_interval_and_sources(tmp_path):
+def test_markdown_columns_line_up_with_interval_and_sources(tmp_path):
     matched_cost_records(tmp_path)
     write_table(tmp_path, grid=grid(seeds=(0,)), notes=["Reward: likelihood; its own greedy accuracy is 92 %."])
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
@@ -258,7 +258,7 @@ def test_latex_is_balanced_and_escaped(tmp_path):
     assert r"50 \% \& more\_of \{it\} \#1" in text
 
 
-def test_a_rewrite_replaces_whole_files_and_sees_new_records(tmp_path):
+def test_rewrite_replaces_whole_files_with_new_records(tmp_path):
     write(tmp_path / "records", "greedy", 0, [1, 0])
     write_table(tmp_path, grid=grid(["greedy"]))
     before = os.stat(tmp_path / "table.csv").st_ino
@@ -272,7 +272,7 @@ def test_a_rewrite_replaces_whole_files_and_sees_new_records(tmp_path):
 
 
 @pytest.mark.slow
-def test_rewriting_a_full_grid_takes_a_few_seconds_at_most(tmp_path):
+def test_rewriting_a_full_grid_takes_seconds(tmp_path):
     rows = []
     for policy in ("tiny-base", "tiny-instruct"):
         for task in ("chain_sum", "leg_counting", "products"):

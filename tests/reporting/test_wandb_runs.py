@@ -42,7 +42,7 @@ def sync(server: Server, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_identity_depends_on_settings_and_fits_the_limit_of_a_run_id():
+def test_identity_depends_on_settings_within_the_length_limit():
     names = ["table1", "tiny", "tiny-base-sft-grpo", "leg_counting", "nabla_without_gradient", "s0"]
     first, same, other = (wandb_runs.identity(names, {"step_size": size}) for size in (0.1, 0.1, 0.2))
     assert first == same != other
@@ -50,30 +50,30 @@ def test_identity_depends_on_settings_and_fits_the_limit_of_a_run_id():
     assert wandb_runs.identity([*names, "pool"], None) != wandb_runs.identity(names, None)
 
 
-def test_tables_entry_reads_numbers_as_numbers_and_gaps_as_nothing(tmp_path: Path):
+def test_tables_entry_reads_numbers_and_empty_cells(tmp_path: Path):
     (tmp_path / "table.csv").write_text("method,accuracy\ngreedy,12.5\ntpo,\n", encoding="utf-8")
     found = wandb_runs.tables_entry(tmp_path, experiment="x", scale="tiny", config={}, names=("table",))
     assert found.tables["table"] == wandb_runs.Table(["method", "accuracy"], [("greedy", 12.5), ("tpo", None)])
 
 
-def test_trouble_in_wandb_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_error_in_wandb_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "no such mode")
     wandb_runs.write(tmp_path, lambda: [entry("one")], experiment="x", scale="tiny", mode="offline")
-    assert "warning: no W&B mirror" in capsys.readouterr().err
+    assert "warning: no copy in W&B" in capsys.readouterr().err
 
 
-def test_disabled_mirror_makes_nothing(tmp_path: Path):
+def test_disabled_wandb_writes_nothing(tmp_path: Path):
     wandb_runs.write(tmp_path, lambda: pytest.fail("not asked for"), experiment="x", scale="tiny", mode="offline")
     assert not list(tmp_path.iterdir())
 
 
-def test_wrong_mode_is_refused_with_the_valid_ones():
+def test_wrong_mode_is_refused_with_valid_modes():
     with pytest.raises(ValueError, match="offline, online, disabled; got 'on'"):
         wandb_runs.check_mode("on")
 
 
 @pytest.mark.slow
-def test_unchanged_run_is_left_alone_and_a_changed_one_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_unchanged_run_is_kept_and_changed_run_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
 
     def write(accuracy: float) -> list[str]:
@@ -90,7 +90,7 @@ def test_unchanged_run_is_left_alone_and_a_changed_one_takes_its_place(tmp_path:
 
 
 @pytest.mark.slow
-def test_table_leaves_a_run_per_cell_that_syncs_and_is_not_doubled(
+def test_table_writes_a_run_per_cell_without_duplicates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server
 ):
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -10,7 +10,19 @@ from .build import locate
 from .schema import Cell
 
 # Keys that change no record; `_target_` is where a method's class lies, not what it does.
-NOT_SETTINGS = {"_target_", "paper", "size", "prepare", "parameters", "download_gb", "skywork", "budget", "manifest"}
+NOT_SETTINGS = {
+    "_target_",
+    "paper",
+    "base",
+    "trained_by",
+    "size",
+    "prepare",
+    "parameters",
+    "download_gb",
+    "skywork",
+    "budget",
+    "manifest",
+}
 
 
 def fingerprint(cell: Cell) -> dict[str, Any]:

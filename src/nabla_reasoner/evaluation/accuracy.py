@@ -9,6 +9,7 @@ from ..engine.generation import Rollout
 from ..engine.sampling import Sampling
 from ..models.language_models import Policy
 from ..tasks import grading
+from ..tasks.grading import Grade
 from ..types import Problem
 
 
@@ -20,13 +21,16 @@ def sample_responses(
     return generation.sample(policy, prompts, noise, sampling, [max_new_tokens] * len(prompts))
 
 
-def is_correct(policy: Policy, problem: Problem, rollout: Rollout) -> bool:
-    """Return whether the grader marks a response correct."""
-    return grading.grade(problem, policy.decode(rollout.token_ids), rollout.finished).correct
+def grades(policy: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
+    """Grade one response per problem; a response that was cut off counts only if it states its answer completely."""
+    return [
+        grading.grade(problem, policy.decode(rollout.token_ids), rollout.finished)
+        for problem, rollout in zip(problems, rollouts, strict=True)
+    ]
 
 
 def greedy_accuracy(policy: Policy, problems: Sequence[Problem], max_new_tokens: int) -> float:
     """Return the percentage of the problems that greedy decoding answers correctly."""
     noise = [np.zeros(max_new_tokens)] * len(problems)
     rollouts = sample_responses(policy, problems, noise, Sampling(0.0), max_new_tokens)
-    return 100 * float(np.mean([is_correct(policy, p, r) for p, r in zip(problems, rollouts, strict=True)]))
+    return 100 * float(np.mean([grade.correct for grade in grades(policy, problems, rollouts)]))

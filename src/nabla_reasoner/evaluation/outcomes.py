@@ -1,55 +1,192 @@
-"""Records as outcomes by cell: which cells a folder holds, and their means."""
+"""Outcomes: records reduced to what tables and figures need, by cell and as [problem, repeat] arrays.
+
+`load_outcomes` reads a folder once; everything else here is a function of what it returned.
+"""
 
 import bisect
+import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from .records import Outcome, read_outcomes, record_path, stored_cells
+import numpy as np
+import yaml
+from jaxtyping import Float
 
+from ..config.schema import CONFIGS
+from .records import CellKey, read_records, stored_cells
 
-def mean_point(outcome: Outcome, size: float | int) -> tuple | None:
-    """(model calls, FLOPs, seconds, correct) of a run that may use at most `size` rollouts; None for a failure.
-
-    A run that ended with fewer is charged in full, what it spent after its last rollout included; one that reached
-    `size` stops there. One whose first entry takes more than `size` is charged that entry.
-    """
-    if not outcome.ok:
-        return None
-    if outcome.steps[-1][0] < size:
-        cost = outcome.cost
-        return cost["model_calls"], cost["flops"], cost["seconds"], outcome.correct
-    at = max(bisect.bisect_right(outcome.steps, size, key=operator.itemgetter(0)) - 1, 0)
-    return outcome.steps[at][1:]
-
-
-def read_cells(folder: Path) -> dict[tuple[str, str, str], list[Outcome]]:
-    """Outcomes of every cell of a folder of records.
-
-    Raises:
-        ValueError: no records there.
-    """
-    cells = {key: [o for path in paths for o in read_outcomes(path)] for key, paths in stored_cells(folder).items()}
-    if not cells:
-        raise ValueError(f"{folder} must hold records; got none. Run ./reproduce.sh table1 first.")
-    return cells
-
-
-def base_policies(cells: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Policies that are not the trained form (`NAME-sft`, `NAME-grpo`) of another one in the records."""
-    names = list(dict.fromkeys(key[0] for key in cells))
-    return [name for name in names if not any(name.startswith(f"{base}-{k}") for base in names for k in TRAINED)]
-
-
-TRAINED = ("sft", "grpo")  # the greedy row of policy `<base>-sft` fills the base policy's `sft` cell
 Row = dict[str, Any]
 
 
-def row_outcomes(folder: Path, row: Row) -> list[Outcome]:
-    """All outcomes of a cell that lie in a folder, over its seeds."""
-    policy, method = row["policy"], row["method"]
-    if method in TRAINED:
-        policy, method = f"{policy}-{method}", "greedy"
-    paths = [record_path(folder, policy, row["task"], method, seed) for seed in row["seeds"]]
-    return [outcome for path in paths if path.exists() for outcome in read_outcomes(path)]
+class RunKey(NamedTuple):
+    """One attempt at one problem; attempts with equal seed and repeat are paired across methods."""
+
+    problem: str
+    seed: int
+    repeat: int
+
+    @property
+    def attempt(self) -> tuple[int, int]:
+        return self.seed, self.repeat
+
+
+class Step(NamedTuple):
+    """One entry of an anytime trajectory: costs up to then, and whether the best response so far is correct."""
+
+    rollouts: int
+    model_calls: float
+    flops: float
+    seconds: float
+    correct: bool
+
+
+class Sample(NamedTuple):
+    """One of the responses that a method chose from."""
+
+    reward: float | None
+    correct: bool
+
+
+class Outcome(NamedTuple):
+    """What tables and figures need of a record.
+
+    Attributes:
+        key: problem, seed and repeat.
+        correct, ok: graded correct; solved rather than failed.
+        cost: by name of the fields of `Cost`.
+        steps: at least one, rollouts ascending.
+        reward: of the response; None for a failure or a method without rewards.
+        samples: in the order they were drawn; empty for methods that keep none.
+        proposed, rejected: candidates after the first, and those not better than the best before; None if not counted.
+    """
+
+    key: RunKey
+    correct: bool
+    ok: bool
+    cost: dict[str, float]
+    steps: list[Step]
+    reward: float | None
+    samples: list[Sample]
+    proposed: int | None
+    rejected: int | None
+
+
+Outcomes = Mapping[CellKey, list[Outcome]]
+
+
+def load_outcomes(folder: Path) -> Outcomes:
+    """Read the outcomes of every cell in a folder of records, all seeds together; nothing if there is no folder."""
+    stored = stored_cells(folder).items()
+    return {key: [outcome_of(record) for path in paths for record in read_records(path)] for key, paths in stored}
+
+
+def table1_outcomes(results: Path) -> Outcomes:
+    """Read the outcomes of Table 1's records.
+
+    Raises:
+        ValueError: there are none.
+    """
+    folder = results / "table1" / "records"
+    outcomes = load_outcomes(folder)
+    if not outcomes:
+        raise ValueError(f"{folder} must hold records; got none. Run ./reproduce.sh table1 first.")
+    return outcomes
+
+
+def outcome_of(record: Mapping[str, Any]) -> Outcome:
+    """Reduce a record to its outcome."""
+    cost, correct, search = record["cost"], bool(record["correct"]), record["search"]
+    steps = [Step(*(step[name] for name in Step._fields)) for step in search.get("trajectory", [])]
+    return Outcome(
+        key=RunKey(record["problem_id"], record["seed"], record["repeat"]),
+        correct=correct,
+        ok=record["status"] == "ok",
+        cost=cost,
+        steps=steps or [Step(1, cost["model_calls"], cost["flops"], cost["seconds"], correct)],
+        reward=record.get("reward"),
+        samples=[Sample(sample.get("reward"), bool(sample["correct"])) for sample in search.get("samples", [])],
+        proposed=search.get("proposed"),
+        rejected=search.get("rejected"),
+    )
+
+
+def stopped_at(outcome: Outcome, size: float | int) -> Step | None:
+    """Return the last step of a run that may use at most `size` rollouts; None for a failure.
+
+    A run that ended with fewer is charged in full, including what it spent after its last rollout. A run whose first
+    step takes more than `size` is charged that step.
+    """
+    if not outcome.ok:
+        return None
+    last = outcome.steps[-1]
+    if last.rollouts < size:
+        cost = outcome.cost
+        return Step(last.rollouts, cost["model_calls"], cost["flops"], cost["seconds"], outcome.correct)
+    after = bisect.bisect_right(outcome.steps, size, key=operator.attrgetter("rollouts"))
+    return outcome.steps[max(after - 1, 0)]
+
+
+def correct_array(keys: Sequence[RunKey], correct: Iterable[bool | np.bool_]) -> Float[np.ndarray, "problem repeat"]:
+    """Arrange correctness by problem and attempt, both sorted; NaN where an attempt at a problem was not run."""
+    rows = {problem: index for index, problem in enumerate(sorted({key.problem for key in keys}))}
+    columns = {attempt: index for index, attempt in enumerate(sorted({key.attempt for key in keys}))}
+    array = np.full((len(rows), len(columns)), np.nan)
+    for key, value in zip(keys, correct, strict=True):
+        array[rows[key.problem], columns[key.attempt]] = value
+    return array
+
+
+def paired_keys(first: Collection[RunKey], second: Collection[RunKey]) -> list[RunKey]:
+    """Return the runs that two methods are compared on, sorted: every problem has all attempts of the result."""
+    common = set(first) & set(second)
+    attempts = sorted({key.attempt for key in common})
+    rows = [[RunKey(problem, *attempt) for attempt in attempts] for problem in sorted({key.problem for key in common})]
+    return [key for row in rows if common.issuperset(row) for key in row]
+
+
+class Lineage(NamedTuple):
+    """Where a policy improved by training comes from.
+
+    Attributes:
+        base: policy that training started from.
+        trained_by: "sft" or "grpo".
+    """
+
+    base: str
+    trained_by: str
+
+
+@functools.cache
+def _lineages() -> dict[str, Lineage]:
+    settings = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONFIGS / "policy").glob("*.yaml")]
+    return {policy["name"]: Lineage(policy["base"], policy["trained_by"]) for policy in settings if "base" in policy}
+
+
+def lineage(policy: str) -> Lineage | None:
+    """Return where a policy comes from, as configs/policy/NAME.yaml says; None if it was not improved by training."""
+    return _lineages().get(policy)
+
+
+def start_policies(policies: Iterable[str]) -> list[str]:
+    """Return the distinct policies that do not descend from another one among them, in their order."""
+    names = list(dict.fromkeys(policies))
+
+    def descends(policy: str) -> bool:
+        origin = lineage(policy)
+        return origin is not None and (origin.base in names or descends(origin.base))
+
+    return [name for name in names if not descends(name)]
+
+
+def row_outcomes(outcomes: Outcomes, row: Row) -> list[Outcome]:
+    """Return the outcomes of a table's row, over its seeds.
+
+    Rows `sft` and `grpo` of a policy are the greedy outcomes of the policy that this training made of it.
+    """
+    key = CellKey(row["policy"], row["task"], row["method"])
+    for policy in {cell.policy for cell in outcomes}:
+        if lineage(policy) == (key.policy, key.method):
+            key = CellKey(policy, key.task, "greedy")
+    return [outcome for outcome in outcomes.get(key, []) if outcome.key.seed in row["seeds"]]

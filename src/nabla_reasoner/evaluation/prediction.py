@@ -1,7 +1,7 @@
-"""Runs a method over problems with Lightning: `predict_step` around `solve`, a writer of records, a progress bar.
+"""Prediction with Lightning: `predict_step` around a method's `solve`, a record writer and a progress bar.
 
-Problems are cut into chunks in list order. A chunk is solved whole or not at all, so that a run that was stopped and
-started again computes on the same batches as one that was not, and writes the same records.
+Problems are cut into chunks in list order. A chunk is solved as a whole or not at all. So a run that was stopped and
+resumed computes the same batches, and writes the same records, as one that was not.
 """
 
 import functools
@@ -20,17 +20,17 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..cost import Cost
+from ..models.language_models import Policy, RewardModel
 from ..tasks.grading import grade
 from ..types import Problem, Solution
 from .records import append_records, failed_record, make_record, read_records
 
 
 class Chunk(NamedTuple):
-    """Problems solved together.
+    """Problems solved together, in list order.
 
     Attributes:
-        repeat: which of the repeats of these problems, >= 0.
-        problems: in list order.
+        repeat: index of the repeat of these problems, >= 0.
     """
 
     repeat: int
@@ -38,36 +38,39 @@ class Chunk(NamedTuple):
 
 
 def chunks(problems: Sequence[Problem], repeats: int, batch_size: int) -> list[Chunk]:
-    """Every problem `repeats` times, in chunks of up to `batch_size`; the cut depends on nothing else."""
+    """Cut the problems into chunks of up to `batch_size`, once for each repeat."""
     starts = range(0, len(problems), batch_size)
-    return [Chunk(r, list(problems[start : start + batch_size])) for r in range(repeats) for start in starts]
+    return [Chunk(repeat, list(problems[start : start + batch_size])) for repeat in range(repeats) for start in starts]
 
 
 class Inference(lightning.LightningModule):
     """A method with its models; each prediction step solves one chunk.
 
-    A problem whose chunk raises is solved alone, so that only the failing problem becomes a failed solution.
+    If a chunk raises, its problems are solved one by one, so that only the failing problem becomes a failed solution.
 
     Args:
-        method: an object with `solve(problems, policy, reward, seed=, repeat=)`.
+        method: the method.
         policy, reward: the models; registered here so that Lightning moves them to its device.
-        seed: keys every random draw together with problem id and repeat.
+        seed: key of every random draw, together with problem id and repeat.
     """
 
-    def __init__(self, method: Any, policy: Any, reward: Any, seed: int):
+    def __init__(self, method: Any, policy: Policy, reward: RewardModel, seed: int):
         super().__init__()
-        self.method, self.policy, self.reward, self.seed = method, policy, reward, seed
+        self.method = method
+        self.policy = policy
+        self.reward = reward
+        self.seed = seed
         self.models = torch.nn.ModuleList([policy.model, reward.model])
 
     def transfer_batch_to_device(self, batch: Chunk, device: torch.device, dataloader_idx: int) -> Chunk:
-        """A chunk holds text only."""
+        """Return the chunk unchanged: it holds text only."""
         return batch
 
     def predict_step(self, batch: Chunk) -> list[Solution]:
-        """Solutions in the order of the chunk's problems.
+        """Return the solutions of the chunk's problems, in their order.
 
         Raises:
-            ValueError: under a trainer in inference mode, where no gradient can be had.
+            ValueError: the trainer is in inference mode, where no gradient can be computed.
         """
         if torch.is_inference_mode_enabled():
             raise ValueError(
@@ -76,7 +79,7 @@ class Inference(lightning.LightningModule):
         with torch.enable_grad():
             try:
                 return self._solve(batch.problems, batch.repeat)
-            except Exception:  # the problems are then tried one by one, and each failure is recorded with its reason
+            except Exception:  # solved one by one, each failure is recorded with its reason
                 return [self._solve_alone(problem, batch.repeat) for problem in batch.problems]
 
     def _solve(self, problems: list[Problem], repeat: int) -> list[Solution]:
@@ -93,26 +96,28 @@ class RecordWriter(BasePredictionWriter):
     """Appends one record per problem as soon as its chunk is solved.
 
     Args:
-        path: the JSONL file.
-        make: record of (problem, solution, repeat).
-        done: (problem id, repeat) already in the file; never written again.
+        path: JSONL file.
+        make: returns the record of (problem, solution, repeat).
+        done: (problem id, repeat) of the records in the file, which are not written again.
     """
 
     def __init__(self, path: Path, make: Callable[[Problem, Solution, int], dict], done: set[tuple[str, int]]):
         super().__init__("batch")
-        self.path, self.make, self.done = path, make, done
+        self.path = path
+        self.make = make
+        self.done = done
 
     def write_on_batch_end(
         self, trainer, pl_module, prediction, batch_indices, batch, batch_idx, dataloader_idx
     ) -> None:
-        """Write the chunk's missing records in one append."""
+        """Append the records that the file does not have yet."""
         pairs = zip(batch.problems, prediction, strict=True)
         missing = [(p, s) for p, s in pairs if (p.id, batch.repeat) not in self.done]
         append_records(self.path, [self.make(problem, solution, batch.repeat) for problem, solution in missing])
 
 
 class ProgressBar(lightning.Callback):
-    """Problems solved, rate and time left of one cell; silent where the output is not a terminal."""
+    """Problems solved, rate and time left of one cell; not shown if the output is not a terminal."""
 
     def __init__(self, label: str, total: int):
         self.bar = tqdm(total=total, desc=label, unit="problem", leave=False, disable=not sys.stderr.isatty())
@@ -138,17 +143,17 @@ def run(
     num_nodes: int,
     label: str,
 ) -> None:
-    """Solve what `path` does not hold yet and append the records.
+    """Solve the problems that `path` has no record of, and append their records.
 
     Args:
         module: method and models.
-        problems: all problems of the cell, those already recorded included.
-        path: the cell's JSONL file.
-        policy, method: their names in the records.
-        repeats, batch_size: how the problems are cut (see `chunks`).
+        problems: all problems of the cell, including those already recorded.
+        path: JSONL file of the cell.
+        policy, method: names in the records.
+        repeats, batch_size: see `chunks`.
         device: "cpu" or a CUDA device.
         devices, num_nodes: processes of the trainer; each solves its share of the chunks.
-        label: shown before the progress bar.
+        label: text before the progress bar.
 
     Raises:
         KeyboardInterrupt: the run was interrupted; all finished chunks are on disk.
@@ -167,7 +172,9 @@ def run(
             accelerator="cpu" if device == "cpu" else "gpu",
             devices=devices,
             num_nodes=num_nodes,
-            strategy="auto" if devices * num_nodes == 1 else "ddp_spawn",  # other launchers start the command line anew
+            strategy="auto"
+            if devices * num_nodes == 1
+            else "ddp_spawn",  # other launchers would start the command line again
             inference_mode=False,  # with torch.enable_grad() in predict_step: DTO needs gradients
             deterministic="warn",
             logger=False,
@@ -187,7 +194,7 @@ def _record(problem: Problem, solution: Solution, repeat: int, *, policy: str, m
     names = {"policy": policy, "method": method, "seed": seed, "repeat": repeat}
     try:
         return make_record(problem, solution, **names, grade=grade)
-    except Exception as error:  # a response that the grader cannot take fails its own problem only
+    except Exception as error:  # if the grader raises, only this problem fails
         return failed_record(problem, f"grading: {_reason(error)}", **names, cost=solution.cost)
 
 
@@ -201,7 +208,7 @@ def _only(batch: list[Chunk]) -> Chunk:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's per-trainer notices (hardware found, loader workers), which a grid would repeat per cell."""
+    """Silence Lightning's notices of each trainer (hardware, loader workers), which a sweep would repeat per cell."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""What a run leaves beside its records: `summary.json`."""
+"""The run summary (`summary.json`): command, settings, commit, versions, hardware and time."""
 
 import json
 import os
@@ -29,21 +29,25 @@ PACKAGES = (
 
 
 def commit() -> dict[str, Any]:
-    """The git commit of this copy and whether tracked files differ from it, figures/ aside, which commands draw anew;
-    nulls outside a repository."""
-    code = ["--", ".", ":!figures"]
+    """Return the git commit of this copy and whether tracked files differ from it; nulls outside a repository.
+
+    figures/ is not compared, because commands draw it again.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        head, status = (
-            subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", *code])
-        )
+        head = git("rev-parse", "HEAD")
+        status = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!figures")
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
     return {"commit": head, "dirty": bool(status)}
 
 
 def device_facts(device: str) -> dict[str, Any]:
-    """The hardware that a run used."""
+    """Return name and number of the devices that a run used."""
     if device != "cpu":
         return {"device": torch.cuda.get_device_name(device), "count": torch.cuda.device_count()}
     info = Path("/proc/cpuinfo")
@@ -55,8 +59,7 @@ def device_facts(device: str) -> dict[str, Any]:
 class Summary:
     """The summary of one command, written when it starts and again when it ends.
 
-    A command that goes on with earlier records keeps their entries under `invocations`, so that the total wall-clock of
-    a run that was stopped can be added up.
+    A command that resumes an earlier one keeps its entry under `invocations`, so that their times can be added up.
     """
 
     def __init__(self, folder: Path, command: str, config: dict[str, Any], sweep: dict[str, list], device: str):
@@ -82,7 +85,7 @@ class Summary:
         self._write()
 
     def close(self, status: str, **facts: Any) -> None:
-        """Write the final state ("finished", "failures" or "interrupted"), wall-clock, peak memory and `facts`."""
+        """Write the final status ("finished", "failures" or "interrupted"), wall-clock, peak memory and `facts`."""
         seconds = round(time.time() - self.started, 1)
         peak = cost.peak_bytes(torch.device(self.device))
         self.entry.update(status=status, wall_clock_seconds=seconds, peak_bytes=peak, **facts)

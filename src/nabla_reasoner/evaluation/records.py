@@ -1,10 +1,9 @@
-"""Records: one JSON line per problem and repeat, the source of every table.
+"""Records: one JSON line per problem and repeat, from which every table is computed.
 
-Appended whole lines only; a line left unfinished by a kill is dropped when the file is next read or appended to.
+Only whole lines are appended. A line left unfinished by a kill is dropped when the file is next read or appended to.
 """
 
 import fcntl
-import functools
 import json
 import math
 import os
@@ -15,16 +14,16 @@ from typing import Any, NamedTuple
 from ..cost import Cost
 from ..types import Problem, Solution
 
-EXACT = ("flops", "seconds")  # floats of a trajectory that are kept as they are
-STEP = ("rollouts", "model_calls", "flops", "seconds", "correct")  # of a recorded trajectory
+EXACT = ("flops", "seconds")  # floats of a trajectory that are not rounded
+BLOCK_BYTES = 65536  # read at a time from the end of a file
 REQUIRED = ("problem_id", "seed", "repeat", "correct", "status", "cost", "search")
 
 
 def record_path(folder: Path, policy: str, task: str, method: str, seed: int) -> Path:
-    """`<folder>/<policy>__<task>__<method>__s<seed>.jsonl`.
+    """Return `<folder>/<policy>__<task>__<method>__s<seed>.jsonl`.
 
     Raises:
-        ValueError: a name that could not be told apart in a file name.
+        ValueError: a name that could not be read back from the file name.
     """
     for name in (policy, task, method):
         if not name or "__" in name or "/" in name:
@@ -32,13 +31,28 @@ def record_path(folder: Path, policy: str, task: str, method: str, seed: int) ->
     return Path(folder) / f"{policy}__{task}__{method}__s{seed}.jsonl"
 
 
-def stored_cells(folder: Path) -> dict[tuple[str, str, str], list[Path]]:
-    """Record files that lie in a folder: by policy, task and method, those of all seeds; empty without the folder."""
-    cells: dict[tuple[str, str, str], list[Path]] = {}
+class CellKey(NamedTuple):
+    """Names of a cell, its seeds together."""
+
+    policy: str
+    task: str
+    method: str
+
+
+def stored_cells(folder: Path) -> dict[CellKey, list[Path]]:
+    """Return the record files in a folder by cell, a file per seed; nothing if there is no folder."""
+    cells: dict[CellKey, list[Path]] = {}
     for path in sorted(Path(folder).glob("*__s*.jsonl")):
         policy, task, method, _ = path.stem.split("__")
-        cells.setdefault((policy, task, method), []).append(path)
+        cells.setdefault(CellKey(policy, task, method), []).append(path)
+    for paths in cells.values():
+        paths.sort(key=stored_seed)
     return cells
+
+
+def stored_seed(path: Path) -> int:
+    """Return the seed in a record file's name."""
+    return int(path.stem.rpartition("__s")[2])
 
 
 def make_record(
@@ -51,17 +65,18 @@ def make_record(
     repeat: int,
     grade: Callable[..., Any],
 ) -> dict[str, Any]:
-    """Grade a solution and put it into the form of a record.
+    """Grade a solution and return its record.
 
     In `search`, the responses of `trajectory` and `samples` are replaced by whether they are correct; each distinct
-    text is graded once. Floats are rounded to six digits (costs apart). A solution that carries an error, or whose
-    reward is not a finite number, becomes a failed record.
+    text is graded once. Floats are rounded to six digits, except costs. A solution with an error, or whose reward is
+    not a finite number, becomes a failed record.
 
     Args:
-        problem: what was asked.
-        solution: what the method returned for it.
+        problem: the problem asked.
+        solution: the method's solution of it.
         policy, method: names in the record.
-        seed, repeat: the run's seed, and which of the repeats of the problem.
+        seed: the run's seed.
+        repeat: index of the repeat of the problem, >= 0.
         grade: `grade(problem, response, finished)` with fields `extracted`, `correct` and `note` (see `grading.grade`).
     """
     names = {"policy": policy, "method": method, "seed": seed, "repeat": repeat}
@@ -99,13 +114,13 @@ def make_record(
 def failed_record(
     problem: Problem, error: str, *, policy: str, method: str, seed: int, repeat: int, cost: Cost | None = None
 ) -> dict[str, Any]:
-    """The record of a problem that could not be solved: never graded, counted wrong.
+    """Return the record of a problem that could not be solved: not graded, counted wrong.
 
     Args:
-        problem: what was asked.
+        problem: the problem asked.
         error: the reason, "Type: message".
         policy, method, seed, repeat: as in `make_record`.
-        cost: what was spent before the failure, where known.
+        cost: cost up to the failure, if known.
     """
     names = {"policy": policy, "method": method, "seed": seed, "repeat": repeat}
     outcome = {"response": "", "extracted": None, "correct": False, "reward": None, "status": "failed", "error": error}
@@ -130,14 +145,14 @@ def _record(problem: Problem, names: dict, outcome: dict, cost: Cost, search: di
 
 
 def _entry(entry: dict, graded: Callable[[str, bool], Any], final: str, finished: bool) -> dict[str, Any]:
-    """An entry of a trajectory or of the samples with its response replaced by whether it is correct."""
-    own = entry.get("finished", finished if entry["response"] == final else True)
-    kept = {key: value for key, value in entry.items() if key not in ("response", "finished")}
-    return {**kept, "correct": graded(entry["response"], own).correct}
+    """Replace the response of an entry of `trajectory` or `samples` by whether it is correct."""
+    entry_finished = entry.get("finished", finished if entry["response"] == final else True)
+    other = {key: value for key, value in entry.items() if key not in ("response", "finished")}
+    return {**other, "correct": graded(entry["response"], entry_finished).correct}
 
 
 def _rounded(value: Any, name: str = "") -> Any:
-    """Floats to six significant digits, so that files do not carry noise; JSON has no infinities, so those are null."""
+    """Round floats to six significant digits, which hide numerical noise; JSON has no infinities, so they are null."""
     if isinstance(value, dict):
         return {key: _rounded(item, key) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -150,12 +165,12 @@ def _rounded(value: Any, name: str = "") -> Any:
 
 
 def append_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Append records in one write that reaches the disk before this returns; several processes may share the file.
+    """Append records in one write that is on disk when this returns; several processes may share the file.
 
-    A line left without its end by a kill is cut off first.
+    An unfinished last line, left by a kill, is cut off first.
 
     Raises:
-        OSError: the disk did not take all of it; the file is as it was before.
+        OSError: not everything could be written; the file is as it was before.
     """
     if not records:
         return
@@ -163,8 +178,8 @@ def append_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # between mending and writing no other process may write
-        start = _mend(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # no other process may write between the repair and the append
+        start = _repair_end(descriptor)
         written = os.write(descriptor, lines)
         if written != len(lines):
             os.ftruncate(descriptor, start)
@@ -174,27 +189,27 @@ def append_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
         os.close(descriptor)
 
 
-def _mend(descriptor: int) -> int:
-    """Make the file end with a whole line; returns its size then."""
+def _repair_end(descriptor: int) -> int:
+    """Make the file end with a whole line, and return its size."""
     size = os.fstat(descriptor).st_size
     if not size or os.pread(descriptor, 1, size - 1) == b"\n":
         return size
-    start, step = size, 65536
-    while start > 0:  # look for the last end of a line, from the end
-        low = max(0, start - step)
-        found = os.pread(descriptor, start - low, low).rfind(b"\n")
-        if found >= 0:
-            start = low + found + 1
+    start = size
+    while start > 0:  # search backwards for the end of the line before
+        low = max(0, start - BLOCK_BYTES)
+        newline = os.pread(descriptor, start - low, low).rfind(b"\n")
+        if newline >= 0:
+            start = low + newline + 1
             break
         start = low
     if _parsed(os.pread(descriptor, size - start, start)) is not None:
-        return size + os.write(descriptor, b"\n")  # a whole record that lacks only its end
+        return size + os.write(descriptor, b"\n")  # a whole record without its newline
     os.ftruncate(descriptor, start)
     return start
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The object on a line; None when it is not one (a proper prefix of an object never parses)."""
+    """Return the object on a line; None if it is not one (a proper prefix of an object never parses)."""
     try:
         value = json.loads(line)
     except ValueError:
@@ -203,11 +218,11 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """All records of a file, in order; an unfinished last line is left out.
+    """Return all records of a file, in order; an unfinished last line is left out.
 
     Raises:
-        ValueError: a corrupt line, a record without a required field, or two records of one problem and repeat; file
-            and line are named.
+        ValueError: a corrupt line, a record without a required field, or two records of one problem and repeat. The
+            message names file and line.
     """
     *lines, tail = Path(path).read_bytes().split(b"\n")
     records, seen = [], {}
@@ -227,43 +242,9 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         key = (record["problem_id"], record["seed"], record["repeat"])
         if key in seen:
             raise ValueError(
-                f"{path}, line {number}: problem {key[0]!r}, repeat {key[2]} stands on line {seen[key]} already. "
-                "Delete one of the two; was the same command started twice at once?"
+                f"{path}, line {number}: problem {key[0]!r}, repeat {key[2]} is a duplicate of line "
+                f"{seen[key]}. Delete one of the two; was the same command started twice at once?"
             )
         seen[key] = number
         records.append(record)
     return records
-
-
-class Outcome(NamedTuple):
-    """What tables and figures need of a record.
-
-    Attributes:
-        key: problem id, seed and repeat.
-        correct, ok: graded correct; solved rather than failed.
-        cost: by name of the fields of `Cost`.
-        steps: the anytime trajectory: (rollouts, model_calls, flops, seconds, correct), cumulative, rollouts ascending.
-    """
-
-    key: tuple[str, int, int]
-    correct: bool
-    ok: bool
-    cost: dict[str, float]
-    steps: list[tuple[int, int, float, float, bool]]
-
-
-def read_outcomes(path: Path) -> list[Outcome]:
-    """The outcomes of a file; read again only when it has changed, since tables are rewritten many times in a run."""
-    return _outcomes(path, os.stat(path).st_mtime_ns, os.stat(path).st_size)
-
-
-@functools.lru_cache(maxsize=4096)
-def _outcomes(path: Path, changed: int, size: int) -> list[Outcome]:
-    outcomes = []
-    for record in read_records(path):
-        cost, correct = record["cost"], bool(record["correct"])
-        steps = [tuple(step[name] for name in STEP) for step in record["search"].get("trajectory", [])]
-        steps = steps or [(1, cost["model_calls"], cost["flops"], cost["seconds"], correct)]
-        key = (record["problem_id"], record["seed"], record["repeat"])
-        outcomes.append(Outcome(key, correct, record["status"] == "ok", cost, steps))
-    return outcomes

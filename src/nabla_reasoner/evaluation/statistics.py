@@ -1,7 +1,7 @@
-"""Intervals and paired tests over problems; repeats of one problem are never taken for independent evidence.
+"""Confidence intervals and paired tests over problems; repeats of one problem are never independent evidence.
 
-Both resampling schemes draw on few distinct values (a problem's accuracy over R repeats is a multiple of 1/R), so the
-bootstrap draws how often each value occurs, and the sign-flip test sums the whole distribution instead of sampling it.
+Both resampling schemes have few distinct values (a problem's accuracy over R repeats is a multiple of 1/R). So the
+bootstrap draws how often each value occurs, and the sign-flip test sums its whole distribution instead of sampling it.
 """
 
 import bisect
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Bool, Float, Int, Shaped
 
 LEVEL = 0.95
@@ -26,15 +27,19 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def columns(self) -> dict[str, float]:
+        """Return the interval under the names of a table's columns."""
+        return {"accuracy": self.mean, "ci_low": self.low, "ci_high": self.high}
+
 
 class Difference(NamedTuple):
     """A paired comparison.
 
     Attributes:
         difference: mean of a minus mean of b, in points.
-        low, high: its 95 % interval over problems, in points.
-        p_value: of the two-sided sign-flip test.
-        verdict: "better" or "worse" when the interval excludes zero and p < 0.05, else "no difference shown".
+        low, high: 95 % interval over problems, in points.
+        p_value: two-sided, of the sign-flip test.
+        verdict: "better" or "worse" if the interval excludes zero and p < 0.05, else "no difference shown".
     """
 
     difference: float
@@ -45,10 +50,10 @@ class Difference(NamedTuple):
 
 
 def accuracy_interval(correct: Shaped[np.ndarray, "problem repeat"]) -> Interval:
-    """Mean accuracy and its interval: percentile bootstrap over problems, repeats clustered within a problem.
+    """Return mean accuracy and its interval: percentile bootstrap over problems, repeats clustered within a problem.
 
-    Where every problem has the same accuracy no resample differs; the interval is then the exact one (Clopper-Pearson
-    over problems when all are right or all are wrong).
+    If every problem has the same accuracy, no resample differs. The interval is then the exact one (Clopper-Pearson
+    over problems if all are right or all are wrong).
 
     Args:
         correct: 0 and 1 (or bool); NaN where a repeat of a problem was not run. Problem means are weighted equally.
@@ -66,10 +71,10 @@ def accuracy_interval(correct: Shaped[np.ndarray, "problem repeat"]) -> Interval
 
 
 def paired_difference(a: Shaped[np.ndarray, "problem repeat"], b: Shaped[np.ndarray, "problem repeat"]) -> Difference:
-    """Accuracy of a minus accuracy of b on the same problems and repeats.
+    """Return the accuracy of a minus the accuracy of b on the same problems and repeats.
 
     Interval: percentile bootstrap over problems of their mean differences. Test: under the null hypothesis the sign of
-    each problem's difference is arbitrary; p is the exact probability of a sum at least as far from zero.
+    each problem's difference is arbitrary. p is the exact probability of a sum at least as far from zero.
 
     Args:
         a, b: 0 and 1 (or bool), same shape; entry [i, r] of both belongs to the same problem and repeat.
@@ -103,19 +108,20 @@ def _checked(
 
 
 def _interval(values: Float[np.ndarray, " problem"], least: float) -> tuple[float, float]:
-    """95 % interval of the mean of values in [least, 1]."""
+    """Return the 95 % interval of the mean of values in [least, 1]."""
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) > 1:
         return _bootstrap(tuple(distinct.tolist()), tuple(counts.tolist()))
-    # All n values equal c. With 97.5 % confidence a share of at most u of all problems differs from c, in the worst
-    # case by lying at the end of the range.
-    c, u = float(distinct[0]), 1 - ((1 - LEVEL) / 2) ** (1 / len(values))
-    return c - u * (c - least), c + u * (1 - c)
+    # None of the n problems differs from the common value. The exact upper limit of the share that does, each assumed
+    # to lie at the end of the range, bounds the mean.
+    value = float(distinct[0])
+    share = scipy.stats.binomtest(0, len(values)).proportion_ci(LEVEL, method="exact").high
+    return value - share * (value - least), value + share * (1 - value)
 
 
 @functools.lru_cache(maxsize=10_000)
 def _bootstrap(distinct: tuple[float, ...], counts: tuple[int, ...]) -> tuple[float, float]:
-    """Percentile interval of the resampled mean; a resample of n values is a multinomial draw of their counts."""
+    """Return the percentile interval of the resampled mean; a resample is a multinomial draw of the counts."""
     total = sum(counts)
     draws = np.random.default_rng(SEED).multinomial(total, np.array(counts) / total, size=RESAMPLES)
     means = draws @ np.array(distinct) / total
@@ -134,25 +140,25 @@ class Ratio(NamedTuple):
 def ratio_interval(
     parts: Shaped[np.ndarray, " problem"], wholes: Shaped[np.ndarray, " problem"], *, share: bool = False
 ) -> Ratio:
-    """Σ parts / Σ wholes and its interval: percentile bootstrap over problems, numerator and denominator together.
+    """Return Σ parts / Σ wholes and its interval: percentile bootstrap over problems, which keeps the pairs together.
 
-    Where every problem has the same ratio no resample differs; a share (0 <= part <= whole) then gets the widest
-    interval that `accuracy_interval` gives equal problems.
+    If every problem has the same ratio, no resample differs. A share (0 <= part <= whole) then gets the interval that
+    `accuracy_interval` gives equal problems.
 
     Args:
         parts, wholes: totals of each problem over its repeats, >= 0. A problem whose whole is 0 adds nothing.
-        share: no part exceeds its whole.
+        share: whether no part can exceed its whole.
 
     Raises:
-        ValueError: wholes that are all zero.
+        ValueError: all wholes are zero.
     """
     parts, wholes = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
     if not wholes.sum() > 0:
         raise ValueError(f"a ratio needs a total > 0 below the line; got {wholes.sum():g}.")
     value = float(parts.sum() / wholes.sum())
-    kept = wholes > 0
-    if share and len(np.unique(parts[kept] / wholes[kept])) == 1:
-        return Ratio(value, *_interval(parts[kept] / wholes[kept], 0.0))
+    shares = parts[wholes > 0] / wholes[wholes > 0]
+    if share and len(np.unique(shares)) == 1:
+        return Ratio(value, *_interval(shares, 0.0))
     pairs, counts = np.unique(np.stack([parts, wholes], -1), axis=0, return_counts=True)
     draws = np.random.default_rng(SEED).multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES)
     above, below = (draws @ pairs).T
@@ -161,12 +167,9 @@ def ratio_interval(
 
 
 def sign_flip_p_value(sums: Int[np.ndarray, " problem"]) -> float:
-    """Exact two-sided p-value of the sign-flip test for integer differences.
+    """Return the exact two-sided p-value of the sign-flip test for integer differences d_i.
 
     P(|Σ s_i |d_i|| >= |Σ d_i|) over independent fair signs s_i. With one repeat this is McNemar's exact test.
-
-    Args:
-        sums: differences d_i, integers.
     """
     sizes, counts = np.unique(np.abs(sums[sums != 0]), return_counts=True)
     return _sign_flip(tuple(sizes.tolist()), tuple(counts.tolist()), abs(int(sums.sum())))
@@ -174,7 +177,7 @@ def sign_flip_p_value(sums: Int[np.ndarray, " problem"]) -> float:
 
 @functools.lru_cache(maxsize=10_000)
 def _sign_flip(sizes: tuple[int, ...], counts: tuple[int, ...], observed: int) -> float:
-    """The p-value when `counts[i]` problems differ by `sizes[i]` > 0."""
+    """Return the p-value if `counts[i]` problems differ by `sizes[i]` > 0."""
     if not sizes:
         return 1.0
     distribution = np.ones(1)  # of Σ (1 + s_i)|d_i|/2, the sum of those differences that come out positive
@@ -188,7 +191,10 @@ def _sign_flip(sizes: tuple[int, ...], counts: tuple[int, ...], observed: int) -
 
 
 def _fair_binomial(count: int) -> Float[np.ndarray, " value"]:
-    """Probabilities of 0…count heads in `count` throws."""
+    """Return the probabilities of 0…count heads in `count` throws.
+
+    `scipy.stats.binom.pmf` differs in the last bit, which would change how tables round p-values such as 0.125.
+    """
     logs = [math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) for k in range(count + 1)]
     return np.exp(np.array(logs) - count * math.log(2))
 
@@ -196,17 +202,17 @@ def _fair_binomial(count: int) -> Float[np.ndarray, " value"]:
 def cut_at_cost(
     trajectories: Sequence[Sequence[tuple]], target: float, column: int = 1
 ) -> tuple[Bool[np.ndarray, " trajectory"], int, float]:
-    """An anytime method's correctness once its mean cost reaches a target.
+    """Return the correctness of an anytime method once its mean cost reaches a target.
 
     Args:
-        trajectories: per problem its steps (rollouts, cumulative costs…, whether the best so far is correct), rollouts
-            ascending. A trajectory without steps is a failure: wrong at every size and left out of the mean cost.
+        trajectories: steps of each problem (rollouts, cumulative costs…, whether the best so far is correct), rollouts
+            ascending. A trajectory without steps is a failure: wrong at every size, and not part of the mean cost.
         target: mean cost per problem.
-        column: which entry of a step is the cost.
+        column: index of the cost in a step.
 
     Returns:
-        Correctness at the smallest number of rollouts n whose mean cost is >= target (at the largest n when none is);
-        that n; the mean cost there. With failures only: all wrong, 0, 0.
+        Correctness at the smallest number of rollouts n whose mean cost is >= target (at the largest n if none is);
+        that n; the mean cost there. If all are failures: all wrong, 0, 0.
     """
     solved = [steps for steps in trajectories if steps]
     sizes = sorted({step[0] for steps in solved for step in steps})
@@ -214,7 +220,7 @@ def cut_at_cost(
         return np.zeros(len(trajectories), dtype=bool), 0, 0.0
 
     def reached(size: int) -> list[tuple]:
-        """Of each, the last step that takes at most `size` rollouts; the first, when even that takes more."""
+        """Return the last step of each that takes at most `size` rollouts; its first if that one takes more."""
         return [steps[max(bisect.bisect_right(steps, size, key=rollouts) - 1, 0)] for steps in solved]
 
     def mean_cost(size: int) -> float:

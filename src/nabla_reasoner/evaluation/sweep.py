@@ -1,4 +1,4 @@
-"""The cells of one command: where their records lie, whether they may be gone on with, how each is run and reported."""
+"""The cells of one command: their record files, the check before resuming, and the run with its progress."""
 
 import json
 import sys
@@ -7,28 +7,30 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ..config import build, fingerprint
 from ..config.schema import Cell
 from . import prediction
 from .records import read_records, record_path
 
-# The table is rewritten as a cell ends, unless that was done so lately that it would take over a tenth of the time.
+# The table is rewritten when a cell ends, at most every TABLE_SECONDS and for at most a tenth of the time.
 TABLE_SECONDS, TABLE_SHARE = 5, 10
 
 
 def record_file(cell: Cell) -> Path:
-    """Where a cell's records lie."""
+    """Return the path of a cell's records."""
     folder = Path(cell["records"], "budget" if cell["budget"] else "records")
     return record_path(folder, cell["policy"]["name"], cell["task"]["name"], cell["method"]["name"], cell["seed"])
 
 
 def settings_file(path: Path) -> Path:
-    """The settings that made a record file, beside it."""
+    """Return the path of the settings that made a record file."""
     return path.with_suffix(".settings.json")
 
 
 def check_records(cell: Cell) -> None:
-    """Raise ValueError when the cell has records that other settings made, or that cannot be read."""
+    """Raise ValueError if the cell has records that other settings made, or that cannot be read."""
     path = record_file(cell)
     if not path.exists() or not read_records(path):
         return
@@ -38,12 +40,12 @@ def check_records(cell: Cell) -> None:
     if changed:
         raise ValueError(
             f"{path} was made with other settings ({'; '.join(changed[:4])}{'; ...' if len(changed) > 4 else ''}). "
-            "Go on with those, write elsewhere with results_dir=DIR, or replace the records with overwrite=true."
+            "Resume with the old settings, choose another results_dir=DIR, or pass overwrite=true."
         )
 
 
 def run_cell(cell: Cell, label: str) -> None:
-    """Solve what the cell still misses; its records and the settings that made them are left in its folder."""
+    """Solve the problems that the cell has no records of yet, and write their records and settings."""
     path = record_file(cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     if cell["overwrite"]:
@@ -64,15 +66,19 @@ def run_cell(cell: Cell, label: str) -> None:
 
 
 class Sweep:
-    """What the cells of one command share: their count, the clock, what went wrong, and the table."""
+    """Progress, failures and tables of the cells of one command."""
 
     def __init__(self, cells: Sequence[Cell], write_tables: Callable[[Sequence[Cell]], None]):
-        self.cells, self.finished, self.broken, self.write_tables = cells, 0, [], write_tables
-        self.started, self.table_due = time.monotonic(), 0.0
+        self.cells = cells
+        self.write_tables = write_tables
+        self.finished = 0
+        self.broken: list[str] = []
+        self.started = time.monotonic()
+        self.table_due = 0.0
         self.seconds: dict[str, list[float]] = {}
 
     def run(self, cell: Cell) -> None:
-        """Run one cell; a cell that breaks is reported and the others go on."""
+        """Run one cell; an error is reported and does not stop the other cells."""
         began, name = time.monotonic(), cell_name(cell)
         try:
             run_cell(cell, f"cell {self.finished + 1}/{len(self.cells)} {name}")
@@ -87,37 +93,32 @@ class Sweep:
         print(f"[{self.finished}/{len(self.cells)}] {name}: {_result(cell)}; {self._clock()}", flush=True)
 
     def _tabulate(self) -> None:
-        """Rewrite the tables; trouble there does not stop the cells, whose records are what tables are made from."""
-        asked = time.monotonic()
+        """Rewrite the tables; an error there does not stop the cells, from whose records tables can be remade."""
+        began = time.monotonic()
         try:
             self.write_tables(self.cells)
         except Exception as error:
             self.broken.append("the tables")
             traceback.print_exc()
             print(f"the tables could not be written: {type(error).__name__}: {error}", file=sys.stderr)
-        self.table_due = time.monotonic() + max(TABLE_SECONDS, TABLE_SHARE * (time.monotonic() - asked))
+        self.table_due = time.monotonic() + max(TABLE_SECONDS, TABLE_SHARE * (time.monotonic() - began))
 
     def _clock(self) -> str:
-        """Elapsed and left: the cells to come are taken to last as long as those of the same method did."""
-        known = [value for values in self.seconds.values() for value in values]
-        mean = sum(known) / len(known)
-        left = 0.0
-        for cell in self.cells[self.finished :]:
-            same = self.seconds.get(_kind(cell))
-            left += sum(same) / len(same) if same else mean
+        """Return time elapsed and left: a cell is expected to take the mean time of its method, or of all cells."""
+        overall = np.mean([value for values in self.seconds.values() for value in values])
+        remaining = (self.seconds.get(_kind(cell)) for cell in self.cells[self.finished :])
+        left = sum((np.mean(same) if same else overall for same in remaining), start=0.0)
         return f"elapsed {_minutes(time.monotonic() - self.started)}, about {_minutes(left)} left"
 
 
 def _kind(cell: Cell) -> str:
-    name = cell["setting"] if "setting" in cell else cell["method"]["name"]
-    return f"{name} {cell['budget']}"
+    pool = " (larger pool)" if cell["budget"] else ""
+    return f"{cell.get('setting', cell['method']['name'])}{pool}"
 
 
 def cell_name(cell: Cell) -> str:
-    """For people: policy, task, method and seed."""
-    pool = " (larger pool)" if cell["budget"] else ""
-    name = cell["setting"] if "setting" in cell else cell["method"]["name"]
-    return f"{cell['policy']['name']} {cell['task']['name']} {name}{pool} seed {cell['seed']}"
+    """Return policy, task, method and seed, for messages."""
+    return f"{cell['policy']['name']} {cell['task']['name']} {_kind(cell)} seed {cell['seed']}"
 
 
 def _minutes(seconds: float) -> str:
@@ -128,12 +129,11 @@ def _result(cell: Cell) -> str:
     records = read_records(record_file(cell)) if record_file(cell).exists() else []
     if not records:
         return "no records"
-    right = sum(record["correct"] for record in records)
-    return f"{100 * right / len(records):.1f} % of {len(records)}"
+    return f"{100 * np.mean([record['correct'] for record in records]):.1f} % of {len(records)}"
 
 
 def failures(cells: Sequence[Cell]) -> dict[Path, int]:
-    """Number of failed records per file that has any."""
+    """Count the failed records of each file that has any."""
     paths = [path for path in map(record_file, cells) if path.exists()]
     counts = {path: sum(record["status"] == "failed" for record in read_records(path)) for path in paths}
     return {path: count for path, count in counts.items() if count}

@@ -1,7 +1,5 @@
 """Ablations: the sweeps over settings, the table and the figure."""
 
-import csv
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +11,8 @@ import pandas as pd
 from ..config.schema import ROOT, Cell
 from ..config.sweeps import Sweep
 from ..reporting import ablations, figures, tables
-from ..reporting.ablations import COLUMNS, HEADER, POOLED, format_row, notes, table_rows
+from ..reporting.ablation_runs import load_runs
+from ..reporting.ablations import COLUMNS, HEADER, POOLED, format_row, notes, table_rows, table_settings
 from . import right_token
 from .cell_sweep import run_cells
 from .command import Command
@@ -21,13 +20,14 @@ from .table1 import reward_note
 
 
 def write(cell: dict[str, Any], note: str) -> None:
-    """Write table.csv and table.md from the records on disk; both are replaced whole.
+    """Write table.csv and table.md from the records on disk; each file is replaced as a whole.
 
     Args:
         cell: any cell of the command.
         note: a sentence about variant and reward model.
     """
-    root, rows = Path(cell["folder"]), table_rows(cell)
+    root, settings = Path(cell["folder"]), table_settings(cell)
+    rows = table_rows(settings, {folder: load_runs(root / folder) for folder in {row.folder for row in settings}})
     if not rows:
         return
     parts = []
@@ -35,25 +35,21 @@ def write(cell: dict[str, Any], note: str) -> None:
         title = f"{policy}, all tasks together" if task == POOLED else f"{policy}, {task}"
         body = [format_row(row) for row in rows if (row["policy"], row["task"]) == (policy, task)]
         parts.append(f"## {title}\n\n{tables.markdown(HEADER, body)}")
-    text = "\n".join([*parts, *(f"{each}\n" for each in [*notes(rows), note])])
-    for name, content in (("table.csv", tables.csv_text(COLUMNS, rows)), ("table.md", text)):
-        temporary = root / f".{name}.{os.getpid()}"
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, root / name)
+    tables.replace_file(root / "table.csv", tables.csv_text(COLUMNS, rows))
+    tables.replace_file(root / "table.md", "\n".join([*parts, *(f"{text}\n" for text in [*notes(rows), note])]))
 
 
 def figure_name(cell: dict[str, Any]) -> str:
-    """What the figure is called in figures/."""
+    """Return the figure's name in figures/."""
     return "ablations" if cell["scale_name"] == "tiny" else f"ablations-{cell['scale_name']}"
 
 
 def write_figure(folder: Path, name: str, command: str, gallery: Path | None) -> None:
     """Draw table.csv as NAME.png, .pdf and .md in a folder, and copy them to `gallery` unless that is None."""
-    with (folder / "table.csv").open(encoding="utf-8", newline="") as stream:
-        count = sum(1 for row in csv.DictReader(stream) if row["p_value"])
-    if not count:
+    table = pd.read_csv(folder / "table.csv")
+    if table.p_value.isna().all():
         return
-    figure = ablations.differences(pd.read_csv(folder / "table.csv"))
+    figure = ablations.differences(table)
     figures.save(figure, folder, name)
     plt.close(figure)
     (folder / f"{name}.md").write_text(

@@ -1,13 +1,12 @@
 """`./reproduce.sh report [scale=NAME] [results_dir=DIR] [wandb=online]`: everything that was run, on one page.
 
-Reads what the other commands left (and README.md, for deviations and open questions), runs nothing, and writes
+Reads the results of other commands, docs/deviations.md and docs/outputs.md, runs nothing, and writes
 `results/<scale>/report/report.html` (self-contained: it opens from disk and loads nothing) and `report.md`.
-`wandb=online` also publishes it as a W&B Report; `readme=true` keeps the rows that the verdicts come from in
-figures/data/ and writes README's claims table from them. Exit status: 0 done; 1 publishing was asked for and failed
-(the files are kept); 2 a wrong setting or nothing to report, nothing written.
+`wandb=online` also publishes a W&B Report. `docs=true` keeps the rows of the verdicts in figures/data/ and writes the
+claims tables of docs/claims.md and README.md from them. Exit status: 0 done; 1 publishing was asked for and failed (the
+files are kept); 2 a wrong setting or nothing to report, nothing written.
 """
 
-import csv
 import json
 import os
 import sys
@@ -20,77 +19,78 @@ import pandas as pd
 
 from ..config.schema import ROOT
 from ..reporting import wandb_report
-from ..reporting.claims import judge
-from ..reporting.evidence import Claim, Evidence
+from ..reporting.claims import Decision, decide_claims, evidence_table, verdict_table
+from ..reporting.evidence import Evidence, typed_rows
 from ..reporting.figures import save
-from ..reporting.html_report import Block, sections, to_html, to_markdown
-from ..reporting.report_sections import CAPTIONED, EXPERIMENTS, SAID, ReportInputs, Row, report_blocks
+from ..reporting.html_report import Block, to_html, to_markdown
+from ..reporting.report_sections import EXPERIMENTS, FIGURES, RESULTS, ReportInputs, report_blocks
+from ..reporting.tables import read_csv
 from .command import Command, Recording, refusing
 from .figures import keep_rows
 from .table1 import accuracy_against_flops
 
-CLAIMS_HEADER = "| | claim | verdict | evidence | scale | from |"
+README_START = "<!-- claims: written by ./reproduce.sh report docs=true -->\n"
+README_END = "<!-- end of claims -->"
+CLAIMS_PAGE = """# Claims of the paper, and verdicts
 
+`./reproduce.sh report docs=true` writes this page: verdicts and evidence come from the rows in `figures/data/`, by the
+rules in `reporting/claims.py`, which the report prints beside them. If in doubt, the weaker verdict is used. The claims
+are tested at `scale=tiny` on our models and tasks; `scale=paper` was not run, so nothing here confirms or refutes the
+paper's own numbers.
 
-def read_rows(path: Path) -> list[Row]:
-    """Rows of a CSV file; none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+"""
 
 
 def gather(results: Path, scale: str) -> ReportInputs:
-    """Read what the commands of a scale left.
+    """Read the results of a scale.
 
     Args:
-        results: folder of all results.
-        scale: the theory's checks do not depend on it and lie beside the scales.
+        results: folder of all results; the theory's checks, which do not depend on the scale, are beside the scales.
 
     Raises:
-        ValueError: nothing lies there.
+        ValueError: there are no results.
     """
-    own, theory = results / scale, results / "theory"
+    folder, theory = results / scale, results / "theory"
     suffix = "" if scale == "tiny" else f"-{scale}"
-    read = {
-        "comparisons": own / "table1/comparisons.csv",
-        "rewards": own / "table2/table.csv",
-        "rejections": own / "table3/table.csv",
-        "expenses": own / "table5/table.csv",
-        "calls": own / f"figure3/figure3{suffix}.csv",
-        "budgets": own / f"figure4/figure4{suffix}.csv",
-        "checks": theory / "checks.csv",
-        "terms": theory / "terms.csv",
-        "ppo": own / "ppo/ppo.csv",
-        "bench": own / "bench/bench.csv",
-        "ablations": own / "ablations/table.csv",
-    }
-    evidence = Evidence(**{name: read_rows(path) for name, path in read.items()})
-    table1 = read_rows(own / "table1/table.csv")
+    evidence = Evidence(
+        comparisons=typed_rows(folder / "table1/comparisons.csv"),
+        rewards=typed_rows(folder / "table2/table.csv"),
+        rejections=typed_rows(folder / "table3/table.csv"),
+        expenses=typed_rows(folder / "table5/table.csv"),
+        calls=typed_rows(folder / f"figure3/figure3{suffix}.csv"),
+        budgets=typed_rows(folder / f"figure4/figure4{suffix}.csv"),
+        checks=typed_rows(theory / "checks.csv"),
+        terms=typed_rows(theory / "terms.csv"),
+        ppo=typed_rows(folder / "ppo/ppo.csv"),
+        bench=typed_rows(folder / "bench/bench.csv"),
+        ablations=typed_rows(folder / "ablations/table.csv"),
+    )
+    table1 = typed_rows(folder / "table1/table.csv")
     if not table1 and not any(evidence):
-        raise ValueError(f"{own} or {theory} must hold results; got none. Run ./reproduce.sh table1 first.")
-    places = {name: own / path for name, (_, path, _) in SAID.items()}
-    places |= {name: own / name / f"{name}{suffix}.md" for name in CAPTIONED}
-    drawn = {name: own / name / f"{name}{suffix}.png" for name in CAPTIONED}
-    drawn |= {name: theory / f"{name}.png" for name in ("theorem", "gradients")}
-    drawn |= {name: own / name / f"{name}.png" for name in ("ppo", "bench")}
-    drawn |= {f"ablations/{path.stem}": path for path in sorted((own / "ablations").glob("*.png"))}
-    summaries = {name: (theory if name == "theory" else own / name) / "summary.json" for name in EXPERIMENTS}
+        raise ValueError(f"{folder} or {theory} must hold results; got none. Run ./reproduce.sh table1 first.")
+    texts = {name: folder / path for name, (_, path) in RESULTS.items()}
+    texts |= {name: folder / name / f"{name}{suffix}.md" for name in FIGURES}
+    figures = {name: folder / name / f"{name}{suffix}.png" for name in FIGURES}
+    figures |= {name: theory / f"{name}.png" for name in ("theorem", "gradients")}
+    figures |= {name: folder / name / f"{name}.png" for name in ("ppo", "bench")}
+    figures |= {f"ablations/{path.stem}": path for path in sorted((folder / "ablations").glob("*.png"))}
+    summaries = {name: (theory if name == "theory" else folder / name) / "summary.json" for name in EXPERIMENTS}
+    checks = theory / "checks.csv"
     return ReportInputs(
-        scale,
-        evidence,
-        table1,
-        {name: path.read_text(encoding="utf-8") for name, path in places.items() if path.exists()},
-        {name: path for name, path in drawn.items() if path.exists()},
-        {name: json.loads(path.read_text(encoding="utf-8")) for name, path in summaries.items() if path.exists()},
-        sections((ROOT / "README.md").read_text(encoding="utf-8")),
+        scale=scale,
+        evidence=evidence,
+        table1=table1,
+        checks=read_csv(checks) if checks.exists() else [],
+        texts={name: path.read_text(encoding="utf-8") for name, path in texts.items() if path.exists()},
+        figures={name: path for name, path in figures.items() if path.exists()},
+        summaries={name: json.loads(path.read_text("utf-8")) for name, path in summaries.items() if path.exists()},
+        pages={name: (ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("deviations", "outputs")},
     )
 
 
 def committed_evidence(data: Path) -> Evidence:
-    """The rows of `figures/data/`, from which README's claims are judged; made at scale=tiny."""
-    names = {
-        "comparisons": "comparisons",
+    """Read the rows of `figures/data/`, made at scale=tiny, from which the claims of the docs are decided."""
+    renamed = {
         "rewards": "table2",
         "rejections": "table3",
         "expenses": "table5",
@@ -98,34 +98,40 @@ def committed_evidence(data: Path) -> Evidence:
         "budgets": "figure4",
         "checks": "theorem_checks",
         "terms": "theorem_terms",
-        "ppo": "ppo",
-        "bench": "bench",
-        "ablations": "ablations",
     }
-    return Evidence(**{name: read_rows(data / f"{file}.csv") for name, file in names.items()})
+    return Evidence(**{name: typed_rows(data / f"{renamed.get(name, name)}.csv") for name in Evidence._fields})
 
 
-def claims_markdown(claims: Sequence[Claim], scale: str) -> str:
-    """The claims as README's table."""
-    lines = [CLAIMS_HEADER, "|---|---|---|---|---|---|"]
-    for one in claims:
-        lines.append(f"| {one.name} | {one.text} | {one.verdict} | {one.evidence} | {scale} | {one.source} |")
-    return "\n".join(lines) + "\n"
+def claims_page(decisions: Sequence[Decision]) -> str:
+    """Return the text of docs/claims.md."""
+    return CLAIMS_PAGE + evidence_table(decisions, "tiny")
 
 
-def write_readme(results: Path) -> None:
-    """Keep the rows of a scale=tiny run in figures/data/ and write README's claims table from what then lies there."""
+def with_claims(readme: str, decisions: Sequence[Decision]) -> str:
+    """Return README's text with its claims table replaced.
+
+    Raises:
+        ValueError: the markers around the table are missing.
+    """
+    before, start, rest = readme.partition(README_START)
+    _, end, after = rest.partition(README_END)
+    if not end:
+        raise ValueError(f"README.md must have the lines {README_START.strip()!r} and {README_END!r}. Add them.")
+    return before + start + verdict_table(decisions) + end + after
+
+
+def write_docs(results: Path) -> None:
+    """Keep the rows of a scale=tiny run in figures/data/, and write the claims of the docs from all rows there."""
     data, readme = ROOT / "figures" / "data", ROOT / "README.md"
     keep_rows(results, data)
-    text = readme.read_text(encoding="utf-8")
-    start = text.index(CLAIMS_HEADER)
-    end = text.index("\n\n", start)
-    table = claims_markdown(judge(committed_evidence(data)), "tiny")
-    readme.write_text(text[:start] + table.rstrip("\n") + text[end:], encoding="utf-8")
+    decisions = decide_claims(committed_evidence(data))
+    text = with_claims(readme.read_text(encoding="utf-8"), decisions)
+    (ROOT / "docs" / "claims.md").write_text(claims_page(decisions), encoding="utf-8")
+    readme.write_text(text, encoding="utf-8")
 
 
 def draw_table1(results: Path, folder: Path) -> Path | None:
-    """Accuracy against FLOPs from Table 1's rows, into the report's folder; None without a finished row."""
+    """Draw accuracy against FLOPs from Table 1's rows into the report's folder; None without a finished row."""
     path = results / "table1/table.csv"
     if not path.exists():
         return None
@@ -142,18 +148,20 @@ def run(command: Command, settings: dict[str, Any]) -> int:
     """Write the page, and publish it if wandb=online; returns the exit status."""
     results, scale = Path(settings["results_dir"]), settings["scale"]
     with refusing():
+        if settings["docs"] and scale != "tiny":
+            raise ValueError(f"docs=true needs scale=tiny, which the docs are about; got scale={scale}.")
         inputs = gather(results, scale)
     with Recording(command, settings, scale=scale, varied={"seed": []}) as recording:
         folder = recording.folder
         if drawing := draw_table1(results / scale, folder):
             inputs = inputs._replace(figures={**inputs.figures, "table1": drawing})
-        claims = judge(inputs.evidence)
-        blocks = report_blocks(inputs, claims)
+        decisions = decide_claims(inputs.evidence)
+        blocks = report_blocks(inputs, decisions)
         (folder / "report.html").write_text(to_html(blocks), encoding="utf-8")
         (folder / "report.md").write_text(to_markdown(blocks, folder), encoding="utf-8")
         if settings["docs"]:
-            write_readme(results)
-        print(claims_markdown(claims, scale))
+            write_docs(results)
+        print(evidence_table(decisions, scale))
         return recording.finish(failed=not _published(blocks, folder, settings))
 
 

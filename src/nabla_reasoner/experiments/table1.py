@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 
 from ..config.schema import Cell
 from ..config.sweeps import Sweep
-from ..evaluation.outcomes import TRAINED, Row
+from ..evaluation.outcomes import Row, lineage, load_outcomes, start_policies
+from ..evaluation.records import CellKey, stored_cells, stored_seed
 from ..reporting import paper_numbers
 from ..reporting.accuracy_table import COLUMNS, HEADER, NOTE, format_row, table_rows
 from ..reporting.comparisons import COMPARED, COMPARISON_COLUMNS, comparison_rows, format_comparisons
+from ..reporting.figures import legend_below
 from ..reporting.method_names import METHODS, STYLES
 from ..reporting.paper_numbers import paper_cells
 from ..reporting.tables import csv_text, latex, markdown, replace_file
@@ -23,9 +25,9 @@ from .command import Command
 
 
 def accuracy_against_flops(table: pd.DataFrame) -> Figure:
-    """Accuracy with its 95 % interval against mean FLOPs per problem; one panel per policy and task.
+    """Draw accuracy with its 95 % interval against mean FLOPs per problem; one panel per policy and task.
 
-    A policy improved by training ("NAME-sft") has no panels of its own where NAME has: it is a point of those.
+    A policy improved by training is a point in the panels of the policy it started from, if that has panels.
 
     Args:
         table: rows of `table.csv` (columns policy, task, method, accuracy, ci_low, ci_high in percent, flops).
@@ -36,9 +38,7 @@ def accuracy_against_flops(table: pd.DataFrame) -> Figure:
     done = table.dropna(subset=["accuracy", "flops"])
     if done.empty:
         raise ValueError("a figure needs at least one finished row; got none. Run ./reproduce.sh table1 first.")
-    names, tasks = list(dict.fromkeys(done.policy)), list(dict.fromkeys(done.task))
-    improved = {f"{name}-{kind}" for name in names for kind in ("sft", "grpo")}
-    policies = [name for name in names if name not in improved]
+    policies, tasks = start_policies(done.policy), list(dict.fromkeys(done.task))
     figure, panels = plt.subplots(
         len(policies),
         len(tasks),
@@ -49,7 +49,7 @@ def accuracy_against_flops(table: pd.DataFrame) -> Figure:
     )
     for policy, row in zip(policies, panels, strict=True):
         for task, panel in zip(tasks, row, strict=True):
-            for method, (label, colour, marker) in STYLES.items():
+            for method, style in STYLES.items():
                 cell = done[(done.policy == policy) & (done.task == task) & (done.method == method)]
                 if len(cell):
                     low, high = cell.accuracy - cell.ci_low, cell.ci_high - cell.accuracy
@@ -57,10 +57,10 @@ def accuracy_against_flops(table: pd.DataFrame) -> Figure:
                         cell.flops,
                         cell.accuracy,
                         yerr=[low, high],
-                        label=label,
-                        color=colour,
-                        marker=marker,
-                        markersize=9 if marker in "*P" else 6,
+                        label=style.label,
+                        color=style.colour,
+                        marker=style.marker,
+                        markersize=9 if style.marker in "*P" else 6,
                         linestyle="none",
                         capsize=2,
                     )
@@ -71,55 +71,50 @@ def accuracy_against_flops(table: pd.DataFrame) -> Figure:
         panel.set_xlabel("FLOPs per problem (policy and reward)")
     for row in panels:
         row[0].set_ylabel("accuracy, %")
-    handles = {}
-    for panel in panels.flat:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            handles[label] = handle
-    figure.legend(handles.values(), handles.keys(), ncol=4, loc="lower center", fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.28 / figure.get_figheight() * -(-len(handles) // 4), 1, 1))
+    legend_below(figure, ncol=4)
     return figure
 
 
 def reward_note(cell: Cell) -> str:
-    """One sentence on the reward model: its kind and, where measured, how well it solves the problems itself."""
+    """Return a sentence on the reward model: its kind and, if it was measured, its own accuracy on the problems."""
     reward = cell["reward"]
     note = f"Variant {cell['variant']['name']}. Reward {reward['name']}: kind {reward['kind']}, {reward['path']}"
     if reward.get("manifest") and Path(reward["manifest"]["file"]).is_file():
         models = json.loads(Path(reward["manifest"]["file"]).read_text(encoding="utf-8"))["models"]
         entry = models[reward["manifest"]["entry"]]
-        own = ", ".join(f"{task} {value} %" for task, value in entry["greedy_accuracy"].items())
-        return f"{note}; its own greedy accuracy: {own} (the same reward serves every method)."
+        accuracies = ", ".join(f"{task} {value} %" for task, value in entry["greedy_accuracy"].items())
+        return f"{note}; its own greedy accuracy: {accuracies} (the same reward serves every method)."
     return f"{note}."
 
 
 def table_grid(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """The table's rows, each with its seeds and the cell of the paper that stands beside it.
+    """Return the table's rows, each with its seeds and the paper's cell beside it.
 
-    A row for every policy, task and method of this command, and for those that earlier commands left records of: a
-    narrowed command does not take rows out of the table. The greedy row of a policy improved by training is also the
+    There is a row for every policy, task and method of this command, and for all that earlier commands left records of:
+    a narrowed command does not remove rows from the table. The greedy row of a policy improved by training is also the
     row `sft` or `grpo` of the policy it started from. Methods that the scale calls absent have a row that says why.
     """
     first = cells[0]
-    seeds: dict[tuple[str, str, str], set[int]] = {}
+    seeds: dict[CellKey, set[int]] = {}
     for cell in cells:
         if not cell["budget"]:
-            key = (cell["policy"]["name"], cell["task"]["name"], cell["method"]["name"])
+            key = CellKey(cell["policy"]["name"], cell["task"]["name"], cell["method"]["name"])
             seeds.setdefault(key, set()).add(cell["seed"])
-    for path in sorted(Path(first["records"], "records").glob("*__s*.jsonl")):
-        policy, task, method, seed = path.stem.split("__")
-        seeds.setdefault((policy, task, method), set()).add(int(seed.removeprefix("s")))
-    for (policy, task, method), own in list(seeds.items()):
-        base, _, kind = policy.rpartition("-")
-        if method == "greedy" and kind in TRAINED and base:
-            seeds.setdefault((base, task, kind), set()).update(own)
+    for key, paths in stored_cells(Path(first["records"], "records")).items():
+        seeds.setdefault(key, set()).update(map(stored_seed, paths))
+    for key, values in list(seeds.items()):
+        origin = lineage(key.policy)
+        if key.method == "greedy" and origin is not None:
+            seeds.setdefault(CellKey(origin.base, key.task, origin.trained_by), set()).update(values)
     absent = first["absent"] if first["experiment_name"] == "table1" else {}
-    untrained = {cell["policy"]["name"] for cell in cells} & set(first["grid"]["policy"].split(","))
-    for policy, task in {key[:2] for key in seeds if key[0] in untrained}:
+    starts = {cell["policy"]["name"] for cell in cells} & set(first["grid"]["policy"].split(","))
+    for policy, task in {key[:2] for key in seeds if key.policy in starts}:
         for method in absent:
-            seeds.setdefault((policy, task, method), set())
+            seeds.setdefault(CellKey(policy, task, method), set())
     policies, tasks = ({cell[group]["name"]: cell[group]["paper"] for cell in cells} for group in ("policy", "task"))
     rows = []
-    for policy, task, method in sorted(seeds, key=lambda names: (names[:2], METHODS.index(names[2]))):
+    for key in sorted(seeds, key=lambda key: (key[:2], METHODS.index(key.method))):
+        policy, task, method = key
         paper = {
             "policy": policies.get(policy, paper_numbers.paper_name("policy", policy)),
             "benchmark": tasks.get(task, paper_numbers.paper_name("task", task)),
@@ -127,7 +122,7 @@ def table_grid(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         if first["experiment_name"] == "table2":
             paper["method"] = f"{method}_{first['reward']['paper']}"  # the paper's columns are the reward's sizes
         names = {"policy": policy, "task": task, "method": method}
-        row = {**names, "seeds": sorted(seeds[policy, task, method]), "paper_cell": paper}
+        row = {**names, "seeds": sorted(seeds[key]), "paper_cell": paper}
         rows.append({**row, "absent": absent.get(method, "not run")})
     return rows
 
@@ -135,17 +130,17 @@ def table_grid(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 def write_table(folder: Path, *, grid: Sequence[Row], table: str = "table1", notes: Sequence[str] = ()) -> None:
     """Write `table.csv`, `table.md`, `table.tex` and `comparisons.csv` from the records in `folder`.
 
-    May be called at any time: cells that were not run say so, and each file is replaced whole.
+    May be called at any time: cells that were not run say so, and each file is replaced as a whole.
 
     Args:
         folder: the experiment's folder, with `records/` and possibly `budget/`.
-        grid: see the module's docstring.
-        table: which of the paper's tables stands beside ours.
+        grid: see `accuracy_table`.
+        table: the paper's table that is printed beside ours.
         notes: sentences printed below the table, e.g. the reward model's kind and accuracy.
     """
-    folder = Path(folder)
-    rows = table_rows(folder / "records", grid, paper_cells(table))
-    comparisons = comparison_rows(folder / "records", folder / "budget", grid)
+    records, pools = load_outcomes(folder / "records"), load_outcomes(folder / "budget")
+    rows = table_rows(records, grid, paper_cells(table))
+    comparisons = comparison_rows(records, pools, grid)
     replace_file(folder / "table.csv", csv_text(COLUMNS, rows))
     replace_file(folder / "comparisons.csv", csv_text(COMPARISON_COLUMNS, comparisons))
     sources = list(dict.fromkeys(row["paper_source"] for row in rows if row["paper_value"] is not None))

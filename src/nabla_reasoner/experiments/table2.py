@@ -1,6 +1,5 @@
 """Table 2: the same methods under reward models of different quality."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,22 +7,22 @@ from ..config.schema import Cell
 from ..config.sweeps import Sweep
 from ..reporting.accuracy_table import COLUMNS, NOTE
 from ..reporting.comparisons import COMPARISON_COLUMNS
-from ..reporting.tables import csv_text, latex, markdown, replace_file
+from ..reporting.tables import csv_text, latex, markdown, read_csv, replace_file
 from .cell_sweep import run_cells
 from .command import Command
 from .table1 import reward_note, table_grid, write_table
 
 
 def write_tables(cells: Sequence[Cell]) -> None:
-    """Rewrite the experiment's tables from the records on disk; where each reward has a folder, one of all of them."""
+    """Rewrite the experiment's tables from the records on disk; if each reward has a folder, join their tables."""
     folders: dict[str, list[Cell]] = {}
     for cell in cells:
         folders.setdefault(cell["records"], []).append(cell)
-    for folder, own in folders.items():
-        kinds = {cell["reward"]["name"]: cell for cell in own}
-        notes = [reward_note(cell) for cell in kinds.values()]
+    for folder, members in folders.items():
+        rewards = {cell["reward"]["name"]: cell for cell in members}
+        notes = [reward_note(cell) for cell in rewards.values()]
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write_table(Path(folder), grid=table_grid(own), table=own[0]["experiment_name"], notes=notes)
+        write_table(Path(folder), grid=table_grid(members), table=members[0]["experiment_name"], notes=notes)
     root = Path(cells[0]["folder"])
     if list(folders) != [str(root)]:
         known = {path.parent.name for path in root.glob("*/table.csv")}  # those of earlier commands too
@@ -32,28 +31,25 @@ def write_tables(cells: Sequence[Cell]) -> None:
 
 
 def combine(folder: Path, rewards: Sequence[str]) -> None:
-    """One table of the tables that lie in a folder per reward: a column `reward` before all others.
+    """Join the tables of all rewards into one, with a column `reward` before the others.
 
     Args:
         folder: holds a folder with `table.csv` and `comparisons.csv` for each reward.
-        rewards: their names, in the order of the rows.
+        rewards: names, in the order of the rows.
     """
     merged = {}
     for file, columns in (("table.csv", COLUMNS), ("comparisons.csv", COMPARISON_COLUMNS)):
-        merged[file] = []
-        for reward in rewards:
-            with (folder / reward / file).open(newline="", encoding="utf-8") as stream:
-                merged[file] += [{"reward": reward, **row} for row in csv.DictReader(stream)]
+        merged[file] = [{"reward": name, **row} for name in rewards for row in read_csv(folder / name / file)]
         replace_file(folder / file, csv_text(("reward", *columns), merged[file]))
-    shown = ("policy", "task", "method", "reward", "accuracy", "ci_low", "ci_high", "flops", "paper_value", "status")
+    columns = ("policy", "task", "method", "reward", "accuracy", "ci_low", "ci_high", "flops", "paper_value", "status")
     rows = merged["table.csv"]
-    places = {key: place for place, key in enumerate(dict.fromkeys(tuple(row[n] for n in shown[:3]) for row in rows))}
-    rows.sort(key=lambda row: (row["policy"], row["task"], places[row["policy"], row["task"], row["method"]]))
-    body = [[row[name] for name in shown] for row in rows]
+    order = list(dict.fromkeys((row["policy"], row["task"], row["method"]) for row in rows))
+    rows.sort(key=lambda row: (row["policy"], row["task"], order.index((row["policy"], row["task"], row["method"]))))
+    body = [[row[name] for name in columns] for row in rows]
     parts = [(folder / reward / "table.md").read_text(encoding="utf-8") for reward in rewards]
-    text = "\n".join([markdown(shown, body), "One reward at a time, with comparisons:\n", *parts])
+    text = "\n".join([markdown(columns, body), "One reward at a time, with comparisons:\n", *parts])
     replace_file(folder / "table.md", text)
-    replace_file(folder / "table.tex", latex(shown, body, [NOTE]))
+    replace_file(folder / "table.tex", latex(columns, body, [NOTE]))
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:

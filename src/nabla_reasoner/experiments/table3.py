@@ -1,47 +1,30 @@
-"""Table 3: which share of the candidates a method throws away, by two counting rules, beside what chance would give.
+"""Table 3: share of rejected candidates by two counting rules, beside the share expected by chance.
 
-A candidate is rejected when its reward is not above the best so far. The paper's rule counts the first sample among the
+A candidate is rejected if its reward is not above the best so far. The paper's rule counts the first sample among the
 candidates, as one that was not rejected; the other rule leaves it out.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..evaluation.records import read_records, stored_cells
+from ..evaluation.outcomes import Outcome, Row, load_outcomes
+from ..evaluation.records import CellKey, stored_cells
 from ..evaluation.statistics import Ratio, ratio_interval
 from ..reporting import paper_numbers, tables
+from ..reporting.method_names import BEST_OF_N, OURS, REJECTING
 from ..reporting.tables import table_texts
 from .command import Command
 from .from_results import write_result_table
 
-METHODS = ("best_of_n", "nabla_without_gradient", "nabla_reasoner", "nabla_reasoner_multipass")
 RELEASE = "table1-release"  # the experiment whose records show the released acceptance test
 COLUMNS = (
-    "policy",
-    "task",
-    "method",
-    "variant",
-    "limit",
-    "rejected",
-    "ci_low",
-    "ci_high",
-    "rejected_of_proposed",
-    "proposed_ci_low",
-    "proposed_ci_high",
-    "by_chance",
-    "by_chance_of_proposed",
-    "candidates",
-    "num_problems",
-    "num_seeds",
-    "num_failed",
-    "paper_value",
-    "paper_source",
-    "status",
-)
+    "policy task method variant limit rejected ci_low ci_high rejected_of_proposed proposed_ci_low "
+    "proposed_ci_high by_chance by_chance_of_proposed candidates num_problems num_seeds num_failed "
+    "paper_value paper_source status"
+).split()
 HEADER = (
     "policy",
     "task",
@@ -59,28 +42,12 @@ HEADER = (
     "problems x seeds",
     "status",
 )
-Row = dict[str, Any]
-
-
-class Tally(NamedTuple):
-    """One record's candidates.
-
-    Attributes:
-        key: problem id, seed and repeat.
-        proposed, rejected: candidates after the first, and those of them not better than the best before.
-        chance: expected rejections if the order of the samples were random; None without their rewards.
-    """
-
-    key: tuple[str, int, int]
-    proposed: int
-    rejected: int
-    chance: float | None
 
 
 def theory(count: int) -> tuple[float, float]:
-    """Best-of-N's expected rejections in percent when rewards are exchangeable and never tie, by either rule.
+    """Return Best-of-N's expected rejections in percent, by either rule, if rewards are exchangeable and never tie.
 
-    Sample k is the best of the first k with probability 1/k, so H_N of N samples are kept, the first always.
+    Sample k is the best of the first k with probability 1/k, so H_N of N samples are accepted, the first always.
 
     Args:
         count: N >= 2.
@@ -93,41 +60,32 @@ def theory(count: int) -> tuple[float, float]:
 
 
 def expected_rejections(rewards: Sequence[float]) -> float:
-    """Expected number of samples that do not exceed all before them, over random orders of these very rewards.
+    """Return the expected number of samples that do not exceed all before them, over random orders of these rewards.
 
-    Equal rewards (the same answer drawn twice) do not exceed each other: of a value that m samples have and g exceed,
-    one is kept if it comes before those g, which has probability m/(m + g). Without ties this is N - H_N.
+    Equal rewards (the same answer drawn twice) do not exceed each other. If m samples have a value and g exceed it, one
+    of the m is accepted if it comes before those g, with probability m/(m + g). Without ties this is N - H_N.
     """
     _, counts = np.unique(np.asarray(rewards, dtype=float), return_counts=True)
     above = counts[::-1].cumsum()[::-1]  # samples of this value or a greater one
     return float(len(rewards) - (counts / above).sum())
 
 
-def read_tallies(path: Path) -> tuple[list[Tally], int]:
-    """Tallies of the records that did not fail, and how many failed."""
-    tallies, failed = [], 0
-    for record in read_records(path):
-        if record["status"] != "ok":
-            failed += 1
-            continue
-        search = record["search"]
-        rewards = [sample["reward"] for sample in search.get("samples", [])]
-        chance = expected_rejections(rewards) if rewards and None not in rewards else None
-        key = (record["problem_id"], record["seed"], record["repeat"])
-        tallies.append(Tally(key, search["proposed"], search["rejected"], chance))
-    return tallies, failed
+def by_chance(outcome: Outcome) -> float | None:
+    """Return the expected rejections if the order of the samples were random; None if their rewards are not known."""
+    rewards = [sample.reward for sample in outcome.samples]
+    return expected_rejections(rewards) if rewards and None not in rewards else None
 
 
-def rates(tallies: Sequence[Tally]) -> tuple[Ratio, Ratio | None]:
-    """Rejected share of all candidates by either rule, clustered by problem; None where nothing was proposed."""
-    problems = sorted({tally.key[0] for tally in tallies})
-    place = {problem: index for index, problem in enumerate(problems)}
+def rates(solved: Sequence[Outcome]) -> tuple[Ratio, Ratio | None]:
+    """Return the rejected share of all candidates, and of those proposed (None if there are none), over problems."""
+    problems = sorted({outcome.key.problem for outcome in solved})
+    indices = {problem: index for index, problem in enumerate(problems)}
     rejected, proposed, candidates = (np.zeros(len(problems)) for _ in range(3))
-    for tally in tallies:
-        at = place[tally.key[0]]
-        rejected[at] += tally.rejected
-        proposed[at] += tally.proposed
-        candidates[at] += tally.proposed + 1
+    for outcome in solved:
+        index = indices[outcome.key.problem]
+        rejected[index] += outcome.rejected
+        proposed[index] += outcome.proposed
+        candidates[index] += outcome.proposed + 1
     return (
         ratio_interval(rejected, candidates, share=True),
         ratio_interval(rejected, proposed, share=True) if proposed.sum() else None,
@@ -135,81 +93,79 @@ def rates(tallies: Sequence[Tally]) -> tuple[Ratio, Ratio | None]:
 
 
 def table_rows(folder: Path) -> list[Row]:
-    """Rows of `COLUMNS` for every policy and task of Table 1, the released acceptance test below them.
+    """Return rows of `COLUMNS` for every policy and task of Table 1, with one for the released acceptance test.
 
     Args:
-        folder: results of a scale: `table1/records`, and `table1-release/records` where they were made.
+        folder: results of a scale: `table1/records`, and `table1-release/records` if they were made.
 
     Raises:
-        ValueError: no records of Best-of-N or ∇-Reasoner.
+        ValueError: there are no records of Best-of-N or ∇-Reasoner.
     """
-    plain, release = (stored_cells(folder / name / "records") for name in ("table1", RELEASE))
-    chosen = [key for key in plain if key[2] in METHODS]
-    if not chosen:
+    records, release = folder / "table1" / "records", folder / RELEASE / "records"
+    outcomes, released = load_outcomes(records), load_outcomes(release)
+    counted = [key for key in outcomes if key.method in REJECTING]
+    if not counted:
         raise ValueError(
-            f"{folder / 'table1' / 'records'} must hold records of {', '.join(METHODS)}; got none. "
-            "Run ./reproduce.sh table1 first."
+            f"{records} must hold records of {', '.join(REJECTING)}; got none. Run ./reproduce.sh table1 first."
         )
-    paper, rows = paper_numbers.paper_cells("table3"), []
-    for policy, task in dict.fromkeys(key[:2] for key in chosen):
-        for method in METHODS:
-            if paths := plain.get((policy, task, method)):
-                rows.append(_row((policy, task, method), paths, paper))
-        if "nabla_reasoner" in {key[2] for key in chosen if key[:2] == (policy, task)}:
-            key = (policy, task, "nabla_reasoner")
-            rows.append(_row(key, release[key], paper) if key in release else _missing(key))
+    rows = []
+    for policy, task in dict.fromkeys(key[:2] for key in counted):
+        keys = [CellKey(policy, task, method) for method in REJECTING]
+        rows += [_row(key, outcomes[key], _method_settings(records, key)) for key in keys if key in outcomes]
+        ours = CellKey(policy, task, OURS)
+        if ours in outcomes and ours in released:
+            rows.append(_row(ours, released[ours], _method_settings(release, ours)))
+        elif ours in outcomes:
+            rows.append(dict.fromkeys(COLUMNS) | ours._asdict() | {"variant": "release", "status": "not run"})
     return rows
 
 
-def _missing(key: tuple[str, str, str]) -> Row:
-    names = dict(zip(("policy", "task", "method"), key, strict=True))
-    return dict.fromkeys(COLUMNS) | names | {"variant": "release", "status": "not run"}
+def _method_settings(records: Path, key: CellKey) -> Row:
+    settings = stored_cells(records)[key][0].with_suffix(".settings.json")
+    return json.loads(settings.read_text(encoding="utf-8"))["method"]
 
 
-def _row(key: tuple[str, str, str], paths: Sequence[Path], paper: Sequence[Row]) -> Row:
-    policy, task, method = key
-    read = [read_tallies(path) for path in paths]
-    tallies = [tally for own, _ in read for tally in own]
-    settings = [json.loads(path.with_suffix(".settings.json").read_text(encoding="utf-8"))["method"] for path in paths]
-    limit = settings[0].get("num_samples", settings[0].get("max_rollouts"))
-    cell = {"policy": paper_numbers.paper_name("policy", policy), "benchmark": None}  # the paper gives no benchmark
+def _row(key: CellKey, outcomes: Sequence[Outcome], settings: Row) -> Row:
+    cell = {"policy": paper_numbers.paper_name("policy", key.policy), "benchmark": None}  # the paper names no benchmark
     value, source = paper_numbers.paper_value(
-        {"policy": policy, "task": None, "method": method, "paper_cell": cell}, paper
+        {"policy": key.policy, "task": None, "method": key.method, "paper_cell": cell},
+        paper_numbers.paper_cells("table3"),
     )
+    solved = [outcome for outcome in outcomes if outcome.ok]
     result = dict.fromkeys(COLUMNS) | {
-        "policy": policy,
-        "task": task,
-        "method": method,
-        "variant": settings[0].get("variant"),
-        "limit": limit,
-        "num_failed": sum(failed for _, failed in read),
+        **key._asdict(),
+        "variant": settings.get("variant"),
+        "limit": settings.get("num_samples", settings.get("max_rollouts")),
+        "num_failed": len(outcomes) - len(solved),
         "paper_value": value,
         "paper_source": source,
-        "status": "ok" if tallies else "all failed",
+        "status": "ok" if solved else "all failed",
     }
-    if not tallies:
+    if not solved:
         return result
-    counted, proposed = rates(tallies)
-    result |= {"rejected": 100 * counted.value, "ci_low": 100 * counted.low, "ci_high": 100 * counted.high}
-    if proposed is not None:
-        names = ("rejected_of_proposed", "proposed_ci_low", "proposed_ci_high")
-        result |= {name: 100 * value for name, value in zip(names, proposed, strict=True)}
-    result["candidates"] = sum(tally.proposed + 1 for tally in tallies) / len(tallies)
-    result["num_problems"] = len({tally.key[0] for tally in tallies})
-    result["num_seeds"] = len({tally.key[1] for tally in tallies})
-    if all(tally.chance is not None for tally in tallies):
-        chance, offered = sum(tally.chance for tally in tallies), sum(tally.proposed for tally in tallies)
-        result["by_chance"] = 100 * chance / (offered + len(tallies))
-        result["by_chance_of_proposed"] = 100 * chance / offered if offered else None
+    all_candidates, proposals = rates(solved)
+    names = {"rejected": all_candidates.value, "ci_low": all_candidates.low, "ci_high": all_candidates.high}
+    if proposals is not None:
+        names |= {"rejected_of_proposed": proposals.value}
+        names |= {"proposed_ci_low": proposals.low, "proposed_ci_high": proposals.high}
+    result |= {name: 100 * share for name, share in names.items()}
+    proposed = sum(outcome.proposed for outcome in solved)
+    result["candidates"] = (proposed + len(solved)) / len(solved)
+    result["num_problems"] = len({outcome.key.problem for outcome in solved})
+    result["num_seeds"] = len({outcome.key.seed for outcome in solved})
+    expected = [by_chance(outcome) for outcome in solved]
+    if None not in expected:
+        result["by_chance"] = 100 * sum(expected) / (proposed + len(solved))
+        result["by_chance_of_proposed"] = 100 * sum(expected) / proposed if proposed else None
     return result
 
 
 def notes(rows: Sequence[Row], scale: str) -> list[str]:
-    """Sentences below the table."""
-    sizes = sorted({row["limit"] for row in rows if row["method"] == "best_of_n" and row["limit"] > 1})
+    """Return the sentences below the table."""
+    sizes = sorted({row["limit"] for row in rows if row["method"] == BEST_OF_N and row["limit"] > 1})
     known = next(c for c in paper_numbers.paper_cells("table3") if c["method"] == "best_of_n_theory")["value"]
-    words = "{:.1f} % (first sample counted) or {:.1f} % (not counted) for N = {}"
-    lines = [words.format(*theory(size), size) for size in sizes]
+    line = "{:.1f} % (first sample counted) or {:.1f} % (not counted) for N = {}"
+    lines = [line.format(*theory(size), size) for size in sizes]
     text = [
         "Rejected: candidates whose reward is not above the best so far, the first sample counted as one that was kept "
         "(the paper's rule). Of proposed: the first sample not counted. Totals over problems, intervals by "
@@ -231,7 +187,7 @@ def notes(rows: Sequence[Row], scale: str) -> list[str]:
 
 
 def format_row(row: Row) -> list[str]:
-    """A row as text under `HEADER`."""
+    """Format a row under `HEADER`."""
 
     def percent(*names: str) -> str:
         return " to ".join(f"{row[name]:.1f}" for name in names) if row[names[0]] is not None else ""
@@ -258,10 +214,10 @@ def format_row(row: Row) -> list[str]:
 
 
 def table3(results: Path, scale: str, command: str) -> dict[str, str]:
-    """Rejection rates; the files' texts by name."""
+    """Return the texts of the table's files, by name."""
     rows = table_rows(results)
-    body, own = [format_row(row) for row in rows], notes(rows, scale)
-    return table_texts(tables.csv_text(COLUMNS, rows), HEADER, body, [*own, f"Made by {command}"])
+    body, below = [format_row(row) for row in rows], [*notes(rows, scale), f"Made by {command}"]
+    return table_texts(tables.csv_text(COLUMNS, rows), HEADER, body, below)
 
 
 def run(command: Command, settings: Mapping[str, str]) -> int:

@@ -1,27 +1,26 @@
 """Ablations: each setting against the default on the same problems, as a table and a figure.
 
-Differences are paired by problem. With many settings some differ by chance: p-values are adjusted by Holm's method over
-the settings of one policy and task (`all`: the tasks together), and a verdict needs the adjusted one.
+Differences are paired by problem. With many settings some differ by chance. So p-values are adjusted by Holm's method
+over the settings of one policy and task (`all`: the tasks together), and verdicts use the adjusted ones.
 """
 
-import functools
-import json
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib import ticker
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation.outcomes import mean_point
-from ..evaluation.records import read_outcomes, read_records, stored_cells
+from ..config.schema import Cell
+from ..evaluation.outcomes import Row, RunKey, correct_array, paired_keys
 from ..evaluation.statistics import LEVEL, accuracy_interval, paired_difference
+from .ablation_runs import Attempt, Runs, SettingRuns, stopped
+from .figures import legend_below, log_ticks
 
-VERDICTS = {  # colour-blind safe (Okabe and Ito), each with a marker of its own
+DEFAULT, POOLED = "default", "all"
+VERDICTS = {  # label, colour (Okabe and Ito) and marker
     "better": ("better", "#0072B2", "^"),
     "worse": ("worse", "#D55E00", "v"),
     "no difference shown": ("no difference shown", "#777777", "o"),
@@ -29,10 +28,10 @@ VERDICTS = {  # colour-blind safe (Okabe and Ito), each with a marker of its own
 
 
 def differences(table: pd.DataFrame) -> Figure:
-    """One line per setting, one column of panels per policy: accuracy minus the default's, and FLOPs over its.
+    """Draw accuracy minus the default's and FLOPs over the default's: a line per setting, two panels per policy.
 
     Args:
-        table: rows of ablations/table.csv; those over all tasks where there are any.
+        table: rows of ablations/table.csv; only those over all tasks are drawn if there are any.
 
     Raises:
         ValueError: no setting was compared with the default.
@@ -40,81 +39,55 @@ def differences(table: pd.DataFrame) -> Figure:
     done = table.dropna(subset=["p_value"])
     if done.empty:
         raise ValueError("a figure needs at least one compared setting; got none. Run ./reproduce.sh ablations first.")
-    pooled = done[done.task == "all"]
+    pooled = done[done.task == POOLED]
     done = done if pooled.empty else pooled
-    columns = [(policy, task) for policy, task in done.groupby(["policy", "task"], sort=False).groups]
+    cells = [(policy, task) for policy, task in done.groupby(["policy", "task"], sort=False).groups]
     lines = list(dict.fromkeys(zip(done.group, done.setting, strict=True)))
     figure, axes = plt.subplots(
         1,
-        2 * len(columns),
+        2 * len(cells),
         sharey=True,
         squeeze=False,
-        figsize=(1.8 + 5.0 * len(columns), 1.4 + 0.2 * len(lines)),
-        width_ratios=[2.2, 1] * len(columns),
+        figsize=(1.8 + 5.0 * len(cells), 1.4 + 0.2 * len(lines)),
+        width_ratios=[2.2, 1] * len(cells),
     )
-    for number, (policy, task) in enumerate(columns):
-        left, right = axes[0, 2 * number], axes[0, 2 * number + 1]
-        own = done[(done.policy == policy) & (done.task == task)]
-        for verdict, (label, colour, marker) in VERDICTS.items():
-            rows = own[own.verdict == verdict]
-            if rows.empty:
-                continue
-            places = [lines.index(pair) for pair in zip(rows.group, rows.setting, strict=True)]
-            errors = [rows.difference - rows.difference_low, rows.difference_high - rows.difference]
-            look = {"color": colour, "marker": marker, "linestyle": "none", "markersize": 5}
-            left.errorbar(rows.difference, places, xerr=errors, label=label, capsize=2, **look)
-            right.plot(rows.flops_ratio, places, **look)
-        for axis, middle in ((left, 0), (right, 1)):
-            axis.axvline(middle, color="black", linewidth=1)
-            axis.grid(alpha=0.3, axis="x")
-        words = "all tasks" if task == "all" else task
-        left.set_title(f"{policy}, {words}", fontsize=9)
-        left.set_xlabel("accuracy minus the default's, points")
-        right.set_xscale("log")
-        right.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        right.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-        right.xaxis.set_minor_formatter(ticker.NullFormatter())
-        right.tick_params(axis="x", labelsize=8)
-        right.set_xlabel("FLOPs / default's")
+    for (policy, task), (left, right) in zip(cells, axes.reshape(-1, 2), strict=True):
+        _draw_cell(left, right, done[(done.policy == policy) & (done.task == task)], lines)
+        left.set_title(f"{policy}, {'all tasks' if task == POOLED else task}", fontsize=9)
     axes[0, 0].set_yticks(range(len(lines)), [f"{group}: {setting}" for group, setting in lines], fontsize=8)
     axes[0, 0].set_ylim(len(lines) - 0.5, -0.5)
-    previous = None
-    for place, (group, _) in enumerate(lines):
-        if place and group != previous:
+    for height in range(1, len(lines)):
+        if lines[height][0] != lines[height - 1][0]:  # a new group
             for axis in axes.flat:
-                axis.axhline(place - 0.5, color="#cccccc", linewidth=0.8)
-        previous = group
-    handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), ncol=3, loc="lower center", fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.3 / figure.get_figheight(), 1, 1))
+                axis.axhline(height - 0.5, color="#cccccc", linewidth=0.8)
+    legend_below(figure, ncol=3, inches=0.3)
     return figure
 
 
-DEFAULT, POOLED = "default", "all"
+def _draw_cell(left: Axes, right: Axes, table: pd.DataFrame, lines: list[tuple[str, str]]) -> None:
+    """Draw one policy and task: differences on the left, FLOPs on the right."""
+    for verdict, (label, colour, marker) in VERDICTS.items():
+        rows = table[table.verdict == verdict]
+        if rows.empty:
+            continue
+        heights = [lines.index(pair) for pair in zip(rows.group, rows.setting, strict=True)]
+        errors = [rows.difference - rows.difference_low, rows.difference_high - rows.difference]
+        look = {"color": colour, "marker": marker, "linestyle": "none", "markersize": 5}
+        left.errorbar(rows.difference, heights, xerr=errors, label=label, capsize=2, **look)
+        right.plot(rows.flops_ratio, heights, **look)
+    for axis, no_change in ((left, 0), (right, 1)):
+        axis.axvline(no_change, color="black", linewidth=1)
+        axis.grid(alpha=0.3, axis="x")
+    left.set_xlabel("accuracy minus the default's, points")
+    right.set_xscale("log")
+    log_ticks(right.xaxis, labelsize=8)
+    right.set_xlabel("FLOPs / default's")
+
+
 COLUMNS = (
-    "group",
-    "setting",
-    "policy",
-    "task",
-    "accuracy",
-    "ci_low",
-    "ci_high",
-    "difference",
-    "difference_low",
-    "difference_high",
-    "p_value",
-    "p_holm",
-    "verdict",
-    "same_response",
-    "rejected",
-    "model_calls",
-    "flops",
-    "seconds",
-    "flops_ratio",
-    "num_problems",
-    "changes",
-    "status",
-)
+    "group setting policy task accuracy ci_low ci_high difference difference_low difference_high p_value "
+    "p_holm verdict same_response rejected model_calls flops seconds flops_ratio num_problems changes status"
+).split()
 HEADER = (
     "group",
     "setting",
@@ -126,140 +99,111 @@ HEADER = (
     "FLOPs / default",
     "problems",
 )
-Row = dict[str, Any]
-Key = tuple[str, str, int, int]
 
 
-class Run(NamedTuple):
-    """What the table needs of one record.
+class Setting(NamedTuple):
+    """One row of the table.
 
     Attributes:
-        correct, response: graded correct; the response's text.
-        proposed, rejected: numbers of proposals.
-        costs: model calls, FLOPs, seconds; None for a failure.
+        group, name: names in the table.
+        folder: folder of the records, below the experiment's.
+        size: number of rollouts at which the records are cut; None uses them whole.
+        changes: settings that differ from the default's, as text.
     """
 
-    correct: bool
-    response: str
-    proposed: int
-    rejected: int
-    costs: tuple[float, float, float] | None
+    group: str
+    name: str
+    folder: str
+    size: int | None
+    changes: str
 
 
-@functools.lru_cache(maxsize=1024)
-def _runs(path: Path, changed: int, size: int | None) -> dict[Key, Run]:
-    """The runs of a record file by task, problem, seed and repeat; stopped at `size` rollouts where given."""
-    runs = {}
-    for record, outcome in zip(read_records(path), read_outcomes(path), strict=True):
-        point = mean_point(outcome, size or np.inf)
-        fates = [revision["accepted"] for revision in record["search"].get("revisions", [])]
-        fates = fates[: size - 1] if size else fates
-        runs[(record["task"], *outcome.key)] = Run(
-            point is not None and bool(point[3]),
-            record["response"],
-            len(fates),
-            fates.count(False),
-            point and point[:3],
-        )
-    return runs
-
-
-def _cell(folder: Path, policy: str, task: str, size: int | None = None) -> tuple[dict[Key, Run], str]:
-    """A setting's runs on one task, and whether they are complete."""
-    runs, expected = {}, 0
-    for (name, own, _), paths in stored_cells(folder / "records").items():
-        if (name, own) == (policy, task):
-            for path in paths:
-                runs |= _runs(path, os.stat(path).st_mtime_ns, size)
-                sidecar = json.loads(path.with_suffix(".settings.json").read_text(encoding="utf-8"))
-                expected += (sidecar["num_problems"] or 0) * sidecar["task"]["repeats"]
-    status = "ok" if len(runs) >= expected else f"partial: {len(runs)} of {expected}"
-    return runs, status if runs else "not run"
-
-
-def variants(cell: dict[str, Any]) -> Iterator[tuple[str, str, str, int | None, str]]:
-    """(group, name in the table, folder, size it is cut to, what it changes) of every setting, the default first."""
-    yield DEFAULT, DEFAULT, DEFAULT, None, ""
-    for group, settings in cell["settings"].items():
-        for name, changes in settings.items():
-            words = ", ".join(f"{key.removeprefix('method.')}={value}" for key, value in changes.items())
-            if name in cell["sizes"]:
-                for size in cell["sizes"][name]:
-                    yield group, f"{name}, N_max {size}", name, size, f"{words}, cut to {size}"
-            else:
-                yield group, name, name, None, words
-
-
-def table_rows(cell: dict[str, Any]) -> list[Row]:
-    """Rows of `COLUMNS`: every setting of every policy and task that the default was run on, and over all tasks.
+def table_settings(cell: Cell) -> list[Setting]:
+    """Return the rows of every policy and task, the default first.
 
     Args:
-        cell: any cell of the command; its folder holds a folder per setting.
+        cell: any cell of the command.
     """
-    root = Path(cell["folder"])
-    places: dict[str, list[str]] = {}
-    for policy, task, _ in stored_cells(root / DEFAULT / "records"):
-        places.setdefault(policy, []).append(task)
-    rows = []
-    for policy, tasks in places.items():
-        counts = {len({key[2:] for key in _cell(root / DEFAULT, policy, task)[0]}) for task in tasks}
-        poolable = len(tasks) > 1 and len(counts) == 1  # repeats of a problem weigh as one: all tasks need as many
+    rows = [Setting(DEFAULT, DEFAULT, DEFAULT, None, "")]
+    for group, settings in cell["settings"].items():
+        for name, values in settings.items():
+            changes = ", ".join(f"{key.removeprefix('method.')}={value}" for key, value in values.items())
+            if name not in cell["sizes"]:
+                rows.append(Setting(group, name, name, None, changes))
+            for size in cell["sizes"].get(name, ()):
+                rows.append(Setting(group, f"{name}, N_max {size}", name, size, f"{changes}, cut to {size}"))
+    return rows
+
+
+def table_rows(settings: Sequence[Setting], loaded: Mapping[str, Runs]) -> list[Row]:
+    """Return rows of `COLUMNS`: every setting on every policy and task of the default, and over all tasks.
+
+    Args:
+        settings: as from `table_settings`.
+        loaded: runs by folder of the settings.
+    """
+    default, rows = loaded[DEFAULT], []
+    for policy in dict.fromkeys(policy for policy, _ in default):
+        tasks = [task for name, task in default if name == policy]
+        repeats = {len({key.attempt for key in default[policy, task].attempts}) for task in tasks}
+        poolable = len(tasks) > 1 and len(repeats) == 1  # repeats of a problem weigh as one: all tasks need as many
         for task in [POOLED, *tasks] if poolable else tasks:
-            own = tasks if task == POOLED else [task]
-            plain = _joined(root / DEFAULT, policy, own)[0]
-            family = []
-            for group, name, folder, size, changes in variants(cell):
-                runs, status = _joined(root / folder, policy, own, size)
-                names = {"group": group, "setting": name, "policy": policy, "task": task, "changes": changes}
-                family.append(dict.fromkeys(COLUMNS) | names | {"status": status} | _measured(runs, plain))
-                if size is not None:  # the text at that point is not in the records
-                    family[-1]["same_response"] = None
+            selected = tasks if task == POOLED else [task]
+            plain, family = None, []
+            for setting in settings:
+                parts = [loaded[setting.folder].get((policy, part), SettingRuns({}, 0)) for part in selected]
+                runs = {key: attempt for part in parts for key, attempt in part.attempts.items()}
+                if setting.size is not None:
+                    runs = {key: stopped(attempt, setting.size) for key, attempt in runs.items()}
+                plain = runs if plain is None else plain  # the default comes first
+                names = {"group": setting.group, "setting": setting.name, "policy": policy, "task": task}
+                names |= {"changes": setting.changes, "status": _joined_status(parts)}
+                row = dict.fromkeys(COLUMNS) | names | _measured(runs, plain)
+                if setting.size is not None:  # the records do not hold the text at that point
+                    row["same_response"] = None
+                family.append(row)
             rows += with_verdicts(family)
     return rows
 
 
-def _joined(folder: Path, policy: str, tasks: Sequence[str], size: int | None = None) -> tuple[dict[Key, Run], str]:
-    parts = [_cell(folder, policy, task, size) for task in tasks]
-    found = {status for _, status in parts}
-    status = "ok" if found == {"ok"} else "not run" if found == {"not run"} else "partial"
-    status = parts[0][1] if len(parts) == 1 else status
-    return {key: run for runs, _ in parts for key, run in runs.items()}, status
+def _joined_status(parts: Sequence[SettingRuns]) -> str:
+    if len(parts) == 1:
+        return parts[0].status
+    statuses = {part.status for part in parts}
+    return statuses.pop() if statuses in ({"ok"}, {"not run"}) else "partial"
 
 
-def _measured(runs: dict[Key, Run], plain: dict[Key, Run]) -> Row:
-    """Accuracy, costs, and the comparison with the default on the common problems; nothing where there is no run."""
-    repeats = sorted({key[2:] for key in runs})
-    problems = sorted({key[:2] for key in runs if all((*key[:2], *pair) in plain for pair in repeats)})
-    problems = [problem for problem in problems if all((*problem, *pair) in runs for pair in repeats)]
-    if not problems:
+def _measured(runs: Mapping[RunKey, Attempt], plain: Mapping[RunKey, Attempt]) -> Row:
+    """Return accuracy, costs, and the comparison with the default on the common problems; empty if there are none."""
+    keys = paired_keys(runs, plain)
+    if not keys:
         return {}
-    keys = [(*problem, *pair) for problem in problems for pair in repeats]
-    shape = (len(problems), len(repeats))
-    correct, expected = (np.array([side[key].correct for key in keys]).reshape(shape) for side in (runs, plain))
-    interval, paired = accuracy_interval(correct), paired_difference(correct, expected)
+    correct, expected = (correct_array(keys, (side[key].outcome.correct for key in keys)) for side in (runs, plain))
+    paired = paired_difference(correct, expected)
+    accepted = [decision for key in keys for decision in runs[key].accepted]
     result: Row = {
-        "accuracy": interval.mean,
-        "ci_low": interval.low,
-        "ci_high": interval.high,
-        "num_problems": len(problems),
+        **accuracy_interval(correct).columns(),
+        "num_problems": len(correct),
         "difference": paired.difference,
         "difference_low": paired.low,
         "difference_high": paired.high,
         "p_value": paired.p_value,
         "same_response": 100 * float(np.mean([runs[key].response == plain[key].response for key in keys])),
+        "rejected": 100 * accepted.count(False) / len(accepted) if accepted else None,
     }
-    proposed, rejected = (sum(getattr(runs[key], name) for key in keys) for name in ("proposed", "rejected"))
-    result["rejected"] = 100 * rejected / proposed if proposed else None
-    solved = [key for key in keys if runs[key].costs and plain[key].costs]
+    solved = [key for key in keys if runs[key].outcome.ok and plain[key].outcome.ok]
     if solved:
-        own, base = (np.mean([side[key].costs for key in solved], axis=0) for side in (runs, plain))
-        result |= dict(zip(("model_calls", "flops", "seconds"), own.tolist(), strict=True))
-        result["flops_ratio"] = float(own[1] / base[1])
+        result |= {name: _mean_cost(runs, solved, name) for name in ("model_calls", "flops", "seconds")}
+        result["flops_ratio"] = result["flops"] / _mean_cost(plain, solved, "flops")
     return result
 
 
+def _mean_cost(runs: Mapping[RunKey, Attempt], keys: Sequence[RunKey], name: str) -> float:
+    return float(np.mean([runs[key].outcome.cost[name] for key in keys]))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: they bound the chance of any false rejection among all of them."""
+    """Return p-values adjusted by Holm's step-down method, which bounds the chance of any false rejection."""
     order = np.argsort(p_values, kind="stable")
     factors = len(p_values) - np.arange(len(p_values))
     stepped = np.minimum(np.maximum.accumulate(np.asarray(p_values)[order] * factors), 1)
@@ -269,7 +213,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def with_verdicts(family: list[Row]) -> list[Row]:
-    """The rows of one policy and task with adjusted p-values and verdicts; the default is compared with nothing."""
+    """Add adjusted p-values and verdicts to the rows of one policy and task; the first is the default, without them."""
     for name in ("difference", "difference_low", "difference_high", "p_value", "same_response"):
         family[0][name] = None
     compared = [row for row in family if row["p_value"] is not None]
@@ -281,7 +225,7 @@ def with_verdicts(family: list[Row]) -> list[Row]:
 
 
 def format_row(row: Row) -> list[str]:
-    """A row under `HEADER`."""
+    """Format a row under `HEADER`."""
     names = [row["group"], row["setting"]]
     if row["accuracy"] is None:
         return [*names, row["status"], *[""] * 6]
@@ -295,7 +239,7 @@ def format_row(row: Row) -> list[str]:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """Sentences below the table."""
+    """Return the sentences below the table."""
     families: dict[tuple[str, str], int] = {}
     for row in rows:
         key = (row["policy"], row["task"])

@@ -1,92 +1,72 @@
 """Paired differences between ∇-Reasoner and every other method, at equal rollouts and at equal cost."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from ..evaluation.outcomes import Row, row_outcomes
-from ..evaluation.records import Outcome
+from ..evaluation.outcomes import Outcome, Outcomes, Row, Step, correct_array, paired_keys, row_outcomes
 from ..evaluation.statistics import cut_at_cost, paired_difference
+from .method_names import NABLA
 
-NABLA = ("nabla_reasoner", "nabla_reasoner_multipass")
-MATCHED_ON = ("rollouts", "model_calls", "flops", "seconds")  # in the order of `Outcome.steps`
+MATCHED_ON = Step._fields[:-1]  # rollouts, model_calls, flops, seconds
 COMPARISON_COLUMNS = (
-    "policy",
-    "task",
-    "method",
-    "baseline",
-    "matched_on",
-    "difference",
-    "ci_low",
-    "ci_high",
-    "p_value",
-    "num_problems",
-    "verdict",
-    "note",
+    "policy task method baseline matched_on difference ci_low ci_high p_value num_problems verdict note".split()
 )
 
 
-def comparison_rows(records: Path, budget: Path, grid: Sequence[Row]) -> list[Row]:
-    """Each ∇-Reasoner row against every other method of its policy and task, paired by problem, seed and repeat.
+def comparison_rows(records: Outcomes, pools: Outcomes, grid: Sequence[Row]) -> list[Row]:
+    """Compare each ∇-Reasoner row with every other method of its policy and task, paired by problem, seed and repeat.
 
     Matched on rollouts: the records as they are. Matched on a cost: the baseline is cut at the smallest number of
-    rollouts whose mean cost is at least ∇-Reasoner's, so that it never gets less. It is read from its larger pool in
-    `budget` where there is one, otherwise from its records. The `note` says at what size it was cut, or that even its
-    largest costs less.
+    rollouts whose mean cost is at least ∇-Reasoner's, so that it never gets less. It is taken from its larger pool if
+    there is one, otherwise from its records. The `note` says at what size it was cut, or that its largest costs less.
 
     Args:
-        records: folder of the record files.
-        budget: folder of the larger pools, same format.
-        grid: see the module's docstring.
+        records: outcomes of the experiment's records.
+        pools: outcomes of the larger pools.
+        grid: see `accuracy_table`.
     """
     rows = []
     for row in grid:
         if row["method"] not in NABLA:
             continue
-        own = row_outcomes(records, row)
+        ours = row_outcomes(records, row)
         for other in grid:
             if (other["policy"], other["task"]) != (row["policy"], row["task"]) or other["method"] == row["method"]:
                 continue
             plain = row_outcomes(records, other)
-            pool = row_outcomes(budget, other) or plain
+            pool = row_outcomes(pools, other) or plain
             for matched_on in MATCHED_ON:
                 names = {"policy": row["policy"], "task": row["task"], "method": row["method"]}
                 names |= {"baseline": other["method"], "matched_on": matched_on}
-                rows.append(names | _compare(own, plain if matched_on == "rollouts" else pool, matched_on))
+                rows.append(names | _compare(ours, plain if matched_on == "rollouts" else pool, matched_on))
     return rows
 
 
-def _compare(own: list[Outcome], other: list[Outcome], matched_on: str) -> Row:
-    common = {outcome.key for outcome in own} & {outcome.key for outcome in other}
-    repeats = sorted({key[1:] for key in common})
-    problems = sorted({key[0] for key in common})
-    problems = [problem for problem in problems if all((problem, *pair) in common for pair in repeats)]
-    if not problems:
+def _compare(ours: list[Outcome], baseline: list[Outcome], matched_on: str) -> Row:
+    mine, theirs = ({outcome.key: outcome for outcome in outcomes} for outcomes in (ours, baseline))
+    keys = paired_keys(mine, theirs)
+    if not keys:
         nothing = dict.fromkeys(("difference", "ci_low", "ci_high", "p_value"))
         return nothing | {"num_problems": 0, "verdict": "not run", "note": ""}
-    keys = [(problem, *pair) for problem in problems for pair in repeats]
-    mine, theirs = ({o.key: o for o in outcomes} for outcomes in (own, other))
-    a = np.array([mine[key].correct for key in keys])
     if matched_on == "rollouts":
-        b = np.array([theirs[key].correct for key in keys])
-        spent = [np.mean([o.steps[-1][0] for o in map(side.get, keys)]) for side in (theirs, mine)]
-        note = f"{spent[0]:.3g} rollouts against {spent[1]:.3g}"
+        correct = [theirs[key].correct for key in keys]
+        rollouts = [np.mean([side[key].steps[-1].rollouts for key in keys]) for side in (theirs, mine)]
+        note = f"{rollouts[0]:.3g} rollouts against {rollouts[1]:.3g}"
     else:
         costs = [mine[key].cost[matched_on] for key in keys if mine[key].ok]
         steps = [theirs[key].steps if theirs[key].ok else [] for key in keys]
         target = float(np.mean(costs)) if costs else 0.0
-        b, size, mean = cut_at_cost(steps, target, MATCHED_ON.index(matched_on))
+        correct, size, mean = cut_at_cost(steps, target, MATCHED_ON.index(matched_on))
         where = f"baseline at n = {size}" if mean >= target else f"baseline's largest budget, n = {size}"
         note = f"{where}: {mean / target:.2g}x the cost" if target > 0 else where
-    shape = (len(problems), len(repeats))
-    result = paired_difference(a.reshape(shape), b.reshape(shape))
+    result = paired_difference(correct_array(keys, (mine[key].correct for key in keys)), correct_array(keys, correct))
     return {
         "difference": result.difference,
         "ci_low": result.low,
         "ci_high": result.high,
         "p_value": result.p_value,
-        "num_problems": len(problems),
+        "num_problems": len({key.problem for key in keys}),
         "verdict": result.verdict,
         "note": note,
     }
@@ -96,7 +76,7 @@ COMPARED = ("policy", "task", "method", "baseline", "equal rollouts", "equal FLO
 
 
 def format_comparisons(rows: Sequence[Row]) -> list[list[str]]:
-    """Comparisons as text, equal rollouts and equal FLOPs side by side; those not run are left to the CSV file."""
+    """Format comparisons, equal rollouts beside equal FLOPs; those not run are in the CSV file only."""
     pairs: dict[tuple, dict[str, str]] = {}
     for row in rows:
         if row["verdict"] != "not run":

@@ -1,35 +1,28 @@
-"""Rows that the claims are judged from, and the counts and ranges that verdicts are made of."""
+"""Evidence for the claims: typed rows of the result files, and the counts and ranges that verdicts are made of."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-REPRODUCED, PARTLY, NOT, NOT_RUN = "reproduced", "partly", "not reproduced", "not run"
-OURS, NULL = "nabla_reasoner", "nabla_without_gradient"
-SEARCHES = ("self_consistency", "best_of_n", "tree_of_thoughts", "rap", "tpo")
-LABELS = {
-    "greedy": "greedy",
-    "self_consistency": "Self-Consistency",
-    "best_of_n": "Best-of-N",
-    "rap": "RAP",
-    "tpo": "TPO",
-    "tree_of_thoughts": "Tree-of-Thoughts",
-    "sft": "SFT",
-    "grpo": "GRPO",
-}
-Row = dict[str, str]
+from ..evaluation.outcomes import lineage
+from .method_names import OURS
+from .tables import read_csv
+
+NOT_RUN = "not run"
+Row = dict[str, str | float | int | None]
 Rows = Sequence[Row]
 
 
 class Evidence(NamedTuple):
-    """Rows of the files that claims are judged from; empty where a command was not run.
+    """Rows of the files that claims are decided from; empty if a command was not run.
 
     Attributes:
         comparisons: `table1/comparisons.csv`.
         rewards: `table2/table.csv`.
         rejections: `table3/table.csv`.
         expenses: `table5/table.csv`.
-        calls: `figure3` rows.
-        budgets: `figure4` rows.
+        calls: rows of Figure 3.
+        budgets: rows of Figure 4.
         checks: `theory/checks.csv`.
         terms: `theory/terms.csv`, or its means by quarter of the answer.
         ppo: `ppo/ppo.csv`.
@@ -50,42 +43,39 @@ class Evidence(NamedTuple):
     ablations: Rows = ()
 
 
-class Claim(NamedTuple):
-    """A claim with its verdict.
+def typed_rows(path: Path) -> list[Row]:
+    """Read a CSV file: numbers as floats, empty cells as None, the rest as text; nothing if there is no file."""
+    if not path.exists():
+        return []
+    return [{name: _typed(cell) for name, cell in row.items()} for row in read_csv(path)]
 
-    Attributes:
-        name, text: C1 to C10, and what the paper says.
-        verdict: reproduced, partly, not reproduced, or not run.
-        evidence: a sentence with numbers.
-        source: the commands that the evidence comes from.
-        rule: when each verdict is given.
-    """
 
-    name: str
-    text: str
-    verdict: str
-    evidence: str
-    source: str
-    rule: str
+def _typed(cell: str) -> str | float | None:
+    try:
+        return float(cell) if cell else None
+    except ValueError:
+        return cell
 
 
 def improved(policy: str) -> bool:
-    return policy.endswith(("-sft", "-grpo"))
+    """Return whether a policy was improved by training; those do not count as cells of their own."""
+    return lineage(policy) is not None
 
 
-def cell_name(row: Row) -> tuple[str, str]:
+def cell_of(row: Row) -> tuple[str, str]:
+    """Return policy and task."""
     return row["policy"], row["task"]
 
 
-def span(values: Iterable[float], form: str = "+.1f") -> str:
-    """ "low to high", or the one value there is."""
+def span(values: Iterable[float | int], form: str = "+.1f") -> str:
+    """Format the range of values, "low to high"; a single number if both are printed the same."""
     ordered = sorted(values)
     low, high = format(ordered[0], form), format(ordered[-1], form)
     return low if low == high else f"{low} to {high}"
 
 
 def compared(rows: Rows, baseline: str, matched_on: str) -> list[Row]:
-    """∇-Reasoner's comparisons with a baseline that were run."""
+    """Return ∇-Reasoner's comparisons with a baseline that were run."""
     return [
         row
         for row in rows
@@ -95,36 +85,37 @@ def compared(rows: Rows, baseline: str, matched_on: str) -> list[Row]:
     ]
 
 
-def better(rows: Rows) -> str:
-    """How many comparisons were won, and lost where any was, of all."""
+def better_count(rows: Rows) -> str:
+    """Format how many comparisons were better, of all, and how many were worse if there are any."""
     better, worse = (sum(row["verdict"] == verdict for row in rows) for verdict in ("better", "worse"))
     return f"{better}{f' (worse {worse})' if worse else ''} of {len(rows)}"
 
 
-def above(point: Row, other: Rows, axis: str) -> bool:
-    ordered = sorted(other, key=lambda row: float(row[axis]))
-    match = next((row for row in ordered if float(row[axis]) >= float(point[axis])), ordered[-1])
-    return float(point["accuracy"]) > float(match["accuracy"])
+def above(point: Row, curve: Rows, axis: str) -> bool:
+    """Return whether a point is above a curve's cheapest point that costs no less, or its most expensive one."""
+    ordered = sorted(curve, key=lambda row: row[axis])
+    match = next((row for row in ordered if row[axis] >= point[axis]), ordered[-1])
+    return point["accuracy"] > match["accuracy"]
 
 
-def checked(rows: Rows, *starts: str) -> tuple[list[Row], list[Row]]:
-    """Checks whose names start so and that were made: all, and those that failed."""
-    made = [row for row in rows if row["name"].startswith(starts) and not row["passed"].startswith("skipped")]
-    return made, [row for row in made if row["passed"] != "True"]
+def checked(rows: Rows, *prefixes: str) -> tuple[list[Row], list[Row]]:
+    """Return the checks of these name prefixes, without skipped ones, and those of them that failed."""
+    checks = [row for row in rows if row["name"].startswith(prefixes) and not row["passed"].startswith("skipped")]
+    return checks, [row for row in checks if row["passed"] != "True"]
 
 
 def pooled(rows: Rows, setting: str) -> list[Row]:
-    """An ablation's comparisons with the default: over all tasks, or by task where that was not made."""
-    own = [row for row in rows if row["setting"] == setting and row["difference"]]
-    return [row for row in own if row["task"] == "all"] or own
+    """Return an ablation's comparisons with the default: over all tasks, or by task if those were not pooled."""
+    comparisons = [row for row in rows if row["setting"] == setting and row["difference"] is not None]
+    return [row for row in comparisons if row["task"] == "all"] or comparisons
 
 
 def postfix_shares(rows: Rows, weights: str) -> list[float]:
-    """Mean share of δ_postfix in percent, by policy, reward and task."""
+    """Return the mean share of δ_postfix in percent, by policy, reward and task."""
     sums: dict[tuple[str, ...], tuple[float, float]] = {}
     for row in rows:
         if (row["weights"], row["space"]) == (weights, "z"):
-            key, count = (row["policy"], row["reward"], row["task"]), float(row.get("positions", 1))
+            key, count = (row["policy"], row["reward"], row["task"]), row.get("positions", 1)
             total, number = sums.get(key, (0.0, 0.0))
-            sums[key] = total + count * float(row["postfix_share"]), number + count
+            sums[key] = total + count * row["postfix_share"], number + count
     return [100 * total / number for total, number in sums.values()]

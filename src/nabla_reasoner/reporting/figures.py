@@ -1,22 +1,26 @@
-"""Figures, drawn from the small rows that tables write: functions from a table to a matplotlib Figure."""
+"""Figures: colours, axes and legends that they share, and how they are saved."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib import ticker
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.container import Container
 from matplotlib.figure import Figure
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write a figure as PNG and PDF, byte for byte the same on every run."""
+    """Write a figure as PNG and PDF; the bytes are the same on every run."""
     figure.savefig(folder / f"{name}.png", dpi=150)
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
 
 
 def exhibit(folder: Path, name: str, gallery: Path) -> None:
-    """Copy what a folder holds of a figure to `gallery`: NAME*.png, .pdf and .md there, rows NAME*.csv to its data/."""
+    """Copy a figure's files from a folder to `gallery`: NAME*.png, .pdf and .md there, rows NAME*.csv to its data/."""
     (gallery / "data").mkdir(parents=True, exist_ok=True)
     for path in folder.glob(f"{name}*"):
         shutil.copyfile(path, (gallery / "data" if path.suffix == ".csv" else gallery) / path.name)
@@ -30,7 +34,16 @@ def write_figure(
     command: str,
     gallery: Path | None,
 ) -> Path:
-    """Draw into the results folder, and copy to `gallery` unless that is None; returns the caption's file."""
+    """Draw a target's figure into its results folder and copy it to `gallery`, if there is one.
+
+    Args:
+        draw: returns figure, caption and rows for (results, scale, command).
+        results: folder of a scale's results.
+        gallery: figures/, or None.
+
+    Returns:
+        The caption's file.
+    """
     figure, caption, rows = draw(results, scale, command)
     folder = results / target
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,14 +58,47 @@ def write_figure(
     return folder / f"{name}.md"
 
 
-# Tokens are text, also where they look like numbers.
+# Columns of tokens, which are text even if they look like numbers.
 TEXT = dict.fromkeys(("own", "best", "dto", "one_by_one", "first", "second", "tokens", "token", "old", "new"), str)
 BLUE, ORANGE, GREEN, GREY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#999999", "#F0E442"
 
 
-def without_marks(axis: Axes) -> tuple[list, list[str]]:
-    """Legend entries that the other panel does not have."""
-    found = [
-        (handle, label) for handle, label in zip(*axis.get_legend_handles_labels(), strict=True) if "pair" not in label
-    ]
-    return [handle for handle, _ in found], [label for _, label in found]
+Entries = dict[str, Artist | Container]  # handles of a legend by label
+
+
+def legend_entries(panels: Iterable[Axes]) -> Entries:
+    """Return every label of the panels once, with the first handle it has."""
+    entries: Entries = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    return entries
+
+
+def legend_below(figure: Figure, *, ncol: int, inches: float | None = None) -> None:
+    """Draw one legend of all panels below them.
+
+    Args:
+        ncol: columns of the legend.
+        inches: height kept free for it; None gives each line of the legend 0.28.
+    """
+    entries = legend_entries(figure.axes)
+    figure.legend(entries.values(), entries.keys(), ncol=ncol, loc="lower center", fontsize=8, frameon=False)
+    if inches is None:
+        inches = 0.28 * -(-len(entries) // ncol)
+    figure.tight_layout(rect=(0, inches / figure.get_figheight(), 1, 1))
+
+
+def log_ticks(axis: Axis, labelsize: int | None = None) -> None:
+    """Label a logarithmic axis at 1, 2 and 5 times the powers of ten, in plain numbers."""
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axis.set_minor_formatter(ticker.NullFormatter())
+    if labelsize is not None:
+        axis.set_tick_params(labelsize=labelsize)
+
+
+def without_marks(axis: Axes) -> tuple[list[Artist | Container], list[str]]:
+    """Return handles and labels of the legend entries that the other panel does not have."""
+    entries = {label: handle for label, handle in legend_entries([axis]).items() if "pair" not in label}
+    return list(entries.values()), list(entries)

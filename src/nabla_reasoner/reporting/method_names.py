@@ -1,32 +1,45 @@
-"""Names of the methods: order in tables, label, colour and marker in figures."""
+"""Methods in tables and figures: order, names, colour and marker; and the groups that comparisons are made of."""
 
-# Colour-blind safe (Okabe and Ito); every method also has a marker of its own, for print.
-STYLES = {
-    "greedy": ("Greedy", "#999999", "s"),
-    "self_consistency": ("Self-Consistency, N = 8", "#56B4E9", "v"),
-    "best_of_n": ("Best-of-8", "#0072B2", "o"),
-    "tree_of_thoughts": ("Tree of Thoughts", "#009E73", "^"),
-    "rap": ("RAP, 8 simulations", "#000000", "X"),
-    "tpo": ("TPO, 8 responses", "#F0E442", "h"),
-    "sft": ("SFT, greedy", "#8C564B", "<"),
-    "grpo": ("GRPO, greedy", "#4D4D4D", ">"),
-    "nabla_without_gradient": ("∇ without gradient (null arm)", "#E69F00", "D"),
-    "nabla_reasoner": ("∇-Reasoner, one pass", "#D55E00", "*"),
-    "nabla_reasoner_multipass": ("∇-Reasoner, up to 4 passes", "#CC79A7", "P"),
+from typing import NamedTuple
+
+
+class MethodStyle(NamedTuple):
+    """How a method is shown.
+
+    Attributes:
+        label: name in figures and in the report, with its size.
+        name: name in sentences, without its size.
+        colour: of Okabe and Ito's palette, safe for colour-blind readers, and greys.
+        marker: a different one for each method, for print.
+    """
+
+    label: str
+    name: str
+    colour: str
+    marker: str
+
+
+STYLES = {  # in the order of a table's rows
+    "greedy": MethodStyle("Greedy", "greedy", "#999999", "s"),
+    "self_consistency": MethodStyle("Self-Consistency, N = 8", "Self-Consistency", "#56B4E9", "v"),
+    "best_of_n": MethodStyle("Best-of-8", "Best-of-N", "#0072B2", "o"),
+    "tree_of_thoughts": MethodStyle("Tree of Thoughts", "Tree-of-Thoughts", "#009E73", "^"),
+    "rap": MethodStyle("RAP, 8 simulations", "RAP", "#000000", "X"),
+    "tpo": MethodStyle("TPO, 8 responses", "TPO", "#F0E442", "h"),
+    "sft": MethodStyle("SFT, greedy", "SFT", "#8C564B", "<"),
+    "grpo": MethodStyle("GRPO, greedy", "GRPO", "#4D4D4D", ">"),
+    "nabla_without_gradient": MethodStyle("∇ without gradient (null arm)", "the null arm", "#E69F00", "D"),
+    "nabla_reasoner": MethodStyle("∇-Reasoner, one pass", "∇-Reasoner", "#D55E00", "*"),
+    "nabla_reasoner_multipass": MethodStyle("∇-Reasoner, up to 4 passes", "∇-Reasoner", "#CC79A7", "P"),
 }
+METHODS = tuple(STYLES)
 
-METHODS = (  # the order of a table's rows
-    "greedy",
-    "self_consistency",
-    "best_of_n",
-    "tree_of_thoughts",
-    "rap",
-    "tpo",
-    "sft",
-    "grpo",
-    "nabla_without_gradient",
-    "nabla_reasoner",
-    "nabla_reasoner_multipass",
-)
-
-NAMES = {name: label for name, (label, _, _) in STYLES.items()}
+BEST_OF_N = "best_of_n"
+NULL_ARM = "nabla_without_gradient"  # the same loop without the gradient
+OURS = "nabla_reasoner"  # one pass, as the paper's
+MULTIPASS = "nabla_reasoner_multipass"  # our extension
+NABLA = (OURS, MULTIPASS)
+SEARCHES = ("self_consistency", BEST_OF_N, "tree_of_thoughts", "rap", "tpo")  # sampling and search baselines
+TRAINED = ("sft", "grpo")  # greedy decoding of a policy improved by training
+ANYTIME = ("greedy", "self_consistency", BEST_OF_N, NULL_ARM, *NABLA)  # methods with a curve in Figure 4
+REJECTING = (BEST_OF_N, NULL_ARM, *NABLA)  # methods with a rejection rate in Table 3

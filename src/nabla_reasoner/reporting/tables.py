@@ -1,4 +1,4 @@
-"""Tables as CSV, Markdown and LaTeX text."""
+"""Tables as CSV, Markdown and LaTeX text, and reading CSV back."""
 
 import csv
 import io
@@ -11,12 +11,13 @@ from ..evaluation.outcomes import Row
 
 
 def table_texts(rows: str, header: Sequence[str], body: list[list[str]], notes: list[str]) -> dict[str, str]:
+    """Return a table's files by name: its rows (CSV text) as they are, and its body and notes in two formats."""
     text = markdown(header, body) + "".join(f"\n{note}\n" for note in notes)
     return {"table.csv": rows, "table.md": text, "table.tex": latex(header, body, notes)}
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Row]) -> str:
-    """Rows as CSV; floats with six digits, None as nothing."""
+    """Format rows as CSV: floats with six digits, None as an empty cell."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
@@ -26,7 +27,7 @@ def csv_text(columns: Sequence[str], rows: Sequence[Row]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up, so that it reads in a terminal too."""
+    """Format a Markdown table whose columns line up, so that it can be read in a terminal too."""
     lines = [header, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     padded = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines]
@@ -35,7 +36,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def latex(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    """A LaTeX tabular (package booktabs), the notes as paragraphs below it."""
+    """Format a LaTeX tabular (package booktabs), with the notes as paragraphs below it."""
     lines = ["% needs \\usepackage{booktabs}", f"\\begin{{tabular}}{{lll{'r' * (len(header) - 4)}l}}", "\\toprule"]
     body = [" & ".join(map(_escaped, line)) + r" \\" for line in [header, *rows]]
     lines += [body[0], "\\midrule", *body[1:], "\\bottomrule", "\\end{tabular}"]
@@ -46,7 +47,14 @@ def _escaped(text: str) -> str:
     return re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", r"\textbackslash "))
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a CSV file; every value is text."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
 def replace_file(path: Path, text: str) -> None:
+    """Write a file so that readers see the old text or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

@@ -1,30 +1,34 @@
-"""The mirror of results in Weights & Biases: one run per cell, and one of an experiment's tables and models.
+"""Copies of results in Weights & Biases: one run per cell, and one of an experiment's tables and models.
 
-Runs are written after the work, from the files it left: the files stand without them. A run's id is made of what it
-shows (experiment, scale, cell and settings), so that the same command leaves the same runs: an unchanged run is left
-as it is, a changed one is written anew in its place. Opening a run costs hundredths of a second, because nothing about
-the machine is collected and one process writes all of them.
+Runs are written after the work, from its result files, which do not depend on them. A run's id is a digest of
+experiment, scale, cell and settings, so that the same command writes the same runs: an unchanged run is kept, a changed
+one is replaced. A run takes hundredths of a second: nothing about the machine is collected, in a single process.
 """
 
 import csv
 import hashlib
-import itertools
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..config import build, fingerprint
 from ..config.schema import WANDB_MODES, Cell
-from ..evaluation import provenance, records, statistics
+from ..evaluation import provenance
+from ..evaluation.outcomes import correct_array, outcome_of
+from ..evaluation.records import read_records
+from ..evaluation.statistics import accuracy_interval
+
+if TYPE_CHECKING:
+    import wandb
 
 PROJECT = "nabla-reasoner"
-SAMPLES = 5  # records of a cell that are shown as text
+SAMPLES = 5  # records of a cell that are uploaded as text
 SAMPLE_COLUMNS = ("question", "response", "extracted", "answer", "correct", "reward", "status")
 COSTS = ("model_calls", "decode_tokens", "gradient_evaluations", "flops", "gradient_flops", "seconds")
 SMALL_BYTES = 64 * 2**20  # model folders up to this size are stored with the run; others by their address
@@ -39,14 +43,14 @@ class Table(NamedTuple):
 
 
 class WandbRun(NamedTuple):
-    """What one W&B run shows.
+    """Content of one W&B run.
 
     Attributes:
-        identity: the run's id, the same for the same work; at most 64 characters.
-        name: for people, by what varies.
-        job_type: the method, or "tables".
+        identity: id of the run, the same for the same work; at most 64 characters.
+        name: display name.
+        job_type: method, or "tables".
         config: settings.
-        metrics: numbers, by the names in README's glossary.
+        metrics: numbers, by the names in docs/outputs.md.
         tables: by name.
         models: model folders or hub names, by artifact name.
         figures: PNG files, by name.
@@ -56,72 +60,66 @@ class WandbRun(NamedTuple):
     name: str
     job_type: str
     config: Mapping[str, Any]
-    metrics: Mapping[str, float | int]
-    tables: Mapping[str, Table]
-    models: Mapping[str, str]
-    figures: Mapping[str, Path]
+    metrics: Mapping[str, float | int] = {}
+    tables: Mapping[str, Table] = {}
+    models: Mapping[str, str] = {}
+    figures: Mapping[str, Path] = {}
 
 
-def identity(names: Sequence[str], settings: Any) -> str:
-    """A run's id: its names, cut, and a digest of names and settings."""
+def identity(names: Sequence[str], settings: object) -> str:
+    """Return a run's id: its names, cut, and a digest of names and settings."""
     digest = hashlib.sha256(json.dumps([names, settings], sort_keys=True).encode()).hexdigest()
     return f"{'-'.join(names)[:50]}-{digest[:12]}"
 
 
 def cell_entry(cell: Cell, path: Path) -> WandbRun:
-    """The run of one cell, from its record file: accuracy, means of what was spent, and a few records as text.
+    """Return the run of one cell: accuracy, mean costs, and a few records as text.
 
     Args:
-        cell: its settings.
-        path: its records; at least one.
+        cell: settings.
+        path: record file with at least one record.
     """
-    outcomes = records.read_outcomes(path)
-    problems = sorted({outcome.key[0] for outcome in outcomes})
-    repeats = sorted({outcome.key[1:] for outcome in outcomes})
-    correct = np.full((len(problems), len(repeats)), np.nan)
-    for outcome in outcomes:
-        correct[problems.index(outcome.key[0]), repeats.index(outcome.key[1:])] = outcome.correct
-    interval, solved = statistics.accuracy_interval(correct), [outcome for outcome in outcomes if outcome.ok]
-    metrics = {
-        "accuracy": interval.mean,
-        "ci_low": interval.low,
-        "ci_high": interval.high,
-        "num_problems": len(problems),
-        "num_failed": len(outcomes) - len(solved),
-    }
-    if solved:
-        metrics |= {name: float(np.mean([outcome.cost[name] for outcome in solved])) for name in COSTS}
-    questions = {problem.id: problem.question for problem in build.build_problems(cell)}
-    with path.open(encoding="utf-8") as lines:
-        shown = [json.loads(line) for line in itertools.islice(lines, SAMPLES)]
-    rows = [[questions[one["problem_id"]], *(_text(one[name]) for name in SAMPLE_COLUMNS[1:])] for one in shown]
+    records = read_records(path)
     settings = fingerprint.fingerprint(cell)
     groups = [cell[group]["name"] for group in ("policy", "task", "method")]
-    seed, pool = f"s{cell['seed']}", ["pool"] if cell["budget"] else []
-    scope = [cell["experiment_name"], cell["scale_name"]]
-    config = {
-        **settings,
-        "experiment": scope[0],
-        "scale": scope[1],
-        "variant": cell["variant"]["name"],
-        "budget": cell["budget"],
-    }
-    varied = Path(cell["records"]).relative_to(cell["folder"]).parts  # the reward of Table 2, for one
+    pool = ["pool"] if cell["budget"] else []
+    below = Path(cell["records"]).relative_to(cell["folder"]).parts  # Table 2: the reward
+    names = [*groups, f"s{cell['seed']}", *below, *pool]
     return WandbRun(
-        identity([*scope, *groups, seed, *varied, *pool], settings),
-        "-".join([*groups, seed, *varied, *pool]),
-        "-".join([cell["method"]["name"], *pool]),
-        config,
-        metrics,
-        {"samples": Table(SAMPLE_COLUMNS, rows)},
-        {},
-        {},
+        identity=identity([cell["experiment_name"], cell["scale_name"], *names], settings),
+        name="-".join(names),
+        job_type="-".join([cell["method"]["name"], *pool]),
+        config={
+            **settings,
+            "experiment": cell["experiment_name"],
+            "scale": cell["scale_name"],
+            "variant": cell["variant"]["name"],
+            "budget": cell["budget"],
+        },
+        metrics=_cell_metrics(records),
+        tables={"samples": _samples(cell, records[:SAMPLES])},
     )
 
 
-def _text(value: Any) -> Any:
-    """What a table's column can hold: one type, so numbers stay and everything else is text."""
-    return value if isinstance(value, int | float) or value is None else str(value)
+def _cell_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, float | int]:
+    """Return accuracy with its interval, counts, and mean costs over the problems that did not fail."""
+    outcomes = [outcome_of(record) for record in records]
+    solved = [outcome for outcome in outcomes if outcome.ok]
+    correct = correct_array([outcome.key for outcome in outcomes], (outcome.correct for outcome in outcomes))
+    counts = {"num_problems": len(correct), "num_failed": len(outcomes) - len(solved)}
+    costs = {name: float(np.mean([outcome.cost[name] for outcome in solved])) for name in COSTS} if solved else {}
+    return {**accuracy_interval(correct).columns(), **counts, **costs}
+
+
+def _samples(cell: Cell, records: Sequence[Mapping[str, Any]]) -> Table:
+    """Return records as rows of `SAMPLE_COLUMNS`; a column has one type, so all but numbers is text."""
+    questions = {problem.id: problem.question for problem in build.build_problems(cell)}
+    rows = []
+    for record in records:
+        values = [record[name] for name in SAMPLE_COLUMNS[1:]]
+        texts = [value if isinstance(value, int | float) or value is None else str(value) for value in values]
+        rows.append([questions[record["problem_id"]], *texts])
+    return Table(SAMPLE_COLUMNS, rows)
 
 
 def tables_entry(
@@ -134,14 +132,14 @@ def tables_entry(
     metrics: Mapping[str, float | int] | None = None,
     models: Mapping[str, str] | None = None,
 ) -> WandbRun:
-    """The summarising run of an experiment: its CSV tables, figures and models.
+    """Return the summarising run of an experiment: its CSV tables, figures and models.
 
     Args:
         folder: results of the experiment.
         experiment, scale: names.
-        config: its settings.
+        config: settings.
         names: tables, `NAME.csv` in the folder.
-        metrics: numbers that stand for the whole.
+        metrics: numbers of the whole experiment.
         models: model folders or hub names, by artifact name.
     """
     tables = {}
@@ -149,35 +147,29 @@ def tables_entry(
         with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as stream:
             columns, *rows = csv.reader(stream)
         tables[name] = Table(columns, list(zip(*map(_typed, zip(*rows, strict=True)), strict=True)))
-    figures = {path.stem: path for path in sorted(folder.glob("*.png"))}
-    scope = [experiment, scale]
+    run_names = [experiment, scale, "tables"]
     return WandbRun(
-        identity([*scope, "tables"], str(folder)),
-        "-".join([*scope, "tables"]),
-        "tables",
-        config,
-        metrics or {},
-        tables,
-        models or {},
-        figures,
+        identity=identity(run_names, str(folder)),
+        name="-".join(run_names),
+        job_type="tables",
+        config=config,
+        metrics=metrics or {},
+        tables=tables,
+        models=models or {},
+        figures={path.stem: path for path in sorted(folder.glob("*.png"))},
     )
 
 
-def _typed(column: Sequence[str]) -> list[Any]:
-    """A column of a CSV file: numbers where every cell is one or empty, otherwise text."""
+def _typed(column: Sequence[str]) -> list[float | None] | list[str]:
+    """Return a column of a CSV file as numbers if every cell is one or empty, otherwise as text."""
     try:
         return [float(cell) if cell else None for cell in column]
     except ValueError:
         return list(column)
 
 
-def models_of(cells: Iterable[Cell]) -> dict[str, str]:
-    """Policies and rewards of cells: where they lie, by artifact name."""
-    return {f"{group}-{cell[group]['name']}": cell[group]["path"] for cell in cells for group in ("policy", "reward")}
-
-
-def check_mode(mode: Any) -> None:
-    """Raise ValueError when the setting `wandb` is none of the modes."""
+def check_mode(mode: object) -> None:
+    """Raise ValueError if the setting `wandb` is none of the modes."""
     if mode not in WANDB_MODES:
         raise ValueError(f"wandb must be one of {', '.join(WANDB_MODES)}; got {mode!r}.")
 
@@ -191,37 +183,35 @@ def mirror_tables(
     names: Sequence[str],
     metrics: Mapping[str, float | int],
 ) -> None:
-    """Mirror an experiment that has no cells: one run of its tables, figures and numbers."""
+    """Write an experiment that has no cells: one run of its tables, figures and numbers."""
     scope = {"experiment": experiment, "scale": scale}
-
-    def entries() -> list[WandbRun]:
-        return [tables_entry(folder, **scope, config=settings, names=names, metrics=metrics)]
-
-    write(folder, entries, mode=settings["wandb"], **scope)
+    content = {**scope, "config": settings, "names": names, "metrics": metrics}
+    write(folder, lambda: [tables_entry(folder, **content)], mode=settings["wandb"], **scope)
 
 
 def mirror_cells(cells: Sequence[Cell], paths: Sequence[Path], *, sweep: Mapping[str, Any]) -> None:
-    """Mirror an experiment: a run per cell that has records, and one of its tables and models."""
+    """Write an experiment: a run per cell that has records, and one of its tables and models."""
     first = cells[0]
     folder, scope = Path(first["folder"]), {"experiment": first["experiment_name"], "scale": first["scale_name"]}
 
     def entries() -> list[WandbRun]:
         done = [cell_entry(cell, path) for cell, path in zip(cells, paths, strict=True) if path.exists()]
         names = [name for name in ("table", "comparisons") if (folder / f"{name}.csv").exists()]
-        models = models_of(cells)
+        groups = [(group, cell[group]) for cell in cells for group in ("policy", "reward")]
+        models = {f"{group}-{model['name']}": model["path"] for group, model in groups}
         return [*done, tables_entry(folder, **scope, config={"sweep": sweep, **first}, names=names, models=models)]
 
     write(folder, entries, mode=first["wandb"], **scope)
 
 
 def write(folder: Path, make: Callable[[], Sequence[WandbRun]], *, experiment: str, scale: str, mode: str) -> None:
-    """Write entries as W&B runs; trouble there is a warning, since the files stand without it.
+    """Write W&B runs; an error there is a warning, because the result files do not depend on them.
 
     Args:
-        folder: the experiment's results; the runs are left in its folder `wandb`.
-        make: returns the entries; called only where there is a mirror.
+        folder: results of the experiment; offline runs are written to its folder `wandb`.
+        make: returns the runs; not called if W&B is disabled.
         experiment, scale: group and tag of the runs.
-        mode: offline, online or disabled; the variable WANDB_MODE goes before it.
+        mode: offline, online or disabled; the variable WANDB_MODE overrides it.
     """
     mode = os.environ.get("WANDB_MODE", mode)
     if mode == "disabled":
@@ -238,24 +228,26 @@ def write(folder: Path, make: Callable[[], Sequence[WandbRun]], *, experiment: s
         state.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"warning: no W&B mirror ({reason}); the files in {folder} are complete.", file=sys.stderr)
+        print(f"warning: no copy in W&B ({reason}); the files in {folder} are complete.", file=sys.stderr)
 
 
 def _state(entry: WandbRun, mode: str) -> list[str]:
-    """The mode and a digest of what a run shows."""
+    """Return the mode and a digest of a run's content."""
     figures = {name: path.read_bytes().hex() for name, path in entry.figures.items()}
-    shown = json.dumps(entry._replace(figures=figures)._asdict(), sort_keys=True, default=str)
-    return [mode, hashlib.sha256(shown.encode()).hexdigest()]
+    content = json.dumps(entry._replace(figures=figures)._asdict(), sort_keys=True, default=str)
+    return [mode, hashlib.sha256(content.encode()).hexdigest()]
 
 
 def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode: str) -> None:
     """Write one W&B run."""
     import wandb
 
-    state = provenance.commit()
+    version = provenance.commit()
     tags = [scale, experiment]
-    if state["commit"]:
-        tags.append(state["commit"][:8] + ("-dirty" if state["dirty"] else ""))
+    if version["commit"]:
+        tags.append(version["commit"][:8] + ("-dirty" if version["dirty"] else ""))
+    # Settings named x_… are private to the pinned wandb. They leave out what takes most of a run's time and says
+    # nothing about the results: system statistics, metadata, machine facts and the list of installed packages.
     settings = wandb.Settings(
         silent=True,
         console="off",
@@ -288,21 +280,21 @@ def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode: str
         for name, path in entry.figures.items():
             logged[f"figures/{name}"] = wandb.Image(str(path), caption=name)
         run.log(logged)
-        for name, place in entry.models.items():
-            run.log_artifact(_model_artifact(name, build.locate(place)))
+        for name, path in entry.models.items():
+            run.log_artifact(_model_artifact(name, build.locate(path)))
     finally:
         wandb.finish()
 
 
-def _model_artifact(name: str, place: str) -> Any:
-    """A model as an artifact: the files of a small folder, otherwise a reference to where it lies."""
+def _model_artifact(name: str, path: str) -> "wandb.Artifact":
+    """Return a model as an artifact: the files of a small folder, otherwise a reference to its address."""
     import wandb
 
-    artifact, folder = wandb.Artifact(name, type="model"), Path(place)
+    artifact, folder = wandb.Artifact(name, type="model"), Path(path)
     if not folder.is_dir():
-        artifact.add_reference(f"https://huggingface.co/{place}", checksum=False)
+        artifact.add_reference(f"https://huggingface.co/{path}", checksum=False)
     elif sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= SMALL_BYTES:
-        artifact.add_dir(str(folder), policy="immutable")  # not copied: the folder stays where it is
+        artifact.add_dir(str(folder), policy="immutable")  # not copied into wandb's own folder
     else:
         artifact.add_reference(folder.resolve().as_uri(), checksum=False)
     return artifact

@@ -9,9 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..engine.generation import Rollout
-from ..evaluation.accuracy import greedy_accuracy
+from ..evaluation.accuracy import grades, greedy_accuracy
 from ..models.language_models import Policy
-from ..tasks import grading
 from ..types import Problem
 from .data import Padded
 from .loop import Schedule, Training
@@ -24,11 +23,7 @@ def verifiable_reward(policy: Policy) -> Score:
     """Return the reward by the task's grader: 1 for a finished, correct response, else 0; NaN where grading failed."""
 
     def score(problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[float]:
-        rewards = []
-        for problem, rollout in zip(problems, rollouts, strict=True):
-            verdict = grading.grade(problem, policy.decode(rollout.token_ids), rollout.finished)
-            rewards.append(float("nan") if verdict.note else float(verdict.correct))
-        return rewards
+        return [float("nan") if grade.note else float(grade.correct) for grade in grades(policy, problems, rollouts)]
 
     return score
 

@@ -19,7 +19,7 @@ from scipy import special, stats
 
 from ...engine import scoring
 from ...engine.sampling import Sampling, keyed_uniforms
-from ...evaluation.accuracy import greedy_accuracy, is_correct, sample_responses
+from ...evaluation.accuracy import grades, greedy_accuracy, sample_responses
 from ...models.language_models import Policy, RewardModel
 from ...types import Problem
 from ..data import solution_ids
@@ -92,7 +92,7 @@ def measure(policy: Policy, rewards: dict[str, RewardModel], problems: Sequence[
     noise = [keyed_uniforms(0, p.id, 0, f"rollout {k}", MAX_NEW_TOKENS) for p in problems for k in range(NUM_SAMPLES)]
     rollouts = sample_responses(policy, repeated, noise, Sampling(TEMPERATURE), MAX_NEW_TOKENS)
     responses = [rollout.token_ids for rollout in rollouts]
-    correct = np.array([is_correct(policy, p, r) for p, r in zip(repeated, rollouts, strict=True)])
+    correct = np.array([grade.correct for grade in grades(policy, repeated, rollouts)])
     correct = correct.reshape(-1, NUM_SAMPLES)
     result: dict[str, Any] = {
         "greedy": round(greedy_accuracy(policy, problems, MAX_NEW_TOKENS), 1),
