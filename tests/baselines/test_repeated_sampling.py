@@ -14,7 +14,7 @@ def drafts(policy, *texts):
     return [Rollout([*policy.tokenizer.encode(text), policy.eos_ids[0]], True) for text in texts]
 
 
-def test_best_of_n_takes_the_sample_of_highest_reward_and_grows_by_prefix():
+def test_best_of_n_returns_highest_reward_of_prefix():
     policy, reward = toys.policy(), toys.reward("classifier")
     many = BestOfN(num_samples=6, **DRAW).solve(PROBLEMS, policy, reward)
     few = BestOfN(num_samples=3, **DRAW).solve(PROBLEMS, policy, reward)
@@ -26,7 +26,7 @@ def test_best_of_n_takes_the_sample_of_highest_reward_and_grows_by_prefix():
         assert large.search["trajectory"][2]["flops"] == small.cost.flops
 
 
-def test_best_of_n_scores_equal_the_hugging_face_forward():
+def test_best_of_n_reward_equals_hugging_face_forward():
     import torch
 
     policy, reward = toys.policy(), toys.reward("classifier")
@@ -36,14 +36,14 @@ def test_best_of_n_scores_equal_the_hugging_face_forward():
         assert solution.reward == pytest.approx(reward.model(input_ids=torch.tensor([ids])).logits.item(), abs=1e-9)
 
 
-def test_majority_counts_votes_and_breaks_ties_by_first_seen():
+def test_majority_tie_goes_to_first_answer():
     policy = toys.policy()
     votes = drafts(policy, "1+1=3", "1+1=2", "2=2", "1+2=3", "no answer", "9=3")
     assert majority(PROBLEMS[0], policy, votes) == [0, 0, 1, 0, 0, 0]
     assert majority(PROBLEMS[0], policy, drafts(policy, "nothing", "5")) == [0, 0]
 
 
-def test_self_consistency_answer_is_a_most_common_one():
+def test_self_consistency_response_is_one_of_samples():
     policy = toys.policy()
     for problem, solution in zip(PROBLEMS, SelfConsistency(num_samples=5, **DRAW).solve(PROBLEMS, policy), strict=True):
         answers = [grading.extract_answer(s["response"], problem.task) for s in solution.search["samples"]]
@@ -51,7 +51,7 @@ def test_self_consistency_answer_is_a_most_common_one():
         assert len(answers) == 5
 
 
-def test_greedy_costs_its_tokens_and_one_prefill():
+def test_greedy_cost_is_tokens_and_one_prefill():
     policy = toys.policy()
     for problem, solution in zip(PROBLEMS, Greedy(max_new_tokens=8).solve(PROBLEMS, policy), strict=True):
         prompt, drawn = len(policy.prompt_ids(toys.chat(problem.question))), len(solution.token_ids)
@@ -61,8 +61,16 @@ def test_greedy_costs_its_tokens_and_one_prefill():
         assert solution.cost.flops == 2 * policy.parameters * (prompt + drawn)
 
 
-def test_no_samples_and_too_long_prompts_are_refused():
+def test_zero_samples_or_long_prompt_raises():
     with pytest.raises(ValueError, match=r"num_samples \(N\) must be >= 1; got 0"):
         BestOfN(num_samples=0)
     with pytest.raises(ValueError, match="context of 256"):
         Greedy(max_new_tokens=300).solve(PROBLEMS, toys.policy())
+
+
+def test_expected_answers_count_decoded_responses():
+    assert Greedy().expected_answers() == 1
+    assert SelfConsistency(num_samples=5).expected_answers() == BestOfN(num_samples=5).expected_answers() == 5
+    assert not Greedy.uses_reward
+    assert not SelfConsistency.uses_reward
+    assert BestOfN.uses_reward

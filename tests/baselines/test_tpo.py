@@ -1,4 +1,4 @@
-"""TPO: what it asks, what it spends, and what it answers."""
+"""TPO: its prompts, cost and answer."""
 
 import pytest
 import toys
@@ -15,7 +15,7 @@ SHORT = {"num_samples": 2, "max_critique_tokens": 5, "max_new_tokens": 6}
 
 
 class Script:
-    """A sampler that answers from a list, and a reward that is looked up by text; both keep what they were asked."""
+    """A sampler that replies from a list and a reward looked up by text; both log their inputs."""
 
     def __init__(self, policy, monkeypatch, replies: list[list[str]], rewards: dict[str, float]):
         self.policy, self.replies, self.rewards = policy, iter(replies), rewards
@@ -36,7 +36,7 @@ class Script:
         return [self.rewards[text] for text in texts], [Cost(reward_forward_tokens=10, model_calls=1)] * len(texts)
 
 
-def test_a_round_asks_for_critique_instructions_and_revision_of_the_best_and_worst(monkeypatch):
+def test_round_prompts_contain_best_and_worst_response(monkeypatch):
     policy, reward = toys.policy(), toys.reward()
     rounds = [["low", "high", "mid"], ["new", "newer", "worse"], ["x", "y", "z"]]
     replies = [rounds[0], ["CRITIQUE"], ["ADVICE"], rounds[1], ["C2"], ["A2"], rounds[2]]
@@ -48,15 +48,15 @@ def test_a_round_asks_for_critique_instructions_and_revision_of_the_best_and_wor
     opening, critique, advice, revision, second, _, third = script.asked
     question = PROBLEMS[0].question
     assert opening == [policy.tokenizer.decode(policy.prompt_ids(PROBLEMS[0].messages))] * 3
-    for text, words, absent in [
+    for text, present, absent in [
         (critique[0], [question, "Preferred answer:\nhigh", "Other answer:\nlow"], ["mid"]),
         (advice[0], [question, "Answer:\nhigh", "Review:\nCRITIQUE"], ["low"]),
         (revision[0], [question, "Draft of an answer:\nhigh", "ADVICE"], ["CRITIQUE"]),
         (second[0], [question, "Preferred answer:\nnewer", "Other answer:\nworse"], ["high"]),
         (third[0], [question, "Draft of an answer:\nnewer", "A2"], ["ADVICE"]),
     ]:
-        assert all(word in text for word in words), text
-        assert not any(word in text for word in absent), text
+        assert all(part in text for part in present), text
+        assert not any(part in text for part in absent), text
     assert [len(asked) for asked in script.asked] == [3, 1, 1, 3, 1, 1, 3]
     assert [limits[0] for limits in script.limits] == [6, 4, 4, 6, 4, 4, 6]
     assert {prompt for prompt, _ in script.scored} == {reward.tokenizer.decode(reward.prompt_ids(PROBLEMS[0].messages))}
@@ -69,7 +69,7 @@ def test_a_round_asks_for_critique_instructions_and_revision_of_the_best_and_wor
     assert counts == [9, 8, 2, 6]
 
 
-def test_costs_of_a_scripted_search_by_hand(monkeypatch):
+def test_scripted_search_cost_equals_hand_count(monkeypatch):
     policy, reward = toys.policy(), toys.reward()
     replies = [["1", "2"], ["345"], ["67"], ["8", "9"]]
     script = Script(policy, monkeypatch, replies, {"1": 0.0, "2": 1.0, "8": 2.0, "9": 0.0})
@@ -78,7 +78,7 @@ def test_costs_of_a_scripted_search_by_hand(monkeypatch):
     # digits stand alone and every reply has an end token: 2 + 2, 4, 3, 2 + 2
     assert solution.cost.decode_tokens == 15
     prompts = [len(policy.tokenizer.encode(texts[0])) for texts in script.asked]
-    assert solution.cost.policy_prefill_tokens == sum(prompts)  # each once, also where two are drawn behind it
+    assert solution.cost.policy_prefill_tokens == sum(prompts)  # each once, also if two responses follow it
     assert solution.cost.reward_forward_tokens == 40
     assert solution.cost.model_calls == 15 + 4 + 4
     assert solution.cost.flops == 2 * policy.parameters * (15 + sum(prompts))
@@ -96,7 +96,7 @@ def wide(monkeypatch):
     return policy
 
 
-def test_costs_are_what_the_models_really_read(wide, monkeypatch):
+def test_cost_equals_tokens_read_by_models(wide, monkeypatch):
     from transformers import DynamicCache
 
     reward, read = toys.reward(), {"policy": 0, "reward": 0}
@@ -118,7 +118,7 @@ def test_costs_are_what_the_models_really_read(wide, monkeypatch):
     assert spent.reward_forward_tokens == read["reward"]
 
 
-def test_draws_depend_on_seed_problem_and_repeat_and_not_on_the_batch(wide):
+def test_samples_depend_on_keys_not_on_batch(wide):
     reward, method = toys.reward("classifier"), TPO(**SHORT, temperature=1.0)
     together = method.solve(PROBLEMS[::-1], wide, reward, seed=1)[::-1]
     for problem, one in zip(PROBLEMS, together, strict=True):
@@ -131,7 +131,7 @@ def test_draws_depend_on_seed_problem_and_repeat_and_not_on_the_batch(wide):
         assert [one.search["samples"] for one in other] != [one.search["samples"] for one in together]
 
 
-def test_fewer_rounds_are_the_beginning_of_more(wide):
+def test_fewer_rounds_give_prefix_of_samples(wide):
     reward = toys.reward()
     many = TPO(**SHORT, num_iterations=2).solve(PROBLEMS, wide, reward)
     few = TPO(**SHORT, num_iterations=1).solve(PROBLEMS, wide, reward)
@@ -140,7 +140,7 @@ def test_fewer_rounds_are_the_beginning_of_more(wide):
         assert large.search["trajectory"][3]["flops"] == small.cost.flops
 
 
-def test_a_prompt_beyond_the_context_is_named():
+def test_prompt_beyond_context_raises_naming_problem():
     with pytest.raises(ValueError, match=r"TPO's prompt of round 1 critique .* context of 256 .* problem toy/0"):
         TPO(**SHORT).solve(PROBLEMS, toys.policy(), toys.reward())
 
@@ -155,6 +155,10 @@ def test_a_prompt_beyond_the_context_is_named():
         ({"top_p": 0.0}, "top_p"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings, message):
+def test_setting_out_of_range_raises(settings, message):
     with pytest.raises(ValueError, match=message):
         TPO(**settings)
+
+
+def test_expected_answers_count_critiques_and_instructions():
+    assert TPO(num_samples=4, num_iterations=3).expected_answers() == 4 + 3 * (4 + 2)

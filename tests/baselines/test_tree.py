@@ -23,7 +23,7 @@ def hand_tree() -> tuple[Node, dict[str, Node]]:
     return root, nodes
 
 
-def test_uct_is_the_normalised_value_plus_what_rarity_is_worth():
+def test_uct_equals_values_computed_by_hand():
     # (3 - 1) / (5 - 1) = 0.5; sqrt(ln 4 / 2) = 0.8325546
     assert uct(3.0, 2, 4, exploration=1.0, **HAND) == pytest.approx(1.3325546)
     # (1 - 1) / 4 = 0; sqrt(ln 4 / 1) = 1.1774100
@@ -32,7 +32,7 @@ def test_uct_is_the_normalised_value_plus_what_rarity_is_worth():
     assert uct(-7.0, 3, 3, exploration=0.0, low=-7.0, high=-7.0) == 0.0
 
 
-def test_selection_follows_uct_to_the_first_unvisited_child():
+def test_selection_follows_uct_to_first_unvisited_child():
     root, nodes = hand_tree()
     assert select(root, exploration=1.0, **HAND) is nodes["a1"]  # a: 1.33 > b: 1.18, then the unvisited
     nodes["a1"].visits, nodes["a1"].value = 1, 2.0
@@ -44,7 +44,7 @@ def test_selection_follows_uct_to_the_first_unvisited_child():
     assert select(root, exploration=0.3, **HAND) is nodes["a0"]
 
 
-def test_an_exhausted_child_is_passed_by_however_good_it_is():
+def test_selection_skips_exhausted_child_of_highest_value():
     root, nodes = hand_tree()
     assert select(root, exploration=0.0, **HAND) is nodes["a1"]
     nodes["c"].exhausted = False
@@ -54,7 +54,7 @@ def test_an_exhausted_child_is_passed_by_however_good_it_is():
         select(root, exploration=0.0, **HAND)
 
 
-def test_backup_counts_visits_and_keeps_the_highest_reward_on_the_path_only():
+def test_backup_changes_nodes_on_the_path_only():
     root, nodes = hand_tree()
     backup(nodes["a1"], 4.0)
     assert [(n.visits, n.value) for n in (nodes["a1"], nodes["a"], root)] == [(1, 4.0), (3, 4.0), (5, 5.0)]
@@ -63,7 +63,7 @@ def test_backup_counts_visits_and_keeps_the_highest_reward_on_the_path_only():
     assert (nodes["b"].visits, nodes["b"].value) == (2, 1.0)
 
 
-def test_exhaustion_climbs_only_when_every_child_is_exhausted():
+def test_node_is_exhausted_when_every_child_is():
     root = Node([], False)
     left, right = (root.add([token], final=False) for token in (0, 1))
     leaves = [left.add([0, token], final=True) for token in (0, 1)]
@@ -75,7 +75,7 @@ def test_exhaustion_climbs_only_when_every_child_is_exhausted():
     assert root.exhausted
 
 
-def test_paths_name_the_place_in_the_tree():
+def test_path_names_position_in_tree():
     root = Node([], False)
     child = root.add([7], final=False)
     assert [root.path, child.path, child.add([7, 8], final=True).path, child.add([7, 9], final=True).path] == [
@@ -86,19 +86,19 @@ def test_paths_name_the_place_in_the_tree():
     ]
 
 
-def test_beam_keeps_the_highest_values_and_ties_go_to_the_earlier():
+def test_beam_keeps_highest_values_ties_to_earlier():
     assert beam([0.5, -math.inf, 2.0, 0.5, 1.0], 3) == [2, 4, 0]
     assert beam([1.0], 3) == [0]
 
 
-def test_steps_are_cut_behind_the_first_mark_and_equal_ones_are_merged():
+def test_step_ends_after_first_mark_duplicates_merge():
     assert first_step([5, 6, 9, 7, 9], {9, 3}) == [5, 6, 9]
     assert first_step([5, 6], {9}) == [5, 6]
     assert distinct([[1, 2], [3], [1, 2], [], [3], [4]]) == [0, 1, 3, 5]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_enough_simulations_complete_every_leaf_once_and_find_the_best(seed: int):
+def test_enough_simulations_complete_every_leaf_once(seed: int):
     generator = random.Random(seed)
     rewards = {(a, b, c): generator.gauss(0, 10) for a in range(3) for b in range(3) for c in range(3)}
     root, seen = Node([], False), []
@@ -117,7 +117,7 @@ def test_enough_simulations_complete_every_leaf_once_and_find_the_best(seed: int
     assert root.value == max(rewards.values())
 
 
-def test_a_greedy_search_reaches_a_good_region_sooner_than_an_exploring_one():
+def test_low_exploration_reaches_good_region_sooner():
     """Two regions, rewards 0 and 10, of 20 leaves each: with w = 0 all simulations but one go to the better one."""
     counts = {}
     for exploration in (0.0, 100.0):

@@ -47,7 +47,7 @@ def plain_reward(reward, question: str, tokens: list[int], *, close: bool = True
 
 @pytest.mark.parametrize(("kind", "reference"), [("likelihood", False), ("likelihood", True), ("classifier", False)])
 @pytest.mark.parametrize("name", METHODS)
-def test_rewards_are_those_of_whole_responses_and_the_answer_is_the_best_one(name, kind, reference):
+def test_solution_is_completed_response_of_highest_reward(name, kind, reference):
     policy, reward = toys.policy(), toys.reward(kind, reference=reference)
     for problem, solution in zip(PROBLEMS, METHODS[name]().solve(PROBLEMS, policy, reward), strict=True):
         assert solution.reward == pytest.approx(plain_reward(reward, problem.question, solution.token_ids), abs=1e-9)
@@ -65,7 +65,7 @@ def test_rewards_are_those_of_whole_responses_and_the_answer_is_the_best_one(nam
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_results_and_costs_do_not_depend_on_batch_or_order(name):
+def test_results_do_not_depend_on_batch_order(name):
     policy, reward = toys.policy("llama"), toys.reward("classifier", "qwen2")
     together = METHODS[name]().solve(PROBLEMS[::-1], policy, reward, seed=3)[::-1]
     for problem, one in zip(PROBLEMS, together, strict=True):
@@ -102,7 +102,7 @@ WIDE = {
 
 
 @pytest.mark.parametrize("method", [RAP(num_simulations=60, **WIDE), TreeOfThoughts(breadth=64, **WIDE)], ids=type)
-def test_a_wide_search_completes_every_response_and_finds_the_best(method):
+def test_wide_search_completes_every_response(method):
     """120 draws among at most 16 nearly equally likely steps miss one with a probability of 1 %; the seed is fixed."""
     policy, reward = toys.policy(), toys.reward()
     for problem, solution in zip(PROBLEMS[:3], method.solve(PROBLEMS[:3], policy, reward, seed=1), strict=True):
@@ -115,7 +115,7 @@ def test_a_wide_search_completes_every_response_and_finds_the_best(method):
         assert solution.reward == pytest.approx(best, abs=1e-9)
 
 
-def test_a_narrow_tree_of_thoughts_goes_on_from_the_step_of_highest_value():
+def test_narrow_tree_of_thoughts_follows_highest_value():
     """Steps drawn and valued here without a cache, one at a time."""
     policy, reward = toys.policy(), toys.reward()
     method, compared = TreeOfThoughts(breadth=1, num_proposals=4, **SETTINGS), 0
@@ -134,7 +134,7 @@ def test_a_narrow_tree_of_thoughts_goes_on_from_the_step_of_highest_value():
     assert compared >= 3
 
 
-def test_fewer_simulations_are_the_beginning_of_more():
+def test_fewer_simulations_give_prefix_of_samples():
     policy, reward = toys.policy(), toys.reward()
     many = METHODS["rap"]().solve(PROBLEMS, policy, reward)
     few = RAP(num_simulations=3, num_proposals=3, **SETTINGS).solve(PROBLEMS, policy, reward)
@@ -144,7 +144,7 @@ def test_fewer_simulations_are_the_beginning_of_more():
         assert large.search["trajectory"][2]["flops"] == small.cost.flops
 
 
-def test_the_first_simulation_is_one_sample_of_the_policy():
+def test_first_simulation_is_one_policy_sample():
     policy, reward = toys.policy(), toys.reward()
     for problem, solution in zip(
         PROBLEMS, RAP(num_simulations=1, num_proposals=1, **SETTINGS).solve(PROBLEMS, policy, reward), strict=True
@@ -157,7 +157,7 @@ def test_the_first_simulation_is_one_sample_of_the_policy():
 
 @pytest.mark.parametrize("kind", ["likelihood", "classifier"])
 @pytest.mark.parametrize("name", METHODS)
-def test_costs_are_what_the_models_really_read_and_drew(name, kind, monkeypatch):
+def test_cost_equals_tokens_read_and_sampled(name, kind, monkeypatch):
     """Counts the rows of every forward pass that are not padding, and the tokens that were drawn."""
     policy, reward = toys.policy(), toys.reward(kind)
     read, drawn, sample = {"policy": 0, "reward": 0}, [], generation.sample
@@ -188,7 +188,7 @@ def test_costs_are_what_the_models_really_read_and_drew(name, kind, monkeypatch)
     assert spent.flops == 2 * (policy.parameters * (len(drawn) + read["policy"]) + reward.parameters * read["reward"])
 
 
-def test_only_one_token_of_what_is_shared_is_read_again():
+def test_one_token_of_shared_prefix_is_read_again():
     """A scripted search by hand: prompts of P and R tokens; b = 1, k = 2, every token ends a step, three depths."""
     policy, reward = toys.policy(), toys.reward("classifier")
     every = sorted({character for index in range(policy.vocab_size) for character in policy.decode([index])})
@@ -206,7 +206,7 @@ def test_only_one_token_of_what_is_shared_is_read_again():
 
 
 @pytest.mark.parametrize(("kind", "reference"), [("likelihood", False), ("likelihood", True), ("classifier", False)])
-def test_a_beginning_is_valued_without_a_closing_token(kind, reference):
+def test_prefix_value_has_no_end_token(kind, reference):
     policy, reward = toys.policy(), toys.reward(kind, reference=reference)
     texts = [policy.tokenizer.encode(text) for text in ("1", "12+3", "the sum is")] + [[40, policy.eos_ids[0]]]
     prompts = [reward.prompt_ids(toys.chat(question)) for question in QUESTIONS[:4]]
@@ -217,7 +217,7 @@ def test_a_beginning_is_valued_without_a_closing_token(kind, reference):
             assert abs(value - plain_reward(reward, question, text)) > 1e-3
 
 
-def test_step_marks_are_found_inside_tokens():
+def test_stop_ids_are_tokens_containing_a_mark():
     policy = toys.policy()
     ids = tree_search.stop_ids(policy, [";", "="])
     assert {policy.decode([index]) for index in ids} >= {";", "="}
@@ -241,17 +241,17 @@ def test_step_marks_are_found_inside_tokens():
         (lambda: RAP(temperature=-1.0), "temperature must be >= 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(build, message):
+def test_setting_out_of_range_raises(build, message):
     with pytest.raises(ValueError, match=message):
         build()
 
 
-def test_a_prompt_beyond_the_context_is_refused():
+def test_prompt_beyond_context_raises():
     with pytest.raises(ValueError, match="context of 256"):
         RAP(step_marks=[" "], max_new_tokens=300).solve(PROBLEMS, toys.policy(), toys.reward())
 
 
-def test_forks_share_what_they_have_in_common_and_freed_memory_is_used_again():
+def test_forks_share_prefix_rows_and_reuse_freed():
     policy, caches = toys.policy(), ModelCaches.branching()
     prompt, noise = policy.prompt_ids(toys.chat("6")), [keyed_uniforms(0, str(i), 0, "s", 6) for i in range(4)]
     draw = {"store": caches.policy, "slots": [0, 0, 0], "output_slots": [1, 2, None]}
@@ -276,9 +276,14 @@ def test_forks_share_what_they_have_in_common_and_freed_memory_is_used_again():
     assert len(caches.policy.log_probabilities) == capacity
 
 
-def test_methods_are_public():
+def test_tree_methods_are_public():
     import nabla_reasoner
 
     assert nabla_reasoner.RAP is RAP
     assert nabla_reasoner.TreeOfThoughts is TreeOfThoughts
     assert isinstance(toys.policy(), Policy)
+
+
+def test_expected_answers_count_whole_responses():
+    assert RAP(num_simulations=7).expected_answers() == 7
+    assert TreeOfThoughts(breadth=2, num_proposals=5).expected_answers() == 10

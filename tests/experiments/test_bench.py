@@ -1,4 +1,4 @@
-"""The benchmark: its files, its arithmetic and its yardsticks. No test asks how fast anything is."""
+"""The benchmark: its files, arithmetic and baselines. No test depends on how fast anything is."""
 
 import json
 import sys
@@ -163,7 +163,7 @@ def test_a_run_that_is_interrupted_leaves_the_finished_cases(tmp_path, monkeypat
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["status"] == "interrupted"
 
 
-def test_the_plain_engines_flops_are_rollouts_scores_gradients_and_lookups():
+def test_reference_engine_flops_are_sum_of_parts():
     context = BenchContext(settings(*SMALL, "tasks=[chain_sum]"))
     policy, reward = context.models("tiny-base")
     solved = context.solutions("tiny-base", "chain_sum", 2, NABLA, measurements.REFERENCE)
@@ -176,7 +176,7 @@ def test_the_plain_engines_flops_are_rollouts_scores_gradients_and_lookups():
     assert spent.flops == pytest.approx(by_part)
 
 
-def test_the_time_of_a_pass_counts_once_wherever_it_takes_place(monkeypatch):
+def test_profile_counts_nested_pass_once(monkeypatch):
     """Tokens that flip are evaluated within DTO's rounds, which must not count them too."""
     whole = gradient_passes._evaluate_batch
 
@@ -196,14 +196,14 @@ def test_the_time_of_a_pass_counts_once_wherever_it_takes_place(monkeypatch):
     assert sum(part.share for part in found.values()) == pytest.approx(1)
 
 
-def test_responses_that_differ_are_not_a_result():
+def test_differing_responses_do_not_reach_target():
     variants = (Variant("reference", [1.0], Cost(flops=4.0)), Variant("fast", [1.0], Cost(flops=1.0)))
     points = {"a__b": Comparison(*variants), "a__c": Comparison(*variants, "1 of 2 ...", valid=False)}
     assert results.verdict("gradient_flops", points, "flops", 1.0).reached == "no: responses differ at 1 of 2 points"
     assert results.verdict("gradient_flops", {"a__b": points["a__b"]}, "flops", 1.0).reached == "yes"
 
 
-def test_growth_compares_the_last_point_with_the_first():
+def test_growth_verdict_compares_last_and_first_point():
     def comparison(bare: int, evaluate: int) -> Comparison:
         return Comparison(Variant("bare", [bare] * 2, Cost()), Variant("evaluate", [evaluate] * 2, Cost()))
 
@@ -212,14 +212,14 @@ def test_growth_compares_the_last_point_with_the_first():
     assert verdict.reached == "yes"
 
 
-def test_crossing_is_interpolated_between_points_and_none_outside():
+def test_crossing_is_interpolated_within_range_only():
     assert timing.crossing([16.0, 64.0, 256.0], [0.5, 0.25, 0.0625], 0.125) == pytest.approx(128)
     assert timing.crossing([16.0, 64.0], [0.5, 0.25], 0.125) is None
     assert timing.crossing([16.0, 64.0], [0.1, 0.05], 0.125) is None
     assert timing.crossing([16.0, 64.0, 256.0], [0.5, 0.1, 0.2], 0.125) is None, "it must stay below"
 
 
-def test_sides_take_turns_after_a_warm_up_of_each():
+def test_runs_take_turns_after_warm_up():
     order = []
     seconds = timing.interleaved(
         {"a": lambda repeat: order.append(("a", repeat)), "b": lambda repeat: order.append(("b", repeat))}, 2, CPU
@@ -229,8 +229,8 @@ def test_sides_take_turns_after_a_warm_up_of_each():
 
 
 @pytest.mark.parametrize("kind", ["likelihood", "classifier"])
-def test_bare_passes_form_the_same_gradients_as_an_evaluation(kind):
-    """The yardstick is fair only if it does the same work: gradients by the input embeddings, of loss and of score."""
+def test_bare_passes_give_gradients_of_an_evaluation(kind):
+    """The baseline must do the same work: gradients by the input embeddings, of loss and of score."""
     policy, reward = toys.policy(), toys.reward(kind)
     sequences = plain_passes.random_sequences(policy, reward, 9, 1) + plain_passes.random_sequences(
         policy, reward, 12, 1
@@ -255,7 +255,7 @@ def test_bare_passes_form_the_same_gradients_as_an_evaluation(kind):
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)  # transformers' loss is of float32
 
 
-def test_bare_cost_counts_what_an_evaluation_of_whole_sequences_counts():
+def test_bare_cost_equals_cost_of_uncached_evaluation():
     policy, reward = toys.policy(), toys.reward()
     sequences = plain_passes.random_sequences(policy, reward, 10, 3)
     evaluated = gradient_passes.evaluate(policy, reward, sequences, reward_weight=1.0, nll_weight=1.0)
@@ -265,14 +265,14 @@ def test_bare_cost_counts_what_an_evaluation_of_whole_sequences_counts():
     assert spent.gradient_flops == bare.flops > 0
 
 
-def test_random_models_have_the_vocabulary_that_was_asked_for():
+def test_random_models_have_requested_vocabulary():
     policy, reward = random_init.random_models(SHAPE, SHAPE, 500, "classifier", CPU, torch.float32)
     assert (policy.vocab_size, len(policy.embedding), len(reward.embedding)) == (500, 500, 500)
     reward.check_vocabulary(policy)
     assert policy.prompt_ids(toys.chat("w0 w1"))[1:3] == [5, 6]
 
 
-def test_utilisation_runs_on_models_of_any_shape():
+def test_utilisation_runs_on_small_models():
     own = {"policy_shape": SHAPE, "reward_shape": SHAPE, "vocab_size": 300, "length": 32, "matrix_size": 64}
     context = BenchContext({**settings(*SMALL), "utilisation": own})
     comparison = measurements.utilisation(context, "")
@@ -283,7 +283,7 @@ def test_utilisation_runs_on_models_of_any_shape():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a kernel that can forget an earlier peak (Linux)")
-def test_peak_is_what_a_call_adds_and_not_what_was_held_before():
+def test_peak_excludes_memory_freed_before_call():
     def call() -> int:
         return int(torch.ones(20 * 2**20).sum())  # 80 MiB
 
@@ -295,7 +295,7 @@ def test_peak_is_what_a_call_adds_and_not_what_was_held_before():
 
 
 @pytest.mark.slow
-def test_a_failing_process_is_named_with_its_reason():
+def test_failing_process_raises_with_its_reason():
     with pytest.raises(RuntimeError, match="memory of bare could not be measured.*unexpected keyword"):
         memory.measure_in_new_process("bare", {"typo": 1})
 
@@ -303,8 +303,8 @@ def test_a_failing_process_is_named_with_its_reason():
 def hand_made() -> tuple[pd.DataFrame, pd.DataFrame]:
     lines, timings = [], []
 
-    def add(case: str, yardstick: str, other: str, base: float, ratio: float) -> None:
-        for variant, seconds, own in ((yardstick, base, 1.0), (other, base * ratio, ratio)):
+    def add(case: str, baseline: str, other: str, base: float, ratio: float) -> None:
+        for variant, seconds, own in ((baseline, base, 1.0), (other, base * ratio, ratio)):
             lines.append({"case": case, "variant": variant, "seconds": seconds, "ratio_to_reference": own})
             for i in (0, 1):
                 timings.append({"case": case, "variant": variant, "repeat": i, "seconds": seconds * (1 + i / 9)})
@@ -318,7 +318,7 @@ def hand_made() -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(lines, columns=COLUMNS.split(",")), pd.DataFrame(timings)
 
 
-def test_figure_draws_every_ratio_with_its_target_and_both_curves():
+def test_figure_has_every_ratio_target_and_curve():
     table, spread = hand_made()
     figure = draw_bench(table, spread, {"best_of_n_seconds": 1.5})
     ratios, curve = (axis for axis in figure.axes if axis.get_visible())
@@ -337,7 +337,7 @@ def test_figure_draws_every_ratio_with_its_target_and_both_curves():
     figures.plt.close(figure)
 
 
-def test_a_table_without_a_measured_case_is_not_drawn():
+def test_figure_of_table_without_results_raises():
     table, spread = hand_made()
     with pytest.raises(ValueError, match="at least one measured case"):
         draw_bench(table.iloc[-1:], spread, {})
