@@ -158,7 +158,7 @@ def test_validation_problems_are_those_that_were_held_out():
     assert test == held_out["test"][:30]
     assert validation == held_out["validation"][:30]
     assert not {problem.question for problem in held_out["test"]} & {problem.question for problem in validation}
-    with pytest.raises(ValueError, match="400 validation problems .* got num_problems=401"):
+    with pytest.raises(ValueError, match="at most 400, the number of validation problems .* got 401"):
         build.build_problems(compose.compose_cells(["task=products", "num_problems=401", "split=validation"])[0])
 
 

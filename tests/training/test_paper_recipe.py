@@ -3,13 +3,14 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
+from nabla_reasoner.config.schema import CONFIGS
 from nabla_reasoner.tasks import grading
-from nabla_reasoner.training.recipes import paper, tiny
+from nabla_reasoner.training.recipes import paper
 from nabla_reasoner.types import Problem
 
 
 def config(*overrides: str):
-    with initialize_config_dir(tiny.CONFIGS, version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("train/paper", list(overrides))
 
 

@@ -10,8 +10,9 @@ import toys
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
+from nabla_reasoner.config.schema import CONFIGS
 from nabla_reasoner.tasks import problems
-from nabla_reasoner.training.recipes import policy_improvement, tiny
+from nabla_reasoner.training.recipes import policy_improvement
 from nabla_reasoner.training.sft import PolicyTraining
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -33,7 +34,7 @@ def config(folder: Path, *overrides: str):
         "improvement.recipes.grpo.schedule.num_steps=4",
         "improvement.recipes.grpo.sampling.group_size=3",
     ]
-    with initialize_config_dir(tiny.CONFIGS, version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("train/tiny", [*small, *overrides])
 
 
@@ -97,7 +98,7 @@ def test_sweep_writes_accuracy_of_each_learning_rate(tmp_path, monkeypatch):
 
 def test_sft_and_grpo_use_the_same_questions():
     """All recipes share one list of questions, one batch and one number of steps."""
-    with initialize_config_dir(tiny.CONFIGS, version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         recipe = compose("train/tiny").improvement
     steps = {name: settings.schedule.num_steps for name, settings in recipe.recipes.items()}
     assert len(set(steps.values())) == 1

@@ -7,6 +7,7 @@ import hydra
 import numpy as np
 import pytest
 
+from nabla_reasoner.config.schema import CONFIGS
 from nabla_reasoner.models.language_models import Policy, RewardModel
 from nabla_reasoner.training.recipes import manifest, tiny
 
@@ -20,7 +21,7 @@ def test_grown_classifier_ranks_well_after_three_steps(tmp_path, monkeypatch):
         shutil.copytree(ASSETS / name, folder / name)
     few = [f"tasks.{task}.train=300" for task in ("chain_sum", "leg_counting", "products")]
     settings = ["samples_per_task=200", "probe=100", "schedule.num_steps=3"]
-    with hydra.initialize_config_dir(tiny.CONFIGS, version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = hydra.compose(
             "train/tiny", [f"folder={folder}", *few, *(f"models.classifier.{setting}" for setting in settings)]
         )

@@ -5,11 +5,8 @@ resumed computes the same batches, and writes the same records, as one that was 
 """
 
 import functools
-import logging
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +18,7 @@ from tqdm import tqdm
 
 from ..cost import Cost
 from ..models.language_models import Policy, RewardModel
+from ..models.quiet import quiet_libraries
 from ..tasks.grading import grade
 from ..types import Problem, Solution
 from .records import append_records, failed_record, make_record, read_records
@@ -167,7 +165,7 @@ def run(
     if not todo:
         return
     make = functools.partial(_record, policy=policy, method=method, seed=module.seed)
-    with _quiet_lightning():
+    with quiet_libraries():
         trainer = lightning.Trainer(
             accelerator="cpu" if device == "cpu" else "gpu",
             devices=devices,
@@ -204,20 +202,3 @@ def _reason(error: Exception) -> str:
 
 def _only(batch: list[Chunk]) -> Chunk:
     return batch[0]
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's notices of each trainer (hardware, loader workers), which a sweep would repeat per cell."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -1,19 +1,18 @@
-"""`./reproduce.sh bench`: speed, FLOPs and memory, each beside a yardstick measured in the same run.
+"""Speed, FLOPs and memory, each beside a baseline measured in the same run.
 
-Writes `results/<scale>/bench/`: bench.csv, spread.csv (every single timing), profile.csv (where the time goes) and
-bench.md, anew after each case, so that a run that is stopped leaves what it finished; summary.json; and at the end the
-figure, bench.png and bench.pdf.
+Writes bench.csv, spread.csv (every single timing), profile.csv (where the time goes) and bench.md after each case, so
+that an interrupted run keeps what it finished, and the figure at the end.
 
 A case of bench.csv is named NAME or NAME__POINT (a policy and a task, a length, a batch). Its first row is the
-yardstick, its second what is compared with it, and `ratio_to_reference` divides the second's quantity by the first's:
+baseline, its second what is compared with it, and `ratio_to_reference` divides the second's quantity by the first's:
 
-    gradient_flops                FLOPs of gradient evaluations; fast engine / plain engine with a cache within each DTO
+    gradient_flops                FLOPs of gradient evaluations; fast engine / reference engine with a cache in each DTO
                                   call (Alg. 4)
-    printed_gradient_flops        the same; fast engine / plain engine that evaluates at each of T steps (Alg. 2)
-    lookup_and_gradient_flops     FLOPs besides rollouts and scores; fast engine / plain engine (Alg. 4)
+    printed_gradient_flops        the same; fast engine / reference engine that evaluates at each of T steps (Alg. 2)
+    lookup_and_gradient_flops     FLOPs besides rollouts and scores; fast engine / reference engine (Alg. 4)
     best_of_n_flops               all FLOPs; ∇-Reasoner, one pass / Best-of-8 (the paper's Table 5: 25.8)
     best_of_n_seconds             seconds; ∇-Reasoner, one pass / Best-of-8
-    engine_seconds                seconds; fast engine on a batch / plain engine, one problem at a time
+    engine_seconds                seconds; fast engine on a batch / reference engine, one problem at a time
     evaluation_seconds            seconds; one gradient evaluation of a batch / bare passes of the same models
     dto_memory                    peak bytes besides weights; one DTO call / bare passes of the same models
     evaluation_against_decoding   seconds; one gradient evaluation / decoding the same sequence; by length
@@ -22,7 +21,7 @@ yardstick, its second what is compared with it, and `ratio_to_reference` divides
     utilisation                   FLOP/s; one gradient evaluation / a large matrix product (a GPU, 7 B and 4 B models)
 
 `seconds` are medians, per problem where problems are solved. `flops` are those that the case compares; the columns of
-tokens count whole runs (forward: whatever was read, prompts included). Bare passes are a loss of plain Hugging Face
+tokens count whole runs (forward: every token read, prompts included). Bare passes are a loss of plain Hugging Face
 modules, back to the input embeddings.
 """
 

@@ -1,16 +1,18 @@
-"""Training of the models of a scale, by its recipe."""
+"""Training of the models of a scale, by its recipe in `configs/train/`."""
+
+import importlib
 
 from omegaconf import DictConfig
 
 from .command import DONE, Command, refusing
 
+RECIPES = "nabla_reasoner.training.recipes"
+
 
 def run(command: Command, chosen: tuple[str, DictConfig]) -> int:
     """Train what the recipe of the scale names; returns the exit status."""
-    from ..training.recipes import paper, small, tiny  # peft and trl belong to extras
-
     scale, recipe = chosen
-    train = {"tiny": tiny.train, "small": small.train, "paper": paper.train}[scale]
+    module = importlib.import_module(f"{RECIPES}.{scale}")  # peft and trl belong to extras
     with refusing():
-        train(recipe)
+        module.train(recipe)
     return DONE

@@ -1,13 +1,12 @@
-"""`./reproduce.sh ppo`: the optimum of Eq. 3 against everything that approaches it, amortised and not.
+"""Deamortised against amortised PPO: the optimum of Eq. 3, and the methods that approach it.
 
-Writes `results/tiny/ppo/`: ppo.csv (a row per method, amount, λ and set of prompts), curves.csv (amortised policies
-during training), break_even.csv, ppo.md (tables and verdict, from those rows), ppo.png and ppo.pdf, summary.json, and
-the two models the space was made with (`models/`).
+Writes ppo.csv (a row per method, amount, λ and set of prompts), curves.csv (amortised policies during training),
+break_even.csv, ppo.md (tables and verdict, from those rows), the figure, and the two models of the task (`models/`).
 
 Columns of ppo.csv; all are means over `num_measured` prompts:
 
     side, method        amortised: a network was trained; deamortised: compute spent on each prompt; reference
-    amount              draws, steps, sweeps, iterations, or optimiser steps
+    amount              samples, steps, sweeps, iterations, or optimiser steps
     reward_weight       λ
     trained_on          prompts that an amortised policy was trained on
     measured_on         compared (trained on, too), trained, held_out
@@ -15,24 +14,22 @@ Columns of ppo.csv; all are means over `num_measured` prompts:
     tv, reward          total variation to ρ*; E_ρ[r] in nats
     kl_to_policy        KL(ρ‖π) in nats
     bound               Best-of-N: log N - (N - 1)/N, which kl_to_policy cannot exceed
-    flops               expected FLOPs of one answer, training left out
+    flops               expected FLOPs of one answer, without training
     training_flops      FLOPs of the training so far
     gradient_evaluations  expected number for one answer
-    samples             0: the law is exact; otherwise draws behind an estimate
-    kl_floor, tv_floor  what the same number of exact draws from ρ* shows
+    samples             0: the distribution is exact; otherwise the samples of an estimate
+    kl_floor, tv_floor  what the same number of exact samples from ρ* gives
 """
 
-import logging
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-import transformers
 
+from ..models.quiet import quiet_libraries
 from ..ppo import letter_task, tables
 from ..ppo.comparison import PPOComparison
 from ..ppo.figure import comparison as draw_comparison
@@ -43,11 +40,11 @@ from .command import Command, Progress, Recording, refusing
 FILES = ("ppo.csv", "curves.csv", "break_even.csv", "ppo.md", "ppo.png", "ppo.pdf", "summary.json")
 
 
+@quiet_libraries()
 def run(command: Command, settings: dict[str, Any]) -> int:
     """Run the comparison; returns the exit status."""
     with refusing():
         _check_prompts(settings)
-    quiet()
     if settings["threads"] is not None:
         torch.set_num_threads(settings["threads"])
     varied = {"seed": [settings["seed"]]}
@@ -96,11 +93,3 @@ def _check_prompts(settings: dict[str, Any]) -> None:
     wanted = settings["trained"][-1] + settings["held_out"]
     if wanted > total:
         raise ValueError(f"trained[-1] + held_out must be <= {total} prompts (length); got {wanted}.")
-
-
-def quiet() -> None:
-    """Silence Lightning and transformers, which report every one of many small trainings."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    transformers.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6.6 under torch 2.13
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -1,16 +1,14 @@
-"""`./reproduce.sh report [scale=NAME] [results_dir=DIR] [wandb=online]`: everything that was run, on one page.
+"""Everything that was run, on one page.
 
-Reads the results of other commands, docs/deviations.md and docs/outputs.md, runs nothing, and writes
-`results/<scale>/report/report.html` (self-contained: it opens from disk and loads nothing) and `report.md`.
-`wandb=online` also publishes a W&B Report. `docs=true` keeps the rows of the verdicts in figures/data/ and writes the
-claims tables of docs/claims.md and README.md from them. Exit status: 0 done; 1 publishing was asked for and failed (the
-files are kept); 2 a wrong setting or nothing to report, nothing written.
+Reads the results of the other targets, docs/deviations.md and docs/outputs.md. The HTML page is self-contained: it
+opens from disk and loads nothing. `wandb=online` also publishes a W&B Report. `docs=true` keeps the rows behind the
+verdicts in figures/data/, and writes the claims tables of docs/claims.md and README.md from them.
 """
 
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,27 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ..config.schema import ROOT
+from ..config.targets import Target, find, targets
 from ..reporting import wandb_report
 from ..reporting.claims import Decision, decide_claims, evidence_table, verdict_table
 from ..reporting.evidence import Evidence, typed_rows
 from ..reporting.figures import save
 from ..reporting.html_report import Block, to_html, to_markdown
-from ..reporting.report_sections import EXPERIMENTS, FIGURES, RESULTS, ReportInputs, report_blocks
+from ..reporting.report_sections import FIGURES, ReportInputs, report_blocks
 from ..reporting.tables import read_csv
 from .command import Command, Recording, refusing
 from .figures import keep_rows
 from .table1 import accuracy_against_flops
 
+KEPT = {  # field of the evidence: name of its rows in figures/data/, if it is another
+    "rewards": "table2",
+    "rejections": "table3",
+    "expenses": "table5",
+    "calls": "figure3",
+    "budgets": "figure4",
+    "checks": "theorem_checks",
+    "terms": "theorem_terms",
+}
 README_START = "<!-- claims: written by ./reproduce.sh report docs=true -->\n"
 README_END = "<!-- end of claims -->"
 CLAIMS_PAGE = """# Claims of the paper, and verdicts
@@ -50,32 +58,17 @@ def gather(results: Path, scale: str) -> ReportInputs:
     Raises:
         ValueError: there are no results.
     """
-    folder, theory = results / scale, results / "theory"
-    suffix = "" if scale == "tiny" else f"-{scale}"
-    evidence = Evidence(
-        comparisons=typed_rows(folder / "table1/comparisons.csv"),
-        rewards=typed_rows(folder / "table2/table.csv"),
-        rejections=typed_rows(folder / "table3/table.csv"),
-        expenses=typed_rows(folder / "table5/table.csv"),
-        calls=typed_rows(folder / f"figure3/figure3{suffix}.csv"),
-        budgets=typed_rows(folder / f"figure4/figure4{suffix}.csv"),
-        checks=typed_rows(theory / "checks.csv"),
-        terms=typed_rows(theory / "terms.csv"),
-        ppo=typed_rows(folder / "ppo/ppo.csv"),
-        bench=typed_rows(folder / "bench/bench.csv"),
-        ablations=typed_rows(folder / "ablations/table.csv"),
-    )
-    table1 = typed_rows(folder / "table1/table.csv")
+    evidence = read_evidence(lambda target, file: _file(results, scale, target, file))
+    table1 = typed_rows(_file(results, scale, find("table1"), "table.csv"))
     if not table1 and not any(evidence):
-        raise ValueError(f"{folder} or {theory} must hold results; got none. Run ./reproduce.sh table1 first.")
-    texts = {name: folder / path for name, (_, path) in RESULTS.items()}
-    texts |= {name: folder / name / f"{name}{suffix}.md" for name in FIGURES}
-    figures = {name: folder / name / f"{name}{suffix}.png" for name in FIGURES}
-    figures |= {name: theory / f"{name}.png" for name in ("theorem", "gradients")}
-    figures |= {name: folder / name / f"{name}.png" for name in ("ppo", "bench")}
-    figures |= {f"ablations/{path.stem}": path for path in sorted((folder / "ablations").glob("*.png"))}
-    summaries = {name: (theory if name == "theory" else folder / name) / "summary.json" for name in EXPERIMENTS}
-    checks = theory / "checks.csv"
+        raise ValueError(f"{results} must hold results of scale={scale}; got none. Run ./reproduce.sh table1 first.")
+    files = [
+        (name, _file(results, scale, target, file)) for name, target in targets().items() for file in target.writes
+    ]
+    texts = {name: path for name, path in files if path.suffix == ".md" and path.stem != "right_token"}
+    figures = {_figure_name(name, path, scale): path for name, path in files if path.suffix == ".png"}
+    summaries = {name: path for name, path in files if path.name == "summary.json"}
+    checks = _file(results, scale, find("theorem"), "checks.csv")
     return ReportInputs(
         scale=scale,
         evidence=evidence,
@@ -88,18 +81,36 @@ def gather(results: Path, scale: str) -> ReportInputs:
     )
 
 
+def _file(results: Path, scale: str, target: Target, file: str) -> Path:
+    """Return a result file; figures of another scale than tiny carry its name."""
+    if target.name in (*FIGURES, "ablations") and scale != "tiny" and file.startswith(target.name):
+        file = file.replace(target.name, f"{target.name}-{scale}", 1)
+    return results / target.path(scale) / file
+
+
+def _figure_name(target: str, path: Path, scale: str) -> str:
+    name = path.stem.removesuffix(f"-{scale}")
+    return f"{target}/{name}" if target == "ablations" else name
+
+
+def read_evidence(locate: Callable[[Target, str], Path]) -> Evidence:
+    """Read the rows that the claims are decided from.
+
+    Args:
+        locate: path of the file that a target keeps in figures/data/.
+    """
+    sources = {name: (target, file) for target in targets().values() for name, file in target.keeps.items()}
+    fields = {field: sources[KEPT.get(field, field)] for field in Evidence._fields}
+    return Evidence(**{field: typed_rows(locate(*source)) for field, source in fields.items()})
+
+
 def committed_evidence(data: Path) -> Evidence:
     """Read the rows of `figures/data/`, made at scale=tiny, from which the claims of the docs are decided."""
-    renamed = {
-        "rewards": "table2",
-        "rejections": "table3",
-        "expenses": "table5",
-        "calls": "figure3",
-        "budgets": "figure4",
-        "checks": "theorem_checks",
-        "terms": "theorem_terms",
-    }
-    return Evidence(**{name: typed_rows(data / f"{renamed.get(name, name)}.csv") for name in Evidence._fields})
+    return read_evidence(lambda target, file: data / f"{_kept_name(target, file)}.csv")
+
+
+def _kept_name(target: Target, file: str) -> str:
+    return next(name for name, kept in target.keeps.items() if kept == file)
 
 
 def claims_page(decisions: Sequence[Decision]) -> str:

@@ -1,15 +1,14 @@
-"""`./reproduce.sh theorem`: numerical checks of Theorem 4.1 and of the gradient facts (arXiv 2603.04948).
+"""Numerical checks of Theorem 4.1 and of the gradient's parts (arXiv 2603.04948).
 
-Writes `results_dir/theory/`, the tables anew after each group, so that a run that is stopped leaves what it finished:
+The tables are rewritten after each group, so that an interrupted run keeps what it finished:
 
-    checks.csv   name, value, tolerance, noise_floor, passed   passes when value <= tolerance, without exception;
+    checks.csv   name, value, tolerance, noise_floor, passed   passes if value <= tolerance, without exception;
                                                                `passed` is True, False, or "skipped: REASON"
-    terms.csv    norms and shares of the three gradient terms, by position of every response (see facts.TermRow)
+    terms.csv    norms and shares of the three gradient terms, by position of every response (`TermRow`)
     curves.csv   curve, series, x, y, floor                    what the figures draw besides
-    theorem.png, gradients.png (and .pdf), summary.json
 
-In rows ending in `_seen` a difference has to be there: value is the noise floor over it, tolerance a third. The exit
-status is 1 when any check fails; a skipped one does not fail and is not a pass.
+In rows ending in `_seen` a difference must exist: value is the noise floor over it, tolerance a third. The exit status
+is 1 if any check fails; a skipped check neither fails nor passes.
 """
 
 import sys

@@ -4,28 +4,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..config.targets import find, targets
 from . import accuracy_table
 from .claims import Decision
 from .evidence import Evidence, Row
 from .html_report import Block, Code, Figure, Heading, Markdown, Table, demoted, page_blocks
 from .method_names import OURS, STYLES
 
-EXPERIMENTS = ("table1", "table2", "theory", "ppo", "bench", "ablations")  # folders that have a summary.json
-FIGURES = {  # headings
-    "figure1": "Figure 1: sampling and descent on a reward landscape",
-    "figure2": "Figure 2: the framework",
-    "figure3": "Figure 3: model calls by method",
-    "figure4": "Figure 4: accuracy against compute",
-}
-RESULTS = {  # results with a text: heading, and its file in the scale's folder
-    "table2": ("Table 2: the reward model", "table2/table.md"),
-    "table3": ("Table 3: rejected candidates", "table3/table.md"),
-    "table4": ("Table 4: settings", "table4/table.md"),
-    "table5": ("Table 5: costs", "table5/table.md"),
-    "ppo": ("Test-time methods against trained PPO", "ppo/ppo.md"),
-    "bench": ("Benchmark", "bench/bench.md"),
-    "ablations": ("Ablations", "ablations/table.md"),
-}
+FIGURES = ("figure1", "figure2", "figure3", "figure4")
 CAPTIONS = {
     "theorem": "Theorem 4.1: distribution of noisy particles, of the exact flow, and of descent without noise.",
     "gradients": "Properties of the gradient: Eq. 25, estimators, shares of the terms of Prop. C.1.",
@@ -43,9 +29,9 @@ class ReportInputs(NamedTuple):
         evidence: rows that claims are decided from.
         table1: rows of `table1/table.csv`.
         checks: rows of `theory/checks.csv`, as text.
-        texts: Markdown by result (`RESULTS`), and captions by figure.
+        texts: Markdown tables and captions, by target.
         figures: PNG files by name.
-        summaries: summary.json by experiment.
+        summaries: summary.json by target.
         pages: text of docs/deviations.md and docs/outputs.md, by name.
     """
 
@@ -66,13 +52,13 @@ def report_blocks(inputs: ReportInputs, decisions: Sequence[Decision]) -> list[B
         *_opening(inputs),
         Heading(2, "Claims and verdicts"),
         *_claims(decisions, inputs.scale),
-        Heading(2, "Table 1: accuracy and cost"),
+        Heading(2, find("table1").heading),
         *_table1(inputs),
         Heading(2, "Paired comparisons"),
         *_comparisons(inputs.evidence.comparisons),
         *_results(inputs, "table2", "table3", "table4", "table5"),
         *_figures(inputs),
-        Heading(2, "Theorem 4.1 and the gradient, numerically"),
+        Heading(2, find("theorem").heading),
         *_theory(inputs),
         *_results(inputs, "ppo", "bench", "ablations"),
         *page_blocks(inputs.pages["deviations"]),
@@ -90,15 +76,16 @@ def _opening(inputs: ReportInputs) -> list[Block]:
         "sort by it."
     )
     rows = []
-    for name in EXPERIMENTS:
-        target = "theorem" if name == "theory" else name
-        summary = inputs.summaries.get(name)
+    for target in targets().values():
+        if "summary.json" not in target.writes:
+            continue
+        summary = inputs.summaries.get(target.name)
         if summary is None:
-            rows.append([target, "not run", "", "", "", ""])
+            rows.append([target.name, "not run", "", "", "", ""])
             continue
         minutes = sum(run.get("wall_clock_seconds", 0) for run in summary["invocations"]) / 60
         cells = [summary["status"], summary["command"], f"{minutes:.1f}", _commit(summary), summary["started"]]
-        rows.append([target, *cells])
+        rows.append([target.name, *cells])
     columns = ["target", "status", "command", "minutes", "commit", "started"]
     return [Markdown(text), Heading(2, "What was run"), Table(columns, rows)]
 
@@ -175,7 +162,7 @@ def _comparisons(comparisons: Sequence[Row]) -> list[Block]:
 def _results(inputs: ReportInputs, *names: str) -> Iterable[Block]:
     """Yield the results that have a text."""
     for name in names:
-        heading, _ = RESULTS[name]
+        heading = find(name).heading
         yield Heading(2, heading)
         if name not in inputs.texts:
             yield _not_run(name)
@@ -187,7 +174,8 @@ def _results(inputs: ReportInputs, *names: str) -> Iterable[Block]:
 
 
 def _figures(inputs: ReportInputs) -> Iterable[Block]:
-    for name, heading in FIGURES.items():
+    for name in FIGURES:
+        heading = find(name).heading
         yield Heading(2, heading)
         if name in inputs.figures:
             caption = inputs.texts.get(name, "").partition("\n")[2]  # the first line is the file's name

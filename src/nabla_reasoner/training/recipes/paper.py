@@ -9,13 +9,11 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from ...tasks import grading, problems
 from ...types import Problem
 from ..grpo import GroupSampling
-from .tiny import CONFIGS
 
 if TYPE_CHECKING:
     import trl
@@ -138,13 +136,3 @@ def train(config: DictConfig) -> None:
         dry_run(config)
     else:
         train_with_trl(config)
-
-
-@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train/paper")
-def main(config: DictConfig) -> None:
-    """Run the recipe from the command line."""
-    train(config)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import hydra
 import lightning
 import numpy as np
 import peft
@@ -263,13 +262,3 @@ def train(config: DictConfig) -> None:
         policy_improvement.improve(config, "grpo", data)
     if "choose" in config.only:
         choose(config, data)
-
-
-@hydra.main(version_base="1.3", config_path=tiny.CONFIGS, config_name="train/small")
-def main(config: DictConfig) -> None:
-    """Run the recipe from the command line."""
-    train(config)
-
-
-if __name__ == "__main__":
-    main()

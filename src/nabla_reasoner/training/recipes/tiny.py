@@ -7,14 +7,12 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-import hydra
 import lightning
 import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedTokenizerBase
 
-from ...config import schema
 from ...engine.sampling import Sampling, keyed_uniforms
 from ...evaluation.accuracy import sample_responses
 from ...models.language_models import Policy
@@ -28,7 +26,6 @@ from ..data import Example, Mixture, chat_example, pad, solution_examples, solut
 from . import manifest, policy_improvement
 from .policy_improvement import Splits
 
-CONFIGS = str(schema.CONFIGS)
 TOKENIZER_QUESTIONS = 2000  # questions of each task on which the tokenizer is trained
 ALPHABET_SOLUTIONS = 200  # worked solutions of each task; they contain every token that solutions use
 MEASURED_SEQUENCES = 16  # sequences on which the language model's activations are measured
@@ -218,13 +215,3 @@ def train(config: DictConfig) -> None:
         policy_improvement.sweep(config, data)
     if "manifest" in config.only:
         manifest.write(config, data)
-
-
-@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train/tiny")
-def main(config: DictConfig) -> None:
-    """Run the recipe from the command line."""
-    train(config)
-
-
-if __name__ == "__main__":
-    main()
