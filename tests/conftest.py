@@ -6,8 +6,10 @@ import socket
 
 import pytest
 import torch
+import transformers
 
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="disabled", TOKENIZERS_PARALLELISM="false")
+transformers.logging.disable_progress_bar()
 torch.set_num_threads(1)  # toy tensors: a second thread costs more than it brings, above all on a busy machine
 HOW = "./reproduce.sh test --all"
 

@@ -26,8 +26,8 @@ COMMAND = re.compile(r"\./reproduce\.sh +([^`\n|]+)")
 
 def commands() -> list[str]:
     """Every command line of the pages, without comments."""
-    lines = [match[1].split(" #")[0].strip() for page in PAGES for match in COMMAND.finditer(page.read_text("utf-8"))]
-    return sorted(set(lines))
+    lines = [match[1].split(" #")[0] for page in PAGES for match in COMMAND.finditer(page.read_text("utf-8"))]
+    return sorted({line.removesuffix("-->").strip().rstrip("'") for line in lines})
 
 
 @pytest.mark.parametrize("line", commands())

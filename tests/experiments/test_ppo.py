@@ -264,13 +264,13 @@ def test_demonstrations_follow_habits():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("lamda=1", "key=value with a key of"),
-        ("scale=small", "scale must be tiny"),
+        ("lamda=1", "settings of ppo: scale, results_dir"),
+        ("scale=small", "scale must be one of tiny"),
         ("main=3.0", "main must be one of"),
         ("trained=[8,1]", "trained must ascend"),
         ("held_out=0", "held_out must be a whole number >= 1"),
-        ("compared=65", "compared <= trained"),
-        ("deamortised.steps=[]", "steps must be a list of positive numbers"),
+        ("compared=65", "compared must be <= trained"),
+        ("deamortised.steps=[]", "deamortised.steps must be a list of at least 1"),
     ],
 )
 def test_wrong_settings_exit_2_before_writing(override, message, tmp_path, capsys):

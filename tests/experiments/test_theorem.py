@@ -59,7 +59,7 @@ def test_difference_is_seen_from_three_noise_floors():
     [
         ("typo=1", "settings of theorem: results_dir, checks, seed"),
         ("line.typo=1", "settings of line: argmin_cells, bins"),
-        ("checks=[lemma]", "argmin, velocity, jko"),
+        ("checks=[lemma]", "'argmin', 'velocity', 'jko'"),
         ("checks=[]", "checks must be a list of at least 1"),
         ("checks=argmin", "checks must be a list"),
         ("seed=-1", "whole number >= 0"),

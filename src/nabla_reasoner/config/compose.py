@@ -89,7 +89,9 @@ def compose_settings(target: Target, overrides: Sequence[str]) -> dict[str, Any]
     for override in parsed:
         key = override.key_or_group.split(".")[0]
         if key not in known:
-            raise ValueError(f"unknown setting {key!r}; settings of {target.name}: {', '.join(known)}.")
+            raise ValueError(
+                f"unknown setting {key!r} in {override.input_line!r}; settings of {target.name}: {', '.join(known)}."
+            )
     _check_scale(target, parsed)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         experiment = parse([f"experiment={target.name}"])
@@ -154,7 +156,7 @@ def _check_scale(target: Target, overrides: Sequence[Override]) -> None:
     for override in overrides:
         if override.key_or_group == "scale" and override.value() not in target.scales:
             valid = ", ".join(target.scales)
-            raise ValueError(f"scale of {target.name} must be one of {valid}; got {override.value()!r}.")
+            raise ValueError(f"scale must be one of {valid} for {target.name}; got {override.value()!r}.")
 
 
 def _compose(name: str, overrides: Sequence[Override]) -> DictConfig:

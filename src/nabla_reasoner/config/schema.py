@@ -340,4 +340,5 @@ def _describe(error: ValidationError) -> str:
         "extra_forbidden": "a known setting",
     }
     rule = rules.get(kind, first["msg"][0].lower() + first["msg"][1:])
-    return f"{key} must be {rule}; got {value!r}. Write {key.split('.')[0]}=VALUE."
+    example = "[A,B]" if kind in ("list_type", "too_short") else "VALUE"
+    return f"{key} must be {rule}; got {value!r}. Write {key}={example}."
