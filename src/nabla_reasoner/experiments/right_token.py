@@ -1,9 +1,9 @@
-"""Where DTO's move goes: what it does to the right token, beside moves of equal KL (`./reproduce.sh ablations`).
+"""Effect of DTO on the probability of the right token, beside updates of equal KL.
 
-Positions are those of worked solutions at which the policy is uncertain: the text so far is right, the rest is a
-rollout, and the right token is known. Plain sharpening raises it wherever greedy decoding is right already; whether a
-move knows better than the policy shows only where greedy decoding is wrong. Of the places where it is right as many are
-taken as there are wrong ones, evenly spaced.
+Positions are the uncertain ones of worked solutions: the text before is right, the rest is a rollout, and the right
+token is known. Sharpening raises the right token wherever greedy decoding is right already. Only positions where greedy
+decoding is wrong show whether an update knows better than the policy. Positions where it is right are thinned out to
+about the same number, evenly spaced.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from ..reporting import tables
 from ..training.data import solution_ids
 from ..types import Problem
 
-MOVES = {  # what is done to the row: terms that DTO keeps, or a move as far as the whole gradient's
+MOVES = {  # update of the row: the gradient terms that DTO keeps, or None for an update of equal KL
     "gradient": gradients.TERMS,
     "past_only": ("prefix", "reward_prefix"),
     "future_only": ("postfix", "reward_postfix"),
@@ -55,9 +55,10 @@ COLUMNS = (
 )
 NULL = "sharpen"
 NOTE = (
-    "Probability of the right token before and after the move, at uncertain positions of worked solutions where greedy "
-    "decoding is wrong or right (number of positions). Sharpening and the random move go as far (KL) as the gradient's "
-    "where they can: no sharpening goes beyond all mass on the policy's own favourite. Intervals over problems."
+    "Probability of the right token before and after the update, at uncertain positions of worked solutions where greedy "
+    "decoding is wrong or right (number of positions). Sharpening and the random update have the KL of "
+    "the gradient's update if they can reach it: sharpening ends with all mass on the policy's likeliest token. "
+    "Intervals are over problems."
 )
 HEADER = (
     "task",
@@ -75,10 +76,10 @@ class Position(NamedTuple):
     """A position of a worked solution.
 
     Attributes:
-        number: of its problem.
-        prefix: right tokens before it.
+        number: index of the problem.
+        prefix: right tokens before the position.
         right: the right token.
-        greedy: the policy's most likely one.
+        greedy: the policy's most likely token.
     """
 
     number: int
@@ -90,23 +91,23 @@ class Position(NamedTuple):
 def positions(
     policy: Policy, problems: Sequence[Problem], confidence_threshold: float, max_new_tokens: int
 ) -> list[Position]:
-    """Positions of the problems' worked solutions at which the policy is uncertain.
+    """Return the positions of the problems' worked solutions at which the policy is uncertain.
 
     Args:
-        max_new_tokens: no position lies further back; the end token counts as one.
+        max_new_tokens: longest solution prefix that is read; the end token counts as one.
     """
-    found = []
+    uncertain = []
     for number, problem in enumerate(problems):
         text = solution_ids(policy.tokenizer, problem, policy.eos_ids[0])[:max_new_tokens]
         prompt = policy.prompt_ids(problem.messages)
         with torch.no_grad():
             ids = torch.tensor([prompt + text], device=policy.device)
             hidden = policy.hidden_states(policy.embedding[ids])[0, len(prompt) - 1 : -1]
-            chances = torch.softmax(numerics.at_least_float32(policy.logits(hidden)), -1)
-        for position in (chances.amax(-1) <= confidence_threshold).nonzero()[:, 0].tolist():
-            greedy = chances[position].argmax().item()
-            found.append(Position(number, text[:position], text[position], greedy))
-    wrong, right = ([p for p in found if (p.greedy == p.right) == same] for same in (False, True))
+            probabilities = torch.softmax(numerics.at_least_float32(policy.logits(hidden)), -1)
+        for position in (probabilities.amax(-1) <= confidence_threshold).nonzero()[:, 0].tolist():
+            greedy = probabilities[position].argmax().item()
+            uncertain.append(Position(number, text[:position], text[position], greedy))
+    wrong, right = ([p for p in uncertain if (p.greedy == p.right) == same] for same in (False, True))
     return wrong + right[:: max(1, -(-len(right) // max(1, len(wrong))))]
 
 
@@ -118,7 +119,7 @@ def rows(
     settings: NablaSettings,
     seed: int,
 ) -> dict[str, Float[Tensor, "positions vocab"]]:
-    """Return the logits at each position before ("first") and after every move, all with the same rollout."""
+    """Return the logits at each position before ("first") and after every update, all with the same rollout."""
     keys = [(problems[position.number].id, f"heading {len(position.prefix)}") for position in selected]
     messages = [problems[position.number].messages for position in selected]
     rollouts = generation.sample(
@@ -145,83 +146,93 @@ def rows(
 
 
 def table_rows(
-    names: dict[str, str], found: Sequence[Position], moved: dict[str, Float[Tensor, "place vocab"]]
+    names: dict[str, str], selected: Sequence[Position], moved: dict[str, Float[Tensor, "positions vocab"]]
 ) -> list[dict[str, Any]]:
-    """Rows of `COLUMNS`: changes in the right token's probability, in points, with intervals over problems.
+    """Return rows of `COLUMNS`: changes in the right token's probability, in points, with intervals over problems.
 
     Args:
         names: policy and task.
     """
-    right = torch.tensor([place.right for place in found])[:, None]
-    numbers = np.array([place.number for place in found])
-    chance = {arm: 100 * torch.softmax(z, -1).gather(1, right)[:, 0].numpy() for arm, z in moved.items()}
-    wrong = np.array([place.greedy != place.right for place in found])
+    right = torch.tensor([position.right for position in selected])[:, None]
+    numbers = np.array([position.number for position in selected])
+    percent = {move: 100 * torch.softmax(z, -1).gather(1, right)[:, 0].numpy() for move, z in moved.items()}
+    wrong = np.array([position.greedy != position.right for position in selected])
     result = []
-    for word, chosen in (("wrong", wrong), ("right", ~wrong)):
-        if not chosen.any():
+    for greedy_is, mask in (("wrong", wrong), ("right", ~wrong)):
+        if not mask.any():
             continue
-        _, owner = np.unique(numbers[chosen], return_inverse=True)
-        counts = np.bincount(owner)
+        _, problem_of = np.unique(numbers[mask], return_inverse=True)
+        counts = np.bincount(problem_of)
 
-        def mean(values, owner=owner, counts=counts, chosen=chosen):
-            return ratio_interval(np.bincount(owner, weights=values[chosen]), counts)
+        def mean(values, problem_of=problem_of, counts=counts, mask=mask):
+            return ratio_interval(np.bincount(problem_of, weights=values[mask]), counts)
 
-        for arm in MOVES:
-            gain, beyond = mean(chance[arm] - chance["first"]), mean(chance[arm] - chance[NULL])
-            best = moved[arm].argmax(-1).numpy() == right[:, 0].numpy()
-            kl = equal_kl_moves.divergence(moved[arm].double(), moved["first"].double()).numpy()
+        for move in MOVES:
+            gain, beyond = mean(percent[move] - percent["first"]), mean(percent[move] - percent[NULL])
+            best = moved[move].argmax(-1).numpy() == right[:, 0].numpy()
+            kl = equal_kl_moves.divergence(moved[move].double(), moved["first"].double()).numpy()
             result.append(
                 names
                 | {
-                    "greedy_is": word,
-                    "arm": arm,
-                    "num_positions": int(chosen.sum()),
+                    "greedy_is": greedy_is,
+                    "arm": move,
+                    "num_positions": int(mask.sum()),
                     "num_problems": len(counts),
-                    "kl": float(kl[chosen].mean()),
-                    "right_before": float(chance["first"][chosen].mean()),
-                    "right_after": float(chance[arm][chosen].mean()),
+                    "kl": float(kl[mask].mean()),
+                    "right_before": float(percent["first"][mask].mean()),
+                    "right_after": float(percent[move][mask].mean()),
                     "difference": gain.value,
                     "ci_low": gain.low,
                     "ci_high": gain.high,
                     "minus_sharpen": beyond.value,
                     "minus_low": beyond.low,
                     "minus_high": beyond.high,
-                    "argmax_is_right": 100 * float(best[chosen].mean()),
+                    "argmax_is_right": 100 * float(best[mask].mean()),
                 }
             )
     return result
 
 
 def write(cells: Sequence[Cell], folder: Path) -> None:
-    """Measure on the first problems of each policy and task; right_token.csv and right_token.md are left in the folder.
+    """Measure on the first problems of each policy and task; write right_token.csv and right_token.md.
 
     Args:
-        cells: of the default, whose settings apply; those of tasks without worked solutions are left out.
+        cells: cells of the default setting; tasks without worked solutions are left out.
     """
-    found_rows = []
+    result = []
     for cell in cells:
         count = min(cell["grid"]["worked_problems"], cell["num_problems"] or 0)
         if not count or "dataset" not in cell["task"] or cell["seed"] != cells[0]["seed"]:
             continue
         policy, reward = build.load_models(cell)
         problems, settings = build.build_problems(cell)[:count], build.build_method(cell).settings
-        found = positions(policy, problems, settings.confidence_threshold, settings.max_new_tokens)
-        if not found:
+        selected = positions(policy, problems, settings.confidence_threshold, settings.max_new_tokens)
+        if not selected:
             continue
-        moved = rows(policy, reward, problems, found, settings, cell["seed"])
+        moved = rows(policy, reward, problems, selected, settings, cell["seed"])
         names = {"policy": cell["policy"]["name"], "task": cell["task"]["name"]}
-        found_rows += table_rows(names, found, moved)
-        print(f"right token, {names['policy']} {names['task']}: {len(found)} positions of {count} problems", flush=True)
-    if not found_rows:
+        result += table_rows(names, selected, moved)
+        print(
+            f"right token, {names['policy']} {names['task']}: {len(selected)} positions of {count} problems", flush=True
+        )
+    if not result:
         return
-    (folder / "right_token.csv").write_text(tables.csv_text(COLUMNS, found_rows), encoding="utf-8")
-    text = f"{tables.markdown(HEADER, [format_row(row) for row in found_rows])}\n{NOTE}\n"
+    (folder / "right_token.csv").write_text(tables.csv_text(COLUMNS, result), encoding="utf-8")
+    text = f"{tables.markdown(HEADER, [format_row(row) for row in result])}\n{NOTE}\n"
     (folder / "right_token.md").write_text(text, encoding="utf-8")
 
 
 def format_row(row: dict[str, Any]) -> list[str]:
-    """A row under `HEADER`."""
+    """Return a row as text, for the columns of `HEADER`."""
     beyond = f"{row['minus_sharpen']:+.1f} ({row['minus_low']:+.1f} to {row['minus_high']:+.1f})"
-    word = f"{row['greedy_is']} ({row['num_positions']})"
-    chances = [f"{row['right_before']:.1f}", f"{row['right_after']:.1f}"]
-    return [row["task"], word, row["arm"], *chances, beyond, f"{row['argmax_is_right']:.1f}", f"{row['kl']:.2f}"]
+    greedy = f"{row['greedy_is']} ({row['num_positions']})"
+    probabilities = [f"{row['right_before']:.1f}", f"{row['right_after']:.1f}"]
+    return [
+        row["task"],
+        greedy,
+        row["arm"],
+        *probabilities,
+        beyond,
+        f"{row['argmax_is_right']:.1f}",
+        f"{row['kl']:.2f}",
+    ]

@@ -1,6 +1,6 @@
-"""One problem, token by token: the gradient's terms at each token, and what DTO does to one; for the notebook.
+"""One problem token by token, for the notebook: the gradient's terms at each token, and the effect of DTO on one.
 
-Also the search for a case in which a reward that is read at the end changes a token near the beginning.
+Also the search for a case in which a reward of the whole response changes a token near its beginning.
 """
 
 from collections.abc import Sequence
@@ -27,18 +27,18 @@ from ..types import Problem
 
 CASES = ["reward=classifier", "policy=tiny-base", "num_problems=100", "threads=1"]  # read at the end token only
 TASKS = ("chain_sum", "leg_counting", "products")
-EARLY = 1 / 3  # the share of the response that counts as its beginning
-SHOWN = 1e-3  # the smallest probability of a candidate
+EARLY = 1 / 3  # share of the response that counts as its beginning
+SHOWN = 1e-3  # smallest probability of a candidate
 
 
 def word(policy: Policy, token: int) -> str:
-    """A token as text."""
+    """Return a token as text."""
     return "end" if token in policy.eos_ids else policy.decode([token])
 
 
 @torch.no_grad()
 def own_logits(policy: Policy, reward: RewardModel, problem: Problem, tokens: Sequence[int]) -> torch.Tensor:
-    """The policy's logits z at every token of a response; [length, vocab]."""
+    """Return the policy's logits z at every token of a response; [length, vocab]."""
     sequence = objective.make_sequence(policy, reward, problem.messages, [], tokens)
     return numerics.at_least_float32(policy.logits(reference.first_latents(policy, sequence)))
 
@@ -46,7 +46,7 @@ def own_logits(policy: Policy, reward: RewardModel, problem: Problem, tokens: Se
 def gradient_rows(
     policy: Policy, reward: RewardModel, problem: Problem, tokens: Sequence[int], **weights: float
 ) -> list[dict[str, Any]]:
-    """What every token of a response feels: Euclidean norms of ∂L/∂z and of its three terms, ahead of any step.
+    """Return Euclidean norms of ∂L/∂z and of its three terms at every token of a response, before any step.
 
     Returns:
         By position: token, confidence, and the norms `prefix`, `postfix`, `reward` and `total`.
@@ -73,28 +73,28 @@ def candidate_rows(
     position: int,
     count: int = 6,
 ) -> list[dict[str, Any]]:
-    """The likeliest tokens at one position: their probability, what each term says, and their probability after DTO.
+    """Return the likeliest tokens at one position, with their gradient terms and their probability after DTO.
 
     Args:
-        count: at most so many tokens, the likeliest before or after.
+        count: largest number of tokens, the likeliest before or after.
 
     Returns:
-        By token: `before` and `after`, and -∂L/∂z of each term: positive where a step makes the token likelier.
+        By token: `before` and `after`, and -∂L/∂z of each term: positive if a step makes the token likelier.
     """
     before = own_logits(policy, reward, problem, tokens)[position]
     prefix, rest = list(tokens[:position]), list(tokens[position:])
     (terms,) = objective.gradient_terms(policy, reward, [problem.messages], [prefix], [rest], **settings.weights)
-    pushes = {
+    descents = {
         name: -straight_through.logits_gradient(before[None], term[:1])[0] for name, term in terms._asdict().items()
     }
     (moved,) = optimizer.optimize(policy, reward, [problem.messages], [prefix], [rest], settings=settings)
     old, new = before.softmax(-1), moved.logits[0].softmax(-1)
     likely = torch.maximum(old, new)
-    chosen = [index for index in likely.topk(count).indices.tolist() if likely[index] >= SHOWN]
+    candidates = [index for index in likely.topk(count).indices.tolist() if likely[index] >= SHOWN]
     return [
         {"token": word(policy, index), "before": old[index].item(), "after": new[index].item()}
-        | {name: push[index].item() for name, push in pushes.items()}
-        for index in chosen
+        | {name: value[index].item() for name, value in descents.items()}
+        for index in candidates
     ]
 
 
@@ -107,57 +107,59 @@ def draws(
     position: int,
     seed: int,
 ) -> tuple[int, int]:
-    """The tokens that the loop's own random number draws there: from the policy's logits, and from DTO's."""
+    """Return the tokens that the loop's random number draws from the policy's logits, and from those after DTO."""
     before = own_logits(policy, reward, problem, tokens)[position]
     prompts, prefix, rest = [problem.messages], [list(tokens[:position])], [list(tokens[position:])]
     (moved,) = optimizer.optimize(policy, reward, prompts, prefix, rest, settings=settings.dto)
     uniform = torch.tensor(keyed_uniforms(seed, problem.id, 0, f"resample 0 {position}", 1)).repeat(2)
-    own, ours = draw(torch.stack([before, moved.logits[0]]), uniform, settings.resample).tolist()
-    return own, ours
+    before_dto, after_dto = draw(torch.stack([before, moved.logits[0]]), uniform, settings.resample).tolist()
+    return before_dto, after_dto
 
 
 def early_cells() -> list[Cell]:
-    """The cells that are searched."""
+    """Return the cells that are searched."""
     return compose.compose_cells([*CASES, f"task={','.join(TASKS)}", "method=nabla_reasoner"])
 
 
 def early_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Accepted revisions of a first rollout within the first third of its tokens, over test problems.
+    """Return accepted revisions of a first rollout within the first third of its tokens, over test problems.
 
-    `found` marks those in which the random number that drew the new token from DTO's logits draws the old one from the
-    policy's own (so that the gradient decided), and the answer went from wrong to right.
+    `found` marks those in which the answer went from wrong to right and the gradient decided: the random number that
+    drew the new token from DTO's logits draws the old token from the policy's.
     """
     rows = []
     for cell in cells:
         policy, reward = build.load_models(cell)
         settings, problems, seed = build.build_method(cell).settings, build.build_problems(cell), cell["seed"]
-        for each in trace.record(settings, problems, policy, reward, seed=seed):
-            first = each.responses[0]
-            for visit in each.visits:
-                kept = visit.proposal is not None and each.responses[visit.proposal].accepted
-                if visit.response or not kept or visit.position >= EARLY * len(first.tokens):
+        for run in trace.record(settings, problems, policy, reward, seed=seed):
+            first = run.responses[0]
+            for visit in run.visits:
+                accepted = visit.proposal is not None and run.responses[visit.proposal].accepted
+                if visit.response or not accepted or visit.position >= EARLY * len(first.tokens):
                     continue
-                texts = [policy.decode(tokens) for tokens in (first.tokens, each.solution.token_ids)]
-                right = [grading.grade(each.problem, text, True).correct for text in texts]
-                own, ours = draws(settings, policy, reward, each.problem, first.tokens, visit.position, seed)
+                texts = [policy.decode(tokens) for tokens in (first.tokens, run.solution.token_ids)]
+                right = [grading.grade(run.problem, text, True).correct for text in texts]
+                policy_token, dto_token = draws(
+                    settings, policy, reward, run.problem, first.tokens, visit.position, seed
+                )
                 rows.append(
                     {
-                        "task": each.problem.task,
-                        "problem_id": each.problem.id,
+                        "task": run.problem.task,
+                        "problem_id": run.problem.id,
                         "searched": len(problems),
                         "length": len(first.tokens),
                         "position": visit.position,
                         "old": word(policy, visit.old),
                         "new": word(policy, visit.new),
-                        "policy_draw": word(policy, own),
-                        "dto_draw": word(policy, ours),
+                        "policy_draw": word(policy, policy_token),
+                        "dto_draw": word(policy, dto_token),
                         "first": texts[0],
                         "last": texts[1],
                         "right_before": right[0],
                         "right_after": right[1],
                         "reward_before": first.reward,
-                        "reward_after": each.responses[visit.proposal].reward,
-                        "found": own == visit.old and ours == visit.new and right == [False, True],
+                        "reward_after": run.responses[visit.proposal].reward,
+                        "found": policy_token == visit.old and dto_token == visit.new and right == [False, True],
                     }
                 )
     return rows
@@ -172,16 +174,16 @@ TERMS = {
 
 
 def token_gradients(tokens: pd.DataFrame, candidates: pd.DataFrame, position: int) -> Figure:
-    """What every token of a response feels, and what DTO does at one of them.
+    """Draw the norms of the gradient's terms at every token of a response, and the effect of DTO at one of them.
 
     Args:
-        tokens: of `walkthrough.gradient_rows`.
-        candidates: of `walkthrough.candidate_rows`, at `position`.
+        tokens: rows of `gradient_rows`.
+        candidates: rows of `candidate_rows` at `position`.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(3, 1))
     for name, (label, colour, marker) in TERMS.items():
-        shown = tokens[name].where(tokens[name] > 0)  # a logarithmic axis has no place for 0
-        left.plot(tokens.position, shown, marker, color=colour, label=label, markersize=5, alpha=0.85)
+        norms = tokens[name].where(tokens[name] > 0)  # a logarithmic axis cannot show 0
+        left.plot(tokens.position, norms, marker, color=colour, label=label, markersize=5, alpha=0.85)
     left.axvspan(position - 0.5, position + 0.5, color="#DDDDDD", zorder=0, label="the token on the right")
     left.set_yscale("log")
     left.set_xticks(tokens.position, tokens.token, fontsize=8 if len(tokens) < 30 else 6, family="monospace")
@@ -189,10 +191,10 @@ def token_gradients(tokens: pd.DataFrame, candidates: pd.DataFrame, position: in
     left.set_ylabel("norm of the term of ∂L/∂z")
     left.legend(fontsize=8, ncol=5, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
     left.grid(alpha=0.3, axis="y")
-    places = np.arange(len(candidates))
-    right.bar(places - 0.2, candidates.before, 0.4, color="#999999", label="policy")
-    right.bar(places + 0.2, candidates.after, 0.4, color=ORANGE, hatch="//", edgecolor="white", label="after DTO")
-    right.set_xticks(places, candidates.token, family="monospace")
+    indices = np.arange(len(candidates))
+    right.bar(indices - 0.2, candidates.before, 0.4, color="#999999", label="policy")
+    right.bar(indices + 0.2, candidates.after, 0.4, color=ORANGE, hatch="//", edgecolor="white", label="after DTO")
+    right.set_xticks(indices, candidates.token, family="monospace")
     right.set_xlabel(f"token at position {position}")
     right.set_ylabel("probability")
     right.set_ylim(0, 1.02)
