@@ -55,8 +55,8 @@ COLUMNS = (
 )
 NULL = "sharpen"
 NOTE = (
-    "Probability of the right token before and after the update, at uncertain positions of worked solutions where greedy "
-    "decoding is wrong or right (number of positions). Sharpening and the random update have the KL of "
+    "Probability of the right token before and after the update, at uncertain positions of worked solutions where "
+    "greedy decoding is wrong or right (number of positions). Sharpening and the random update have the KL of "
     "the gradient's update if they can reach it: sharpening ends with all mass on the policy's likeliest token. "
     "Intervals are over problems."
 )
