@@ -5,31 +5,39 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
+from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 
+from ..models.language_models import Policy, RewardModel
+from ..tasks import problems
+from ..types import Problem
 from .schema import CONFIGS, ROOT, Cell
 
 
 def locate(path: str) -> str:
-    """A model's folder, looked for from here and from the repository root; otherwise the name as it stands (hub)."""
+    """Return a model's folder, relative to here or to the repository's root; otherwise the name as it is (hub)."""
     return str(ROOT / path) if not Path(path).exists() and (ROOT / path).exists() else path
 
 
-def build_problems(cell: Cell) -> list:
-    """The cell's problems; the same list object for cells of the same task."""
+def build_problems(cell: Cell) -> list[Problem]:
+    """Return the cell's problems; cells of the same task share the list.
+
+    Raises:
+        ValueError: a missing or malformed file, a benchmark that cannot be fetched, or too many problems.
+    """
     return _problems(json.dumps(cell["task"], sort_keys=True), cell["num_problems"], cell["split"], cell["scale_name"])
 
 
 @functools.lru_cache(maxsize=16)
-def _problems(task_json: str, size: int | None, split: str, scale: str) -> list:
-    from ..tasks import problems
-
+def _problems(task_json: str, size: int | None, split: str, scale: str) -> list[Problem]:
     task = json.loads(task_json)
     if "dataset" in task:
         if size is None:
             raise ValueError(f"task {task['name']} is generated without end; give num_problems.")
-        drawn = _generated(task, size, split, scale)
-        return [problem._replace(question=problem.question + task.get("suffix", "")) for problem in drawn]
+        generated = _generated(task, size, split, scale)
+        return [problem._replace(question=problem.question + task.get("suffix", "")) for problem in generated]
     if task["path"] is not None:
         return problems.load_jsonl(task["path"], task=task["name"], size=size, suffix=task["suffix"])
     try:
@@ -42,14 +50,12 @@ def _problems(task_json: str, size: int | None, split: str, scale: str) -> list:
         ) from error
 
 
-def _generated(task: dict[str, Any], size: int, split: str, scale: str) -> list:
-    """Problems of a reasoning-gym task; what is held out for validation, the recipe of the scale's models says.
+def _generated(task: dict[str, Any], size: int, split: str, scale: str) -> list[Problem]:
+    """Return problems of a reasoning-gym task; the recipe of the scale's models says what is held out for validation.
 
     Raises:
         ValueError: validation at a scale whose models are not trained here, or more problems than were held out.
     """
-    from ..tasks import problems
-
     if split == "test":
         return problems.generate(task["dataset"], split=split, size=size, settings=task["settings"])
     recipe = CONFIGS / "train" / f"{scale}.yaml"
@@ -60,7 +66,7 @@ def _generated(task: dict[str, Any], size: int, split: str, scale: str) -> list:
 
 
 def prepare_models(cell: Cell) -> None:
-    """Make the folders of models that come packed in another form, as their `prepare` says; once per process."""
+    """Unpack models that come in another form, as their `prepare` says; once per process."""
     for group in ("policy", "reward"):
         if "prepare" in cell[group]:
             _prepare(json.dumps(cell[group]["prepare"]))
@@ -68,16 +74,16 @@ def prepare_models(cell: Cell) -> None:
 
 @functools.cache
 def _prepare(settings_json: str) -> None:
-    from hydra.utils import get_method
-
     settings = json.loads(settings_json)
     get_method(settings.pop("_target_"))(**settings)
 
 
 def build_method(cell: Cell) -> Any:
-    """The cell's method object; its constructor checks its settings."""
-    from hydra.utils import get_class
+    """Return the cell's method, an object with `solve` (`types.Method`); its constructor checks the settings.
 
+    Raises:
+        ValueError: a setting that the method does not have or refuses.
+    """
     settings = {key: value for key, value in cell["method"].items() if key not in ("name", "budget", "_target_")}
     try:
         return get_class(cell["method"]["_target_"])(**settings)
@@ -85,12 +91,13 @@ def build_method(cell: Cell) -> Any:
         raise ValueError(f"method {cell['method']['name']}: {error}") from error
 
 
-def load_models(cell: Cell) -> tuple[Any, Any]:
-    """Policy and reward of a cell; the last of each stays loaded, so that a run of cells shares them."""
-    import torch
-    import transformers
+def load_models(cell: Cell) -> tuple[Policy, RewardModel]:
+    """Return policy and reward model of a cell, and set torch's threads; the last of each stays loaded.
 
-    transformers.logging.disable_progress_bar()  # one line per weight file is noise in a grid
+    Raises:
+        ValueError: a folder that cannot be read, or vocabularies that differ.
+    """
+    transformers.logging.disable_progress_bar()  # a bar for each weight file would hide the sweep's own lines
     if cell["threads"] is not None:
         torch.set_num_threads(cell["threads"])
     policy = _policy(locate(cell["policy"]["path"]), cell["device"], cell["dtype"])
@@ -102,14 +109,10 @@ def load_models(cell: Cell) -> tuple[Any, Any]:
 
 
 @functools.lru_cache(maxsize=1)
-def _policy(path: str, device: str, dtype: str) -> Any:
-    from ..models.language_models import Policy
-
+def _policy(path: str, device: str, dtype: str) -> Policy:
     return Policy.from_pretrained(path, device=device, dtype=dtype)
 
 
 @functools.lru_cache(maxsize=1)
-def _reward(path: str, kind: str, device: str, dtype: str, reference: str | None) -> Any:
-    from ..models.language_models import RewardModel
-
+def _reward(path: str, kind: str, device: str, dtype: str, reference: str | None) -> RewardModel:
     return RewardModel.from_pretrained(path, kind=kind, device=device, dtype=dtype, reference=reference)

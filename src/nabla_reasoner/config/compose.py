@@ -15,39 +15,85 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from .schema import CONFIGS, GROUPS, SETTINGS, Cell, check, choices
+from .schema import CONFIGS, GROUPS, Cell, choices
+from .settings import SETTINGS, check
 from .targets import Target
 
 MISSING = object()
+PARTS = {"policy", "reward", "task", "method", "budget"}  # settings that change their own part only
 TRAINED_METHODS = ("sft", "grpo")  # policies of their own, often looked for as methods
 
 
-def compose_cells(overrides: Sequence[str]) -> list[Cell]:
+def compose_cells(overrides: Sequence[str], grid: "Grid | None" = None) -> list[Cell]:
     """Return the cells that these overrides ask for, the last swept setting varying fastest.
+
+    Args:
+        overrides: settings as typed, with `experiment=NAME` for a target's own.
+        grid: keeps what was composed for several calls.
 
     Raises:
         ValueError: an override that cannot be read, an unknown choice or setting (the valid ones are listed), or a
             value out of range.
     """
+    grid = grid or Grid()
     parsed = parse(overrides)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         single = [override for override in parsed if not override.is_sweep_override()]
         chosen = [override for override in single if override.key_or_group in (*GROUPS, "experiment")]
-        _check_keys(_compose("config", chosen), parsed)
-        config = _compose("config", single)
+        _check_keys(OmegaConf.create(grid.combined([override.input_line for override in chosen])), parsed)
+        config = OmegaConf.create(grid.combined([override.input_line for override in single]))
         plain_cell(config)
-        composed: dict[tuple[str, ...], Cell] = {}
         cells = []
         for job in jobs(config, parsed):
             seeds = [item.removeprefix("seed=") for item in job if item.startswith("seed=")]
-            shared = tuple(item for item in job if not item.startswith("seed="))
-            if shared not in composed:
-                composed[shared] = plain_cell(_compose("config", parse(shared)))
-            seed = int(seeds[-1]) if seeds and seeds[-1].isdecimal() else None
-            if seeds and seed is None:
+            cell = grid.cell([item for item in job if not item.startswith("seed=")])
+            if seeds and not seeds[-1].isdecimal():
                 plain_cell(_compose("config", parse(job)))  # says what a seed must be
-            cells.append({**composed[shared], **({} if seed is None else {"seed": seed})})
+            cells.append({**cell, **({"seed": int(seeds[-1])} if seeds else {})})
     return cells
+
+
+class Grid:
+    """Cells of a grid, composed once per choice of each group instead of once per combination.
+
+    Composing is slow. A choice of `policy`, `task` or another of `PARTS` changes that part of the config only, so a
+    combination is put together from the parts; if a choice changes anything else, the combination itself is composed.
+    """
+
+    def __init__(self) -> None:
+        self.cells: dict[tuple[str, ...], Cell] = {}
+        self.raw: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def cell(self, overrides: Sequence[str]) -> Cell:
+        """Return the checked cell of these overrides."""
+        key = tuple(overrides)
+        if key not in self.cells:
+            self.cells[key] = plain_cell(OmegaConf.create(self.combined(overrides)))
+        return self.cells[key]
+
+    def combined(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """Return the unresolved settings of a combination."""
+        changed = {item.split(".")[0] for item in overrides if "." in item.split("=")[0]}  # needs its part's choice
+        chosen = {item.split("=")[0]: item for item in overrides if item.split("=")[0] in PARTS - changed}
+        shared = [item for item in overrides if item not in chosen.values()]
+        base = self._composed(shared)
+        combined = dict(base)
+        for group, item in chosen.items():
+            part = self._composed([*shared, item])
+            if _without(part, group) != _without(base, group):
+                return self._composed(overrides)
+            combined[group] = part[group]
+        return combined
+
+    def _composed(self, overrides: Sequence[str]) -> dict[str, Any]:
+        key = tuple(overrides)
+        if key not in self.raw:
+            self.raw[key] = OmegaConf.to_container(_compose("config", parse(overrides)), resolve=False)
+        return self.raw[key]
+
+
+def _without(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != key}
 
 
 def compose_experiment(name: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ NOT_SETTINGS = {
 
 
 def fingerprint(cell: Cell) -> dict[str, Any]:
-    """Everything that decides a cell's records: settings, and digests of the files they name."""
+    """Return everything that decides the records of a cell: settings, and digests of the files they name."""
     groups = ("policy", "reward", "task", "method")
     parts = {group: {k: v for k, v in cell[group].items() if k not in NOT_SETTINGS} for group in groups}
     parts["task"].pop("step_marks", None)  # a setting of the methods that take it
@@ -34,7 +34,7 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
         parts[group]["weights"] = folder_digest(locate(parts[group]["path"]))
     if parts["task"].get("path"):
         parts["task"]["sha256"] = hashlib.sha256(Path(parts["task"].pop("path")).read_bytes()).hexdigest()
-    if cell["split"] != "test":  # said only then: records made before there was a choice are of the test split
+    if cell["split"] != "test":  # left out for test: records made before there was a choice have no split
         parts["split"] = cell["split"]
     kept = ("seed", "num_problems", "batch_size", "threads", "device", "dtype", "devices", "num_nodes")
     return {**parts, **{key: cell[key] for key in kept}}
@@ -42,7 +42,7 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=64)
 def folder_digest(path: str) -> str | None:
-    """A digest of a model folder: names, sizes, and the first and last MiB of its files; None for a hub name."""
+    """Return a digest of a model folder (names, sizes, first and last MiB of its files), or None for a hub name."""
     if not Path(path).is_dir():
         return None
     digest = hashlib.sha256()
@@ -57,7 +57,7 @@ def folder_digest(path: str) -> str | None:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Settings that differ, e.g. "method.step_size: 0.1 -> 0.2".
+    """Return the settings that differ, e.g. "method.step_size: 0.1 -> 0.2".
 
     `_target_`, which older records name, is ignored.
     """

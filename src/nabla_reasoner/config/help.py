@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from .compose import compose_experiment, compose_recipe, compose_settings
-from .schema import CONFIGS, GROUPS, SETTINGS, choices
+from .schema import CONFIGS, GROUPS, choices
+from .settings import SETTINGS
 from .targets import Target, targets
 
 COMMENT = re.compile(r"^(\w+):[^#\n]*#[ ]*(.+)$", re.M)

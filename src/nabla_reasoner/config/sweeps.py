@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .compose import compose_cells
+from .compose import Grid, compose_cells
 from .schema import Cell
 
 OURS = ("nabla_reasoner", "nabla_reasoner_multipass")
@@ -31,28 +31,29 @@ def compose_sweeps(target: str, overrides: Sequence[str]) -> list[Sweep]:
     Raises:
         ValueError: a wrong setting (see `compose_cells`).
     """
-    main = _sweep([f"experiment={target}", *overrides])
+    grid = Grid()
+    main = _sweep([f"experiment={target}", *overrides], grid)
     further = main.cells[0].get("further", [])
     sweeps = [main]
     if "settings" in further:
-        sweeps += _changes(main)
+        sweeps += _changes(main, grid)
     if "trained" in further and not _chosen(overrides, "policy", "method", "budget"):
         for part in main.cells[0]["grid"]["trained"]:
-            sweeps.append(_sweep([*main.overrides, f"policy={part['policy']}", f"method={part['method']}"]))
+            sweeps.append(_sweep([*main.overrides, f"policy={part['policy']}", f"method={part['method']}"], grid))
     if "pools" in further:
-        sweeps += _pools(main)
+        sweeps += _pools(main, grid)
     return sweeps
 
 
-def _sweep(overrides: list[str]) -> Sweep:
-    return Sweep(overrides, compose_cells(overrides))
+def _sweep(overrides: list[str], grid: Grid) -> Sweep:
+    return Sweep(overrides, compose_cells(overrides, grid))
 
 
 def _chosen(overrides: Sequence[str], *keys: str) -> bool:
     return any(override.split("=")[0] in keys for override in overrides)
 
 
-def _pools(main: Sweep) -> list[Sweep]:
+def _pools(main: Sweep, grid: Grid) -> list[Sweep]:
     """Return the sweep of larger pools, if the grid holds ∇-Reasoner and a method to compare it with.
 
     It comes last, so that the table's rows are there early.
@@ -64,10 +65,10 @@ def _pools(main: Sweep) -> list[Sweep]:
         return []
     kept = [override for override in main.overrides if not _chosen([override], "method", "budget", "seed")]
     seeds = list(dict.fromkeys(str(cell["seed"]) for cell in cells))[: cells[0]["pool_seeds"]]
-    return [_sweep([*kept, "seed=" + ",".join(seeds), "method=" + ",".join(pooled), "budget=true"])]
+    return [_sweep([*kept, "seed=" + ",".join(seeds), "method=" + ",".join(pooled), "budget=true"], grid)]
 
 
-def _changes(main: Sweep) -> list[Sweep]:
+def _changes(main: Sweep, grid: Grid) -> list[Sweep]:
     """Return a sweep for every setting that `only` names (or its group).
 
     Raises:
@@ -87,5 +88,5 @@ def _changes(main: Sweep) -> list[Sweep]:
                 if "num_problems" in changes and first["num_problems"] is not None:
                     changes = {**changes, "num_problems": min(changes["num_problems"], first["num_problems"])}
                 changed = [f"{key}={value}" for key, value in changes.items()]
-                sweeps.append(_sweep([*main.overrides, f"setting={name}", *changed]))
+                sweeps.append(_sweep([*main.overrides, f"setting={name}", *changed], grid))
     return sweeps

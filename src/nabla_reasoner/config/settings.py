@@ -1,0 +1,291 @@
+"""Settings of every target: the only checker of values from the YAML files and the command line.
+
+Each model refuses a value of the wrong type or out of range. Defaults stand in `configs/` only.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from .schema import (
+    SPLITS,
+    Count,
+    Device,
+    Folder,
+    Positive,
+    Section,
+    Seed,
+    Settings,
+    Wandb,
+    check_ascending,
+    describe_error,
+)
+
+
+class TaskSettings(Section):
+    name: str
+    repeats: Count
+
+
+class CellSettings(Section):
+    """What every cell has; methods and models check their own settings when they are built."""
+
+    seed: Seed
+    num_problems: Count | None
+    batch_size: Count
+    max_new_tokens: Count
+    split: Literal[SPLITS]
+    device: Device
+    dtype: str
+    threads: Count | None
+    devices: Count
+    num_nodes: Count
+    pool_seeds: Count
+    budget: bool
+    overwrite: bool
+    results_dir: Folder
+    wandb: Wandb
+    task: TaskSettings
+
+    @model_validator(mode="after")
+    def _check_split(self) -> "CellSettings":
+        if self.split != "test" and not hasattr(self.task, "dataset"):
+            raise ValueError(
+                f"split={self.split} is for generated tasks only; got task {self.task.name}. Use split=test."
+            )
+        return self
+
+
+class ResultsSettings(Settings):
+    scale: str
+    results_dir: Folder
+    wandb: Wandb
+
+
+class ReportSettings(ResultsSettings):
+    docs: bool
+
+    @model_validator(mode="after")
+    def _check_docs(self) -> "ReportSettings":
+        if self.docs and self.scale != "tiny":
+            raise ValueError(f"docs=true needs scale=tiny, whose rows stand in figures/data/; got scale={self.scale}.")
+        return self
+
+
+class FiguresSettings(Settings):
+    results_dir: Folder | None
+    recompute: bool
+
+
+class PlanSettings(Settings):
+    """`plan` takes the settings of the target that it is asked about."""
+
+
+class SpaceSettings(Section):
+    """A space of the checks of Theorem 4.1."""
+
+    cells: Count
+    bins: Count
+    argmin_cells: Count
+    probe_width: Positive
+    particles: Count
+    step: Positive
+    times: Annotated[list[Positive], Field(min_length=1)]
+    limit_particles: Count
+    limit_step: Positive | None
+    limit_time: Positive
+    exact_step: Positive
+    coarse_step: Positive
+    reward_weight: float
+
+    @model_validator(mode="after")
+    def _check_grid(self) -> "SpaceSettings":
+        if self.cells % self.bins:
+            raise ValueError(f"cells must be a multiple of bins; got {self.cells} and {self.bins}.")
+        check_ascending("times", self.times)
+        return self
+
+
+class TextSettings(SpaceSettings):
+    nodes: Annotated[list[Count], Field(min_length=2, max_length=2)]
+
+
+class JKOSettings(Section):
+    nodes: Count
+    steps: Count
+    time: Positive
+
+
+class ParticleSettings(Section):
+    particles: Count
+    step: Positive
+    time: Positive
+
+
+class NoiseSettings(ParticleSettings):
+    scan_particles: Count
+    kl_weights: list[Positive]
+
+
+class ConvergenceSettings(Section):
+    scale: Positive
+    separations: Annotated[list[Positive], Field(min_length=1)]
+    simulated: Count
+    particles: Count
+    step: Positive
+    cells: Count
+
+    @model_validator(mode="after")
+    def _check_separations(self) -> "ConvergenceSettings":
+        check_ascending("separations", self.separations)
+        return self
+
+
+class PropC1Settings(Section):
+    models: list[str]
+    problems: Count
+
+    @model_validator(mode="after")
+    def _check_models(self) -> "PropC1Settings":
+        for name in self.models:
+            if name.count("/") != 1:
+                raise ValueError(f"models must be a list of POLICY/REWARD, e.g. [tiny-base/likelihood]; got {name!r}.")
+        return self
+
+
+class Eq25Settings(Section):
+    vocab_sizes: list[Count]
+    directions: Count
+    points: Count
+
+
+class EstimatorSettings(Section):
+    candidates: Count
+    samples: Count
+
+
+CHECKS = (
+    "surrogate",
+    "argmin",
+    "velocity",
+    "jko",
+    "finite_times",
+    "long_run",
+    "without_noise",
+    "noise",
+    "convergence",
+    "prop_c1",
+    "eq25",
+    "estimators",
+)
+
+
+class TheoremSettings(Settings):
+    results_dir: Folder
+    checks: list[Literal[CHECKS]] | None = Field(min_length=1)
+    seed: Seed
+    threads: Count
+    wandb: Wandb
+    line: SpaceSettings
+    plane: SpaceSettings
+    text: TextSettings
+    jko: JKOSettings
+    without_noise: ParticleSettings
+    noise: NoiseSettings
+    convergence: ConvergenceSettings
+    prop_c1: PropC1Settings
+    eq25: Eq25Settings
+    estimators: EstimatorSettings
+
+
+class TestTimeSettings(Section):
+    draws: Annotated[list[Count], Field(min_length=1)]
+    steps: Annotated[list[Count], Field(min_length=1)]
+
+
+class PPOSettings(Settings):
+    scale: Literal["tiny"]
+    results_dir: Folder
+    wandb: Wandb
+    threads: Count | None
+    seed: Seed
+    length: Count
+    compared: Count
+    trained: Annotated[list[Count], Field(min_length=1)]
+    held_out: Count
+    reward_weights: Annotated[list[Positive], Field(min_length=1)]
+    main: Positive
+    targets: Annotated[list[Positive], Field(min_length=1)]
+    models: dict[str, Any]
+    deamortised: TestTimeSettings
+    amortised: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "PPOSettings":
+        for name, values in (
+            ("trained", self.trained),
+            ("reward_weights", self.reward_weights),
+            ("deamortised.draws", self.deamortised.draws),
+            ("deamortised.steps", self.deamortised.steps),
+        ):
+            check_ascending(name, values)
+        if self.main not in self.reward_weights:
+            raise ValueError(f"main must be one of reward_weights {self.reward_weights}; got {self.main}.")
+        if self.compared > self.trained[-1]:
+            raise ValueError(f"compared must be <= trained[-1] = {self.trained[-1]}; got {self.compared}.")
+        return self
+
+
+class BenchSettings(Settings):
+    scale: Literal["tiny", "small"]
+    results_dir: Folder
+    wandb: Wandb
+    device: Device
+    threads: Count | None
+    cases: list[str] | None = Field(min_length=1)
+    repeats: Count
+    policies: Annotated[list[str], Field(min_length=1)]
+    tasks: Annotated[list[str], Field(min_length=1)]
+    num_problems: Count
+    printed_problems: Count
+    batch_problems: Count
+    batch_size: Count
+    reference_problems: Count
+    sequences: Count
+    decoded_lengths: Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)]
+    growth_lengths: Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)]
+    growth_batches: Annotated[list[Count], Field(min_length=1)]
+    growth_length: Count
+    memory: dict[str, Any]
+    utilisation: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _check_lists(self) -> "BenchSettings":
+        for name in ("decoded_lengths", "growth_lengths", "growth_batches"):
+            check_ascending(name, getattr(self, name))
+        return self
+
+
+SETTINGS: dict[str, type[BaseModel]] = {
+    "cells": CellSettings,
+    "cell": CellSettings,
+    "results": ResultsSettings,
+    "report": ReportSettings,
+    "figures": FiguresSettings,
+    "plan": PlanSettings,
+    "theorem": TheoremSettings,
+    "ppo": PPOSettings,
+    "bench": BenchSettings,
+}
+
+
+def check(kind: str, values: dict[str, Any]) -> BaseModel:
+    """Return the settings as an object of `SETTINGS[kind]`.
+
+    Raises:
+        ValueError: the first wrong value: its key, what must hold, and what came.
+    """
+    try:
+        return SETTINGS[kind].model_validate(values)
+    except ValidationError as error:
+        raise ValueError(describe_error(error)) from error
