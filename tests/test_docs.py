@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nabla_reasoner import __main__
+from nabla_reasoner.config.compose import compose_cells
 from nabla_reasoner.config.targets import find, targets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,9 +42,14 @@ def test_documented_command_is_valid(line: str):
     overrides = words[1:] if target.argument else words
     assert not target.argument or words, "the argument is missing"
     planned = find(words[0]) if name == "plan" else target
-    if planned.settings == "cells" and "scale=" not in line:  # one cell of the grid is enough to check a command
+    if planned.settings == "cells":  # one cell of the main grid is enough to check a command
         given = {word.split("=")[0] for word in overrides}
-        overrides += [f"{key}={value}" for key, value in NARROW.items() if key not in given]
+        narrow = {key: NARROW[key] for key in NARROW if "scale=" not in line or key in ("method", "seed")}
+        overrides += [f"{key}={value}" for key, value in narrow.items() if key not in given]
+        (cell, *_) = compose_cells([f"experiment={planned.name}", *overrides])
+        groups = cell.get("settings", {})
+        assert set(cell.get("only") or []) <= {*groups, *(name for group in groups.values() for name in group)}
+        return
     __main__._settings(planned, overrides)
 
 
