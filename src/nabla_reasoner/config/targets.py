@@ -75,6 +75,11 @@ def _load(name: str, text: str) -> Target:
     return Target(name=name, **{"folder": f"{{scale}}/{name}", **values})
 
 
+def kept_rows() -> dict[str, tuple[Target, str]]:
+    """Return the rows in `figures/data/` by name: the target that makes them, and the file in its folder."""
+    return {name: (target, file) for target in targets().values() for name, file in target.keeps.items()}
+
+
 def find(name: str) -> Target:
     """Return a target by name.
 

@@ -15,13 +15,10 @@ from .command import Command, Recording, refusing
 Row = dict[str, Any]
 Rows = dict[str, list[Row]]  # by table
 
-# Tokens are text even if they look like numbers.
-TEXT = dict.fromkeys(("own", "best", "dto", "one_by_one", "first", "second", "tokens", "token", "old", "new"), str)
-
 
 def read_rows(folder: Path, target: str, names: Sequence[str]) -> list[pd.DataFrame]:
     """Return the tables TARGET_NAME.csv of a folder."""
-    return [pd.read_csv(folder / f"{target}_{name}.csv", dtype=TEXT) for name in names]
+    return [pd.read_csv(folder / f"{target}_{name}.csv", dtype=figures.TEXT) for name in names]
 
 
 def write_case_figure(

@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from ..config.schema import ROOT
-from ..config.targets import find, targets
+from ..config.targets import find, kept_rows
 from ..theory.figures import terms_by_quarter
 from .command import DONE, FAILED, Command, Refused
 
@@ -27,11 +27,7 @@ NOTEBOOKS = ("figures", "walkthrough", "theorem_4_1")
 
 def keep_rows(results: Path, data: Path) -> list[str]:
     """Copy the rows that targets left at scale=tiny to `data`; returns their names there."""
-    sources = {
-        name: results / target.path("tiny") / file
-        for target in targets().values()
-        for name, file in target.keeps.items()
-    }
+    sources = {name: results / target.path("tiny") / file for name, (target, file) in kept_rows().items()}
     kept = [name for name, path in sources.items() if path.is_file()]
     for name in kept:
         shutil.copyfile(sources[name], data / f"{name}.csv")

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ..config.schema import ROOT
-from ..config.targets import Target, find, targets
+from ..config.targets import Target, find, kept_rows, targets
 from ..reporting import wandb_report
 from ..reporting.claims import Decision, decide_claims, evidence_table, verdict_table
 from ..reporting.evidence import Evidence, typed_rows
@@ -58,7 +58,8 @@ def gather(results: Path, scale: str) -> ReportInputs:
     Raises:
         ValueError: there are no results.
     """
-    evidence = read_evidence(lambda target, file: _file(results, scale, target, file))
+    sources = kept_rows()
+    evidence = read_evidence(lambda name: _file(results, scale, *sources[name]))
     table1 = typed_rows(_file(results, scale, find("table1"), "table.csv"))
     if not table1 and not any(evidence):
         raise ValueError(f"{results} must hold results of scale={scale}; got none. Run ./reproduce.sh table1 first.")
@@ -93,24 +94,18 @@ def _figure_name(target: str, path: Path, scale: str) -> str:
     return f"{target}/{name}" if target == "ablations" else name
 
 
-def read_evidence(locate: Callable[[Target, str], Path]) -> Evidence:
+def read_evidence(locate: Callable[[str], Path]) -> Evidence:
     """Read the rows that the claims are decided from.
 
     Args:
-        locate: path of the file that a target keeps in figures/data/.
+        locate: path of the rows, by their name in figures/data/.
     """
-    sources = {name: (target, file) for target in targets().values() for name, file in target.keeps.items()}
-    fields = {field: sources[KEPT.get(field, field)] for field in Evidence._fields}
-    return Evidence(**{field: typed_rows(locate(*source)) for field, source in fields.items()})
+    return Evidence(**{field: typed_rows(locate(KEPT.get(field, field))) for field in Evidence._fields})
 
 
 def committed_evidence(data: Path) -> Evidence:
     """Read the rows of `figures/data/`, made at scale=tiny, from which the claims of the docs are decided."""
-    return read_evidence(lambda target, file: data / f"{_kept_name(target, file)}.csv")
-
-
-def _kept_name(target: Target, file: str) -> str:
-    return next(name for name, kept in target.keeps.items() if kept == file)
+    return read_evidence(lambda name: data / f"{name}.csv")
 
 
 def claims_page(decisions: Sequence[Decision]) -> str:
