@@ -47,8 +47,8 @@ def test_documented_command_is_valid(line: str):
         narrow = {key: NARROW[key] for key in NARROW if "scale=" not in line or key in ("method", "seed")}
         overrides += [f"{key}={value}" for key, value in narrow.items() if key not in given]
         (cell, *_) = compose_cells([f"experiment={planned.name}", *overrides])
-        groups = cell.get("settings", {})
-        assert set(cell.get("only") or []) <= {*groups, *(name for group in groups.values() for name in group)}
+        groups = cell.settings
+        assert set(cell.only or []) <= {*groups, *(name for group in groups.values() for name in group)}
         return
     __main__._settings(planned, overrides)
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from .config.targets import Target, find
+from .experiments.command import INTERRUPTED, WRONG, Command, Refused
 
-WRONG, INTERRUPTED = 2, 130
 HELP = ("help", "--help", "-h")
 
 
@@ -46,8 +46,6 @@ def _run(target: Target, words: Sequence[str]) -> int:
     settings = _settings(target, overrides)
 
     from hydra.utils import get_method
-
-    from .experiments.command import Command, Refused
 
     try:
         return get_method(target.run)(Command(target, tuple(overrides), argument), settings)

@@ -31,7 +31,7 @@ METHODS = {
 
 
 def names(cells: list[dict], group: str) -> set[str]:
-    return {cell[group]["name"] for cell in cells}
+    return {getattr(cell, group).name for cell in cells}
 
 
 def test_environment_yml_carries_the_pins_of_pyproject():
@@ -58,8 +58,8 @@ def test_table1_is_every_policy_task_method_and_seed():
     assert names(cells, "policy") == {"tiny-base", "tiny-instruct"}
     assert names(cells, "task") == {"chain_sum", "leg_counting", "products"}
     assert names(cells, "method") == METHODS
-    assert {cell["seed"] for cell in cells} == {0, 1, 2}
-    assert all(cell["num_problems"] >= 300 for cell in cells)
+    assert {cell.seed for cell in cells} == {0, 1, 2}
+    assert all(cell.num_problems >= 300 for cell in cells)
 
 
 @pytest.mark.slow
@@ -68,11 +68,11 @@ def test_table1_at_scale_paper_is_the_papers_grid():
     assert names(cells, "policy") == {"qwen2.5-7b", "qwen2.5-7b-instruct", "llama3.1-8b-instruct"}
     assert names(cells, "task") == {"math500", "amc", "aime24", "aime25"}
     assert names(cells, "method") == METHODS | {"tpo"}
-    amc = next(cell for cell in cells if cell["task"]["name"] == "amc" and cell["method"]["name"] == "nabla_reasoner")
+    amc = next(cell for cell in cells if cell.task.name == "amc" and cell.method.name == "nabla_reasoner")
     assert amc["method"]["parameter"] == "latents"
     assert amc["method"]["step_size"] == 0.01
     assert amc["task"]["repeats"] == 8
-    llama = next(cell for cell in cells if cell["policy"]["name"].startswith("llama"))
+    llama = next(cell for cell in cells if cell.policy.name.startswith("llama"))
     assert "Llama" in llama["reward"]["path"]
 
 
@@ -83,16 +83,18 @@ def test_scale_decides_models_and_command_line_decides_all():
     narrow = ["task=products", "method=greedy,best_of_n", "seed=5", "num_problems=7"]
     cells = compose.compose_cells(["experiment=table1", *narrow])
     assert len(cells) == 2 * 2
-    assert {(cell["seed"], cell["num_problems"], cell["task"]["name"]) for cell in cells} == {(5, 7, "products")}
+    assert {(cell.seed, cell.num_problems, cell.task.name) for cell in cells} == {(5, 7, "products")}
 
 
 def test_larger_pools_are_a_second_phase_of_the_methods_that_have_one():
     main, pools = compose_sweeps("table1", ["policy=tiny-base", "task=chain_sum", "seed=0"])
     cells, pooled = main.cells, pools.cells
-    assert not any(cell["budget"] for cell in cells)
+    assert not any(cell.budget for cell in cells)
     assert names(pooled, "method") == METHODS - {"greedy", "nabla_reasoner", "nabla_reasoner_multipass"}
     assert "budget=true" in pools.overrides
-    sizes = {(c["budget"], c["method"]["num_samples"]) for c in cells + pooled if "num_samples" in c["method"]}
+    sizes = {
+        (c.budget, c.method.keywords()["num_samples"]) for c in cells + pooled if "num_samples" in c.method.keywords()
+    }
     assert sizes == {(False, 8), (True, 32)}
     assert len(compose_sweeps("table1", ["method=greedy,best_of_n"])) == 1, "nothing to compare the pools with"
 
@@ -100,7 +102,7 @@ def test_larger_pools_are_a_second_phase_of_the_methods_that_have_one():
 @pytest.mark.slow
 def test_policies_improved_by_training_are_further_sweeps_of_a_whole_table():
     sweeps = compose_sweeps("table1", ["task=chain_sum", "seed=0"])
-    rows = {(c["policy"]["name"], c["method"]["name"]) for part in sweeps[1:-1] for c in part.cells}
+    rows = {(c.policy.name, c.method.name) for part in sweeps[1:-1] for c in part.cells}
     bases = {"tiny-base", "tiny-instruct"}
     assert {(f"{base}-{kind}", "greedy") for base in bases for kind in ("sft", "grpo")} < rows
     assert ("tiny-base-sft-grpo", "greedy") in rows
@@ -114,8 +116,8 @@ def test_table2_is_every_reward_with_its_own_records():
     cells = main.cells
     assert names(cells, "reward") == {"likelihood-weak", "likelihood-medium", "likelihood", "classifier"}
     assert names(cells, "method") == {"best_of_n", "nabla_without_gradient", "nabla_reasoner"}
-    assert {cell["records"] for cell in cells} == {f"results/tiny/table2/{name}" for name in names(cells, "reward")}
-    assert {cell["folder"] for cell in cells} == {"results/tiny/table2"}
+    assert {cell.records for cell in cells} == {f"results/tiny/table2/{name}" for name in names(cells, "reward")}
+    assert {cell.folder for cell in cells} == {"results/tiny/table2"}
 
 
 @pytest.mark.slow
@@ -124,23 +126,23 @@ def test_every_choice_of_every_group_composes():
         for name in choices(group):
             scale = "paper" if name.startswith("skywork") else "tiny"
             cell = compose.compose_cells([f"{group}={name}", "num_problems=3", f"scale={scale}"])[0]
-            assert cell[group]["name"] == name
+            assert getattr(cell, group).name == name
 
 
 @pytest.mark.parametrize("method", sorted(METHODS | {"tpo"}))
 def test_every_method_builds_and_names_all_settings_of_its_class(method: str):
     cell = compose.compose_cells([f"method={method}"])[0]
     build.build_method(cell)
-    signature = inspect.signature(get_class(cell["method"]["_target_"]))
-    assert set(cell["method"]) - {"name", "budget", "_target_"} == set(signature.parameters)
+    signature = inspect.signature(get_class(cell.method.target))
+    assert set(cell.method.keywords()) == set(signature.parameters)
 
 
 def test_generated_tasks_are_those_the_shipped_models_are_trained_on():
     recipe = yaml.safe_load((ROOT / "configs/train/tiny.yaml").read_text(encoding="utf-8"))
     for task in ("chain_sum", "leg_counting", "products"):
         cell = compose.compose_cells([f"task={task}"])[0]
-        assert cell["task"]["settings"] == recipe["tasks"][task]["settings"]
-        assert cell["num_problems"] <= recipe["held_out"]["test"]
+        assert cell.task.content()["settings"] == recipe["tasks"][task]["settings"]
+        assert cell.num_problems <= recipe["held_out"]["test"]
 
 
 def test_every_choice_of_method_has_its_place_in_the_table():

@@ -38,7 +38,8 @@ def test_help_shows_settings_and_example(name: str, capsys):
     assert printed.startswith(f"usage: ./reproduce.sh {name}")
     assert printed.rstrip().endswith(target.example)
     if target.settings in SETTINGS:
-        for key in SETTINGS[target.settings].model_fields:
+        model = RunSettings if target.settings in ("cells", "cell") else SETTINGS[target.settings]
+        for key in model.model_fields:
             assert f"\n  {key} " in printed, key
 
 

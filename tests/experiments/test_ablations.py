@@ -30,13 +30,13 @@ def rows_of(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
 @pytest.mark.slow
 def test_every_setting_composes_builds_and_has_a_folder_of_its_own():
     sweeps = compose_sweeps("ablations", ["task=products"])
-    names = [part.cells[0]["setting"] for part in sweeps]
+    names = [part.cells[0].setting for part in sweeps]
     assert names[0] == "default"
-    settings = [name for group in sweeps[0].cells[0]["settings"].values() for name in group]
+    settings = [name for group in sweeps[0].cells[0].settings.values() for name in group]
     assert names[1:] == settings
     assert len(set(names)) == len(names)
     for cells in [part.cells for part in sweeps]:
-        assert {cell["records"] for cell in cells} == {f"results/tiny/ablations/{cells[0]['setting']}"}
+        assert {cell.records for cell in cells} == {f"results/tiny/ablations/{cells[0].setting}"}
         build.build_method(cells[0])
     plain = fingerprint.fingerprint(sweeps[0].cells[0])
     for cells in [part.cells for part in sweeps[1:]]:

@@ -48,7 +48,7 @@ def test_stages_are_every_target_that_makes_results():
 
 
 def test_release_target_has_the_released_variant():
-    assert {cell["variant"]["name"] for cell in compose.compose_cells(["experiment=table1-release"])} == {"release"}
+    assert {cell.variant.name for cell in compose.compose_cells(["experiment=table1-release"])} == {"release"}
 
 
 def test_settings_are_handed_to_the_stages_that_take_them():

@@ -160,7 +160,7 @@ def test_a_cell_that_breaks_leaves_the_others_running(tmp_path: Path, monkeypatc
     run_cell = sweep.run_cell
 
     def breaking(cell, label):
-        if cell["method"]["name"] == "greedy":
+        if cell.method.name == "greedy":
             raise OSError("disk full")
         run_cell(cell, label)
 

@@ -251,10 +251,10 @@ def dto_memory(bench: BenchContext, point: str) -> Comparison:
         "reward_shape": shape,
         "vocab_size": bench.settings["memory"]["vocab_size"],
         "length": bench.settings["memory"]["length"],
-        "num_iterations": cell["method"]["num_iterations"],
-        "step_size": cell["method"]["step_size"],
+        "num_iterations": cell.method.keywords()["num_iterations"],
+        "step_size": cell.method.keywords()["step_size"],
         "device": bench.settings["device"],
-        "threads": cell["threads"],
+        "threads": cell.threads,
     }
     variants = []
     for name in memory.VARIANTS:

@@ -8,7 +8,7 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning
 import torch
@@ -20,7 +20,7 @@ from ..cost import Cost
 from ..models.language_models import Policy, RewardModel
 from ..models.quiet import quiet_libraries
 from ..tasks.grading import grade
-from ..types import Problem, Solution
+from ..types import Method, Problem, Solution
 from .records import append_records, failed_record, make_record, read_records
 
 
@@ -52,7 +52,7 @@ class Inference(lightning.LightningModule):
         seed: key of every random draw, together with problem id and repeat.
     """
 
-    def __init__(self, method: Any, policy: Policy, reward: RewardModel, seed: int):
+    def __init__(self, method: Method, policy: Policy, reward: RewardModel, seed: int):
         super().__init__()
         self.method = method
         self.policy = policy

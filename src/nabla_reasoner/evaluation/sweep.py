@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ..config import build, fingerprint
-from ..config.schema import Cell
+from ..config.build import BuiltCell
+from ..config.cell import Cell
 from . import prediction
 from .records import read_records, record_path
 
@@ -20,8 +21,8 @@ TABLE_SECONDS, TABLE_SHARE = 5, 10
 
 def record_file(cell: Cell) -> Path:
     """Return the path of a cell's records."""
-    folder = Path(cell["records"], "budget" if cell["budget"] else "records")
-    return record_path(folder, cell["policy"]["name"], cell["task"]["name"], cell["method"]["name"], cell["seed"])
+    folder = Path(cell.records, "budget" if cell.budget else "records")
+    return record_path(folder, cell.policy.name, cell.task.name, cell.method.name, cell.seed)
 
 
 def settings_file(path: Path) -> Path:
@@ -44,29 +45,30 @@ def check_records(cell: Cell) -> None:
         )
 
 
-def run_cell(cell: Cell, label: str) -> None:
+def run_cell(built: BuiltCell, label: str) -> None:
     """Solve the problems that the cell has no records of yet, and write their records and settings."""
+    cell = built.cell
     path = record_file(cell)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if cell["overwrite"]:
+    if cell.overwrite:
         path.unlink(missing_ok=True)
     if not path.exists() or not read_records(path):
         settings_file(path).write_text(json.dumps(fingerprint.fingerprint(cell), indent=1) + "\n", encoding="utf-8")
     policy, reward = build.load_models(cell)
     prediction.run(
-        prediction.Inference(build.build_method(cell), policy, reward, cell["seed"]),
-        build.build_problems(cell),
+        prediction.Inference(built.method, policy, reward, cell.seed),
+        built.problems,
         path,
-        policy=cell["policy"]["name"],
-        method=cell["method"]["name"],
-        repeats=cell["task"]["repeats"],
+        policy=cell.policy.name,
+        method=cell.method.name,
+        repeats=cell.task.repeats,
         label=label,
-        **{key: cell[key] for key in ("batch_size", "device", "devices", "num_nodes")},
+        **{key: getattr(cell, key) for key in ("batch_size", "device", "devices", "num_nodes")},
     )
 
 
-class Sweep:
-    """Progress, failures and tables of the cells of one command."""
+class CellRunner:
+    """Runs the cells of one command, with their progress, failures and tables."""
 
     def __init__(self, cells: Sequence[Cell], write_tables: Callable[[Sequence[Cell]], None]):
         self.cells = cells
@@ -77,11 +79,12 @@ class Sweep:
         self.table_due = 0.0
         self.seconds: dict[str, list[float]] = {}
 
-    def run(self, cell: Cell) -> None:
+    def run(self, built: BuiltCell) -> None:
         """Run one cell; an error is reported and does not stop the other cells."""
+        cell = built.cell
         began, name = time.monotonic(), cell_name(cell)
         try:
-            run_cell(cell, f"cell {self.finished + 1}/{len(self.cells)} {name}")
+            run_cell(built, f"cell {self.finished + 1}/{len(self.cells)} {name}")
         except Exception as error:
             self.broken.append(name)
             traceback.print_exc()
@@ -112,13 +115,13 @@ class Sweep:
 
 
 def _kind(cell: Cell) -> str:
-    pool = " (larger pool)" if cell["budget"] else ""
-    return f"{cell.get('setting', cell['method']['name'])}{pool}"
+    pool = " (larger pool)" if cell.budget else ""
+    return f"{cell.setting or cell.method.name}{pool}"
 
 
 def cell_name(cell: Cell) -> str:
     """Return policy, task, method and seed, for messages."""
-    return f"{cell['policy']['name']} {cell['task']['name']} {_kind(cell)} seed {cell['seed']}"
+    return f"{cell.policy.name} {cell.task.name} {_kind(cell)} seed {cell.seed}"
 
 
 def _minutes(seconds: float) -> str:

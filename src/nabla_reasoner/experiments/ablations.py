@@ -8,7 +8,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ..config.schema import ROOT, Cell
+from ..config.cell import Cell
+from ..config.schema import ROOT
 from ..config.sweeps import Sweep
 from ..reporting import ablations, figures, tables
 from ..reporting.ablation_runs import load_runs
@@ -26,7 +27,7 @@ def write(cell: dict[str, Any], note: str) -> None:
         cell: any cell of the command.
         note: a sentence about variant and reward model.
     """
-    root, settings = Path(cell["folder"]), table_settings(cell)
+    root, settings = Path(cell.folder), table_settings(cell)
     rows = table_rows(settings, {folder: load_runs(root / folder) for folder in {row.folder for row in settings}})
     if not rows:
         return
@@ -41,7 +42,7 @@ def write(cell: dict[str, Any], note: str) -> None:
 
 def figure_name(cell: dict[str, Any]) -> str:
     """Return the figure's name in figures/."""
-    return "ablations" if cell["scale_name"] == "tiny" else f"ablations-{cell['scale_name']}"
+    return "ablations" if cell.scale_name == "tiny" else f"ablations-{cell.scale_name}"
 
 
 def write_figure(folder: Path, name: str, command: str, gallery: Path | None) -> None:
@@ -69,13 +70,13 @@ def write_figure(folder: Path, name: str, command: str, gallery: Path | None) ->
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:
     """Run every setting, look at the right token of worked solutions, and write table and figure."""
     first = sweeps[0].cells[0]
-    gallery = ROOT / "figures" if first["results_dir"] == "results" else None
+    gallery = ROOT / "figures" if first.results_dir == "results" else None
 
     def write_tables(cells: Sequence[Cell]) -> None:
         write(cells[0], reward_note(cells[0]))
 
     def finish(folder: Path) -> None:
-        if first["only"] is None or "right_token" in first["only"]:
+        if first.only is None or "right_token" in first.only:
             right_token.write(sweeps[0].cells, folder)
         write_figure(folder, figure_name(first), command.line, gallery)
 

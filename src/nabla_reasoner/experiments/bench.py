@@ -38,7 +38,8 @@ from ..benchmark.context import NABLA, BenchContext, Comparison
 from ..benchmark.figure import draw_bench
 from ..evaluation import provenance
 from ..reporting import figures
-from .command import Command, Progress, Recording, refusing
+from .command import Command, refusing
+from .recording import Progress, Recording
 
 FILES = ("bench.csv", "spread.csv", "profile.csv", "bench.md", "bench.png", "bench.pdf", "summary.json")
 

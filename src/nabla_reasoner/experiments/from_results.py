@@ -6,7 +6,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..reporting.figures import write_figure
-from .command import Command, Recording, refusing
+from .command import Command, refusing
+from .recording import Recording
 
 
 def write_result_table(

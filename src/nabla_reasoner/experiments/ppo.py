@@ -35,7 +35,8 @@ from ..ppo.comparison import PPOComparison
 from ..ppo.figure import comparison as draw_comparison
 from ..ppo.verdict import markdown
 from ..reporting import figures
-from .command import Command, Progress, Recording, refusing
+from .command import Command, refusing
+from .recording import Progress, Recording
 
 FILES = ("ppo.csv", "curves.csv", "break_even.csv", "ppo.md", "ppo.png", "ppo.pdf", "summary.json")
 

@@ -24,8 +24,9 @@ from ..reporting.figures import save
 from ..reporting.html_report import Block, to_html, to_markdown
 from ..reporting.report_sections import FIGURES, ReportInputs, report_blocks
 from ..reporting.tables import read_csv
-from .command import Command, Recording, refusing
+from .command import Command, refusing
 from .figures import keep_rows
+from .recording import Recording
 from .table1 import accuracy_against_flops
 
 KEPT = {  # field of the evidence: name of its rows in figures/data/, if it is another

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..config import build
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..decoding.settings import NablaSettings
 from ..dto import equal_kl_moves, gradient_passes, gradients, objective, optimizer
 from ..engine import generation, numerics
@@ -201,16 +201,16 @@ def write(cells: Sequence[Cell], folder: Path) -> None:
     """
     result = []
     for cell in cells:
-        count = min(cell["grid"]["worked_problems"], cell["num_problems"] or 0)
-        if not count or "dataset" not in cell["task"] or cell["seed"] != cells[0]["seed"]:
+        count = min(cell.grid["worked_problems"], cell.num_problems or 0)
+        if not count or cell.task.dataset is None or cell.seed != cells[0].seed:
             continue
         policy, reward = build.load_models(cell)
         problems, settings = build.build_problems(cell)[:count], build.build_method(cell).settings
         selected = positions(policy, problems, settings.confidence_threshold, settings.max_new_tokens)
         if not selected:
             continue
-        moved = rows(policy, reward, problems, selected, settings, cell["seed"])
-        names = {"policy": cell["policy"]["name"], "task": cell["task"]["name"]}
+        moved = rows(policy, reward, problems, selected, settings, cell.seed)
+        names = {"policy": cell.policy.name, "task": cell.task.name}
         result += table_rows(names, selected, moved)
         print(
             f"right token, {names['policy']} {names['task']}: {len(selected)} positions of {count} problems", flush=True

@@ -1,7 +1,7 @@
 """One question, answered by greedy decoding and by the chosen method."""
 
 from ..config import build, compose
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..engine import scoring
 from ..types import Problem
 from .command import DONE, Command, refusing
@@ -13,13 +13,13 @@ def run(command: Command, cell: Cell) -> int:
     problem = Problem("question", command.argument, None, "free")
     with refusing():
         (baseline,) = compose.compose_cells([f"experiment={command.target.name}", *shared, "method=greedy"])
-        methods = {part["method"]["name"]: build.build_method(part) for part in (baseline, cell)}
+        methods = {part.method.name: build.build_method(part) for part in (baseline, cell)}
         build.prepare_models(cell)
         policy, reward = build.load_models(cell)
-        policy.check_length(len(policy.prompt_ids(problem.messages)), cell["max_new_tokens"])
+        policy.check_length(len(policy.prompt_ids(problem.messages)), cell.max_new_tokens)
     print(f"policy {policy.name}, reward {reward.name} ({reward.kind})")
     for name, method in methods.items():
-        (solution,) = method.solve([problem], policy, reward, seed=cell["seed"])
+        (solution,) = method.solve([problem], policy, reward, seed=cell.seed)
         value = solution.reward
         if value is None:  # the method did not use the reward model; shown for comparison, not part of its cost
             (value,), _ = scoring.rewards(reward, [reward.prompt_ids(problem.messages)], [solution.token_ids])

@@ -28,7 +28,8 @@ from ..theory.check import Check, Point, describe
 from ..theory.context import Findings, TheoryContext
 from ..theory.gradient_checks import TermRow
 from ..theory.suite import GROUPS
-from .command import Command, Progress, Recording
+from .command import Command
+from .recording import Progress, Recording
 
 COLUMNS = ["name", "value", "tolerance", "noise_floor", "passed"]
 FILES = (  # of earlier runs, replaced

@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ..config import build, compose
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..decoding import trace
 from ..decoding.settings import NablaSettings
 from ..dto import objective, optimizer, reference, straight_through
@@ -130,7 +130,7 @@ def early_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     rows = []
     for cell in cells:
         policy, reward = build.load_models(cell)
-        settings, problems, seed = build.build_method(cell).settings, build.build_problems(cell), cell["seed"]
+        settings, problems, seed = build.build_method(cell).settings, build.build_problems(cell), cell.seed
         for run in trace.record(settings, problems, policy, reward, seed=seed):
             first = run.responses[0]
             for visit in run.visits:

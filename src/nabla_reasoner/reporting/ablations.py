@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..evaluation.outcomes import Row, RunKey, correct_array, paired_keys
 from ..evaluation.statistics import LEVEL, accuracy_interval, paired_difference
 from .ablation_runs import Attempt, Runs, SettingRuns, stopped
@@ -125,12 +125,12 @@ def table_settings(cell: Cell) -> list[Setting]:
         cell: any cell of the command.
     """
     rows = [Setting(DEFAULT, DEFAULT, DEFAULT, None, "")]
-    for group, settings in cell["settings"].items():
+    for group, settings in cell.settings.items():
         for name, values in settings.items():
             changes = ", ".join(f"{key.removeprefix('method.')}={value}" for key, value in values.items())
-            if name not in cell["sizes"]:
+            if name not in cell.sizes:
                 rows.append(Setting(group, name, name, None, changes))
-            for size in cell["sizes"].get(name, ()):
+            for size in cell.sizes.get(name, ()):
                 rows.append(Setting(group, f"{name}, N_max {size}", name, size, f"{changes}, cut to {size}"))
     return rows
 
