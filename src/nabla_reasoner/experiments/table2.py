@@ -22,7 +22,7 @@ def write_tables(cells: Sequence[Cell]) -> None:
         rewards = {cell.reward.name: cell for cell in members}
         notes = [reward_note(cell) for cell in rewards.values()]
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write_table(Path(folder), grid=table_grid(members), table=members[0]["experiment_name"], notes=notes)
+        write_table(Path(folder), grid=table_grid(members), table=members[0].experiment_name, notes=notes)
     root = Path(cells[0].folder)
     if list(folders) != [str(root)]:
         known = {path.parent.name for path in root.glob("*/table.csv")}  # those of earlier commands too
