@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from .config.targets import Target, find
-from .experiments.command import INTERRUPTED, WRONG, Command, Refused
+from .evaluation.results_folder import UNWRITABLE
+from .experiments.command import FAILED, INTERRUPTED, WRONG, Command, Refused
 
 HELP = ("help", "--help", "-h")
 
@@ -29,6 +30,16 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"error: results cannot be written{where}: {error.strerror}. Free space or mend the folder, then run the "
+            "same command again: it resumes.",
+            file=sys.stderr,
+        )
+        return FAILED
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr)
         return INTERRUPTED
@@ -73,6 +84,7 @@ def _settings(target: Target, overrides: list[str]) -> Any:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Lightning would only take note of it
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):  # as Ctrl-C; a cluster announces pre-emption so
+        signal.signal(getattr(signal, name), signal.default_int_handler)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,9 @@
 """A table run from composing to tables, in this process, on random models of the smallest size."""
 
 import csv
+import errno
 import json
+import os
 from pathlib import Path
 
 import lightning
@@ -13,8 +15,10 @@ from toy_runs import command, records_below, without_timings
 from nabla_reasoner import BestOfN, Greedy, Policy, Problem
 from nabla_reasoner.__main__ import INTERRUPTED, WRONG, main
 from nabla_reasoner.config import build, compose
-from nabla_reasoner.evaluation import prediction, sweep
+from nabla_reasoner.evaluation import cell_runner, prediction
+from nabla_reasoner.evaluation.provenance import Summary
 from nabla_reasoner.evaluation.records import read_records
+from nabla_reasoner.evaluation.results_folder import locked
 from nabla_reasoner.experiments import table2
 from nabla_reasoner.experiments.command import FAILED
 
@@ -157,17 +161,17 @@ def test_failing_problem_becomes_a_failed_record_and_the_run_goes_on(tmp_path: P
 
 
 def test_a_cell_that_breaks_leaves_the_others_running(tmp_path: Path, monkeypatch, capsys):
-    run_cell = sweep.run_cell
+    run_cell = cell_runner.run_cell
 
-    def breaking(cell, label):
-        if cell.method.name == "greedy":
-            raise OSError("disk full")
-        run_cell(cell, label)
+    def breaking(built, label):
+        if built.cell.method.name == "greedy":
+            raise OSError("no such device")
+        run_cell(built, label)
 
-    monkeypatch.setattr(sweep, "run_cell", breaking)
+    monkeypatch.setattr(cell_runner, "run_cell", breaking)
     assert main(command(tmp_path, "method=greedy,self_consistency")) == FAILED
     assert [path.name.split("__")[2] for path in tmp_path.rglob("*.jsonl")] == ["self_consistency"]
-    assert "disk full" in capsys.readouterr().err
+    assert "no such device" in capsys.readouterr().err
 
 
 def test_interrupt_is_reported_and_the_summary_says_so(tmp_path: Path, monkeypatch, capsys):
@@ -245,3 +249,100 @@ def test_a_narrowed_command_keeps_the_rows_of_earlier_ones(tmp_path: Path):
     ran = [(row["method"], row["num_seeds"]) for row in rows if row["accuracy"]]
     assert ran == [("greedy", "2"), ("self_consistency", "1")]
     assert rows[0]["paper_value"] == "43.8", "the paper's greedy cell of the base policy on MATH-500"
+
+
+def test_longer_run_extends_the_records_and_shorter_is_refused(tmp_path: Path, capsys):
+    assert main(command(tmp_path, "method=greedy", "num_problems=3")) == 0
+    first = read_records(next(tmp_path.rglob("*.jsonl")))
+    assert main(command(tmp_path, "method=greedy", "num_problems=5", "devices=1", "threads=2")) == 0
+    records = read_records(next(tmp_path.rglob("*.jsonl")))
+    assert records[:3] == first
+    assert len(records) == 5
+    assert main(command(tmp_path, "method=greedy", "num_problems=4")) == WRONG
+    assert "num_problems: 5 -> 4" in capsys.readouterr().err
+
+
+def test_complete_cell_loads_no_model(tmp_path: Path, monkeypatch):
+    assert main(command(tmp_path, "method=greedy")) == 0
+    monkeypatch.setattr(cell_runner, "run_cell", None)
+    assert main(command(tmp_path, "method=greedy")) == 0
+
+
+def test_second_command_on_a_locked_folder_is_refused(tmp_path: Path, capsys):
+    with locked(tmp_path / "tiny" / "table1"):
+        assert main(command(tmp_path, "method=greedy")) == WRONG
+    assert f"process {os.getpid()}" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.jsonl"))
+    assert main(command(tmp_path, "method=greedy")) == 0
+
+
+@pytest.mark.parametrize("content", ["", "null", "{", "[]", None])
+def test_damaged_settings_beside_records_are_named_and_refused(tmp_path: Path, capsys, content: str | None):
+    assert main(command(tmp_path, "method=greedy")) == 0
+    (path,) = tmp_path.rglob("*.settings.json")
+    path.unlink()
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    assert main(command(tmp_path, "method=greedy")) == WRONG
+    assert f"{path} is missing or damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "null"])
+def test_damaged_summary_is_begun_anew(tmp_path: Path, capsys, content: str):
+    path = tmp_path / "summary.json"
+    path.write_text(content, encoding="utf-8")
+    Summary(tmp_path, "line", {}, {"seed": [0]}, "cpu").close("finished")
+    assert len(json.loads(path.read_text(encoding="utf-8"))["invocations"]) == 1
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_resuming_with_another_commit_is_said(tmp_path: Path, capsys):
+    Summary(tmp_path, "line", {}, {"seed": [0]}, "cpu")
+    assert not capsys.readouterr().err
+    path = tmp_path / "summary.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["commit"] = "abc"
+    content["packages"]["transformers"] = "4.0"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    Summary(tmp_path, "line", {}, {"seed": [0]}, "cpu")
+    said = capsys.readouterr().err
+    assert "commit abc (now" in said
+    assert "transformers 4.0 (now" in said
+
+
+@pytest.mark.parametrize(
+    ("swept", "told"),
+    [
+        (["method=nabla_reasoner", "dto.step_size=0.1,3.0"], "method.step_size: 0.1 -> 3.0"),
+        (["method=best_of_n", "method.num_samples=1,8"], "method.num_samples: 1 -> 8"),
+        (["method=greedy", "reward=likelihood,classifier"], "reward.name: likelihood -> classifier"),
+        (["method=greedy", "split=test,validation"], "split: test -> validation"),
+    ],
+)
+def test_cells_of_one_record_file_are_refused_naming_what_differs(tmp_path: Path, capsys, swept: list[str], told: str):
+    replaced = {setting.split("=")[0] for setting in swept}
+    base = [word for word in command(tmp_path) if word.split("=")[0] not in replaced]
+    assert main([*base, *swept]) == WRONG
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+@pytest.mark.parametrize("failure", [errno.ENOSPC, errno.EROFS])
+def test_full_or_readonly_disk_ends_the_run_in_one_line(tmp_path: Path, monkeypatch, capsys, failure: int):
+    def unwritable(path, records):
+        raise OSError(failure, os.strerror(failure), str(path))
+
+    monkeypatch.setattr(prediction, "append_records", unwritable)
+    assert main(command(tmp_path, "method=greedy,self_consistency")) == FAILED
+    errors = capsys.readouterr().err
+    assert os.strerror(failure) in errors
+    assert "it resumes" in errors
+    assert "Traceback" not in errors
+    monkeypatch.undo()
+    assert main(command(tmp_path, "method=greedy,self_consistency")) == 0
+
+
+def test_processes_are_no_more_than_the_chunks():
+    assert prediction._processes(8, 1, 3) == 3
+    with pytest.raises(ValueError, match="2 x 2 for 3 batches"):
+        prediction._processes(2, 2, 3)

@@ -1,6 +1,7 @@
 """Policy, reward model, method and problems of a cell."""
 
 import functools
+import inspect
 import json
 from typing import Any, NamedTuple
 
@@ -14,6 +15,13 @@ from ..tasks import problems
 from ..types import Method, Problem
 from .cell import Cell
 from .schema import CONFIGS, locate
+
+KINDS: dict[type, tuple[tuple[type, ...], str]] = {  # of a default: types that a value may have
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "text"),
+}
 
 
 class BuiltCell(NamedTuple):
@@ -93,10 +101,21 @@ def build_method(cell: Cell) -> Method:
     Raises:
         ValueError: a setting that the method does not have or refuses.
     """
+    method, keywords = get_class(cell.method.target), cell.method.keywords()
     try:
-        return get_class(cell.method.target)(**cell.method.keywords())
+        _check_types(inspect.signature(method), keywords)
+        return method(**keywords)
     except (TypeError, ValueError) as error:
         raise ValueError(f"method {cell.method.name}: {error}") from error
+
+
+def _check_types(signature: inspect.Signature, keywords: dict[str, Any]) -> None:
+    """Raise ValueError on a value of another type than the keyword's default."""
+    for name, value in keywords.items():
+        default = signature.parameters[name].default if name in signature.parameters else None
+        for kind, (types, description) in KINDS.items():
+            if type(default) is kind and type(value) not in types:
+                raise ValueError(f"{name} must be {description}; got {value!r}. Write method.{name}={default}.")
 
 
 def load_models(cell: Cell) -> tuple[Policy, RewardModel]:

@@ -45,6 +45,7 @@ class TaskSettings(Part):
     dataset: str | None = None
     path: str | None = None
     size: Count | None = None
+    suffix: str = ""
     paper: str | None = None
 
 

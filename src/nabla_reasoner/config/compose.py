@@ -5,12 +5,13 @@ Composing needs no torch, so a wrong choice is answered at once.
 
 import functools
 import itertools
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
@@ -202,7 +203,11 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         try:
             (override,) = parser.parse_overrides([text])
         except OverrideParseException as error:
-            raise ValueError(f"the setting {text!r} cannot be read. Use key=value.") from error
+            key, _, value = text.partition("=")
+            quoted = shlex.quote(f'{key}="{value}"')
+            raise ValueError(f"the value in {text!r} holds special characters; quote it: {quoted}.") from error
+        if isinstance(override.value(), Glob):
+            raise ValueError(f"a setting must be a value or a list of values; got the pattern {text!r}.")
         _check_choice(override)
         parsed.append(override)
     return parsed

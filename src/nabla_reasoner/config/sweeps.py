@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from .cell import Cell
 from .compose import Grid, compose_cells
+from .fingerprint import differences
 
 OURS = ("nabla_reasoner", "nabla_reasoner_multipass")
 
@@ -42,7 +43,23 @@ def compose_sweeps(target: str, overrides: Sequence[str]) -> list[Sweep]:
             sweeps.append(_sweep([*main.overrides, f"policy={part['policy']}", f"method={part['method']}"], grid))
     if "pools" in further:
         sweeps += _pools(main, grid)
+    _check_distinct([cell for part in sweeps for cell in part.cells])
     return sweeps
+
+
+def _check_distinct(cells: Sequence[Cell]) -> None:
+    """Raise ValueError if two cells would share a record file, whose name holds few of their settings."""
+    first: dict[tuple[str | int | bool, ...], Cell] = {}
+    for cell in cells:
+        names = (cell.policy.name, cell.task.name, cell.method.name)
+        other = first.setdefault((cell.records, cell.budget, *names, cell.seed), cell)
+        changed = differences(other.content(), cell.content()) if other is not cell else []
+        if changed:
+            raise ValueError(
+                f"two cells of one command must differ in policy, task, method or seed, which name their record files; "
+                f"two of {' '.join(names)} differ in {'; '.join(changed)}. Give one value, run them with a results_dir "
+                "each, or quote a value that holds a comma."
+            )
 
 
 def _sweep(overrides: list[str], grid: Grid) -> Sweep:

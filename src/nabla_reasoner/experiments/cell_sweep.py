@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from ..config.build import BuiltCell
 from ..config.cell import Cell
 from ..config.schema import CONFIGS
 from ..config.sweeps import Sweep
-from ..evaluation import provenance, sweep
+from ..evaluation import provenance
+from ..evaluation.cell_records import check_records, record_file
+from ..evaluation.cell_runner import CellRunner, failures
+from ..evaluation.results_folder import locked, written_files
 from ..reporting import wandb_runs
 from .command import DONE, FAILED, Command, refusing
 
@@ -31,35 +35,51 @@ def run_cells(
         write_tables: rewrites the experiment's tables from the records.
         finish: makes what else belongs to the experiment, after the cells.
     """
-    with refusing():
-        built = check(command, sweeps)
+    first = sweeps[0].cells[0]
+    with ExitStack() as stack:
+        with refusing():
+            stack.enter_context(locked(Path(first.folder)))
+            built = check(command, sweeps)
+        return _run_checked(command, sweeps, built, write_tables, finish)
+
+
+def _run_checked(
+    command: Command,
+    sweeps: Sequence[Sweep],
+    built: Sequence[BuiltCell],
+    write_tables: Callable[[Sequence[Cell]], None],
+    finish: Callable[[Path], None],
+) -> int:
     cells = [item.cell for item in built]
     first, folder = cells[0], Path(cells[0].folder)
     varied = {group: sorted({getattr(cell, group).name for cell in cells}) for group in ("policy", "task", "method")}
     varied |= {"seed": sorted({cell.seed for cell in cells})}
     summary = provenance.Summary(folder, command.line, first.content(), varied, first.device)
-    progress = sweep.CellRunner(cells, write_tables)
+    runner = CellRunner(cells, write_tables)
     try:
         if _launcher(command):
             for part in sweeps:
-                _launch(part, progress.run)
+                _launch(part, runner.run)
+            for item in built:
+                runner.check_complete(item)
+            runner.finished = len(built)
         else:
             for item in built:
-                progress.run(item)
+                runner.run(item)
         finish(folder)
-    except KeyboardInterrupt:
-        summary.close("interrupted", cells_finished=progress.finished, cells=len(cells))
+    except BaseException as error:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failures"
+        summary.close(status, cells_finished=runner.finished, cells=len(cells))
         raise
-    failed = sweep.failures(cells)
-    bad = bool(failed or progress.broken)
-    summary.close("failures" if bad else "finished", cells_finished=progress.finished, cells=len(cells))
-    wandb_runs.mirror_cells(cells, [sweep.record_file(cell) for cell in cells], sweep=varied)
+    failed = failures(cells)
+    bad = bool(failed or runner.broken)
+    summary.close("failures" if bad else "finished", cells_finished=runner.finished, cells=len(cells))
+    wandb_runs.mirror_cells(cells, [record_file(cell) for cell in cells], sweep=varied)
     for path in sorted(folder.glob("*.md")):
         if path.stem in ("table", "right_token"):
             print(f"\n{path.read_text(encoding='utf-8')}")
-    files = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))
-    print(f"Results in {folder}: {files}; records in {Path(first.records, 'records')}")
-    for name in dict.fromkeys(progress.broken):
+    print(f"Results in {folder}: {', '.join(written_files(folder))}; records in {Path(first.records, 'records')}")
+    for name in dict.fromkeys(runner.broken):
         print(f"not done: {name}", file=sys.stderr)
     if failed:
         counts = "; ".join(f"{count} in {path}" for path, count in failed.items())
@@ -77,7 +97,7 @@ def check(command: Command, sweeps: Sequence[Sweep]) -> list[BuiltCell]:
     built = [build.build_cell(cell) for part in sweeps for cell in part.cells]
     for cell in (item.cell for item in built):
         if not cell.overwrite:
-            sweep.check_records(cell)
+            check_records(cell)
     if _launcher(command):
         return built  # the machine that submits jobs need not be able to load the models
     for cell, _, problems in {(b.cell.policy.path, b.cell.reward.path, b.cell.task.name): b for b in built}.values():

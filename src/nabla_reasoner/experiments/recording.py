@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from ..config.schema import ROOT
 from ..evaluation.provenance import Summary
+from ..evaluation.results_folder import locked, written_files
 from ..reporting.wandb_runs import mirror_tables
-from .command import DONE, FAILED, Command
+from .command import DONE, FAILED, Command, refusing
 
 
 class Recording:
@@ -39,17 +40,20 @@ class Recording:
     ):
         self.command, self.settings, self.scale = command, settings, scale
         self.folder = Path(settings["results_dir"], command.target.path(scale))
+        self.lock = ExitStack()
+        with refusing():
+            self.lock.enter_context(locked(self.folder))
         for name in replaces:
             (self.folder / name).unlink(missing_ok=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.summary = Summary(self.folder, command.line, dict(settings), dict(varied), device)
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        if kind is not None:
-            self.summary.close("interrupted" if issubclass(kind, KeyboardInterrupt) else "failures")
+        with self.lock:
+            if kind is not None:
+                self.summary.close("interrupted" if issubclass(kind, KeyboardInterrupt) else "failures")
 
     def finish(
         self,
@@ -77,7 +81,7 @@ class Recording:
                 names=tables,
                 metrics=metrics or {},
             )
-        names = sorted(path.name for path in self.folder.iterdir() if path.is_file())
+        names = written_files(self.folder)
         print(f"\nResults in {self.folder}: {', '.join(names)}")
         return FAILED if failed else DONE
 

@@ -200,7 +200,10 @@ def mirror_cells(cells: Sequence[Cell], paths: Sequence[Path], *, sweep: Mapping
         names = [name for name in ("table", "comparisons") if (folder / f"{name}.csv").exists()]
         groups = [(group, getattr(cell, group)) for cell in cells for group in ("policy", "reward")]
         models = {f"{group}-{model.name}": model.path for group, model in groups}
-        return [*done, tables_entry(folder, **scope, config={"sweep": sweep, **first.content()}, names=names, models=models)]
+        return [
+            *done,
+            tables_entry(folder, **scope, config={"sweep": sweep, **first.content()}, names=names, models=models),
+        ]
 
     write(folder, entries, mode=first.wandb, **scope)
 

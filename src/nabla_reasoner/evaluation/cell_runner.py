@@ -1,6 +1,5 @@
-"""The cells of one command: their record files, the check before resuming, and the run with its progress."""
+"""The cells of one command, run one after the other, with progress, time left, failures and tables."""
 
-import json
 import sys
 import time
 import traceback
@@ -9,40 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import build, fingerprint
+from ..config import build
 from ..config.build import BuiltCell
 from ..config.cell import Cell
 from . import prediction
-from .records import read_records, record_path
+from .cell_records import Stored, record_file, stored, write_settings
+from .results_folder import UNWRITABLE
 
 # The table is rewritten when a cell ends, at most every TABLE_SECONDS and for at most a tenth of the time.
 TABLE_SECONDS, TABLE_SHARE = 5, 10
-
-
-def record_file(cell: Cell) -> Path:
-    """Return the path of a cell's records."""
-    folder = Path(cell.records, "budget" if cell.budget else "records")
-    return record_path(folder, cell.policy.name, cell.task.name, cell.method.name, cell.seed)
-
-
-def settings_file(path: Path) -> Path:
-    """Return the path of the settings that made a record file."""
-    return path.with_suffix(".settings.json")
-
-
-def check_records(cell: Cell) -> None:
-    """Raise ValueError if the cell has records that other settings made, or that cannot be read."""
-    path = record_file(cell)
-    if not path.exists() or not read_records(path):
-        return
-    sidecar = settings_file(path)
-    old = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.exists() else {}
-    changed = fingerprint.differences(old, json.loads(json.dumps(fingerprint.fingerprint(cell))))
-    if changed:
-        raise ValueError(
-            f"{path} was made with other settings ({'; '.join(changed[:4])}{'; ...' if len(changed) > 4 else ''}). "
-            "Resume with the old settings, choose another results_dir=DIR, or pass overwrite=true."
-        )
 
 
 def run_cell(built: BuiltCell, label: str) -> None:
@@ -52,8 +26,7 @@ def run_cell(built: BuiltCell, label: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if cell.overwrite:
         path.unlink(missing_ok=True)
-    if not path.exists() or not read_records(path):
-        settings_file(path).write_text(json.dumps(fingerprint.fingerprint(cell), indent=1) + "\n", encoding="utf-8")
+    write_settings(cell)
     policy, reward = build.load_models(cell)
     prediction.run(
         prediction.Inference(built.method, policy, reward, cell.seed),
@@ -65,6 +38,11 @@ def run_cell(built: BuiltCell, label: str) -> None:
         label=label,
         **{key: getattr(cell, key) for key in ("batch_size", "device", "devices", "num_nodes")},
     )
+
+
+def expected(built: BuiltCell) -> int:
+    """Return the number of records of a complete cell."""
+    return len(built.problems) * built.cell.task.repeats
 
 
 class CellRunner:
@@ -80,20 +58,47 @@ class CellRunner:
         self.seconds: dict[str, list[float]] = {}
 
     def run(self, built: BuiltCell) -> None:
-        """Run one cell; an error is reported and does not stop the other cells."""
+        """Run one cell, unless it is complete; an error is reported and does not stop the other cells.
+
+        Raises:
+            OSError: results can no longer be written; every further cell would fail too.
+        """
         cell = built.cell
-        began, name = time.monotonic(), cell_name(cell)
+        name = cell_name(cell)
+        before = Stored() if cell.overwrite else stored(record_file(cell))
+        if before.count < expected(built):
+            began = time.monotonic()
+            self._run_cell(built, name)
+            share = (stored(record_file(cell)).count - before.count) / expected(built)
+            self.seconds.setdefault(_kind(cell), []).append((time.monotonic() - began) / max(share, 0.01))
+        self.finished += 1
+        if time.monotonic() > self.table_due or self.finished == len(self.cells):
+            self._tabulate()
+        print(f"[{self.finished}/{len(self.cells)}] {name}: {self.result(built)}; {self._clock()}", flush=True)
+
+    def _run_cell(self, built: BuiltCell, name: str) -> None:
         try:
             run_cell(built, f"cell {self.finished + 1}/{len(self.cells)} {name}")
         except Exception as error:
-            self.broken.append(name)
+            if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                raise
             traceback.print_exc()
             print(f"cell {name} failed: {type(error).__name__}: {error}", file=sys.stderr)
-        self.finished += 1
-        self.seconds.setdefault(_kind(cell), []).append(time.monotonic() - began)
-        if time.monotonic() > self.table_due or self.finished == len(self.cells):
-            self._tabulate()
-        print(f"[{self.finished}/{len(self.cells)}] {name}: {_result(cell)}; {self._clock()}", flush=True)
+        self.check_complete(built)
+
+    def check_complete(self, built: BuiltCell) -> None:
+        """Count the cell as broken if records are missing."""
+        missing = expected(built) - stored(record_file(built.cell)).count
+        if missing > 0:
+            self.broken.append(f"{cell_name(built.cell)} ({missing} of {expected(built)} problems)")
+
+    def result(self, built: BuiltCell) -> str:
+        """Return the accuracy so far, and how many problems it rests on."""
+        counts = stored(record_file(built.cell))
+        if not counts.count:
+            return "no records"
+        partial = f" (partial: {expected(built)} wanted)" if counts.count < expected(built) else ""
+        return f"{100 * counts.correct / counts.count:.1f} % of {counts.count}{partial}"
 
     def _tabulate(self) -> None:
         """Rewrite the tables; an error there does not stop the cells, from whose records tables can be remade."""
@@ -108,10 +113,13 @@ class CellRunner:
 
     def _clock(self) -> str:
         """Return time elapsed and left: a cell is expected to take the mean time of its method, or of all cells."""
+        elapsed = f"elapsed {_minutes(time.monotonic() - self.started)}"
+        if not self.seconds:
+            return elapsed
         overall = np.mean([value for values in self.seconds.values() for value in values])
         remaining = (self.seconds.get(_kind(cell)) for cell in self.cells[self.finished :])
         left = sum((np.mean(same) if same else overall for same in remaining), start=0.0)
-        return f"elapsed {_minutes(time.monotonic() - self.started)}, about {_minutes(left)} left"
+        return f"{elapsed}, about {_minutes(left)} left"
 
 
 def _kind(cell: Cell) -> str:
@@ -128,15 +136,7 @@ def _minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def _result(cell: Cell) -> str:
-    records = read_records(record_file(cell)) if record_file(cell).exists() else []
-    if not records:
-        return "no records"
-    return f"{100 * np.mean([record['correct'] for record in records]):.1f} % of {len(records)}"
-
-
 def failures(cells: Sequence[Cell]) -> dict[Path, int]:
     """Count the failed records of each file that has any."""
-    paths = [path for path in map(record_file, cells) if path.exists()]
-    counts = {path: sum(record["status"] == "failed" for record in read_records(path)) for path in paths}
+    counts = {path: stored(path).failed for path in map(record_file, cells)}
     return {path: count for path, count in counts.items() if count}
