@@ -83,8 +83,13 @@ def _settings(target: Target, overrides: list[str]) -> Any:
     return compose.compose_settings(target, overrides)
 
 
-if __name__ == "__main__":
+def run_process(arguments: Sequence[str]) -> int:
+    """Set up signals and the environment of this process, and run one command line; returns the exit status."""
     for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):  # as Ctrl-C; a cluster announces pre-emption so
         signal.signal(getattr(signal, name), signal.default_int_handler)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sys.exit(main(sys.argv[1:]))
+    return main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run_process(sys.argv[1:]))

@@ -85,14 +85,13 @@ def _generated(task: dict[str, Any], size: int, split: str, scale: str) -> list[
 def prepare_models(cell: Cell) -> None:
     """Unpack models that come in another form, as their `prepare` says; once per process."""
     for group in ("policy", "reward"):
-        if getattr(cell, group).prepare:
-            _prepare(json.dumps(getattr(cell, group).prepare))
+        if preparation := getattr(cell, group).prepare:
+            _prepare(preparation.target, json.dumps(preparation.keywords()))
 
 
 @functools.cache
-def _prepare(settings_json: str) -> None:
-    settings = json.loads(settings_json)
-    get_method(settings.pop("_target_"))(**settings)
+def _prepare(target: str, keywords_json: str) -> None:
+    get_method(target)(**json.loads(keywords_json))
 
 
 def build_method(cell: Cell) -> Method:

@@ -1,10 +1,23 @@
 """A cell: the resolved settings of one (policy, task, method, seed)."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from .schema import SPLITS, Count, Device, Folder, Section, Seed, Wandb
+
+# Import path of a class or function of this package: settings must not make other code run.
+OurTarget = Annotated[str, Field(pattern=r"^nabla_reasoner\.[\w.]+$")]
+
+
+class Preparation(Section):
+    """How a model is unpacked on first use: a function of this package, and its keywords."""
+
+    target: OurTarget = Field(alias="_target_")
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the keywords of the function."""
+        return dict(self.model_extra)
 
 
 class Part(Section):
@@ -24,7 +37,7 @@ class ModelSettings(Part):
     """
 
     path: str
-    prepare: dict[str, Any] | None = None
+    prepare: Preparation | None = None
     parameters: float | None = None
     download_gb: float | None = None
     paper: str | None = None
@@ -56,7 +69,7 @@ class MethodSettings(Part):
     of numbers and names of settings (null: a typical number of the scale), and whether the reward model reads them.
     """
 
-    target: str = Field(alias="_target_")
+    target: OurTarget = Field(alias="_target_")
     budget: dict[str, Any] | None
     answers: list[list[int | str]] | None
     scored: bool

@@ -68,6 +68,8 @@ def describe_error(error: ValidationError) -> str:
         "literal_error": f"one of {str(context.get('expected', '')).replace(' or ', ', ')}",
         "too_short": f"a list of at least {context.get('min_length')}",
         "too_long": f"a list of at most {context.get('max_length')}",
+        "string_pattern_mismatch": f"text like {context.get('pattern')}",
+        "string_too_short": "text that is not empty",
         "missing": "given",
         "extra_forbidden": "a known setting",
     }

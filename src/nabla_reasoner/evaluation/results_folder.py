@@ -8,8 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LOCK = ".lock"
-# Errors of the file system, not of the program: no space, no right to write, a name that is too long.
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EIO)
+# Errors of the file system, not of the program: no space, no right to write, a file or name that is too long.
+UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+    errno.EFBIG,
+)
 
 
 @contextmanager

@@ -64,7 +64,8 @@ class SampledResponses(NamedTuple):
 def missing(cell: Cell) -> str | None:
     """Return why a cell's models cannot be loaded or prepared here, or None; damaged weights are not missing."""
     for group in ("policy", "reward"):
-        prepare = getattr(cell, group).prepare or {}
+        preparation = getattr(cell, group).prepare
+        prepare = preparation.keywords() if preparation else {}
         if Path(locate(getattr(cell, group).path), "config.json").is_file():
             continue
         modules = ["gguf", prepare["module"]] if "module" in prepare else ["peft"]

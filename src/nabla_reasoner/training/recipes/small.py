@@ -177,6 +177,7 @@ def train_candidate(config: DictConfig, name: str, answers: dict[str, list[Answe
     folder = adapter_folder(config, name)
     wrapped.eval().to(torch.float16).save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    loop.discard_checkpoint(config.work_folder, name)
 
 
 def adapter_folder(config: DictConfig, name: str) -> Path:

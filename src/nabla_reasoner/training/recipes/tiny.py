@@ -91,6 +91,7 @@ def fit_and_save(config: DictConfig, name: str, module: loop.Training, mixture: 
         module.model.to(torch.float16)
     module.model.eval().save_pretrained(Path(config.folder, recipe.folder))
     load_tokenizer(tokenizer_folder(config)).save_pretrained(Path(config.folder, recipe.folder))
+    loop.discard_checkpoint(str(Path("checkpoints", name)), name)
 
 
 def response_labels(response: list[int], solution: list[int], correct: bool) -> list[float]:
