@@ -52,11 +52,15 @@ def test_release_target_has_the_released_variant():
 
 
 def test_settings_are_handed_to_the_stages_that_take_them():
-    assert all_targets.words(THREE[0], "small", "elsewhere") == ["table1", "scale=small", "results_dir=elsewhere"]
-    assert all_targets.words(THREE[1], "small", "results") == ["theorem"]
+    assert all_targets.stage_arguments(THREE[0], "small", "elsewhere") == [
+        "table1",
+        "scale=small",
+        "results_dir=elsewhere",
+    ]
+    assert all_targets.stage_arguments(THREE[1], "small", "results") == ["theorem"]
     drawn = stage("figures", scaled=False, settings="figures")
-    assert all_targets.words(drawn, "tiny", "results") == ["figures", "results_dir=results"]
-    assert all_targets.words(drawn, "tiny", "elsewhere") == ["figures"]
+    assert all_targets.stage_arguments(drawn, "tiny", "results") == ["figures", "results_dir=results"]
+    assert all_targets.stage_arguments(drawn, "tiny", "elsewhere") == ["figures"]
 
 
 def test_a_failing_stage_is_reported_and_the_others_run(started, tmp_path: Path, capsys):
