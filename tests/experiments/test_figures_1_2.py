@@ -1,4 +1,4 @@
-"""Figures 1 and 2 and the walk-through: exact values on toy models; a trace does not change decisions."""
+"""Figures 1 and 2 and the walk-through notebook: exact values on toy models, and traces that change no decision."""
 
 import itertools
 
