@@ -249,7 +249,7 @@ def test_narrowed_command_keeps_earlier_rows(tmp_path: Path):
     assert rows[0]["paper_value"] == "43.8", "the paper's greedy cell of the base policy on MATH-500"
 
 
-def test_longer_run_extends_the_records_and_shorter_is_refused(tmp_path: Path, capsys):
+def test_longer_run_extends_records_and_shorter_is_refused(tmp_path: Path, capsys):
     assert main(command(tmp_path, "method=greedy", "num_problems=3")) == 0
     first = read_records(next(tmp_path.rglob("*.jsonl")))
     assert main(command(tmp_path, "method=greedy", "num_problems=5", "devices=1", "threads=2")) == 0
@@ -317,7 +317,7 @@ def test_resuming_with_another_commit_is_said(tmp_path: Path, capsys):
         (["method=greedy", "split=test,validation"], "split: test -> validation"),
     ],
 )
-def test_cells_of_one_record_file_are_refused_naming_what_differs(tmp_path: Path, capsys, swept: list[str], told: str):
+def test_cells_sharing_record_file_are_refused_naming_differences(tmp_path: Path, capsys, swept: list[str], told: str):
     replaced = {setting.split("=")[0] for setting in swept}
     base = [word for word in command(tmp_path) if word.split("=")[0] not in replaced]
     assert main([*base, *swept]) == WRONG
@@ -326,7 +326,7 @@ def test_cells_of_one_record_file_are_refused_naming_what_differs(tmp_path: Path
 
 
 @pytest.mark.parametrize("failure", [errno.ENOSPC, errno.EROFS])
-def test_full_or_readonly_disk_ends_the_run_in_one_line(tmp_path: Path, monkeypatch, capsys, failure: int):
+def test_full_or_readonly_disk_ends_run_with_message(tmp_path: Path, monkeypatch, capsys, failure: int):
     def unwritable(path, records):
         raise OSError(failure, os.strerror(failure), str(path))
 
