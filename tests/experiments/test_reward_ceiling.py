@@ -1,4 +1,4 @@
-"""Beam search of the reward model: against all one-token responses of a toy, worked solutions, and other batches."""
+"""Beam search of the reward model, against all one-token responses, worked solutions, and other batches."""
 
 import pytest
 import toys

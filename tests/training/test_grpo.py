@@ -1,4 +1,4 @@
-"""GRPO against TRL, its behaviour on toys, resumed trainings, and selection of the best weights."""
+"""GRPO against TRL, its behaviour on toy policies, resumed trainings, and selection of the best weights."""
 
 import math
 
@@ -49,7 +49,7 @@ def grpo(score, *, steps=40, rate=3e-3, model=None, seed=0, **settings):
 
 
 def even_tokens(problems, rollouts):
-    """A reward that is easy to raise: the share of even token ids."""
+    """Return a reward that is easy to raise: the share of even token ids."""
     return [sum(token % 2 == 0 for token in rollout.token_ids) / len(rollout.token_ids) for rollout in rollouts]
 
 
@@ -64,7 +64,7 @@ def stream(items=None, counts=None, repeats=1):
 
 
 @pytest.mark.parametrize("updates", [1, 2])
-def test_grpo_raises_the_reward_of_a_toy(tmp_path, updates):
+def test_grpo_raises_reward_of_toy_policy(tmp_path, updates):
     module = grpo(even_tokens, steps=50 * updates, rate=5e-3 / updates, updates_per_batch=updates)
     before = mean_reward(module)
     loop.fit(module, stream(repeats=updates), **where(tmp_path))
@@ -117,7 +117,7 @@ def test_response_with_failed_grading_is_ignored():
     advantages = module.sample_responses(make_problems(2)).advantages.view(2, 4)
     assert not advantages[0].any()
     assert advantages[1, 2] == 0
-    deviation = math.sqrt(1 / 3) + 1e-4  # of 1, 0, 1 with its mean 2/3
+    deviation = math.sqrt(1 / 3) + 1e-4  # advantages of 1, 0, 1, whose mean is 2/3
     torch.testing.assert_close(
         advantages[1, [0, 1, 3]].double(), torch.tensor([1 / 3, -2 / 3, 1 / 3], dtype=torch.float64) / deviation
     )
@@ -132,7 +132,7 @@ def test_failed_grading_gives_nan_reward(monkeypatch):
     assert values[1] == 1.0
 
 
-def test_training_without_reward_says_what_to_do(tmp_path):
+def test_training_without_reward_raises_with_remedy(tmp_path):
     module = grpo(lambda problems, rollouts: [0.0] * len(rollouts), steps=10, patience=3)
     with pytest.raises(ValueError, match="none of its responses in 3 batches earned a reward. Start from supervised"):
         loop.fit(module, stream(), **where(tmp_path))
@@ -371,7 +371,7 @@ def test_advantages_and_loss_equal_those_of_trl(tmp_path, normalisation, theirs)
 
 
 def aligned(values, block, mask):
-    """Our rows (prompt and response from the left) as TRL's (responses only, from the left)."""
+    """Convert our rows (prompt and response from the left) to TRL's (responses only, from the left)."""
     out = torch.zeros(mask.shape)
     for row in range(len(mask)):
         response = values[row][block.is_response[row]]

@@ -29,7 +29,7 @@ def write_case_figure(
     describe: Callable[[Rows, str, Cell], str],
     draw: Callable[..., Figure],
 ) -> int:
-    """Write rows, figure and caption; returns the exit status.
+    """Write rows, figure and caption; return the exit status.
 
     A command without settings also copies them to figures/.
 
@@ -52,6 +52,6 @@ def write_case_figure(
         caption = describe(rows, command.line, cell)
         (folder / f"{target}.md").write_text(caption, encoding="utf-8")
         if not command.overrides:
-            figures.exhibit(folder, target, recording.gallery())
+            figures.exhibit(folder, target, recording.committed_folder())
         print(caption)
         return recording.finish(tables=[f"{target}_{name}" for name in rows])

@@ -1,4 +1,4 @@
-"""A sweep of cells: checked before compute is spent, run one after the other, with the table rewritten on the way."""
+"""A sweep of cells: checked before compute is spent, run one after the other, with the table rewritten after each."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -27,13 +27,13 @@ def run_cells(
     write_tables: Callable[[Sequence[Cell]], None],
     finish: Callable[[Path], None] = lambda folder: None,
 ) -> int:
-    """Run every cell, then print the table and where everything lies; returns the exit status.
+    """Run every cell, then print the table and the folders of the results; return the exit status.
 
     Args:
-        command: what was typed.
+        command: the command line.
         sweeps: the sweeps of the experiment.
         write_tables: rewrites the experiment's tables from the records.
-        finish: makes what else belongs to the experiment, after the cells.
+        finish: makes the other files of the experiment, after the cells.
     """
     first = sweeps[0].cells[0]
     with ExitStack() as stack:
@@ -88,7 +88,7 @@ def _run_checked(
 
 
 def check(command: Command, sweeps: Sequence[Sweep]) -> list[BuiltCell]:
-    """Build every cell, and try what else can be tried before compute is spent.
+    """Build every cell, and check models, problems and existing records before compute is spent.
 
     Raises:
         ValueError: a wrong problem file, method or model, a prompt beyond the context, or records made with other
@@ -99,7 +99,7 @@ def check(command: Command, sweeps: Sequence[Sweep]) -> list[BuiltCell]:
         if not cell.overwrite:
             check_records(cell)
     if _launcher(command):
-        return built  # the machine that submits jobs need not be able to load the models
+        return built  # the machine that submits jobs may be unable to load the models
     for cell, _, problems in {(b.cell.policy.path, b.cell.reward.path, b.cell.task.name): b for b in built}.values():
         policy, _ = build.load_models(cell)
         lengths = [len(policy.prompt_ids(problem.messages)) for problem in problems]

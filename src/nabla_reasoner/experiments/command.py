@@ -28,7 +28,7 @@ class Command:
     """One command line.
 
     Attributes:
-        target: what is asked for.
+        target: the requested target.
         overrides: settings as typed.
         argument: the positional argument, for targets that take one.
     """
@@ -40,5 +40,5 @@ class Command:
     @property
     def line(self) -> str:
         """The command as typed."""
-        words = [self.target.name, *([self.argument] if self.argument else []), *self.overrides]
-        return shlex.join(["./reproduce.sh", *words])
+        arguments = [self.target.name, *([self.argument] if self.argument else []), *self.overrides]
+        return shlex.join(["./reproduce.sh", *arguments])

@@ -291,5 +291,5 @@ def _mark_pair(axis: Axes, x: float | int, y: float | int, is_best: bool) -> Non
 
 
 def run(command: Command, cell: Cell) -> int:
-    """Compute the rows, draw the figure and write its caption; returns the exit status."""
+    """Compute the rows, draw the figure and write its caption; return the exit status."""
     return write_case_figure(command, cell, figure_rows, caption, draw)

@@ -153,7 +153,7 @@ def _rows_of(case: trace.Trace, number: int, policy: Policy) -> Rows:
     }
     rollouts, tokens = [], []
     for index, response in enumerate(case.responses):
-        outcome = {"kept": response.kept, "reward": response.reward, "accepted": response.accepted}
+        outcome = {"kept": response.prefix_length, "reward": response.reward, "accepted": response.accepted}
         rollouts.append({**problem, "rollout": index, **outcome})
         for position, (token, confidence) in enumerate(zip(response.tokens, response.confidence, strict=True)):
             tokens.append({"rollout": index, "position": position, "token": text(token), "confidence": confidence})
@@ -190,5 +190,5 @@ these steps.
 
 
 def run(command: Command, cell: Cell) -> int:
-    """Compute the rows, draw the figure and write its caption; returns the exit status."""
+    """Compute the rows, draw the figure and write its caption; return the exit status."""
     return write_case_figure(command, cell, figure_rows, caption, draw)

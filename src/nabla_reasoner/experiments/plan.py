@@ -1,4 +1,4 @@
-"""What a target would run, fetch and cost, before anything is loaded.
+"""Plan of a target: what it would run, download and cost, printed before any model is loaded.
 
 The estimate, per problem and repeat, with N and R the parameters of policy and reward, P prompt and L answer tokens:
 
@@ -23,7 +23,7 @@ from .command import DONE, Command, refusing
 
 
 def run(command: Command, settings: None) -> int:
-    """Print the plan of a target; returns the exit status."""
+    """Print the plan of a target; return the exit status."""
     with refusing():
         target = find(command.argument)
         if target.settings == "cells":
@@ -81,7 +81,7 @@ def _local_bytes(path: str) -> int:
 
 
 def _size(model: ModelSettings) -> str:
-    """How large a model is and whether it is here."""
+    """Describe the size of a model, and whether it is on this machine."""
     if _local_bytes(model.path):
         return f"here, {_local_bytes(model.path) / 1e6:.1f} MB"
     if model.download_gb is not None:
@@ -90,7 +90,7 @@ def _size(model: ModelSettings) -> str:
 
 
 def _parameters(model: ModelSettings) -> float | int:
-    """Parameter count: stated for hub models, a quarter of the bytes for local float32 folders, 0 when unknown."""
+    """Return the number of parameters: stated for hub models, else a quarter of the float32 bytes; 0 if unknown."""
     return model.parameters if model.parameters is not None else _local_bytes(model.path) / 4
 
 
@@ -103,7 +103,7 @@ def expected_answers(method: MethodSettings) -> int | None:
 
 
 def flops(cell: Cell) -> float | None:
-    """Estimated floating-point operations of a cell by the module's formula; None when a size is unknown."""
+    """Estimate the floating-point operations of a cell by the module's formula; None if a size is unknown."""
     policy, reward = _parameters(cell.policy), _parameters(cell.reward)
     problems = cell.num_problems or cell.task.size
     if not policy or not reward or not problems:

@@ -43,7 +43,7 @@ FILES = ("ppo.csv", "curves.csv", "break_even.csv", "ppo.md", "ppo.png", "ppo.pd
 
 @quiet_libraries()
 def run(command: Command, settings: dict[str, Any]) -> int:
-    """Run the comparison; returns the exit status."""
+    """Run the comparison; return the exit status."""
     with refusing():
         _check_prompts(settings)
     if settings["threads"] is not None:

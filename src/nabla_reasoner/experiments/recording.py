@@ -20,10 +20,10 @@ class Recording:
     """The folder of a command while it runs: a summary when it starts, and when it ends, however it ends.
 
     Args:
-        command: what runs.
+        command: the command that runs.
         settings: its settings, written into the summary; `results_dir` and `wandb` are read.
         scale: its scale.
-        varied: what the command varies, by name, e.g. {"seed": [0]}.
+        varied: values of the settings that the command varies, by name, e.g. {"seed": [0]}.
         device: "cpu" or "cuda".
         replaces: files of earlier runs that are deleted first.
     """
@@ -63,12 +63,12 @@ class Recording:
         metrics: Mapping[str, float | int] | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> int:
-        """Close the summary, mirror to W&B, and print the files; returns the exit status.
+        """Close the summary, mirror to W&B, and print the files; return the exit status.
 
         Args:
             failed: whether some part failed.
             tables: tables `NAME.csv` that are mirrored, with the figures; None mirrors nothing.
-            metrics: numbers that stand for the whole, for W&B.
+            metrics: numbers that summarise the run, for W&B.
             facts: further entries of the summary.
         """
         self.summary.close("failures" if failed else "finished", **(facts or {}))
@@ -85,7 +85,7 @@ class Recording:
         print(f"\nResults in {self.folder}: {', '.join(names)}")
         return FAILED if failed else DONE
 
-    def gallery(self) -> Path | None:
+    def committed_folder(self) -> Path | None:
         """Return the committed figures' folder, which a run of the default results folder updates."""
         return ROOT / "figures" if self.settings["results_dir"] == "results" else None
 

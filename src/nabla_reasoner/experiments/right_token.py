@@ -2,8 +2,8 @@
 
 Positions are the uncertain ones of worked solutions: the text before is right, the rest is a rollout, and the right
 token is known. Sharpening raises the right token wherever greedy decoding is right already. Only positions where greedy
-decoding is wrong show whether an update knows better than the policy. Positions where it is right are thinned out to
-about the same number, evenly spaced.
+decoding is wrong show whether an update corrects the policy. Of the positions where it is right, about as many are
+used, evenly spaced.
 """
 
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ from .command import DONE, Command, refusing
 
 
 def run(command: Command, cell: Cell) -> int:
-    """Answer the question with both methods and print responses, rewards and costs; returns the exit status."""
+    """Answer the question with both methods and print responses, rewards and costs; return the exit status."""
     shared = [override for override in command.overrides if not override.startswith(("method=", "method."))]
     problem = Problem("question", command.argument, None, "free")
     with refusing():

@@ -158,7 +158,7 @@ def write_table(folder: Path, *, grid: Sequence[Row], table: str = "table1", not
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:
-    """Run every cell and write the table; returns the exit status."""
+    """Run every cell and write the table; return the exit status."""
     from .table2 import write_tables
 
     return run_cells(command, sweeps, write_tables)

@@ -53,5 +53,5 @@ def combine(folder: Path, rewards: Sequence[str]) -> None:
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:
-    """Run every cell and write the tables; returns the exit status."""
+    """Run every cell and write the tables; return the exit status."""
     return run_cells(command, sweeps, write_tables)

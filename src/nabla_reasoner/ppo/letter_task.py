@@ -1,11 +1,11 @@
-"""A task whose answers can all be scored: strings of letters, a policy with several habits, a likelihood reward.
+"""A task whose answers can all be scored: strings of letters, a policy with several modes, a likelihood reward.
 
 A prompt is a string of the letters a to d between two colons. The policy has learnt three habits, each followed with
 errors: copy the prompt, reverse it, replace each letter by the next one. The reward model has learnt the last two only.
 So π has several modes, of which ρ* ∝ π e^{λr} keeps two.
 
 Each position of an answer can be any of the four letters or the colon, so a prompt has 5^length answers. No answer ends
-early: the end token's id lies beyond the tokenizer's vocabulary, which `Policy` never samples.
+early: the end token's id is outside the tokenizer's vocabulary, so `Policy` never samples it.
 """
 
 import itertools

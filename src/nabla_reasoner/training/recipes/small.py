@@ -194,7 +194,7 @@ def load_candidate(config: DictConfig, name: str) -> RewardModel:
 
 
 def measure(reward: RewardModel, answers: Sequence[Answer], count: int) -> dict[str, float]:
-    """Return the worth of a reward on `count` answers to each of some problems; percent, and AUC in [0, 1].
+    """Return the quality of a reward on `count` answers to each of some problems; percent, and AUC in [0, 1].
 
     `auc_within` compares right with wrong answers to the same problem only, as a search does.
     """
