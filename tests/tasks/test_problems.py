@@ -1,8 +1,12 @@
 import json
+import re
 
 import pytest
+from hydra import compose, initialize_config_dir
 
+from nabla_reasoner.config.schema import CONFIGS
 from nabla_reasoner.tasks import problems, worked_solutions
+from nabla_reasoner.training.recipes import tiny
 from nabla_reasoner.types import Problem
 
 SETTINGS = {
@@ -18,8 +22,32 @@ def test_splits_reproducible_and_disjoint(name):
     assert test == problems.generate(name, split="test", size=200, settings=SETTINGS[name])
     keys = frozenset(problems.question_key(p.question) for p in test)
     train = problems.generate(name, split="train", size=2000, settings=SETTINGS[name], avoid=keys)
+    assert not keys & {problems.question_key(p.question) for p in train}
     assert not {p.question for p in test} & {p.question for p in train}
     assert len({p.question for p in train}) == len({p.id for p in train}) == 2000
+
+
+@pytest.mark.parametrize(
+    ("question", "same", "other"),
+    [
+        ("Solve 12 * 34. Give", "Solve 34 * 12. Give", "Solve 12 * 43. Give"),
+        ("What is 5 - 3 + 20 =", "What is 20 + 5 - 3 =", "What is 3 - 5 + 20 ="),
+        ("you have 3 cats, 12 crabs?", "you have 12 crabs, 3 cats?", "you have 12 cats, 3 crabs?"),
+    ],
+)
+def test_key_ignores_order_of_terms_only(question: str, same: str, other: str):
+    assert problems.question_key(question) == problems.question_key(same) != problems.question_key(other)
+
+
+def test_no_held_out_product_is_trained_in_either_order():
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        data = tiny.splits(compose("train/tiny", ["tasks.chain_sum.train=1", "tasks.leg_counting.train=1"]))["products"]
+
+    def pairs(split: str) -> set[frozenset[str]]:
+        return {frozenset(re.findall(r"\d+", problem.question)) for problem in data[split]}
+
+    assert not pairs("train") & (pairs("test") | pairs("validation"))
+    assert not pairs("test") & pairs("validation")
 
 
 @pytest.mark.parametrize("name", SETTINGS)

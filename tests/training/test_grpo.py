@@ -248,7 +248,7 @@ def test_training_ends_with_best_validated_weights(tmp_path):
     ended = loop.fit(
         module, Mixture(items, {"chain_sum": 3}, 0), **where(tmp_path), interval=2, validation=[make_problems(2)]
     )
-    assert ended == (4, 50.0)
+    assert ended == (4, 50.0, 8)
     assert len(states) == 5
     for name, value in module.model.state_dict().items():
         assert torch.equal(value, states[2][name])
@@ -274,7 +274,7 @@ def test_resumed_training_keeps_earlier_best_weights(tmp_path):
     with pytest.raises(Killed):
         train()
     module, result = train()
-    assert result == (4, 50.0)
+    assert result == (4, 50.0, 8)
     assert len(states) == 3
     for name, value in module.model.state_dict().items():
         assert torch.equal(value, states[1][name])

@@ -101,3 +101,23 @@ def test_batches_depend_on_seed_and_number_only():
     assert all(torch.equal(x.ids, y.ids) for x, y in zip(second, next(again), strict=True))
     mixture.first_batch = 1
     assert all(torch.equal(x.ids, y.ids) for x, y in zip(second, next(iter(mixture)), strict=True))
+
+
+def test_training_without_progress_ends_after_patience(tmp_path):
+    accuracies = iter([10.0, 30.0, 20.0, 30.0, 20.0, 90.0])
+
+    class Scripted(loop.LanguageModelTraining):
+        def validation_step(self, batch, index):
+            self.log("validation/accuracy", next(accuracies), batch_size=1)
+
+    where, schedule = settings(tmp_path, 100)
+    for _ in range(2):  # the second time as if killed after the end, before the weights were written
+        module, data = Scripted(language_model(), schedule), Mixture({"a": examples()}, {"a": 4}, 5)
+        ended = loop.fit(module, data, **where, interval=5, validation=[[0]], patience=15)
+        assert ended == (5, 30.0, 20)
+    assert next(accuracies) == 90.0
+
+
+def test_constant_schedule_keeps_its_peak():
+    schedule = loop.Schedule(100, 1.0, warmup_steps=10, decay=False)
+    assert [schedule.factor(step) for step in (0, 9, 50, 99)] == [0.1, 1.0, 1.0, 1.0]

@@ -10,6 +10,7 @@ import toys
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
+from nabla_reasoner import Policy
 from nabla_reasoner.config.schema import CONFIGS
 from nabla_reasoner.tasks import problems
 from nabla_reasoner.training.recipes import policy_improvement
@@ -29,6 +30,8 @@ def config(folder: Path, *overrides: str):
         "improvement.questions=6",
         "improvement.validation=3",
         "improvement.every=2",
+        "improvement.recipes.sft.learning_rates=[3e-4]",
+        "improvement.recipes.grpo.learning_rates=[5e-5]",
         "improvement.max_new_tokens=16",
         "improvement.recipes.sft.schedule.num_steps=4",
         "improvement.recipes.grpo.schedule.num_steps=4",
@@ -83,17 +86,30 @@ def test_policy_with_another_tokenizer_is_refused(tmp_path, monkeypatch):
         policy_improvement.improve(recipe, "tiny-base-grpo", data())
 
 
-def test_sweep_writes_accuracy_of_each_learning_rate(tmp_path, monkeypatch):
+def test_best_learning_rate_is_shipped_with_its_flops(tmp_path, monkeypatch):
+    """Validation favours the second rate, whose weights are written."""
     monkeypatch.chdir(tmp_path)
-    rates = ["improvement.sweep.learning_rates.sft=[1e-4,1e-3]", "~improvement.sweep.learning_rates.grpo"]
-    policy_improvement.sweep(config(tmp_path / "assets", "improvement.sweep.num_steps=2", *rates), data())
+
+    def accuracy(self, batch, index):
+        self.accuracies[batch[0].task] = 100 * self.schedule.learning_rate * (self.global_step > 0)
+
+    monkeypatch.setattr(PolicyTraining, "validation_step", accuracy)
+    rates = "improvement.recipes.sft.learning_rates=[1e-4,1e-3,3e-4]"
+    recipe = config(tmp_path / "assets", rates, "improvement.patience=2")
+    policy_improvement.improve(recipe, "tiny-base-sft", data())
     with (tmp_path / "assets" / "sweeps" / "improvement.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [(row["policy"], row["recipe"], row["learning_rate"]) for row in rows] == [
-        ("tiny-base", "sft", "0.0001"),
-        ("tiny-base", "sft", "0.001"),
+    assert [(row["learning_rate"], row["shipped"]) for row in rows] == [
+        ("0.0001", "False"),
+        ("0.001", "True"),
+        ("0.0003", "False"),
     ]
-    assert all(0 <= float(row["validation_accuracy"]) <= 100 for row in rows)
+    assert {(row["best_step"], row["last_step"]) for row in rows} == {("2", "4")}
+    policy = Policy.from_pretrained(str(tmp_path / "assets" / "policies" / "tiny-base-sft"))
+    tokens = policy.prompt_ids(data()["products"]["train"][0].messages)
+    per_step = float(rows[0]["flops"]) / 4 / (6 * policy.parameters) / 3  # tokens of one sequence, on average
+    assert len(tokens) < per_step < 4 * len(tokens)
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_sft_and_grpo_use_the_same_questions():

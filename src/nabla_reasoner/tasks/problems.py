@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def generate(
         size: number of problems, >= 1. No question appears twice in one call.
         settings: the dataset's own difficulty settings.
         start: index of the first item, to continue an earlier call.
-        avoid: `question_key` of questions to leave out (those of the other splits).
+        avoid: `question_key` of questions to leave out (those of the other splits), in any order of their terms.
 
     Raises:
         ValueError: unknown name or split, a setting that the dataset rejects, or too few distinct questions.
@@ -39,21 +40,21 @@ def generate(
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}.")
     if size < 1:
         raise ValueError(f"the number of problems must be >= 1; got {size}. Raise num_problems.")
-    problems, seen = [], set(avoid)
+    problems, seen = [], set()
     for index, entry in _entries(name, SPLITS[split] * SEED_STRIDE + start, settings):
         if index >= 50 * size + 1000:
             raise ValueError(
                 f"task {name} has too few distinct questions: {len(problems)} of {size} among {index} items. "
                 "Ask for fewer problems or widen its settings."
             )
-        key = question_key(entry["question"])
-        if key in seen:
+        question = entry["question"].strip()
+        if question in seen or question_key(question) in avoid:
             continue
-        seen.add(key)
+        seen.add(question)
         problems.append(
             Problem(
                 id=f"{name}/{split}/{start + index}",
-                question=entry["question"].strip(),
+                question=question,
                 answer=entry["answer"],
                 task=name,
                 metadata=entry["metadata"],
@@ -100,8 +101,16 @@ def _entries(name: str, seed: int, settings: dict[str, Any]) -> Iterator[tuple[i
 
 
 def question_key(question: str) -> str:
-    """Return a short stable key of a question, by which splits are kept disjoint."""
-    return hashlib.sha256(question.strip().encode()).hexdigest()[:16]
+    """Return a short stable key of a question, the same for orders of its terms, by which splits are kept disjoint.
+
+    Signed numbers, factors and counted things are sorted: "12 * 34" and "34 * 12" have one key, "5 - 3" and "3 - 5"
+    have two.
+    """
+    items = re.findall(r"([-+*]?)\s*(\d+)((?:\s+[a-z]+)?)", question)
+    products = any(sign == "*" for sign, _, _ in items)
+    terms = sorted((("*" if products else sign or "+"), int(number), word.strip()) for sign, number, word in items)
+    rest = re.sub(r"[-+*]?\s*\d+(?:\s+[a-z]+)?", "#", question.strip())
+    return hashlib.sha256(f"{rest} {terms}".encode()).hexdigest()[:16]
 
 
 def load_jsonl(path: str, *, task: str, size: int | None = None, suffix: str = "") -> list[Problem]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import lightning
 import torch
 from jaxtyping import Float
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from torch import Tensor
 
 from ..models.quiet import quiet_libraries
@@ -18,23 +18,27 @@ from .losses import next_token_loss
 
 
 class Schedule(NamedTuple):
-    """AdamW with linear warm-up and cosine decay to 5 % of the peak learning rate.
+    """AdamW with linear warm-up, then cosine decay to 5 % of the peak learning rate or a constant rate.
 
     Attributes:
         num_steps: total number of optimiser steps.
         learning_rate: peak learning rate.
         warmup_steps: steps of linear warm-up.
         weight_decay: AdamW's weight decay, applied to every trained parameter.
+        decay: whether the rate decays; False keeps the peak, for a training that validation ends.
     """
 
     num_steps: int
     learning_rate: float
     warmup_steps: int = 100
     weight_decay: float = 0.05
+    decay: bool = True
 
     def factor(self, step: int) -> float:
         """Return the share of the peak learning rate at a step."""
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if not self.decay:
+            return warm
         return warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.num_steps))))
 
 
@@ -111,10 +115,12 @@ class FitResult(NamedTuple):
     Attributes:
         step: optimiser steps before these weights.
         accuracy: their validation accuracy in percent; None without validation.
+        last_step: optimiser steps of the whole training.
     """
 
     step: int
     accuracy: float | None
+    last_step: int
 
 
 def fit(
@@ -127,8 +133,9 @@ def fit(
     identity: dict[str, Any],
     interval: int = 100,
     validation: Sequence[Any] | None = None,
+    patience: int | None = None,
 ) -> FitResult:
-    """Run a training to its last step; a killed one resumes from its last checkpoint.
+    """Run a training to its end; a killed one resumes from its last checkpoint.
 
     The caller deletes the checkpoint (`discard_checkpoint`) once the weights are written elsewhere: a kill between the
     two loses nothing.
@@ -139,26 +146,40 @@ def fit(
         interval: steps between checkpoints, and between validations.
         validation: batches for the module's `validation_step`. With them the module ends with its best weights (see
             `BestWeights`), not its last.
+        patience: steps without a higher validation accuracy after which the training ends; None: at the last step.
 
     Raises:
         ValueError: the checkpoint found was made by another recipe, model or tokenizer.
     """
     checkpoint = _checkpoint(folder, name)
     resumes = checkpoint.is_file()
-    data.first_batch = _checked_steps(checkpoint, identity) if resumes else 0
+    saved = _checked(checkpoint, identity) if resumes else {"global_step": 0}
+    data.first_batch = saved["global_step"]
     module.hparams.update(identity)  # Lightning writes them into every checkpoint
     best = BestWeights() if validation is not None else None
     loader = torch.utils.data.DataLoader(data, batch_size=None)
     validation_loader = torch.utils.data.DataLoader(list(validation), batch_size=None) if best else None
     with quiet_libraries():
-        trainer = _trainer(module.schedule.num_steps, checkpoint, best, device=device, folder=folder, interval=interval)
+        callbacks = [best] if best else []
+        if patience is not None:
+            checks = math.ceil(patience / interval)
+            callbacks.append(EarlyStopping("validation/accuracy", mode="max", patience=checks))
+        ended = patience is not None and _has_stopped(saved, checks)
+        trainer = _trainer(
+            saved["global_step"] if ended else module.schedule.num_steps,
+            checkpoint,
+            callbacks,
+            device=device,
+            folder=folder,
+            interval=interval,
+        )
         if best and not resumes:
             trainer.validate(module, validation_loader, verbose=False)
         trainer.fit(module, loader, validation_loader, ckpt_path=checkpoint if resumes else None)
     if best is None:
-        return FitResult(module.schedule.num_steps, None)
+        return FitResult(module.schedule.num_steps, None, module.schedule.num_steps)
     module.load_state_dict(best.weights)
-    return FitResult(best.step, best.accuracy)
+    return FitResult(best.step, best.accuracy, trainer.global_step)
 
 
 def discard_checkpoint(folder: str, name: str) -> None:
@@ -171,10 +192,16 @@ def _checkpoint(folder: str, name: str) -> Path:
 
 
 def _trainer(
-    num_steps: int, checkpoint: Path, best: BestWeights | None, *, device: str, folder: str, interval: int
+    num_steps: int,
+    checkpoint: Path,
+    validating: Sequence[lightning.Callback],
+    *,
+    device: str,
+    folder: str,
+    interval: int,
 ) -> lightning.Trainer:
-    # With validation, the checkpoint is written after it: the state of `best` in the file includes that measurement.
-    timing = {"save_on_train_epoch_end": False} if best else {"every_n_train_steps": interval}
+    # With validation, the checkpoint is written after it: the states of `validating` in it include that measurement.
+    timing = {"save_on_train_epoch_end": False} if validating else {"every_n_train_steps": interval}
     saving = ModelCheckpoint(
         dirpath=checkpoint.parent, filename=checkpoint.stem, save_top_k=1, enable_version_counter=False, **timing
     )
@@ -184,17 +211,23 @@ def _trainer(
         max_steps=num_steps,
         gradient_clip_val=1.0,
         logger=lightning.pytorch.loggers.CSVLogger(folder, name="log"),
-        callbacks=[saving, TQDMProgressBar(refresh_rate=10), *([best] if best else [])],
+        callbacks=[saving, TQDMProgressBar(refresh_rate=10), *validating],
         enable_model_summary=False,
-        log_every_n_steps=1 if best else 50,
+        log_every_n_steps=1 if validating else 50,
         num_sanity_val_steps=0,
         val_check_interval=interval,
         check_val_every_n_epoch=None,
     )
 
 
-def _checked_steps(checkpoint: Path, identity: dict[str, Any]) -> int:
-    """Return the optimiser steps done at a checkpoint; raise ValueError if it was made by another recipe."""
+def _has_stopped(saved: dict[str, Any], checks: int) -> bool:
+    """Return whether a checkpoint was written when validation ended the training."""
+    states = saved.get("callbacks", {}).items()
+    return any(state["wait_count"] >= checks for name, state in states if name.startswith("EarlyStopping"))
+
+
+def _checked(checkpoint: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint; raise ValueError if it was made by another recipe."""
     saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
     old = saved.get("hyper_parameters", {})
     changed = [
@@ -207,4 +240,4 @@ def _checked_steps(checkpoint: Path, identity: dict[str, Any]) -> int:
             f"{checkpoint} must come from the same recipe, model and tokenizer; got {'; '.join(changed)}. "
             "Go back to those, or delete the file to start over."
         )
-    return saved["global_step"]
+    return saved

@@ -16,6 +16,7 @@ from .data import Padded
 from .loop import Schedule, Training
 from .losses import next_token_loss
 
+READ, UPDATE = 2, 6  # FLOPs per parameter and token: a forward pass, a forward and a backward pass
 Score = Callable[[Sequence[Problem], Sequence[Rollout]], list[float]]
 
 
@@ -38,6 +39,8 @@ class PolicyTraining(Training):
 
     Attributes:
         accuracies: latest greedy accuracy of each task, in percent.
+        flops: floating-point operations of the training so far, by parameters and tokens: 2 N per token read or
+            sampled, 6 N per token of an update; validation is left out.
     """
 
     def __init__(
@@ -51,6 +54,13 @@ class PolicyTraining(Training):
         self.policy = Policy(model, tokenizer, "the policy in training")
         self.max_new_tokens = max_new_tokens
         self.accuracies: dict[str, float] = {}
+        self.register_buffer("flops", torch.zeros((), dtype=torch.float64))  # a checkpoint keeps it
+
+    def count_tokens(self, blocks: Sequence[Padded], factor: int) -> None:
+        """Add `factor` N FLOPs for each token of prompts and responses."""
+        tokens = sum(int(block.last.sum()) + len(block.last) for block in blocks)
+        self.flops += factor * self.policy.parameters * tokens
+        self.log("train/flops", self.flops)
 
     def validation_step(self, batch: list[Problem], index: int) -> None:
         """Measure the greedy accuracy on the problems of one task."""
@@ -66,4 +76,5 @@ class SupervisedTraining(PolicyTraining):
     """SFT: cross-entropy of worked solutions."""
 
     def loss(self, batch: list[Padded]) -> Float[Tensor, ""]:
+        self.count_tokens(batch, UPDATE)
         return next_token_loss(self.model, batch)

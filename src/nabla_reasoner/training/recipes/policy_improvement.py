@@ -4,6 +4,7 @@ All recipes use the same questions, seen equally often. SFT learns from their wo
 its own responses are correct.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,10 +30,12 @@ class TrainedPolicy(NamedTuple):
     Attributes:
         model: the causal LM to save, or the peft model with the adapter around it.
         result: step and validation accuracy of these weights.
+        flops: floating-point operations of the training.
     """
 
     model: torch.nn.Module
     result: FitResult
+    flops: float
 
 
 def load_causal_lm(folder: str) -> transformers.PreTrainedModel:
@@ -57,7 +60,7 @@ def train_policy(config: DictConfig, recipe: DictConfig, start: str, name: str, 
     Args:
         config: `improvement` of the training configuration: questions, batch, validation, shared by all recipes.
         recipe: `method` (sft or grpo), `schedule`, `lora` (settings of peft's adapter; null trains all weights), and
-            for grpo `sampling`.
+            for grpo `sampling`. The schedule holds one learning rate.
         start: folder of the policy at the start of training.
         name: names the training's checkpoints.
         data: problems by task and split.
@@ -86,9 +89,10 @@ def train_policy(config: DictConfig, recipe: DictConfig, start: str, name: str, 
         name=name,
         identity={"start": start, "recipe": recipe_values, "shared": OmegaConf.to_container(config)},
         interval=config.every,
+        patience=config.patience,
         validation=[parts["validation"][-config.validation :] for parts in data.values()],
     )
-    return TrainedPolicy(saved.eval(), result)
+    return TrainedPolicy(saved.eval(), result, module.flops.item())
 
 
 def build_training(
@@ -117,65 +121,79 @@ def build_training(
 
 
 def improve(config: DictConfig, name: str, data: Splits) -> None:
-    """Train one of the shipped improved policies; write its folder (weights in half precision) and its curve."""
+    """Train one of the shipped improved policies with each learning rate of its recipe, and write the best.
+
+    Written are its folder (weights in half precision), the curves of all rates, and a row per rate in
+    sweeps/improvement.csv.
+    """
     entry = config.improved[name]
     recipe = config.improvement.recipes[entry.recipe]
     if not Path(entry.start, "config.json").is_file():
         raise ValueError(f"{name} starts from {entry.start}, which must hold a model; it does not. Train that first.")
-    model, result = train_policy(shared_settings(config), recipe, entry.start, name, data)
-    model.to(torch.float16).save_pretrained(entry.folder)
+    attempts: dict[str, TrainedPolicy] = {}
+    for rate in recipe.learning_rates:
+        run = f"{name}-{rate:g}"
+        schedule = {**recipe.schedule, "learning_rate": rate}
+        one_rate = OmegaConf.create({"method": recipe.method, "lora": recipe.lora, "schedule": schedule})
+        one_rate.sampling = recipe.get("sampling")
+        attempts[run] = train_policy(shared_settings(config), one_rate, entry.start, run, data)
+        result = attempts[run].result
+        print(f"{run}: best at step {result.step} of {result.last_step}, {result.accuracy:.1f} % right", flush=True)
+    best = max(attempts, key=lambda run: attempts[run].result.accuracy)
+    attempts[best].model.to(torch.float16).save_pretrained(entry.folder)
     if recipe.lora is None:
         load_tokenizer(entry.start).save_pretrained(entry.folder)
     Path(entry.folder, "README.md").unlink(missing_ok=True)  # peft's empty model card
-    write_curve(Path(config.improvement.assets, "curves", f"{name}.csv"), Path("checkpoints", name, "log"))
-    discard_checkpoint(str(Path("checkpoints", name)), name)
-    print(f"{name}: best at step {result.step}, validation accuracy {result.accuracy:.1f} %", flush=True)
+    assets = Path(config.improvement.assets)
+    write_curves(assets / "curves" / f"{name}.csv", {run: Path("checkpoints", run, "log") for run in attempts})
+    write_attempts(assets / "sweeps" / "improvement.csv", name, best, attempts)
+    for run in attempts:
+        discard_checkpoint(str(Path("checkpoints", run)), run)
+
+
+def write_attempts(path: Path, name: str, best: str, attempts: Mapping[str, TrainedPolicy]) -> None:
+    """Replace the rows of one policy in the table of all trainings."""
+    rows = [
+        {
+            "policy": name,
+            "learning_rate": run.removeprefix(f"{name}-"),
+            "shipped": run == best,
+            "best_step": trained.result.step,
+            "last_step": trained.result.last_step,
+            "validation_accuracy": f"{trained.result.accuracy:.2f}",
+            "flops": f"{trained.flops:.4g}",
+        }
+        for run, trained in attempts.items()
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    others = pd.read_csv(path, dtype=str) if path.exists() else pd.DataFrame(columns=list(rows[0]))
+    others = others[others.policy != name] if list(others.columns) == list(rows[0]) else others.iloc[:0]
+    pd.concat([others, pd.DataFrame(rows).astype(str)]).sort_values("policy", kind="stable").to_csv(path, index=False)
 
 
 def shared_settings(config: DictConfig) -> DictConfig:
     """Return the settings of `improvement` that all recipes share."""
-    shared = {key: value for key, value in config.improvement.items() if key not in ("recipes", "sweep", "assets")}
+    shared = {key: value for key, value in config.improvement.items() if key not in ("recipes", "assets")}
     return OmegaConf.create({**shared, "device": config.device})
 
 
-def write_curve(path: Path, log: Path) -> None:
-    """Write the learning curve as CSV: training reward or loss of every tenth step, and every validation.
+def write_curves(path: Path, logs: Mapping[str, Path]) -> None:
+    """Write learning curves as CSV: training reward or loss of every tenth step, and every validation.
 
     Args:
-        log: folder of the training's log; a resumed training has several versions of it.
+        logs: folder of each training's log, by run; a resumed training has several versions of it.
     """
+    curves = pd.concat({run: _curve(log) for run, log in logs.items()}, names=["run", "step"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    curves.dropna(axis=1, how="all").sort_index(axis=1).map(_short, na_action="ignore").to_csv(path)
+
+
+def _curve(log: Path) -> pd.DataFrame:
     files = sorted(log.glob("version_*/metrics.csv"), key=lambda file: int(file.parent.name.split("_")[1]))
     logged = pd.concat([pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""]) for file in files])
     steps = logged.astype({"step": int}).groupby("step").last()  # the last value of each column
-    curve = steps[steps["validation/accuracy"].notna() | (steps.index % 10 == 0)].drop(columns="epoch")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    curve.dropna(axis=1, how="all").sort_index(axis=1).map(_short, na_action="ignore").to_csv(path)
+    return steps[steps["validation/accuracy"].notna() | (steps.index % 10 == 0)].drop(columns="epoch")
 
 
 def _short(text: str) -> str:
     return f"{float(text):.5g}" if "." in text or "e" in text else text
-
-
-def sweep(config: DictConfig, data: Splits) -> None:
-    """Train one policy with every candidate learning rate, in fewer steps, and write sweeps/improvement.csv.
-
-    The recipes use the rate with the best validation accuracy.
-    """
-    settings = config.improvement.sweep
-    rows, trained = [], []
-    for name, rates in settings.learning_rates.items():
-        for rate in rates:
-            recipe = OmegaConf.merge(
-                config.improvement.recipes[name], {"schedule": {"learning_rate": rate, "num_steps": settings.num_steps}}
-            )
-            trained.append(f"sweep-{name}-{rate:g}")
-            _, result = train_policy(shared_settings(config), recipe, settings.start, trained[-1], data)
-            policy = Path(settings.start).name
-            rows.append([policy, name, f"{rate:g}", settings.num_steps, result.step, f"{result.accuracy:.2f}"])
-            print(*rows[-1], flush=True)
-    columns = ["policy", "recipe", "learning_rate", "num_steps", "best_step", "validation_accuracy"]
-    path = Path(config.improvement.assets, "sweeps", "improvement.csv")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows, columns=columns).to_csv(path, index=False)
-    for name in trained:
-        discard_checkpoint(str(Path("checkpoints", name)), name)

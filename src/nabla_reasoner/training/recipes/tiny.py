@@ -3,8 +3,9 @@
 `./reproduce.sh models` runs it; `only=[NAME]` runs single stages, named as in configs/train/tiny.yaml.
 """
 
+import functools
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import lightning
@@ -23,11 +24,13 @@ from ...tasks import grading, problems
 from ...types import Problem
 from .. import classifier_init, loop, reward_model
 from ..data import Example, Mixture, chat_example, pad, solution_examples, solution_ids
+from ..stages import Stages
 from . import manifest, policy_improvement
 from .policy_improvement import Splits
 
 TOKENIZER_QUESTIONS = 2000  # questions of each task on which the tokenizer is trained
 ALPHABET_SOLUTIONS = 200  # worked solutions of each task; they contain every token that solutions use
+DATA = ("seed", "vocab_size", "held_out", "tasks", "folder")  # settings that decide every stage
 MEASURED_SEQUENCES = 16  # sequences on which the language model's activations are measured
 
 
@@ -85,7 +88,10 @@ def fit_and_save(config: DictConfig, name: str, module: loop.Training, mixture: 
         device=config.device,
         folder=str(Path("checkpoints", name)),
         name=name,
-        identity=OmegaConf.to_container(recipe, resolve=True),
+        identity={
+            "recipe": OmegaConf.to_container(recipe, resolve=True),
+            "questions": OmegaConf.to_container(OmegaConf.create([config.tasks, config.held_out]), resolve=True),
+        },
     )
     if recipe.get("half"):
         module.model.to(torch.float16)
@@ -201,18 +207,37 @@ def train(config: DictConfig) -> None:
     """Run the stages named in `only`, in their order."""
     torch.set_num_threads(config.threads)
     data = splits(config)
-    if "tokenizer" in config.only:
-        texts = [problem.question for parts in data.values() for problem in parts["train"][:TOKENIZER_QUESTIONS]]
-        build_tokenizer(texts, config.vocab_size).save_pretrained(tokenizer_folder(config))
+    settings = OmegaConf.to_container(config, resolve=True)
+    stages = Stages(Path("checkpoints", "stages.json"), {key: settings[key] for key in DATA})
+    for name, stage in stages_of(config, data).items():
+        recipe = [settings["models"].get(name), settings["improved"].get(name)]
+        recipe.append(settings["improvement"] if name in settings["improved"] else None)
+        if name in config.only and stages.should_run(name, recipe):
+            stage()
+            stages.note_finished(name, recipe)
+    stages.end()
+
+
+def stages_of(config: DictConfig, data: Splits) -> dict[str, Callable[[], None]]:
+    """Return what each stage runs, in order.
+
+    Raises:
+        ValueError: `only` names a stage that does not exist.
+    """
+    stages: dict[str, Callable[[], None]] = {"tokenizer": functools.partial(train_tokenizer, config, data)}
     for name in config.models:
-        if name in config.only and name != "classifier":
-            train_language_model(config, name, data)
-    if "classifier" in config.only:
-        train_classifier(config, data)
+        stages[name] = functools.partial(train_language_model, config, name, data)
+    stages["classifier"] = functools.partial(train_classifier, config, data)
     for name in config.improved:
-        if name in config.only:
-            policy_improvement.improve(config, name, data)
-    if "sweep" in config.only:
-        policy_improvement.sweep(config, data)
-    if "manifest" in config.only:
-        manifest.write(config, data)
+        stages[name] = functools.partial(policy_improvement.improve, config, name, data)
+    stages["manifest"] = functools.partial(manifest.write, config, data)
+    for name in config.only:
+        if name not in stages:
+            raise ValueError(f"only must name stages among {', '.join(stages)}; got {name!r}.")
+    return stages
+
+
+def train_tokenizer(config: DictConfig, data: Splits) -> None:
+    """Train the tokenizer that all models share on training questions."""
+    texts = [problem.question for parts in data.values() for problem in parts["train"][:TOKENIZER_QUESTIONS]]
+    build_tokenizer(texts, config.vocab_size).save_pretrained(tokenizer_folder(config))
