@@ -196,10 +196,8 @@ def test_math_solutions_right_and_those_of_other_problems_wrong():
     print(f"\nright: {sum(right[:500])} of 500 MATH-500, {sum(right[500:])} of {len(others)} other MATH solutions")
     assert sum(right[:500]) >= 0.99 * 500
     assert sum(right[500:]) >= 0.99 * len(others)
-    shuffled = [responses[i][1] for i in random.Random(1).sample(range(500), 500)]
-    pairs = [
-        (p, text) for p, text, (row, _) in zip(problems, shuffled, responses, strict=False) if row["answer"] not in text
-    ]
+    order = random.Random(1).sample(range(500), 500)
+    pairs = [(p, responses[i][1]) for p, i in zip(problems, order, strict=False) if p.answer != math500[i]["answer"]]
     wrong = [(p.answer, text) for p, text in pairs if grade(p, text).correct]
     print(f"shuffled MATH-500 answers taken for right: {len(wrong)} of {len(pairs)}")
     assert len(wrong) < 0.01 * len(pairs), wrong

@@ -33,7 +33,7 @@ MAX_NESTING = 20  # of any brackets; math-verify's time doubles with each level
 
 NAME = r"(?:\\?[A-Za-z]+|\\text\{[^{}]*\})(?:_\{?\w+\}?)?'?(?:\s*\([\w\s,\\]*\))?|\([\w\s,\\]+\)"
 RELATION = re.compile(r"<|>|\\(?:le|ge|neq|lt|gt)(?![A-Za-z])")
-EQUALS = re.compile(r"=|\\approx(?![A-Za-z])|\\in(?![A-Za-z])|(?<=[a-z])\s*:(?=\s)")
+EQUALS = re.compile(r"=|\\approx(?![A-Za-z])|\\in(?![A-Za-z])")
 
 Verdict = tuple[bool, str | None]
 
