@@ -1,6 +1,7 @@
 """Extraction of the answer that a response states: marks, chat around a number, truncated and empty answers."""
 
 import random
+import re
 
 import pytest
 
@@ -171,13 +172,37 @@ def test_texts_of_tiny_policies_keep_their_answers():
         (r"\boxed{\{1,2\}}", r"\{1,2\}"),
         (r"\boxed{\}", None),
         (r"\boxed", None),
-        (r"\boxed{" * 500 + "1" + "}" * 500, None),
+        (r"\boxed{1} \\boxed{2}", "2"),
+        (r"} { \boxed{3}", "3"),
+        (r"\boxed{\boxed{4}", "4"),
+        (r"\fbox{a} \framebox{b}", "a"),
+        (r"\boxed{" * 20_000 + "1" + "}" * 20_000, "1"),  # the innermost box is the last one
+        (r"\boxed{" * 20_000, None),
     ],
+    ids=lambda text: (text or "None")[:25],
 )
 def test_last_box(text, expected):
-    if text.count("{") == 500:  # the innermost box is the last one
-        expected = "1"
     assert last_boxed(text) == expected
+
+
+def test_last_box_is_the_last_one_whose_brace_closes():
+    rng = random.Random(0)
+    for _ in range(3000):
+        text = "".join(rng.choices([r"\boxed{", "{", "}", "a", r"\{", " "], k=rng.randint(1, 14)))
+        starts = [match.end() for match in re.finditer(r"\\boxed\{", text)]
+        closed = [content for start in starts if (content := content_from(text, start)) is not None]
+        assert last_boxed(text) == (closed[-1] if closed else None), text
+
+
+def content_from(text: str, start: int) -> str | None:
+    """Return what stands before the brace that closes the one before `start`, counting characters one by one."""
+    depth = 1
+    for position in range(start, len(text)):
+        if text[position] in "{}" and text[position - 1] != "\\":
+            depth += 1 if text[position] == "{" else -1
+            if depth == 0:
+                return text[start:position].strip()
+    return None
 
 
 @pytest.mark.parametrize("answer", ["5\\ ", "2024.", "5\\,", " 5 ", "$5$"])

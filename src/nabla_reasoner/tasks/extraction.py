@@ -9,11 +9,9 @@ A comma between groups of three digits is removed for these tasks: their scorer 
 import functools
 import re
 
-from .notation import closing_brace
-
 INTEGER_TASKS = frozenset({"chain_sum", "leg_counting", "products"})  # generated tasks that are answered by an integer
 
-BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
+BOX_OR_BRACE = re.compile(r"\\+f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
 STATEMENT = re.compile(r"\banswer(?:\s+is\b|\s*:)[\s*:]*([^\n]+)", re.IGNORECASE)
 NUMBER = r"[-+−]?\s?\$?(?:\d{1,3}(?:,\d{3})+(?![,\d])|\d+)(?:\.\d+)?"
 MARKS = r"(?:\*\*|[*`$]|\\\)|\\\])*"  # Markdown and mathematics delimiters behind the number
@@ -78,8 +76,15 @@ def _leading(text: str, task: str) -> str | None:
 
 def last_boxed(text: str) -> str | None:
     r"""Return the content of the last `\boxed{…}` or `\fbox{…}` with balanced braces, or None."""
-    for match in reversed(list(BOX.finditer(text))):
-        end = closing_brace(text, match.end())
-        if end is not None:
-            return re.sub(r"(?<!\\)\s+$", "", text[match.end() : end].lstrip())  # keeps the escaped space of `5\ `
-    return None
+    opened: list[int | None] = []  # of each open brace: where its box's content begins, None for other braces
+    start = end = -1
+    for mark in BOX_OR_BRACE.finditer(text):
+        if mark[0] == "}":
+            begin = opened.pop() if opened else None
+            if begin is not None and begin > start:
+                start, end = begin, mark.start()
+        elif mark[0][-1] == "{" and mark[0] != r"\{":
+            opened.append(None if mark[0] == "{" else mark.end())
+    if start < 0:
+        return None
+    return re.sub(r"(?<!\\)\s+$", "", text[start:end].lstrip())  # keeps the escaped space of `5\ `
