@@ -43,10 +43,10 @@ def test_example_of_help_is_mended_by_true_steps(capsys):
     assert main([target, question, *SETTINGS]) == 0
     printed = capsys.readouterr().out
     assert "note:" not in printed
-    found = answers(printed)
-    assert found["greedy"][1].startswith("wrong: ")
-    assert found["greedy"][1].endswith(", the answer is 8245")
-    response, verdict, _ = found["nabla_reasoner"]
+    printed_answers = answers(printed)
+    assert printed_answers["greedy"][1].startswith("wrong: ")
+    assert printed_answers["greedy"][1].endswith(", the answer is 8245")
+    response, verdict, _ = printed_answers["nabla_reasoner"]
     assert verdict == "right: the answer is 8245"
     steps, result = response.split("=")
     assert eval(steps) == int(result) == 97 * 85  # the test's own arithmetic
@@ -118,7 +118,7 @@ def test_help_is_printed_and_never_decoded(word, capsys, monkeypatch):
     assert find("solve").example in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["solve"], ["solve", ""], ["solve", "  "]])
-def test_empty_question_is_refused_with_the_example(words, capsys):
-    assert main(words) == 2
+@pytest.mark.parametrize("arguments", [["solve"], ["solve", ""], ["solve", "  "]])
+def test_empty_question_is_refused_with_the_example(arguments, capsys):
+    assert main(arguments) == 2
     assert find("solve").example in capsys.readouterr().err

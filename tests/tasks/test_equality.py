@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nabla_reasoner.tasks import equality, math_verify_process, notation, numbers
+from nabla_reasoner.tasks import equality, exact_numbers, math_verify_process, notation
 from nabla_reasoner.tasks.grading import answers_match, grade
 from nabla_reasoner.types import Problem
 
@@ -70,13 +70,13 @@ def test_numbers_equal_exactly_if_their_fractions_are():
     for _ in range(1500):
         a, b = rng.choice(values), rng.choice(values)
         left, right = written(a, rng), written(b, rng)
-        assert numbers.rational(notation.standard(left)) == a, left
+        assert exact_numbers.rational(notation.standard(left)) == a, left
         assert equality.equal(left, right)[0] == (a == b), (left, right)
 
 
 def test_number_words_have_their_value():
     for value in [*range(1200), 12_345, 700_019, 3_000_000, 41_000_200]:
-        assert numbers.number_words(in_words(value)) == value
+        assert exact_numbers.number_words(in_words(value)) == value
 
 
 def in_words(value: int) -> str:
@@ -94,7 +94,7 @@ def in_words(value: int) -> str:
 
 def test_what_is_no_number_in_words_has_no_value():
     for text in ["twenty twelve", "hundred", "and", "", "one and", "five six", "thousand two", "two zero", "oneteen"]:
-        assert numbers.number_words(text) is None, text
+        assert exact_numbers.number_words(text) is None, text
 
 
 FRAGMENTS = [*"0123456789", *"xyab", *"+-*/^_=<>,.;:!%()[]{} ", r"\frac", r"\sqrt", r"\pi", r"\text{", r"\{", r"\}"]
@@ -119,7 +119,7 @@ FRAGMENTS += [
 def test_equality_is_symmetric_and_never_fails():
     rng = random.Random(1)
     known = [text for pairs in PAIRS.values() for pair in pairs for text in pair[:2]]
-    for round_ in range(220):
+    for round_ in range(140):
         a = "".join(rng.choices(FRAGMENTS, k=rng.randint(0, 9)))
         b = rng.choice([a[::-1], a + rng.choice(FRAGMENTS), a.replace("1", "one"), rng.choice(known)])
         if round_ % 2:
@@ -173,10 +173,11 @@ def test_huge_factorial_runs_into_time_limit(monkeypatch):
         worker.stop()
 
 
-def test_limits_are_stated():
-    assert equality.equal("1" * 1001, "2")[1] == "an answer has more than 1000 characters"
-    assert equality.equal("(" * 21, "2")[1] == "an answer nests brackets more than 20 deep"
-    assert equality.equal("1" * 5000, "1" * 5000) == (True, None)
+@pytest.mark.parametrize("answer", ["1" * 1001, "(" * 21 + ")" * 21, r"\frac{1}{", r"\begin{pmatrix}1", "\x00"])
+def test_unreadable_answer_is_wrong_and_no_failure_of_grading(answer):
+    """Training ignores answers whose grading failed; a policy must not escape a reward of 0 by such text."""
+    assert equality.equal(answer, "2") == (False, None)
+    assert equality.equal(answer, answer) == (True, None)
 
 
 def rows(name: str) -> list[dict[str, str]]:

@@ -154,7 +154,7 @@ def test_damaged_file_loads_or_is_refused_with_file_line_and_remedy(tmp_path):
         content = damaged(rng)
         path.write_bytes(content)
         try:
-            found = problems.load_jsonl(str(path), task="amc")
+            read = problems.load_jsonl(str(path), task="amc")
         except ValueError as error:
             refused += 1
             message = str(error)
@@ -164,7 +164,7 @@ def test_damaged_file_loads_or_is_refused_with_file_line_and_remedy(tmp_path):
             continue
         loaded += 1
         rows = [json.loads(line) for line in content.decode("utf-8-sig").split("\n") if line.strip()]
-        assert [(p.id, p.question, p.answer) for p in found] == [
+        assert [(p.id, p.question, p.answer) for p in read] == [
             (str(row["id"]), row["problem"], str(row["answer"])) for row in rows
         ]
     assert min(loaded, refused) > 100

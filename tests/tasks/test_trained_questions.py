@@ -16,11 +16,11 @@ SETTINGS = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_generated_questions_have_the_generators_answer(name):
     for problem in problems.generate(name, split="test", size=150, settings=SETTINGS[name]):
-        found = trained_question(problem.question, "a")
-        assert found is not None
-        assert found._replace(metadata=None) == problem._replace(id="a", metadata=None)
-        assert worked_solution(found) == worked_solution(problem)
-        assert trained_question(f"  {' '.join(problem.question.split())}\n", "a") == found
+        recognized = trained_question(problem.question, "a")
+        assert recognized is not None
+        assert recognized._replace(metadata=None) == problem._replace(id="a", metadata=None)
+        assert worked_solution(recognized) == worked_solution(problem)
+        assert trained_question(f"  {' '.join(problem.question.split())}\n", "a") == recognized
         assert trained_question(problem.question + "?", "a") is None
 
 

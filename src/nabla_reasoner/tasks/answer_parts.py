@@ -6,7 +6,7 @@ All functions take text in the notation of `notation.standard`.
 import re
 from typing import NamedTuple
 
-from .numbers import number_words, rational
+from .exact_numbers import number_words, rational
 
 PERCENT = "%"
 # Names of a unit, first the one that stands for all.
@@ -181,9 +181,9 @@ def _measurable(value: str, unit: str) -> bool:
     return rational(value) is not None or bool(re.fullmatch(r"\d+:\d+", value)) or (known and "\\text" not in value)
 
 
-def _unit(words: str, power: str) -> str | None:
+def _unit(phrase: str, power: str) -> str | None:
     """Return the name of a unit, or None for a phrase that is none."""
-    name = re.sub(r"\bper\b", "/", words.casefold()).strip(" .,-")
+    name = re.sub(r"\bper\b", "/", phrase.casefold()).strip(" .,-")
     name = re.sub(r"\s*/\s*", "/", re.sub(r"\s+", " ", name)) if name not in {"a.m", "p.m"} else name[0] + "m"
     square = re.fullmatch(r"(square|sq|cubic|cu)\.? (.+)|(.+) (squared|cubed)", name)
     if square:
@@ -195,7 +195,18 @@ def _unit(words: str, power: str) -> str | None:
 
 
 def base(text: str) -> tuple[str, int] | None:
-    """Return digits and base of a number written in a base other than ten, or None."""
+    """Return digits and base of a number that states a base other than ten, or None."""
+    stated = _stated_base(text)
+    return None if stated is None or stated[1] == 10 else stated
+
+
+def without_base_ten(text: str) -> str:
+    """Return the digits of a number that states base ten, and every other text as it is."""
+    stated = _stated_base(text)
+    return stated[0] if stated is not None and stated[1] == 10 else text
+
+
+def _stated_base(text: str) -> tuple[str, int] | None:
     match = BASE.fullmatch(text.strip())
     if match is None:
         return None
@@ -209,7 +220,7 @@ def base(text: str) -> tuple[str, int] | None:
     return (digits, int(value)) if valid and not is_variable else None
 
 
-def words(text: str) -> str | None:
+def text_answer(text: str) -> str | None:
     r"""Return the plain words of a text answer, without case, articles, brackets and punctuation, or None.
 
     Words are what stands in `\text{…}` and bare words of four or more letters (math-verify reads these as products, so
@@ -225,7 +236,7 @@ def words(text: str) -> str | None:
 
 
 def letters(text: str) -> str | None:
-    """Return an answer of letters only, folded as in `words`, or None if it has anything else."""
+    """Return an answer of letters only, folded as in `text_answer`, or None if it has anything else."""
     plain = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)
     if not re.fullmatch(r"[A-Za-zÀ-ɏ\s.,'’()&\"-]*[A-Za-zÀ-ɏ][A-Za-zÀ-ɏ\s.,'’()&\"-]*", plain):
         return None

@@ -22,14 +22,14 @@ from fractions import Fraction
 
 from . import answer_parts
 from .answer_parts import PERCENT, Entries
+from .exact_numbers import rational, with_fractions
 from .math_verify_process import worker
 from .notation import standard
-from .numbers import rational, with_fractions
 
-MAX_CHARACTERS = 1000  # longer answers are equal to the same text only
+MAX_CHARACTERS = 1000  # longer answers equal the same text only
 MAX_ENTRIES = 40
 MAX_DEPTH = 4  # of tuples within tuples
-MAX_NESTING = 20  # of any brackets; math-verify's time doubles with each level
+MAX_NESTING = 20  # open brackets, as MAX_CHARACTERS; math-verify's time doubles with each level
 
 NAME = r"(?:\\?[A-Za-z]+|\\text\{[^{}]*\})(?:_\{?\w+\}?)?'?(?:\s*\([\w\s,\\]*\))?|\([\w\s,\\]+\)"
 RELATION = re.compile(r"<|>|\\(?:le|ge|neq|lt|gt)(?![A-Za-z])")
@@ -39,13 +39,14 @@ Verdict = tuple[bool, str | None]
 
 
 def equal(first: str, second: str) -> Verdict:
-    """Return whether two answers are equal, and why math-verify could not compare them, if it could not."""
+    """Return whether two answers are equal, and why the comparison failed (out of time or memory), if it did.
+
+    An answer that cannot be read is not a failure: it equals the same text only.
+    """
     if " ".join(first.split()) == " ".join(second.split()):
         return True, None
-    if max(len(first), len(second)) > MAX_CHARACTERS:
-        return False, f"an answer has more than {MAX_CHARACTERS} characters"
-    if max(_nesting(first), _nesting(second)) > MAX_NESTING:
-        return False, f"an answer nests brackets more than {MAX_NESTING} deep"
+    if max(len(first), len(second)) > MAX_CHARACTERS or max(_nesting(first), _nesting(second)) > MAX_NESTING:
+        return False, None
     notes: list[str] = []
     correct = _same(standard(first), standard(second), notes, MAX_DEPTH)
     return correct, None if correct or not notes else notes[0]
@@ -73,16 +74,11 @@ def _same(a: str, b: str, notes: list[str], depth: int) -> bool:
     if not comparable:
         return False
     left, right = answer_parts.entries(a), answer_parts.entries(b)
-    if (
-        depth
-        and max(len(left.parts), len(right.parts)) <= MAX_ENTRIES
-        and (left.kind, right.kind) != ("single", "single")
-    ):
+    single = left.kind == right.kind == "single"
+    if depth and not single and max(len(left.parts), len(right.parts)) <= MAX_ENTRIES:
         settled = _same_entries(left, right, notes, depth - 1)
         if settled is not None:
             return settled
-    elif depth and left.parts + right.parts != [a, b]:
-        return _same(left.parts[0], right.parts[0], notes, depth - 1)
     return _same_scalar(a, b, notes)
 
 
@@ -93,7 +89,7 @@ def _squeezed(text: str) -> str:
 
 def _same_words(a: str, b: str) -> bool | None:
     """Compare as text if either answer is words; None if neither is, or if one is a number or a list."""
-    if answer_parts.words(a) is None and answer_parts.words(b) is None:
+    if answer_parts.text_answer(a) is None and answer_parts.text_answer(b) is None:
         return None
     for text in (a, b):
         if rational(answer_parts.quantity(text).value) is not None or len(answer_parts.entries(text).parts) > 1:
@@ -178,12 +174,10 @@ def _paired(left: list[str], right: list[str], notes: list[str], depth: int) -> 
 
 def _same_scalar(a: str, b: str, notes: list[str]) -> bool:
     """Compare two answers without entries: base, unit, number, else by math-verify."""
+    a, b = answer_parts.without_base_ten(a), answer_parts.without_base_ten(b)
     digits = answer_parts.base(a), answer_parts.base(b)
     if digits != (None, None):
-        left, right = (found if found is None or found[1] != 10 else None for found in digits)
-        if left is not None or right is not None:
-            return left == right
-        a, b = (text if found is None else found[0] for text, found in zip((a, b), digits, strict=True))
+        return digits[0] == digits[1]
     left, right = answer_parts.quantity(a), answer_parts.quantity(b)
     if left.unit and right.unit and left.unit != right.unit:
         return False

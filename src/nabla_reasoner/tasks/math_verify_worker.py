@@ -30,41 +30,43 @@ def main(memory_bytes: int, timeout_seconds: int) -> None:
         # default action works inside one long bytecode operation, which math-verify's own timeouts cannot interrupt.
         signal.alarm(timeout_seconds)
         try:
-            reply = compare(first, second)
+            reply = [compare(first, second), None]
         except (Exception, MemoryError, RecursionError) as error:
             reply = [False, f"{type(error).__name__}: {str(error)[:200]}"]
         signal.alarm(0)
         print(json.dumps(reply), file=replies, flush=True)
 
 
-def comparison() -> Callable[[str, str], tuple[bool, str | None]]:
-    """Return a symmetric function of two LaTeX answers: whether they are equal, and what was not understood."""
+def comparison() -> Callable[[str, str], bool]:
+    """Return a symmetric function that compares two answers in LaTeX."""
     from math_verify import LatexExtractionConfig, parse, verify
     from sympy import Expr, I
 
-    def compare(first: str, second: str) -> tuple[bool, str | None]:
-        # Only the LaTeX rule: the other one would take a number out of text that cannot be read.
+    def compare(first: str, second: str) -> bool:
+        # Only the LaTeX rule: the rule for plain numbers would take a number out of text that cannot be read.
         config = [LatexExtractionConfig()]
-        one, other = (parse(f"${text}$", config, parsing_timeout=None) for text in (first, second))
-        if not one or not other:
-            return False, f"not understood: {first if not one else second}"
-        same = same_number(one[0], other[0])
+        left, right = (parse(f"${text}$", config, parsing_timeout=None) for text in (first, second))
+        if not left or not right:
+            return False  # what cannot be read equals nothing but the same text
+        same = same_number(left[0], right[0])
         if same is not None:
-            return same, None
+            return same
         # math-verify is not symmetric: it reads assignments and inequalities as its first argument is written
-        orders = ((one, other), (other, one))
-        return any(verify(*order, allow_set_relation_comp=True, timeout_seconds=None) for order in orders), None
+        orders = ((left, right), (right, left))
+        return any(verify(*order, allow_set_relation_comp=True, timeout_seconds=None) for order in orders)
 
-    def same_number(one: object, other: object) -> bool | None:
+    def same_number(left: object, right: object) -> bool | None:
         """Compare two numbers, of which math-verify takes tiny ones for zero; return None for anything else."""
-        if not isinstance(one, Expr) or not isinstance(other, Expr):
+        if not isinstance(left, Expr) or not isinstance(right, Expr):
             return None
-        one, other = (value.subs({s: I for s in value.free_symbols if s.name == "i"}).doit() for value in (one, other))
-        if one.free_symbols or other.free_symbols:
+        left, right = (
+            value.subs({s: I for s in value.free_symbols if s.name == "i"}).doit() for value in (left, right)
+        )
+        if left.free_symbols or right.free_symbols:
             return None
-        if one.is_Rational and other.is_Rational:
-            return one == other
-        values = [value.evalf(DIGITS) for value in (one, other, one - other)]
+        if left.is_Rational and right.is_Rational:
+            return left == right
+        values = [value.evalf(DIGITS) for value in (left, right, left - right)]
         if not all(value.is_number and value.is_finite for value in values):
             return None
         sizes = [abs(value) for value in values]

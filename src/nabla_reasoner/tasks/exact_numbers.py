@@ -68,27 +68,27 @@ def _repeating(whole: str, fixed: str, first: str | None, second: str | None) ->
 
 def number_words(text: str) -> Fraction | None:
     """Return the value of an English number, such as "two hundred and five", "one half" or "3 million", or None."""
-    words = re.sub(r"[\s-]+", " ", text.replace("\\text{", " ").replace("}", " ")).strip().casefold().split()
+    terms = re.sub(r"[\s-]+", " ", text.replace("\\text{", " ").replace("}", " ")).strip().casefold().split()
     if (
-        len(words) == 2
-        and words[0] in UNITS
-        and (part := words[1] if words[1] in PARTS else words[1].rstrip("s")) in PARTS
+        len(terms) == 2
+        and terms[0] in UNITS
+        and (part := terms[1] if terms[1] in PARTS else terms[1].rstrip("s")) in PARTS
     ):
-        return Fraction(UNITS[words[0]], PARTS[part])
-    if len(words) == 2 and words[1] in SCALES and DECIMAL.fullmatch(words[0]):
-        return Fraction(words[0].removesuffix(".")) * SCALES[words[1]]
-    value = _cardinal(words)
+        return Fraction(UNITS[terms[0]], PARTS[part])
+    if len(terms) == 2 and terms[1] in SCALES and DECIMAL.fullmatch(terms[0]):
+        return Fraction(terms[0].removesuffix(".")) * SCALES[terms[1]]
+    value = _cardinal(terms)
     return None if value is None else Fraction(value)
 
 
-def _cardinal(words: list[str]) -> int | None:
+def _cardinal(terms: list[str]) -> int | None:
     """Return the value of the words of a whole number; None if they are not one, such as "twenty twelve"."""
     total, group, room = 0, 0, 1000  # `room`: what follows in the group must be smaller
     largest, previous = 10**15, ""
-    for word in words:
+    for word in terms:
         if word in UNITS or word in TENS:
             value = UNITS.get(word, TENS.get(word, 0))
-            if value >= room or (value == 0 and len(words) > 1):
+            if value >= room or (value == 0 and len(terms) > 1):
                 return None
             group, room = group + value, 10 if word in TENS else 0
         elif word == "hundred" and 0 < group < 10:
