@@ -36,6 +36,7 @@ BASE = re.compile(
     r"_\s*(?:\{\s*\(?(?P<braced>[^{}()]*(?:\{[^{}]*\})?)\)?\s*\}|(?P<mark>\d))|"
     r"\\text\{\s*\(?base (?P<text>\w+)\)?\s*\}|\(?base (?P<plain>\w+)\)?)"
 )
+TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 POWER = r"\s*(?:\^\s*(?:(\d)|\{(\d)\}))?"
 UNIT_IN_TEXT = re.compile(r"(.+?)\s*\\text\{([^{}]*)\}" + POWER)
 UNIT_IN_PLAIN_WORDS = re.compile(
@@ -165,7 +166,7 @@ def quantity(text: str) -> Quantity:
     if match:
         return Quantity(match[1], CURRENCIES[match[2]])
     match = re.fullmatch(r"(.+?)\s*\^\\circ\s*(?:\\text\{\s*)?([CF]?)(?:\s*\})?", text)
-    if match:
+    if match and not TRIGONOMETRY.search(text):  # of \sin 30^\circ the angle has the unit, not the value
         return Quantity(match[1], f"degree {match[2]}".strip())
     match = UNIT_IN_TEXT.fullmatch(text) or UNIT_IN_PLAIN_WORDS.fullmatch(text)
     if match:

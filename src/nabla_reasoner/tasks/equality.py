@@ -196,9 +196,9 @@ def _same_value(a: str, b: str, notes: list[str]) -> bool:
     left, right = rational(a), rational(b)
     if left is not None and right is not None:
         return left == right
-    a, b = (_latex(text, number) for text, number in ((a, left), (b, right)))
-    if _squeezed(a) == _squeezed(b):
+    if _squeezed(a.replace(r"^\circ", "")) == _squeezed(b.replace(r"^\circ", "")):  # \cos 58 for \cos 58^\circ
         return True
+    a, b = (_latex(text, number) for text, number in ((a, left), (b, right)))
     correct, note = worker().verify(a, b)
     if note:
         notes.append(note)
@@ -207,6 +207,8 @@ def _same_value(a: str, b: str, notes: list[str]) -> bool:
 
 def _latex(text: str, number: Fraction | None) -> str:
     if number is None:
+        if answer_parts.TRIGONOMETRY.search(text):
+            text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\\circ", r"{\\frac{\1\\pi}{180}}", text)
         return with_fractions(text)
     sign, size = "-" if number < 0 else "", abs(number)
     return sign + (str(size) if size.denominator == 1 else rf"\frac{{{size.numerator}}}{{{size.denominator}}}")

@@ -30,6 +30,8 @@ REWRITES = [
     (r"\\(?:text(?:bf|it|rm|normal|tt|sf|sc)|mathrm|mbox|hbox)\s*\{", r"\\text{"),
     (r"\\text\s+\{", r"\\text{"),
     (r"\\text\{\s*(\\?\$?-?\d[\d:.,/]*)\s*([^{}]*)\}", r"\1 \\text{\2}"),  # only the words are text
+    (r"(?<=\d)\s*\^\s*\{\s*(?:\\text\{)?(?:st|nd|rd|th)\}?\s*\}", ""),  # ordinal numbers
+    (r"(?<=\d)\s*(?:\\text\{(?:st|nd|rd|th)\}|(?:st|nd|rd|th)(?![A-Za-z]))", ""),
     (r"\{\s*([^{}]*)\\choose(?![A-Za-z])\s*([^{}]*)\}", r"\\binom{\1}{\2}"),
     (r"\\(?:mathbf|mathit|mathsf|mathtt|boldsymbol|bm)\s*\{([^{}]*)\}", r"\1"),
     (r"\\(?:lbrace|rbrace)(?![A-Za-z])", lambda match: r"\{" if "l" in match[0] else r"\}"),
