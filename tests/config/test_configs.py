@@ -127,7 +127,7 @@ def test_every_choice_of_every_group_composes():
             assert cell[group]["name"] == name
 
 
-@pytest.mark.parametrize("method", sorted(METHODS | {"tpo"}))
+@pytest.mark.parametrize("method", sorted(METHODS | {"tpo", "nabla_reasoner_prefix"}))
 def test_every_method_builds_and_names_all_settings_of_its_class(method: str):
     cell = compose.compose_cells([f"method={method}"])[0]
     build.build_method(cell)
@@ -165,6 +165,13 @@ def test_validation_problems_are_those_that_were_held_out():
 def test_the_split_is_part_of_what_decides_records():
     cells = [compose.compose_cells([f"split={split}"])[0] for split in SPLITS]
     assert fingerprint.differences(*map(fingerprint.fingerprint, cells)) == ["split: None -> validation"]
+
+
+def test_records_made_before_there_were_reward_forms_stay_valid():
+    forms = [["method=nabla_reasoner"], ["method=nabla_reasoner", "method.reward_form=prefix"]]
+    before, after = (fingerprint.fingerprint(compose.compose_cells(form)[0]) for form in forms)
+    assert "reward_form" not in before["method"]
+    assert fingerprint.differences(before, after) == ["method.reward_form: None -> prefix"]
 
 
 def test_step_marks_come_from_the_task_and_decide_the_records_of_tree_searches_only():

@@ -21,7 +21,7 @@ from .gradients import Gradient, Term
 from .likelihood_passes import LikelihoodPass, Scope
 from .reward_forms import OUTCOME, PREFIX, PROCESS, TERMS, Objective
 
-Known = Sequence[Float[Tensor, "length hidden"]]  # hidden states that predict a rollout, of the policy and its judges
+Known = Sequence[Float[Tensor, "_ _"]]  # hidden states that predict a rollout, of the policy and its judges
 
 
 class _Batch(NamedTuple):
@@ -33,7 +33,7 @@ class _Batch(NamedTuple):
     keep: bool
     known: list[Known]
 
-    def hidden(self, number: int) -> list[Float[Tensor, "length hidden"] | None]:
+    def hidden(self, number: int) -> list[Float[Tensor, "_ hidden"] | None]:
         """Return, by sequence, the known hidden states of the language model of this number; the policy's is 0."""
         return [states[number] if number < len(states) else None for states in self.known]
 
@@ -42,7 +42,7 @@ class _RewardPart(NamedTuple):
     """What the reward model says of each sequence: r of the whole response or None, reads by token or None, terms."""
 
     values: list[float | None]
-    prefix_rewards: list[Float[Tensor, " length"]] | None
+    prefix_rewards: list[Float[Tensor, " _"]] | None
     terms: list[list[Term]]
     forward: list[int]
     backward: list[int]

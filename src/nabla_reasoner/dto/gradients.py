@@ -75,7 +75,7 @@ class Gradient(NamedTuple):
         return self.terms[0].hidden
 
     @property
-    def predictors(self) -> list[Float[Tensor, "length hidden"]]:
+    def predictors(self) -> list[Float[Tensor, "length _"]]:
         """Hidden states that predict the rollout, of the policy and of the models of a likelihood reward."""
         return [term.hidden for term in self.terms if term.hidden is not None]
 

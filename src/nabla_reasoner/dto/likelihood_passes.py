@@ -48,7 +48,7 @@ class LikelihoodPass(NamedTuple):
 
     values: list[float]
     terms: list[Term]
-    log_probabilities: list[Float[Tensor, " length"]]
+    log_probabilities: list[Float[Tensor, " _"]]
     before: list[float]
     forward: list[int]
     backward: list[int]
@@ -64,7 +64,7 @@ def log_likelihoods(
     batch: Sequence[TokenSequence],
     scope: Scope,
     store: Slots,
-    known: Sequence[Float[Tensor, "length hidden"] | None],
+    known: Sequence[Float[Tensor, "_ hidden"] | None],
 ) -> LikelihoodPass:
     """Return log π of each response, and its gradient term.
 
@@ -114,7 +114,7 @@ def _forward_only(
     starts: Sequence[int],
     scope: Scope,
     store: Slots,
-    known: Sequence[Float[Tensor, "length hidden"] | None],
+    known: Sequence[Float[Tensor, "_ hidden"] | None],
 ) -> LikelihoodPass:
     predicted = predict(model, texts, firsts, starts, store, known)
     terms = [_term(model, hidden, None, scope, i) for i, hidden in enumerate(predicted.hidden)]

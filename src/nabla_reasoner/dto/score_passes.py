@@ -28,8 +28,8 @@ class ScorePass(NamedTuple):
     """
 
     values: list[float | None]
-    prefix_rewards: list[Float[Tensor, " length"]] | None
-    embedding_gradients: list[Float[Tensor, "length hidden"] | None]
+    prefix_rewards: list[Float[Tensor, " _"]] | None
+    embedding_gradients: list[Float[Tensor, "_ hidden"] | None]
     forward: list[int]
     backward: list[int]
 

@@ -31,7 +31,7 @@ class PrefixRequest(NamedTuple):
     prompt: list[int]
     prefix: list[int]
     tokens: list[int]
-    hidden: Sequence[Float[Tensor, " hidden"]] = ()
+    hidden: Sequence[Float[Tensor, " _"]] = ()
 
 
 @torch.no_grad()

@@ -104,8 +104,8 @@ class Predicted(NamedTuple):
         lengths: number of tokens read.
     """
 
-    hidden: list[Float[Tensor, "length hidden"]]
-    log_probabilities: list[Float[Tensor, " length"]]
+    hidden: list[Float[Tensor, "_ hidden"]]
+    log_probabilities: list[Float[Tensor, " _"]]
     before: list[float]
     lengths: list[int]
 
@@ -117,7 +117,7 @@ def predict(
     firsts: Sequence[int],
     starts: Sequence[int],
     store: Slots,
-    known: Sequence[Float[Tensor, "length hidden"] | None] | None = None,
+    known: Sequence[Float[Tensor, "_ hidden"] | None] | None = None,
 ) -> Predicted:
     """Predict the tokens from `start` on without gradients; the last token of a text is predicted and not read.
 
@@ -176,7 +176,7 @@ def _read_predictors(
     for i, (part, first, left, start) in enumerate(zip(parts, firsts, lefts, starts, strict=True)):
         stored = store.cache.log_likelihood(store.slots[i], first, left) if store.cache is not None else 0.0
         begin = start - 1 - reading.starts[i]
-        hidden = reading.hidden[i, begin : begin + len(texts[i]) - start]
+        hidden = reading.hidden[i, begin : begin + len(texts[i]) - start].clone()  # not the whole batch's states
         before = stored + part[: start - left].sum().item()
         results.append((hidden, part[start - left :], before, filled[i] + reading.lengths[i]))
     return results
