@@ -39,14 +39,12 @@ def decisions(solution):
 USUAL = [
     ("classifier", {"acceptance": "always"}),
     ("classifier", {"acceptance": "prefix_higher", "num_passes": 2}),
-    ("classifier", {"reward_form": "process"}),
+    ("classifier", {"reward_form": "process", "max_rollouts": 3}),
     ("likelihood", {"acceptance": "prefix_higher"}),
-    ("likelihood", {"num_passes": 2}),
-    ("token_classifier", {"acceptance": "prefix_higher", "grad_threshold": 1.0}),
 ]
 FURTHER = [
     {},
-    {"reward_form": "process"},
+    {"num_passes": 2},
     {"reward_form": "process", "acceptance": "prefix_higher", "num_passes": 2},
     {"reward_form": "outcome", "acceptance": "prefix_higher"},
     {"reward_form": "outcome", "acceptance": "always"},
@@ -61,6 +59,7 @@ FURTHER = [
     {"reward_form": "process", "terms": ["prefix", "reward_prefix"]},
     {"grad_threshold": 1.0, "use_gradient": False, "acceptance": "prefix_higher"},
 ]
+SLOW = pytest.mark.slow
 KINDS = [("classifier", False), ("likelihood", True)]
 
 
@@ -68,7 +67,8 @@ KINDS = [("classifier", False), ("likelihood", True)]
     ("kind", "reference", "settings"),
     [
         *((kind, False, settings) for kind, settings in USUAL),
-        *(pytest.param(*kind, settings, marks=pytest.mark.slow) for kind in KINDS for settings in FURTHER),
+        *(pytest.param(*kind, settings, marks=SLOW) for kind in KINDS for settings in FURTHER),
+        pytest.param("token_classifier", False, {"acceptance": "prefix_higher", "grad_threshold": 1.0}, marks=SLOW),
     ],
     ids=str,
 )

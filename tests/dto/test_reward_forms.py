@@ -7,7 +7,7 @@ import torch
 import toys
 
 from nabla_reasoner.dto import gradient_passes, gradients, objective, optimizer
-from nabla_reasoner.dto.reward_forms import REWARD_FORMS, TERMS
+from nabla_reasoner.dto.reward_forms import OWN_TERMS, REWARD_FORMS, TERMS
 from nabla_reasoner.engine.sequences import ModelCaches
 from nabla_reasoner.models.language_models import LanguageModel, RewardModel
 
@@ -137,14 +137,13 @@ def test_prefix_form_is_own_term_of_process_form(kind, reference):
         evaluated = gradient_passes.evaluate(policy, reward, batch, **WEIGHTS, terms=terms, reward_form=form)
         return torch.cat([rows_of(gradient, s) for gradient, s in zip(evaluated, batch, strict=True)])
 
-    own = ("prefix", "reward_prefix")
-    torch.testing.assert_close(rows("prefix"), rows("process", own), rtol=0, atol=1e-11)
-    parts = rows("process", own) + rows("process", ("postfix", "reward_postfix"))
+    torch.testing.assert_close(rows("prefix"), rows("process", OWN_TERMS), rtol=0, atol=1e-11)
+    parts = rows("process", OWN_TERMS) + rows("process", ("postfix", "reward_postfix"))
     torch.testing.assert_close(parts, rows("process"), rtol=0, atol=1e-10)
     if kind == "likelihood":
-        torch.testing.assert_close(rows("prefix"), rows("outcome", own), rtol=0, atol=1e-11)
+        torch.testing.assert_close(rows("prefix"), rows("outcome", OWN_TERMS), rtol=0, atol=1e-11)
     else:
-        assert (rows("prefix") - rows("outcome", own)).abs().max() > 1e-3
+        assert (rows("prefix") - rows("outcome", OWN_TERMS)).abs().max() > 1e-3
     assert (rows("prefix") - rows("process")).abs().max() > 1e-3
 
 

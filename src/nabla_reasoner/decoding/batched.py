@@ -114,11 +114,12 @@ class BatchedDecoder:
                 passed = self.gradient(selected)
                 draws = self.optimise(passed)
             advancing = [state for state in selected if state not in passed]
-            changed = [NewToken(*drawn) for drawn in draws if drawn[1] != drawn[0].tokens[drawn[0].cursor]]
-            kept = self.token_test.passed(changed) if self.settings.acceptance == "prefix_higher" else changed
-            proposing = [new.state for new in kept]
+            changed = [NewToken(state, token) for state, token in draws if token != state.tokens[state.cursor]]
+            if self.settings.acceptance == "prefix_higher":
+                changed = self.token_test.passing(changed)
+            proposing = [new.state for new in changed]
             advancing += [state for state, _ in draws if state not in proposing]
-            new_tokens += kept
+            new_tokens += changed
             for state in advancing:
                 state.cursor += 1
 

@@ -33,23 +33,23 @@ class TokenTest:
     caches: ModelCaches
     observer: DecodingObserver
 
-    def passed(self, new_tokens: Sequence[NewToken]) -> list[NewToken]:
+    def passing(self, new_tokens: Sequence[NewToken]) -> list[NewToken]:
         """Return the tokens with r(y_<l, new) > r(y_<l, old), l the cursor; record the others as rejected."""
         if not new_tokens:
             return []
         with shared_seconds([new.state.trajectory for new in new_tokens]):
             requests = [self._request(state, token) for state, token, _ in new_tokens]
             values, costs = prefix_rewards(self.reward, requests, self.caches)
-        kept = []
+        passing = []
         for (state, token, _), (value, *old), spent in zip(new_tokens, values, costs, strict=True):
             state.trajectory.charge(spent)
             state.incumbent = old[0] if old else _known_reward(state)
             if value > state.incumbent:
-                kept.append(NewToken(state, token, value))
+                passing.append(NewToken(state, token, value))
             else:
                 note_proposal(state, token, value, accepted=False)
                 self.observer.on_decision(state)
-        return kept
+        return passing
 
     def _request(self, state: DecodingState, token: int) -> PrefixRequest:
         """Ask for r at the new token, and at the old one unless the evaluation of ∂L/∂y has read it."""

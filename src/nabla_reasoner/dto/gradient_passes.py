@@ -146,17 +146,17 @@ def _likelihood_part(reward: RewardModel, batch: _Batch, objective: Objective) -
             [*range(len(s.rollout), 0, -1), *[0] * (len(e.rollout) - len(s.rollout))]
             for s, e in zip(sequences, ended, strict=True)
         ]
-    own, later = objective.uses("reward_prefix"), objective.uses("reward_postfix")
+    uses_own, uses_later = objective.uses("reward_prefix"), objective.uses("reward_postfix")
     passes = []
     for number, (model, sign, cache) in enumerate(likelihood_models(reward, batch.caches)):
         scope = Scope(
             whole=True,
             weight=-sign * objective.reward_weight,
-            direct=own or (later and form == PROCESS),
-            backward=later,
+            direct=uses_own or (uses_later and form == PROCESS),
+            backward=uses_later,
             counts=counts,
-            own_reads=own,
-            later_reads=later,
+            own_reads=uses_own,
+            later_reads=uses_later,
         )
         store = Slots(cache, batch.slots, batch.keep)
         known = batch.hidden(number + 1) if form == PREFIX else [None] * len(sequences)
@@ -182,15 +182,19 @@ def _score_part(reward: RewardModel, batch: _Batch, objective: Objective) -> _Re
     """Evaluate a score head: at the end of the closed responses, at every rollout token, or both."""
     store = Slots(batch.caches and batch.caches.scorer, batch.slots, batch.keep)
     weight, form = -objective.reward_weight, objective.reward_form
-    own, later = objective.uses("reward_prefix"), objective.uses("reward_postfix")
+    uses_own, uses_later = objective.uses("reward_prefix"), objective.uses("reward_postfix")
     if form == OUTCOME:
-        whole = score_passes.whole_responses(reward, batch.sequences, weight, store, backward=later, every_token=False)
+        whole = score_passes.whole_responses(
+            reward, batch.sequences, weight, store, backward=uses_later, every_token=False
+        )
         return _from_scores(reward, whole)
-    if form == PROCESS and own == later:
-        whole = score_passes.whole_responses(reward, batch.sequences, weight, store, backward=own, every_token=True)
+    if form == PROCESS and uses_own == uses_later:
+        whole = score_passes.whole_responses(
+            reward, batch.sequences, weight, store, backward=uses_own, every_token=True
+        )
         return _from_scores(reward, whole)
-    tokens = score_passes.own_tokens(reward, batch.sequences, weight, store, backward=own or later)
-    if not later:
+    tokens = score_passes.own_tokens(reward, batch.sequences, weight, store, backward=uses_own or uses_later)
+    if not uses_later:
         return _from_scores(reward, tokens)
     whole = score_passes.whole_responses(reward, batch.sequences, weight, store, backward=True, every_token=True)
     rest = whole._replace(

@@ -102,9 +102,9 @@ def log_likelihoods(
         store.cache.put(store.slots, texts, reading.starts, reading.cache)
         if scope.whole:
             store.cache.put_log_probs(store.slots, [left for left, _ in spans], parts)
-    own = [part[start - left :] for part, start, (left, _) in zip(parts, starts, spans, strict=True)]
+    rollout_parts = [part[start - left :] for part, start, (left, _) in zip(parts, starts, spans, strict=True)]
     forward = [count + length for count, length in zip(filled, reading.lengths, strict=True)]
-    return LikelihoodPass(values, terms, own, before, forward, reading.lengths)
+    return LikelihoodPass(values, terms, rollout_parts, before, forward, reading.lengths)
 
 
 def _forward_only(

@@ -80,8 +80,8 @@ def relaxed_objective(
     )
     if reward_form == OUTCOME:
         end = with_end_token(sequence, reward).rollout[len(sequence.rollout) :]
-        own, later = "reward_prefix" in terms, "reward_postfix" in terms
-        value = _relaxed_reward(reward, sequence, onehots, end, own=own, later=later)
+        direct, through_context = "reward_prefix" in terms, "reward_postfix" in terms
+        value = _relaxed_reward(reward, sequence, onehots, end, targets=direct, context=through_context)
     else:
         value = sum(
             _relaxed_prefix_reward(reward, sequence, onehots[: last + 1], terms) for last in range(len(onehots))
@@ -104,15 +104,15 @@ def _relaxed_prefix_reward(
     Args:
         terms: "reward_prefix" lets the gradient flow to token l, "reward_postfix" to the tokens before it.
     """
-    earlier, own = onehots[:-1], onehots[-1:]
+    earlier, last = onehots[:-1], onehots[-1:]
     earlier = earlier if "reward_postfix" in terms else earlier.detach()
-    own = own if "reward_prefix" in terms else own.detach()
-    tokens = torch.cat([earlier, own])
+    last = last if "reward_prefix" in terms else last.detach()
+    tokens = torch.cat([earlier, last])
     if reward.has_score_head:
         before = reward.embedding[torch.tensor(sequence.reward_prompt + sequence.prefix, device=tokens.device)]
         embeddings = torch.cat([before, tokens @ reward.embedding[: tokens.shape[1]]])
         return reward.head_scores(reward.hidden_states(embeddings[None])[:, -1])[0]
-    return _relaxed_reward(reward, sequence, tokens, [], own=True, later=True)
+    return _relaxed_reward(reward, sequence, tokens, [], context=True, targets=True)
 
 
 def _relaxed_reward(
@@ -121,26 +121,26 @@ def _relaxed_reward(
     onehots: Float[Tensor, "length vocab"],
     end: list[int],
     *,
-    own: bool,
-    later: bool,
+    context: bool,
+    targets: bool,
 ) -> Float[Tensor, ""]:
     """Return r of a response that these tokens and `end` complete.
 
     Args:
-        own, later: whether the gradient flows through a token's own log-probability, and through later tokens.
+        context, targets: as in `_relaxed_log_likelihood`; a score head reads every token as context.
     """
     vocab_size = onehots.shape[1]
     if reward.has_score_head:
         before = reward.embedding[torch.tensor(sequence.reward_prompt + sequence.prefix, device=onehots.device)]
         after = reward.embedding[torch.tensor(end + reward.suffix_ids, dtype=torch.long, device=onehots.device)]
-        scored = onehots if later else onehots.detach()
+        scored = onehots if context else onehots.detach()
         embeddings = torch.cat([before, scored @ reward.embedding[:vocab_size], after])
         return reward.head_scores(reward.hidden_states(embeddings[None])[:, -1])[0]
     fixed, first = sequence.reward_prompt + sequence.prefix, len(sequence.reward_prompt)
-    value = _relaxed_log_likelihood(reward.strong, fixed, onehots, first, end, context=later, targets=own)
+    value = _relaxed_log_likelihood(reward.strong, fixed, onehots, first, end, context=context, targets=targets)
     if reward.reference is not None:
         value = value - _relaxed_log_likelihood(
-            reward.reference, fixed, onehots, first, end, context=later, targets=own
+            reward.reference, fixed, onehots, first, end, context=context, targets=targets
         )
     return value
 

@@ -53,8 +53,8 @@ class Objective(NamedTuple):
 
     def reward_backward(self, reward: RewardModel) -> bool:
         """Return whether ∂L/∂y needs a backward pass of the reward model."""
-        own = reward.has_score_head and self.reward_form != OUTCOME and self.uses("reward_prefix")
-        return own or self.uses("reward_postfix")
+        own_term = reward.has_score_head and self.reward_form != OUTCOME and self.uses("reward_prefix")
+        return own_term or self.uses("reward_postfix")
 
 
 def used_terms(terms: Sequence[str], reward_form: str) -> tuple[str, ...]:

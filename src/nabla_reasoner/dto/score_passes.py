@@ -113,12 +113,12 @@ def own_tokens(
 
     results = iter(batching.run(read_rows, [end for _, end in rows], reward.batch_limits))
     by_sequence = [[next(results) for _ in s.rollout] for s in batch]
-    read_counts = [sum(length for _, _, length in found) for found in by_sequence]
+    read_counts = [sum(length for _, _, length in tokens) for tokens in by_sequence]
     return ScorePass(
         values=[None] * len(batch),
-        prefix_rewards=[torch.stack([score for score, _, _ in found]) for found in by_sequence],
+        prefix_rewards=[torch.stack([score for score, _, _ in tokens]) for tokens in by_sequence],
         embedding_gradients=[
-            torch.stack([gradient for _, gradient, _ in found]) if backward else None for found in by_sequence
+            torch.stack([gradient for _, gradient, _ in tokens]) if backward else None for tokens in by_sequence
         ],
         forward=[before + count for before, count in zip(forward, read_counts, strict=True)],
         backward=read_counts if backward else [0] * len(batch),

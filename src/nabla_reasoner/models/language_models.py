@@ -16,8 +16,8 @@ from .tokenizers import chat_ids, load_tokenizer, suffix_ids
 
 REWARD_MODEL_CLASSES = {
     "classifier": transformers.AutoModelForSequenceClassification,
-    "likelihood": transformers.AutoModelForCausalLM,
     "token_classifier": transformers.AutoModelForTokenClassification,
+    "likelihood": transformers.AutoModelForCausalLM,
 }
 LABELS = {"classifier": (1,), "token_classifier": (1, 2)}  # numbers of labels that a score can be read from
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
@@ -157,8 +157,7 @@ class RewardModel(LanguageModel):
     stronger causal LM of the same vocabulary. If `reference` is given, its log-likelihood is subtracted. Kind
     "token_classifier": the score of an `AutoModelForTokenClassification` (what TRL's `PRMTrainer` writes) at the
     end-of-turn token. With two labels it is the difference of their logits, log p(label 1) - log p(label 0).
-
-    The reward of the beginning of a response, r(y_≤l|x), is the score at token l, or its log-likelihood.
+    The reward r(y_≤l|x) of the beginning of a response is the score at token l, or its log-likelihood.
 
     Attributes:
         parameters: as in `LanguageModel`, the reference model's included.
@@ -237,7 +236,8 @@ class RewardModel(LanguageModel):
     def head_scores(self, hidden: Float[Tensor, "batch hidden"]) -> Float[Tensor, " batch"]:
         """Return a classifier's score at one position per sequence."""
         scores = self.model.score(hidden)
-        return scores[:, 0] if scores.shape[1] == 1 else scores[:, 1] - scores[:, 0]
+        wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        return scores[:, 0] if scores.shape[1] == 1 else wide[:, 1] - wide[:, 0]
 
 
 def _check_kind(kind: str) -> None:
