@@ -93,12 +93,9 @@ def read(
     context: dict[str, Any] = {}
     if max(starts):
         begin = torch.tensor(starts, device=ids.device)[:, None]
-        cached = torch.arange(max(starts), device=ids.device) < begin
-        context = {
-            # right padding needs no mask: attention is causal
-            "attention_mask": torch.cat([cached, cached.new_ones(ids.shape)], 1),
-            "position_ids": begin + torch.arange(ids.shape[1], device=ids.device),
-        }
+        cached = torch.arange(max(starts), device=ids.device).expand(len(texts), -1)
+        positions = begin + torch.arange(ids.shape[1], device=ids.device)
+        context = model.attention_inputs(torch.cat([cached.where(cached < begin, -1), positions], 1), positions)
     with torch.set_grad_enabled(gradients):
         embeddings = model.embedding[ids].requires_grad_(gradients)
         hidden = model.hidden_states(embeddings, past_key_values=past, **context)

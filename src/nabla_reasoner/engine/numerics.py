@@ -1,10 +1,22 @@
 """Numerics of the output layer: at least float32, chunked products, log-likelihood, confidence, entropy."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..models.language_models import Policy
+
+
+class NonFiniteError(ArithmeticError):
+    """NaN or infinity where a number is needed; the problem concerned fails with this reason.
+
+    Args:
+        what: the quantity and where it was met, e.g. "logits of NAME for token 3".
+    """
+
+    def __init__(self, what: str):
+        super().__init__(f"{what} must be finite; got NaN or infinity. Use dtype=float32 or other weights.")
+
 
 CHUNK = 2**24  # largest number of entries of a temporary [rows, vocab] buffer
 
@@ -12,6 +24,17 @@ CHUNK = 2**24  # largest number of entries of a temporary [rows, vocab] buffer
 def at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Convert half precision to float32, so that no probability or norm is computed in half precision."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def finite_rows(logits: Float[Tensor, "*rows vocab"]) -> Bool[Tensor, "*rows"]:
+    """Return which rows yield a distribution: no NaN, no +infinity, and not -infinity everywhere."""
+    return logits.amax(-1).isfinite()
+
+
+def first_non_finite(rows: Float[Tensor, "*shape"]) -> int | None:
+    """Return the index along the first axis of the first row with NaN or infinity; None if there is none."""
+    finite = rows.isfinite().reshape(len(rows), -1).all(-1)
+    return None if finite.all() else int(finite.int().argmin())
 
 
 def chunks(rows: int, width: int) -> list[slice]:

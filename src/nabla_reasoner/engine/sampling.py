@@ -1,6 +1,7 @@
 """Sampling of one token: temperature, top-k, top-p, keyed uniform numbers."""
 
 import hashlib
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -24,11 +25,11 @@ class Sampling(NamedTuple):
 
     def check(self) -> "Sampling":
         """Raise ValueError if a value is out of range; return the settings unchanged."""
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be >= 0; got {self.temperature}. Use 0 for greedy decoding.")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be finite and >= 0; got {self.temperature}. Use 0 for greedy decoding.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1]; got {self.top_p}. Use 1 to keep every token.")
-        if self.top_k < 0:
+        if not 0 <= self.top_k < math.inf:
             raise ValueError(f"top_k must be >= 0; got {self.top_k}. Use 0 to keep every token.")
         return self
 

@@ -62,10 +62,15 @@ def likelihood_models(reward: RewardModel, caches: ModelCaches | None) -> list[t
 
 
 def with_end_token(sequence: TokenSequence, reward: RewardModel) -> TokenSequence:
-    """Return the sequence with the reward model's end token appended if the response was cut off."""
+    """Return the sequence as the reward model reads it: its end token in place of the policy's, or appended."""
     return sequence._replace(rollout=end_response(sequence.rollout, reward))
 
 
 def end_response(response: list[int], reward: RewardModel) -> list[int]:
-    """Return the response with the reward model's end token appended if it has none."""
+    """Return the response as the reward model's chat template ends it.
+
+    A policy's own end token is replaced by the reward model's; a response that was cut off gets it appended.
+    """
+    if response[-1] in reward.replaced_ends:
+        return [*response[:-1], reward.eos_ids[0]]
     return response if response[-1] in reward.eos_ids else [*response, reward.eos_ids[0]]

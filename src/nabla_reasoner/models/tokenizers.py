@@ -29,7 +29,7 @@ def load_tokenizer(name: str) -> transformers.PreTrainedTokenizerBase:
         if Path(name, "tokenizer.json").is_file():
             tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(name)
         else:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the tokenizer of {name} cannot be read: {first_line}. Check the name or folder.") from error
@@ -44,13 +44,6 @@ def chat_ids(tokenizer: transformers.PreTrainedTokenizerBase, messages: Messages
     """Return the token ids of a chat up to and including the opening of the assistant's turn."""
     ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
     return list(ids)
-
-
-def suffix_ids(tokenizer: transformers.PreTrainedTokenizerBase, eos: int) -> list[int]:
-    """Return what the chat template writes after the end token of an assistant's turn, e.g. a line break."""
-    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    ids = list(tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False))
-    return ids[len(ids) - ids[::-1].index(eos) :] if eos in ids else []
 
 
 def build_tokenizer(texts: Sequence[str], vocab_size: int) -> transformers.PreTrainedTokenizerFast:
