@@ -14,8 +14,15 @@ from .. import cost
 from ..engine import batching
 from ..engine.cached_forward import Reading, read
 from ..engine.kv_cache import TokenCache
-from ..engine.numerics import at_least_float32, likelihood
-from ..engine.sequences import MIN_PREFILL, ModelCaches, TokenSequence, likelihood_models, with_end_token
+from ..engine.numerics import NonFiniteError, at_least_float32, first_non_finite, likelihood
+from ..engine.sequences import (
+    MIN_PREFILL,
+    ModelCaches,
+    TokenSequence,
+    likelihood_models,
+    replaced_columns,
+    with_end_token,
+)
 from ..models.language_models import Policy, RewardModel
 from .gradients import TERMS, Gradient, Term
 
@@ -139,15 +146,25 @@ def _reward_passes(
 ) -> list[tuple[float, _Pass]]:
     """Return the pass of each model of the reward with its sign in r; gradient terms are multiplied by `weight`."""
     ended = [with_end_token(sequence, reward) for sequence in batch]
+    replaced = replaced_columns(reward)
     if reward.kind == "classifier":
         lengths = [len(sequence.rollout) for sequence in batch]
         store = _Slots(caches and caches.scorer, slots, keep)
-        return [(1.0, _classifier(reward, ended, lengths, weight, store))]
+        return [(1.0, _replacing(_classifier(reward, ended, lengths, weight, store), replaced))]
     prompts = [sequence.reward_prompt for sequence in batch]
     return [
-        (sign, _likelihood(model, prompts, ended, sign * weight, _Slots(cache, slots, keep), whole=True))
+        (
+            sign,
+            _replacing(
+                _likelihood(model, prompts, ended, sign * weight, _Slots(cache, slots, keep), whole=True), replaced
+            ),
+        )
         for model, sign, cache in likelihood_models(reward, caches)
     ]
+
+
+def _replacing(one_pass: _Pass, replaced: tuple[Sequence[int], int] | None) -> _Pass:
+    return one_pass._replace(terms=[term._replace(replaced=replaced) for term in one_pass.terms])
 
 
 def _likelihood(
@@ -173,6 +190,10 @@ def _likelihood(
     hidden, targets = reading.predictors(spans)
     log_probabilities, slopes = likelihood(model, hidden.detach(), targets, gradient=True)
     (gradient,) = torch.autograd.grad(hidden, reading.embeddings, grad_outputs=weight * slopes)
+    if (row := first_non_finite(log_probabilities)) is not None:
+        token = [position for left, right in spans for position in range(left, right)][row]
+        raise NonFiniteError(f"the log-probability by {model.name} of token {token} of its text")
+    _check_gradient(model, reading, gradient)
     sizes = [right - left for left, right in spans]
     parts, states = log_probabilities.split(sizes), hidden.detach().split(sizes)
     values = [part.sum().item() for part in parts]
@@ -207,6 +228,9 @@ def _classifier(
     with torch.enable_grad():
         scores = at_least_float32(reward.head_scores(reading.last()))
         (gradient,) = torch.autograd.grad(weight * scores.sum(), reading.embeddings)
+    if (row := first_non_finite(scores.detach())) is not None:
+        raise NonFiniteError(f"the score of {reward.name} at the last of {len(texts[row])} tokens")
+    _check_gradient(reward, reading, gradient)
     if store.keep and store.cache is not None:
         store.cache.put(store.slots, texts, reading.starts, reading.cache)
     terms = [
@@ -214,6 +238,13 @@ def _classifier(
         for i, (start, skipped, length) in enumerate(zip(starts, reading.starts, lengths, strict=True))
     ]
     return _Pass(scores.detach().tolist(), terms, [], _forward(filled, reading), reading.lengths)
+
+
+def _check_gradient(model: Policy | RewardModel, reading: Reading, gradient: Tensor) -> None:
+    """Raise NonFiniteError if a gradient with respect to the embeddings of a pass is NaN or infinite."""
+    if (row := first_non_finite(gradient)) is not None:
+        token = reading.starts[row] + first_non_finite(gradient[row])
+        raise NonFiniteError(f"the gradient by the embedding of {model.name} at token {token} of its text")
 
 
 def _forward(filled: list[int], reading: Reading) -> list[int]:

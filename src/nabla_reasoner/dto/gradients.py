@@ -28,6 +28,7 @@ class Term(NamedTuple):
         direct_weight: factor of log π(·|y_<l) in ∂L/∂y_l; None for a classifier, which has no direct part.
         model: language model of the direct part; None for a classifier.
         hidden: hidden states of that model that predict the rollout's tokens; None for a classifier.
+        replaced: ids that the reward model reads as another id, and that id (see `engine.sequences.end_response`).
     """
 
     embedding: Float[Tensor, "rows hidden"]
@@ -35,6 +36,7 @@ class Term(NamedTuple):
     direct_weight: float | None = None
     model: Policy | None = None
     hidden: Float[Tensor, "length hidden"] | None = None
+    replaced: tuple[Sequence[int], int] | None = None
 
     def masked(self, prefix: bool, postfix: bool) -> "Term":
         """Return the term without its direct part (`prefix` False) or without its embedding part (`postfix` False)."""
@@ -100,5 +102,8 @@ def onehot_gradient(gradients: Sequence[Gradient], positions: Sequence[Sequence[
             hidden = torch.cat([row.hidden[p] for row, p in rows])
             log_probabilities = torch.log_softmax(at_least_float32(term.model.logits(hidden)), -1)[:, :vocab_size]
             part = part.add_(log_probabilities, alpha=term.direct_weight)
+        if term.replaced is not None:  # a policy's end token enters the reward model as that model's own
+            ids, target = term.replaced
+            part[:, list(ids)] = part[:, [target]]
         total = part if total is None else total.add_(part)
     return total

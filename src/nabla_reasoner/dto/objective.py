@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..engine.numerics import at_least_float32
-from ..engine.sequences import TokenSequence, with_end_token
+from ..engine.sampling import check_finite
+from ..engine.sequences import TokenSequence, replaced_columns, with_end_token
 from ..models.language_models import Policy, RewardModel
 from ..types import Messages
 from . import gradient_passes, gradients
@@ -32,8 +33,10 @@ class GradientTerms(NamedTuple):
 
 
 def check_weights(reward_weight: float, nll_weight: float) -> None:
-    """Raise ValueError for a negative weight."""
-    for name, value in (("reward_weight (λ)", reward_weight), ("nll_weight", nll_weight)):
+    """Raise ValueError for a negative weight, NaN or infinity."""
+    weights = {"reward_weight (λ)": reward_weight, "nll_weight": nll_weight}
+    check_finite(weights)
+    for name, value in weights.items():
         if value < 0:
             raise ValueError(f"{name} must be >= 0; got {value}. The released pair is 1.0 and 0.001.")
 
@@ -44,12 +47,15 @@ def make_sequence(
     """Tokenise one chat with the templates of both models.
 
     Raises:
-        ValueError: empty rollout, or vocabularies that differ.
+        ValueError: empty rollout, vocabularies that differ, or a text beyond the context of a model.
     """
     reward.check_vocabulary(policy)
     if not rollout:
         raise ValueError("a rollout must hold at least one token; got none. Sample one from the prefix first.")
-    return TokenSequence(policy.prompt_ids(messages), reward.prompt_ids(messages), list(prefix), list(rollout))
+    sequence = TokenSequence(policy.prompt_ids(messages), reward.prompt_ids(messages), list(prefix), list(rollout))
+    policy.check_length(len(sequence.policy_prompt), len(prefix) + len(rollout))
+    reward.check_length(len(sequence.reward_prompt), len(prefix) + len(rollout))
+    return sequence
 
 
 def relaxed_objective(
@@ -76,7 +82,8 @@ def relaxed_objective(
     def relaxed_log_likelihood(model: Policy, prompt: list[int], first: int, part: str = "reward_") -> Tensor:
         fixed = torch.nn.functional.one_hot(torch.tensor(prompt + sequence.prefix), policy.vocab_size).to(onehots)
         added = torch.tensor(end_token if model is not policy else [], dtype=torch.long)
-        tokens = torch.cat([fixed, onehots, torch.nn.functional.one_hot(added, policy.vocab_size).to(onehots)])
+        relaxed = onehots if model is policy else _as_read(onehots, reward)
+        tokens = torch.cat([fixed, relaxed, torch.nn.functional.one_hot(added, policy.vocab_size).to(onehots)])
         context = tokens if f"{part}postfix" in terms else tokens.detach()
         targets = tokens if f"{part}prefix" in terms else tokens.detach()
         hidden = model.hidden_states((context @ model.embedding[: policy.vocab_size])[None])[0]
@@ -88,7 +95,7 @@ def relaxed_objective(
     if reward.kind == "classifier":
         before = reward.embedding[torch.tensor(sequence.reward_prompt + sequence.prefix)]
         after = reward.embedding[torch.tensor(end_token + reward.suffix_ids, dtype=torch.long)]
-        scored = onehots if "reward_postfix" in terms else onehots.detach()
+        scored = _as_read(onehots if "reward_postfix" in terms else onehots.detach(), reward)
         embeddings = torch.cat([before, scored @ reward.embedding[: policy.vocab_size], after])
         value = reward.head_scores(reward.hidden_states(embeddings[None])[:, -1])[0]
     else:
@@ -98,6 +105,15 @@ def relaxed_objective(
                 reward.reference, sequence.reward_prompt, len(sequence.reward_prompt)
             )
     return -reward_weight * value - nll_weight * likelihood
+
+
+def _as_read(onehots: Float[Tensor, "length vocab"], reward: RewardModel) -> Float[Tensor, "length vocab"]:
+    """Return the tokens as the reward model reads them: the share of a policy's end token is its own end token's."""
+    if (replaced := replaced_columns(reward)) is None:
+        return onehots
+    ids, target = replaced
+    moved = onehots.index_add(1, torch.tensor([target] * len(ids)), onehots[:, ids])
+    return moved.index_fill(1, torch.tensor(ids), 0)
 
 
 def gradient_terms(

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import cost
+from ..engine.sampling import check_finite
 from . import objective
 from .gradients import TERMS
 from .straight_through import FLIPS
@@ -63,6 +64,7 @@ class DTOSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple(self.terms))  # a YAML file gives a list
+        check_finite(vars(self))
         check_choice("parameter", self.parameter, PARAMETERS)
         check_choice("update", self.update, UPDATES)
         check_choice("flip", self.flip, FLIPS)

@@ -63,7 +63,15 @@ def likelihood_models(reward: RewardModel, caches: ModelCaches | None) -> list[t
 
 def with_end_token(sequence: TokenSequence, reward: RewardModel) -> TokenSequence:
     """Return the sequence as the reward model reads it: its end token in place of the policy's, or appended."""
-    return sequence._replace(rollout=end_response(sequence.rollout, reward))
+    rollout = end_response(sequence.rollout, reward)
+    if reward.replaced_ends:  # a descent may put a policy's end token in the middle of its rollout
+        rollout = [reward.eos_ids[0] if token in reward.replaced_ends else token for token in rollout]
+    return sequence._replace(rollout=rollout)
+
+
+def replaced_columns(reward: RewardModel) -> tuple[list[int], int] | None:
+    """Return the end tokens that the reward model reads as another token, and that token; None without such tokens."""
+    return (sorted(reward.replaced_ends), reward.eos_ids[0]) if reward.replaced_ends else None
 
 
 def end_response(response: list[int], reward: RewardModel) -> list[int]:

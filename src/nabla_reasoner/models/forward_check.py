@@ -5,7 +5,8 @@ different lengths whose beginnings are cached. Each of these is wrong for some a
 both ways, which costs four small forward passes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -54,21 +55,17 @@ def check_forward(language_model: LanguageModel, head: Head, *, scores: bool = F
             f"scales them ({', '.join(settings)}). Use another architecture, e.g. Qwen, Llama or Gemma 3."
         )
     texts = _texts(language_model)
-    with torch.no_grad():
+    with torch.no_grad(), _refused(name, language_model.model.dtype):
         expected = [_own_outputs(language_model, text, scores=scores) for text in texts]
-        if not all(output.isfinite().all() for output in expected):
-            raise ValueError(
-                f"the outputs of {name} must be finite; got NaN or infinity in {language_model.model.dtype}. "
-                "Use dtype=float32 or other weights."
-            )
-        try:
-            batched = [head(hidden) for hidden in _batched_states(language_model, texts)]
-            alone = [head(_states(language_model, text)) for text in texts]
-        except (TypeError, AttributeError, ValueError, IndexError, KeyError, NotImplementedError) as error:
-            raise ValueError(
-                f"{name} cannot be read from embeddings with a key-value cache ({type(error).__name__}: {error}). "
-                "Use another architecture, e.g. Qwen or Llama."
-            ) from error
+    if not all(output.isfinite().all() for output in expected):
+        raise ValueError(
+            f"the outputs of {name} must be finite; got NaN or infinity in {language_model.model.dtype}. "
+            "Use dtype=float32 or other weights."
+        )
+    with torch.no_grad(), _refused(name, language_model.model.dtype):
+        batched = [head(hidden) for hidden in _batched_states(language_model, texts)]
+        alone = [head(_states(language_model, text)) for text in texts]
+        scale = _scale(language_model, texts, expected, scores=scores)
     tolerance = TOLERANCES[language_model.model.dtype]
     what, head_name = ("score", "score head") if scores else ("logit", "output matrix")
     for outputs, ours in (
@@ -76,13 +73,28 @@ def check_forward(language_model: LanguageModel, head: Head, *, scores: bool = F
         (batched, "the same text in a batch with another, its beginning cached"),
     ):
         outputs = [output[-len(own) :] for output, own in zip(outputs, expected, strict=True)]
-        difference = _difference(expected, outputs, scale=_scale(language_model, texts, expected, scores=scores))
+        difference = _difference(expected, outputs, scale=scale)
         if not difference.relative <= tolerance:
             raise ValueError(
                 f"{ours} must give what the model's own forward gives; {name} gives a {what} of "
                 f"{difference.actual:.6g} instead of {difference.expected:.6g}, {difference.relative:.2g} of the "
                 f"spread where {tolerance:g} is allowed. Use another architecture, e.g. Qwen or Llama."
             )
+
+
+@contextmanager
+def _refused(name: str, dtype: torch.dtype) -> Iterator[None]:
+    """Turn any error of a forward pass, memory apart, into a ValueError that names the model."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever an unknown architecture or an absurd configuration raises
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{name} cannot be read from embeddings with a key-value cache in {dtype} ({type(error).__name__}: "
+            f"{reason}). Check its config.json, try dtype=float32, or use another architecture, e.g. Qwen or Llama."
+        ) from error
 
 
 def _texts(language_model: LanguageModel) -> list[list[int]]:
