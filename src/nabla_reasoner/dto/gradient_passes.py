@@ -106,11 +106,15 @@ def _evaluate_batch(
     policy_pass = _likelihood(policy, prompts, batch, -objective.nll_weight, store, whole=False)
     reward_passes = _reward_passes(reward, batch, -objective.reward_weight, caches, slots, keep)
     terms, results = objective.terms, []
+    replaced = replaced_columns(reward, policy.vocab_size)
     for i, sequence in enumerate(batch):
         value = sum(sign * scored.values[i] for sign, scored in reward_passes)
         length = len(sequence.rollout)  # an end token that was added for the reward is not optimised
         parts = [policy_pass.terms[i].masked("prefix" in terms, "postfix" in terms)]
-        parts += [s.terms[i].masked("reward_prefix" in terms, "reward_postfix" in terms) for _, s in reward_passes]
+        parts += [
+            s.terms[i].masked("reward_prefix" in terms, "reward_postfix" in terms)._replace(replaced=replaced)
+            for _, s in reward_passes
+        ]
         results.append(
             Gradient(
                 terms=[_cut(term, length) for term in parts],
@@ -146,25 +150,15 @@ def _reward_passes(
 ) -> list[tuple[float, _Pass]]:
     """Return the pass of each model of the reward with its sign in r; gradient terms are multiplied by `weight`."""
     ended = [with_end_token(sequence, reward) for sequence in batch]
-    replaced = replaced_columns(reward)
     if reward.kind == "classifier":
         lengths = [len(sequence.rollout) for sequence in batch]
         store = _Slots(caches and caches.scorer, slots, keep)
-        return [(1.0, _replacing(_classifier(reward, ended, lengths, weight, store), replaced))]
+        return [(1.0, _classifier(reward, ended, lengths, weight, store))]
     prompts = [sequence.reward_prompt for sequence in batch]
     return [
-        (
-            sign,
-            _replacing(
-                _likelihood(model, prompts, ended, sign * weight, _Slots(cache, slots, keep), whole=True), replaced
-            ),
-        )
+        (sign, _likelihood(model, prompts, ended, sign * weight, _Slots(cache, slots, keep), whole=True))
         for model, sign, cache in likelihood_models(reward, caches)
     ]
-
-
-def _replacing(one_pass: _Pass, replaced: tuple[Sequence[int], int] | None) -> _Pass:
-    return one_pass._replace(terms=[term._replace(replaced=replaced) for term in one_pass.terms])
 
 
 def _likelihood(

@@ -109,7 +109,7 @@ def relaxed_objective(
 
 def _as_read(onehots: Float[Tensor, "length vocab"], reward: RewardModel) -> Float[Tensor, "length vocab"]:
     """Return the tokens as the reward model reads them: the share of a policy's end token is its own end token's."""
-    if (replaced := replaced_columns(reward)) is None:
+    if (replaced := replaced_columns(reward, onehots.shape[1])) is None:
         return onehots
     ids, target = replaced
     moved = onehots.index_add(1, torch.tensor([target] * len(ids)), onehots[:, ids])

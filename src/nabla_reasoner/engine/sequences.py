@@ -69,9 +69,14 @@ def with_end_token(sequence: TokenSequence, reward: RewardModel) -> TokenSequenc
     return sequence._replace(rollout=rollout)
 
 
-def replaced_columns(reward: RewardModel) -> tuple[list[int], int] | None:
-    """Return the end tokens that the reward model reads as another token, and that token; None without such tokens."""
-    return (sorted(reward.replaced_ends), reward.eos_ids[0]) if reward.replaced_ends else None
+def replaced_columns(reward: RewardModel, vocab_size: int) -> tuple[list[int], int] | None:
+    """Return the end tokens below `vocab_size` that the reward model reads as its own end token, and that token.
+
+    Returns:
+        None if there are none: the usual case, where policy and reward model end a turn alike.
+    """
+    ids, own = sorted(i for i in reward.replaced_ends if i < vocab_size), reward.eos_ids[0]
+    return (ids, own) if ids and own < vocab_size else None
 
 
 def end_response(response: list[int], reward: RewardModel) -> list[int]:
