@@ -138,6 +138,15 @@ def test_only_the_problem_concerned_fails(monkeypatch):
     assert [bool(solution.error) for solution in solutions] == [False, True, False]
 
 
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_logits_beyond_all_numbers_after_dto_fail(engine):
+    method = NablaReasoner(max_rollouts=2, max_new_tokens=6, step_size=1e308, grad_threshold=0.0, engine=engine)
+    inference = Inference(method, toys.policy("llama"), toys.reward(), seed=0)
+    (chunk,) = chunks(PROBLEMS[:1], 1, 8)
+    (solution,) = inference.predict_step(chunk)
+    assert "NonFiniteError: the " + {"fast": "logits after DTO", "reference": "objective"}[engine] in solution.error
+
+
 DTO_NUMBERS = ["reward_weight", "nll_weight", "step_size", "min_step_ratio", "ste_temperature", "draw_temperature"]
 NABLA_NUMBERS = ["confidence_threshold", "entropy_threshold", "grad_threshold", "rollout_temperature", "resample_top_p"]
 

@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import cost
+from ..engine.numerics import NonFiniteError
 from ..engine.sequences import TokenSequence
 from ..models.language_models import Policy, RewardModel
 from . import objective, straight_through
@@ -80,6 +81,8 @@ def _gradient_at(
     sequence = sequence._replace(rollout=hard.tolist())  # decides whether the reward model adds an end token
     loss = objective.relaxed_objective(policy, reward, sequence, leaf, terms=settings.terms, **settings.weights)
     (gradient,) = torch.autograd.grad(loss + 0 * leaf.sum(), leaf)  # + 0: no term may depend on the leaf
+    if not (loss.isfinite() and gradient.isfinite().all()):
+        raise NonFiniteError(f"the objective and its gradient by {policy.name} and {reward.name}")
     return loss.item(), gradient
 
 

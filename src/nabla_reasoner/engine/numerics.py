@@ -12,10 +12,11 @@ class NonFiniteError(ArithmeticError):
 
     Args:
         what: the quantity and where it was met, e.g. "logits of NAME for token 3".
+        remedy: what to do.
     """
 
-    def __init__(self, what: str):
-        super().__init__(f"{what} must be finite; got NaN or infinity. Use dtype=float32 or other weights.")
+    def __init__(self, what: str, remedy: str = "Use dtype=float32 or other weights."):
+        super().__init__(f"{what} must be finite; got NaN or infinity. {remedy}")
 
 
 CHUNK = 2**24  # largest number of entries of a temporary [rows, vocab] buffer
@@ -29,6 +30,12 @@ def at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]
 def finite_rows(logits: Float[Tensor, "*rows vocab"]) -> Bool[Tensor, "*rows"]:
     """Return which rows yield a distribution: no NaN, no +infinity, and not -infinity everywhere."""
     return logits.amax(-1).isfinite()
+
+
+def check_optimised(logits: Float[Tensor, "rows vocab"]) -> None:
+    """Raise NonFiniteError unless every row of logits after DTO yields a distribution."""
+    if not finite_rows(logits).all():
+        raise NonFiniteError("the logits after DTO", "Lower step_size, or use dtype=float32.")
 
 
 def first_non_finite(rows: Float[Tensor, "*shape"]) -> int | None:

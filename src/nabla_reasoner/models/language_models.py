@@ -131,7 +131,7 @@ class RewardModel(LanguageModel):
         self.suffix_ids = self.format.closing[1:] if kind == "classifier" else []
         self._special_ids = special_ids(tokenizer)
         self.replaced_ends = self._foreign_ends(self.eos_ids)
-        self._checked: set[int] = set()
+        self._checked: list[tuple[transformers.PreTrainedTokenizerBase, list[int]]] = []
 
     @classmethod
     def from_pretrained(
@@ -192,7 +192,7 @@ class RewardModel(LanguageModel):
 
         The policy's end tokens are noted: a response that ends with one is read with this model's own end token.
         """
-        if id(policy) in self._checked:
+        if any(tokenizer is policy.tokenizer and ends == policy.eos_ids for tokenizer, ends in self._checked):
             return
         rows = len(self.model.get_input_embeddings().weight)
         if not _same_ids(policy.tokenizer, self) or rows < policy.vocab_size:
@@ -202,7 +202,7 @@ class RewardModel(LanguageModel):
                 "Choose a reward model of the same family."
             )
         self.replaced_ends |= self._foreign_ends(policy.eos_ids)
-        self._checked.add(id(policy))
+        self._checked.append((policy.tokenizer, list(policy.eos_ids)))
 
     def head_scores(self, hidden: Float[Tensor, "batch hidden"]) -> Float[Tensor, " batch"]:
         """Return a classifier's score at one position per sequence."""
