@@ -91,11 +91,7 @@ def sample(
         cache = PrefixCache(len(set(slots)))
     texts = {slots[i]: list(prefixes[i]) for i in waiting}
     hidden, prefilled = _prefill(policy, cache, texts)
-    if output_slots is None:
-        output_slots = [None] * len(prefixes) if store is None else slots
-    for i in waiting:
-        if output_slots[i] not in (None, slots[i]):
-            store.fork(slots[i], output_slots[i])
+    output_slots = _fork(store, slots, output_slots, waiting)
     queue = [
         _Sequence(
             index=i,
@@ -118,6 +114,21 @@ def sample(
             results[i] = rollout._replace(prefilled=prefilled.pop(slots[i], 0))
         queue = [sequence for sequence in queue if sequence.index not in decoder.ended]
     return results
+
+
+def _fork(
+    store: TokenCache | None,
+    slots: Sequence[int],
+    output_slots: Sequence[int | None] | None,
+    waiting: Sequence[int],
+) -> Sequence[int | None]:
+    """Return each continuation's slot, and copy its prefix there if that is another slot; see `sample`."""
+    if output_slots is None:
+        output_slots = [None] * len(slots) if store is None else slots
+    for i in waiting:
+        if output_slots[i] not in (None, slots[i]):
+            store.fork(slots[i], output_slots[i])
+    return output_slots
 
 
 def _prefill(

@@ -128,7 +128,7 @@ class RewardModel(LanguageModel):
                     "agree. Choose a reference model of the same family."
                 )
         self.format = self._read_format()
-        self.suffix_ids = self.format.closing[1:] if kind == "classifier" else []
+        self.suffix_ids = [] if kind == "likelihood" else self.format.closing[1:]
         self._special_ids = special_ids(tokenizer)
         self.replaced_ends = self._foreign_ends(self.eos_ids)
         self._checked: list[tuple[transformers.PreTrainedTokenizerBase, list[int]]] = []
@@ -217,7 +217,7 @@ class RewardModel(LanguageModel):
             found = read_format(self.tokenizer)
         except ValueError as error:
             raise ValueError(f"the reward model {self.name} cannot be used: {error}") from error
-        if self.kind == "classifier" and found.closing[:1] != self.eos_ids[:1]:
+        if self.kind != "likelihood" and found.closing[:1] != self.eos_ids[:1]:
             raise ValueError(
                 f"a classifier's chat template must close an answer with a special end token; that of {self.name} "
                 f"closes it with {self.tokenizer.decode(found.closing)!r}. Correct chat_template."

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers
 
+from .folder_size import check_sizes
 from .tokenizers import load_tokenizer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
@@ -39,6 +40,7 @@ def load(
         )
     if (name.startswith((".", "/", "~")) or name.count("/") != 1) and not Path(name, "config.json").is_file():
         raise ValueError(f"a model must be a hub name or a folder with a config.json; got {name!r}. Check the path.")
+    check_sizes(Path(name), name)
     tokenizer = load_tokenizer(name)
     try:
         with _without_notices():
@@ -108,7 +110,8 @@ def _check_keys(name: str, report: dict[str, Any]) -> None:
 def _check_finite(name: str, model: torch.nn.Module) -> None:
     """Raise ValueError naming the first weight with NaN or infinity."""
     tensors = dict(model.named_parameters())
-    sums = torch.stack([weight.sum(dtype=torch.float64).cpu() for weight in tensors.values()])
+    wide = [torch.promote_types(weight.dtype, torch.float32) for weight in tensors.values()]
+    sums = torch.stack([weight.sum(dtype=d).cpu().double() for weight, d in zip(tensors.values(), wide, strict=True)])
     for (key, weight), finite in zip(tensors.items(), sums.isfinite().tolist(), strict=True):
         if not finite and not weight.isfinite().all():
             raise ValueError(
