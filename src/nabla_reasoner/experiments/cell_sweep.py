@@ -78,10 +78,20 @@ def check(command: Command, sweeps: Sequence[Sweep]) -> None:
             sweep.check_records(cell)
     if _launcher(command):
         return  # the machine that submits jobs need not be able to load the models
-    for cell in {json.dumps([c["policy"], c["reward"], c["task"]], sort_keys=True): c for c in cells}.values():
-        policy, _ = build.load_models(cell)
-        lengths = [len(policy.prompt_ids(problem.messages)) for problem in build.build_problems(cell)]
-        policy.check_length(max(lengths), cell["max_new_tokens"])
+    for cell, scores in _different_models(cells):
+        policy, reward = build.load_models(cell)
+        for model in (policy, reward) if scores else (policy,):
+            lengths = [len(model.prompt_ids(problem.messages)) for problem in build.build_problems(cell)]
+            model.check_length(max(lengths), cell["max_new_tokens"])
+
+
+def _different_models(cells: Sequence[Cell]) -> list[tuple[Cell, bool]]:
+    """Return a cell for each policy, reward and task, and whether its method uses the reward model."""
+    groups = {}
+    for cell in cells:
+        scores = getattr(build.build_method(cell), "uses_reward", True)
+        groups[json.dumps([cell["policy"], cell["reward"], cell["task"], scores], sort_keys=True)] = cell, scores
+    return list(groups.values())
 
 
 def _launcher(command: Command) -> bool:

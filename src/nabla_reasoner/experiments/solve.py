@@ -16,7 +16,8 @@ def run(command: Command, cell: Cell) -> int:
         methods = {part["method"]["name"]: build.build_method(part) for part in (baseline, cell)}
         build.prepare_models(cell)
         policy, reward = build.load_models(cell)
-        policy.check_length(len(policy.prompt_ids(problem.messages)), cell["max_new_tokens"])
+        for model in (policy, reward):
+            model.check_length(len(model.prompt_ids(problem.messages)), cell["max_new_tokens"])
     print(f"policy {policy.name}, reward {reward.name} ({reward.kind})")
     for name, method in methods.items():
         (solution,) = method.solve([problem], policy, reward, seed=cell["seed"])
