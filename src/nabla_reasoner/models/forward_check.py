@@ -113,7 +113,9 @@ def _own_outputs(language_model: LanguageModel, text: list[int], *, scores: bool
     output = language_model.model(input_ids=torch.tensor([text], device=language_model.device), use_cache=False)
     logits = output.logits[0]
     logits = logits if logits.ndim == 2 else logits[None]  # a sequence classifier returns the last token's only
-    return logits if scores else logits[:, : language_model.vocab_size]
+    if scores:  # of two labels, the score is the difference
+        return logits.diff(dim=-1) if logits.shape[1] == 2 else logits
+    return logits[:, : language_model.vocab_size]
 
 
 def _states(language_model: LanguageModel, text: list[int]) -> Float[Tensor, "length hidden"]:

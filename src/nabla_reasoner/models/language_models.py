@@ -170,7 +170,7 @@ class RewardModel(LanguageModel):
         if self.strong is not None:
             self.strong.check_forward()
         else:
-            check_forward(self, self.model.score, scores=True)
+            check_forward(self, lambda hidden: self.head_scores(hidden)[:, None], scores=True)
 
     def prompt_ids(self, messages: Messages) -> list[int]:
         """Return the token ids of a chat up to the assistant's answer, as the template writes the finished chat."""
