@@ -291,7 +291,8 @@ def test_fast_engine_equals_reference(parameter, update, form, kind, reference):
         assert actual.token_ids == expected.token_ids
         assert actual.objective == pytest.approx(expected.objective, abs=1e-9)
     assert sum(r.cost.flops for r in fast) < sum(r.cost.flops for r in plain)
-    assert any(result.token_ids != start for result, start in zip(fast, CASES["rollout_ids"], strict=True))
+    if update == "all":  # without flips, gradients after them would not be compared
+        assert any(result.token_ids != start for result, start in zip(fast, CASES["rollout_ids"], strict=True))
 
 
 def test_flips_of_a_likelihoods_prefix_form_read_nothing(tokens_read):
