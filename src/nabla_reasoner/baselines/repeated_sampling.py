@@ -8,7 +8,7 @@ from .. import cost
 from ..cost import Cost
 from ..engine import generation, scoring
 from ..engine.generation import Rollout
-from ..engine.sampling import Sampling, keyed_uniforms
+from ..engine.sampling import Sampling, check_finite, keyed_uniforms
 from ..engine.trajectory import SampleLog, seconds_share
 from ..models.language_models import Policy, RewardModel
 from ..tasks import grading
@@ -125,7 +125,8 @@ class KeyedSampler(NamedTuple):
 
 
 def check_counts(counts: dict[str, int]) -> None:
-    """Raise ValueError naming the first count below 1."""
+    """Raise ValueError naming the first count below 1, NaN or infinite."""
+    check_finite(counts)
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be >= 1; got {count}.")
@@ -177,18 +178,20 @@ class _RepeatedSampling:
         A solution is the answer of the majority (`vote`), the sample of highest reward, or else the first sample.
 
         Raises:
-            ValueError: a prompt and its response do not fit the policy's context.
+            ValueError: a prompt and its response do not fit the context of the policy or of the reward model.
         """
         begin = time.perf_counter()
         prompts = [policy.prompt_ids(problem.messages) for problem in problems]
         for prompt in prompts:
             policy.check_length(len(prompt), self.max_new_tokens)
+        reward_prompts = [] if reward is None else [reward.prompt_ids(problem.messages) for problem in problems]
+        for prompt in reward_prompts:
+            reward.check_length(len(prompt), self.max_new_tokens)
         sampler = KeyedSampler(policy, self.sampling, seed, repeat)
         rollouts = sampler.draw(problems, prompts, "rollout", self.num_samples, self.max_new_tokens)
         flat = [rollout for samples in rollouts for rollout in samples]
         rewards, costs = [None] * len(flat), [Cost()] * len(flat)
         if reward is not None:
-            reward_prompts = [reward.prompt_ids(problem.messages) for problem in problems]
             repeated = [prompt for prompt in reward_prompts for _ in range(self.num_samples)]
             rewards, costs = scoring.rewards(reward, repeated, [rollout.token_ids for rollout in flat])
         pairs = list(zip(problems, rollouts, strict=True))

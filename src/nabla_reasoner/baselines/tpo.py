@@ -112,11 +112,14 @@ class TPO:
         """Return one solution per problem, in order; responses do not depend on which problems share a batch.
 
         Raises:
-            ValueError: a prompt (question, critique, instructions or revision) beyond the policy's context.
+            ValueError: a prompt (question, critique, instructions or revision) beyond the policy's context, or a
+                response beyond the reward model's.
         """
         reward.check_vocabulary(policy)
         sampler = KeyedSampler(policy, self.sampling, seed, repeat)
         cases = [_Case(problem, reward.prompt_ids(problem.messages)) for problem in problems]
+        for case in cases:
+            reward.check_length(len(case.reward_prompt), self.max_new_tokens)
         self._respond(sampler, reward, cases, [problem.question for problem in problems], "round 0")
         for number in range(1, self.num_iterations + 1):
             texts = [_extremes(case, policy) for case in cases]

@@ -18,6 +18,7 @@ from .schema import (
     Settings,
     Wandb,
     check_ascending,
+    check_finite_numbers,
     describe_error,
 )
 
@@ -251,6 +252,7 @@ def check(kind: str, values: dict[str, Any]) -> BaseModel:
     Raises:
         ValueError: the first wrong value: its key, what must hold, and what came.
     """
+    check_finite_numbers(values)
     try:
         return SETTINGS[kind].model_validate(values)
     except ValidationError as error:

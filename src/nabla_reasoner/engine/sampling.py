@@ -1,6 +1,8 @@
 """Sampling of one token: temperature, top-k, top-p, keyed uniform numbers."""
 
 import hashlib
+import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +26,7 @@ class Sampling(NamedTuple):
 
     def check(self) -> "Sampling":
         """Raise ValueError if a value is out of range; return the settings unchanged."""
+        check_finite(self._asdict())
         if self.temperature < 0:
             raise ValueError(f"temperature must be >= 0; got {self.temperature}. Use 0 for greedy decoding.")
         if not 0 < self.top_p <= 1:
@@ -31,6 +34,13 @@ class Sampling(NamedTuple):
         if self.top_k < 0:
             raise ValueError(f"top_k must be >= 0; got {self.top_k}. Use 0 to keep every token.")
         return self
+
+
+def check_finite(settings: Mapping[str, object]) -> None:
+    """Raise ValueError naming the first setting that is NaN or infinity, which pass any comparison by `<` or `>`."""
+    for name, value in settings.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number; got {value}. Write a number.")
 
 
 def keyed_uniforms(seed: int, problem_id: str, repeat: int, stage: str, count: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from ..models.language_models import RewardModel
 from . import batching
 from .cached_forward import read
 from .kv_cache import shared_slots
-from .numerics import at_least_float32, likelihood
+from .numerics import NonFiniteError, at_least_float32, first_non_finite, likelihood
 from .sequences import ModelCaches, end_response, likelihood_models
 
 
@@ -40,6 +40,9 @@ def rewards(
         slots: cache slot of each response.
         close: append the end token to a response that has none. Otherwise it is scored as the beginning of a longer
             one: by its log-likelihood so far, or by a classifier's score at its last token.
+
+    Raises:
+        NonFiniteError: a score or log-probability that is NaN or infinite.
     """
     requests = [_request(reward, p, r, close=close) for p, r in zip(prompts, responses, strict=True)]
     store = caches is not None
@@ -66,7 +69,8 @@ def rewards(
 
 
 def _request(reward: RewardModel, prompt: Sequence[int], response: Sequence[int], *, close: bool) -> _Request:
-    response = end_response(list(response), reward) if close else response
+    if close or response[-1] in reward.replaced_ends:
+        response = end_response(list(response), reward)
     suffix = reward.suffix_ids if response[-1] in reward.eos_ids else []  # follows an end-of-turn token only
     return _Request(list(prompt), [*prompt, *response, *suffix])
 
@@ -95,8 +99,10 @@ def _score_batch(
         reading = read(reward, texts, [len(text) - 1 for text in texts], cache, slots)
         if store:
             cache.put(slots, texts, reading.starts, reading.cache)
-        values = at_least_float32(reward.head_scores(reading.last())).tolist()
-        return list(zip(values, reading.lengths, strict=True))
+        scores = at_least_float32(reward.head_scores(reading.last()))
+        if (row := first_non_finite(scores)) is not None:
+            raise NonFiniteError(f"the score of {reward.name} at the last of {len(texts[row])} tokens")
+        return list(zip(scores.tolist(), reading.lengths, strict=True))
     firsts = [len(request.prompt) for request in batch]
     totals, lengths = [0.0] * len(batch), []
     for model, sign, cache in likelihood_models(reward, caches):
@@ -105,6 +111,9 @@ def _score_batch(
         values, _ = likelihood(model, *reading.predictors(spans))
         parts = values.split([right - left for left, right in spans])
         for i, (part, first, (left, _)) in enumerate(zip(parts, firsts, spans, strict=True)):
+            if (row := first_non_finite(part)) is not None:
+                place = f"token {left - first + row} of the response"
+                raise NonFiniteError(f"the log-probability by {model.name} of {place}")
             before = cache.log_likelihood(slots[i], first, left) if cache is not None else 0.0
             totals[i] += sign * (before + part.sum().item())
         if store:
