@@ -84,8 +84,8 @@ def replaced_columns(reward: RewardModel, vocab_size: int) -> tuple[list[int], i
     Returns:
         None if there are none: the usual case, where policy and reward model end a turn alike.
     """
-    ids, own = sorted(i for i in reward.replaced_ends if i < vocab_size), reward.eos_ids[0]
-    return (ids, own) if ids and own < vocab_size else None
+    ids, end = sorted(i for i in reward.replaced_ends if i < vocab_size), reward.eos_ids[0]
+    return (ids, end) if ids and end < vocab_size else None
 
 
 def end_response(response: list[int], reward: RewardModel) -> list[int]:

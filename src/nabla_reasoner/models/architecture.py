@@ -36,10 +36,10 @@ def longest_text(model: torch.nn.Module, name: str) -> Limit:
     tokens = getattr(config, "max_position_embeddings", None)
     others = sorted(set(getattr(config, "layer_types", None) or ()) - set(LAYER_TYPES))
     if not isinstance(tokens, int) or tokens < 1 or others:
-        found = f"layers of type {', '.join(others)}" if others else f"max_position_embeddings {tokens}"
+        fault = f"layers of type {', '.join(others)}" if others else f"max_position_embeddings {tokens}"
         raise ValueError(
             f"a model must be a transformer whose config.json names its longest text (max_position_embeddings) and "
-            f"whose layers are of type {' or '.join(LAYER_TYPES)}; {name} ({type(model).__name__}) has {found}. "
+            f"whose layers are of type {' or '.join(LAYER_TYPES)}; {name} ({type(model).__name__}) has {fault}. "
             "Use another architecture, e.g. Qwen or Llama."
         )
     limit = Limit(tokens, "max_position_embeddings")

@@ -47,10 +47,10 @@ def read_format(tokenizer: transformers.PreTrainedTokenizerBase) -> ChatFormat:
         raise ValueError(f"its chat template must write the assistant's answer; got {whole!r}. Correct chat_template.")
     dropped, opening, closing = (_encode(tokenizer, text) for text in (prompt[shared:], before, after))
     prompt_ids, ids = _encode(tokenizer, prompt), _encode(tokenizer, whole)
-    kept = prompt_ids[: len(prompt_ids) - len(dropped)]
-    if ids[: len(kept) + len(opening)] != kept + opening and not before.strip():
+    beginning = prompt_ids[: len(prompt_ids) - len(dropped)]
+    if ids[: len(beginning) + len(opening)] != beginning + opening and not before.strip():
         opening = []  # white space that the tokenizer joins to the answer's first token
-    if [*kept, *dropped] != prompt_ids or [*kept, *opening] != ids[: len(kept) + len(opening)]:
+    if [*beginning, *dropped] != prompt_ids or [*beginning, *opening] != ids[: len(beginning) + len(opening)]:
         raise ValueError(
             f"its chat template must begin a finished chat like its prompt; got {prompt!r} and {whole!r}. "
             "Correct chat_template."

@@ -72,7 +72,7 @@ def check_forward(language_model: LanguageModel, head: Head, *, scores: bool = F
         (alone, f"the {head_name} applied to the last hidden state"),
         (batched, "the same text in a batch with another, its beginning cached"),
     ):
-        outputs = [output[-len(own) :] for output, own in zip(outputs, expected, strict=True)]
+        outputs = [output[-len(rows) :] for output, rows in zip(outputs, expected, strict=True)]
         difference = _difference(expected, outputs, scale=scale)
         if not difference.relative <= tolerance:
             raise ValueError(
@@ -155,9 +155,9 @@ def _scale(language_model: LanguageModel, texts: list[list[int]], expected: list
 
 
 def _difference(expected: list[Tensor], actual: list[Tensor], *, scale: float) -> Difference:
-    own, ours = (torch.cat([output.double().flatten() for output in outputs]) for outputs in (expected, actual))
-    gaps = (own - ours).abs()
+    wanted, computed = (torch.cat([output.double().flatten() for output in outputs]) for outputs in (expected, actual))
+    gaps = (wanted - computed).abs()
     gaps = gaps.masked_fill(gaps.isnan(), torch.inf)
     index = gaps.argmax()
     gap = gaps[index].item()
-    return Difference(gap / scale if gap and scale else gap and torch.inf, own[index].item(), ours[index].item())
+    return Difference(gap / scale if gap and scale else gap and torch.inf, wanted[index].item(), computed[index].item())

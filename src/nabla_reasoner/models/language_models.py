@@ -227,15 +227,15 @@ class RewardModel(LanguageModel):
 
     def _read_format(self) -> ChatFormat:
         try:
-            found = read_format(self.tokenizer)
+            chat_format = read_format(self.tokenizer)
         except ValueError as error:
             raise ValueError(f"the reward model {self.name} cannot be used: {error}") from error
-        if self.kind != "likelihood" and found.closing[:1] != self.eos_ids[:1]:
+        if self.kind != "likelihood" and chat_format.closing[:1] != self.eos_ids[:1]:
             raise ValueError(
                 f"a classifier's chat template must close an answer with a special end token; that of {self.name} "
-                f"closes it with {self.tokenizer.decode(found.closing)!r}. Correct chat_template."
+                f"closes it with {self.tokenizer.decode(chat_format.closing)!r}. Correct chat_template."
             )
-        return found
+        return chat_format
 
 
 def _same_ids(tokenizer: transformers.PreTrainedTokenizerBase, other: LanguageModel) -> bool:
