@@ -12,7 +12,7 @@ from torch import Tensor
 from ..types import Messages
 from . import architecture
 from .chat_format import read_format, special_ids
-from .tokenizers import chat_ids
+from .tokenizers import chat_ids, vocabulary_size
 
 ROWS = 2**14  # embedding rows that are computed together
 
