@@ -14,6 +14,7 @@ import toy_runs
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.config.schema import ROOT
 from nabla_reasoner.cost import Cost
+from nabla_reasoner.evaluation.outcomes import read_table1
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
 from nabla_reasoner.evaluation.statistics import ratio_interval
 from nabla_reasoner.experiments import figure3, figure4, table3, table4, table5
@@ -131,7 +132,7 @@ def test_table5_divides_totals_of_the_problems_that_both_solved(tmp_path: Path):
 def test_model_calls_are_split_into_parts_that_add_up(tmp_path: Path):
     write(tmp_path, "best_of_n", [{}], costs=[Cost(decode_tokens=190, model_calls=200, flops=2e6)])
     write(tmp_path, "nabla_reasoner", [{}])
-    base, own = figure3.cost_rows(tmp_path)
+    base, own = figure3.cost_rows(read_table1(tmp_path).records)
     assert [own[part] for part in figure3.COST_PARTS] == [100, 8, 12]
     assert [base[part] for part in figure3.COST_PARTS] == [190, 10, 0]
     assert base["saving_percent"] == pytest.approx(40)
@@ -157,7 +158,7 @@ def make_curves(results: Path) -> list[dict]:
     short = {"trajectory": toy_runs.ladder([0])}  # found no revision, but looked for one
     long = {"trajectory": toy_runs.ladder([0, 0, 1])}
     write(results, "nabla_reasoner", [long, short], costs=[Cost(model_calls=34), Cost(model_calls=16)])
-    return figure4.curve_rows(results, {})
+    return figure4.curve_rows(read_table1(results), {})
 
 
 def test_curves_give_accuracy_and_full_cost_at_every_budget(tmp_path: Path):
@@ -181,19 +182,19 @@ def test_ceiling_takes_the_highest_reward_found_anywhere(tmp_path: Path):
     lines = [json.loads(line) | {"reward": -1.0} for line in path.read_text(encoding="utf-8").splitlines()]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     found = {"p0": {"reward": -2.0, "correct": False}, "p1": {"reward": -0.5, "correct": True}}
-    *_, line = figure4.curve_rows(tmp_path, {"chain_sum": found})
+    *_, line = figure4.curve_rows(read_table1(tmp_path), {"chain_sum": found})
     assert (line["method"], line["accuracy"], line["source"]) == (
         "best_reward",
         100,
         "beam search of the reward, 1 from records",
     )
-    rows = figure4.curve_rows(tmp_path, {"chain_sum": {**found, "p0": {"reward": -0.9, "correct": False}}})
+    rows = figure4.curve_rows(read_table1(tmp_path), {"chain_sum": {**found, "p0": {"reward": -0.9, "correct": False}}})
     assert rows[-1]["accuracy"] == 50
     panel = figure4.curves(pd.DataFrame(rows)).axes[0]
     (drawn,) = [line for line in panel.lines if line.get_label() == "ceiling: highest reward found"]
     assert set(drawn.get_ydata()) == {50}
     assert "50.0 (beam search" in figure4.caption(rows, "c")
-    assert "not searched" in figure4.caption(figure4.curve_rows(tmp_path, {}), "c")
+    assert "not searched" in figure4.caption(figure4.curve_rows(read_table1(tmp_path), {}), "c")
 
 
 def test_setting_of_the_paper_scale_that_drifts_has_no_reason():

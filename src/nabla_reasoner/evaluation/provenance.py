@@ -13,6 +13,7 @@ import torch
 
 from .. import cost
 from ..config.schema import ROOT
+from .record_files import read_object, warn_once
 
 PACKAGES = (
     "torch",
@@ -56,6 +57,31 @@ def device_facts(device: str) -> dict[str, Any]:
     return {"device": names[0] if names else platform.processor() or platform.machine(), "count": os.cpu_count()}
 
 
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """Return the summary of a folder; None if there is none, or a damaged one, which is named in a line."""
+    path = folder / "summary.json"
+    summary = read_object(path)
+    runs = summary.get("invocations") if summary else None
+    if isinstance(runs, list) and runs and all(isinstance(run, dict) for run in runs):
+        return summary
+    if path.exists():
+        warn_once(f"{path} is damaged and is treated as missing; the next command writes a new one.")
+    return None
+
+
+def mixed_versions(folder: Path) -> list[str]:
+    """Return a sentence if commands at several commits, or with several package versions, made a folder's results."""
+    summary = read_summary(folder)
+    runs = summary["invocations"] if summary else []
+    commits = [f"{run['commit'][:8]}{'-dirty' if run.get('dirty') else ''}" for run in runs if run.get("commit")]
+    parts = [f"commits {', '.join(dict.fromkeys(commits))}"] if len(set(commits)) > 1 else []
+    for name in PACKAGES:
+        versions = [run["packages"].get(name) for run in runs if isinstance(run.get("packages"), dict)]
+        if len(set(versions)) > 1:
+            parts.append(f"{name} {', '.join(map(str, dict.fromkeys(versions)))}")
+    return [f"Commands of different versions worked on these results: {'; '.join(parts)}."] if parts else []
+
+
 class Summary:
     """The summary of one command, written when it starts and again when it ends.
 
@@ -64,12 +90,13 @@ class Summary:
 
     def __init__(self, folder: Path, command: str, config: dict[str, Any], sweep: dict[str, list], device: str):
         self.path, self.started, self.device = folder / "summary.json", time.time(), device
-        previous = json.loads(self.path.read_text())["invocations"] if self.path.exists() else []
+        previous = read_summary(folder)
         self.entry = {
             "command": command,
             **commit(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **device_facts(device),
+            "packages": {name: version(name) for name in PACKAGES},
             "status": "running",
         }
         self.content = {
@@ -78,10 +105,9 @@ class Summary:
             "sweep": sweep,
             "settings_of_each_cell": "records/*.settings.json",
             "python": platform.python_version(),
-            "packages": {name: version(name) for name in PACKAGES},
             "platform": platform.platform(),
         }
-        self.invocations = [*previous, self.entry]
+        self.invocations = [*(previous["invocations"] if previous else []), self.entry]
         self._write()
 
     def close(self, status: str, **facts: Any) -> None:

@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation.outcomes import Outcomes, Row, start_policies, table1_outcomes
+from ..evaluation.outcomes import Outcomes, Row, read_table1, start_policies
 from ..evaluation.records import CellKey
 from ..reporting import paper_numbers, tables
-from ..reporting.figures import legend_below
+from ..reporting.figures import legend_below, paragraphs
 from ..reporting.method_names import METHODS, NABLA, NULL_ARM, OURS, STYLES
 from .command import Command
 from .from_results import write_result_figure
@@ -20,9 +20,11 @@ from .from_results import write_result_figure
 
 def figure3(results: Path, scale: str, command: str) -> tuple[Figure, str, str]:
     """Return figure, caption and rows (CSV text)."""
-    rows = cost_rows(results)
+    experiment = read_table1(results)
+    rows = cost_rows(experiment.records)
     figure = costs(pd.DataFrame(rows))
-    return figure, cost_caption(rows, command), tables.csv_text(COST_COLUMNS, rows)
+    text = cost_caption(rows, command) + paragraphs(experiment.notes())
+    return figure, text, tables.csv_text(COST_COLUMNS, rows)
 
 
 PARTS = {
@@ -88,17 +90,17 @@ COST_COLUMNS = (
 ).split()
 
 
-def cost_rows(folder: Path) -> list[Row]:
+def cost_rows(outcomes: Outcomes) -> list[Row]:
     """Return rows of `COST_COLUMNS`: mean model calls per problem by purpose.
 
     A decoded token is one call and a gradient evaluation four. The rest are passes over whole sequences (prefills,
     rewards, reading by the selection and the revision), one call each. `saving_percent` is the share of a method's
     calls that ∇-Reasoner in one pass saves.
 
-    Raises:
-        ValueError: there are no records.
+    Args:
+        outcomes: of Table 1's records.
     """
-    outcomes, rows = table1_outcomes(folder), []
+    rows = []
     policies = start_policies(key.policy for key in outcomes)
     for policy, task in dict.fromkeys(key[:2] for key in outcomes if key.policy in policies):
         cell_rows = [{"policy": policy, "task": task} | row for row in _cost_rows(outcomes, policy, task)]

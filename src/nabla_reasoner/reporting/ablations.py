@@ -151,7 +151,7 @@ def table_rows(settings: Sequence[Setting], loaded: Mapping[str, Runs]) -> list[
             selected = tasks if task == POOLED else [task]
             plain, family = None, []
             for setting in settings:
-                parts = [loaded[setting.folder].get((policy, part), SettingRuns({}, 0)) for part in selected]
+                parts = [_comparable(loaded[setting.folder], default, (policy, part)) for part in selected]
                 runs = {key: attempt for part in parts for key, attempt in part.attempts.items()}
                 if setting.size is not None:
                     runs = {key: stopped(attempt, setting.size) for key, attempt in runs.items()}
@@ -164,6 +164,12 @@ def table_rows(settings: Sequence[Setting], loaded: Mapping[str, Runs]) -> list[
                 family.append(row)
             rows += with_verdicts(family)
     return rows
+
+
+def _comparable(runs: Runs, default: Runs, cell: tuple[str, str]) -> SettingRuns:
+    """Return a setting's runs of a policy and task; none if their models, task or split are not the default's."""
+    found = runs.get(cell, SettingRuns({}, 0))
+    return found if found.conditions in (None, default[cell].conditions) else SettingRuns({}, 0)
 
 
 def _joined_status(parts: Sequence[SettingRuns]) -> str:

@@ -63,6 +63,11 @@ TEXT = dict.fromkeys(("own", "best", "dto", "one_by_one", "first", "second", "to
 BLUE, ORANGE, GREEN, GREY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#999999", "#F0E442"
 
 
+def paragraphs(sentences: Iterable[str]) -> str:
+    """Return sentences as paragraphs that follow a caption; nothing if there are none."""
+    return "".join(f"\n{sentence}\n" for sentence in sentences)
+
+
 Entries = dict[str, Artist | Container]  # handles of a legend by label
 
 

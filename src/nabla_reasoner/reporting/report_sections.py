@@ -9,7 +9,7 @@ from . import accuracy_table
 from .claims import Decision
 from .evidence import Evidence, Row
 from .html_report import Block, Code, Figure, Heading, Markdown, Table, demoted, page_blocks
-from .method_names import OURS, STYLES
+from .method_names import OURS, label
 
 FIGURES = ("figure1", "figure2", "figure3", "figure4")
 CAPTIONS = {
@@ -124,7 +124,7 @@ def _table1(inputs: ReportInputs) -> list[Block]:
     for row in inputs.table1:
         texts = accuracy_table.format_row(row, sources)
         costs = [_number(row[name], ",.4g" if name != "flops" else ".3g") for name in accuracy_table.COSTS]
-        rows.append([*texts[:2], STYLES[row["method"]].label, *texts[3:6], *costs, *texts[10:]])
+        rows.append([*texts[:2], label(row["method"]), *texts[3:6], *costs, *texts[10:]])
     columns = ["ours, %" if name == "accuracy, %" else name for name in accuracy_table.HEADER]
     notes = [accuracy_table.NOTE, *(f"[{number}] {source}" for number, source in enumerate(sources, start=1))]
     blocks: list[Block] = [Table(columns, rows), Markdown("\n\n".join(notes))]
@@ -148,7 +148,7 @@ def _comparisons(comparisons: Sequence[Row]) -> list[Block]:
         for row in (matched["rollouts"], matched["flops"]):
             interval = f"{row['ci_low']:+.1f} to {row['ci_high']:+.1f}"
             cells += [f"{row['difference']:+.1f}", interval, f"{row['p_value']:.2g}", row["verdict"]]
-        rows.append([policy, task, STYLES[baseline].label, *cells, matched["flops"]["note"]])
+        rows.append([policy, task, label(baseline), *cells, matched["flops"]["note"]])
     names = ["difference", "95 % interval", "p", "verdict"]
     columns = ["policy", "task", "∇-Reasoner minus", *(f"{name}, as run" for name in names)]
     columns += [*(f"{name}, equal FLOPs" for name in names), "how matched"]
