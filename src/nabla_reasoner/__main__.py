@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .config.targets import Target, find
+from .config.wandb_mode import chosen_mode
 
 WRONG, INTERRUPTED = 2, 130
 HELP = ("help", "--help", "-h")
@@ -44,6 +45,7 @@ def _run(target: Target, words: Sequence[str]) -> int:
     if target.argument and not argument.strip():
         raise ValueError(f"{target.name} needs {target.argument}; got {argument!r}. Example: {target.example}")
     settings = _settings(target, overrides)
+    chosen_mode("offline")  # a wrong WANDB_MODE is refused before anything is computed
 
     from hydra.utils import get_method
 
@@ -75,6 +77,11 @@ def _settings(target: Target, overrides: list[str]) -> Any:
 
 
 if __name__ == "__main__":
+    if sys.getfilesystemencoding() != "utf-8":  # names of files and models could not be written in this locale
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "nabla_reasoner", *sys.argv[1:]])
+    for stream in (sys.stdout, sys.stderr):  # a character that the terminal cannot show must not end a command
+        stream.reconfigure(errors="replace")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Lightning would only take note of it
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     sys.exit(main(sys.argv[1:]))

@@ -246,7 +246,8 @@ def test_rewards_of_other_splits_are_other_tasks_of_table2(tmp_path: Path):
 
 def summary(folder: Path, *runs: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "summary.json").write_text(json.dumps({"invocations": runs}), encoding="utf-8")
+    content = dict.fromkeys(provenance.KEYS) | {"invocations": [{"command": "c", **run} for run in runs]}
+    (folder / "summary.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def test_other_commits_and_packages_are_said_in_the_table(tmp_path: Path):

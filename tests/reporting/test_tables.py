@@ -1,11 +1,14 @@
 """Tables: from hand-made records whose every number is known."""
 
 import csv
+import html
+import io
 import os
 import re
 import time
 from pathlib import Path
 
+import mistune
 import pytest
 import yaml
 from toy_runs import ladder
@@ -13,7 +16,7 @@ from toy_runs import ladder
 from nabla_reasoner.cost import Cost
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
 from nabla_reasoner.experiments.table1 import write_table
-from nabla_reasoner.reporting import accuracy_table, comparisons, paper_numbers
+from nabla_reasoner.reporting import accuracy_table, comparisons, paper_numbers, tables
 from nabla_reasoner.types import Problem
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "paper_reference.yaml"
@@ -256,6 +259,40 @@ def test_latex_is_balanced_and_escaped(tmp_path):
         assert not re.search(r"(?<!\\)[%_#$]", row)
     assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule") < text.index(r"\end{tabular}")
     assert r"50 \% \& more\_of \{it\} \#1" in text
+
+
+NAMES = ["a|b", "a\nb", "a^b~c", "∇ − ≥ ≤ λ", "back\\slash{}", "50 % & #_$", "<i>", "x"]
+
+
+def test_names_stay_within_their_markdown_cells():
+    page = mistune.create_markdown(plugins=["table"])(tables.markdown(NAMES, [NAMES]))
+    cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", page, flags=re.DOTALL)
+    assert [html.unescape(cell) for cell in cells] == 2 * ["a b" if name == "a\nb" else name for name in NAMES]
+
+
+def test_names_are_typeset_as_they_are():
+    text = tables.latex(NAMES, [NAMES], ["a ^ note\n~"])
+    lines = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == 2
+    assert len(set(lines)) == 1
+    cells = re.split(r"(?<!\\) & ", lines[0].removesuffix(r" \\"))
+    assert cells == [
+        r"a\textbar{}b",
+        "a b",
+        r"a\textasciicircum{}b\textasciitilde{}c",
+        r"$\nabla$ $-$ $\ge$ $\le$ $\lambda$",
+        r"back\textbackslash{}slash\{\}",
+        r"50 \% \& \#\_\$",
+        r"\textless{}i\textgreater{}",
+        "x",
+    ]
+    assert text.endswith("\na \\textasciicircum{} note \\textasciitilde{}\n")
+
+
+def test_csv_keeps_every_name():
+    rows = [{"name": name} for name in NAMES]
+    found = list(csv.DictReader(io.StringIO(tables.csv_text(["name"], rows))))
+    assert found == rows
 
 
 def test_rewrite_replaces_whole_files_with_new_records(tmp_path):

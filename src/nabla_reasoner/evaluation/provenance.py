@@ -27,6 +27,7 @@ PACKAGES = (
     "pandas",
     "wandb",
 )
+KEYS = {"command", "started", "status", "device", "count", "config", "python", "packages", "platform", "invocations"}
 
 
 def commit() -> dict[str, Any]:
@@ -61,8 +62,8 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     """Return the summary of a folder; None if there is none, or a damaged one, which is named in a line."""
     path = folder / "summary.json"
     summary = read_object(path)
-    runs = summary.get("invocations") if summary else None
-    if isinstance(runs, list) and runs and all(isinstance(run, dict) for run in runs):
+    runs = summary.get("invocations") if summary and KEYS <= summary.keys() else None
+    if isinstance(runs, list) and runs and all(isinstance(run, dict) and "command" in run for run in runs):
         return summary
     if path.exists():
         warn_once(f"{path} is damaged and is treated as missing; the next command writes a new one.")

@@ -5,8 +5,6 @@ opens from disk and loads nothing. `wandb=online` also publishes a W&B Report. `
 verdicts in figures/data/, and writes the claims tables of docs/claims.md and README.md from them.
 """
 
-import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +15,9 @@ import pandas as pd
 
 from ..config.schema import ROOT
 from ..config.targets import Target, find, kept_rows, targets
-from ..reporting import wandb_report
+from ..config.wandb_mode import chosen_mode
+from ..evaluation.provenance import read_summary
+from ..reporting import accuracy_table, wandb_report
 from ..reporting.claims import Decision, decide_claims, evidence_table, verdict_table
 from ..reporting.evidence import Evidence, typed_rows
 from ..reporting.figures import save
@@ -68,16 +68,16 @@ def gather(results: Path, scale: str) -> ReportInputs:
     ]
     texts = {name: path for name, path in files if path.suffix == ".md" and path.stem != "right_token"}
     figures = {_figure_name(name, path, scale): path for name, path in files if path.suffix == ".png"}
-    summaries = {name: path for name, path in files if path.name == "summary.json"}
+    summaries = {name: read_summary(path.parent) for name, path in files if path.name == "summary.json"}
     checks = _file(results, scale, find("theorem"), "checks.csv")
     return ReportInputs(
         scale=scale,
         evidence=evidence,
         table1=table1,
-        checks=read_csv(checks) if checks.exists() else [],
+        checks=read_csv(checks),
         texts={name: path.read_text(encoding="utf-8") for name, path in texts.items() if path.exists()},
         figures={name: path for name, path in figures.items() if path.exists()},
-        summaries={name: json.loads(path.read_text("utf-8")) for name, path in summaries.items() if path.exists()},
+        summaries={name: summary for name, summary in summaries.items() if summary is not None},
         pages={name: (ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("deviations", "outputs")},
     )
 
@@ -138,10 +138,8 @@ def write_docs(results: Path) -> None:
 
 def draw_table1(results: Path, folder: Path) -> Path | None:
     """Draw accuracy against FLOPs from Table 1's rows into the report's folder; None without a finished row."""
-    path = results / "table1/table.csv"
-    if not path.exists():
-        return None
-    table = pd.read_csv(path)
+    rows = typed_rows(results / "table1/table.csv")
+    table = pd.DataFrame(rows, columns=accuracy_table.COLUMNS)
     if table.dropna(subset=["accuracy", "flops"]).empty:
         return None
     figure = accuracy_against_flops(table)
@@ -173,7 +171,7 @@ def run(command: Command, settings: dict[str, Any]) -> int:
 
 def _published(blocks: Sequence[Block], folder: Path, settings: dict[str, Any]) -> bool:
     """Publish the page as a W&B Report if that is asked for; returns whether nothing went wrong."""
-    if os.environ.get("WANDB_MODE", settings["wandb"]) != "online":
+    if chosen_mode(settings["wandb"]) != "online":
         return True
     try:
         print(f"W&B Report: {wandb_report.publish(blocks, folder, scale=settings['scale'])}")

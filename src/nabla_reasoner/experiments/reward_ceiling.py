@@ -14,7 +14,7 @@ import torch
 from ..config import build, compose, fingerprint
 from ..config.schema import Cell, choices
 from ..engine import scoring
-from ..evaluation.record_files import stored_cells
+from ..evaluation.record_files import stored_cells, warn_once
 from ..models.language_models import RewardModel
 from ..tasks import grading
 from ..types import Problem
@@ -114,11 +114,22 @@ def rows(folder: Path, scale: str) -> dict[str, dict[str, Row]]:
     return by_task
 
 
+def _read(path: Path) -> dict[str, Row]:
+    """Return the rows of a file by problem; none, with a line, if it is damaged."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return {
+            row["problem_id"]: row for row in map(json.loads, lines) if {"weights", "num_beams", "reward"} <= {*row}
+        }
+    except (ValueError, TypeError, KeyError):
+        warn_once(f"{path} is damaged: the search begins anew.")
+        return {}
+
+
 def _stored(path: Path, weights: str, cell: Cell) -> dict[str, Row]:
     """Return the rows of one file by problem; it is overwritten if problems are missing or the weights differ."""
     problems = build.build_problems(cell)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    stored = {row["problem_id"]: row for row in map(json.loads, lines)}
+    stored = _read(path)
     complete = all(problem.id in stored and stored[problem.id]["weights"] == weights for problem in problems)
     if complete and all(row["num_beams"] == BEAMS for row in stored.values()):
         return stored

@@ -22,7 +22,7 @@ from ..reporting.comparisons import COMPARED, COMPARISON_COLUMNS, comparison_row
 from ..reporting.figures import legend_below
 from ..reporting.method_names import STYLES, rank
 from ..reporting.paper_numbers import paper_cells
-from ..reporting.tables import csv_text, latex, markdown, replace_file
+from ..reporting.tables import csv_text, latex, markdown, one_line, replace_file
 from .cell_sweep import run_cells
 from .command import Command
 
@@ -176,7 +176,7 @@ def write_table(
     sources = list(dict.fromkeys(row["paper_source"] for row in rows if row["paper_value"] is not None))
     notes = [NOTE, *notes, *experiment.notes(), *(f"[{i}] {source}" for i, source in enumerate(sources, start=1))]
     body = [format_row(row, sources) for row in rows]
-    text = markdown(HEADER, body) + "".join(f"\n{note}\n" for note in notes)
+    text = markdown(HEADER, body) + "".join(f"\n{one_line(note)}\n" for note in notes)
     compared = format_comparisons(comparisons)
     if compared:
         text += f"\nDifference in points [95 % interval], p-value and verdict:\n\n{markdown(COMPARED, compared)}"

@@ -5,10 +5,10 @@ experiment, scale, cell and settings, so that the same command writes the same r
 one is replaced. A run takes hundredths of a second: nothing about the machine is collected, in a single process.
 """
 
-import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..config import build, fingerprint
-from ..config.schema import WANDB_MODES, Cell
+from ..config.schema import Cell
+from ..config.wandb_mode import chosen_mode
 from ..evaluation import provenance
 from ..evaluation.outcomes import correct_array, outcome_of
+from ..evaluation.record_files import read_object, warn_once
 from ..evaluation.records import read_records
 from ..evaluation.statistics import accuracy_interval
+from .tables import read_rows, replace_file
 
 if TYPE_CHECKING:
     import wandb
@@ -33,6 +36,8 @@ SAMPLE_COLUMNS = ("question", "response", "extracted", "answer", "correct", "rew
 COSTS = ("model_calls", "decode_tokens", "gradient_evaluations", "flops", "gradient_flops", "seconds")
 SMALL_BYTES = 64 * 2**20  # model folders up to this size are stored with the run; others by their address
 STATE = "mirrored.json"
+SECONDS = 30  # that a server has to answer
+TAG = 64  # characters of a tag
 
 
 class Table(NamedTuple):
@@ -67,9 +72,14 @@ class WandbRun(NamedTuple):
 
 
 def identity(names: Sequence[str], settings: object) -> str:
-    """Return a run's id: its names, cut, and a digest of names and settings."""
+    """Return a run's id: its names, cut and without special characters, and a digest of names and settings."""
     digest = hashlib.sha256(json.dumps([names, settings], sort_keys=True).encode()).hexdigest()
-    return f"{'-'.join(names)[:50]}-{digest[:12]}"
+    return f"{_plain('-'.join(names))[:50]}-{digest[:12]}"
+
+
+def _plain(name: str) -> str:
+    """Return a name with "-" for every character that ids and artifacts cannot have."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name)
 
 
 def cell_entry(cell: Cell, path: Path) -> WandbRun:
@@ -144,9 +154,9 @@ def tables_entry(
     """
     tables = {}
     for name in names:
-        with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as stream:
-            columns, *rows = csv.reader(stream)
-        tables[name] = Table(columns, list(zip(*map(_typed, zip(*rows, strict=True)), strict=True)))
+        columns, rows = read_rows(folder / f"{name}.csv")
+        if columns:
+            tables[name] = Table(columns, list(zip(*map(_typed, zip(*rows, strict=True)), strict=True)))
     run_names = [experiment, scale, "tables"]
     return WandbRun(
         identity=identity(run_names, str(folder)),
@@ -166,12 +176,6 @@ def _typed(column: Sequence[str]) -> list[float | None] | list[str]:
         return [float(cell) if cell else None for cell in column]
     except ValueError:
         return list(column)
-
-
-def check_mode(mode: object) -> None:
-    """Raise ValueError if the setting `wandb` is none of the modes."""
-    if mode not in WANDB_MODES:
-        raise ValueError(f"wandb must be one of {', '.join(WANDB_MODES)}; got {mode!r}.")
 
 
 def mirror_tables(
@@ -213,22 +217,38 @@ def write(folder: Path, make: Callable[[], Sequence[WandbRun]], *, experiment: s
         experiment, scale: group and tag of the runs.
         mode: offline, online or disabled; the variable WANDB_MODE overrides it.
     """
-    mode = os.environ.get("WANDB_MODE", mode)
+    mode = chosen_mode(mode)
     if mode == "disabled":
         return
+    state = folder / "wandb" / STATE
+    known = read_object(state) or {}
+    if state.exists() and not known:
+        warn_once(f"{state} is damaged: the runs in {state.parent} are written again.")
     try:
-        state = folder / "wandb" / STATE
-        known = json.loads(state.read_text(encoding="utf-8")) if state.exists() else {}
         changed = {entry.identity: entry for entry in make() if known.get(entry.identity) != _state(entry, mode)}
         for entry in changed.values():
-            for old in folder.glob(f"wandb/*run-*-{entry.identity}"):
-                shutil.rmtree(old)
-            log(entry, folder, experiment=experiment, scale=scale, mode=mode)
+            _replace(entry, folder, experiment=experiment, scale=scale, mode=mode)
             known[entry.identity] = _state(entry, mode)
-        state.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         print(f"warning: no copy in W&B ({reason}); the files in {folder} are complete.", file=sys.stderr)
+    if known and state.parent.is_dir():
+        replace_file(state, json.dumps(known, indent=1) + "\n")
+
+
+def _replace(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode: str) -> None:
+    """Write a run, then remove the files of earlier ones with its id; if writing fails, they stay."""
+    pattern = f"wandb/*run-*-{entry.identity}"
+    old = set(folder.glob(pattern))
+    try:
+        log(entry, folder, experiment=experiment, scale=scale, mode=mode)
+    except BaseException:
+        for part in set(folder.glob(pattern)) - old:
+            shutil.rmtree(part, ignore_errors=True)
+        raise
+    if set(folder.glob(pattern)) - old or mode == "online":  # a run of the same second has the old folder's name
+        for path in old:
+            shutil.rmtree(path)
 
 
 def _state(entry: WandbRun, mode: str) -> list[str]:
@@ -258,6 +278,7 @@ def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode: str
         disable_git=True,
         disable_job_creation=True,
         save_code=False,
+        init_timeout=SECONDS,
     )
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
@@ -267,7 +288,7 @@ def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode: str
             name=entry.name,
             group=experiment,
             job_type=entry.job_type,
-            tags=tags,
+            tags=[tag[:TAG] for tag in tags],
             config=dict(entry.config),
             mode=mode,
             dir=str(folder),
@@ -290,7 +311,7 @@ def _model_artifact(name: str, path: str) -> "wandb.Artifact":
     """Return a model as an artifact: the files of a small folder, otherwise a reference to its address."""
     import wandb
 
-    artifact, folder = wandb.Artifact(name, type="model"), Path(path)
+    artifact, folder = wandb.Artifact(_plain(name), type="model"), Path(path)
     if not folder.is_dir():
         artifact.add_reference(f"https://huggingface.co/{path}", checksum=False)
     elif sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= SMALL_BYTES:
