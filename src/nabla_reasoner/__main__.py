@@ -49,10 +49,13 @@ def _run(target: Target, words: Sequence[str]) -> int:
 
     from hydra.utils import get_method
 
+    from .experiments import keep
     from .experiments.command import Command, Refused
 
+    command = Command(target, tuple(overrides), argument)
+    keep.check(command)
     try:
-        return get_method(target.run)(Command(target, tuple(overrides), argument), settings)
+        return keep.finish(command, get_method(target.run)(command, settings))
     except Refused as refusal:
         raise ValueError(str(refusal)) from refusal
 

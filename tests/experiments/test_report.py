@@ -15,7 +15,7 @@ import wandb_server
 from wandb_server import Server
 
 from nabla_reasoner.__main__ import WRONG, main
-from nabla_reasoner.experiments import report
+from nabla_reasoner.experiments import keep, report
 from nabla_reasoner.experiments.command import FAILED
 from nabla_reasoner.reporting import claims, evidence, html_report, report_sections, wandb_report
 from nabla_reasoner.reporting.evidence import NOT_RUN
@@ -154,9 +154,9 @@ def test_html_escapes_tags_and_drops_local_links():
     assert "<td>&lt;b&gt;</td>" in page
 
 
-def test_docs_are_written_from_a_runs_rows(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_docs_are_written_from_the_kept_rows(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     root = tmp_path / "root"
-    (root / "figures" / "data").mkdir(parents=True)
+    keep.keep_rows(results, root / "figures" / "data")
     shutil.copyfile(ROOT / "README.md", root / "README.md")
     shutil.copytree(ROOT / "docs", root / "docs")
     monkeypatch.setattr(report, "ROOT", root)

@@ -59,6 +59,7 @@ def test_notebooks_are_short_and_take_parameters(path):
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert code[0].metadata.tags == ["parameters"]
     assert "recompute = False" in code[0].source
+    assert 'FIGURES = "../results/notebooks"' in code[0].source, "figures/ is written by keep=true only"
     assert len(code) <= 14
     assert all(len(cell.source.splitlines()) <= 22 for cell in code)
 

@@ -45,6 +45,7 @@ class CellSettings(Section):
     overwrite: bool
     results_dir: Folder
     wandb: Wandb
+    keep: bool
     task: TaskSettings
 
     @model_validator(mode="after")
@@ -60,6 +61,7 @@ class ResultsSettings(Settings):
     scale: str
     results_dir: Folder
     wandb: Wandb
+    keep: bool
 
 
 class ReportSettings(ResultsSettings):
@@ -75,6 +77,7 @@ class ReportSettings(ResultsSettings):
 class FiguresSettings(Settings):
     results_dir: Folder | None
     recompute: bool
+    keep: bool
 
 
 class PlanSettings(Settings):
@@ -186,6 +189,7 @@ class TheoremSettings(Settings):
     seed: Seed
     threads: Count
     wandb: Wandb
+    keep: bool
     line: SpaceSettings
     plane: SpaceSettings
     text: TextSettings
@@ -207,6 +211,7 @@ class PPOSettings(Settings):
     scale: Literal["tiny"]
     results_dir: Folder
     wandb: Wandb
+    keep: bool
     threads: Count | None
     seed: Seed
     length: Count
@@ -240,6 +245,7 @@ class BenchSettings(Settings):
     scale: Literal["tiny", "small"]
     results_dir: Folder
     wandb: Wandb
+    keep: bool
     device: Device
     threads: Count | None
     cases: list[str] | None = Field(min_length=1)

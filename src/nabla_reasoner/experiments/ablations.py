@@ -1,6 +1,5 @@
 """Ablations: the sweeps over settings, the table and the figure."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ..config.schema import ROOT, Cell
+from ..config.schema import Cell
 from ..config.sweeps import Sweep
 from ..reporting import ablations, figures, tables
 from ..reporting.ablation_runs import load_runs
@@ -44,8 +43,8 @@ def figure_name(cell: dict[str, Any]) -> str:
     return "ablations" if cell["scale_name"] == "tiny" else f"ablations-{cell['scale_name']}"
 
 
-def write_figure(folder: Path, name: str, command: str, gallery: Path | None) -> None:
-    """Draw table.csv as NAME.png, .pdf and .md in a folder, and copy them to `gallery` unless that is None."""
+def write_figure(folder: Path, name: str, command: str) -> None:
+    """Draw table.csv as NAME.png, .pdf and .md in a folder."""
     table = pd.read_csv(folder / "table.csv")
     if table.p_value.isna().all():
         return
@@ -59,17 +58,11 @@ def write_figure(folder: Path, name: str, command: str, gallery: Path | None) ->
         f"Made by `{command}`; rows in data/{name}.csv.\n",
         encoding="utf-8",
     )
-    if gallery is not None:
-        figures.exhibit(folder, name, gallery)
-        shutil.copyfile(folder / "table.csv", gallery / "data" / f"{name}.csv")
-        if (folder / "right_token.csv").exists():
-            shutil.copyfile(folder / "right_token.csv", gallery / "data" / f"{name}_right_token.csv")
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:
     """Run every setting, look at the right token of worked solutions, and write table and figure."""
     first = sweeps[0].cells[0]
-    gallery = ROOT / "figures" if first["results_dir"] == "results" else None
 
     def write_tables(cells: Sequence[Cell]) -> None:
         write(cells[0], reward_note(cells[0]))
@@ -77,6 +70,6 @@ def run(command: Command, sweeps: Sequence[Sweep]) -> int:
     def finish(folder: Path) -> None:
         if first["only"] is None or "right_token" in first["only"]:
             right_token.write(sweeps[0].cells, folder)
-        write_figure(folder, figure_name(first), command.line, gallery)
+        write_figure(folder, figure_name(first), command.line)
 
     return run_cells(command, sweeps, write_tables, finish)

@@ -30,8 +30,6 @@ def write_case_figure(
 ) -> int:
     """Write rows, figure and caption; returns the exit status.
 
-    A command without settings also copies them to figures/.
-
     Args:
         compute: rows by table; a ValueError refuses the command.
         describe: caption from rows, command line and cell.
@@ -50,7 +48,5 @@ def write_case_figure(
         plt.close(figure)
         caption = describe(rows, command.line, cell)
         (folder / f"{target}.md").write_text(caption, encoding="utf-8")
-        if not command.overrides:
-            figures.exhibit(folder, target, recording.gallery())
         print(caption)
         return recording.finish(tables=[f"{target}_{name}" for name in rows])

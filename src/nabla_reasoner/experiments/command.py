@@ -11,7 +11,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..config.schema import ROOT
 from ..config.targets import Target
 from ..evaluation.provenance import Summary
 from ..reporting.wandb_runs import mirror_tables
@@ -118,10 +117,6 @@ class Recording:
         names = sorted(path.name for path in self.folder.iterdir() if path.is_file())
         print(f"\nResults in {self.folder}: {', '.join(names)}")
         return FAILED if failed else DONE
-
-    def gallery(self) -> Path | None:
-        """Return the committed figures' folder, which a run of the default results folder updates."""
-        return ROOT / "figures" if self.settings["results_dir"] == "results" else None
 
 
 class Progress:

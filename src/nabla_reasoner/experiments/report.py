@@ -1,8 +1,9 @@
 """Everything that was run, on one page.
 
 Reads the results of the other targets, docs/deviations.md and docs/outputs.md. The HTML page is self-contained: it
-opens from disk and loads nothing. `wandb=online` also publishes a W&B Report. `docs=true` keeps the rows behind the
-verdicts in figures/data/, and writes the claims tables of docs/claims.md and README.md from them.
+opens from disk and loads nothing. `wandb=online` also publishes a W&B Report. `keep=true` copies rows and figures of
+complete default runs to figures/. `docs=true` writes the claims tables of docs/claims.md and README.md from the rows in
+figures/data/.
 """
 
 import sys
@@ -10,23 +11,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-import pandas as pd
-
 from ..config.schema import ROOT
 from ..config.targets import Target, find, kept_rows, targets
 from ..config.wandb_mode import chosen_mode
 from ..evaluation.provenance import read_summary
-from ..reporting import accuracy_table, wandb_report
+from ..reporting import wandb_report
 from ..reporting.claims import Decision, decide_claims, evidence_table, verdict_table
 from ..reporting.evidence import Evidence, typed_rows
-from ..reporting.figures import save
 from ..reporting.html_report import Block, to_html, to_markdown
 from ..reporting.report_sections import FIGURES, ReportInputs, report_blocks
 from ..reporting.tables import read_csv
+from . import keep
 from .command import Command, Recording, refusing
-from .figures import keep_rows
-from .table1 import accuracy_against_flops
+from .table1 import draw_table
 
 KEPT = {  # field of the evidence: name of its rows in figures/data/, if it is another
     "rewards": "table2",
@@ -126,26 +123,13 @@ def with_claims(readme: str, decisions: Sequence[Decision]) -> str:
     return before + start + verdict_table(decisions) + end + after
 
 
-def write_docs(results: Path) -> None:
-    """Keep the rows of a scale=tiny run in figures/data/, and write the claims of the docs from all rows there."""
-    data, readme = ROOT / "figures" / "data", ROOT / "README.md"
-    keep_rows(results, data)
-    decisions = decide_claims(committed_evidence(data))
+def write_docs() -> None:
+    """Write the claims of the docs from the rows in figures/data/."""
+    readme = ROOT / "README.md"
+    decisions = decide_claims(committed_evidence(ROOT / "figures" / "data"))
     text = with_claims(readme.read_text(encoding="utf-8"), decisions)
     (ROOT / "docs" / "claims.md").write_text(claims_page(decisions), encoding="utf-8")
     readme.write_text(text, encoding="utf-8")
-
-
-def draw_table1(results: Path, folder: Path) -> Path | None:
-    """Draw accuracy against FLOPs from Table 1's rows into the report's folder; None without a finished row."""
-    rows = typed_rows(results / "table1/table.csv")
-    table = pd.DataFrame(rows, columns=accuracy_table.COLUMNS)
-    if table.dropna(subset=["accuracy", "flops"]).empty:
-        return None
-    figure = accuracy_against_flops(table)
-    save(figure, folder, "table1")
-    plt.close(figure)
-    return folder / "table1.png"
 
 
 def run(command: Command, settings: dict[str, Any]) -> int:
@@ -157,14 +141,17 @@ def run(command: Command, settings: dict[str, Any]) -> int:
         inputs = gather(results, scale)
     with Recording(command, settings, scale=scale, varied={"seed": []}) as recording:
         folder = recording.folder
-        if drawing := draw_table1(results / scale, folder):
+        if drawing := draw_table(results / scale / "table1" / "table.csv", folder):
             inputs = inputs._replace(figures={**inputs.figures, "table1": drawing})
         decisions = decide_claims(inputs.evidence)
         blocks = report_blocks(inputs, decisions)
         (folder / "report.html").write_text(to_html(blocks), encoding="utf-8")
         (folder / "report.md").write_text(to_markdown(blocks, folder), encoding="utf-8")
+        if settings["keep"]:
+            reasons = keep.keep_complete(results, [find(name) for name in command.target.reads if find(name).keeps])
+            print("".join(f"Not kept in figures/: {reason}.\n" for reason in reasons), end="")
         if settings["docs"]:
-            write_docs(results)
+            write_docs()
         print(evidence_table(decisions, scale))
         return recording.finish(failed=not _published(blocks, folder, settings))
 

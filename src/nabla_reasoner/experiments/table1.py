@@ -19,7 +19,8 @@ from ..evaluation.sweep import record_file
 from ..reporting import paper_numbers
 from ..reporting.accuracy_table import COLUMNS, HEADER, NOTE, format_row, table_rows
 from ..reporting.comparisons import COMPARED, COMPARISON_COLUMNS, comparison_rows, format_comparisons
-from ..reporting.figures import legend_below
+from ..reporting.evidence import typed_rows
+from ..reporting.figures import legend_below, save
 from ..reporting.method_names import STYLES, rank
 from ..reporting.paper_numbers import paper_cells
 from ..reporting.tables import csv_text, latex, markdown, one_line, replace_file
@@ -182,6 +183,17 @@ def write_table(
         text += f"\nDifference in points [95 % interval], p-value and verdict:\n\n{markdown(COMPARED, compared)}"
     replace_file(folder / "table.md", text)
     replace_file(folder / "table.tex", latex(HEADER, body, notes))
+
+
+def draw_table(source: Path, folder: Path) -> Path | None:
+    """Draw accuracy against FLOPs from a table.csv as table1.png and .pdf of a folder; None without a finished row."""
+    table = pd.DataFrame(typed_rows(source), columns=COLUMNS)
+    if table.dropna(subset=["accuracy", "flops"]).empty:
+        return None
+    figure = accuracy_against_flops(table)
+    save(figure, folder, "table1")
+    plt.close(figure)
+    return folder / "table1.png"
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:
