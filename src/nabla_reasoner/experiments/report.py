@@ -17,6 +17,7 @@ from ..config.wandb_mode import chosen_mode
 from ..evaluation.provenance import read_summary
 from ..reporting import wandb_report
 from ..reporting.claims import Decision, decide_claims, evidence_table, verdict_table
+from ..reporting.enough_evidence import read_grid
 from ..reporting.evidence import Evidence, typed_rows
 from ..reporting.html_report import Block, to_html, to_markdown
 from ..reporting.report_sections import FIGURES, ReportInputs, report_blocks
@@ -75,6 +76,7 @@ def gather(results: Path, scale: str) -> ReportInputs:
         texts={name: path.read_text(encoding="utf-8") for name, path in texts.items() if path.exists()},
         figures={name: path for name, path in figures.items() if path.exists()},
         summaries={name: summary for name, summary in summaries.items() if summary is not None},
+        grid=read_grid(scale),
         pages={name: (ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("deviations", "outputs")},
     )
 
@@ -143,7 +145,7 @@ def run(command: Command, settings: dict[str, Any]) -> int:
         folder = recording.folder
         if drawing := draw_table(results / scale / "table1" / "table.csv", folder):
             inputs = inputs._replace(figures={**inputs.figures, "table1": drawing})
-        decisions = decide_claims(inputs.evidence)
+        decisions = decide_claims(inputs.evidence, inputs.grid)
         blocks = report_blocks(inputs, decisions)
         (folder / "report.html").write_text(to_html(blocks), encoding="utf-8")
         (folder / "report.md").write_text(to_markdown(blocks, folder), encoding="utf-8")

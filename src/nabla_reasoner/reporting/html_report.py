@@ -48,7 +48,13 @@ class Code(NamedTuple):
 
 
 Block = Heading | Markdown | Table | Figure | Code
-MARKS = {"reproduced": "good", "partly": "middle", "not reproduced": "bad", "not run": "none"}  # CSS classes of cells
+MARKS = {
+    "reproduced": "good",
+    "partly": "middle",
+    "not reproduced": "bad",
+    "not run": "none",
+    "too little was run": "none",
+}  # CSS classes of cells
 
 
 def anchor(text: str) -> str:
