@@ -1,5 +1,6 @@
 """Numbers of README and docs: every table row and sentence that comes from figures/data/ is computed from it here."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -373,6 +374,10 @@ def ppo_sentences(rows: Rows) -> Iterator[str]:
     }
     yield f"**PPO** ends {ends['compared']:.2f} nats away on the four compared prompts, all of them trained on, and "
     yield f"and {ends['held_out']:.2f} on new ones. Over all 64 trained prompts it reaches {ends['trained']:.2f}."
+    paid = rows["ppo_break_even"]
+    paid = paid[(paid.reward_weight == 1) & (paid.trained_on == 64) & (paid.target_kl == 0.25)].answers
+    low, high = (f"{float(f'{value:.2g}'):,.0f}" for value in (paid.min(), paid.max()))
+    yield f"There its training is paid back after {low} to {high} answers."
 
 
 def theorem_sentences(rows: Rows) -> Iterator[str]:
@@ -381,6 +386,29 @@ def theorem_sentences(rows: Rows) -> Iterator[str]:
     assert (passed | skipped).all()
     yield f"{passed.sum()} checks, all passed (`figures/data/theorem_checks.csv`)."
     yield f"{('No', 'One', 'Two', 'Three')[skipped.sum()]} more on SmolLM2 run if its weights are installed."
+    wrong = checks.name.str.startswith("noise_") & checks.name.str.contains("_is_wrong_")
+    assert wrong.sum() == 9
+    yield "nine wrong noises are detected as wrong."
+    apart = checks[checks.name.str.startswith("without_noise_is_not_rho_star")].set_index("name")
+    distance = apart.noise_floor / apart.value  # the value is the noise floor over the distance
+    line, plane = (distance[f"without_noise_is_not_rho_star__{space}_seen"] for space in ("line", "plane"))
+    yield f"The total variation is {line:.2f} in one dimension and {plane:.2f} in two."
+    error = checks[checks.name.str.startswith("prop_c1_sum_is_autograd")].value.max()
+    exponent = math.floor(math.log10(error))
+    yield f"autograd's gradient within {math.ceil(error / 10**exponent)}e{exponent} for every shipped pair of models."
+    terms = rows["theorem_terms"][rows["theorem_terms"].space == "z"]
+    weighted = (terms.postfix_share * terms.positions).groupby([terms.weights, terms.policy, terms.reward]).sum()
+    counts = terms.positions.groupby([terms.weights, terms.policy, terms.reward]).sum()
+    eq2, released = (100 * (weighted / counts).xs(name) for name in ("eq2", "released"))
+    yield f"δ_postfix is {ranged(eq2)} % of ∂L/∂z at λ = ν = 1 (means by pair of models)"
+    yield f"and at most {released.max():.1f} % with the released weights."
+    curves = rows["theorem_curves"]
+    sampled = curves[(curves.curve == "bias") & curves.series.str.endswith(": STE, sampled")].set_index("series").y
+    likelihood = sampled["tiny-base_with_likelihood: STE, sampled"]
+    yield f"With the likelihood reward the bias is {100 * likelihood:.0f} % of the true gradient."
+    assert round(sampled["tiny-instruct_with_classifier: STE, sampled"]) == 5
+    yield "it is five times the true gradient."
+    yield f"On random models it is {ranged(100 * sampled[sampled.index.str.startswith('random')])} %."
 
 
 SENTENCES = {

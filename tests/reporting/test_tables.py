@@ -3,8 +3,11 @@
 import csv
 import html
 import io
+import itertools
 import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -326,3 +329,40 @@ def test_rewriting_a_full_grid_takes_seconds(tmp_path):
     seconds = time.process_time() - begin
     print(f"\n{seconds:.1f} s for {len(rows)} rows")
     assert seconds < 20
+
+
+MEASURED = """
+import resource, sys, time
+from pathlib import Path
+from nabla_reasoner.evaluation.outcomes import read_experiment
+from nabla_reasoner.experiments.table1 import write_table
+
+folder, begin = Path(sys.argv[1]), time.process_time()
+experiment = read_experiment(folder)
+paper = {"policy": None, "benchmark": None}
+grid = [{**key._asdict(), "seeds": cell.seeds, "paper_cell": paper} for key, cell in experiment.cells.items()]
+write_table(folder, grid=grid, experiment=experiment)
+print(time.process_time() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_20000_records_become_tables_in_half_a_minute_and_a_gigabyte(tmp_path):
+    count = 0
+    for policy, task, seed in itertools.product(("a", "b"), ("chain_sum", "products"), (0, 1)):
+        for number, method in enumerate(METHODS):
+            right = [(i * 7 + number + seed) % 3 == 0 for i in range(500)]
+            write(
+                tmp_path / "records", method, seed, right, steps=lambda i: ladder([i % 2] * 8), policy=policy, task=task
+            )
+            count += len(right)
+    assert count == 20_000
+    words = [sys.executable, "-c", MEASURED, str(tmp_path)]
+    done = subprocess.run(
+        words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    assert done.returncode == 0, done.stderr
+    seconds, kilobytes = map(float, done.stdout.split())
+    assert seconds < 30
+    assert kilobytes < 2**20
+    assert len(read(tmp_path / "table.csv")) == 20
