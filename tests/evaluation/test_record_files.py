@@ -14,6 +14,7 @@ from nabla_reasoner.evaluation import outcomes, provenance, record_files
 from nabla_reasoner.evaluation.records import CellKey, append_records, failed_record, read_records, record_name
 from nabla_reasoner.experiments import table2, table3, table5
 from nabla_reasoner.experiments.table1 import write_table
+from nabla_reasoner.reporting import ablation_runs, ablations
 from nabla_reasoner.types import Problem
 
 SETTINGS = {
@@ -248,6 +249,26 @@ def summary(folder: Path, *runs: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     content = dict.fromkeys(provenance.KEYS) | {"invocations": [{"command": "c", **run} for run in runs]}
     (folder / "summary.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_ablation_of_another_split_is_not_compared(tmp_path: Path):
+    write(tmp_path / "default", "nabla_reasoner")
+    write(tmp_path / "same", "nabla_reasoner", changes={"method.step_size": 1.0})
+    write(tmp_path / "other", "nabla_reasoner", changes={"method.step_size": 1.0, "split": "validation"})
+    loaded = {name: ablation_runs.load_runs(tmp_path / name) for name in ("default", "same", "other")}
+    settings = [ablations.Setting("step", name, name, None, "") for name in loaded]
+    rows = {row["setting"]: row for row in ablations.table_rows(settings, loaded)}
+    assert (rows["same"]["difference"], rows["same"]["status"]) == (0.0, "ok")
+    assert rows["other"]["difference"] is None
+    assert rows["other"]["status"].startswith("not run: the records are not of the default's questions")
+
+
+def test_versions_of_a_part_are_those_of_its_experiment(tmp_path: Path):
+    one = {"commit": "a" * 40, "dirty": False}
+    summary(tmp_path, one, {**one, "dirty": True})
+    assert provenance.mixed_versions(tmp_path / "classifier") == [
+        "Commands of different versions worked on these results: commits aaaaaaaa, aaaaaaaa-dirty."
+    ]
 
 
 def test_other_commits_and_packages_are_said_in_the_table(tmp_path: Path):

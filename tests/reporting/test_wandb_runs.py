@@ -124,7 +124,7 @@ def test_empty_variable_means_the_setting(monkeypatch):
 @pytest.mark.slow
 def test_names_with_special_characters_are_mirrored(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    name = "policy.name=my#policy:ü"
+    name = "policy.name='my#policy:ü'"
     assert main(toy_runs.command(tmp_path, "method=greedy", name)) == 0
     assert "no copy in W&B" not in capsys.readouterr().err
     assert len(offline_runs(tmp_path / "tiny" / "table1")) == 2

@@ -71,8 +71,12 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def mixed_versions(folder: Path) -> list[str]:
-    """Return a sentence if commands at several commits, or with several package versions, made a folder's results."""
-    summary = read_summary(folder)
+    """Return a sentence if commands at several commits, or with several package versions, made a folder's results.
+
+    Args:
+        folder: of an experiment, or of a part of one.
+    """
+    summary = read_summary(folder) or read_summary(folder.parent)
     runs = summary["invocations"] if summary else []
     commits = [f"{run['commit'][:8]}{'-dirty' if run.get('dirty') else ''}" for run in runs if run.get("commit")]
     parts = [f"commits {', '.join(dict.fromkeys(commits))}"] if len(set(commits)) > 1 else []

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..config.schema import Cell
 from ..config.sweeps import Sweep
+from ..evaluation.provenance import mixed_versions
 from ..reporting import ablations, figures, tables
 from ..reporting.ablation_runs import load_runs
 from ..reporting.ablations import COLUMNS, HEADER, POOLED, format_row, notes, table_rows, table_settings
@@ -35,7 +36,9 @@ def write(cell: dict[str, Any], note: str) -> None:
         body = [format_row(row) for row in rows if (row["policy"], row["task"]) == (policy, task)]
         parts.append(f"## {title}\n\n{tables.markdown(HEADER, body)}")
     tables.replace_file(root / "table.csv", tables.csv_text(COLUMNS, rows))
-    tables.replace_file(root / "table.md", "\n".join([*parts, *(f"{text}\n" for text in [*notes(rows), note])]))
+    tables.replace_file(
+        root / "table.md", "\n".join([*parts, *(f"{text}\n" for text in [*notes(rows), note, *mixed_versions(root)])])
+    )
 
 
 def figure_name(cell: dict[str, Any]) -> str:

@@ -123,9 +123,9 @@ def table_grid(cells: Sequence[Cell], stored: Cells) -> list[Row]:
             sources.setdefault(CellKey(origin.base, key.task, origin.trained_by), cell)
     absent = first["absent"] if first["experiment_name"] == "table1" else {}
     starts = {cell["policy"]["name"] for cell in cells} & set(first["grid"]["policy"].split(","))
-    for policy, task in {key[:2] for key in sources if key.policy in starts}:
-        for method in absent:
-            sources.setdefault(CellKey(policy, task, method), StoredCell(CellKey(policy, task, method), []))
+    for key, cell in list(sources.items()):
+        for method in absent if key.policy in starts else ():
+            sources.setdefault(key._replace(method=method), StoredCell(cell.names._replace(method=method), []))
     policies, tasks = ({cell[group]["name"]: cell[group]["paper"] for cell in cells} for group in ("policy", "task"))
     rows = []
     for key in sorted(sources, key=lambda key: (key[:2], rank(key.method))):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..evaluation.outcomes import Outcome, RunKey, completeness, outcome_of, stopped_at
-from ..evaluation.record_files import SHARED, conditions, stored_cells
+from ..evaluation.record_files import SHARED, conditions, stored_cells, warn_once
 from ..evaluation.records import read_records
 
 
@@ -23,16 +23,18 @@ class SettingRuns(NamedTuple):
         attempts: by problem (its name begins with the task's), seed and repeat.
         expected: number of records of a complete run; None if the settings do not say it.
         conditions: models, task, split and reward, which are those of the default's runs where the two are compared.
+        absent: status if there are no attempts.
     """
 
     attempts: dict[RunKey, Attempt]
     expected: int | None
     conditions: dict[str, Any] | None = None
+    absent: str = "not run"
 
     @property
     def status(self) -> str:
         if not self.attempts:
-            return "not run"
+            return self.absent
         return completeness(len(self.attempts), self.expected)
 
 
@@ -52,6 +54,8 @@ def load_runs(folder: Path) -> Runs:
                 attempts[run] = Attempt(outcome, record["response"], accepted)
         shared = {name: value for name, value in (conditions(cell.settings) or {}).items() if name not in SHARED}
         shared["policy"] = cell.settings.get("policy")
+        if (key.policy, key.task) in loaded:
+            warn_once(f"{folder}: {key.policy}, {key.task} has records of several settings; only the last are used.")
         loaded[key.policy, key.task] = SettingRuns(attempts, cell.expected(cell.seeds), shared)
     return loaded
 

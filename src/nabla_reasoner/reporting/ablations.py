@@ -169,14 +169,21 @@ def table_rows(settings: Sequence[Setting], loaded: Mapping[str, Runs]) -> list[
 def _comparable(runs: Runs, default: Runs, cell: tuple[str, str]) -> SettingRuns:
     """Return a setting's runs of a policy and task; none if their models, task or split are not the default's."""
     found = runs.get(cell, SettingRuns({}, 0))
-    return found if found.conditions in (None, default[cell].conditions) else SettingRuns({}, 0)
+    same = found.conditions in (None, default[cell].conditions)
+    return (
+        found
+        if same
+        else SettingRuns({}, 0, absent="not run: the records are not of the default's questions or models")
+    )
 
 
 def _joined_status(parts: Sequence[SettingRuns]) -> str:
     if len(parts) == 1:
         return parts[0].status
     statuses = {part.status for part in parts}
-    return statuses.pop() if statuses in ({"ok"}, {"not run"}) else "partial"
+    if len(statuses) == 1 and (statuses == {"ok"} or not any(part.attempts for part in parts)):
+        return statuses.pop()
+    return "partial"
 
 
 def _measured(runs: Mapping[RunKey, Attempt], plain: Mapping[RunKey, Attempt]) -> Row:
