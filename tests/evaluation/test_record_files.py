@@ -193,6 +193,19 @@ def test_names_with_underscores_come_from_the_records(tmp_path: Path):
     assert key == ("a_", "products", "greedy")
 
 
+def test_corrupt_first_record_is_named(tmp_path: Path):
+    path = write(tmp_path, "greedy")
+    path.write_text("{broken\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(ValueError, match="greedy__s0.jsonl, line 1: every line must be one JSON object"):
+        outcomes.read_experiment(tmp_path)
+
+
+def test_file_with_a_torn_first_record_has_no_records_yet(tmp_path: Path):
+    path = write(tmp_path, "greedy")
+    path.write_text('{"problem_id": "p', encoding="utf-8")
+    assert outcomes.read_experiment(tmp_path).records == {}
+
+
 def test_unknown_methods_are_the_last_rows(tmp_path: Path):
     for method in ("bon16", "greedy", "nabla_reasoner_multipass", "a_method"):
         write(tmp_path, method)

@@ -13,7 +13,7 @@ from nabla_reasoner.config.targets import find
 from nabla_reasoner.evaluation import provenance
 from nabla_reasoner.evaluation.records import append_records, failed_record, settings_path
 from nabla_reasoner.evaluation.sweep import record_file
-from nabla_reasoner.experiments import keep
+from nabla_reasoner.experiments import figures, keep
 from nabla_reasoner.experiments.command import DONE, FAILED, Command
 from nabla_reasoner.types import Problem
 
@@ -99,6 +99,28 @@ def test_keeping_other_settings_is_refused_before_compute(tmp_path: Path, galler
     assert main([*words, f"results_dir={tmp_path / 'results'}"]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
+
+
+def test_report_keeps_what_is_complete_and_names_the_rest(tmp_path: Path, gallery: Path):
+    ppo_run(tmp_path)
+    assert keep.keep_complete(tmp_path, [find("ppo"), find("bench")]) == ["bench was not run"]
+    assert "data/ppo.csv" in files(gallery)
+    assert "data/bench.csv" not in files(gallery)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_drawn_figures_are_kept_with_complete_rows_only(tmp_path: Path, gallery: Path, monkeypatch, complete: bool):
+    ppo_run(tmp_path / "results")
+    drawn = tmp_path / "notebooks"
+    drawn.mkdir()
+    for name in ("figure3.png", figures.CASES):
+        (drawn / name).write_text("new", encoding="utf-8")
+    monkeypatch.setattr(figures, "OUTPUT", drawn)
+    monkeypatch.setattr(figures, "DATA", gallery / "data")
+    monkeypatch.setattr(figures, "gaps", lambda target, results: [] if complete else [f"{target.name} was not run"])
+    assert figures._keep(tmp_path / "results", False) == (DONE if complete else FAILED)
+    kept = {"figure3.png", *(f"data/ppo{n}.csv" for n in ("", "_curves", "_break_even"))}
+    assert files(gallery) == (kept if complete else set()), "cases are kept only where they were computed anew"
 
 
 @functools.cache

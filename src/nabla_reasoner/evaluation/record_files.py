@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,7 +123,7 @@ def record_files(folder: Path) -> list[RecordFile]:
         if first is None:
             continue
         names, seed = CellKey(first["policy"], first["task"], first["method"]), first["seed"]
-        if path.name == record_name(names, seed):
+        if unicodedata.normalize("NFC", path.name) == unicodedata.normalize("NFC", record_name(names, seed)):
             files.append(RecordFile(path, names, seed, read_settings(path)))
         else:
             ignored.append(path.name)

@@ -52,7 +52,7 @@ def costs(rows: pd.DataFrame) -> Figure:
     for policy, line in zip(policies, panels, strict=True):
         for task, panel in zip(tasks, line, strict=True):
             _bars(panel, rows[(rows.policy == policy) & (rows.task == task)].set_index("method"), methods)
-            panel.set_title(f"{policy}, {task}", fontsize=9)
+            panel.set_title(f"{policy}, {task}", fontsize=9, parse_math=False)
     for panel in panels[-1]:
         panel.set_xlabel("model calls per problem")
     if len(tasks) == 1:

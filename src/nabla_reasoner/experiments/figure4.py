@@ -57,7 +57,7 @@ def curves(rows: pd.DataFrame) -> Figure:
         for (axis, name), panel in zip(COST_AXES.items(), line, strict=True):
             _curves(panel, cell_rows, axis)
             panel.set_xlabel(f"{name} per problem")
-            panel.set_title(f"{policy}, {task}", fontsize=9)
+            panel.set_title(f"{policy}, {task}", fontsize=9, parse_math=False)
         line[0].set_ylabel("accuracy, %")
     legend_below(figure, ncol=4, inches=0.7)
     return figure

@@ -69,7 +69,7 @@ def accuracy_against_flops(table: pd.DataFrame) -> Figure:
                         capsize=2,
                     )
             panel.set_xscale("log")
-            panel.set_title(f"{policy}, {task}", fontsize=9)
+            panel.set_title(f"{policy}, {task}", fontsize=9, parse_math=False)
             panel.grid(alpha=0.3)
     for panel in panels[-1]:
         panel.set_xlabel("FLOPs per problem (policy and reward)")

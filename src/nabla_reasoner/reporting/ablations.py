@@ -53,7 +53,7 @@ def differences(table: pd.DataFrame) -> Figure:
     )
     for (policy, task), (left, right) in zip(cells, axes.reshape(-1, 2), strict=True):
         _draw_cell(left, right, done[(done.policy == policy) & (done.task == task)], lines)
-        left.set_title(f"{policy}, {'all tasks' if task == POOLED else task}", fontsize=9)
+        left.set_title(f"{policy}, {'all tasks' if task == POOLED else task}", fontsize=9, parse_math=False)
     axes[0, 0].set_yticks(range(len(lines)), [f"{group}: {setting}" for group, setting in lines], fontsize=8)
     axes[0, 0].set_ylim(len(lines) - 0.5, -0.5)
     for height in range(1, len(lines)):
