@@ -268,7 +268,7 @@ def results_sentences(rows: Rows) -> Iterator[str]:
     rejected = rows["table3"]
     best = rejected[rejected.policy.isin(POLICIES) & (rejected.method == "best_of_n")]
     assert (abs(best.rejected - best.by_chance) < 1).all()
-    yield "gives Best-of-8's rate within a point."
+    yield "is within a point of Best-of-8's."
     released = rejected[(rejected.variant == "release") & rejected.rejected.notna()]
     assert set(released.rejected) == {0}
     yield "the rate is 0 in every cell"
@@ -288,7 +288,7 @@ def results_sentences(rows: Rows) -> Iterator[str]:
     searched = rows["figure1_search"]
     yield from _figure1(searched)
     classifier = [sum_of(rows, policy, "products") for policy in POLICIES]
-    yield f"is worth {classifier[0]:.1f} and {classifier[1]:.1f} points on `products`"
+    yield f"gradient adds {classifier[0]:.1f} and {classifier[1]:.1f} points on `products`"
 
 
 def sum_of(rows: Rows, policy: str, task: str) -> float:
@@ -319,10 +319,10 @@ def ablation_sentences(rows: Rows) -> Iterator[str]:
     yield f"**A flatter estimator** (τ = 2) loses {-value['ste_2'].difference:.1f} points."
     every, rows_all = value["every_position"], value["all_rows"]
     yield (
-        f"**All rows instead of one:** {signed(rows_all.difference)} on {rows_all.num_problems} problems, not beyond "
-        f"chance among so many comparisons, at {rows_all.flops_ratio:.1f} times the FLOPs."
+        f"**All rows instead of one:** {signed(rows_all.difference)} on {rows_all.num_problems} problems, at "
+        f"{rows_all.flops_ratio:.1f} times the FLOPs."
     )
-    yield f"Nothing is gained, for {100 * (every.flops_ratio - 1):.0f} % more FLOPs"
+    yield f"The cost is only {100 * (every.flops_ratio - 1):.0f} % more FLOPs"
     cached = value["without_caching"]
     yield f"the same {cached.num_problems} responses cost {cached.flops_ratio:.0f} times the FLOPs."
 
@@ -377,7 +377,7 @@ def ppo_sentences(rows: Rows) -> Iterator[str]:
     paid = rows["ppo_break_even"]
     paid = paid[(paid.reward_weight == 1) & (paid.trained_on == 64) & (paid.target_kl == 0.25)].answers
     low, high = (f"{float(f'{value:.2g}'):,.0f}" for value in (paid.min(), paid.max()))
-    yield f"There its training is paid back after {low} to {high} answers."
+    yield f"its training has paid off after {low} to {high} answers."
 
 
 def theorem_sentences(rows: Rows) -> Iterator[str]:

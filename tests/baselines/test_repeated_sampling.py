@@ -66,11 +66,3 @@ def test_zero_samples_or_long_prompt_raises():
         BestOfN(num_samples=0)
     with pytest.raises(ValueError, match="context of 256"):
         Greedy(max_new_tokens=300).solve(PROBLEMS, toys.policy())
-
-
-def test_expected_answers_count_decoded_responses():
-    assert Greedy().expected_answers() == 1
-    assert SelfConsistency(num_samples=5).expected_answers() == BestOfN(num_samples=5).expected_answers() == 5
-    assert not Greedy.uses_reward
-    assert not SelfConsistency.uses_reward
-    assert BestOfN.uses_reward

@@ -1,4 +1,4 @@
-"""Cached results equal uncached ones, whatever was read before."""
+"""Cached against uncached results, after different earlier passes."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ REWARDS = [("likelihood", False), ("likelihood", True), ("classifier", False)]
 
 
 def responses(policy, seed: int) -> list[list[int]]:
-    """Random responses of different lengths, some with an end token."""
+    """Return random responses of different lengths, some with an end token."""
     generator = np.random.default_rng(seed)
     samples = [generator.integers(5, 250, 6 + 5 * i).tolist() for i in range(len(CHATS))]
     return [ids + policy.eos_ids[:1] * (i % 2) for i, ids in enumerate(samples)]

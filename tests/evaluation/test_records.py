@@ -231,7 +231,7 @@ def test_two_records_of_one_problem_are_refused(tmp_path):
         read_records(path)
 
 
-@pytest.mark.parametrize("name", ["", "a__b", "a/b", "a_", "_a", "_", ".a", "a\nb", "ü" * 128])
+@pytest.mark.parametrize("name", ["", "a__b", "a/b", "a_", "_a", "_", ".a", "a\nb"])
 def test_ambiguous_cell_names_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="names of cells"):
         record_path(tmp_path, name, "t", "m", 0)

@@ -8,11 +8,12 @@ import pytest
 
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.config import compose, fingerprint
+from nabla_reasoner.config.cell import Cell
 from nabla_reasoner.config.sweeps import Sweep
 from nabla_reasoner.config.targets import find
 from nabla_reasoner.evaluation import provenance
+from nabla_reasoner.evaluation.cell_records import record_file
 from nabla_reasoner.evaluation.records import append_records, failed_record, settings_path
-from nabla_reasoner.evaluation.sweep import record_file
 from nabla_reasoner.experiments import figures, keep
 from nabla_reasoner.experiments.command import DONE, FAILED, Command
 from nabla_reasoner.types import Problem
@@ -124,25 +125,25 @@ def test_drawn_figures_are_kept_with_complete_rows_only(tmp_path: Path, gallery:
 
 
 @functools.cache
-def composed() -> list[dict]:
+def composed() -> list[Cell]:
     words = ["experiment=table1", "policy=tiny-base", "task=products", "seed=0", "num_problems=3"]
     return compose.compose_cells([*words, "method=greedy,best_of_n"])
 
 
 @pytest.fixture
-def two_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+def two_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
     """Two cells in the place of every sweep's, each with its records of three problems."""
-    cells = [{**cell, "records": str(tmp_path / "tiny" / "table1")} for cell in composed()]
+    cells = [cell.model_copy(update={"records": str(tmp_path / "tiny" / "table1")}) for cell in composed()]
     monkeypatch.setattr(keep, "compose_sweeps", lambda target, overrides: [Sweep([], cells)])
     for cell in cells:
-        names = {"policy": "tiny-base", "method": cell["method"]["name"], "seed": 0, "repeat": 0}
+        names = {"policy": "tiny-base", "method": cell.method.name, "seed": 0, "repeat": 0}
         path = record_file(cell)
         append_records(path, [failed_record(Problem(f"p{i}", "q", "1", "products"), "x", **names) for i in range(3)])
         settings_path(path).write_text(json.dumps(fingerprint.fingerprint(cell)), encoding="utf-8")
     return cells
 
 
-def test_every_cell_must_be_complete(tmp_path: Path, two_cells: list[dict]):
+def test_every_cell_must_be_complete(tmp_path: Path, two_cells: list[Cell]):
     assert keep.gaps(find("table1"), tmp_path) == []
     path = record_file(two_cells[1])
     path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
@@ -151,7 +152,7 @@ def test_every_cell_must_be_complete(tmp_path: Path, two_cells: list[dict]):
 
 
 @pytest.mark.parametrize("content", ["", "{}", None])
-def test_every_cell_must_have_the_default_settings(tmp_path: Path, two_cells: list[dict], content: str | None):
+def test_every_cell_must_have_the_default_settings(tmp_path: Path, two_cells: list[Cell], content: str | None):
     path = record_file(two_cells[0])
     settings = json.loads(settings_path(path).read_text(encoding="utf-8")) | {"split": "validation"}
     settings_path(path).write_text(json.dumps(settings) if content is None else content, encoding="utf-8")
@@ -159,7 +160,7 @@ def test_every_cell_must_have_the_default_settings(tmp_path: Path, two_cells: li
     assert gap.endswith("has other settings")
 
 
-def test_targets_that_read_need_complete_sources(tmp_path: Path, gallery: Path, two_cells: list[dict], capsys):
+def test_targets_that_read_need_complete_sources(tmp_path: Path, gallery: Path, two_cells: list[Cell], capsys):
     record_file(two_cells[0]).unlink()
     assert main(["figure3", "keep=true", f"results_dir={tmp_path}"]) == 2
     assert "keep=true needs complete results; got: 1 of 2 cells of table1" in capsys.readouterr().err

@@ -22,14 +22,8 @@ class Greedy:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = False
-
     def __init__(self, *, max_new_tokens: int = 1024):
         self.sampling = _RepeatedSampling(1, Sampling(0.0), max_new_tokens)
-
-    def expected_answers(self) -> int:
-        """Return the number of complete responses decoded per problem."""
-        return 1
 
     def solve(
         self,
@@ -52,8 +46,6 @@ class SelfConsistency:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = False
-
     def __init__(
         self,
         *,
@@ -64,10 +56,6 @@ class SelfConsistency:
         max_new_tokens: int = 1024,
     ):
         self.sampling = _RepeatedSampling(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
-
-    def expected_answers(self) -> int:
-        """Return the number of complete responses decoded per problem: N."""
-        return self.sampling.num_samples
 
     def solve(
         self,
@@ -90,8 +78,6 @@ class BestOfN:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = True
-
     def __init__(
         self,
         *,
@@ -102,10 +88,6 @@ class BestOfN:
         max_new_tokens: int = 1024,
     ):
         self.sampling = _RepeatedSampling(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
-
-    def expected_answers(self) -> int:
-        """Return the number of complete responses decoded and scored per problem: N."""
-        return self.sampling.num_samples
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -95,7 +96,7 @@ class Summary:
 
     def __init__(self, folder: Path, command: str, config: dict[str, Any], sweep: dict[str, list], device: str):
         self.path, self.started, self.device = folder / "summary.json", time.time(), device
-        previous = read_summary(folder)
+        earlier = read_summary(folder) or {}
         self.entry = {
             "command": command,
             **commit(),
@@ -112,7 +113,9 @@ class Summary:
             "python": platform.python_version(),
             "platform": platform.platform(),
         }
-        self.invocations = [*(previous["invocations"] if previous else []), self.entry]
+        self.invocations = [*earlier.get("invocations", []), self.entry]
+        if changed := _changes(earlier, {**self.entry, **self.content}):
+            print(f"note: {folder} holds results of an earlier run with {'; '.join(changed)}.", file=sys.stderr)
         self._write()
 
     def close(self, status: str, **facts: Any) -> None:
@@ -128,3 +131,12 @@ class Summary:
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(temporary, self.path)
+
+
+def _changes(earlier: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return what differs from an earlier run: commit, Python, and versions of packages."""
+    if not earlier:
+        return []
+    pairs = [("commit", earlier.get("commit"), now["commit"]), ("Python", earlier.get("python"), now["python"])]
+    pairs += [(name, earlier["packages"].get(name), value) for name, value in now["packages"].items()]
+    return [f"{name} {before} (now {after})" for name, before, after in pairs if before != after]

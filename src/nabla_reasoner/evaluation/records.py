@@ -3,6 +3,7 @@
 Only whole lines are appended. A line left unfinished by a kill is dropped when the file is next read or appended to.
 """
 
+import errno
 import fcntl
 import json
 import math
@@ -17,7 +18,6 @@ from ..types import Problem, Solution
 EXACT = ("flops", "seconds")  # floats of a trajectory that are not rounded
 BLOCK_BYTES = 65536  # read at a time from the end of a file
 REQUIRED = ("problem_id", "policy", "task", "method", "seed", "repeat", "correct", "status", "cost", "search")
-NAME_BYTES = 255  # that file systems allow
 
 
 class CellKey(NamedTuple):
@@ -42,7 +42,7 @@ def record_path(folder: Path, policy: str, task: str, method: str, seed: int) ->
     """Return `<folder>/<policy>__<task>__<method>__s<seed>.jsonl`.
 
     Raises:
-        ValueError: a name with which two cells could share a file, or that no file can have.
+        ValueError: a name with which two cells could share a file, or that cannot be printed.
     """
     for name in (policy, task, method):
         wrong = "__" in name or "/" in name or name.strip("_") != name or name.startswith(".") or not name.isprintable()
@@ -51,10 +51,7 @@ def record_path(folder: Path, policy: str, task: str, method: str, seed: int) ->
                 "names of cells must be non-empty and printable, without '/' and '__', without '_' at an end and '.' "
                 f"at the start; got {name!r}. Rename it."
             )
-    path = Path(folder) / record_name(CellKey(policy, task, method), seed)
-    if len(settings_path(path).name.encode()) > NAME_BYTES:
-        raise ValueError(f"names of cells must fit a file name of {NAME_BYTES} bytes; got {path.name!r}. Shorten one.")
-    return path
+    return Path(folder) / record_name(CellKey(policy, task, method), seed)
 
 
 def make_record(
@@ -185,7 +182,7 @@ def append_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
         written = os.write(descriptor, lines)
         if written != len(lines):
             os.ftruncate(descriptor, start)
-            raise OSError(f"{path}: only {written} of {len(lines)} bytes could be written. Free some disk space.")
+            raise OSError(errno.ENOSPC, f"only {written} of {len(lines)} bytes could be written", str(path))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

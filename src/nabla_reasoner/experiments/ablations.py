@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..config.sweeps import Sweep
 from ..evaluation.provenance import mixed_versions
 from ..reporting import ablations, figures, tables
@@ -26,7 +26,7 @@ def write(cell: dict[str, Any], note: str) -> None:
         cell: any cell of the command.
         note: a sentence about variant and reward model.
     """
-    root, settings = Path(cell["folder"]), table_settings(cell)
+    root, settings = Path(cell.folder), table_settings(cell)
     rows = table_rows(settings, {folder: load_runs(root / folder) for folder in {row.folder for row in settings}})
     if not rows:
         return
@@ -43,7 +43,7 @@ def write(cell: dict[str, Any], note: str) -> None:
 
 def figure_name(cell: dict[str, Any]) -> str:
     """Return the figure's name in figures/."""
-    return "ablations" if cell["scale_name"] == "tiny" else f"ablations-{cell['scale_name']}"
+    return "ablations" if cell.scale_name == "tiny" else f"ablations-{cell.scale_name}"
 
 
 def write_figure(folder: Path, name: str, command: str) -> None:
@@ -64,14 +64,14 @@ def write_figure(folder: Path, name: str, command: str) -> None:
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:
-    """Run every setting, look at the right token of worked solutions, and write table and figure."""
+    """Run every setting, measure the right token of worked solutions, and write table and figure."""
     first = sweeps[0].cells[0]
 
     def write_tables(cells: Sequence[Cell]) -> None:
         write(cells[0], reward_note(cells[0]))
 
     def finish(folder: Path) -> None:
-        if first["only"] is None or "right_token" in first["only"]:
+        if first.only is None or "right_token" in first.only:
             right_token.write(sweeps[0].cells, folder)
         write_figure(folder, figure_name(first), command.line)
 

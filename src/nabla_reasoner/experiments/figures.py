@@ -55,7 +55,7 @@ def executed(path: Path, settings: Mapping[str, Any], timeout_seconds: int | Non
     Args:
         path: the notebook.
         settings: values that replace those in the cell tagged `parameters`.
-        timeout_seconds: of a cell; None waits.
+        timeout_seconds: time limit of a cell; None sets no limit.
 
     Raises:
         CellExecutionError: a cell failed.

@@ -144,14 +144,14 @@ def gaps(target: Target, results: Path) -> list[str]:
 
 def _cell_gaps(target: Target, results: Path) -> list[str]:
     """Compare the records of every default cell with its settings and its number of problems."""
-    from ..evaluation.sweep import record_file
+    from ..evaluation.cell_records import record_file
 
     missing = []
     overrides = [f"results_dir='{results}'"]
     cells = [cell for part in compose_sweeps(target.name, overrides) for cell in part.cells]
     for cell in cells:
         path = record_file(cell)
-        wanted = cell["num_problems"] * cell["task"]["repeats"]
+        wanted = cell.num_problems * cell.task.repeats
         if not path.exists() or len(read_records(path)) < wanted:
             missing.append(f"{path.stem} is not complete")
         elif fingerprint.differences(read_settings(path) or {}, json.loads(json.dumps(fingerprint.fingerprint(cell)))):

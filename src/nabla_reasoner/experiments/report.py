@@ -1,4 +1,4 @@
-"""Everything that was run, on one page.
+"""Report of all results, on one page.
 
 Reads the results of the other targets, docs/deviations.md and docs/outputs.md. The HTML page is self-contained: it
 opens from disk and loads nothing. `wandb=online` also publishes a W&B Report. `keep=true` copies rows and figures of
@@ -23,7 +23,8 @@ from ..reporting.html_report import Block, to_html, to_markdown
 from ..reporting.report_sections import FIGURES, ReportInputs, report_blocks
 from ..reporting.tables import read_csv
 from . import keep
-from .command import Command, Recording, refusing
+from .command import Command, refusing
+from .recording import Recording
 from .table1 import draw_table
 
 KEPT = {  # field of the evidence: name of its rows in figures/data/, if it is another
@@ -135,7 +136,7 @@ def write_docs() -> None:
 
 
 def run(command: Command, settings: dict[str, Any]) -> int:
-    """Write the page, and publish it if wandb=online; returns the exit status."""
+    """Write the page, and publish it if wandb=online; return the exit status."""
     results, scale = Path(settings["results_dir"]), settings["scale"]
     with refusing():
         if settings["docs"] and scale != "tiny":

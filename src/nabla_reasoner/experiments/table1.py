@@ -1,21 +1,21 @@
 """Table 1: accuracy and cost of every method beside the paper's Table 1."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ..config import fingerprint
-from ..config.schema import ROOT, Cell
+from ..config.cell import Cell
+from ..config.schema import ROOT
 from ..config.sweeps import Sweep
+from ..evaluation.cell_records import record_file
 from ..evaluation.outcomes import Experiment, Row, lineage, read_experiment, start_policies
 from ..evaluation.record_files import Cells, RecordFile, StoredCell
 from ..evaluation.records import CellKey
-from ..evaluation.sweep import record_file
 from ..reporting import paper_numbers
 from ..reporting.accuracy_table import COLUMNS, HEADER, NOTE, format_row, table_rows
 from ..reporting.comparisons import COMPARED, COMPARISON_COLUMNS, comparison_rows, format_comparisons
@@ -81,27 +81,27 @@ def accuracy_against_flops(table: pd.DataFrame) -> Figure:
 
 def reward_note(cell: Cell) -> str:
     """Return a sentence on the reward model: its kind and, if it was measured, its own accuracy on the problems."""
-    reward = cell["reward"]
-    note = f"Variant {cell['variant']['name']}. {_reward_sentence(reward)}"
-    if reward.get("manifest") and (ROOT / reward["manifest"]["file"]).is_file():
-        models = json.loads((ROOT / reward["manifest"]["file"]).read_text(encoding="utf-8"))["models"]
-        entry = models[reward["manifest"]["entry"]]
+    reward = cell.reward
+    note = f"Variant {cell.variant.name}. {_reward_sentence(reward.name, reward.kind, reward.path)}"
+    manifest = reward.manifest
+    if manifest and (ROOT / manifest["file"]).is_file():
+        entry = json.loads((ROOT / manifest["file"]).read_text(encoding="utf-8"))["models"][manifest["entry"]]
         accuracies = ", ".join(f"{task} {value} %" for task, value in entry["greedy_accuracy"].items())
         return f"{note}; its own greedy accuracy: {accuracies} (the same reward serves every method)."
     return f"{note}."
 
 
-def _reward_sentence(reward: Mapping[str, Any]) -> str:
-    return f"Reward {reward.get('name')}: kind {reward.get('kind')}, {reward.get('path')}"
+def _reward_sentence(name: str | None, kind: str | None, path: str | None) -> str:
+    return f"Reward {name}: kind {kind}, {path}"
 
 
 def planned_files(cells: Sequence[Cell]) -> list[RecordFile]:
     """Return the record files that these cells will have, with their settings."""
     files = []
     for cell in cells:
-        names = CellKey(cell["policy"]["name"], cell["task"]["name"], cell["method"]["name"])
+        names = CellKey(cell.policy.name, cell.task.name, cell.method.name)
         settings = json.loads(json.dumps(fingerprint.fingerprint(cell)))
-        files.append(RecordFile(record_file(cell), names, cell["seed"], settings))
+        files.append(RecordFile(record_file(cell), names, cell.seed, settings))
     return files
 
 
@@ -121,12 +121,14 @@ def table_grid(cells: Sequence[Cell], stored: Cells) -> list[Row]:
         origin = lineage(key.policy)
         if key.method == "greedy" and origin is not None:
             sources.setdefault(CellKey(origin.base, key.task, origin.trained_by), cell)
-    absent = first["absent"] if first["experiment_name"] == "table1" else {}
-    starts = {cell["policy"]["name"] for cell in cells} & set(first["grid"]["policy"].split(","))
+    absent = first.absent if first.experiment_name == "table1" else {}
+    starts = {cell.policy.name for cell in cells} & set(first.grid["policy"].split(","))
     for key, cell in list(sources.items()):
         for method in absent if key.policy in starts else ():
             sources.setdefault(key._replace(method=method), StoredCell(cell.names._replace(method=method), []))
-    policies, tasks = ({cell[group]["name"]: cell[group]["paper"] for cell in cells} for group in ("policy", "task"))
+    policies, tasks = (
+        {getattr(cell, group).name: getattr(cell, group).paper for cell in cells} for group in ("policy", "task")
+    )
     rows = []
     for key in sorted(sources, key=lambda key: (key[:2], rank(key.method))):
         names, seeds = sources[key].names, sources[key].seeds
@@ -134,8 +136,8 @@ def table_grid(cells: Sequence[Cell], stored: Cells) -> list[Row]:
             "policy": policies.get(key.policy, paper_numbers.paper_name("policy", key.policy)),
             "benchmark": tasks.get(names.task, paper_numbers.paper_name("task", names.task)),
         }
-        if first["experiment_name"] == "table2":
-            paper["method"] = f"{key.method}_{first['reward']['paper']}"  # the paper's columns are the reward's sizes
+        if first.experiment_name == "table2":
+            paper["method"] = f"{key.method}_{first.reward.paper}"  # the paper's columns are the reward's sizes
         row = {**key._asdict(), "seeds": seeds, "paper_cell": paper, "expected": sources[key].expected(seeds)}
         rows.append({**row, "absent": absent.get(key.method, "not run")})
     return rows
@@ -143,10 +145,11 @@ def table_grid(cells: Sequence[Cell], stored: Cells) -> list[Row]:
 
 def source_notes(cells: Sequence[Cell], stored: Sequence[Cells]) -> list[str]:
     """Return sentences on variant and rewards of the command's cells, and on the rewards of earlier ones."""
-    rewards = {cell["reward"]["name"]: cell for cell in cells}
+    rewards = {cell.reward.name: cell for cell in cells}
     lines = [reward_note(cell) for cell in rewards.values()]
     used = [cell.settings["reward"] for part in stored for cell in part.values() if "reward" in cell.settings]
-    others = {_reward_sentence(reward): None for reward in used if reward.get("name") not in rewards}
+    unnamed = [reward for reward in used if reward.get("name") not in rewards]
+    others = {_reward_sentence(*(reward.get(key) for key in ("name", "kind", "path"))): None for reward in unnamed}
     return [*lines, *(f"{sentence}." for sentence in others)]
 
 
@@ -197,7 +200,7 @@ def draw_table(source: Path, folder: Path) -> Path | None:
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:
-    """Run every cell and write the table; returns the exit status."""
+    """Run every cell and write the table; return the exit status."""
     from .table2 import write_tables
 
     return run_cells(command, sweeps, write_tables)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..config.sweeps import Sweep
 from ..evaluation.outcomes import read_experiment
 from ..evaluation.record_files import stored_cells
@@ -19,21 +19,21 @@ def write_tables(cells: Sequence[Cell]) -> None:
     """Rewrite the experiment's tables from the records on disk; if each reward has a folder, join their tables."""
     folders: dict[str, list[Cell]] = {}
     for cell in cells:
-        folders.setdefault(cell["records"], []).append(cell)
+        folders.setdefault(cell.records, []).append(cell)
     for folder, members in folders.items():
         Path(folder).mkdir(parents=True, exist_ok=True)
         experiment = read_experiment(Path(folder), planned_files(members))
         write_table(
             Path(folder),
             grid=table_grid(members, experiment.cells),
-            table=members[0]["experiment_name"],
+            table=members[0].experiment_name,
             notes=source_notes(members, (experiment.cells, experiment.pool_cells)),
             experiment=experiment,
         )
-    root = Path(cells[0]["folder"])
+    root = Path(cells[0].folder)
     if list(folders) != [str(root)]:
         known = {path.parent.name for path in root.glob("*/table.csv")}  # those of earlier commands too
-        order = [name for name in cells[0]["grid"]["reward"].split(",") if name in known]
+        order = [name for name in cells[0].grid["reward"].split(",") if name in known]
         combine(root, [*order, *sorted(known - set(order))])
 
 
@@ -76,5 +76,5 @@ def joint_tasks(folder: Path, rewards: Sequence[str]) -> dict[tuple[str, str, st
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:
-    """Run every cell and write the tables; returns the exit status."""
+    """Run every cell and write the tables; return the exit status."""
     return run_cells(command, sweeps, write_tables)

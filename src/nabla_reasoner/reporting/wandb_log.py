@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..config import build
+from ..config.schema import locate
 from ..evaluation import provenance
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode: str
             logged[f"figures/{name}"] = wandb.Image(str(path), caption=name)
         run.log(logged)
         for name, path in entry.models.items():
-            run.log_artifact(_model_artifact(name, build.locate(path)))
+            run.log_artifact(_model_artifact(name, locate(path)))
     finally:
         wandb.finish()
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..config import build, fingerprint
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..config.wandb_mode import chosen_mode
 from ..evaluation.outcomes import correct_array, outcome_of
 from ..evaluation.record_files import read_object, warn_once
@@ -40,20 +40,20 @@ def cell_entry(cell: Cell, path: Path) -> WandbRun:
     """
     records = read_records(path)
     settings = fingerprint.fingerprint(cell)
-    groups = [cell[group]["name"] for group in ("policy", "task", "method")]
-    pool = ["pool"] if cell["budget"] else []
-    below = Path(cell["records"]).relative_to(cell["folder"]).parts  # Table 2: the reward
-    names = [*groups, f"s{cell['seed']}", *below, *pool]
+    groups = [getattr(cell, group).name for group in ("policy", "task", "method")]
+    pool = ["pool"] if cell.budget else []
+    below = Path(cell.records).relative_to(cell.folder).parts  # Table 2: the reward
+    names = [*groups, f"s{cell.seed}", *below, *pool]
     return WandbRun(
-        identity=identity([cell["experiment_name"], cell["scale_name"], *names], settings),
+        identity=identity([cell.experiment_name, cell.scale_name, *names], settings),
         name="-".join(names),
-        job_type="-".join([cell["method"]["name"], *pool]),
+        job_type="-".join([cell.method.name, *pool]),
         config={
             **settings,
-            "experiment": cell["experiment_name"],
-            "scale": cell["scale_name"],
-            "variant": cell["variant"]["name"],
-            "budget": cell["budget"],
+            "experiment": cell.experiment_name,
+            "scale": cell.scale_name,
+            "variant": cell.variant.name,
+            "budget": cell.budget,
         },
         metrics=_cell_metrics(records),
         tables={"samples": _samples(cell, records[:SAMPLES])},
@@ -145,16 +145,19 @@ def mirror_tables(
 def mirror_cells(cells: Sequence[Cell], paths: Sequence[Path], *, sweep: Mapping[str, Any]) -> None:
     """Write an experiment: a run per cell that has records, and one of its tables and models."""
     first = cells[0]
-    folder, scope = Path(first["folder"]), {"experiment": first["experiment_name"], "scale": first["scale_name"]}
+    folder, scope = Path(first.folder), {"experiment": first.experiment_name, "scale": first.scale_name}
 
     def entries() -> list[WandbRun]:
         done = [cell_entry(cell, path) for cell, path in zip(cells, paths, strict=True) if path.exists()]
         names = [name for name in ("table", "comparisons") if (folder / f"{name}.csv").exists()]
-        groups = [(group, cell[group]) for cell in cells for group in ("policy", "reward")]
-        models = {f"{group}-{model['name']}": model["path"] for group, model in groups}
-        return [*done, tables_entry(folder, **scope, config={"sweep": sweep, **first}, names=names, models=models)]
+        groups = [(group, getattr(cell, group)) for cell in cells for group in ("policy", "reward")]
+        models = {f"{group}-{model.name}": model.path for group, model in groups}
+        return [
+            *done,
+            tables_entry(folder, **scope, config={"sweep": sweep, **first.content()}, names=names, models=models),
+        ]
 
-    write(folder, entries, mode=first["wandb"], **scope)
+    write(folder, entries, mode=first.wandb, **scope)
 
 
 def write(folder: Path, make: Callable[[], Sequence[WandbRun]], *, experiment: str, scale: str, mode: str) -> None:
