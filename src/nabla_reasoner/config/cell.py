@@ -100,6 +100,7 @@ class RunSettings(Section):
     overwrite: bool
     results_dir: Folder
     wandb: Wandb
+    keep: bool
 
 
 class Cell(RunSettings):

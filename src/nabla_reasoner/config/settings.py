@@ -27,6 +27,7 @@ class ResultsSettings(Settings):
     scale: str
     results_dir: Folder
     wandb: Wandb
+    keep: bool
 
 
 class ReportSettings(ResultsSettings):
@@ -42,6 +43,7 @@ class ReportSettings(ResultsSettings):
 class FiguresSettings(Settings):
     results_dir: Folder | None
     recompute: bool
+    keep: bool
 
 
 class PlanSettings(Settings):
@@ -153,6 +155,7 @@ class TheoremSettings(Settings):
     seed: Seed
     threads: Count
     wandb: Wandb
+    keep: bool
     line: SpaceSettings
     plane: SpaceSettings
     text: TextSettings
@@ -174,6 +177,7 @@ class PPOSettings(Settings):
     scale: Literal["tiny"]
     results_dir: Folder
     wandb: Wandb
+    keep: bool
     threads: Count | None
     seed: Seed
     length: Count
@@ -207,6 +211,7 @@ class BenchSettings(Settings):
     scale: Literal["tiny", "small"]
     results_dir: Folder
     wandb: Wandb
+    keep: bool
     device: Device
     threads: Count | None
     cases: list[str] | None = Field(min_length=1)

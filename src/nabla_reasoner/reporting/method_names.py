@@ -35,6 +35,24 @@ STYLES = {  # in the order of a table's rows
 }
 METHODS = tuple(STYLES)
 
+
+def base_name(method: str) -> str:
+    """Return a method's name without the settings that `record_files` adds where they differ."""
+    return method.partition(" (")[0]
+
+
+def rank(method: str) -> tuple[int, str]:
+    """Return the key by which methods are sorted: in the order of `STYLES`, unknown ones last by name."""
+    name = base_name(method)
+    return METHODS.index(name) if name in METHODS else len(METHODS), method
+
+
+def label(method: str) -> str:
+    """Return a method's name in figures and in the report; an unknown one is its own label."""
+    style = STYLES.get(base_name(method))
+    return method if style is None else style.label + method.removeprefix(base_name(method))
+
+
 BEST_OF_N = "best_of_n"
 NULL_ARM = "nabla_without_gradient"  # the same loop without the gradient
 OURS = "nabla_reasoner"  # one pass, as the paper's
