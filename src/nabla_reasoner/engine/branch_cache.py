@@ -30,10 +30,10 @@ class BranchCache(TokenCache):
         self.log_probabilities: Float[Tensor, " capacity"] = torch.zeros(0, dtype=torch.float64)
         self.free: list[int] = []
 
-    def fork(self, source: int, target: int) -> None:
-        """Make slot `target` a copy of slot `source`."""
-        self.ids[target] = list(self.ids[source])
-        self.rows[target] = list(self.rows[source])
+    def fork(self, source: int, target: int, length: int | None = None) -> None:
+        """Make slot `target` a copy of slot `source`, or of its first `length` tokens."""
+        self.ids[target] = self.ids[source][:length]
+        self.rows[target] = self.rows[source][:length]
 
     def cut(self, slot: int, length: int) -> None:
         """Shorten a slot to `length` tokens; no other slot may hold the removed ones."""

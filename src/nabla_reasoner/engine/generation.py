@@ -87,7 +87,7 @@ def sample(
         slots = shared_slots(prefixes)
         cache = PrefixCache(len(set(slots)))
     texts = {slots[i]: list(prefixes[i]) for i in waiting}
-    hidden, prefilled = _prefill(policy, cache, texts)
+    hidden, prefilled = prefill(policy, cache, texts)
     if output_slots is None:
         output_slots = [None] * len(prefixes) if store is None else slots
     for i in waiting:
@@ -117,7 +117,7 @@ def sample(
     return results
 
 
-def _prefill(
+def prefill(
     policy: Policy, cache: TokenCache, texts: dict[int, list[int]]
 ) -> tuple[dict[int, Float[Tensor, " hidden"]], dict[int, int]]:
     """Read the uncached tail of each slot's text; return, by slot, its last hidden state and the number of tokens."""
