@@ -133,6 +133,6 @@ def check_likelihood(method: str, reward: RewardModel) -> None:
     """Raise ValueError unless the reward is a language model's likelihood."""
     if reward.kind != "likelihood":
         raise ValueError(
-            f"{method} needs a likelihood reward, whose model predicts tokens; got kind={reward.kind!r} ({reward.name}). "
+            f"{method} needs a likelihood reward, whose model predicts tokens; got {reward.kind!r} ({reward.name}). "
             "Choose reward=likelihood or another method."
         )
