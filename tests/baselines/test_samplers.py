@@ -20,7 +20,7 @@ from nabla_reasoner.engine import scoring
 from nabla_reasoner.ppo import exact_distributions, markov_chains
 from nabla_reasoner.types import Problem
 
-QUESTIONS = ["What is 12 + 34?", "6", "99 + 1?", "Add 5 and 6, then take 7.", "1 2 3", "4+4", "take 7"]
+QUESTIONS = ["What is 12 + 34?", "6", "99 + 1?", "Add 5 and 6, then take 7.", "1 2 3"]
 PROBLEMS = [Problem(f"toy/{i}", text, "1", "chain_sum") for i, text in enumerate(QUESTIONS)]
 LIMIT = 8
 MARKS = list("aeiou0123456789 ")
@@ -76,14 +76,16 @@ def test_mh_resampling_follows_chain_whose_law_is_exact():
 
 def test_langevin_follows_chain_whose_law_is_exact():
     """The matrix is made by `ppo.markov_chains`, which has tests of its own; all answers have two tokens."""
-    policy, reward = letter_models.models()
+    policy, reward, weight = *letter_models.models(), 2.0
+    for model in (policy, reward):
+        model.model.lm_head.weight.mul_(0.3)  # less certain models, whose chain moves in a few steps
     scored = exact_distributions.score_prompt(policy, reward, problems(1)[0].messages, 2)
-    target, slopes = scored.optimum(BETA), scored.energy_gradients(BETA)
+    target, slopes = scored.optimum(weight), scored.energy_gradients(weight)
     proposal = markov_chains.joint(langevin_proposal(slopes, scored.answers, 1.0), scored.answers)
     matrix = markov_chains.metropolis(proposal, target)
     torch.testing.assert_close(target.exp() @ matrix, target.exp(), rtol=0, atol=1e-12)
-    count, steps = 300, 4
-    method = DiscreteLangevin(num_steps=steps, step_size=1.0, reward_weight=BETA, temperature=1.0, max_new_tokens=2)
+    count, steps = 350, 3
+    method = DiscreteLangevin(num_steps=steps, step_size=1.0, reward_weight=weight, temperature=1.0, max_new_tokens=2)
     drawn = torch.tensor([solution.token_ids for solution in method.solve(problems(count), policy, reward)])
     indices = exact_distributions.answer_indices(drawn, policy.vocab_size)
     frequencies = exact_distributions.empirical(indices, len(target)).exp()

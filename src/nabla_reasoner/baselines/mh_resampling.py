@@ -58,7 +58,7 @@ class MHResampling:
     def __init__(
         self,
         *,
-        num_steps: int = 7,
+        num_steps: int = 14,
         reward_weight: float | int = 1.0,
         temperature: float | int = 0.7,
         top_p: float | int = 1.0,
