@@ -156,17 +156,17 @@ class _Chains:
         proposals = self._propose(step, cuts)
         for chain, cut, (_, threshold), proposal in zip(self.chains, cuts, uniform, proposals, strict=True):
             chain.log.samples.append(proposal)
-            if step == 0 or math.log(max(threshold, 1e-300)) < log_acceptance(
-                self.settings.reward_weight,
-                chain.state.reward,
-                proposal.reward,
-                len(chain.state.token_ids),
-                len(proposal.token_ids),
-            ):
+            if proposal is not chain.state and (step == 0 or self._accepts(chain.state, proposal, threshold)):
                 chain.state = proposal
                 chain.slot, chain.spare = chain.spare, chain.slot
                 chain.log.choose(len(chain.log.samples) - 1)
             self._forget_end(chain, cut)
+
+    def _accepts(self, state: Sample, proposal: Sample, threshold: float) -> bool:
+        """Return whether a proposal replaces the state, for a uniform number `threshold`."""
+        lengths = len(state.token_ids), len(proposal.token_ids)
+        ratio = log_acceptance(self.settings.reward_weight, state.reward, proposal.reward, *lengths)
+        return threshold == 0 or math.log(threshold) < ratio
 
     @torch.no_grad()
     def _propose(self, step: int, cuts: Sequence[int]) -> list[Sample]:
@@ -192,15 +192,28 @@ class _Chains:
             slots=slots,
         )
         responses = [prefix + rollout.token_ids for prefix, rollout in zip(prefixes, rollouts, strict=True)]
-        prompts = [chain.reward_prompt for chain in self.chains]
-        rewards, costs = scoring.rewards(self.reward, prompts, responses, caches=self.caches, slots=slots)
-        for chain, rollout, scoring_cost in zip(self.chains, rollouts, costs, strict=True):
+        for chain, rollout in zip(self.chains, rollouts, strict=True):
             chain.log.trajectory.charge(
                 cost.prefill(self.policy.parameters, rollout.prefilled),
                 cost.decoding(self.policy.parameters, len(rollout.token_ids)),
-                scoring_cost,
             )
-        return [Sample(tokens, value) for tokens, value in zip(responses, rewards, strict=True)]
+        return self._score(responses)
+
+    def _score(self, responses: Sequence[list[int]]) -> list[Sample]:
+        """Return each chain's proposal with its reward; a proposal equal to the state is the state."""
+        proposals = [chain.state for chain in self.chains]
+        new = [number for number, state in enumerate(proposals) if responses[number] != state.token_ids]
+        rewards, costs = scoring.rewards(
+            self.reward,
+            [self.chains[number].reward_prompt for number in new],
+            [responses[number] for number in new],
+            caches=self.caches,
+            slots=[self.chains[number].spare for number in new],
+        )
+        for number, value, spent in zip(new, rewards, costs, strict=True):
+            proposals[number] = Sample(responses[number], value)
+            self.chains[number].log.trajectory.charge(spent)
+        return proposals
 
     def _forget_end(self, chain: _Chain, cut: int) -> None:
         """Free what the spare slot holds behind the cut; what is before it belongs to the state's slot too."""

@@ -65,11 +65,11 @@ class PrefixScorer:
     def commit(self, row: int, place: int) -> None:
         """Keep what was read for the candidate at `place`, and forget the row's other candidates."""
         slot, forks = self.slots[row], self.forks.pop(row)
-        for number, fork in enumerate(forks):
-            if number != place:
-                self.cache.cut(fork, len(self.cache.ids[slot]))
-        if place < len(forks):
-            self.slots[row] = forks[place]
+        chosen = forks[place] if place < len(forks) else slot
+        known = len(self.cache.ids[slot])
+        for number in {slot, *forks} - {chosen}:
+            self.cache.drop(number, known)
+        self.slots[row] = chosen
 
     def _charge(self, row: int, spent: Cost) -> None:
         self.costs[row] = cost.total([self.costs[row], spent])

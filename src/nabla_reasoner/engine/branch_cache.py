@@ -40,6 +40,11 @@ class BranchCache(TokenCache):
         self.free += self.rows[slot][length:]
         del self.ids[slot][length:], self.rows[slot][length:]
 
+    def drop(self, slot: int, length: int) -> None:
+        """Forget a slot, whose first `length` tokens another slot holds too."""
+        self.cut(slot, length)
+        del self.ids[slot], self.rows[slot]
+
     def leading(self, slots: Sequence[int], width: int) -> Iterator[tuple[Tensor, Tensor]]:
         index = torch.zeros(len(slots), width, dtype=torch.long)
         for i, slot in enumerate(slots):
