@@ -64,8 +64,8 @@ def enumerate_answers(
         ids = torch.tensor([prompt + list(answer) + [0] * (length - len(answer)) for answer in answers])
         logits = model.model(input_ids=ids).logits[:, len(prompt) - 1 : -1, : policy.vocab_size]
         logs = torch.log_softmax(logits.double() / heat, -1).gather(-1, ids[:, len(prompt) :, None])[..., 0]
-        kept = torch.arange(length)[None] < torch.tensor([len(answer) for answer in answers])[:, None]
-        rows.append((logs * kept).sum(1))
+        inside = torch.arange(length)[None] < torch.tensor([len(answer) for answer in answers])[:, None]
+        rows.append((logs * inside).sum(1))
     return Enumerated({answer: number for number, answer in enumerate(answers)}, *rows)
 
 
@@ -79,6 +79,6 @@ def sampling_floor(distribution: torch.Tensor, count: int, repeats: int = 20) ->
     size = len(distribution)
     values = []
     for _ in range(repeats):
-        drawn = torch.multinomial(distribution, count, replacement=True, generator=generator)
-        values.append(total_variation(torch.bincount(drawn, minlength=size).double() / count, distribution))
+        samples = torch.multinomial(distribution, count, replacement=True, generator=generator)
+        values.append(total_variation(torch.bincount(samples, minlength=size).double() / count, distribution))
     return max(values)

@@ -31,12 +31,12 @@ class PassCounter:
         monkeypatch.setattr(generation, "sample", sampling)
 
     def _count(self, monkeypatch, model, whose: str) -> None:
-        own = model.hidden_states
+        forward = model.hidden_states
 
         def hidden_states(embeddings, **context):
             tokens = (embeddings != model.embedding[0]).any(-1).sum().item()  # padding is token 0
             whole = isinstance(context.get("past_key_values"), (DynamicCache, type(None)))
             (self.read if whole else self.stepped)[whose] += tokens
-            return own(embeddings, **context)
+            return forward(embeddings, **context)
 
         monkeypatch.setattr(model, "hidden_states", hidden_states)

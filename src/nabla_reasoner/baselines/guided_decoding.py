@@ -90,9 +90,9 @@ class GuidedDecoding:
         expert = _Judge if reward.kind == "likelihood" else _Classifier
 
         def run(indices: list[int]) -> list[tuple[list[int], Cost, int]]:
-            own = StepReader(policy, [prompts[i] for i in indices])
-            guide = _Guide(self, own, expert(reward, [reward_prompts[i] for i in indices], self.scorer))
-            responses = decode(policy, [own, *guide.expert.readers], guide.choose, self.max_new_tokens)
+            policy_reader = StepReader(policy, [prompts[i] for i in indices])
+            guide = _Guide(self, policy_reader, expert(reward, [reward_prompts[i] for i in indices], self.scorer))
+            responses = decode(policy, [policy_reader, *guide.expert.readers], guide.choose, self.max_new_tokens)
             return list(zip(responses, guide.expert.spent(responses), guide.uncertain, strict=True))
 
         lengths = [len(prompt) + self.max_new_tokens for prompt in prompts]
@@ -164,15 +164,15 @@ class _Classifier:
 class _Guide:
     """The choice of the next tokens; counts uncertain positions by row."""
 
-    def __init__(self, settings: GuidedDecoding, own: StepReader, expert: _Judge | _Classifier):
+    def __init__(self, settings: GuidedDecoding, policy_reader: StepReader, expert: _Judge | _Classifier):
         self.settings = settings
-        self.own = own
+        self.policy_reader = policy_reader
         self.expert = expert
-        self.uncertain = [0] * len(own.hidden)
+        self.uncertain = [0] * len(policy_reader.hidden)
 
     def choose(self, rows: list[int], responses: list[list[int]]) -> Int[Tensor, " rows"]:
         """Return the next token of each row."""
-        log_probabilities = torch.log_softmax(at_least_float32(self.own.logits()), -1)
+        log_probabilities = torch.log_softmax(at_least_float32(self.policy_reader.logits()), -1)
         count = min(self.settings.num_candidates, log_probabilities.shape[1])
         likely = log_probabilities.topk(count, -1)
         tokens = likely.indices[:, 0].clone()

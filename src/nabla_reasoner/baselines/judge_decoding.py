@@ -122,20 +122,19 @@ class LogitMixture:
         noise = [keyed_uniforms(seed, problem.id, repeat, "rollout 0", limit) for problem in problems]
 
         def run(indices: list[int]) -> list[list[int]]:
-            own = [(1.0, StepReader(policy, [prompts[i] for i in indices]))]
-            judges = [
+            readers = [(1.0, StepReader(policy, [prompts[i] for i in indices]))]
+            readers += [
                 (sign * self.judge_weight, StepReader(model, [judge_prompts[i] for i in indices]))
                 for model, sign, _ in likelihood_models(reward, None)
             ]
-            parts = own + judges
 
             def choose(rows: list[int], responses: list[list[int]]) -> Int[Tensor, " rows"]:
-                logits = sum(weight * reader.logits()[:, : policy.vocab_size] for weight, reader in parts)
+                logits = sum(weight * reader.logits()[:, : policy.vocab_size] for weight, reader in readers)
                 uniform = [noise[indices[row]][len(responses[row])] for row in rows]
                 uniform = torch.tensor(uniform, dtype=torch.float64, device=logits.device)
                 return draw(logits, uniform, self.sampling)
 
-            return decode(policy, [reader for _, reader in parts], choose, limit)
+            return decode(policy, [reader for _, reader in readers], choose, limit)
 
         lengths = [len(prompt) + limit for prompt in prompts]
         responses = batching.run(run, lengths, policy.batch_limits)

@@ -173,8 +173,8 @@ class ParticleFilter:
         weights = np.exp(logs - largest)
         particles.log_normalizer += float(largest + math.log(weights.mean()))
         (uniform,) = keyed_uniforms(search.seed, tree.problem.id, search.repeat, f"resampling {generation}", 1)
-        chosen = systematic((weights / weights.sum()).tolist(), float(uniform))
-        particles.nodes = [moved[index] for index in chosen]
+        indices = systematic((weights / weights.sum()).tolist(), float(uniform))
+        particles.nodes = [moved[index] for index in indices]
         for node in dict.fromkeys(moved):
             if id(node) not in before and node not in particles.nodes:
                 search.trim(tree, node, len(node.parent.tokens))

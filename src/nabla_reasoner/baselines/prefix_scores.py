@@ -65,11 +65,11 @@ class PrefixScorer:
     def commit(self, row: int, place: int) -> None:
         """Keep what was read for the candidate at `place`, and forget the row's other candidates."""
         slot, forks = self.slots[row], self.forks.pop(row)
-        chosen = forks[place] if place < len(forks) else slot
+        survivor = forks[place] if place < len(forks) else slot
         known = len(self.cache.ids[slot])
-        for number in {slot, *forks} - {chosen}:
+        for number in {slot, *forks} - {survivor}:
             self.cache.drop(number, known)
-        self.slots[row] = chosen
+        self.slots[row] = survivor
 
     def _charge(self, row: int, spent: Cost) -> None:
         self.costs[row] = cost.total([self.costs[row], spent])
