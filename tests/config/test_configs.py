@@ -135,6 +135,13 @@ def test_every_method_builds_and_names_all_settings_of_its_class(method: str):
     assert set(cell["method"]) - {"name", "budget", "_target_"} == set(signature.parameters)
 
 
+@pytest.mark.parametrize("method", ["judge_greedy", "logit_mixture"])
+def test_method_that_decodes_from_judge_is_refused_with_classifier(method: str):
+    cell = compose.compose_cells([f"method={method}", "reward=classifier"])[0]
+    with pytest.raises(ValueError, match=f"{method} needs a likelihood reward.*'classifier'"):
+        build.build_method(cell)
+
+
 def test_generated_tasks_are_those_the_shipped_models_are_trained_on():
     recipe = yaml.safe_load((ROOT / "configs/train/tiny.yaml").read_text(encoding="utf-8"))
     for task in ("chain_sum", "leg_counting", "products"):

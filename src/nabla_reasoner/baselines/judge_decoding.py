@@ -51,7 +51,7 @@ class JudgeGreedy:
             ValueError: a classifier reward, vocabularies that differ, or a prompt beyond the model's context.
         """
         begin = time.perf_counter()
-        check_likelihood("judge_greedy", reward)
+        check_likelihood("judge_greedy", reward.kind, reward.name)
         reward.check_vocabulary(policy)
         judge = reward.strong
         prompts = prompts_within_context(problems, judge, self.max_new_tokens)
@@ -114,7 +114,7 @@ class LogitMixture:
             ValueError: a classifier reward, vocabularies that differ, or a prompt beyond the policy's context.
         """
         begin = time.perf_counter()
-        check_likelihood("logit_mixture", reward)
+        check_likelihood("logit_mixture", reward.kind, reward.name)
         reward.check_vocabulary(policy)
         limit = self.max_new_tokens
         prompts = prompts_within_context(problems, policy, limit)
@@ -151,3 +151,6 @@ class LogitMixture:
             for prompt, judge_prompt, tokens in zip(prompts, judge_prompts, responses, strict=True)
         ]
         return solutions(problems, policy, reward, responses, costs)
+
+
+LIKELIHOOD_METHODS = (JudgeGreedy, LogitMixture)  # methods that refuse any other kind of reward

@@ -129,10 +129,10 @@ def solutions(
     return results
 
 
-def check_likelihood(method: str, reward: RewardModel) -> None:
-    """Raise ValueError unless the reward is a language model's likelihood."""
-    if reward.kind != "likelihood":
+def check_likelihood(method: str, kind: str, name: str) -> None:
+    """Raise ValueError unless the reward model `name` is a language model whose likelihood is the reward."""
+    if kind != "likelihood":
         raise ValueError(
-            f"{method} needs a likelihood reward, whose model predicts tokens; got {reward.kind!r} ({reward.name}). "
+            f"{method} needs a likelihood reward, whose model predicts tokens; got kind {kind!r} ({name}). "
             "Choose reward=likelihood or another method."
         )

@@ -10,6 +10,8 @@ import transformers
 from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 
+from ..baselines.judge_decoding import LIKELIHOOD_METHODS
+from ..baselines.lockstep import check_likelihood
 from ..models.language_models import Policy, RewardModel
 from ..tasks import problems
 from ..types import Problem
@@ -82,13 +84,16 @@ def build_method(cell: Cell) -> Any:
     """Return the cell's method, an object with `solve` (`types.Method`); its constructor checks the settings.
 
     Raises:
-        ValueError: a setting that the method does not have or refuses.
+        ValueError: a setting that the method does not have or refuses, or a kind of reward that it cannot use.
     """
     settings = {key: value for key, value in cell["method"].items() if key not in ("name", "budget", "_target_")}
     try:
-        return get_class(cell["method"]["_target_"])(**settings)
+        method = get_class(cell["method"]["_target_"])(**settings)
     except (TypeError, ValueError) as error:
         raise ValueError(f"method {cell['method']['name']}: {error}") from error
+    if isinstance(method, LIKELIHOOD_METHODS):
+        check_likelihood(cell["method"]["name"], cell["reward"]["kind"], cell["reward"]["name"])
+    return method
 
 
 def load_models(cell: Cell) -> tuple[Policy, RewardModel]:
