@@ -133,6 +133,16 @@ def test_mixture_and_judge_tokens_equal_plain_passes(method, reference):
         assert solution.cost.flops == 2 * flops
 
 
+def test_judge_writes_tokens_of_policy_only():
+    policy, reward = toys.policy(), toys.reward()
+    whole = JudgeGreedy(max_new_tokens=LIMIT).solve(PROBLEMS, policy, reward)
+    policy.vocab_size = 150
+    solutions = JudgeGreedy(max_new_tokens=LIMIT).solve(PROBLEMS, policy, reward)
+    assert max(token for solution in whole for token in solution.token_ids) >= 150
+    assert max(token for solution in solutions for token in solution.token_ids) < 150
+    assert reward.strong.vocab_size > 150
+
+
 METHODS = {
     "judge": JudgeGreedy(max_new_tokens=LIMIT),
     "mixture": LogitMixture(temperature=1.0, max_new_tokens=LIMIT),

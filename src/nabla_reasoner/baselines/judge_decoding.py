@@ -4,6 +4,7 @@ What a likelihood reward knows of an answer, its model says token by token. Thes
 needed once that model may speak for itself.
 """
 
+import copy
 import time
 from collections.abc import Sequence
 
@@ -25,8 +26,9 @@ from .sample_pool import check_counts, prompts_within_context
 class JudgeGreedy:
     """The most likely token of the likelihood reward's model at every step; the policy is not used.
 
-    A reference model of the reward is not used either. The decoded tokens are charged as `decode_tokens`, at the number
-    of parameters of the model that decodes them.
+    A reference model of the reward is not used either, nor tokens that the policy does not know. A response ends with
+    an end token of the judge's. The decoded tokens are charged as `decode_tokens`, at the number of parameters of the
+    model that decodes them.
 
     Args:
         max_new_tokens: length limit of a response, >= 1.
@@ -53,7 +55,8 @@ class JudgeGreedy:
         begin = time.perf_counter()
         check_likelihood("judge_greedy", reward.kind, reward.name)
         reward.check_vocabulary(policy)
-        judge = reward.strong
+        judge = copy.copy(reward.strong)
+        judge.vocab_size = min(judge.vocab_size, policy.vocab_size)  # a response is in the policy's tokens
         prompts = prompts_within_context(problems, judge, self.max_new_tokens)
         noise = [keyed_uniforms(seed, problem.id, repeat, "rollout 0", self.max_new_tokens) for problem in problems]
         limits = [self.max_new_tokens] * len(problems)
