@@ -1,4 +1,4 @@
-"""What holds for every test: no network beyond this machine, no login, and which tiers run."""
+"""Rules for every test: no network beyond this machine, no login, and the selection of tiers."""
 
 import importlib.util
 import os
@@ -10,7 +10,7 @@ import transformers
 
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="disabled", TOKENIZERS_PARALLELISM="false")
 transformers.logging.disable_progress_bar()
-torch.set_num_threads(1)  # toy tensors: a second thread costs more than it brings, above all on a busy machine
+torch.set_num_threads(1)  # a second thread slows down work on toy tensors, above all on a busy machine
 HOW = "./reproduce.sh test --all"
 
 
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """A command run inside a test sets the threads of its scale; the next test has one again."""
+    """Reset torch to one thread: a command run inside a test sets the number of its scale."""
     torch.set_num_threads(1)
 
 

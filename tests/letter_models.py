@@ -20,7 +20,7 @@ SHAPE = {
 
 
 def models() -> tuple[Policy, RewardModel]:
-    """Random models over the letters, in 64-bit arithmetic."""
+    """Build random models over the letters, in float64."""
     folder = Path(tempfile.mkdtemp(prefix="nabla-letters-"))
     for number, name in enumerate(("policy", "judge")):
         torch.manual_seed(number)

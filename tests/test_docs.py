@@ -1,4 +1,4 @@
-"""README and docs: every command line composes, every target is listed, every link resolves."""
+"""README and docs: valid command lines, complete list of targets, working links."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ from nabla_reasoner.config.targets import find, targets
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-EXAMPLES = {  # names that stand for the reader's own: something that exists in their stead
+EXAMPLES = {  # placeholders in the pages, and existing names that replace them
     "NAME": "table1",
     "TARGET": "table1",
     "variant=NAME": "variant=paper",
@@ -27,7 +27,7 @@ COMMAND = re.compile(r"\./reproduce\.sh +([^`\n|]+)")
 
 
 def commands() -> list[str]:
-    """Every command line of the pages, without comments."""
+    """Return every command line of the pages, without comments."""
     lines = [match[1].split(" #")[0] for page in PAGES for match in COMMAND.finditer(page.read_text("utf-8"))]
     return sorted({line.removesuffix("-->").strip().rstrip("'") for line in lines})
 
@@ -47,8 +47,8 @@ def test_documented_command_is_valid(line: str):
         narrow = {key: NARROW[key] for key in NARROW if "scale=" not in line or key in ("method", "seed")}
         overrides += [f"{key}={value}" for key, value in narrow.items() if key not in given]
         (cell, *_) = compose_cells([f"experiment={planned.name}", *overrides])
-        groups = cell.get("settings", {})
-        assert set(cell.get("only") or []) <= {*groups, *(name for group in groups.values() for name in group)}
+        groups = cell.settings
+        assert set(cell.only or []) <= {*groups, *(name for group in groups.values() for name in group)}
         return
     __main__._settings(planned, overrides)
 
@@ -73,7 +73,7 @@ def test_relative_links_resolve():
 
 
 def definitions(path: Path) -> set[str]:
-    """Names of functions, classes, methods and constants of a module."""
+    """Return the names of functions, classes, methods and constants of a module."""
     tree = ast.parse(path.read_text("utf-8"))
     names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]

@@ -1,4 +1,4 @@
-"""Imports run one way, as the contract in pyproject.toml says."""
+"""Import layers, as in the contract of pyproject.toml."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""reproduce.sh as typed: targets, exit status, and a run that survives SIGKILL."""
+"""reproduce.sh: targets, exit status, and a run that resumes after SIGKILL."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def test_help_names_every_target_and_needs_no_python(tmp_path: Path):
         assert target.summary in shown.stdout
 
 
-def test_unknown_target_lists_the_valid_ones_and_exits_2():
+def test_unknown_target_lists_valid_ones_and_exits_2():
     begin = time.monotonic()
     refused = reproduce("tabel1")
     assert time.monotonic() - begin < 1
@@ -38,7 +38,7 @@ def test_unknown_target_lists_the_valid_ones_and_exits_2():
         assert name in refused.stderr
 
 
-def test_old_python_is_refused_clearly(tmp_path: Path):
+def test_old_python_is_refused_with_reason(tmp_path: Path):
     for name in ("python3", "python3.11", "python3.12", "python3.13", "python3.14", "python"):
         (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / name).chmod(0o755)
@@ -68,7 +68,7 @@ def start(results: Path, size: str = "num_problems=12", **settings) -> subproces
 
 
 @pytest.mark.slow
-def test_run_killed_with_sigkill_and_started_again_equals_an_undisturbed_one(tmp_path: Path):
+def test_restarted_run_after_sigkill_equals_undisturbed_run(tmp_path: Path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     toys.model_folder("qwen2")
     assert start(undisturbed).wait() == 0
@@ -84,8 +84,8 @@ def test_run_killed_with_sigkill_and_started_again_equals_an_undisturbed_one(tmp
 
 
 @pytest.mark.slow
-def test_a_terminated_run_stops_at_once_and_says_how_to_go_on(tmp_path: Path):
-    """Lightning notes SIGTERM and goes on; a scheduler that sends it would then kill without warning."""
+def test_terminated_run_stops_and_explains_how_to_resume(tmp_path: Path):
+    """Lightning only records SIGTERM; a scheduler that sent it would then kill the run without a summary."""
     toys.model_folder("qwen2")
     process, seen = (
         start(tmp_path, "num_problems=200", stderr=subprocess.PIPE),

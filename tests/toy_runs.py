@@ -1,4 +1,4 @@
-"""A small Table 1 run on random models, its records without timings, and made-up trajectories."""
+"""A small Table 1 run on random models, its records without timings, and artificial trajectories."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ TIMINGS = ("seconds", "peak_bytes")
 
 
 def command(results: Path, *more: str) -> list[str]:
-    """A table1 command of one policy and task with random models; `more` narrows or breaks it."""
+    """Return a table1 command of one policy and task with random models; `more` adds settings."""
     return [
         "table1",
         "policy=tiny-base",
@@ -28,7 +28,7 @@ def command(results: Path, *more: str) -> list[str]:
 
 
 def without_timings(value: object) -> object:
-    """A record without its timing fields, at any depth."""
+    """Return a record without its timing fields, at any depth."""
     if isinstance(value, dict):
         return {key: without_timings(entry) for key, entry in value.items() if key not in TIMINGS}
     return [without_timings(entry) for entry in value] if isinstance(value, list) else value
@@ -39,7 +39,7 @@ def records_below(folder: Path) -> dict[str, object]:
 
 
 def ladder(correct_at, calls=10):
-    """A trajectory of as many rollouts as there are entries, each rollout costing the same."""
+    """Return a trajectory with one rollout per entry, each of the same cost."""
     return [
         {"rollouts": n, "model_calls": calls * n, "flops": 1000.0 * n, "seconds": 0.01 * n, "correct": bool(right)}
         for n, right in enumerate(correct_at, start=1)

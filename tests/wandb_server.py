@@ -1,6 +1,6 @@
-"""A W&B server on the loopback interface: the part of its API that uploading runs and saving a report needs.
+"""W&B server on the loopback interface, with the part of the API that uploading runs and saving a report needs.
 
-Keeps what it was sent: `runs` (by id), `history` (lines by run id), `artifacts` (by name), `files` (path -> bytes),
+It keeps what clients send: `runs` (by id), `history` (lines by run id), `artifacts` (by name), `files` (path -> bytes),
 `reports`. It answers 401 to everything while `rejects_keys` is set.
 """
 
@@ -17,7 +17,7 @@ ENTITY = "reader"
 
 
 class Server(ThreadingHTTPServer):
-    """Serves on a free port from the moment it is made; `close` ends it."""
+    """A server on a free port, running from its construction until `close`."""
 
     daemon_threads = True
 
@@ -37,14 +37,14 @@ class Server(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in the middle is no news."""
+        """Ignore clients that disconnect early."""
 
     def close(self) -> None:
         self.shutdown()
         self.server_close()
 
     def answer(self, name: str, variables: dict[str, Any]) -> dict[str, Any]:
-        """The `data` of one GraphQL operation."""
+        """Return the `data` of one GraphQL operation."""
         with self.lock:
             self.operations.append(name)
             return ANSWERS[name](self, variables) if name in ANSWERS else {}
@@ -204,13 +204,13 @@ ANSWERS: dict[str, Callable[[Server, dict[str, Any]], dict[str, Any]]] = {
 
 
 class Handler(BaseHTTPRequestHandler):
-    """HTTP in front of `Server`."""
+    """HTTP handler of `Server`."""
 
     protocol_version = "HTTP/1.1"
     server: Server
 
     def log_message(self, *words: Any) -> None:
-        """Silent."""
+        """Print nothing."""
 
     def body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":

@@ -10,44 +10,54 @@ from collections.abc import Sequence
 from typing import Any
 
 from .config.targets import Target, find
+from .evaluation.results_folder import UNWRITABLE
+from .experiments.command import FAILED, INTERRUPTED, WRONG, Command, Refused
 
-WRONG, INTERRUPTED = 2, 130
 HELP = ("help", "--help", "-h")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command line; returns the exit status."""
-    name, *words = arguments or ["help"]
+    """Run one command line; return the exit status."""
+    name, *target_arguments = arguments or ["help"]
     try:
         target = None if name in HELP else find(name)
-        if target is None or any(word in HELP[1:] for word in words):
+        if target is None or any(argument in HELP[1:] for argument in target_arguments):
             from .config import help as texts
 
             print(texts.overview() if target is None else texts.describe(target))
             return 0
-        return _run(target, words)
+        return _run(target, target_arguments)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"error: results cannot be written{where}: {error.strerror}. Free space or mend the folder, then run the "
+            "same command again: it resumes.",
+            file=sys.stderr,
+        )
+        return FAILED
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr)
         return INTERRUPTED
 
 
-def _run(target: Target, words: Sequence[str]) -> int:
+def _run(target: Target, arguments: Sequence[str]) -> int:
     """Check the settings, then import and run the target: a refusal comes before torch is loaded.
 
     Raises:
         ValueError: a wrong setting or argument, or results that the target needs and are missing.
     """
-    argument, overrides = ("", list(words)) if not target.argument else ("".join(words[:1]), list(words[1:]))
+    positional = 1 if target.argument else 0
+    argument, overrides = "".join(arguments[:positional]), list(arguments[positional:])
     if target.argument and not argument.strip():
         raise ValueError(f"{target.name} needs {target.argument}; got {argument!r}. Example: {target.example}")
     settings = _settings(target, overrides)
 
     from hydra.utils import get_method
-
-    from .experiments.command import Command, Refused
 
     try:
         return get_method(target.run)(Command(target, tuple(overrides), argument), settings)
@@ -74,7 +84,13 @@ def _settings(target: Target, overrides: list[str]) -> Any:
     return compose.compose_settings(target, overrides)
 
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Lightning would only take note of it
+def run_process(arguments: Sequence[str]) -> int:
+    """Set up signals and the environment of this process, and run one command line; return the exit status."""
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):  # as for Ctrl-C; clusters send these as a warning
+        signal.signal(getattr(signal, name), signal.default_int_handler)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sys.exit(main(sys.argv[1:]))
+    return main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run_process(sys.argv[1:]))

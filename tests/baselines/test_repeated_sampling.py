@@ -81,20 +81,12 @@ def test_zero_samples_or_long_prompt_raises():
         Greedy(max_new_tokens=300).solve(PROBLEMS, toys.policy())
 
 
-def test_expected_answers_count_decoded_responses():
-    assert Greedy().expected_answers() == 1
-    assert SelfConsistency(num_samples=5).expected_answers() == BestOfN(num_samples=5).expected_answers() == 5
-    assert not Greedy.uses_reward
-    assert not SelfConsistency.uses_reward
-    assert BestOfN.uses_reward
-
-
 FEW_CHOICES = {"num_samples": 7, "temperature": 9.0, "top_k": 2, "max_new_tokens": 3}  # at most 8 different responses
 REWARDS = [("likelihood", False), ("likelihood", True), ("classifier", False)]
 
 
 @pytest.mark.parametrize(("kind", "reference"), REWARDS)
-def test_pool_equals_samples_scored_one_by_one_and_books_what_it_reads(kind, reference, monkeypatch):
+def test_pool_equals_single_scores_and_books_tokens_read(kind, reference, monkeypatch):
     policy, reward = toys.policy(), toys.reward(kind, reference=reference)
     counter = PassCounter(monkeypatch, policy, reward)
     solutions = BestOfN(**FEW_CHOICES).solve(PROBLEMS, policy, reward)
@@ -152,7 +144,7 @@ def test_selectors_share_samples_and_cost():
         assert all(solution.reward in [s["reward"] for s in solution.search["samples"]] for solution in solutions)
 
 
-def test_cold_soft_best_of_n_is_best_of_n_and_its_beginning_is_a_smaller_one():
+def test_cold_soft_choice_is_best_and_prefix_consistent():
     policy, reward = toys.policy(), toys.reward("classifier")
     best = BestOfN(num_samples=6, **DRAW).solve(PROBLEMS, policy, reward)
     cold = SoftBestOfN(num_samples=6, reward_temperature=1e-9, **DRAW).solve(PROBLEMS, policy, reward)

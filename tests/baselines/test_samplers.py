@@ -195,7 +195,7 @@ def test_cost_equals_tokens_read_and_sampled(name, kind, monkeypatch):
     assert spent.flops == 2 * (policy.parameters * policy_tokens + reward.parameters * reward_tokens)
 
 
-def test_mh_reads_one_known_token_and_what_is_new():
+def test_mh_reads_one_known_token_and_new_ones():
     policy, reward = toys.policy(), toys.reward("classifier")
     method = MHResampling(num_steps=1, reward_weight=0.3, temperature=1.0, max_new_tokens=LIMIT)
     for problem, solution in zip(PROBLEMS, method.solve(PROBLEMS, policy, reward), strict=True):

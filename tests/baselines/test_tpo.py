@@ -158,7 +158,3 @@ def test_prompt_beyond_context_raises_naming_problem():
 def test_setting_out_of_range_raises(settings, message):
     with pytest.raises(ValueError, match=message):
         TPO(**settings)
-
-
-def test_expected_answers_count_critiques_and_instructions():
-    assert TPO(num_samples=4, num_iterations=3).expected_answers() == 4 + 3 * (4 + 2)

@@ -282,8 +282,3 @@ def test_tree_methods_are_public():
     assert nabla_reasoner.RAP is RAP
     assert nabla_reasoner.TreeOfThoughts is TreeOfThoughts
     assert isinstance(toys.policy(), Policy)
-
-
-def test_expected_answers_count_whole_responses():
-    assert RAP(num_simulations=7).expected_answers() == 7
-    assert TreeOfThoughts(breadth=2, num_proposals=5).expected_answers() == 10

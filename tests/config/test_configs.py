@@ -1,4 +1,4 @@
-"""The settings a user meets: grids, order of the groups, pins, and that every choice composes and builds."""
+"""Configuration files: grids, order of the groups, version pins; every choice composes and builds."""
 
 import inspect
 import re
@@ -31,10 +31,10 @@ METHODS = {
 
 
 def names(cells: list[dict], group: str) -> set[str]:
-    return {cell[group]["name"] for cell in cells}
+    return {getattr(cell, group).name for cell in cells}
 
 
-def test_environment_yml_carries_the_pins_of_pyproject():
+def test_environment_file_pins_equal_pyproject_pins():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
@@ -44,7 +44,7 @@ def test_environment_yml_carries_the_pins_of_pyproject():
     assert all("==" in pin for pin in everything)
 
 
-def test_reproduce_installs_the_torch_that_is_pinned():
+def test_reproduce_installs_pinned_torch():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pin = next(pin for pin in project["dependencies"] if pin.startswith("torch=="))
     script = (ROOT / "reproduce.sh").read_text(encoding="utf-8")
@@ -52,55 +52,57 @@ def test_reproduce_installs_the_torch_that_is_pinned():
     assert script.count("torch==") == script.count(pin)
 
 
-def test_table1_is_every_policy_task_method_and_seed():
+def test_table1_has_every_policy_task_method_and_seed():
     cells = compose.compose_cells(["experiment=table1"])
     assert len(cells) == 2 * 3 * 8 * 3
     assert names(cells, "policy") == {"tiny-base", "tiny-instruct"}
     assert names(cells, "task") == {"chain_sum", "leg_counting", "products"}
     assert names(cells, "method") == METHODS
-    assert {cell["seed"] for cell in cells} == {0, 1, 2}
-    assert all(cell["num_problems"] >= 300 for cell in cells)
+    assert {cell.seed for cell in cells} == {0, 1, 2}
+    assert all(cell.num_problems >= 300 for cell in cells)
 
 
 @pytest.mark.slow
-def test_table1_at_scale_paper_is_the_papers_grid():
+def test_table1_at_paper_scale_equals_paper_grid():
     cells = compose.compose_cells(["experiment=table1", "scale=paper"])
     assert names(cells, "policy") == {"qwen2.5-7b", "qwen2.5-7b-instruct", "llama3.1-8b-instruct"}
     assert names(cells, "task") == {"math500", "amc", "aime24", "aime25"}
     assert names(cells, "method") == METHODS | {"tpo"}
-    amc = next(cell for cell in cells if cell["task"]["name"] == "amc" and cell["method"]["name"] == "nabla_reasoner")
+    amc = next(cell for cell in cells if cell.task.name == "amc" and cell.method.name == "nabla_reasoner")
     assert amc["method"]["parameter"] == "latents"
     assert amc["method"]["step_size"] == 0.01
     assert amc["task"]["repeats"] == 8
-    llama = next(cell for cell in cells if cell["policy"]["name"].startswith("llama"))
+    llama = next(cell for cell in cells if cell.policy.name.startswith("llama"))
     assert "Llama" in llama["reward"]["path"]
 
 
-def test_scale_decides_models_and_command_line_decides_all():
+def test_scale_sets_models_and_command_line_overrides_grid():
     cells = compose.compose_cells(["experiment=table1", "scale=small"])
     assert names(cells, "policy") == {"smollm2"}
     assert names(cells, "reward") == {"smollm2"}
     narrow = ["task=products", "method=greedy,best_of_n", "seed=5", "num_problems=7"]
     cells = compose.compose_cells(["experiment=table1", *narrow])
     assert len(cells) == 2 * 2
-    assert {(cell["seed"], cell["num_problems"], cell["task"]["name"]) for cell in cells} == {(5, 7, "products")}
+    assert {(cell.seed, cell.num_problems, cell.task.name) for cell in cells} == {(5, 7, "products")}
 
 
-def test_larger_pools_are_a_second_phase_of_the_methods_that_have_one():
+def test_methods_with_larger_pools_get_second_sweep():
     main, pools = compose_sweeps("table1", ["policy=tiny-base", "task=chain_sum", "seed=0"])
     cells, pooled = main.cells, pools.cells
-    assert not any(cell["budget"] for cell in cells)
+    assert not any(cell.budget for cell in cells)
     assert names(pooled, "method") == METHODS - {"greedy", "nabla_reasoner", "nabla_reasoner_multipass"}
     assert "budget=true" in pools.overrides
-    sizes = {(c["budget"], c["method"]["num_samples"]) for c in cells + pooled if "num_samples" in c["method"]}
+    sizes = {
+        (c.budget, c.method.keywords()["num_samples"]) for c in cells + pooled if "num_samples" in c.method.keywords()
+    }
     assert sizes == {(False, 8), (True, 32)}
     assert len(compose_sweeps("table1", ["method=greedy,best_of_n"])) == 1, "nothing to compare the pools with"
 
 
 @pytest.mark.slow
-def test_policies_improved_by_training_are_further_sweeps_of_a_whole_table():
+def test_whole_table_adds_sweeps_for_improved_policies():
     sweeps = compose_sweeps("table1", ["task=chain_sum", "seed=0"])
-    rows = {(c["policy"]["name"], c["method"]["name"]) for part in sweeps[1:-1] for c in part.cells}
+    rows = {(c.policy.name, c.method.name) for part in sweeps[1:-1] for c in part.cells}
     bases = {"tiny-base", "tiny-instruct"}
     assert {(f"{base}-{kind}", "greedy") for base in bases for kind in ("sft", "grpo")} < rows
     assert ("tiny-base-sft-grpo", "greedy") in rows
@@ -109,13 +111,13 @@ def test_policies_improved_by_training_are_further_sweeps_of_a_whole_table():
     assert len(compose_sweeps("table1", ["method=greedy", "seed=0"])) == 1, "a command that chooses methods means those"
 
 
-def test_table2_is_every_reward_with_its_own_records():
+def test_table2_has_every_reward_with_separate_records():
     (main,) = compose_sweeps("table2", ["task=products", "seed=0"])
     cells = main.cells
     assert names(cells, "reward") == {"likelihood-weak", "likelihood-medium", "likelihood", "classifier"}
     assert names(cells, "method") == {"best_of_n", "nabla_without_gradient", "nabla_reasoner"}
-    assert {cell["records"] for cell in cells} == {f"results/tiny/table2/{name}" for name in names(cells, "reward")}
-    assert {cell["folder"] for cell in cells} == {"results/tiny/table2"}
+    assert {cell.records for cell in cells} == {f"results/tiny/table2/{name}" for name in names(cells, "reward")}
+    assert {cell.folder for cell in cells} == {"results/tiny/table2"}
 
 
 @pytest.mark.slow
@@ -124,38 +126,38 @@ def test_every_choice_of_every_group_composes():
         for name in choices(group):
             scale = "paper" if name.startswith("skywork") else "tiny"
             cell = compose.compose_cells([f"{group}={name}", "num_problems=3", f"scale={scale}"])[0]
-            assert cell[group]["name"] == name
+            assert getattr(cell, group).name == name
 
 
 @pytest.mark.parametrize("method", choices("method"))
-def test_every_method_builds_and_names_all_settings_of_its_class(method: str):
+def test_every_method_file_names_all_class_settings(method: str):
     cell = compose.compose_cells([f"method={method}"])[0]
     build.build_method(cell)
-    signature = inspect.signature(get_class(cell["method"]["_target_"]))
-    assert set(cell["method"]) - {"name", "budget", "_target_"} == set(signature.parameters)
+    signature = inspect.signature(get_class(cell.method.target))
+    assert set(cell.method.keywords()) == set(signature.parameters)
 
 
 @pytest.mark.parametrize("method", ["judge_greedy", "logit_mixture"])
-def test_method_that_decodes_from_judge_is_refused_with_classifier(method: str):
+def test_method_decoding_from_judge_refuses_classifier(method: str):
     cell = compose.compose_cells([f"method={method}", "reward=classifier"])[0]
     with pytest.raises(ValueError, match=f"{method} needs a likelihood reward.*'classifier'"):
         build.build_method(cell)
 
 
-def test_generated_tasks_are_those_the_shipped_models_are_trained_on():
+def test_generated_tasks_equal_training_tasks_of_shipped_models():
     recipe = yaml.safe_load((ROOT / "configs/train/tiny.yaml").read_text(encoding="utf-8"))
     for task in ("chain_sum", "leg_counting", "products"):
         cell = compose.compose_cells([f"task={task}"])[0]
-        assert cell["task"]["settings"] == recipe["tasks"][task]["settings"]
-        assert cell["num_problems"] <= recipe["held_out"]["test"]
+        assert cell.task.content()["settings"] == recipe["tasks"][task]["settings"]
+        assert cell.num_problems <= recipe["held_out"]["test"]
 
 
-def test_every_choice_of_method_has_its_place_in_the_table():
+def test_every_method_choice_has_table_row_and_style():
     assert set(choices("method")) <= set(reporting_method_names.METHODS)
     assert set(reporting_method_names.METHODS) <= set(STYLES)
 
 
-def test_validation_problems_are_those_that_were_held_out():
+def test_validation_problems_equal_held_out_ones():
     shared = ["task=products", "num_problems=30"]
     test, validation = (build.build_problems(compose.compose_cells([*shared, f"split={s}"])[0]) for s in SPLITS)
     recipe = OmegaConf.create({**yaml.safe_load((ROOT / "configs/train/tiny.yaml").read_text(encoding="utf-8"))})
@@ -169,12 +171,12 @@ def test_validation_problems_are_those_that_were_held_out():
         build.build_problems(compose.compose_cells(["task=products", "num_problems=401", "split=validation"])[0])
 
 
-def test_the_split_is_part_of_what_decides_records():
+def test_fingerprint_depends_on_split():
     cells = [compose.compose_cells([f"split={split}"])[0] for split in SPLITS]
     assert fingerprint.differences(*map(fingerprint.fingerprint, cells)) == ["split: None -> validation"]
 
 
-def test_step_marks_come_from_the_task_and_decide_the_records_of_tree_searches_only():
+def test_task_step_marks_change_tree_search_fingerprints_only():
     for method, expected in (("rap", ["method.step_marks: [';'] -> ['x']"]), ("greedy", [])):
         cells = [compose.compose_cells([f"method={method}", *more])[0] for more in ([], ["task.step_marks=[x]"])]
         assert fingerprint.differences(*map(fingerprint.fingerprint, cells)) == expected
@@ -203,7 +205,7 @@ def test_step_marks_come_from_the_task_and_decide_the_records_of_tree_searches_o
         (["scale=paper", "task=chain_sum"], ["do not go together"]),
     ],
 )
-def test_wrong_setting_is_named_with_the_valid_ones(overrides: list[str], words: list[str]):
+def test_wrong_setting_error_names_valid_ones(overrides: list[str], words: list[str]):
     with pytest.raises(ValueError, match=re.escape(words[0])) as caught:
         compose.compose_cells(["experiment=table1", *overrides])
     message = str(caught.value)

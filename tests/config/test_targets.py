@@ -1,4 +1,4 @@
-"""Targets: their files are complete, their help shows every setting, refusals come before heavy imports."""
+"""Targets: complete files, help for every setting, and refusals before heavy imports."""
 
 import inspect
 import subprocess
@@ -8,6 +8,7 @@ import pytest
 from hydra.utils import get_method
 
 from nabla_reasoner.__main__ import main
+from nabla_reasoner.config.cell import RunSettings
 from nabla_reasoner.config.settings import CHECKS, SETTINGS
 from nabla_reasoner.config.targets import find, targets
 from nabla_reasoner.theory.suite import GROUPS
@@ -25,7 +26,7 @@ def test_target_file_names_code_settings_and_sources(name: str):
     assert len(target.summary) <= 100
 
 
-def test_targets_stand_after_what_they_read():
+def test_targets_come_after_targets_they_read():
     order = list(targets())
     assert all(order.index(source) < order.index(name) for name in order for source in targets()[name].reads)
 
@@ -38,11 +39,12 @@ def test_help_shows_settings_and_example(name: str, capsys):
     assert printed.startswith(f"usage: ./reproduce.sh {name}")
     assert printed.rstrip().endswith(target.example)
     if target.settings in SETTINGS:
-        for key in SETTINGS[target.settings].model_fields:
+        model = RunSettings if target.settings in ("cells", "cell") else SETTINGS[target.settings]
+        for key in model.model_fields:
             assert f"\n  {key} " in printed, key
 
 
-def test_help_asks_for_no_decoding(capsys):
+def test_help_flag_of_solve_shows_argument(capsys):
     assert main(["solve", "-h"]) == 0
     assert "QUESTION" in capsys.readouterr().out
 
@@ -64,5 +66,5 @@ def test_missing_argument_is_refused_with_example(name: str, capsys):
     assert find(name).example in capsys.readouterr().err
 
 
-def test_checks_of_the_schema_are_the_groups_of_theory():
+def test_schema_check_names_equal_theory_groups():
     assert CHECKS == tuple(GROUPS)

@@ -85,8 +85,8 @@ def decoded(cell_settings: list[str], size: int, dtype: str):
     problems = build.build_problems(cell)
     solutions = []
     for engine in ("fast", "reference"):
-        cell["method"]["engine"] = engine
-        solutions.append(build.build_method(cell).solve(problems, policy, reward, seed=0))
+        method = build.build_method(cell.changed(method=cell.method.model_copy(update={"engine": engine})))
+        solutions.append(method.solve(problems, policy, reward, seed=0))
     return solutions
 
 
@@ -156,11 +156,9 @@ def test_engines_agree_on_smollm2(tmp_path: Path):
     (cell,) = compose.compose_cells(
         ["scale=small", "policy=smollm2", "task=products", "method=nabla_reasoner", "seed=0"]
     )
-    for part in ("policy", "reward"):
-        cell[part]["prepare"].pop("_target_")
     base, tuned = str(tmp_path / "base"), str(tmp_path / "tuned")
-    conversion.unpack(**{**cell["policy"]["prepare"], "folder": base})
-    conversion.merge(tuned, base=base, adapter=str(ROOT / cell["reward"]["prepare"]["adapter"]))
+    conversion.unpack(**{**cell.policy.prepare.keywords(), "folder": base})
+    conversion.merge(tuned, base=base, adapter=str(ROOT / cell.reward.prepare.keywords()["adapter"]))
     policy = Policy.from_pretrained(base, dtype="float64")
     reward = RewardModel.from_pretrained(tuned, kind="likelihood", dtype="float64")
     assert_engines_agree(policy, reward, "Multiply 12 by 7.\nWrite the answer as an equation.", max_new_tokens=24)

@@ -12,7 +12,7 @@ from nabla_reasoner.types import Problem
 
 
 def small_memory(function, largest: int, sizes: list[int]):
-    """Return `function` of a batch as if memory held only `largest` sequences; batch sizes are appended to `sizes`."""
+    """Wrap `function` of a batch as if only `largest` sequences fitted in memory; append batch sizes to `sizes`."""
 
     def limited(first, batch, *rest, **named):
         rows = batch if isinstance(batch, list) else first

@@ -1,4 +1,4 @@
-"""Cached results equal uncached ones, whatever was read before."""
+"""Cached against uncached results, after different earlier passes."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ REWARDS = [("likelihood", False), ("likelihood", True), ("classifier", False)]
 
 
 def responses(policy, seed: int) -> list[list[int]]:
-    """Random responses of different lengths, some with an end token."""
+    """Return random responses of different lengths, some with an end token."""
     generator = np.random.default_rng(seed)
     samples = [generator.integers(5, 250, 6 + 5 * i).tolist() for i in range(len(CHATS))]
     return [ids + policy.eos_ids[:1] * (i % 2) for i, ids in enumerate(samples)]
@@ -93,7 +93,7 @@ def tokens_by_hand(reward, prompts, texts) -> list[int]:
 
 
 @pytest.mark.parametrize(("kind", "reference"), REWARDS)
-def test_equal_responses_and_shared_beginnings_read_and_counted_once(kind, reference):
+def test_equal_and_shared_beginnings_read_once(kind, reference):
     policy, reward = toys.policy(), toys.reward(kind, reference=reference)
     a, b, c, d = responses(policy, 0)
     texts = [a, d, a, a[:3] + b, a[:3] + b[:4] + c, d[:9] + c, d, b, a[:5], c[:1], a[:5] + policy.eos_ids[:1], b]

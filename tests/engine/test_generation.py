@@ -29,7 +29,7 @@ def test_greedy_equals_hugging_face_generate():
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "llama"])
-def test_samples_do_not_depend_on_batch_padding_or_order(architecture):
+def test_samples_are_independent_of_batch_padding_and_order(architecture):
     policy, sampling = toys.policy(architecture), Sampling(1.0, 0.9, 50)
     together = generation.sample(policy, prompts(policy), noise(4), sampling, [12, 5, 8, 12])
     limits = [12, 5, 8, 12]
@@ -75,7 +75,7 @@ def test_stop_token_ends_but_does_not_finish_response():
 
 
 def test_draws_follow_the_distribution():
-    """Chi-square over 20,000 draws; a false alarm has probability 1e-4."""
+    """Chi-square test over 20,000 draws; it fails by chance with probability 1e-4."""
     logits = torch.tensor([2.0, 0.0, 1.0, -1.0, 0.5], dtype=torch.float64)
     uniform = torch.from_numpy(keyed_uniforms(3, "p", 0, "s", 20_000))
     tokens = draw(logits.expand(20_000, -1), uniform, Sampling(0.7))

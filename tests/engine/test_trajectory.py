@@ -42,7 +42,7 @@ def test_shared_seconds_are_equal_and_added():
     assert second == pytest.approx(5.0 + first)
 
 
-def test_summary_rejects_what_is_not_accepted():
+def test_summary_counts_proposals_not_accepted_as_rejected():
     summary = search_summary(rollouts=5, proposed=4, accepted=1, steps=9)
     assert list(summary.items()) == [("rollouts", 5), ("proposed", 4), ("accepted", 1), ("rejected", 3), ("steps", 9)]
 

@@ -60,7 +60,7 @@ def test_lineage_is_read_from_the_policy_files():
 
 def test_lineage_is_not_part_of_the_fingerprint():
     (cell,) = compose.compose_cells(["policy=tiny-base-sft", "task=products"])
-    assert cell["policy"]["base"] == "tiny-base"
+    assert cell.policy.base == "tiny-base"
     assert not {"base", "trained_by"} & set(fingerprint.fingerprint(cell)["policy"])
 
 

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from nabla_reasoner.config.schema import Cell
+from nabla_reasoner.config.cell import Cell
 from nabla_reasoner.config.sweeps import compose_sweeps
 from nabla_reasoner.cost import Cost
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
@@ -16,12 +16,12 @@ ASKED = ["task=products", "seed=0"]
 
 def cells(folder: Path, target: str, *overrides: str) -> list[Cell]:
     sweeps = compose_sweeps(target, [*ASKED, *overrides, f"results_dir={folder}"])
-    return [cell for part in sweeps for cell in part.cells if not cell["budget"]]
+    return [cell for part in sweeps for cell in part.cells if not cell.budget]
 
 
 def write(cell: Cell, correct: list[bool]) -> None:
     """Records of a cell, by hand."""
-    policy, task, method = (cell[group]["name"] for group in ("policy", "task", "method"))
+    policy, task, method = (getattr(cell, group).name for group in ("policy", "task", "method"))
     records = []
     for index, right in enumerate(correct):
         record = failed_record(
@@ -29,7 +29,7 @@ def write(cell: Cell, correct: list[bool]) -> None:
         )
         record |= {"correct": right, "status": "ok", "error": None, "cost": Cost(flops=5.0)._asdict(), "search": {}}
         records.append(record)
-    path = record_path(Path(cell["records"], "records"), policy, task, method, 0)
+    path = record_path(Path(cell.records, "records"), policy, task, method, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
     append_records(path, records)
 
@@ -42,7 +42,7 @@ def rows(path: Path) -> dict[tuple[str, ...], dict[str, str]]:
 def test_trained_policys_greedy_row_is_its_bases_row(tmp_path: Path):
     own = cells(tmp_path, "table1")
     for cell in own:
-        if cell["policy"]["name"] == "tiny-base-sft" and cell["method"]["name"] == "greedy":
+        if cell.policy.name == "tiny-base-sft" and cell.method.name == "greedy":
             write(cell, [True, True, False, False])
     write_tables(own)
     table = rows(tmp_path / "tiny/table1/table.csv")
@@ -66,8 +66,8 @@ def test_absent_method_row_shows_reason_and_paper_value(tmp_path: Path):
 def test_table2_joins_tables_of_rewards_weakest_first(tmp_path: Path):
     own = cells(tmp_path, "table2", "policy=tiny-base")
     for cell in own:
-        better = {"likelihood-weak": 1, "likelihood": 3}.get(cell["reward"]["name"])
-        if better and cell["method"]["name"] == "nabla_reasoner":
+        better = {"likelihood-weak": 1, "likelihood": 3}.get(cell.reward.name)
+        if better and cell.method.name == "nabla_reasoner":
             write(cell, [index < better for index in range(4)])
     write_tables(own)
     folder = tmp_path / "tiny/table2"

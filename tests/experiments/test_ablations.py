@@ -1,4 +1,4 @@
-"""./reproduce.sh ablations: its settings, table, and the comparison with the default, on random models."""
+"""Target `ablations`: settings, table, and comparison with the default, on random models."""
 
 import csv
 from pathlib import Path
@@ -28,15 +28,15 @@ def rows_of(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_every_setting_composes_builds_and_has_a_folder_of_its_own():
+def test_every_setting_builds_with_separate_folder():
     sweeps = compose_sweeps("ablations", ["task=products"])
-    names = [part.cells[0]["setting"] for part in sweeps]
+    names = [part.cells[0].setting for part in sweeps]
     assert names[0] == "default"
-    settings = [name for group in sweeps[0].cells[0]["settings"].values() for name in group]
+    settings = [name for group in sweeps[0].cells[0].settings.values() for name in group]
     assert names[1:] == settings
     assert len(set(names)) == len(names)
     for cells in [part.cells for part in sweeps]:
-        assert {cell["records"] for cell in cells} == {f"results/tiny/ablations/{cells[0]['setting']}"}
+        assert {cell.records for cell in cells} == {f"results/tiny/ablations/{cells[0].setting}"}
         build.build_method(cells[0])
     plain = fingerprint.fingerprint(sweeps[0].cells[0])
     for cells in [part.cells for part in sweeps[1:]]:
@@ -44,7 +44,7 @@ def test_every_setting_composes_builds_and_has_a_folder_of_its_own():
         assert 1 <= len(changed) <= 2, "one thing at a time; with it, where costly, the number of problems"
 
 
-def test_the_default_is_table_1s_row():
+def test_default_setting_equals_table1_cell():
     ours = compose_sweeps("ablations", ["only=[flip]", "task=products"])[0].cells[0]
     (theirs,) = compose.compose_cells(
         ["experiment=table1", "policy=tiny-base", "task=products", "method=nabla_reasoner", "seed=0"]
@@ -53,7 +53,7 @@ def test_the_default_is_table_1s_row():
 
 
 @pytest.mark.parametrize("only", ["[flp]", "flip", "[]", "[flip,12]"])
-def test_an_unknown_setting_is_refused_with_the_valid_ones_and_writes_nothing(tmp_path: Path, capsys, only: str):
+def test_unknown_setting_error_names_valid_ones_writes_nothing(tmp_path: Path, capsys, only: str):
     assert main(command(tmp_path / "results", f"only={only}")) == WRONG
     *_, error = capsys.readouterr().err.splitlines()
     assert error.startswith("error: only must be a list of flip, direction, gradient")
@@ -62,7 +62,7 @@ def test_an_unknown_setting_is_refused_with_the_valid_ones_and_writes_nothing(tm
 
 
 @pytest.mark.slow
-def test_settings_are_compared_with_the_default_on_the_same_problems(tmp_path: Path, capsys):
+def test_settings_compare_with_default_on_same_problems(tmp_path: Path, capsys):
     few = ("num_problems=4", "method.max_rollouts=4")
     assert main(command(tmp_path, "only=[sharpen,passes_1,without_caching]", *few)) == 0
     rows = rows_of(tmp_path)
@@ -97,7 +97,7 @@ def test_settings_are_compared_with_the_default_on_the_same_problems(tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_run_stopped_at_n_rollouts_is_the_run_with_that_limit(tmp_path: Path):
+def test_run_cut_afterwards_equals_run_with_limit(tmp_path: Path):
     few = ("only=[right_token]", "num_problems=3", "method.num_passes=2")
     assert main([*command(tmp_path, *few, "method.max_rollouts=6")]) == 0
     assert main([*command(tmp_path / "short", *few, "method.max_rollouts=2")]) == 0
@@ -114,20 +114,20 @@ def test_a_run_stopped_at_n_rollouts_is_the_run_with_that_limit(tmp_path: Path):
         assert run_of.outcome.cost["flops"] == pytest.approx(record["cost"]["flops"])
 
 
-def test_holm_by_hand():
+def test_holm_matches_hand_computed_values():
     assert ablations.holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
     assert ablations.holm([0.6, 0.7]) == [1.0, 1.0]
     assert ablations.holm([]) == []
 
 
-def test_a_verdict_needs_the_adjusted_p_value():
+def test_verdict_uses_adjusted_p_value():
     row = {"difference": 5.0, "difference_low": 1.0, "difference_high": 9.0, "p_value": 0.02}
     family = [dict.fromkeys(ablations.COLUMNS), dict(row), *({**row, "p_value": 0.5} for _ in range(3))]
     assert [each["verdict"] for each in ablations.with_verdicts(family)[1:]] == ["no difference shown"] * 4
     assert ablations.with_verdicts([dict.fromkeys(ablations.COLUMNS), dict(row)])[1]["verdict"] == "better"
 
 
-def test_places_are_uncertain_and_moves_of_equal_kl_are_equally_far():
+def test_positions_are_uncertain_and_updates_have_equal_kl():
     policy, reward = toys.policy(), toys.reward()
     problems = build.build_problems(compose.compose_cells(["task=products", "num_problems=4"])[0])
     found = right_token.positions(policy, problems, 0.97, 24)
@@ -153,6 +153,6 @@ def test_places_are_uncertain_and_moves_of_equal_kl_are_equally_far():
     assert own["gradient"]["difference"] == pytest.approx(after - before)
 
 
-def test_problem_without_a_worked_solution_is_refused_by_its_task():
+def test_problem_without_worked_solution_is_refused():
     with pytest.raises(ValueError, match="worked solution"):
         right_token.positions(toys.policy(), [Problem("a", "1+1?", "2", "free")], 0.97, 24)

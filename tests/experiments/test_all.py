@@ -1,4 +1,4 @@
-"""`./reproduce.sh all`: its stages are real targets, a failure does not stop it, and it goes on where it stopped."""
+"""Target `all`: its stages, a failing stage, and resuming after an interruption."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ THREE = (stage("table1"), stage("theorem", scaled=False), stage("table4"))
 
 @pytest.fixture
 def started(monkeypatch):
-    """The commands that were started; exit status 1 for those in `failing`, an interrupt for those in `stopping`."""
+    """Record started commands; those in `failing` exit with status 1, those in `stopping` with an interrupt."""
     log = {"commands": [], "failing": set(), "stopping": set()}
 
     def fake(words, check):
@@ -40,7 +40,7 @@ def started(monkeypatch):
     return log
 
 
-def test_stages_are_every_target_that_makes_results():
+def test_stages_are_all_targets_with_results():
     chosen = {name for name, target in targets().items() if target.in_all}
     assert chosen == set(targets()) - {"solve", "plan", "models", "all"}
     order = list(targets())
@@ -48,18 +48,22 @@ def test_stages_are_every_target_that_makes_results():
 
 
 def test_release_target_has_the_released_variant():
-    assert {cell["variant"]["name"] for cell in compose.compose_cells(["experiment=table1-release"])} == {"release"}
+    assert {cell.variant.name for cell in compose.compose_cells(["experiment=table1-release"])} == {"release"}
 
 
-def test_settings_are_handed_to_the_stages_that_take_them():
-    assert all_targets.words(THREE[0], "small", "elsewhere") == ["table1", "scale=small", "results_dir=elsewhere"]
-    assert all_targets.words(THREE[1], "small", "results") == ["theorem"]
+def test_stage_arguments_hold_only_accepted_settings():
+    assert all_targets.stage_arguments(THREE[0], "small", "elsewhere") == [
+        "table1",
+        "scale=small",
+        "results_dir=elsewhere",
+    ]
+    assert all_targets.stage_arguments(THREE[1], "small", "results") == ["theorem"]
     drawn = stage("figures", scaled=False, settings="figures")
-    assert all_targets.words(drawn, "tiny", "results") == ["figures", "results_dir=results"]
-    assert all_targets.words(drawn, "tiny", "elsewhere") == ["figures"]
+    assert all_targets.stage_arguments(drawn, "tiny", "results") == ["figures", "results_dir=results"]
+    assert all_targets.stage_arguments(drawn, "tiny", "elsewhere") == ["figures"]
 
 
-def test_a_failing_stage_is_reported_and_the_others_run(started, tmp_path: Path, capsys):
+def test_failing_stage_is_reported_and_others_run(started, tmp_path: Path, capsys):
     results = str(tmp_path)
     started["failing"] = {f"theorem results_dir={results}"}
     assert all_targets.run_stages(THREE, "tiny", results) == 1
@@ -71,7 +75,7 @@ def test_a_failing_stage_is_reported_and_the_others_run(started, tmp_path: Path,
     assert started["commands"] == [f"theorem results_dir={results}"]
 
 
-def test_an_interrupted_run_goes_on_behind_what_finished(started, tmp_path: Path):
+def test_interrupted_run_resumes_after_finished_stages(started, tmp_path: Path):
     results = str(tmp_path)
     started["stopping"] = {f"theorem results_dir={results}"}
     with pytest.raises(KeyboardInterrupt):
@@ -81,7 +85,7 @@ def test_an_interrupted_run_goes_on_behind_what_finished(started, tmp_path: Path
     assert [name.split()[0] for name in started["commands"]] == ["table1", "theorem", "theorem", "table4"]
 
 
-def test_a_complete_run_or_other_code_begins_anew(started, tmp_path: Path, monkeypatch):
+def test_complete_run_or_changed_code_restarts_all_stages(started, tmp_path: Path, monkeypatch):
     results = str(tmp_path)
     assert all_targets.run_stages(THREE, "tiny", results) == 0
     assert all_targets.run_stages(THREE, "tiny", results) == 0
@@ -93,7 +97,7 @@ def test_a_complete_run_or_other_code_begins_anew(started, tmp_path: Path, monke
     assert len(started["commands"]) == 12
 
 
-def test_time_of_every_stage_is_written_down(started, tmp_path: Path):
+def test_seconds_of_every_stage_are_recorded(started, tmp_path: Path):
     all_targets.run_stages(THREE, "tiny", str(tmp_path))
     written = json.loads((tmp_path / "tiny" / "all" / "stages.json").read_text(encoding="utf-8"))
     assert len(written["stages"]) == 3
@@ -101,13 +105,13 @@ def test_time_of_every_stage_is_written_down(started, tmp_path: Path):
 
 
 @pytest.mark.parametrize("word", ["scale=tinny", "policy=tiny-base", "results_dir"])
-def test_a_wrong_setting_starts_nothing(word, started, capsys):
+def test_wrong_setting_starts_no_stage(word, started, capsys):
     assert main(["all", word]) == 2
     assert started["commands"] == []
     assert word.split("=")[0] in capsys.readouterr().err
 
 
-def test_the_digest_of_the_code_follows_a_source_file_and_no_figure(tmp_path: Path, monkeypatch):
+def test_code_digest_depends_on_sources_not_figures(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(all_targets, "ROOT", tmp_path)
     for name in ("pyproject.toml", "reproduce.sh", "src/a.py", "configs/b.yaml", "assets/c.json", "figures/d.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The benchmark: its files, arithmetic and baselines. No test depends on how fast anything is."""
+"""The benchmark: its files, arithmetic and baselines. No test depends on speed."""
 
 import json
 import sys
@@ -63,7 +63,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.slow
-def test_a_run_writes_the_documented_columns_and_ratios_that_are_quotients_of_its_rows(tmp_path, capsys):
+def test_run_writes_documented_columns_and_quotients_of_rows(tmp_path, capsys):
     cases = "cases=[lookup_and_gradient_flops,best_of_n_seconds,evaluation_seconds]"
     assert main(["bench", *SMALL, cases, f"results_dir={tmp_path}"]) == 0
     folder = tmp_path / "tiny" / "bench"
@@ -94,7 +94,7 @@ def test_a_run_writes_the_documented_columns_and_ratios_that_are_quotients_of_it
 
 
 @pytest.mark.slow
-def test_every_case_runs_at_its_smallest(tmp_path):
+def test_every_case_runs_at_smallest_size(tmp_path):
     assert main(["bench", *SMALL, f"results_dir={tmp_path}"]) == 0
     table = pd.read_csv(tmp_path / "tiny" / "bench" / "bench.csv")
     assert set(table.case.str.partition("__")[0]) == set(cases.CASES)
@@ -119,7 +119,7 @@ def test_every_case_runs_at_its_smallest(tmp_path):
         ("dto_memory", "key=value"),
     ],
 )
-def test_a_wrong_setting_is_refused_in_one_line_that_names_the_valid_ones(words, valid, tmp_path, capsys):
+def test_wrong_setting_error_names_valid_ones(words, valid, tmp_path, capsys):
     assert main(["bench", words, f"results_dir={tmp_path}"]) == WRONG
     message = capsys.readouterr().err
     assert valid in message
@@ -131,14 +131,14 @@ def settings(*overrides: str) -> dict:
     return compose_settings(find("bench"), list(overrides))
 
 
-def test_scale_small_has_its_own_cases():
+def test_scale_small_omits_memory_cases():
     assert "dto_memory" in bench.chosen_cases(settings("scale=tiny"))
     assert "dto_memory" not in bench.chosen_cases(settings("scale=small"))
     with pytest.raises(ValueError, match="at scale=small"):
         bench.chosen_cases(settings("scale=small", "cases=[dto_memory]"))
 
 
-def test_a_case_that_fails_is_a_row_with_its_reason_and_the_others_stand(tmp_path, monkeypatch):
+def test_failed_case_row_has_reason_other_cases_remain(tmp_path, monkeypatch):
     def broken(context, place):
         raise RuntimeError("out of luck")
 
@@ -150,7 +150,7 @@ def test_a_case_that_fails_is_a_row_with_its_reason_and_the_others_stand(tmp_pat
     assert table.case.tolist()[1:] == ["evaluation_by_batch__1"] * 2 + ["evaluation_by_batch__2"] * 2
 
 
-def test_a_run_that_is_interrupted_leaves_the_finished_cases(tmp_path, monkeypatch):
+def test_interrupted_run_keeps_finished_cases(tmp_path, monkeypatch):
     def stopped(context, place):
         raise KeyboardInterrupt
 
@@ -177,7 +177,7 @@ def test_reference_engine_flops_are_sum_of_parts():
 
 
 def test_profile_counts_nested_pass_once(monkeypatch):
-    """Tokens that flip are evaluated within DTO's rounds, which must not count them too."""
+    """Gradients of flipped tokens are evaluated within DTO's rounds, which must not count them again."""
     whole = gradient_passes._evaluate_batch
 
     def slow(*given):
@@ -252,7 +252,7 @@ def test_bare_passes_give_gradients_of_an_evaluation(kind):
         for row, (gradient, sequence) in enumerate(zip(evaluated, sequences, strict=True)):
             wanted = gradient.terms[number].embedding_gradient
             found = scale[number] * bare[number][row, 1 : 1 + len(sequence.rollout)]
-            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)  # transformers' loss is of float32
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)  # transformers computes the loss in float32
 
 
 def test_bare_cost_equals_cost_of_uncached_evaluation():
@@ -287,11 +287,11 @@ def test_peak_excludes_memory_freed_before_call():
     def call() -> int:
         return int(torch.ones(20 * 2**20).sum())  # 80 MiB
 
-    held = torch.ones(30 * 2**20)  # 120 MiB, and gone before the measurement
+    held = torch.ones(30 * 2**20)  # 120 MiB, freed before the measurement
     del held
     peak, value = memory.peak_of(call, CPU)
     assert value == 20 * 2**20
-    assert 79 < peak / 2**20 < 100  # what was free in the heap before is not added
+    assert 79 < peak / 2**20 < 100  # memory that was free in the heap before is not counted
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
-"""A table run from composing to tables, in this process, on random models of the smallest size."""
+"""Complete table runs in this process, on random models of the smallest size."""
 
 import csv
+import errno
 import json
+import os
 from pathlib import Path
 
 import lightning
@@ -13,14 +15,16 @@ from toy_runs import command, records_below, without_timings
 from nabla_reasoner import BestOfN, Greedy, Policy, Problem
 from nabla_reasoner.__main__ import INTERRUPTED, WRONG, main
 from nabla_reasoner.config import build, compose
-from nabla_reasoner.evaluation import prediction, sweep
+from nabla_reasoner.evaluation import cell_runner, prediction
+from nabla_reasoner.evaluation.provenance import Summary
 from nabla_reasoner.evaluation.records import read_records
+from nabla_reasoner.evaluation.results_folder import locked
 from nabla_reasoner.experiments import table2
 from nabla_reasoner.experiments.command import FAILED
 
 
 @pytest.mark.slow
-def test_table1_writes_records_tables_and_summary_of_every_method(tmp_path: Path, capsys):
+def test_table1_writes_records_tables_and_summary(tmp_path: Path, capsys):
     assert main(command(tmp_path)) == 0
     folder = tmp_path / "tiny" / "table1"
     files = records_below(folder)
@@ -43,7 +47,7 @@ def test_table1_writes_records_tables_and_summary_of_every_method(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_same_command_twice_computes_nothing_and_elsewhere_gives_the_same_records(tmp_path: Path):
+def test_repeated_command_reuses_records_other_folder_reproduces_them(tmp_path: Path):
     narrow = ("method=greedy,nabla_reasoner",)
     assert main(command(tmp_path / "a", *narrow)) == 0
     files = sorted((tmp_path / "a").rglob("*.jsonl"))
@@ -54,18 +58,18 @@ def test_same_command_twice_computes_nothing_and_elsewhere_gives_the_same_record
     assert records_below(tmp_path / "a") == records_below(tmp_path / "b")
 
 
-def test_cut_records_are_completed_to_those_of_an_undisturbed_run(tmp_path: Path):
+def test_truncated_records_are_completed_identically(tmp_path: Path):
     narrow = ("method=best_of_n",)
     assert main(command(tmp_path, *narrow)) == 0
     path = next(tmp_path.rglob("*.jsonl"))
     whole, undisturbed = path.read_text(encoding="utf-8"), records_below(tmp_path)
     lines = whole.splitlines(keepends=True)
-    path.write_text("".join(lines[:3]) + lines[3][:40], encoding="utf-8")  # half a chunk, then a torn line
+    path.write_text("".join(lines[:3]) + lines[3][:40], encoding="utf-8")  # half a chunk, then an incomplete line
     assert main(command(tmp_path, *narrow)) == 0
     assert records_below(tmp_path) == undisturbed
 
 
-def test_records_of_other_settings_are_refused_and_left_alone(tmp_path: Path, capsys):
+def test_records_of_other_settings_refused_and_unchanged(tmp_path: Path, capsys):
     assert main(command(tmp_path, "method=best_of_n")) == 0
     path = next(tmp_path.rglob("*.jsonl"))
     before = path.read_bytes()
@@ -80,7 +84,7 @@ def test_records_of_other_settings_are_refused_and_left_alone(tmp_path: Path, ca
 
 
 def broken_folder(tmp_path: Path, how: str) -> str:
-    """A copy of the random policy with one thing wrong."""
+    """Copy the random policy with one file damaged or missing; return the folder."""
     folder = tmp_path / how
     folder.mkdir()
     for file in Path(toys.model_folder("qwen2")).iterdir():
@@ -110,9 +114,7 @@ def broken_folder(tmp_path: Path, how: str) -> str:
         (["method=greedy", "dtype=float8"], ["dtype", "float8"]),
     ],
 )
-def test_bad_input_is_one_line_status_2_and_writes_nothing(
-    tmp_path: Path, capsys, settings: list[str], words: list[str]
-):
+def test_bad_input_exits_2_and_writes_nothing(tmp_path: Path, capsys, settings: list[str], words: list[str]):
     (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
     row = '{"id": "1", "problem": "1+1?", "answer": "2"}\n'
     (tmp_path / "malformed.jsonl").write_text(row + "{broken\n", encoding="utf-8")
@@ -131,12 +133,12 @@ def test_bad_input_is_one_line_status_2_and_writes_nothing(
     assert not (tmp_path / "results").exists()
 
 
-def test_unknown_target_lists_the_valid_ones(capsys):
+def test_unknown_target_error_lists_valid_ones(capsys):
     assert main(["tabel1"]) == WRONG
     assert "table1, table1-release, table2, table3" in capsys.readouterr().err
 
 
-def test_failing_problem_becomes_a_failed_record_and_the_run_goes_on(tmp_path: Path, monkeypatch, capsys):
+def test_failing_problem_becomes_failed_record_and_run_continues(tmp_path: Path, monkeypatch, capsys):
     solve = Greedy.solve
 
     def failing(self, problems, *arguments, **settings):
@@ -156,21 +158,21 @@ def test_failing_problem_becomes_a_failed_record_and_the_run_goes_on(tmp_path: P
     assert "1 problems failed" in capsys.readouterr().err
 
 
-def test_a_cell_that_breaks_leaves_the_others_running(tmp_path: Path, monkeypatch, capsys):
-    run_cell = sweep.run_cell
+def test_failing_cell_leaves_other_cells_running(tmp_path: Path, monkeypatch, capsys):
+    run_cell = cell_runner.run_cell
 
-    def breaking(cell, label):
-        if cell["method"]["name"] == "greedy":
-            raise OSError("disk full")
-        run_cell(cell, label)
+    def breaking(built, label):
+        if built.cell.method.name == "greedy":
+            raise OSError("no such device")
+        run_cell(built, label)
 
-    monkeypatch.setattr(sweep, "run_cell", breaking)
+    monkeypatch.setattr(cell_runner, "run_cell", breaking)
     assert main(command(tmp_path, "method=greedy,self_consistency")) == FAILED
     assert [path.name.split("__")[2] for path in tmp_path.rglob("*.jsonl")] == ["self_consistency"]
-    assert "disk full" in capsys.readouterr().err
+    assert "no such device" in capsys.readouterr().err
 
 
-def test_interrupt_is_reported_and_the_summary_says_so(tmp_path: Path, monkeypatch, capsys):
+def test_interrupt_is_reported_and_recorded_in_summary(tmp_path: Path, monkeypatch, capsys):
     def interrupted(self, problems, *arguments, **settings):
         raise KeyboardInterrupt
 
@@ -180,7 +182,7 @@ def test_interrupt_is_reported_and_the_summary_says_so(tmp_path: Path, monkeypat
     assert json.loads(next(tmp_path.rglob("summary.json")).read_text(encoding="utf-8"))["status"] == "interrupted"
 
 
-def test_inference_under_inference_mode_is_refused_clearly():
+def test_inference_mode_is_refused_with_remedy():
     policy, reward = toys.policy(dtype="float32"), toys.reward(dtype="float32")
     module = prediction.Inference(Greedy(max_new_tokens=2), policy, reward, 0)
     chunk = prediction.Chunk(0, [Problem("a", "1+1?", "2", "free")])
@@ -188,21 +190,10 @@ def test_inference_under_inference_mode_is_refused_clearly():
         module.predict_step(chunk)
 
 
-def test_chunks_cut_every_repeat_in_the_same_places():
+def test_chunks_split_every_repeat_identically():
     problems = [Problem(str(number), "?", None, "free") for number in range(5)]
     cut = [(chunk.repeat, [problem.id for problem in chunk.problems]) for chunk in prediction.chunks(problems, 2, 2)]
     assert cut == [(r, ids) for r in (0, 1) for ids in (["0", "1"], ["2", "3"], ["4"])]
-
-
-def test_solve_prints_both_answers(capsys):
-    overrides = command(Path("unused"))[1:]
-    settings = [word for word in overrides if not word.startswith(("task=", "num_problems="))]
-    assert main(["solve", "12+34=?", *settings]) == 0
-    printed = capsys.readouterr().out
-    assert "greedy" in printed
-    assert "nabla_reasoner" in printed
-    assert "FLOPs" in printed
-    assert main(["solve", " "]) == WRONG
 
 
 def test_plan_loads_nothing_and_names_weights_and_cost(capsys, monkeypatch):
@@ -228,7 +219,7 @@ def test_method_classes_are_the_public_ones():
     assert issubclass(prediction.Inference, lightning.LightningModule)
 
 
-def test_tables_that_cannot_be_written_do_not_stop_the_cells(tmp_path: Path, monkeypatch, capsys):
+def test_unwritable_tables_do_not_stop_cells(tmp_path: Path, monkeypatch, capsys):
     def broken(cells):
         raise OSError("disk full")
 
@@ -238,10 +229,107 @@ def test_tables_that_cannot_be_written_do_not_stop_the_cells(tmp_path: Path, mon
     assert "not done: the tables" in capsys.readouterr().err
 
 
-def test_a_narrowed_command_keeps_the_rows_of_earlier_ones(tmp_path: Path):
+def test_narrowed_command_keeps_earlier_rows(tmp_path: Path):
     assert main(command(tmp_path, "method=greedy,self_consistency")) == 0
     assert main(command(tmp_path, "method=greedy", "seed=1")) == 0
     rows = list(csv.DictReader(next(tmp_path.rglob("table.csv")).read_text(encoding="utf-8").splitlines()))
     ran = [(row["method"], row["num_seeds"]) for row in rows if row["accuracy"]]
     assert ran == [("greedy", "2"), ("self_consistency", "1")]
     assert rows[0]["paper_value"] == "43.8", "the paper's greedy cell of the base policy on MATH-500"
+
+
+def test_longer_run_extends_records_and_shorter_is_refused(tmp_path: Path, capsys):
+    assert main(command(tmp_path, "method=greedy", "num_problems=3")) == 0
+    first = read_records(next(tmp_path.rglob("*.jsonl")))
+    assert main(command(tmp_path, "method=greedy", "num_problems=5", "devices=1", "threads=2")) == 0
+    records = read_records(next(tmp_path.rglob("*.jsonl")))
+    assert records[:3] == first
+    assert len(records) == 5
+    assert main(command(tmp_path, "method=greedy", "num_problems=4")) == WRONG
+    assert "num_problems: 5 -> 4" in capsys.readouterr().err
+
+
+def test_complete_cell_loads_no_model(tmp_path: Path, monkeypatch):
+    assert main(command(tmp_path, "method=greedy")) == 0
+    monkeypatch.setattr(cell_runner, "run_cell", None)
+    assert main(command(tmp_path, "method=greedy")) == 0
+
+
+def test_second_command_on_a_locked_folder_is_refused(tmp_path: Path, capsys):
+    with locked(tmp_path / "tiny" / "table1"):
+        assert main(command(tmp_path, "method=greedy")) == WRONG
+    assert f"process {os.getpid()}" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.jsonl"))
+    assert main(command(tmp_path, "method=greedy")) == 0
+
+
+@pytest.mark.parametrize("content", ["", "null", "{", "[]", None])
+def test_damaged_settings_beside_records_are_named_and_refused(tmp_path: Path, capsys, content: str | None):
+    assert main(command(tmp_path, "method=greedy")) == 0
+    (path,) = tmp_path.rglob("*.settings.json")
+    path.unlink()
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    assert main(command(tmp_path, "method=greedy")) == WRONG
+    assert f"{path} is missing or damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "null"])
+def test_damaged_summary_is_begun_anew(tmp_path: Path, capsys, content: str):
+    path = tmp_path / "summary.json"
+    path.write_text(content, encoding="utf-8")
+    Summary(tmp_path, "line", {}, {"seed": [0]}, "cpu").close("finished")
+    assert len(json.loads(path.read_text(encoding="utf-8"))["invocations"]) == 1
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_resuming_with_another_commit_is_said(tmp_path: Path, capsys):
+    Summary(tmp_path, "line", {}, {"seed": [0]}, "cpu")
+    assert not capsys.readouterr().err
+    path = tmp_path / "summary.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["commit"] = "abc"
+    content["packages"]["transformers"] = "4.0"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    Summary(tmp_path, "line", {}, {"seed": [0]}, "cpu")
+    said = capsys.readouterr().err
+    assert "commit abc (now" in said
+    assert "transformers 4.0 (now" in said
+
+
+@pytest.mark.parametrize(
+    ("swept", "told"),
+    [
+        (["method=nabla_reasoner", "dto.step_size=0.1,3.0"], "method.step_size: 0.1 -> 3.0"),
+        (["method=best_of_n", "method.num_samples=1,8"], "method.num_samples: 1 -> 8"),
+        (["method=greedy", "reward=likelihood,classifier"], "reward.name: likelihood -> classifier"),
+        (["method=greedy", "split=test,validation"], "split: test -> validation"),
+    ],
+)
+def test_cells_sharing_record_file_are_refused_naming_differences(tmp_path: Path, capsys, swept: list[str], told: str):
+    replaced = {setting.split("=")[0] for setting in swept}
+    base = [word for word in command(tmp_path) if word.split("=")[0] not in replaced]
+    assert main([*base, *swept]) == WRONG
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+@pytest.mark.parametrize("failure", [errno.ENOSPC, errno.EROFS])
+def test_full_or_readonly_disk_ends_run_with_message(tmp_path: Path, monkeypatch, capsys, failure: int):
+    def unwritable(path, records):
+        raise OSError(failure, os.strerror(failure), str(path))
+
+    monkeypatch.setattr(prediction, "append_records", unwritable)
+    assert main(command(tmp_path, "method=greedy,self_consistency")) == FAILED
+    errors = capsys.readouterr().err
+    assert os.strerror(failure) in errors
+    assert "it resumes" in errors
+    assert "Traceback" not in errors
+    monkeypatch.undo()
+    assert main(command(tmp_path, "method=greedy,self_consistency")) == 0
+
+
+def test_processes_are_no_more_than_the_chunks():
+    assert prediction._processes(8, 1, 3) == 3
+    with pytest.raises(ValueError, match="2 x 2 for 3 batches"):
+        prediction._processes(2, 2, 3)

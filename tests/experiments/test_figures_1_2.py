@@ -1,4 +1,4 @@
-"""Figures 1 and 2 and the walk-through: exact values on toy models; a trace does not change decisions."""
+"""Figures 1 and 2 and the walk-through notebook: exact values on toy models, and traces that change no decision."""
 
 import itertools
 
@@ -140,7 +140,7 @@ def test_trace_keeps_and_records_every_decision(models, method):
             prefix = traced.responses[visit.response].tokens[: visit.position]
             assert (visit.position, visit.old, visit.new) == (revision["position"], revision["old"], revision["new"])
             assert (response.reward, response.accepted) == (revision["reward"], revision["accepted"])
-            assert response.tokens[: response.kept] == [*prefix, visit.new]
+            assert response.tokens[: response.prefix_length] == [*prefix, visit.new]
             assert len(response.confidence) == len(response.tokens)
 
 

@@ -1,4 +1,4 @@
-"""Fixed points and gradients of PPO and GRPO, by enumeration; the command's files and arithmetic."""
+"""Target `ppo`: fixed points and gradients of PPO and GRPO by enumeration; files and arithmetic of the command."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ VOCAB, LENGTH, WEIGHT = 3, 2, 1.3
 
 
 class Tabular(torch.nn.Module):
-    """A policy with free logits for each beginning of an answer, with a Hugging Face model's interface."""
+    """A policy with free logits for each prefix of an answer, with a Hugging Face model's interface."""
 
     def __init__(self, prompts: int, seed: int = 0):
         super().__init__()
@@ -63,13 +63,13 @@ def training(
 
 
 def every_answer(model: torch.nn.Module, prompts: int = 1) -> torch.Tensor:
-    """log ρ(y_l|y_<l) of all answers to prompt 0, with gradient."""
+    """Compute log ρ(y_l|y_<l) of all answers to prompt 0, with gradient."""
     answers = exact.every_answer(VOCAB, LENGTH)
     return amortized.token_log_probabilities(model, torch.zeros(len(answers), 1, dtype=torch.long), answers, VOCAB)
 
 
 def expected_gradient(model: Tabular, advantages: torch.Tensor) -> torch.Tensor:
-    """-E_ρ[A ∇log ρ] by the loss itself: answers weighted by their probability, all ratios at 1."""
+    """Compute -E_ρ[A ∇log ρ] with the loss itself: answers weighted by their probability, all ratios at 1."""
     tokens = every_answer(model)
     weights = tokens.detach().sum(1).exp() * len(tokens)
     mask = torch.ones_like(tokens, dtype=torch.bool)
@@ -78,7 +78,7 @@ def expected_gradient(model: Tabular, advantages: torch.Tensor) -> torch.Tensor:
 
 
 def optimal_model(scored: ScoredPrompts, weight: float) -> Tabular:
-    """The tabular policy that is ρ* of prompt 0."""
+    """Build the tabular policy that is ρ* of prompt 0."""
     star = exact.optimum(scored.prior[0], scored.rewards[0], weight).view(VOCAB, VOCAB)
     model = Tabular(1).double()
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_ppo_expected_gradient_matches_objective():
     tokens = every_answer(model)
     distribution = tokens.sum(1)
     returns = amortized.penalised_return(scored.rewards[0], distribution.detach() - scored.prior[0], WEIGHT)
-    # Eq. 3, written out
+    # Eq. 3, term by term
     loss = (distribution.exp() * (distribution - scored.prior[0] - WEIGHT * scored.rewards[0])).sum()
     fixed = distribution.detach()
     value = exact.divergence(fixed, scored.prior[0]) - WEIGHT * exact.expected(fixed, scored.rewards[0])
@@ -152,7 +152,7 @@ def test_grpo_kl_estimate_has_forward_kl_gradient():
 
 
 def fitted(method: str, scored: ScoredPrompts) -> tuple[list[float], list[float]]:
-    """KL to ρ* and expected reward, by prompt, after training."""
+    """Train, and return KL to ρ* and expected reward by prompt."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     model = Tabular(len(scored.prompts))
     module = training(method, scored, model)
@@ -199,7 +199,7 @@ def test_critic_approaches_mean_return():
     module = training("ppo", scored, Tabular(1, seed=1), group=4)
     batch = module.sample_batch(torch.zeros(4, dtype=torch.long))
     torch.testing.assert_close(batch.old.sum(1).double(), scored.prior[0, batch.indices], rtol=1e-5, atol=1e-5)
-    returns = WEIGHT * scored.rewards[0, batch.indices].float()  # the model is π still
+    returns = WEIGHT * scored.rewards[0, batch.indices].float()  # the model is still π
     torch.testing.assert_close(module.compute_advantages(batch), returns - returns.mean(), rtol=1e-4, atol=1e-5)
     module.values.fill_(5.0)
     torch.testing.assert_close(module.compute_advantages(batch), returns - 5.0, rtol=1e-4, atol=1e-5)

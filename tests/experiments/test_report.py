@@ -1,4 +1,4 @@
-"""The report: one page that loads nothing, says what was not run, and sorts; and its publishing, on this machine."""
+"""Report: a self-contained page with sortable tables, and its publishing to a local W&B server."""
 
 import html.parser
 import json
@@ -32,7 +32,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-COMMITTED = {  # what a whole run would leave: place in the results, file in figures/
+COMMITTED = {  # files of a complete run: path below the results, name in figures/
     "tiny/table1/table.csv": "data/table1.csv",
     "tiny/table1/comparisons.csv": "data/comparisons.csv",
     "tiny/figure4/figure4.csv": "data/figure4.csv",
@@ -61,7 +61,7 @@ def server() -> Iterator[Server]:
 
 
 class Page(html.parser.HTMLParser):
-    """What a page holds: its tags with attributes, whether they nest, and its text."""
+    """Contents of a page: tags with attributes, whether they nest, and text."""
 
     VOID = ("meta", "link", "img", "br", "hr")
 
@@ -127,7 +127,7 @@ def test_paper_value_never_replaces_ours(results: Path):
     assert table.rows[0][paper] == "70.2 [1]"
 
 
-def test_report_shows_the_verdicts_of_the_rules(results: Path):
+def test_report_shows_verdicts_of_claim_rules(results: Path):
     found = report.gather(results, "tiny")
     decisions = claims.decide_claims(found.evidence)
     made = report_sections.report_blocks(found, decisions)
@@ -154,7 +154,7 @@ def test_html_escapes_tags_and_drops_local_links():
     assert "<td>&lt;b&gt;</td>" in page
 
 
-def test_docs_are_written_from_a_runs_rows(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_docs_are_written_from_run_rows(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     root = tmp_path / "root"
     (root / "figures" / "data").mkdir(parents=True)
     shutil.copyfile(ROOT / "README.md", root / "README.md")
@@ -218,7 +218,7 @@ def test_wandb_blocks_keep_order_and_carry_every_part(results: Path):
 
 
 def publish(results: Path, server: Server, **environment: str) -> subprocess.CompletedProcess:
-    """The command in a process of its own: wandb keeps the server and the key of its first use."""
+    """Run the command in a separate process: wandb keeps the server and the key of its first use."""
     known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     own = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": wandb_server.KEY, "NETRC": str(results / "netrc")}
     words = [sys.executable, "-m", "nabla_reasoner", "report", f"results_dir={results}", "wandb=online"]
@@ -258,7 +258,9 @@ def test_publishing_saves_a_report_and_its_figures(results: Path, server: Server
         ({"WANDB_API_KEY": ""}, "no W&B key. Run `wandb login`"),
     ],
 )
-def test_failed_publishing_says_why_and_keeps_files(results: Path, server: Server, changed: dict[str, str], said: str):
+def test_failed_publishing_gives_reason_and_keeps_files(
+    results: Path, server: Server, changed: dict[str, str], said: str
+):
     server.rejects_keys = True
     done = publish(results, server, **changed)
     assert done.returncode == FAILED
@@ -269,7 +271,7 @@ def test_failed_publishing_says_why_and_keeps_files(results: Path, server: Serve
     assert not server.reports
 
 
-def test_nothing_is_published_unless_asked(results: Path, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_published_unless_requested(results: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setattr(wandb_report, "publish", None)
     assert main(["report", f"results_dir={results}"]) == 0

@@ -1,4 +1,4 @@
-"""Beam search of the reward model: against all one-token responses of a toy, worked solutions, and other batches."""
+"""Beam search of the reward model, against all one-token responses, worked solutions, and other batches."""
 
 import pytest
 import toys
@@ -26,7 +26,7 @@ def test_beams_reach_reward_of_worked_solutions():
     for cell in cells:
         policy, reward = build.load_models(cell)
         problems = build.build_problems(cell)
-        best = reward_ceiling.beam_search(reward, problems, num_beams=4, max_new_tokens=cell["max_new_tokens"])
+        best = reward_ceiling.beam_search(reward, problems, num_beams=4, max_new_tokens=cell.max_new_tokens)
         texts = [worked_solutions.worked_solution(problem) for problem in problems]
         solved = [policy.tokenizer.encode(text, add_special_tokens=False) for text in texts]
         responses = [tokens + reward.eos_ids[:1] for tokens in solved]

@@ -1,4 +1,4 @@
-"""Tables 3 to 5, Figures 3 and 4: from hand-made records whose every number is known."""
+"""Tables 3 to 5, Figures 3 and 4, from hand-made records with known numbers."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ SPENT = Cost(decode_tokens=100, gradient_evaluations=3, model_calls=120, flops=1
 
 
 def write(results: Path, method: str, searches, *, folder="table1/records", costs=None, failed=0, **method_settings):
-    """Records of problems p0, p1, …; correct where the last step of the trajectory is."""
+    """Write records of problems p0, p1, …; each is correct if the last step of its trajectory is."""
     records = []
     for index in range(len(searches) + failed):
         problem = Problem(f"p{index}", "q", "1", "chain_sum")
@@ -46,25 +46,25 @@ def counted(proposed: int, rejected: int, rewards=()) -> dict:
 
 
 def kept(rewards) -> int:
-    """Samples that exceed all before them, the first included."""
+    """Count the samples that exceed all before them, the first included."""
     return sum(all(before < value for before in rewards[:k]) for k, value in enumerate(rewards))
 
 
 @pytest.mark.parametrize("rewards", [(1, 2, 3, 4, 5), (1, 1, 2, 2, 3), (7, 7, 7, 7, 7), (0, 3, 3, 1, 9)])
-def test_expected_rejections_are_the_mean_over_all_orders(rewards):
+def test_expected_rejections_equal_mean_over_all_orders(rewards):
     orders = list(itertools.permutations(rewards))
     mean = sum(len(rewards) - kept(order) for order in orders) / len(orders)
     assert table3.expected_rejections([float(value) for value in rewards]) == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])
-def test_theory_line_is_the_mean_over_all_orders_of_distinct_rewards(count):
+def test_theory_line_equals_mean_over_distinct_reward_orders(count):
     orders = list(itertools.permutations(range(count)))
     rejected = sum(count - kept(order) for order in orders) / len(orders)
     assert table3.theory(count) == pytest.approx((100 * rejected / count, 100 * rejected / (count - 1)))
 
 
-def test_theory_line_for_eight_samples_is_the_papers():
+def test_theory_line_for_eight_samples_equals_paper():
     assert [round(value, 1) for value in table3.theory(8)] == [66.0, 75.5]
 
 
@@ -86,7 +86,7 @@ def test_rejection_rates_follow_both_counting_rules(tmp_path: Path):
     assert (release["variant"], release["status"], release["rejected"]) == ("release", "not run", None)
 
 
-def test_released_acceptance_test_is_a_row_of_its_own_once_it_was_run(tmp_path: Path):
+def test_released_acceptance_test_gets_separate_row_once_run(tmp_path: Path):
     write(tmp_path, "nabla_reasoner", [counted(2, 1)], max_rollouts=8, variant="fixed")
     assert "experiment_name=table1-release" in " ".join(table3.notes(table3.table_rows(tmp_path), "tiny"))
     again = {"folder": "table1-release/records", "max_rollouts": 8, "variant": "release"}
@@ -98,24 +98,24 @@ def test_released_acceptance_test_is_a_row_of_its_own_once_it_was_run(tmp_path: 
 
 
 @pytest.mark.slow
-def test_ratio_interval_covers_as_often_as_it_says():
+def test_ratio_interval_has_nominal_coverage():
     random, hits = np.random.default_rng(3), 0
     for _ in range(200):
         wholes = random.integers(1, 9, size=60)
-        parts = random.binomial(wholes, random.beta(2, 4, size=60))  # problems differ: draws within one are no evidence
+        parts = random.binomial(wholes, random.beta(2, 4, size=60))  # dependent draws: problems differ in difficulty
         found = ratio_interval(parts, wholes, share=True)
         hits += found.low <= 1 / 3 <= found.high
     assert 0.89 <= hits / 200 <= 0.99
 
 
-def test_ratio_of_equal_shares_keeps_an_interval_and_empty_totals_are_refused():
+def test_equal_shares_keep_interval_empty_totals_are_refused():
     found = ratio_interval(np.zeros(10), np.full(10, 8), share=True)
     assert (found.value, found.low, found.high) == (0, 0, pytest.approx(1 - 0.025 ** (1 / 10)))
     with pytest.raises(ValueError, match="total > 0"):
         ratio_interval(np.zeros(3), np.zeros(3))
 
 
-def test_table5_divides_totals_of_the_problems_that_both_solved(tmp_path: Path):
+def test_table5_ratios_use_problems_both_methods_solved(tmp_path: Path):
     cheap = [Cost(flops=flops, seconds=1.0, decode_tokens=8, peak_bytes=5) for flops in (10.0, 30.0)]
     dear = [Cost(flops=flops, seconds=2.0, decode_tokens=2, peak_bytes=7) for flops in (40.0, 20.0)]
     write(tmp_path, "best_of_n", [{}, {}, {}], costs=[*cheap, Cost(flops=1e9)])
@@ -128,7 +128,7 @@ def test_table5_divides_totals_of_the_problems_that_both_solved(tmp_path: Path):
     assert (rows["peak_bytes"]["nabla_reasoner"], rows["peak_bytes"]["ratio"]) == (7, None)
 
 
-def test_model_calls_are_split_into_parts_that_add_up(tmp_path: Path):
+def test_model_call_parts_sum_to_total(tmp_path: Path):
     write(tmp_path, "best_of_n", [{}], costs=[Cost(decode_tokens=190, model_calls=200, flops=2e6)])
     write(tmp_path, "nabla_reasoner", [{}])
     base, own = figure3.cost_rows(tmp_path)
@@ -140,7 +140,7 @@ def test_model_calls_are_split_into_parts_that_add_up(tmp_path: Path):
 
 
 def pool(right) -> dict:
-    """Samples with the given correctness, of which Best-of-N always holds the first."""
+    """Return samples with the given correctness, of which Best-of-N always selects the first."""
     steps = toy_runs.ladder([right[0]] * len(right))
     return {"trajectory": steps, "samples": [{"reward": 0.0, "correct": each} for each in right]}
 
@@ -154,13 +154,13 @@ def make_curves(results: Path) -> list[dict]:
     write(results, "best_of_n", [pool([0, 1]), pool([0, 0])], costs=[ladder_cost(2)] * 2)
     larger = [pool([0, 1, 0, 0]), pool([0, 0, 0, 1])]
     write(results, "best_of_n", larger, folder="table1/budget", costs=[ladder_cost(4)] * 2)
-    short = {"trajectory": toy_runs.ladder([0])}  # found no revision, but looked for one
+    short = {"trajectory": toy_runs.ladder([0])}  # one rollout: no revision was proposed, but the search has a cost
     long = {"trajectory": toy_runs.ladder([0, 0, 1])}
     write(results, "nabla_reasoner", [long, short], costs=[Cost(model_calls=34), Cost(model_calls=16)])
     return figure4.curve_rows(results, {})
 
 
-def test_curves_give_accuracy_and_full_cost_at_every_budget(tmp_path: Path):
+def test_curve_has_accuracy_and_cost_at_every_budget(tmp_path: Path):
     found = {}
     for row in make_curves(tmp_path):
         found.setdefault(row["method"], []).append((row["rollouts"], row["model_calls"], row["accuracy"]))
@@ -171,11 +171,11 @@ def test_curves_give_accuracy_and_full_cost_at_every_budget(tmp_path: Path):
     assert found["nabla_reasoner"] == [(1, 10, 0), (2, (20 + 16) / 2, 0), (3, (34 + 16) / 2, 50)]
 
 
-def test_caption_compares_with_the_smallest_pool_that_costs_no_less(tmp_path: Path):
+def test_caption_compares_with_smallest_pool_costing_no_less(tmp_path: Path):
     assert "+50.0 at equal model calls (N = 3)" in figure4.caption(make_curves(tmp_path), "c")
 
 
-def test_ceiling_takes_the_highest_reward_found_anywhere(tmp_path: Path):
+def test_ceiling_uses_highest_known_reward(tmp_path: Path):
     make_curves(tmp_path)
     path = record_path(tmp_path / "table1/records", "tiny-base", "chain_sum", "greedy", 0)  # p0 is right, p1 wrong
     lines = [json.loads(line) | {"reward": -1.0} for line in path.read_text(encoding="utf-8").splitlines()]
@@ -196,7 +196,7 @@ def test_ceiling_takes_the_highest_reward_found_anywhere(tmp_path: Path):
     assert "not searched" in figure4.caption(figure4.curve_rows(tmp_path, {}), "c")
 
 
-def test_setting_of_the_paper_scale_that_drifts_has_no_reason():
+def test_changed_setting_at_paper_scale_has_no_reason():
     rows = table4.table_rows("paper")
     assert len(rows) == 4 * len(table4.SETTINGS)
     unexplained = [row for row in rows if row["verdict"] == "differs, no reason noted"]
@@ -207,29 +207,29 @@ def test_setting_of_the_paper_scale_that_drifts_has_no_reason():
 
 
 @pytest.mark.parametrize("scale", ["tiny", "small"])
-def test_every_setting_of_the_other_scales_is_the_papers_or_has_a_reason(scale):
+def test_settings_unlike_paper_at_other_scales_have_reasons(scale):
     assert not [row for row in table4.table_rows(scale) if row["verdict"] == "differs, no reason noted"]
 
 
-def test_a_reason_holds_for_its_value_only():
+def test_reason_applies_to_its_value_only():
     rows = table4.table_rows("tiny", ["task=products", "method.step_size=0.4"])
     assert {row["verdict"] for row in rows if row["setting"] == "step_size"} == {"differs, no reason noted"}
 
 
 @pytest.mark.parametrize("target", ["table3", "table5", "figure3", "figure4"])
-def test_target_without_records_names_the_command_and_writes_nothing(target, tmp_path: Path, capsys):
+def test_target_without_records_names_command_writes_nothing(target, tmp_path: Path, capsys):
     assert main([target, f"results_dir={tmp_path}"]) == 2
     assert "Run ./reproduce.sh table1 first" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("word", ["policy=tiny-base", "scale=huge", "scale"])
-def test_other_settings_are_refused(word, capsys):
+def test_unknown_settings_are_refused(word, capsys):
     assert main(["table4", word]) == 2
     assert word.split("=")[-1] in capsys.readouterr().err
 
 
-def test_targets_write_what_they_say(tmp_path: Path, capsys):
+def test_targets_write_documented_files(tmp_path: Path, capsys):
     results = tmp_path / "tiny"
     make_curves(results)
     before = {path: path.stat().st_mtime_ns for path in (ROOT / "figures").rglob("*")}

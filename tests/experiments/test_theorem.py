@@ -1,4 +1,4 @@
-"""`./reproduce.sh theorem`: settings, files, exit status."""
+"""Target `theorem`: settings, files, exit status."""
 
 import math
 from pathlib import Path
@@ -167,7 +167,7 @@ def test_every_group_runs_at_reduced_size(tmp_path):
     table = pd.read_csv(tmp_path / "theory" / "checks.csv")
     failed = table[table.passed.astype(str) == "False"]
     assert not table.name.str.contains("broke_off").any()
-    # with fewer particles some differences drown in noise; nothing else may fail
+    # with fewer particles noise hides some differences; nothing else may fail
     assert failed.name.str.endswith("_seen").all(), failed
     assert status == (FAILED if len(failed) else 0)
     for name in ("theorem.png", "gradients.pdf", "terms.csv", "summary.json"):

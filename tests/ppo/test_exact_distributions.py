@@ -34,7 +34,7 @@ def objective_value(distribution: torch.Tensor, prior: torch.Tensor, rewards: to
 def test_optimum_matches_numerical_optimiser(weight):
     prior, rewards = random_prompt()
 
-    def loss(parameters: np.ndarray) -> float:  # Eq. 3 on the simplex, through a softmax
+    def loss(parameters: np.ndarray) -> float:  # Eq. 3 on the simplex, parametrised by a softmax
         distribution = np.exp(parameters) / np.exp(parameters).sum()
         return float((distribution * (np.log(distribution) - prior.numpy() - weight * rewards.numpy())).sum())
 
@@ -64,7 +64,7 @@ def test_best_of_n_matches_all_tuples_of_samples(count):
     torch.testing.assert_close(exact.best_of_n(prior, rewards, count).exp(), expected)
 
 
-def test_best_of_n_respects_bound_and_rejects_zero_count():
+def test_best_of_n_respects_bound_rejects_zero_count():
     prior, rewards = random_prompt(size=200)
     for count in (1, 2, 8, 64):
         distribution = exact.best_of_n(prior, rewards, count)

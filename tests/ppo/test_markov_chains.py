@@ -235,6 +235,6 @@ def test_exact_loop_distribution_matches_engine_answers():
             exact.sampling_floor(result.distribution, count, repeats=1, generator=generator)[1] for _ in range(40)
         ]
         assert variation < 1.25 * max(floors)  # 40 exact samples of that size, and a quarter
-        assert exact.total_variation(scored.prior, result.distribution) > 2 * variation  # the test could have failed
+        assert exact.total_variation(scored.prior, result.distribution) > 2 * variation  # π itself would not pass
         evaluations = sum(s.cost.gradient_evaluations for s in solutions) / count
         assert result.gradient_evaluations == pytest.approx(evaluations, rel=0.05, abs=1e-9)

@@ -31,7 +31,7 @@ DESCENT = {"noise": math.sqrt(2), "times": [0.3]}
 
 
 def gaussian(scale: float = 1.0) -> Landscape:
-    """π normal, no reward: the flow is an Ornstein-Uhlenbeck process, which keeps normal distributions normal."""
+    """Build a normal π without reward; the flow is an Ornstein-Uhlenbeck process, which keeps densities normal."""
     return landscapes.mixture(
         weights=[1.0], means=[[0.0]], scale=scale, heights=[0.0], centres=[[0.0]], width=1.0, reach=7.0
     )
@@ -56,7 +56,7 @@ def test_slopes_are_derivatives_of_values(landscape, dimension):
         )
 
 
-def test_loss_is_equation_2_written_out():
+def test_loss_equals_equation_2_term_by_term():
     points = np.array([[-1.0], [0.3]])
     density = np.exp(-((points + 1) ** 2) / 0.5) * 0.6 + np.exp(-((points - 1.1) ** 2) / 0.5) * 0.4
     reward = np.exp(-((points - 1.1) ** 2) / 0.72)
@@ -155,14 +155,14 @@ def test_euler_has_predicted_bias_and_metropolis_none():
     assert 0.5 < accepted < 0.99
 
 
-def test_relaxation_time_of_single_well_is_variance_over_beta():
+def test_single_well_relaxation_time_is_variance_over_beta():
     problem = gaussian_problem(600, scale=1.3, kl_weight=2.0)
     assert fokker_planck.relaxation_time(problem) == pytest.approx(1.69 / 2, rel=1e-3)
     with pytest.raises(ValueError, match="two wells"):
         fokker_planck.barrier_times(gaussian_problem(100))
 
 
-def test_walls_fold_particles_back():
+def test_walls_reflect_particles():
     square = Landscape(LINE.loss, (0.0, 0.0), (1.0, 1.0), walls=True)
     folded = particles.reflect(np.array([[1.2, -0.3], [2.1, 0.5], [-1.4, 0.0]]), square)
     np.testing.assert_allclose(folded, [[0.8, 0.3], [0.1, 0.5], [0.6, 0.0]], atol=1e-12)

@@ -1,4 +1,4 @@
-"""Gradient checks on small random models, against finite differences, sampling and broken versions of themselves."""
+"""Gradient checks on small random models, against finite differences, sampling and deliberately wrong versions."""
 
 import math
 

@@ -49,7 +49,7 @@ def test_models_load_and_share_one_vocabulary():
 
 @pytest.mark.parametrize("name", ["tiny-base", "tiny-instruct"])
 def test_policies_are_uncertain_where_they_err(name):
-    """The conditions under which selection and revision can do anything, as measured into the manifest."""
+    """Conditions without which selection and revision have no effect, as measured in the manifest."""
     for task, measured in MANIFEST["models"][name]["validation"].items():
         assert 25 <= measured["greedy"] <= 70, task
         assert measured["any_of_8"] > measured["one_sample"] + 10, task
@@ -79,7 +79,7 @@ def test_manifest_measures_are_reproduced(name):
 
 
 def last_digits(policy, count):
-    """(chat, prefix, [most likely wrong digit, end]) at uncertain last digits of otherwise right answers."""
+    """Return (chat, prefix, [likeliest wrong digit, end]) at uncertain last digits of otherwise right answers."""
     sample = problems.generate("products", split="train", size=300, start=10_000_000, settings=TASKS["products"])
     cases = []
     for problem in sample:
@@ -94,7 +94,7 @@ def last_digits(policy, count):
 
 
 @pytest.mark.slow
-def test_dto_finds_the_minimum_of_enumeration():
+def test_dto_reaches_minimum_over_all_tokens():
     """All texts are enumerated: L is computed for each of the 640 tokens as the last digit.
 
     The policy's own argmax misses the minimum at some of these positions; the argmax of the optimised row must be the

@@ -41,7 +41,7 @@ def larger(language_model, **changes):
 
 
 def sequences(tokenizer, *, wrong: bool):
-    """Prompt length and token ids of worked solutions, with every one-digit mistake if wrong."""
+    """Return prompt length and token ids of worked solutions; if `wrong`, with every one-digit mistake."""
     rows = []
     for question, solution in PROBLEMS.items():
         text = f"State the final answer to the following arithmetic problem: {question} ="
@@ -73,7 +73,7 @@ def grown():
 
 
 def states(model, number, ids):
-    """Hidden states after a layer."""
+    """Return hidden states after a layer."""
     outputs = []
     hook = model.base_model.layers[number].register_forward_hook(lambda module, given, output: outputs.append(output))
     with torch.no_grad():

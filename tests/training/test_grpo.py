@@ -1,4 +1,4 @@
-"""GRPO against TRL, its behaviour on toys, resumed trainings, and selection of the best weights."""
+"""GRPO against TRL, its behaviour on toy policies, resumed trainings, and selection of the best weights."""
 
 import math
 
@@ -49,7 +49,7 @@ def grpo(score, *, steps=40, rate=3e-3, model=None, seed=0, **settings):
 
 
 def even_tokens(problems, rollouts):
-    """A reward that is easy to raise: the share of even token ids."""
+    """Return a reward that is easy to raise: the share of even token ids."""
     return [sum(token % 2 == 0 for token in rollout.token_ids) / len(rollout.token_ids) for rollout in rollouts]
 
 
@@ -64,7 +64,7 @@ def stream(items=None, counts=None, repeats=1):
 
 
 @pytest.mark.parametrize("updates", [1, 2])
-def test_grpo_raises_the_reward_of_a_toy(tmp_path, updates):
+def test_grpo_raises_reward_of_toy_policy(tmp_path, updates):
     module = grpo(even_tokens, steps=50 * updates, rate=5e-3 / updates, updates_per_batch=updates)
     before = mean_reward(module)
     loop.fit(module, stream(repeats=updates), **where(tmp_path))
@@ -81,7 +81,7 @@ def mean_reward(module):
 def test_response_log_probabilities_equal_hugging_face_loss():
     model = language_model(torch.float64)
     items = [Example("a", [2, 9, 10], [40, 41, 1]), Example("a", [2, 9], [42, 1]), Example("a", [2], [7, 8, 9, 1])]
-    values = losses.response_log_probabilities(model, pad(items)[0])
+    values = losses.response_log_probabilities(model, pad(items)[0], 280)
     for row, (_, prompt, response, _) in enumerate(items):
         ids, start, end = torch.tensor([prompt + response]), len(prompt), len(prompt) + len(response)
         labels = ids.clone()
@@ -92,11 +92,23 @@ def test_response_log_probabilities_equal_hugging_face_loss():
         assert not values[row, end:].any()
 
 
+def test_padding_rows_of_the_output_matrix_take_no_probability():
+    model, block = language_model(torch.float64), pad([Example("a", [2, 9], [42, 17, 1])])[0]
+    expected = losses.response_log_probabilities(model, block, 280)
+    loss = losses.next_token_loss(model, [block], 280)
+    model.resize_token_embeddings(320)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[280:] = 3.0
+    torch.testing.assert_close(losses.response_log_probabilities(model, block, 280), expected)
+    torch.testing.assert_close(losses.next_token_loss(model, [block], 280), loss)
+    assert losses.next_token_loss(model, [block], 320) > loss + 0.01
+
+
 def test_log_probabilities_follow_the_sampling_temperature():
     model, block = language_model(torch.float64), pad([Example("a", [2, 9], [42, 17, 1])])[0]
     logits = model(input_ids=block.ids).logits[0, 1:4] / 0.7
     expected = torch.log_softmax(logits, -1).gather(1, torch.tensor([[42], [17], [1]]))[:, 0]
-    torch.testing.assert_close(losses.response_log_probabilities(model, block, 0.7)[0, 2:], expected)
+    torch.testing.assert_close(losses.response_log_probabilities(model, block, 280, 0.7)[0, 2:], expected)
 
 
 def test_same_seed_samples_the_same_responses():
@@ -117,7 +129,7 @@ def test_response_with_failed_grading_is_ignored():
     advantages = module.sample_responses(make_problems(2)).advantages.view(2, 4)
     assert not advantages[0].any()
     assert advantages[1, 2] == 0
-    deviation = math.sqrt(1 / 3) + 1e-4  # of 1, 0, 1 with its mean 2/3
+    deviation = math.sqrt(1 / 3) + 1e-4  # advantages of 1, 0, 1, whose mean is 2/3
     torch.testing.assert_close(
         advantages[1, [0, 1, 3]].double(), torch.tensor([1 / 3, -2 / 3, 1 / 3], dtype=torch.float64) / deviation
     )
@@ -132,7 +144,7 @@ def test_failed_grading_gives_nan_reward(monkeypatch):
     assert values[1] == 1.0
 
 
-def test_training_without_reward_says_what_to_do(tmp_path):
+def test_training_without_reward_raises_with_remedy(tmp_path):
     module = grpo(lambda problems, rollouts: [0.0] * len(rollouts), steps=10, patience=3)
     with pytest.raises(ValueError, match="none of its responses in 3 batches earned a reward. Start from supervised"):
         loop.fit(module, stream(), **where(tmp_path))
@@ -213,6 +225,13 @@ def test_interrupted_grpo_resumes_to_the_same_weights(tmp_path, updates):
                 continue
         ends.append((ended, module.state_dict()))
     assert ends[0][0] == ends[1][0]
+    module = grpo(even_tokens, steps=8, updates_per_batch=updates)  # killed after the last step, before it was saved
+    data = Mixture({"chain_sum": make_problems()}, {"chain_sum": 3}, 0, collate=list, repeats=updates)
+    assert loop.fit(module, data, **where(tmp_path / "whole"), interval=4, validation=[make_problems(2)]) == ends[0][0]
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(tensor, ends[0][1][name], rtol=0, atol=0)
+    loop.discard_checkpoint(str(tmp_path / "whole"), where(tmp_path / "whole")["name"])
+    assert not list((tmp_path / "whole").rglob("*.ckpt"))
     for name, tensor in ends[0][1].items():
         torch.testing.assert_close(tensor, ends[1][1][name], rtol=0, atol=0)
 
@@ -272,7 +291,6 @@ def test_resumed_training_keeps_earlier_best_weights(tmp_path):
     for name, value in module.model.state_dict().items():
         assert torch.equal(value, states[1][name])
     assert any(not torch.equal(states[1][name], value) for name, value in states[2].items())
-    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_validation_measures_greedy_accuracy_by_task(tmp_path):
@@ -365,7 +383,7 @@ def test_advantages_and_loss_equal_those_of_trl(tmp_path, normalisation, theirs)
 
 
 def aligned(values, block, mask):
-    """Our rows (prompt and response from the left) as TRL's (responses only, from the left)."""
+    """Convert our rows (prompt and response from the left) to TRL's (responses only, from the left)."""
     out = torch.zeros(mask.shape)
     for row in range(len(mask)):
         response = values[row][block.is_response[row]]

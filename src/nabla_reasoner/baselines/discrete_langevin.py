@@ -59,8 +59,6 @@ class DiscreteLangevin:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = True
-
     def __init__(
         self,
         *,
@@ -80,13 +78,6 @@ class DiscreteLangevin:
         self.reward_weight = reward_weight
         self.sampling = Sampling(temperature, top_p, top_k).check()
         self.max_new_tokens = max_new_tokens
-
-    def expected_answers(self) -> int:
-        """Return the number of complete responses decoded and scored per problem, roughly.
-
-        A gradient costs two forward and two backward passes, as much as decoding and scoring two responses.
-        """
-        return 1 + 2 * (1 + self.num_steps)
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0

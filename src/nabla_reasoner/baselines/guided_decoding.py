@@ -43,8 +43,6 @@ class GuidedDecoding:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = True
-
     def __init__(
         self,
         *,
@@ -70,10 +68,6 @@ class GuidedDecoding:
         self.confidence_threshold = confidence_threshold
         self.scorer = scorer
         self.max_new_tokens = max_new_tokens
-
-    def expected_answers(self) -> int:
-        """Return the number of complete responses decoded and read per problem."""
-        return 1
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0

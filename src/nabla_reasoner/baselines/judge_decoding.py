@@ -34,15 +34,9 @@ class JudgeGreedy:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = True
-
     def __init__(self, *, max_new_tokens: int = 1024):
         check_counts({"max_new_tokens": max_new_tokens})
         self.max_new_tokens = max_new_tokens
-
-    def expected_answers(self) -> int:
-        """Return the number of complete responses decoded per problem."""
-        return 1
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
@@ -86,8 +80,6 @@ class LogitMixture:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = True
-
     def __init__(
         self,
         *,
@@ -103,10 +95,6 @@ class LogitMixture:
         self.judge_weight = judge_weight
         self.sampling = Sampling(temperature, top_p, top_k).check()
         self.max_new_tokens = max_new_tokens
-
-    def expected_answers(self) -> int:
-        """Return the number of complete responses decoded and read per problem."""
-        return 1
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0

@@ -53,8 +53,6 @@ class MHResampling:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = True
-
     def __init__(
         self,
         *,
@@ -71,13 +69,6 @@ class MHResampling:
         self.reward_weight = reward_weight
         self.sampling = Sampling(temperature, top_p, top_k).check()
         self.max_new_tokens = max_new_tokens
-
-    def expected_answers(self) -> int:
-        """Return the number of complete responses decoded and scored per problem, roughly.
-
-        A step resamples half a response on average.
-        """
-        return 1 + math.ceil(self.num_steps / 2)
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0

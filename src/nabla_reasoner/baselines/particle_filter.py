@@ -76,8 +76,6 @@ class ParticleFilter:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = True
-
     def __init__(
         self,
         *,
@@ -94,10 +92,6 @@ class ParticleFilter:
         self.num_particles = num_particles
         self.reward_weight = reward_weight
         self.steps = StepSettings(step_marks, Sampling(temperature, top_p, top_k), max_new_tokens)
-
-    def expected_answers(self) -> int:
-        """Return the number of complete responses decoded and scored per problem: N."""
-        return self.num_particles
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0

@@ -32,8 +32,6 @@ class RAP:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = True
-
     def __init__(
         self,
         *,
@@ -53,10 +51,6 @@ class RAP:
         self.num_proposals = num_proposals
         self.exploration = exploration
         self.steps = StepSettings(step_marks, Sampling(temperature, top_p, top_k), max_new_tokens)
-
-    def expected_answers(self) -> int:
-        """Return the number of complete responses decoded and scored per problem, roughly."""
-        return self.num_simulations
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0

@@ -19,14 +19,8 @@ class Greedy:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = False
-
     def __init__(self, *, max_new_tokens: int = 1024):
         self.pool = SamplePool(1, Sampling(0.0), max_new_tokens)
-
-    def expected_answers(self) -> int:
-        """Return the number of complete responses decoded per problem."""
-        return 1
 
     def solve(
         self,
@@ -49,8 +43,6 @@ class SelfConsistency:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = False
-
     def __init__(
         self,
         *,
@@ -61,10 +53,6 @@ class SelfConsistency:
         max_new_tokens: int = 1024,
     ):
         self.pool = SamplePool(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
-
-    def expected_answers(self) -> int:
-        """Return the number of complete responses decoded per problem: N."""
-        return self.pool.num_samples
 
     def solve(
         self,
@@ -99,8 +87,6 @@ class BestOfN:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = True
-
     def __init__(
         self,
         *,
@@ -111,10 +97,6 @@ class BestOfN:
         max_new_tokens: int = 1024,
     ):
         self.pool = SamplePool(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
-
-    def expected_answers(self) -> int:
-        """Return the number of complete responses decoded and scored per problem: N."""
-        return self.pool.num_samples
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
@@ -136,8 +118,6 @@ class SoftBestOfN:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = True
-
     def __init__(
         self,
         *,
@@ -151,10 +131,6 @@ class SoftBestOfN:
         check_positive({"reward_temperature (τ)": reward_temperature})
         self.reward_temperature = reward_temperature
         self.pool = SamplePool(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
-
-    def expected_answers(self) -> int:
-        """Return the number of complete responses decoded and scored per problem: N."""
-        return self.pool.num_samples
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
@@ -184,8 +160,6 @@ class WeightedSelfConsistency:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = True
-
     def __init__(
         self,
         *,
@@ -199,10 +173,6 @@ class WeightedSelfConsistency:
         check_positive({"reward_temperature (τ)": reward_temperature})
         self.reward_temperature = reward_temperature
         self.pool = SamplePool(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
-
-    def expected_answers(self) -> int:
-        """Return the number of complete responses decoded and scored per problem: N."""
-        return self.pool.num_samples
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0

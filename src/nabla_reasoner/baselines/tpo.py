@@ -80,8 +80,6 @@ class TPO:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = True
-
     def __init__(
         self,
         *,
@@ -107,13 +105,6 @@ class TPO:
         self.max_critique_tokens = max_critique_tokens
         self.max_new_tokens = max_new_tokens
         self.sampling = Sampling(temperature, top_p, top_k).check()
-
-    def expected_answers(self) -> int:
-        """Return the number of texts decoded per problem, a critique and instructions counted as one response each.
-
-        A rough figure: the prompts of later rounds are longer than a question, and critiques are not scored.
-        """
-        return self.num_samples + self.num_iterations * (self.num_samples + 2)
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0

@@ -33,8 +33,6 @@ class TreeOfThoughts:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    uses_reward = True
-
     def __init__(
         self,
         *,
@@ -54,13 +52,6 @@ class TreeOfThoughts:
         self.num_proposals = num_proposals
         self.value = value
         self.steps = StepSettings(step_marks, Sampling(temperature, top_p, top_k), max_new_tokens)
-
-    def expected_answers(self) -> int:
-        """Return the number of complete responses decoded and scored per problem, roughly.
-
-        Every depth samples b·k steps, and all depths together make up the length of a response.
-        """
-        return self.breadth * self.num_proposals
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0

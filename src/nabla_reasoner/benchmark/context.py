@@ -8,7 +8,7 @@ import torch
 
 from .. import cost
 from ..config import build, compose
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..cost import Cost
 from ..engine.sequences import TokenSequence
 from ..models.language_models import Policy, RewardModel

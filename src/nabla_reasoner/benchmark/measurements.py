@@ -62,13 +62,15 @@ def gradient_flops(bench: BenchContext, point: str) -> Comparison:
 
 
 def printed_gradient_flops(bench: BenchContext, point: str) -> Comparison:
-    """Compare the same if the reference engine evaluates the gradient at each of T steps, as Alg. 2 is printed."""
+    """Compare the same FLOPs if the reference engine evaluates a gradient at each of T steps (Alg. 2 as printed)."""
     return _gradient_flops(engines(bench, point, bench.settings["printed_problems"], UNCACHED))
 
 
 def _gradient_flops(pair: EnginePair) -> Comparison:
-    spent = {name: mean_cost(solutions) for name, solutions in pair.by_engine.items()}
-    variants = (Variant(name, [own.seconds], own._replace(flops=own.gradient_flops)) for name, own in spent.items())
+    costs = {name: mean_cost(solutions) for name, solutions in pair.by_engine.items()}
+    variants = (
+        Variant(name, [spent.seconds], spent._replace(flops=spent.gradient_flops)) for name, spent in costs.items()
+    )
     return Comparison(*variants, note=pair.note, valid=pair.same)
 
 
@@ -145,7 +147,7 @@ def engine_seconds(bench: BenchContext, point: str) -> Comparison:
 
     def timed_run(name: str, solve: Callable[[Sequence[Problem]], list[Solution]], count: int) -> Callable[[int], None]:
         def run(repeat: int) -> None:
-            if repeat == WARM_UP:  # a few, since all of them can take minutes
+            if repeat == WARM_UP:  # only a few: all of them can take minutes
                 solve(problems[: min(few, 2)])
                 return
             selected = [problems[(repeat * few + i) % batch] for i in range(count)]
@@ -219,7 +221,7 @@ def evaluation_against_decoding(bench: BenchContext, point: str) -> Comparison:
     problem, length = bench.problems(settings["tasks"][0], 1)[0], int(point)
     policy_prompt, reward_prompt = policy.prompt_ids(problem.messages), reward.prompt_ids(problem.messages)
     method = build.build_method(bench.cell(settings["policies"][0], settings["tasks"][0], NABLA))
-    # no end token: an answer of exactly this length, whatever it says; no context limit is checked here
+    # no end token: an answer of exactly this length, whatever its text; no context limit is checked here
     endless = Policy(policy.model, policy.tokenizer, policy.name, eos_ids=[])
     noise = keyed_uniforms(0, problem.id, 0, "rollout 0", length)
     response: list[int] = []
@@ -251,10 +253,10 @@ def dto_memory(bench: BenchContext, point: str) -> Comparison:
         "reward_shape": shape,
         "vocab_size": bench.settings["memory"]["vocab_size"],
         "length": bench.settings["memory"]["length"],
-        "num_iterations": cell["method"]["num_iterations"],
-        "step_size": cell["method"]["step_size"],
+        "num_iterations": cell.method.keywords()["num_iterations"],
+        "step_size": cell.method.keywords()["step_size"],
         "device": bench.settings["device"],
-        "threads": cell["threads"],
+        "threads": cell.threads,
     }
     variants = []
     for name in memory.VARIANTS:

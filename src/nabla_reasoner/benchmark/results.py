@@ -176,7 +176,7 @@ def _range_text(low: float, high: float) -> str:
 
 
 def _crossing_verdict(points: Mapping[str, Comparison]) -> Verdict:
-    """Name the length from which on an evaluation takes less than 1/8 of the decoding time."""
+    """Return the length above which an evaluation takes less than 1/8 of the decoding time."""
     ratios = [ratio(comparison, "seconds") for comparison in points.values()]
     length = timing.crossing([float(point) for point in points], ratios, DECODING_SHARE)
     if length:

@@ -1,9 +1,9 @@
 """Policy, reward model, method and problems of a cell."""
 
 import functools
+import inspect
 import json
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -14,13 +14,30 @@ from ..baselines.judge_decoding import LIKELIHOOD_METHODS
 from ..baselines.lockstep import check_likelihood
 from ..models.language_models import Policy, RewardModel
 from ..tasks import problems
-from ..types import Problem
-from .schema import CONFIGS, ROOT, Cell
+from ..types import Method, Problem
+from .cell import Cell
+from .schema import CONFIGS, locate
+
+KINDS: dict[type, tuple[tuple[type, ...], str]] = {  # of a default: types that a value may have
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "text"),
+}
 
 
-def locate(path: str) -> str:
-    """Return a model's folder, relative to here or to the repository's root; otherwise the name as it is (hub)."""
-    return str(ROOT / path) if not Path(path).exists() and (ROOT / path).exists() else path
+class BuiltCell(NamedTuple):
+    """A cell with its method and its problems."""
+
+    cell: Cell
+    method: Method
+    problems: list[Problem]
+
+
+def build_cell(cell: Cell) -> BuiltCell:
+    """Unpack the cell's models if needed, and build its method and problems; raises as the functions below."""
+    prepare_models(cell)
+    return BuiltCell(cell, build_method(cell), build_problems(cell))
 
 
 def build_problems(cell: Cell) -> list[Problem]:
@@ -29,7 +46,7 @@ def build_problems(cell: Cell) -> list[Problem]:
     Raises:
         ValueError: a missing or malformed file, a benchmark that cannot be fetched, or too many problems.
     """
-    return _problems(json.dumps(cell["task"], sort_keys=True), cell["num_problems"], cell["split"], cell["scale_name"])
+    return _problems(cell.task.model_dump_json(exclude_unset=True), cell.num_problems, cell.split, cell.scale_name)
 
 
 @functools.lru_cache(maxsize=16)
@@ -70,30 +87,39 @@ def _generated(task: dict[str, Any], size: int, split: str, scale: str) -> list[
 def prepare_models(cell: Cell) -> None:
     """Unpack models that come in another form, as their `prepare` says; once per process."""
     for group in ("policy", "reward"):
-        if "prepare" in cell[group]:
-            _prepare(json.dumps(cell[group]["prepare"]))
+        if preparation := getattr(cell, group).prepare:
+            _prepare(preparation.target, json.dumps(preparation.keywords()))
 
 
 @functools.cache
-def _prepare(settings_json: str) -> None:
-    settings = json.loads(settings_json)
-    get_method(settings.pop("_target_"))(**settings)
+def _prepare(target: str, keywords_json: str) -> None:
+    get_method(target)(**json.loads(keywords_json))
 
 
-def build_method(cell: Cell) -> Any:
-    """Return the cell's method, an object with `solve` (`types.Method`); its constructor checks the settings.
+def build_method(cell: Cell) -> Method:
+    """Return the cell's method; its constructor checks the settings.
 
     Raises:
         ValueError: a setting that the method does not have or refuses, or a kind of reward that it cannot use.
     """
-    settings = {key: value for key, value in cell["method"].items() if key not in ("name", "budget", "_target_")}
+    target, keywords = get_class(cell.method.target), cell.method.keywords()
     try:
-        method = get_class(cell["method"]["_target_"])(**settings)
+        _check_types(inspect.signature(target), keywords)
+        method = target(**keywords)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"method {cell['method']['name']}: {error}") from error
+        raise ValueError(f"method {cell.method.name}: {error}") from error
     if isinstance(method, LIKELIHOOD_METHODS):
-        check_likelihood(cell["method"]["name"], cell["reward"]["kind"], cell["reward"]["name"])
+        check_likelihood(cell.method.name, cell.reward.kind, cell.reward.name)
     return method
+
+
+def _check_types(signature: inspect.Signature, keywords: dict[str, Any]) -> None:
+    """Raise ValueError on a value of another type than the keyword's default."""
+    for name, value in keywords.items():
+        default = signature.parameters[name].default if name in signature.parameters else None
+        for kind, (types, description) in KINDS.items():
+            if type(default) is kind and type(value) not in types:
+                raise ValueError(f"{name} must be {description}; got {value!r}. Write method.{name}={default}.")
 
 
 def load_models(cell: Cell) -> tuple[Policy, RewardModel]:
@@ -103,12 +129,11 @@ def load_models(cell: Cell) -> tuple[Policy, RewardModel]:
         ValueError: a folder that cannot be read, or vocabularies that differ.
     """
     transformers.logging.disable_progress_bar()  # a bar for each weight file would hide the sweep's own lines
-    if cell["threads"] is not None:
-        torch.set_num_threads(cell["threads"])
-    policy = _policy(locate(cell["policy"]["path"]), cell["device"], cell["dtype"])
-    settings = cell["reward"]
-    reference = locate(settings["reference"]) if settings["reference"] else None
-    reward = _reward(locate(settings["path"]), settings["kind"], cell["device"], cell["dtype"], reference)
+    if cell.threads is not None:
+        torch.set_num_threads(cell.threads)
+    policy = _policy(locate(cell.policy.path), cell.device, cell.dtype)
+    reference = locate(cell.reward.reference) if cell.reward.reference else None
+    reward = _reward(locate(cell.reward.path), cell.reward.kind, cell.device, cell.dtype, reference)
     reward.check_vocabulary(policy)
     return policy, reward
 

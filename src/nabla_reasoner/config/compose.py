@@ -1,26 +1,29 @@
 """From a command line to settings: composes `configs/` with Hydra, checks every value, and expands sweeps into cells.
 
-A cell is one (policy, task, method, seed): a plain nested dict of resolved settings. Composing needs no torch, so a
-wrong choice is answered at once.
+Composing needs no torch, so a wrong choice is answered at once.
 """
 
+import functools
 import itertools
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from .schema import CONFIGS, GROUPS, Cell, choices
+from .cell import Cell
+from .schema import CONFIGS, GROUPS, choices
 from .settings import SETTINGS, check
 from .targets import Target
 
 MISSING = object()
 PARTS = {"policy", "reward", "task", "method", "budget"}  # settings that change their own part only
+NOT_OF_CELLS = ("target", "sweep", "bench")  # settings of commands
 TRAINED_METHODS = ("sft", "grpo")  # policies of their own, often looked for as methods
 
 
@@ -49,7 +52,7 @@ def compose_cells(overrides: Sequence[str], grid: "Grid | None" = None) -> list[
             cell = grid.cell([item for item in job if not item.startswith("seed=")])
             if seeds and not seeds[-1].isdecimal():
                 plain_cell(_compose("config", parse(job)))  # says what a seed must be
-            cells.append({**cell, **({"seed": int(seeds[-1])} if seeds else {})})
+            cells.append(cell.changed(seed=int(seeds[-1])) if seeds else cell)
     return cells
 
 
@@ -68,7 +71,7 @@ class Grid:
         """Return the checked cell of these overrides."""
         key = tuple(overrides)
         if key not in self.cells:
-            self.cells[key] = plain_cell(OmegaConf.create(self.combined(overrides)))
+            self.cells[key] = plain_cell(_without(self.combined(overrides), *NOT_OF_CELLS))
         return self.cells[key]
 
     def combined(self, overrides: Sequence[str]) -> dict[str, Any]:
@@ -79,11 +82,23 @@ class Grid:
         base = self._composed(shared)
         combined = dict(base)
         for group, item in chosen.items():
-            part = self._composed([*shared, item])
-            if _without(part, group) != _without(base, group):
+            part = self._part(base, shared, group, item)
+            if part is None:
                 return self._composed(overrides)
-            combined[group] = part[group]
+            combined[group] = part
         return combined
+
+    def _part(self, base: dict[str, Any], shared: Sequence[str], group: str, item: str) -> Any:
+        """Return a group's settings for one choice; None if the choice changes other settings too.
+
+        Where the config composed without the choice holds a file of the group as it stands, so does one composed with
+        the choice: that file is read instead.
+        """
+        file = _plain_file(group, item.removeprefix(f"{group}="))
+        if file is not None and base[group] == _plain_file(group, base[group]["name"]):
+            return file
+        part = self._composed([*shared, item])
+        return part[group] if _without(part, group) == _without(base, group) else None
 
     def _composed(self, overrides: Sequence[str]) -> dict[str, Any]:
         key = tuple(overrides)
@@ -92,8 +107,18 @@ class Grid:
         return self.raw[key]
 
 
-def _without(settings: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != key}
+@functools.cache
+def _plain_file(group: str, name: str) -> dict[str, Any] | None:
+    """Return the content of a group's file; None if there is none or if it draws in or changes other settings."""
+    path = CONFIGS / group / f"{name}.yaml"
+    if not path.is_file() or "@package" in path.read_text(encoding="utf-8"):
+        return None
+    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return None if "defaults" in content else content
+
+
+def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in keys}
 
 
 def compose_experiment(name: str) -> dict[str, Any]:
@@ -178,7 +203,11 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         try:
             (override,) = parser.parse_overrides([text])
         except OverrideParseException as error:
-            raise ValueError(f"the setting {text!r} cannot be read. Use key=value.") from error
+            key, _, value = text.partition("=")
+            quoted = shlex.quote(f'{key}="{value}"')
+            raise ValueError(f"the value in {text!r} holds special characters; quote it: {quoted}.") from error
+        if isinstance(override.value(), Glob):
+            raise ValueError(f"a setting must be a value or a list of values; got the pattern {text!r}.")
         _check_choice(override)
         parsed.append(override)
     return parsed
@@ -230,15 +259,12 @@ def _check_keys(config: DictConfig, overrides: Sequence[Override]) -> None:
         raise ValueError(f"unknown setting {key!r}; settings{where}: {', '.join(map(str, known))}.{hint}")
 
 
-def plain_cell(config: DictConfig) -> Cell:
-    """Return checked, resolved settings; with `budget=true` the method takes the larger pool that it names."""
-    cell = _resolve(config)
-    for key in ("target", "sweep", "bench"):
-        cell.pop(key, None)
-    check("cells", cell)
-    if cell["budget"] and cell["method"]["budget"]:
-        cell["method"] |= cell["method"]["budget"]
-    return cell
+def plain_cell(config: DictConfig | dict[str, Any]) -> Cell:
+    """Return a checked cell; with `budget=true` the method takes the larger pool that it names."""
+    values = _without(_resolve(OmegaConf.create(config)), *NOT_OF_CELLS)
+    if values.get("budget") is True and values["method"]["budget"]:
+        values["method"] |= values["method"]["budget"]
+    return check("cells", values)
 
 
 def _resolve(config: DictConfig) -> dict[str, Any]:

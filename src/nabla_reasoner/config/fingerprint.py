@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .build import locate
-from .schema import Cell
+from .cell import Cell
+from .schema import locate
 
 # Keys that change no record; `_target_` is where a method's class lies, not what it does.
 NOT_SETTINGS = {
@@ -22,22 +22,26 @@ NOT_SETTINGS = {
     "skywork",
     "budget",
     "manifest",
+    "answers",
+    "scored",
 }
 
 
 def fingerprint(cell: Cell) -> dict[str, Any]:
     """Return everything that decides the records of a cell: settings, and digests of the files they name."""
     groups = ("policy", "reward", "task", "method")
-    parts = {group: {k: v for k, v in cell[group].items() if k not in NOT_SETTINGS} for group in groups}
+    parts = {
+        group: {k: v for k, v in getattr(cell, group).content().items() if k not in NOT_SETTINGS} for group in groups
+    }
     parts["task"].pop("step_marks", None)  # a setting of the methods that take it
     for group in ("policy", "reward"):
         parts[group]["weights"] = folder_digest(locate(parts[group]["path"]))
     if parts["task"].get("path"):
         parts["task"]["sha256"] = hashlib.sha256(Path(parts["task"].pop("path")).read_bytes()).hexdigest()
-    if cell["split"] != "test":  # left out for test: records made before there was a choice have no split
-        parts["split"] = cell["split"]
+    if cell.split != "test":  # left out for test: records made before there was a choice have no split
+        parts["split"] = cell.split
     kept = ("seed", "num_problems", "batch_size", "threads", "device", "dtype", "devices", "num_nodes")
-    return {**parts, **{key: cell[key] for key in kept}}
+    return {**parts, **{key: getattr(cell, key) for key in kept}}
 
 
 @functools.lru_cache(maxsize=64)

@@ -6,9 +6,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from .cell import RunSettings
 from .compose import compose_experiment, compose_recipe, compose_settings
 from .schema import CONFIGS, GROUPS, choices
-from .settings import SETTINGS
 from .targets import Target, targets
 
 COMMENT = re.compile(r"^(\w+):[^#\n]*#[ ]*(.+)$", re.M)
@@ -61,10 +61,8 @@ def _settings(target: Target) -> list[str]:
     for group in GROUPS:
         default = config["scale_name"] if group == "scale" else sweep.get(group, config[group]["name"])
         lines.append(_line(group, default, {group: f"one of: {', '.join(choices(group))}"}))
-    known = [key for key in SETTINGS["cells"].model_fields if key not in GROUPS]
-    lines += [
-        _line(key, sweep.get(key, config[key]), notes) for key in [*known, *(["only"] if "only" in config else [])]
-    ]
+    known = [*RunSettings.model_fields, *(["only"] if "only" in config else [])]
+    lines += [_line(key, sweep.get(key, config[key]), notes) for key in known]
     return [
         *lines,
         "  method.KEY        settings of the chosen method (also policy, reward, task): configs/GROUP/NAME.yaml",

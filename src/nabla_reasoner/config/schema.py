@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -11,7 +11,6 @@ CONFIGS = ROOT / "configs"
 GROUPS = ("policy", "reward", "variant", "task", "method", "scale")
 SPLITS = ("test", "validation")
 
-Cell = dict[str, Any]  # the resolved settings of one (policy, task, method, seed)
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
@@ -19,6 +18,11 @@ Device = Literal["cpu", "cuda"]
 WANDB_MODES = ("offline", "online", "disabled")
 Wandb = Literal[WANDB_MODES]
 Folder = Annotated[str, Field(min_length=1)]
+
+
+def locate(path: str) -> str:
+    """Return a model's folder, relative to here or to the repository's root; otherwise the name as it is (hub)."""
+    return str(ROOT / path) if not Path(path).exists() and (ROOT / path).exists() else path
 
 
 def choices(group: str) -> list[str]:
@@ -64,6 +68,8 @@ def describe_error(error: ValidationError) -> str:
         "literal_error": f"one of {str(context.get('expected', '')).replace(' or ', ', ')}",
         "too_short": f"a list of at least {context.get('min_length')}",
         "too_long": f"a list of at most {context.get('max_length')}",
+        "string_pattern_mismatch": f"text like {context.get('pattern')}",
+        "string_too_short": "text that is not empty",
         "missing": "given",
         "extra_forbidden": "a known setting",
     }

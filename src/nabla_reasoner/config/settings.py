@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from .cell import Cell
 from .schema import (
-    SPLITS,
     Count,
     Device,
     Folder,
@@ -20,40 +20,6 @@ from .schema import (
     check_ascending,
     describe_error,
 )
-
-
-class TaskSettings(Section):
-    name: str
-    repeats: Count
-
-
-class CellSettings(Section):
-    """What every cell has; methods and models check their own settings when they are built."""
-
-    seed: Seed
-    num_problems: Count | None
-    batch_size: Count
-    max_new_tokens: Count
-    split: Literal[SPLITS]
-    device: Device
-    dtype: str
-    threads: Count | None
-    devices: Count
-    num_nodes: Count
-    pool_seeds: Count
-    budget: bool
-    overwrite: bool
-    results_dir: Folder
-    wandb: Wandb
-    task: TaskSettings
-
-    @model_validator(mode="after")
-    def _check_split(self) -> "CellSettings":
-        if self.split != "test" and not hasattr(self.task, "dataset"):
-            raise ValueError(
-                f"split={self.split} is for generated tasks only; got task {self.task.name}. Use split=test."
-            )
-        return self
 
 
 class ResultsSettings(Settings):
@@ -267,8 +233,8 @@ class BenchSettings(Settings):
 
 
 SETTINGS: dict[str, type[BaseModel]] = {
-    "cells": CellSettings,
-    "cell": CellSettings,
+    "cells": Cell,
+    "cell": Cell,
     "results": ResultsSettings,
     "report": ReportSettings,
     "figures": FiguresSettings,

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .cell import Cell
 from .compose import Grid, compose_cells
-from .schema import Cell
+from .fingerprint import differences
 
 OURS = ("nabla_reasoner", "nabla_reasoner_multipass")
 
@@ -33,16 +34,32 @@ def compose_sweeps(target: str, overrides: Sequence[str]) -> list[Sweep]:
     """
     grid = Grid()
     main = _sweep([f"experiment={target}", *overrides], grid)
-    further = main.cells[0].get("further", [])
+    further = main.cells[0].further
     sweeps = [main]
     if "settings" in further:
         sweeps += _changes(main, grid)
     if "trained" in further and not _chosen(overrides, "policy", "method", "budget"):
-        for part in main.cells[0]["grid"]["trained"]:
+        for part in main.cells[0].grid["trained"]:
             sweeps.append(_sweep([*main.overrides, f"policy={part['policy']}", f"method={part['method']}"], grid))
     if "pools" in further:
         sweeps += _pools(main, grid)
+    _check_distinct([cell for part in sweeps for cell in part.cells])
     return sweeps
+
+
+def _check_distinct(cells: Sequence[Cell]) -> None:
+    """Raise ValueError if two cells would share a record file, whose name holds few of their settings."""
+    first: dict[tuple[str | int | bool, ...], Cell] = {}
+    for cell in cells:
+        names = (cell.policy.name, cell.task.name, cell.method.name)
+        other = first.setdefault((cell.records, cell.budget, *names, cell.seed), cell)
+        changed = differences(other.content(), cell.content()) if other is not cell else []
+        if changed:
+            raise ValueError(
+                f"two cells of one command must differ in policy, task, method or seed, which name their record files; "
+                f"two of {' '.join(names)} differ in {'; '.join(changed)}. Give one value, run them with a results_dir "
+                "each, or quote a value that holds a comma."
+            )
 
 
 def _sweep(overrides: list[str], grid: Grid) -> Sweep:
@@ -59,12 +76,12 @@ def _pools(main: Sweep, grid: Grid) -> list[Sweep]:
     It comes last, so that the table's rows are there early.
     """
     cells = main.cells
-    pooled = list(dict.fromkeys(cell["method"]["name"] for cell in cells if cell["method"]["budget"]))
-    compared = any(cell["method"]["name"] in OURS for cell in cells)
-    if cells[0]["budget"] or not (pooled and compared):
+    pooled = list(dict.fromkeys(cell.method.name for cell in cells if cell.method.budget))
+    compared = any(cell.method.name in OURS for cell in cells)
+    if cells[0].budget or not (pooled and compared):
         return []
     kept = [override for override in main.overrides if not _chosen([override], "method", "budget", "seed")]
-    seeds = list(dict.fromkeys(str(cell["seed"]) for cell in cells))[: cells[0]["pool_seeds"]]
+    seeds = list(dict.fromkeys(str(cell.seed) for cell in cells))[: cells[0].pool_seeds]
     return [_sweep([*kept, "seed=" + ",".join(seeds), "method=" + ",".join(pooled), "budget=true"], grid)]
 
 
@@ -75,8 +92,8 @@ def _changes(main: Sweep, grid: Grid) -> list[Sweep]:
         ValueError: an `only` that is no list of groups and settings.
     """
     first = main.cells[0]
-    groups = first["settings"]
-    wanted = list(groups) if first["only"] is None else first["only"]
+    groups = first.settings
+    wanted = list(groups) if first.only is None else first.only
     known = [*groups, *(name for group in groups.values() for name in group)]
     if not isinstance(wanted, list) or not wanted or not set(wanted) <= set(known):
         unknown = [name for name in wanted if name not in known] if isinstance(wanted, list) else wanted
@@ -85,8 +102,8 @@ def _changes(main: Sweep, grid: Grid) -> list[Sweep]:
     for group, settings in groups.items():
         for name, changes in settings.items():
             if group in wanted or name in wanted:
-                if "num_problems" in changes and first["num_problems"] is not None:
-                    changes = {**changes, "num_problems": min(changes["num_problems"], first["num_problems"])}
+                if "num_problems" in changes and first.num_problems is not None:
+                    changes = {**changes, "num_problems": min(changes["num_problems"], first.num_problems)}
                 changed = [f"{key}={value}" for key, value in changes.items()]
                 sweeps.append(_sweep([*main.overrides, f"setting={name}", *changed], grid))
     return sweeps

@@ -14,18 +14,18 @@ from .state import DecodingState, start_state, to_solution
 
 
 class Response(NamedTuple):
-    """A rollout with the tokens before it.
+    """A whole response: a rollout and the tokens before it.
 
     Attributes:
-        kept: number of tokens before the rollout; the last one of a proposal is its new token.
+        prefix_length: number of tokens before the rollout; the last of them in a proposal is its new token.
         tokens: token ids of the whole response.
-        confidence: the policy's largest probability at each token; at the first `kept` tokens that of the current
-            response.
+        confidence: the policy's largest probability at each token; at the first `prefix_length` tokens that of
+            the current response.
         reward: r of the response, in nats for a likelihood reward; None if it was never computed.
         accepted: whether it became the current response.
     """
 
-    kept: int
+    prefix_length: int
     tokens: list[int]
     confidence: list[float]
     reward: float | None
@@ -39,7 +39,7 @@ class Visit(NamedTuple):
         response: index of the response that was current then.
         position: position of the token.
         old, new: token before the draw, and the token drawn.
-        evaluations: number of gradients evaluated for it: 0 if the stored one served, more if tokens flipped.
+        evaluations: number of gradients evaluated for it: 0 if the stored one was used, more if tokens flipped.
         reused: whether the stored ∂L/∂y was current.
         proposal: index of the response that followed; None if the old token was drawn.
     """
@@ -102,13 +102,13 @@ class _Recorder(DecodingObserver):
         )
 
     def on_rollout(self, state: DecodingState, prefix: Sequence[int], rollout: Rollout) -> None:
-        kept = state.predictions.confidence[: len(prefix)].tolist() if prefix else []
-        sampled = rollout.predictions.confidence.tolist() if rollout.predictions is not None else []
+        prefix_confidence = state.predictions.confidence[: len(prefix)].tolist() if prefix else []
+        rollout_confidence = rollout.predictions.confidence.tolist() if rollout.predictions is not None else []
         self.records[state.slot].responses.append(
             Response(
-                kept=len(prefix),
+                prefix_length=len(prefix),
                 tokens=[*prefix, *rollout.token_ids],
-                confidence=kept + sampled,
+                confidence=prefix_confidence + rollout_confidence,
                 reward=None,
                 accepted=not prefix,
             )

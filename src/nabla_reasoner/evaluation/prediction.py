@@ -5,10 +5,11 @@ resumed computes the same batches, and writes the same records, as one that was 
 """
 
 import functools
+import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning
 import torch
@@ -20,7 +21,7 @@ from ..cost import Cost
 from ..models.language_models import Policy, RewardModel
 from ..models.quiet import quiet_libraries
 from ..tasks.grading import grade
-from ..types import Problem, Solution
+from ..types import Method, Problem, Solution
 from .records import append_records, failed_record, make_record, read_records
 
 
@@ -52,7 +53,7 @@ class Inference(lightning.LightningModule):
         seed: key of every random draw, together with problem id and repeat.
     """
 
-    def __init__(self, method: Any, policy: Policy, reward: RewardModel, seed: int):
+    def __init__(self, method: Method, policy: Policy, reward: RewardModel, seed: int):
         super().__init__()
         self.method = method
         self.policy = policy
@@ -168,10 +169,10 @@ def run(
     with quiet_libraries():
         trainer = lightning.Trainer(
             accelerator="cpu" if device == "cpu" else "gpu",
-            devices=devices,
+            devices=_processes(devices, num_nodes, len(todo)),
             num_nodes=num_nodes,
             strategy="auto"
-            if devices * num_nodes == 1
+            if _processes(devices, num_nodes, len(todo)) * num_nodes == 1
             else "ddp_spawn",  # other launchers would start the command line again
             inference_mode=False,  # with torch.enable_grad() in predict_step: DTO needs gradients
             deterministic="warn",
@@ -184,8 +185,24 @@ def run(
         loader = DataLoader(todo, batch_size=1, collate_fn=_only)
         try:
             trainer.predict(module, loader, return_predictions=False)
-        except SystemExit as stopped:  # Lightning turns an interrupt into an exit
+        except (SystemExit, KeyboardInterrupt) as stopped:  # Lightning turns an interrupt into an exit
+            for worker in multiprocessing.active_children():  # they would solve on; their records are written whole
+                worker.kill()
             raise KeyboardInterrupt from stopped
+
+
+def _processes(devices: int, num_nodes: int, chunk_count: int) -> int:
+    """Return the number of processes per node: no more than there are chunks.
+
+    Raises:
+        ValueError: fewer chunks than nodes.
+    """
+    if num_nodes > 1 and chunk_count < devices * num_nodes:
+        raise ValueError(
+            f"devices x num_nodes must be at most the number of batches; got {devices} x {num_nodes} for {chunk_count} "
+            "batches. Lower devices, num_nodes or batch_size."
+        )
+    return min(devices, chunk_count)
 
 
 def _record(problem: Problem, solution: Solution, repeat: int, *, policy: str, method: str, seed: int) -> dict:

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -64,7 +65,7 @@ class Summary:
 
     def __init__(self, folder: Path, command: str, config: dict[str, Any], sweep: dict[str, list], device: str):
         self.path, self.started, self.device = folder / "summary.json", time.time(), device
-        previous = json.loads(self.path.read_text())["invocations"] if self.path.exists() else []
+        earlier = _earlier(self.path)
         self.entry = {
             "command": command,
             **commit(),
@@ -81,7 +82,9 @@ class Summary:
             "packages": {name: version(name) for name in PACKAGES},
             "platform": platform.platform(),
         }
-        self.invocations = [*previous, self.entry]
+        self.invocations = [*earlier.get("invocations", []), self.entry]
+        if changed := _changes(earlier, {**self.entry, **self.content}):
+            print(f"note: {folder} holds results of an earlier run with {'; '.join(changed)}.", file=sys.stderr)
         self._write()
 
     def close(self, status: str, **facts: Any) -> None:
@@ -97,3 +100,26 @@ class Summary:
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(temporary, self.path)
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    """Return the summary of the runs before; empty if there is none or if it is damaged, which is said."""
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(earlier["invocations"], list) and isinstance(earlier["packages"], dict):
+            return earlier
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError):
+        pass
+    print(f"note: {path} is damaged and begun anew; the records beside it are complete in themselves.", file=sys.stderr)
+    return {}
+
+
+def _changes(earlier: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return what differs from an earlier run: commit, Python, and versions of packages."""
+    if not earlier:
+        return []
+    pairs = [("commit", earlier.get("commit"), now["commit"]), ("Python", earlier.get("python"), now["python"])]
+    pairs += [(name, earlier["packages"].get(name), value) for name, value in now["packages"].items()]
+    return [f"{name} {before} (now {after})" for name, before, after in pairs if before != after]

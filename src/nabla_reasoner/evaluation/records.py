@@ -3,6 +3,7 @@
 Only whole lines are appended. A line left unfinished by a kill is dropped when the file is next read or appended to.
 """
 
+import errno
 import fcntl
 import json
 import math
@@ -183,7 +184,7 @@ def append_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
         written = os.write(descriptor, lines)
         if written != len(lines):
             os.ftruncate(descriptor, start)
-            raise OSError(f"{path}: only {written} of {len(lines)} bytes could be written. Free some disk space.")
+            raise OSError(errno.ENOSPC, f"only {written} of {len(lines)} bytes could be written", str(path))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -8,7 +8,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ..config.schema import ROOT, Cell
+from ..config.cell import Cell
+from ..config.schema import ROOT
 from ..config.sweeps import Sweep
 from ..reporting import ablations, figures, tables
 from ..reporting.ablation_runs import load_runs
@@ -26,7 +27,7 @@ def write(cell: dict[str, Any], note: str) -> None:
         cell: any cell of the command.
         note: a sentence about variant and reward model.
     """
-    root, settings = Path(cell["folder"]), table_settings(cell)
+    root, settings = Path(cell.folder), table_settings(cell)
     rows = table_rows(settings, {folder: load_runs(root / folder) for folder in {row.folder for row in settings}})
     if not rows:
         return
@@ -41,11 +42,11 @@ def write(cell: dict[str, Any], note: str) -> None:
 
 def figure_name(cell: dict[str, Any]) -> str:
     """Return the figure's name in figures/."""
-    return "ablations" if cell["scale_name"] == "tiny" else f"ablations-{cell['scale_name']}"
+    return "ablations" if cell.scale_name == "tiny" else f"ablations-{cell.scale_name}"
 
 
-def write_figure(folder: Path, name: str, command: str, gallery: Path | None) -> None:
-    """Draw table.csv as NAME.png, .pdf and .md in a folder, and copy them to `gallery` unless that is None."""
+def write_figure(folder: Path, name: str, command: str, committed: Path | None) -> None:
+    """Draw table.csv as NAME.png, .pdf and .md in a folder, and copy them to `committed` unless that is None."""
     table = pd.read_csv(folder / "table.csv")
     if table.p_value.isna().all():
         return
@@ -59,24 +60,24 @@ def write_figure(folder: Path, name: str, command: str, gallery: Path | None) ->
         f"Made by `{command}`; rows in data/{name}.csv.\n",
         encoding="utf-8",
     )
-    if gallery is not None:
-        figures.exhibit(folder, name, gallery)
-        shutil.copyfile(folder / "table.csv", gallery / "data" / f"{name}.csv")
+    if committed is not None:
+        figures.exhibit(folder, name, committed)
+        shutil.copyfile(folder / "table.csv", committed / "data" / f"{name}.csv")
         if (folder / "right_token.csv").exists():
-            shutil.copyfile(folder / "right_token.csv", gallery / "data" / f"{name}_right_token.csv")
+            shutil.copyfile(folder / "right_token.csv", committed / "data" / f"{name}_right_token.csv")
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:
-    """Run every setting, look at the right token of worked solutions, and write table and figure."""
+    """Run every setting, measure the right token of worked solutions, and write table and figure."""
     first = sweeps[0].cells[0]
-    gallery = ROOT / "figures" if first["results_dir"] == "results" else None
+    committed = ROOT / "figures" if first.results_dir == "results" else None
 
     def write_tables(cells: Sequence[Cell]) -> None:
         write(cells[0], reward_note(cells[0]))
 
     def finish(folder: Path) -> None:
-        if first["only"] is None or "right_token" in first["only"]:
+        if first.only is None or "right_token" in first.only:
             right_token.write(sweeps[0].cells, folder)
-        write_figure(folder, figure_name(first), command.line, gallery)
+        write_figure(folder, figure_name(first), command.line, committed)
 
     return run_cells(command, sweeps, write_tables, finish)

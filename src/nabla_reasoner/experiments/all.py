@@ -1,4 +1,4 @@
-"""All targets that make results, one after the other.
+"""Target `all`: every target that makes results, one after the other.
 
 Each stage is a command of its own; a stage that fails is reported and the others run. Finished stages are noted in
 `results/<scale>/all/stages.json`: the same command resumes after them, unless the code has changed or all had finished.
@@ -22,8 +22,8 @@ SCRIPT = ROOT / "reproduce.sh"
 CODE = (".py", ".yaml", ".toml", ".sh", ".json", ".safetensors")
 
 
-def words(target: Target, scale: str, results: str) -> list[str]:
-    """Return the words after ./reproduce.sh for a stage; settings that are the default are left out."""
+def stage_arguments(target: Target, scale: str, results: str) -> list[str]:
+    """Return the arguments of ./reproduce.sh for a stage; default settings are left out."""
     settings = [f"scale={scale}"] if target.scales and scale != "tiny" else []
     if target.settings == "figures":  # rows of other folders are not those that are committed
         return [target.name, *([f"results_dir={results}"] if (scale, results) == ("tiny", "results") else [])]
@@ -58,7 +58,7 @@ class Stages:
         return self.stages.get(name, {}).get("status") == "finished"
 
     def note(self, name: str, status: str, seconds: float) -> None:
-        """Write down how a stage ended."""
+        """Record the status and duration of a stage in stages.json."""
         self.stages[name] = {"status": status, "seconds": round(seconds, 1)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".tmp")
@@ -68,17 +68,17 @@ class Stages:
 
 
 def run(command: Command, settings: Mapping[str, str]) -> int:
-    """Run every target that has not finished; returns the exit status."""
+    """Run every target that has not finished; return the exit status."""
     scale = settings["scale"]
-    chosen = [
+    selected = [
         target for target in targets().values() if target.in_all and (not target.scales or scale in target.scales)
     ]
-    return run_stages(chosen, scale, settings["results_dir"])
+    return run_stages(selected, scale, settings["results_dir"])
 
 
-def run_stages(chosen: Sequence[Target], scale: str, results: str) -> int:
-    """Run these targets in order; returns the exit status."""
-    commands = {" ".join(words(target, scale, results)): target for target in chosen}
+def run_stages(selected: Sequence[Target], scale: str, results: str) -> int:
+    """Run these targets in order; return the exit status."""
+    commands = {" ".join(stage_arguments(target, scale, results)): target for target in selected}
     stages = Stages(Path(results, scale, "all", "stages.json"), list(commands))
     for number, (name, target) in enumerate(commands.items(), start=1):
         title = f"[{number}/{len(commands)}] ./reproduce.sh {name}"
@@ -88,7 +88,7 @@ def run_stages(chosen: Sequence[Target], scale: str, results: str) -> int:
         left = sum(other.minutes for line, other in commands.items() if not stages.finished(line))
         print(f"{title}   (all that is left: about {left:.0f} min)", flush=True)
         begin = time.monotonic()
-        status = subprocess.run(["bash", str(SCRIPT), *words(target, scale, results)], check=False).returncode
+        status = subprocess.run(["bash", str(SCRIPT), *stage_arguments(target, scale, results)], check=False).returncode
         if status in (INTERRUPTED, -2):
             raise KeyboardInterrupt
         stages.note(name, "finished" if status == 0 else f"exit status {status}", time.monotonic() - begin)

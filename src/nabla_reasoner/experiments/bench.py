@@ -1,10 +1,11 @@
 """Speed, FLOPs and memory, each beside a baseline measured in the same run.
 
-Writes bench.csv, spread.csv (every single timing), profile.csv (where the time goes) and bench.md after each case, so
+Writes bench.csv, spread.csv (every single timing), profile.csv (seconds by part) and bench.md after each case, so
 that an interrupted run keeps what it finished, and the figure at the end.
 
 A case of bench.csv is named NAME or NAME__POINT (a policy and a task, a length, a batch). Its first row is the
-baseline, its second what is compared with it, and `ratio_to_reference` divides the second's quantity by the first's:
+baseline, its second the variant that is compared with it. `ratio_to_reference` divides the second's quantity by the
+first's:
 
     gradient_flops                FLOPs of gradient evaluations; fast engine / reference engine with a cache in each DTO
                                   call (Alg. 4)
@@ -38,20 +39,21 @@ from ..benchmark.context import NABLA, BenchContext, Comparison
 from ..benchmark.figure import draw_bench
 from ..evaluation import provenance
 from ..reporting import figures
-from .command import Command, Progress, Recording, refusing
+from .command import Command, refusing
+from .recording import Progress, Recording
 
 FILES = ("bench.csv", "spread.csv", "profile.csv", "bench.md", "bench.png", "bench.pdf", "summary.json")
 
 
 class Report:
-    """The files of a run; `results` holds by case and point the measurement, or in words why there is none."""
+    """The files of a run; `results` holds by case and point the measurement, or the reason why there is none."""
 
     def __init__(self, folder: Path, settings: dict[str, Any], facts: str):
         self.folder, self.facts, self.scale = folder, facts, settings["scale"]
         self.results: dict[str, dict[str, Comparison | str]] = {}
 
     def verdict(self, name: str) -> results.Verdict:
-        """What a case shows."""
+        """Return the verdict on a case."""
         case = CASES[name]
         return results.verdict(name, self.results[name], case.kind, case.targets.get(self.scale))
 
@@ -76,7 +78,7 @@ class Report:
 
 
 def _measure(bench: BenchContext, name: str, point: str) -> Comparison | str:
-    """A measurement, or in words why there is none: one case that fails must not cost the others."""
+    """Return a measurement, or the reason why there is none: a failing case must not stop the others."""
     if name == "utilisation" and bench.device.type != "cuda":
         return "not run: needs an NVIDIA GPU and device=cuda"
     try:
@@ -86,7 +88,7 @@ def _measure(bench: BenchContext, name: str, point: str) -> Comparison | str:
 
 
 def _facts(settings: dict[str, Any]) -> str:
-    """The circumstances, in a line."""
+    """Return the circumstances of the run, in one sentence."""
     hardware, state = provenance.device_facts(settings["device"]), provenance.commit()
     commit = f", commit {state['commit'][:8]}{'-dirty' if state['dirty'] else ''}" if state["commit"] else ""
     where = f"{torch.get_num_threads()} thread(s) of {hardware['count']}" if settings["device"] == "cpu" else "GPU"
@@ -97,12 +99,12 @@ def _facts(settings: dict[str, Any]) -> str:
 
 
 def run(command: Command, settings: dict[str, Any]) -> int:
-    """Measure the chosen cases; returns the exit status."""
+    """Measure the selected cases; return the exit status."""
     with refusing():
         settings = {**settings, "cases": chosen_cases(settings)}
         bench = BenchContext(settings)
-        for policy, task in (place.split("__") for place in cells(settings)):
-            bench.cell(policy, task, NABLA)  # a wrong name is answered before anything is computed
+        for policy, task in (point.split("__") for point in cells(settings)):
+            bench.cell(policy, task, NABLA)  # a wrong name is refused before anything is computed
         bench.models(settings["policies"][0])
     varied, names = {"seed": [0], "case": settings["cases"]}, settings["cases"]
     with (
@@ -137,7 +139,7 @@ def chosen_cases(settings: dict[str, Any]) -> list[str]:
     """Return the cases to run, in their order.
 
     Raises:
-        ValueError: a case that the scale does not have, or a GPU that is not there.
+        ValueError: a case that the scale does not have, or a missing GPU.
     """
     if settings["device"] == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda needs an NVIDIA GPU; none was found. Use device=cpu.")

@@ -8,9 +8,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..reporting import figures, tables
-from .command import Command, Recording, refusing
+from .command import Command, refusing
+from .recording import Recording
 
 Row = dict[str, Any]
 Rows = dict[str, list[Row]]  # by table
@@ -28,7 +29,7 @@ def write_case_figure(
     describe: Callable[[Rows, str, Cell], str],
     draw: Callable[..., Figure],
 ) -> int:
-    """Write rows, figure and caption; returns the exit status.
+    """Write rows, figure and caption; return the exit status.
 
     A command without settings also copies them to figures/.
 
@@ -40,8 +41,8 @@ def write_case_figure(
     target = command.target.name
     with refusing():
         rows = compute(cell)
-    varied = {"seed": [cell["seed"]]}
-    with Recording(command, cell, scale=cell["scale_name"], varied=varied, device=cell["device"]) as recording:
+    varied = {"seed": [cell.seed]}
+    with Recording(command, cell.content(), scale=cell.scale_name, varied=varied, device=cell.device) as recording:
         folder = recording.folder
         for name, table in rows.items():
             (folder / f"{target}_{name}.csv").write_text(tables.csv_text(list(table[0]), table), encoding="utf-8")
@@ -51,6 +52,6 @@ def write_case_figure(
         caption = describe(rows, command.line, cell)
         (folder / f"{target}.md").write_text(caption, encoding="utf-8")
         if not command.overrides:
-            figures.exhibit(folder, target, recording.gallery())
+            figures.exhibit(folder, target, recording.committed_folder())
         print(caption)
         return recording.finish(tables=[f"{target}_{name}" for name in rows])

@@ -1,17 +1,22 @@
-"""A sweep of cells: checked before compute is spent, run one after the other, with the table rewritten on the way."""
+"""A sweep of cells: checked before compute is spent, run one after the other, with the table rewritten after each."""
 
-import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import hydra
 
 from ..config import build, compose
-from ..config.schema import CONFIGS, Cell
+from ..config.build import BuiltCell
+from ..config.cell import Cell
+from ..config.schema import CONFIGS
 from ..config.sweeps import Sweep
-from ..evaluation import provenance, sweep
+from ..evaluation import provenance
+from ..evaluation.cell_records import check_records, record_file
+from ..evaluation.cell_runner import CellRunner, failures
+from ..evaluation.results_folder import locked, written_files
 from ..reporting import wandb_runs
 from .command import DONE, FAILED, Command, refusing
 
@@ -22,39 +27,59 @@ def run_cells(
     write_tables: Callable[[Sequence[Cell]], None],
     finish: Callable[[Path], None] = lambda folder: None,
 ) -> int:
-    """Run every cell, then print the table and where everything lies; returns the exit status.
+    """Run every cell, then print the table and the folders of the results; return the exit status.
 
     Args:
-        command: what was typed.
+        command: the command line.
         sweeps: the sweeps of the experiment.
         write_tables: rewrites the experiment's tables from the records.
-        finish: makes what else belongs to the experiment, after the cells.
+        finish: makes the other files of the experiment, after the cells.
     """
-    with refusing():
-        check(command, sweeps)
-    cells = [cell for part in sweeps for cell in part.cells]
-    first, folder = cells[0], Path(cells[0]["folder"])
-    varied = {group: sorted({cell[group]["name"] for cell in cells}) for group in ("policy", "task", "method")}
-    varied |= {"seed": sorted({cell["seed"] for cell in cells})}
-    summary = provenance.Summary(folder, command.line, first, varied, first["device"])
-    progress = sweep.Sweep(cells, write_tables)
+    first = sweeps[0].cells[0]
+    with ExitStack() as stack:
+        with refusing():
+            stack.enter_context(locked(Path(first.folder)))
+            built = check(command, sweeps)
+        return _run_checked(command, sweeps, built, write_tables, finish)
+
+
+def _run_checked(
+    command: Command,
+    sweeps: Sequence[Sweep],
+    built: Sequence[BuiltCell],
+    write_tables: Callable[[Sequence[Cell]], None],
+    finish: Callable[[Path], None],
+) -> int:
+    cells = [item.cell for item in built]
+    first, folder = cells[0], Path(cells[0].folder)
+    varied = {group: sorted({getattr(cell, group).name for cell in cells}) for group in ("policy", "task", "method")}
+    varied |= {"seed": sorted({cell.seed for cell in cells})}
+    summary = provenance.Summary(folder, command.line, first.content(), varied, first.device)
+    runner = CellRunner(cells, write_tables)
     try:
-        for part in sweeps:
-            _launch(command, part, progress.run)
+        if _launcher(command):
+            for part in sweeps:
+                _launch(part, runner.run)
+            for item in built:
+                runner.check_complete(item)
+            runner.finished = len(built)
+        else:
+            for item in built:
+                runner.run(item)
         finish(folder)
-    except KeyboardInterrupt:
-        summary.close("interrupted", cells_finished=progress.finished, cells=len(cells))
+    except BaseException as error:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failures"
+        summary.close(status, cells_finished=runner.finished, cells=len(cells))
         raise
-    failed = sweep.failures(cells)
-    bad = bool(failed or progress.broken)
-    summary.close("failures" if bad else "finished", cells_finished=progress.finished, cells=len(cells))
-    wandb_runs.mirror_cells(cells, [sweep.record_file(cell) for cell in cells], sweep=varied)
+    failed = failures(cells)
+    bad = bool(failed or runner.broken)
+    summary.close("failures" if bad else "finished", cells_finished=runner.finished, cells=len(cells))
+    wandb_runs.mirror_cells(cells, [record_file(cell) for cell in cells], sweep=varied)
     for path in sorted(folder.glob("*.md")):
         if path.stem in ("table", "right_token"):
             print(f"\n{path.read_text(encoding='utf-8')}")
-    files = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))
-    print(f"Results in {folder}: {files}; records in {Path(first['records'], 'records')}")
-    for name in dict.fromkeys(progress.broken):
+    print(f"Results in {folder}: {', '.join(written_files(folder))}; records in {Path(first.records, 'records')}")
+    for name in dict.fromkeys(runner.broken):
         print(f"not done: {name}", file=sys.stderr)
     if failed:
         counts = "; ".join(f"{count} in {path}" for path, count in failed.items())
@@ -62,41 +87,35 @@ def run_cells(
     return FAILED if bad else DONE
 
 
-def check(command: Command, sweeps: Sequence[Sweep]) -> None:
-    """Try everything that can be tried before compute is spent.
+def check(command: Command, sweeps: Sequence[Sweep]) -> list[BuiltCell]:
+    """Build every cell, and check models, problems and existing records before compute is spent.
 
     Raises:
         ValueError: a wrong problem file, method or model, a prompt beyond the context, or records made with other
             settings.
     """
-    cells = [cell for part in sweeps for cell in part.cells]
-    for cell in cells:
-        build.prepare_models(cell)
-        build.build_method(cell)
-        build.build_problems(cell)
-        if not cell["overwrite"]:
-            sweep.check_records(cell)
+    built = [build.build_cell(cell) for part in sweeps for cell in part.cells]
+    for cell in (item.cell for item in built):
+        if not cell.overwrite:
+            check_records(cell)
     if _launcher(command):
-        return  # the machine that submits jobs need not be able to load the models
-    for cell in {json.dumps([c["policy"], c["reward"], c["task"]], sort_keys=True): c for c in cells}.values():
+        return built  # the machine that submits jobs may be unable to load the models
+    for cell, _, problems in {(b.cell.policy.path, b.cell.reward.path, b.cell.task.name): b for b in built}.values():
         policy, _ = build.load_models(cell)
-        lengths = [len(policy.prompt_ids(problem.messages)) for problem in build.build_problems(cell)]
-        policy.check_length(max(lengths), cell["max_new_tokens"])
+        lengths = [len(policy.prompt_ids(problem.messages)) for problem in problems]
+        policy.check_length(max(lengths), cell.max_new_tokens)
+    return built
 
 
 def _launcher(command: Command) -> bool:
     return any(override.startswith("hydra/launcher=") for override in command.overrides)
 
 
-def _launch(command: Command, part: Sweep, run: Callable[[Cell], None]) -> None:
-    """Run a sweep's cells here, or hand it to the launcher of Hydra that the command names (SLURM)."""
-    if not _launcher(command):
-        for cell in part.cells:
-            run(cell)
-        return
+def _launch(part: Sweep, run: Callable[[BuiltCell], None]) -> None:
+    """Hand a sweep to the launcher of Hydra that the command names (SLURM)."""
 
     def job(config: Any) -> None:
-        run(compose.plain_cell(config))
+        run(build.build_cell(compose.plain_cell(config)))
 
     arguments, sys.argv = sys.argv, [sys.argv[0], "--multirun", *compose.swept(part.overrides)]
     try:

@@ -1,20 +1,11 @@
-"""Skeleton of a command: its folder, summary, progress with time left, W&B runs, files and exit status."""
+"""One command line, its refusal, and its exit status."""
 
 import shlex
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-from tqdm import tqdm
-
-from ..config.schema import ROOT
 from ..config.targets import Target
-from ..evaluation.provenance import Summary
-from ..reporting.wandb_runs import mirror_tables
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -37,7 +28,7 @@ class Command:
     """One command line.
 
     Attributes:
-        target: what is asked for.
+        target: the requested target.
         overrides: settings as typed.
         argument: the positional argument, for targets that take one.
     """
@@ -49,122 +40,5 @@ class Command:
     @property
     def line(self) -> str:
         """The command as typed."""
-        words = [self.target.name, *([self.argument] if self.argument else []), *self.overrides]
-        return shlex.join(["./reproduce.sh", *words])
-
-
-class Recording:
-    """The folder of a command while it runs: a summary when it starts, and when it ends, however it ends.
-
-    Args:
-        command: what runs.
-        settings: its settings, written into the summary; `results_dir` and `wandb` are read.
-        scale: its scale.
-        varied: what the command varies, by name, e.g. {"seed": [0]}.
-        device: "cpu" or "cuda".
-        replaces: files of earlier runs that are deleted first.
-    """
-
-    def __init__(
-        self,
-        command: Command,
-        settings: Mapping[str, Any],
-        *,
-        scale: str,
-        varied: Mapping[str, list],
-        device: str = "cpu",
-        replaces: Sequence[str] = (),
-    ):
-        self.command, self.settings, self.scale = command, settings, scale
-        self.folder = Path(settings["results_dir"], command.target.path(scale))
-        for name in replaces:
-            (self.folder / name).unlink(missing_ok=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.summary = Summary(self.folder, command.line, dict(settings), dict(varied), device)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        if kind is not None:
-            self.summary.close("interrupted" if issubclass(kind, KeyboardInterrupt) else "failures")
-
-    def finish(
-        self,
-        *,
-        failed: bool = False,
-        tables: Sequence[str] | None = None,
-        metrics: Mapping[str, float | int] | None = None,
-        facts: Mapping[str, Any] | None = None,
-    ) -> int:
-        """Close the summary, mirror to W&B, and print the files; returns the exit status.
-
-        Args:
-            failed: whether some part failed.
-            tables: tables `NAME.csv` that are mirrored, with the figures; None mirrors nothing.
-            metrics: numbers that stand for the whole, for W&B.
-            facts: further entries of the summary.
-        """
-        self.summary.close("failures" if failed else "finished", **(facts or {}))
-        if tables is not None:
-            mirror_tables(
-                self.folder,
-                self.settings,
-                experiment=self.folder.name,
-                scale=self.scale,
-                names=tables,
-                metrics=metrics or {},
-            )
-        names = sorted(path.name for path in self.folder.iterdir() if path.is_file())
-        print(f"\nResults in {self.folder}: {', '.join(names)}")
-        return FAILED if failed else DONE
-
-    def gallery(self) -> Path | None:
-        """Return the committed figures' folder, which a run of the default results folder updates."""
-        return ROOT / "figures" if self.settings["results_dir"] == "results" else None
-
-
-class Progress:
-    """A bar over parts of known weight, with the time left, and a line for each part that is done.
-
-    Args:
-        total: sum of the weights.
-        count: number of parts.
-    """
-
-    def __init__(self, total: float | int, count: int):
-        self.total, self.count, self.number, self.done = total, count, 0, 0.0
-        self.begin = time.perf_counter()
-        form = "{desc} {percentage:3.0f}% {bar} {elapsed}<{remaining}"
-        self.bar = tqdm(total=total, bar_format=form, disable=None)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    @contextmanager
-    def part(self, name: str, weight: float | int) -> Iterator["Part"]:
-        """Run one part; the block may set `part.note`, which is printed at its end."""
-        self.number += 1
-        title = f"[{self.number}/{self.count}] {name}"
-        self.bar.set_description_str(title)
-        part = Part(self, weight)
-        yield part
-        self.done += weight
-        self.bar.update(self.done - self.bar.n)
-        spent = time.perf_counter() - self.begin
-        left = spent * (self.total / self.done - 1)
-        self.bar.write(f"{title}: {part.note or 'done'}; {spent:.0f} s so far, about {left:.0f} s left")
-
-
-class Part:
-    """One part of a command's work: `advance` moves the bar, `note` is printed at its end."""
-
-    def __init__(self, progress: Progress, weight: float | int):
-        self.progress, self.weight, self.note = progress, weight, ""
-
-    def advance(self, fraction: float | int) -> None:
-        """Move the bar by a fraction of the part."""
-        self.progress.bar.update(fraction * self.weight)
+        arguments = [self.target.name, *([self.argument] if self.argument else []), *self.overrides]
+        return shlex.join(["./reproduce.sh", *arguments])

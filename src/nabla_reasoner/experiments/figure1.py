@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..config import build
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..engine.sampling import keyed_uniforms
 from ..models.language_models import Policy
 from ..reporting.figures import ORANGE, YELLOW, without_marks
@@ -55,7 +55,7 @@ def search(cell: Cell) -> tuple[list[SearchedResponse], list[int]]:
     """Return the searched response of each problem that has one, and the token ids of the alphabet."""
     policy, reward = build.load_models(cell)
     settings = build.build_method(cell).settings
-    pairs, alphabet = token_pairs.find(build.build_problems(cell), policy, reward, settings, cell["seed"])
+    pairs, alphabet = token_pairs.find(build.build_problems(cell), policy, reward, settings, cell.seed)
     searched = []
     for pair in pairs:
         losses = token_pairs.losses(pair, policy, reward, alphabet, **settings.dto.weights)
@@ -109,7 +109,7 @@ def figure_rows(cell: Cell) -> Rows:
     path = token_pairs.descend(case.pair, policy, reward, dto, (0, 1))
     end = path[-1].tokens
     square = token_pairs.relaxed(case.pair, policy, reward, end, SHARES.tolist(), **dto.weights)
-    draws = _count_draws(case, cell["seed"])
+    draws = _count_draws(case, cell.seed)
     texts = [policy.decode([token]) for token in alphabet]
     return {
         "search": rows,
@@ -150,7 +150,7 @@ def caption(rows: Rows, command: str, cell: Cell) -> str:
     case = table[table.drawn].iloc[0]
     wrong = table[table.best != table.own]
     start, end = rows["path"][0], rows["path"][-1]
-    method = cell["method"]
+    method = cell.method.keywords()
 
     def ends_at_best(column: str) -> str:
         return f"{100 * (wrong[column] == wrong.best).mean():.0f} %"
@@ -168,9 +168,9 @@ def caption(rows: Rows, command: str, cell: Cell) -> str:
 Made by `{command}`; rows in `figures/data/figure1_*.csv`.
 
 Zeroth-order search beside first-order descent on the loss over two tokens. The response `{case.response}` \
-({cell["policy"]["name"]}, {case.problem_id}) is fixed except for the tokens at positions {case["first"]} and \
+({cell.policy.name}, {case.problem_id}) is fixed except for the tokens at positions {case["first"]} and \
 {case.second}, `{case.own[0]}` and `{case.own[1]}`. L = −λ r − ν log π in nats, with λ = {method["reward_weight"]} and \
-ν = {method["nll_weight"]}; r comes from {cell["reward"]["name"]} and log π from the policy.
+ν = {method["nll_weight"]}; r comes from {cell.reward.name} and log π from the policy.
 
 Left: L of every pair of tokens, with {NUM_DRAWS} draws of the policy (temperature {method["rollout_temperature"]}; \
 the second token is drawn after the first). Sampling sees these values only. Right: the same L for mixtures of two \
@@ -181,7 +181,7 @@ the new token's share of the probability of the two tokens. The two tokens hold 
 {100 * end["inside_first"]:.0f} and {100 * end["inside_second"]:.0f} % at the end. DTO evaluates its gradient at the \
 hard tokens, which is a corner of the square and not the position of the marker.
 
-The responses are those to the first {cell["num_problems"]} problems ({cell["task"]["name"]}, {cell["split"]}) whose \
+The responses are those to the first {cell.num_problems} problems ({cell.task.name}, {cell.split}) whose \
 first rollout has two tokens below the confidence gate; the two least confident tokens are searched. The case is the \
 first of these {len(table)} responses in which the best pair differs in both tokens and DTO ends there. It is not \
 typical. In the {len(wrong)} responses whose own pair is not the best one:
@@ -291,5 +291,5 @@ def _mark_pair(axis: Axes, x: float | int, y: float | int, is_best: bool) -> Non
 
 
 def run(command: Command, cell: Cell) -> int:
-    """Compute the rows, draw the figure and write its caption; returns the exit status."""
+    """Compute the rows, draw the figure and write its caption; return the exit status."""
     return write_case_figure(command, cell, figure_rows, caption, draw)

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from ..config import build
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..decoding import trace
 from ..models.language_models import Policy
 from ..reporting.figures import BLUE, GREEN, GREY, ORANGE
@@ -119,7 +119,7 @@ def figure_rows(cell: Cell) -> Rows:
     """
     policy, reward = build.load_models(cell)
     settings = build.build_method(cell).settings
-    traces = trace.record(settings, build.build_problems(cell), policy, reward, seed=cell["seed"])
+    traces = trace.record(settings, build.build_problems(cell), policy, reward, seed=cell.seed)
     for number, candidate in enumerate(traces, start=1):
         if _shows_every_step(candidate, policy):
             return _rows_of(candidate, number, policy)
@@ -153,7 +153,7 @@ def _rows_of(case: trace.Trace, number: int, policy: Policy) -> Rows:
     }
     rollouts, tokens = [], []
     for index, response in enumerate(case.responses):
-        outcome = {"kept": response.kept, "reward": response.reward, "accepted": response.accepted}
+        outcome = {"kept": response.prefix_length, "reward": response.reward, "accepted": response.accepted}
         rollouts.append({**problem, "rollout": index, **outcome})
         for position, (token, confidence) in enumerate(zip(response.tokens, response.confidence, strict=True)):
             tokens.append({"rollout": index, "position": position, "token": text(token), "confidence": confidence})
@@ -163,7 +163,7 @@ def _rows_of(case: trace.Trace, number: int, policy: Policy) -> Rows:
 
 def caption(rows: Rows, command: str, cell: Cell) -> str:
     """Return figure2.md."""
-    case, visits, method = rows["rollouts"][0], rows["visits"], cell["method"]
+    case, visits, method = rows["rollouts"][0], rows["visits"], cell.method.keywords()
     changed = sum(visit["proposal"] is not None for visit in visits)
     reused = sum(visit["reused"] and not visit["evaluations"] for visit in visits)
     evaluations = sum(visit["evaluations"] for visit in visits)
@@ -173,7 +173,7 @@ def caption(rows: Rows, command: str, cell: Cell) -> str:
 
 Made by `{command}`; rows in `figures/data/figure2_*.csv`.
 
-The framework on one problem: {case["question"]} ({cell["policy"]["name"]}, reward {cell["reward"]["name"]}, answer \
+The framework on one problem: {case["question"]} ({cell.policy.name}, reward {cell.reward.name}, answer \
 {case["answer"]}). Each line is a rollout, with its tokens in cells. In the first rollout {skipped} of {len(first)} \
 tokens were above the confidence gate ({method["confidence_threshold"]}) and were skipped. The loop visited \
 {len(visits)} positions: there DTO updated the token's logits ({method["num_iterations"]} steps), and a token was \
@@ -182,13 +182,13 @@ followed the new token, and the proposal was accepted only if the reward rose (r
 the reward model). The visits took {evaluations} gradient evaluations in all. {reused} visit{"s" * (reused != 1)} \
 needed none, because ∂L/∂y depends on the hard tokens and these had not changed.
 
-The case is the first test problem (number {case["looked_at"]} of {cell["num_problems"]}, {cell["task"]["name"]}, seed \
-{cell["seed"]}) that shows every step: the first rollout is wrong and the final answer right; at least two proposals \
+The case is the first test problem (number {case["looked_at"]} of {cell.num_problems}, {cell.task.name}, seed \
+{cell.seed}) that shows every step: the first rollout is wrong and the final answer right; at least two proposals \
 were accepted and one rejected; one draw was the old token, and one gradient was reused. Most problems show fewer of \
 these steps.
 """
 
 
 def run(command: Command, cell: Cell) -> int:
-    """Compute the rows, draw the figure and write its caption; returns the exit status."""
+    """Compute the rows, draw the figure and write its caption; return the exit status."""
     return write_case_figure(command, cell, figure_rows, caption, draw)

@@ -1,4 +1,4 @@
-"""Figure 3: model calls by method and by what they are spent on."""
+"""Figure 3: model calls by method and purpose."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from .from_results import write_result_figure
 
 
 def figure3(results: Path, scale: str, command: str) -> tuple[Figure, str, str]:
-    """Return figure, caption and rows (CSV text)."""
+    """Return figure, caption and rows (CSV text), from the results folder of a scale."""
     rows = cost_rows(results)
     figure = costs(pd.DataFrame(rows))
     return figure, cost_caption(rows, command), tables.csv_text(COST_COLUMNS, rows)
@@ -43,12 +43,13 @@ def costs(rows: pd.DataFrame) -> Figure:
     """
     if rows.empty:
         raise ValueError("a figure needs at least one finished cell; got none. Run ./reproduce.sh table1 first.")
-    policies, tasks = list(dict.fromkeys(rows.policy)), list(dict.fromkeys(rows.task))
+    policies = list(dict.fromkeys(rows.policy))
+    tasks = list(dict.fromkeys(rows.task))
     shape = {"figsize": (4.2 * len(tasks) + 1.6, 2.9 * len(policies) + 0.6), "squeeze": False, "sharey": True}
     figure, panels = plt.subplots(len(policies), len(tasks), **shape)
     methods = [method for method in STYLES if method in set(rows.method)]
-    for policy, line in zip(policies, panels, strict=True):
-        for task, panel in zip(tasks, line, strict=True):
+    for policy, panel_row in zip(policies, panels, strict=True):
+        for task, panel in zip(tasks, panel_row, strict=True):
             _bars(panel, rows[(rows.policy == policy) & (rows.task == task)].set_index("method"), methods)
             panel.set_title(f"{policy}, {task}", fontsize=9)
     for panel in panels[-1]:
@@ -129,7 +130,7 @@ def _cost_rows(outcomes: Outcomes, policy: str, task: str) -> list[Row]:
 
 
 def cost_caption(rows: Sequence[Row], command: str) -> str:
-    """Return the text of figure3.md: what is drawn, and the largest saving beside the paper's."""
+    """Return the text of figure3.md: a description of the figure, and the largest saving beside the paper's."""
     paper = next(c for c in paper_numbers.paper_cells("figure3") if c["method"] == "max_saving_vs_baselines")["value"]
     baselines = [r for r in rows if r["saving_percent"] is not None and r["method"] not in (NULL_ARM, *NABLA, "greedy")]
     text = (
@@ -142,7 +143,7 @@ def cost_caption(rows: Sequence[Row], command: str) -> str:
         return text + f"No baseline beside ∇-Reasoner in these records (the paper's largest saving: {paper} %).\n"
     best, worst = (pick(baselines, key=lambda row: row["saving_percent"]) for pick in (max, min))
 
-    def described(row: Row) -> str:
+    def describe(row: Row) -> str:
         cell = row["policy"], row["task"], OURS
         ours = next(other for other in rows if (other["policy"], other["task"], other["method"]) == cell)
         return (
@@ -152,12 +153,12 @@ def cost_caption(rows: Sequence[Row], command: str) -> str:
 
     return (
         f"{text}The paper's largest saving is {paper} % (which baseline is unclear). Here one pass of ∇-Reasoner saves "
-        f"between {described(worst)} and {described(best)}; a negative saving is a surplus. One pass uses as many "
+        f"between {describe(worst)} and {describe(best)}; a negative saving is a surplus. One pass uses as many "
         "rollouts as it finds revisions to try, mostly fewer than 8. So it saves by doing less; Figure 4 shows what "
         "that costs in accuracy.\n"
     )
 
 
 def run(command: Command, settings: Mapping[str, str]) -> int:
-    """Draw the figure; returns the exit status."""
+    """Draw the figure; return the exit status."""
     return write_result_figure(command, settings, figure3)

@@ -39,7 +39,7 @@ COST_AXES = {"model_calls": "model calls", "flops": "FLOPs", "seconds": "seconds
 
 
 def curves(rows: pd.DataFrame) -> Figure:
-    """Draw accuracy with 95 % bands against three kinds of compute; one line of panels per policy and task.
+    """Draw accuracy with 95 % bands against three measures of compute; one row of panels per policy and task.
 
     Args:
         rows: columns `COLUMNS`.
@@ -52,13 +52,13 @@ def curves(rows: pd.DataFrame) -> Figure:
     cells = list(dict.fromkeys(zip(rows.policy, rows.task, strict=True)))
     shape = {"figsize": (12.5, 3.1 * len(cells) + 0.9), "squeeze": False, "sharey": "row"}
     figure, panels = plt.subplots(len(cells), len(COST_AXES), **shape)
-    for (policy, task), line in zip(cells, panels, strict=True):
+    for (policy, task), panel_row in zip(cells, panels, strict=True):
         cell_rows = rows[(rows.policy == policy) & (rows.task == task)]
-        for (axis, name), panel in zip(COST_AXES.items(), line, strict=True):
+        for (axis, name), panel in zip(COST_AXES.items(), panel_row, strict=True):
             _curves(panel, cell_rows, axis)
             panel.set_xlabel(f"{name} per problem")
             panel.set_title(f"{policy}, {task}", fontsize=9)
-        line[0].set_ylabel("accuracy, %")
+        panel_row[0].set_ylabel("accuracy, %")
     legend_below(figure, ncol=4, inches=0.7)
     return figure
 
@@ -103,7 +103,10 @@ COLUMNS = (
 
 
 def curve(outcomes: Sequence[Outcome]) -> Iterator[Row]:
-    """Yield accuracy and mean cost at the sizes the outcomes reach; failures are wrong, and not part of the cost."""
+    """Yield accuracy and mean cost at the sizes that the outcomes reach.
+
+    A failed outcome counts as wrong and is left out of the mean cost.
+    """
     keys = [outcome.key for outcome in outcomes]
     most = max(outcome.steps[-1].rollouts for outcome in outcomes)
     for size in [size for size in SIZES if size < most] + [most]:
@@ -122,7 +125,7 @@ def curve(outcomes: Sequence[Outcome]) -> Iterator[Row]:
 
 
 def any_of_n(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return Best-of-N's outcomes if it knew the answers: correct as soon as one sample is, at the same cost."""
+    """Return Best-of-N's outcomes with the best possible selection: correct once any sample is, at the same cost."""
     results = []
     for outcome in outcomes:
         correct, steps = False, []
@@ -136,10 +139,10 @@ def any_of_n(outcomes: Sequence[Outcome]) -> list[Outcome]:
 def best_reward(
     searched: Mapping[str, Row], outcomes: Sequence[Outcome], problems: Sequence[str]
 ) -> tuple[Float[np.ndarray, "problem 1"], int]:
-    """Return, by problem, whether the response of the highest reward found anywhere is correct.
+    """Return, by problem, whether the response of the highest known reward is correct.
 
     Args:
-        searched: result of a search of the reward itself, by problem (`reward_ceiling`).
+        searched: result of a search for the highest reward, by problem (`reward_ceiling`).
         outcomes: their responses count too.
 
     Returns:
@@ -161,7 +164,7 @@ def curve_rows(folder: Path, ceilings: Mapping[str, Mapping[str, Row]]) -> list[
 
     Args:
         folder: results of a scale, with `table1/records` and possibly `table1/budget`.
-        ceilings: results of a search of the reward by task and problem (`reward_ceiling.rows`); tasks may be missing.
+        ceilings: results of that search by task and problem (`reward_ceiling.rows`); tasks may be missing.
 
     Raises:
         ValueError: there are no records, or none in common.
@@ -225,7 +228,7 @@ def at_cost(rows: Sequence[Row], axis: str, target: float | int) -> Row:
 
 
 def caption(rows: Sequence[Row], command: str) -> str:
-    """Return the text of figure4.md: what is drawn, and the end of one pass beside Best-of-N at no less compute."""
+    """Return the text of figure4.md: a description, and the end of one pass beside Best-of-N at no less compute."""
     lines = [
         f"# figure4.png\n\nMade by `{command}` from the records of Table 1 and its larger pools (`budget/`); rows in "
         "`figures/data/figure4.csv`.\n",
@@ -244,7 +247,7 @@ def caption(rows: Sequence[Row], command: str) -> str:
 
 
 def _ceilings(rows: Sequence[Row]) -> str:
-    """Return a sentence on the line of the best reward, or on why there is none."""
+    """Return the sentences on the line of the best reward, or on the reason why it is absent."""
     ceilings = [row for row in rows if row["method"] == BEST_REWARD]
     if not ceilings:
         return (
@@ -271,18 +274,18 @@ def _beside(rows: Sequence[Row], policy: str, task: str) -> str:
     end, parts = ours[-1], []
     for axis, name in COST_AXES.items():
         match = at_cost(baseline, axis, end[axis])
-        less = "" if match[axis] >= end[axis] else f", {match[axis] / end[axis]:.2g} of the cost"
-        parts.append(f"{end['accuracy'] - match['accuracy']:+.1f} at equal {name} (N = {match['rollouts']}{less})")
+        shortfall = "" if match[axis] >= end[axis] else f", {match[axis] / end[axis]:.2g} of the cost"
+        parts.append(f"{end['accuracy'] - match['accuracy']:+.1f} at equal {name} (N = {match['rollouts']}{shortfall})")
     return f"- {policy}, {task}: {', '.join(parts)}"
 
 
 def figure4(results: Path, scale: str, command: str) -> tuple[Figure, str, str]:
-    """Return figure, caption and rows (CSV text)."""
+    """Return figure, caption and rows (CSV text), from the results folder of a scale."""
     rows = curve_rows(results, reward_ceiling.rows(results, scale))
     figure = curves(pd.DataFrame(rows))
     return figure, caption(rows, command), tables.csv_text(COLUMNS, rows)
 
 
 def run(command: Command, settings: Mapping[str, str]) -> int:
-    """Draw the figure; returns the exit status."""
+    """Draw the figure; return the exit status."""
     return write_result_figure(command, settings, figure4)

@@ -1,7 +1,7 @@
-"""All notebooks run, and every committed figure drawn again from `figures/data/`.
+"""Execution of all notebooks, which draws every committed figure again from `figures/data/`.
 
 With `results_dir=DIR` the rows that the commands left there at scale=tiny are copied to figures/data/ first; with
-`recompute=true` the commands are run before that. The executed notebooks lie in results/notebooks/.
+`recompute=true` the commands are run before that. The executed notebooks are in results/notebooks/.
 """
 
 import shutil
@@ -26,22 +26,22 @@ NOTEBOOKS = ("figures", "walkthrough", "theorem_4_1")
 
 
 def keep_rows(results: Path, data: Path) -> list[str]:
-    """Copy the rows that targets left at scale=tiny to `data`; returns their names there."""
+    """Copy the rows that targets left at scale=tiny to `data`; return their names there."""
     sources = {name: results / target.path("tiny") / file for name, (target, file) in kept_rows().items()}
-    kept = [name for name, path in sources.items() if path.is_file()]
-    for name in kept:
+    names = [name for name, path in sources.items() if path.is_file()]
+    for name in names:
         shutil.copyfile(sources[name], data / f"{name}.csv")
-    if "theorem_terms" in kept:  # thousands of positions, drawn as means by quarter of the answer
+    if "theorem_terms" in names:  # thousands of positions, drawn as means by quarter of the answer
         terms = terms_by_quarter(pd.read_csv(sources["theorem_terms"]))
         terms.to_csv(data / "theorem_terms.csv", index=False, float_format="%.4g")
-    return kept
+    return names
 
 
 def recompute_rows() -> None:
-    """Run the commands behind every figure and keep their rows in figures/data/.
+    """Run the commands that compute the rows of the figures, and keep the rows in figures/data/.
 
     Raises:
-        subprocess.CalledProcessError: a command failed; its own message stands above.
+        subprocess.CalledProcessError: a command failed; its own message was printed before.
     """
     for name in find("figures").reads:
         subprocess.run(["bash", str(ROOT / "reproduce.sh"), name], check=True)
@@ -54,7 +54,7 @@ def executed(path: Path, settings: Mapping[str, Any], timeout_seconds: int | Non
     Args:
         path: the notebook.
         settings: values that replace those in the cell tagged `parameters`.
-        timeout_seconds: of a cell; None waits.
+        timeout_seconds: time limit of a cell; None sets no limit.
 
     Raises:
         CellExecutionError: a cell failed.
@@ -68,7 +68,7 @@ def executed(path: Path, settings: Mapping[str, Any], timeout_seconds: int | Non
 
 
 def run(command: Command, settings: Mapping[str, Any]) -> int:
-    """Keep the rows, then run the notebooks; returns the exit status."""
+    """Keep the rows, then run the notebooks; return the exit status."""
     if settings["results_dir"] is not None and not keep_rows(Path(settings["results_dir"]), DATA):
         raise Refused(f"results_dir must hold results of scale=tiny; got {settings['results_dir']!r}.")
     folder = ROOT / "results" / "notebooks"

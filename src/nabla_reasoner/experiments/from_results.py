@@ -6,13 +6,14 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..reporting.figures import write_figure
-from .command import Command, Recording, refusing
+from .command import Command, refusing
+from .recording import Recording
 
 
 def write_result_table(
     command: Command, settings: Mapping[str, str], make: Callable[[Path, str, str], dict[str, str]]
 ) -> int:
-    """Write the table files of a target and print table.md; returns the exit status.
+    """Write the table files of a target and print table.md; return the exit status.
 
     Args:
         make: text by file name, from the scale's results folder, the scale and the command line.
@@ -31,7 +32,7 @@ def write_result_table(
 def write_result_figure(
     command: Command, settings: Mapping[str, str], draw: Callable[[Path, str, str], tuple[Figure, str, str]]
 ) -> int:
-    """Write the figure of a target with its caption and rows, and print the caption; returns the exit status.
+    """Write the figure of a target with its caption and rows, and print the caption; return the exit status.
 
     Args:
         draw: figure, caption and rows as CSV, from the scale's results folder, the scale and the command line.
@@ -41,6 +42,8 @@ def write_result_figure(
     with refusing():
         drawing = draw(results, scale, command.line)
     with Recording(command, settings, scale=scale, varied={"seed": []}) as recording:
-        path = write_figure(command.target.name, lambda *_: drawing, results, scale, command.line, recording.gallery())
+        path = write_figure(
+            command.target.name, lambda *_: drawing, results, scale, command.line, recording.committed_folder()
+        )
         print(path.read_text(encoding="utf-8"))
         return recording.finish(tables=(path.stem,))

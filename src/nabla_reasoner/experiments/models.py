@@ -9,10 +9,10 @@ from .command import DONE, Command, refusing
 RECIPES = "nabla_reasoner.training.recipes"
 
 
-def run(command: Command, chosen: tuple[str, DictConfig]) -> int:
-    """Train what the recipe of the scale names; returns the exit status."""
-    scale, recipe = chosen
-    module = importlib.import_module(f"{RECIPES}.{scale}")  # peft and trl belong to extras
+def run(command: Command, settings: tuple[str, DictConfig]) -> int:
+    """Train the models that the recipe of the scale names; return the exit status."""
+    scale, recipe = settings
+    module = importlib.import_module(f"{RECIPES}.{scale}")  # imported late: peft and trl are optional dependencies
     with refusing():
         module.train(recipe)
     return DONE

@@ -1,4 +1,4 @@
-"""What a target would run, fetch and cost, before anything is loaded.
+"""Plan of a target: what it would run, download and cost, printed before any model is loaded.
 
 The estimate, per problem and repeat, with N and R the parameters of policy and reward, P prompt and L answer tokens:
 
@@ -6,24 +6,24 @@ The estimate, per problem and repeat, with N and R the parameters of policy and 
     scoring k answers           2 R k (P + L)
     g gradient evaluations      4 (N + R) g (P + L)
 
-P and L are typical lengths from the scale's file, L at most the length limit. k is the method's `expected_answers`;
-∇-Reasoner's k and g are typical values too, since they depend on the problems.
+P and L are typical lengths from the scale's file, L at most the length limit. k comes from `answers` in the method's
+file; ∇-Reasoner's k and g are typical values too, since they depend on the problems.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config import build
+from ..config.cell import Cell, MethodSettings, ModelSettings
 from ..config.compose import compose_settings
-from ..config.schema import Cell
+from ..config.schema import locate
 from ..config.sweeps import compose_sweeps
 from ..config.targets import Target, find, targets
-from ..decoding.nabla_reasoner import NablaReasoner
 from .command import DONE, Command, refusing
 
 
 def run(command: Command, settings: None) -> int:
-    """Print the plan of a target; returns the exit status."""
+    """Print the plan of a target; return the exit status."""
     with refusing():
         target = find(command.argument)
         if target.settings == "cells":
@@ -53,61 +53,71 @@ def _show_results(target: Target, overrides: Sequence[str]) -> None:
 def _show_cells(target: Target, cells: Sequence[Cell]) -> None:
     """Print the grid, the models with their sizes, and the estimate."""
     first = cells[0]
-    names = {group: list(dict.fromkeys(c[group]["name"] for c in cells)) for group in ("policy", "task", "method")}
-    print(f"{target.name}, scale {first['scale_name']}: {len(cells)} cells on {first['device']} ({first['dtype']})")
+    names = {
+        group: list(dict.fromkeys(getattr(c, group).name for c in cells)) for group in ("policy", "task", "method")
+    }
+    print(f"{target.name}, scale {first.scale_name}: {len(cells)} cells on {first.device} ({first.dtype})")
     for group, values in names.items():
         print(f"  {group + ':':<8}{', '.join(values)}")
-    print(f"  seeds:  {', '.join(map(str, sorted({cell['seed'] for cell in cells})))}")
-    for task in {cell["task"]["name"]: cell for cell in cells}.values():
+    print(f"  seeds:  {', '.join(map(str, sorted({cell.seed for cell in cells})))}")
+    for task in {cell.task.name: cell for cell in cells}.values():
         print(f"  {_problems(task)}")
     print("models:")
-    models = [(group, cell[group]) for group in ("policy", "reward") for cell in cells]
-    for (group, path), model in {(group, model["path"]): model for group, model in models}.items():
-        print(f"  {group} {model['name']}: {path}, {_size(model)}")
+    models = [(group, getattr(cell, group)) for group in ("policy", "reward") for cell in cells]
+    for (group, path), model in {(group, model.path): model for group, model in models}.items():
+        print(f"  {group} {model.name}: {path}, {_size(model)}")
     _show_estimate(cells)
-    print(f"results would go to {first['folder']}")
+    print(f"results would go to {first.folder}")
 
 
 def _problems(cell: Cell) -> str:
-    task, size = cell["task"], cell["num_problems"]
-    count = f"{size} problems" if size else f"all {task['size']} problems"
-    return f"{task['name']}: {count}, {task['repeats']} repeat(s), answers of up to {cell['max_new_tokens']} tokens"
+    task, size = cell.task, cell.num_problems
+    count = f"{size} problems" if size else f"all {task.size} problems"
+    return f"{task.name}: {count}, {task.repeats} repeat(s), answers of up to {cell.max_new_tokens} tokens"
 
 
 def _local_bytes(path: str) -> int:
-    return sum(file.stat().st_size for file in Path(build.locate(path)).glob("*.safetensors"))
+    return sum(file.stat().st_size for file in Path(locate(path)).glob("*.safetensors"))
 
 
-def _size(model: dict) -> str:
-    """How large a model is and whether it is here."""
-    if _local_bytes(model["path"]):
-        return f"here, {_local_bytes(model['path']) / 1e6:.1f} MB"
-    if "download_gb" in model:
-        return f"to be fetched from the hub, {model['download_gb']} GB (unless it is in the hub's cache)"
+def _size(model: ModelSettings) -> str:
+    """Describe the size of a model, and whether it is on this machine."""
+    if _local_bytes(model.path):
+        return f"here, {_local_bytes(model.path) / 1e6:.1f} MB"
+    if model.download_gb is not None:
+        return f"to be fetched from the hub, {model.download_gb} GB (unless it is in the hub's cache)"
     return "not here yet"
 
 
-def _parameters(model: dict) -> float:
-    """Parameter count: stated for hub models, a quarter of the bytes for local float32 folders, 0 when unknown."""
-    return float(model.get("parameters", _local_bytes(model["path"]) / 4))
+def _parameters(model: ModelSettings) -> float | int:
+    """Return the number of parameters: stated for hub models, else a quarter of the float32 bytes; 0 if unknown."""
+    return model.parameters if model.parameters is not None else _local_bytes(model.path) / 4
+
+
+def expected_answers(method: MethodSettings) -> int | None:
+    """Return the number of complete responses decoded per problem; None for a method whose number varies."""
+    if method.answers is None:
+        return None
+    settings = method.keywords()
+    return sum(math.prod(settings.get(factor, factor) for factor in factors) for factors in method.answers)
 
 
 def flops(cell: Cell) -> float | None:
-    """Estimated floating-point operations of a cell by the module's formula; None when a size is unknown."""
-    policy, reward, method = _parameters(cell["policy"]), _parameters(cell["reward"]), build.build_method(cell)
-    problems = cell["num_problems"] or cell["task"].get("size")
+    """Estimate the floating-point operations of a cell by the module's formula; None if a size is unknown."""
+    policy, reward = _parameters(cell.policy), _parameters(cell.reward)
+    problems = cell.num_problems or cell.task.size
     if not policy or not reward or not problems:
         return None
-    typical = cell["estimate"]
-    tokens = typical["prompt_tokens"] + min(typical["response_tokens"], cell["max_new_tokens"])
-    if isinstance(method, NablaReasoner):
-        answers = typical["rollouts"] * method.settings.num_passes**0.5
-        gradients = typical["gradients"] if method.settings.use_gradient else 0
-    else:
-        answers, gradients = method.expected_answers(), 0
-    scored = reward if isinstance(method, NablaReasoner) or method.uses_reward else 0
+    typical, gradients = cell.estimate, 0.0
+    tokens = typical["prompt_tokens"] + min(typical["response_tokens"], cell.max_new_tokens)
+    answers = expected_answers(cell.method)
+    if answers is None:
+        settings = cell.method.keywords()
+        answers = typical["rollouts"] * settings["num_passes"] ** 0.5
+        gradients = typical["gradients"] if settings["use_gradient"] else 0.0
+    scored = reward if cell.method.scored else 0
     per_problem = 2 * (policy + scored) * answers * tokens + 4 * (policy + reward) * gradients * tokens
-    return per_problem * problems * cell["task"]["repeats"]
+    return per_problem * problems * cell.task.repeats
 
 
 def _show_estimate(cells: Sequence[Cell]) -> None:
@@ -120,10 +130,10 @@ def _show_estimate(cells: Sequence[Cell]) -> None:
     print("typical values from the scale's file; expect the truth within a factor of three):")
     spent: dict[str, float] = {}
     for value, cell in zip(estimates, cells, strict=True):
-        name = cell["method"]["name"] + (" (larger pool, for matched cost)" if cell["budget"] else "")
+        name = cell.method.name + (" (larger pool, for matched cost)" if cell.budget else "")
         spent[name] = spent.get(name, 0.0) + value
     for name, value in spent.items():
         print(f"  {name}: {value:.2g} FLOPs")
-    rate = cells[0]["estimate"]["flops_per_second"]
+    rate = cells[0].estimate["flops_per_second"]
     hours = sum(estimates) / rate / 3600
     print(f"  in all {sum(estimates):.2g} FLOPs; about {hours:.2g} hours at {rate:.2g} FLOP/s (scale's estimate)")

@@ -35,14 +35,15 @@ from ..ppo.comparison import PPOComparison
 from ..ppo.figure import comparison as draw_comparison
 from ..ppo.verdict import markdown
 from ..reporting import figures
-from .command import Command, Progress, Recording, refusing
+from .command import Command, refusing
+from .recording import Progress, Recording
 
 FILES = ("ppo.csv", "curves.csv", "break_even.csv", "ppo.md", "ppo.png", "ppo.pdf", "summary.json")
 
 
 @quiet_libraries()
 def run(command: Command, settings: dict[str, Any]) -> int:
-    """Run the comparison; returns the exit status."""
+    """Run the comparison; return the exit status."""
     with refusing():
         _check_prompts(settings)
     if settings["threads"] is not None:

@@ -1,8 +1,8 @@
-"""Everything that was run, on one page.
+"""Report of all results, on one page.
 
 Reads the results of the other targets, docs/deviations.md and docs/outputs.md. The HTML page is self-contained: it
-opens from disk and loads nothing. `wandb=online` also publishes a W&B Report. `docs=true` keeps the rows behind the
-verdicts in figures/data/, and writes the claims tables of docs/claims.md and README.md from them.
+opens from disk and loads nothing. `wandb=online` also publishes a W&B Report. `docs=true` keeps the rows that
+decide the verdicts in figures/data/, and writes the claims tables of docs/claims.md and README.md from them.
 """
 
 import json
@@ -24,8 +24,9 @@ from ..reporting.figures import save
 from ..reporting.html_report import Block, to_html, to_markdown
 from ..reporting.report_sections import FIGURES, ReportInputs, report_blocks
 from ..reporting.tables import read_csv
-from .command import Command, Recording, refusing
+from .command import Command, refusing
 from .figures import keep_rows
+from .recording import Recording
 from .table1 import accuracy_against_flops
 
 KEPT = {  # field of the evidence: name of its rows in figures/data/, if it is another
@@ -151,7 +152,7 @@ def draw_table1(results: Path, folder: Path) -> Path | None:
 
 
 def run(command: Command, settings: dict[str, Any]) -> int:
-    """Write the page, and publish it if wandb=online; returns the exit status."""
+    """Write the page, and publish it if wandb=online; return the exit status."""
     results, scale = Path(settings["results_dir"]), settings["scale"]
     with refusing():
         if settings["docs"] and scale != "tiny":
@@ -172,7 +173,7 @@ def run(command: Command, settings: dict[str, Any]) -> int:
 
 
 def _published(blocks: Sequence[Block], folder: Path, settings: dict[str, Any]) -> bool:
-    """Publish the page as a W&B Report if that is asked for; returns whether nothing went wrong."""
+    """Publish the page as a W&B Report if that is requested; return whether nothing went wrong."""
     if os.environ.get("WANDB_MODE", settings["wandb"]) != "online":
         return True
     try:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..config import build, compose, fingerprint
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..engine import scoring
 from ..evaluation.records import stored_cells
 from ..models.language_models import RewardModel
@@ -118,7 +118,7 @@ def _stored(path: Path, weights: str, cell: Cell) -> dict[str, Row]:
     if complete and all(row["num_beams"] == BEAMS for row in stored.values()):
         return stored
     policy, reward = build.load_models(cell)
-    best = beam_search(reward, problems, num_beams=BEAMS, max_new_tokens=cell["max_new_tokens"])
+    best = beam_search(reward, problems, num_beams=BEAMS, max_new_tokens=cell.max_new_tokens)
     computed = {}
     for problem, (tokens, value) in zip(problems, best, strict=True):
         response = policy.decode(tokens)

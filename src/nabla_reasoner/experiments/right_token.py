@@ -2,8 +2,8 @@
 
 Positions are the uncertain ones of worked solutions: the text before is right, the rest is a rollout, and the right
 token is known. Sharpening raises the right token wherever greedy decoding is right already. Only positions where greedy
-decoding is wrong show whether an update knows better than the policy. Positions where it is right are thinned out to
-about the same number, evenly spaced.
+decoding is wrong show whether an update corrects the policy. Of the positions where it is right, about as many are
+used, evenly spaced.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..config import build
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..decoding.settings import NablaSettings
 from ..dto import equal_kl_moves, gradient_passes, gradients, objective, optimizer
 from ..engine import generation, numerics
@@ -201,16 +201,16 @@ def write(cells: Sequence[Cell], folder: Path) -> None:
     """
     result = []
     for cell in cells:
-        count = min(cell["grid"]["worked_problems"], cell["num_problems"] or 0)
-        if not count or "dataset" not in cell["task"] or cell["seed"] != cells[0]["seed"]:
+        count = min(cell.grid["worked_problems"], cell.num_problems or 0)
+        if not count or cell.task.dataset is None or cell.seed != cells[0].seed:
             continue
         policy, reward = build.load_models(cell)
         problems, settings = build.build_problems(cell)[:count], build.build_method(cell).settings
         selected = positions(policy, problems, settings.confidence_threshold, settings.max_new_tokens)
         if not selected:
             continue
-        moved = rows(policy, reward, problems, selected, settings, cell["seed"])
-        names = {"policy": cell["policy"]["name"], "task": cell["task"]["name"]}
+        moved = rows(policy, reward, problems, selected, settings, cell.seed)
+        names = {"policy": cell.policy.name, "task": cell.task.name}
         result += table_rows(names, selected, moved)
         print(
             f"right token, {names['policy']} {names['task']}: {len(selected)} positions of {count} problems", flush=True

@@ -9,7 +9,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..config.schema import Cell
+from ..config.cell import Cell
+from ..config.schema import ROOT
 from ..config.sweeps import Sweep
 from ..evaluation.outcomes import Row, lineage, load_outcomes, start_policies
 from ..evaluation.records import CellKey, stored_cells, stored_seed
@@ -77,11 +78,11 @@ def accuracy_against_flops(table: pd.DataFrame) -> Figure:
 
 def reward_note(cell: Cell) -> str:
     """Return a sentence on the reward model: its kind and, if it was measured, its own accuracy on the problems."""
-    reward = cell["reward"]
-    note = f"Variant {cell['variant']['name']}. Reward {reward['name']}: kind {reward['kind']}, {reward['path']}"
-    if reward.get("manifest") and Path(reward["manifest"]["file"]).is_file():
-        models = json.loads(Path(reward["manifest"]["file"]).read_text(encoding="utf-8"))["models"]
-        entry = models[reward["manifest"]["entry"]]
+    reward = cell.reward
+    note = f"Variant {cell.variant.name}. Reward {reward.name}: kind {reward.kind}, {reward.path}"
+    manifest = reward.manifest
+    if manifest and (ROOT / manifest["file"]).is_file():
+        entry = json.loads((ROOT / manifest["file"]).read_text(encoding="utf-8"))["models"][manifest["entry"]]
         accuracies = ", ".join(f"{task} {value} %" for task, value in entry["greedy_accuracy"].items())
         return f"{note}; its own greedy accuracy: {accuracies} (the same reward serves every method)."
     return f"{note}."
@@ -97,21 +98,23 @@ def table_grid(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     first = cells[0]
     seeds: dict[CellKey, set[int]] = {}
     for cell in cells:
-        if not cell["budget"]:
-            key = CellKey(cell["policy"]["name"], cell["task"]["name"], cell["method"]["name"])
-            seeds.setdefault(key, set()).add(cell["seed"])
-    for key, paths in stored_cells(Path(first["records"], "records")).items():
+        if not cell.budget:
+            key = CellKey(cell.policy.name, cell.task.name, cell.method.name)
+            seeds.setdefault(key, set()).add(cell.seed)
+    for key, paths in stored_cells(Path(first.records, "records")).items():
         seeds.setdefault(key, set()).update(map(stored_seed, paths))
     for key, values in list(seeds.items()):
         origin = lineage(key.policy)
         if key.method == "greedy" and origin is not None:
             seeds.setdefault(CellKey(origin.base, key.task, origin.trained_by), set()).update(values)
-    absent = first["absent"] if first["experiment_name"] == "table1" else {}
-    starts = {cell["policy"]["name"] for cell in cells} & set(first["grid"]["policy"].split(","))
+    absent = first.absent if first.experiment_name == "table1" else {}
+    starts = {cell.policy.name for cell in cells} & set(first.grid["policy"].split(","))
     for policy, task in {key[:2] for key in seeds if key.policy in starts}:
         for method in absent:
             seeds.setdefault(CellKey(policy, task, method), set())
-    policies, tasks = ({cell[group]["name"]: cell[group]["paper"] for cell in cells} for group in ("policy", "task"))
+    policies, tasks = (
+        {getattr(cell, group).name: getattr(cell, group).paper for cell in cells} for group in ("policy", "task")
+    )
     rows = []
     for key in sorted(seeds, key=lambda key: (key[:2], METHODS.index(key.method))):
         policy, task, method = key
@@ -119,8 +122,8 @@ def table_grid(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             "policy": policies.get(policy, paper_numbers.paper_name("policy", policy)),
             "benchmark": tasks.get(task, paper_numbers.paper_name("task", task)),
         }
-        if first["experiment_name"] == "table2":
-            paper["method"] = f"{method}_{first['reward']['paper']}"  # the paper's columns are the reward's sizes
+        if first.experiment_name == "table2":
+            paper["method"] = f"{method}_{first.reward.paper}"  # the paper's columns are the reward's sizes
         names = {"policy": policy, "task": task, "method": method}
         row = {**names, "seeds": sorted(seeds[key]), "paper_cell": paper}
         rows.append({**row, "absent": absent.get(method, "not run")})
@@ -155,7 +158,7 @@ def write_table(folder: Path, *, grid: Sequence[Row], table: str = "table1", not
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:
-    """Run every cell and write the table; returns the exit status."""
+    """Run every cell and write the table; return the exit status."""
     from .table2 import write_tables
 
     return run_cells(command, sweeps, write_tables)

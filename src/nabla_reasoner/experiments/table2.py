@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..config.sweeps import Sweep
 from ..reporting.accuracy_table import COLUMNS, NOTE
 from ..reporting.comparisons import COMPARISON_COLUMNS
@@ -17,16 +17,16 @@ def write_tables(cells: Sequence[Cell]) -> None:
     """Rewrite the experiment's tables from the records on disk; if each reward has a folder, join their tables."""
     folders: dict[str, list[Cell]] = {}
     for cell in cells:
-        folders.setdefault(cell["records"], []).append(cell)
+        folders.setdefault(cell.records, []).append(cell)
     for folder, members in folders.items():
-        rewards = {cell["reward"]["name"]: cell for cell in members}
+        rewards = {cell.reward.name: cell for cell in members}
         notes = [reward_note(cell) for cell in rewards.values()]
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write_table(Path(folder), grid=table_grid(members), table=members[0]["experiment_name"], notes=notes)
-    root = Path(cells[0]["folder"])
+        write_table(Path(folder), grid=table_grid(members), table=members[0].experiment_name, notes=notes)
+    root = Path(cells[0].folder)
     if list(folders) != [str(root)]:
         known = {path.parent.name for path in root.glob("*/table.csv")}  # those of earlier commands too
-        order = [name for name in cells[0]["grid"]["reward"].split(",") if name in known]
+        order = [name for name in cells[0].grid["reward"].split(",") if name in known]
         combine(root, [*order, *sorted(known - set(order))])
 
 
@@ -53,5 +53,5 @@ def combine(folder: Path, rewards: Sequence[str]) -> None:
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:
-    """Run every cell and write the tables; returns the exit status."""
+    """Run every cell and write the tables; return the exit status."""
     return run_cells(command, sweeps, write_tables)

@@ -221,5 +221,5 @@ def table3(results: Path, scale: str, command: str) -> dict[str, str]:
 
 
 def run(command: Command, settings: Mapping[str, str]) -> int:
-    """Write the table; returns the exit status."""
+    """Write the table; return the exit status."""
     return write_result_table(command, settings, table3)

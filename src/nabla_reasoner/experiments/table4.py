@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import compose
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..reporting import paper_numbers, tables
 from .command import Command
 from .from_results import write_result_table
@@ -30,7 +30,7 @@ class Setting(NamedTuple):
 
 
 def _method(name: str) -> Callable[[Cell], Any]:
-    return lambda cell: cell["method"][name]
+    return lambda cell: cell.method.keywords()[name]
 
 
 SETTINGS = (
@@ -43,13 +43,13 @@ SETTINGS = (
     Setting("step_size", _method("step_size"), lambda s: s["step_size"]),
     Setting(
         "step_size_final",
-        lambda cell: round(cell["method"]["step_size"] * cell["method"]["min_step_ratio"], 12),
+        lambda cell: round(cell.method.keywords()["step_size"] * cell.method.keywords()["min_step_ratio"], 12),
         lambda s: round(s["step_size"] * s["final_lr_ratio"], 12),
     ),
     Setting("max_new_tokens", _method("max_new_tokens"), lambda s: s["max_new_tokens"]),
     Setting(
         "reward_weight / nll_weight",
-        lambda cell: round(cell["method"]["reward_weight"] / cell["method"]["nll_weight"], 9),
+        lambda cell: round(cell.method.keywords()["reward_weight"] / cell.method.keywords()["nll_weight"], 9),
         lambda s: s["implied_reward_weight"],
     ),
     Setting("ste_temperature", _method("ste_temperature"), lambda s: s["ste_temperature"]),
@@ -58,10 +58,10 @@ SETTINGS = (
     Setting("rollout_temperature", _method("rollout_temperature"), lambda s: s["rollout"]["temperature"]),
     Setting("rollout_top_p", _method("rollout_top_p"), lambda s: s["rollout"]["top_p"]),
     Setting("rollout_top_k", _method("rollout_top_k"), lambda s: s["rollout"]["top_k"] or 20),  # the model's default
-    Setting("dtype", lambda cell: cell["dtype"], lambda s: s["autocast"]),
-    Setting("repeats", lambda cell: cell["task"]["repeats"], lambda s: s["repeats"]),
-    Setting("variant", lambda cell: cell["variant"]["name"], lambda s: "release"),
-    Setting("seed", lambda cell: cell["seed"], lambda s: s["seed"]),
+    Setting("dtype", lambda cell: cell.dtype, lambda s: s["autocast"]),
+    Setting("repeats", lambda cell: cell.task.repeats, lambda s: s["repeats"]),
+    Setting("variant", lambda cell: cell.variant.name, lambda s: "release"),
+    Setting("seed", lambda cell: cell.seed, lambda s: s["seed"]),
 )
 
 
@@ -107,8 +107,8 @@ def table_rows(scale: str, overrides: Sequence[str] = ()) -> list[Row]:
     )
     papers = {cell["method"]: cell["value"] for cell in paper_numbers.paper_cells("table4")}
     rows = []
-    for task, cell in {cell["task"]["name"]: cell for cell in cells}.items():
-        script = paper_numbers.released_settings().get(cell["task"]["paper"])
+    for task, cell in {cell.task.name: cell for cell in cells}.items():
+        script = paper_numbers.released_settings().get(cell.task.paper)
         for setting in SETTINGS:
             ours, paper = setting.ours(cell), papers.get(setting.name)
             released = setting.released(script) if script else None
@@ -169,5 +169,5 @@ def table4(results: Path, scale: str, command: str) -> dict[str, str]:
 
 
 def run(command: Command, settings: Mapping[str, str]) -> int:
-    """Write the table; returns the exit status."""
+    """Write the table; return the exit status."""
     return write_result_table(command, settings, table4)

@@ -156,5 +156,5 @@ def table5(results: Path, scale: str, command: str) -> dict[str, str]:
 
 
 def run(command: Command, settings: Mapping[str, str]) -> int:
-    """Write the table; returns the exit status."""
+    """Write the table; return the exit status."""
     return write_result_table(command, settings, table5)

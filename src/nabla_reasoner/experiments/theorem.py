@@ -5,7 +5,7 @@ The tables are rewritten after each group, so that an interrupted run keeps what
     checks.csv   name, value, tolerance, noise_floor, passed   passes if value <= tolerance, without exception;
                                                                `passed` is True, False, or "skipped: REASON"
     terms.csv    norms and shares of the three gradient terms, by position of every response (`TermRow`)
-    curves.csv   curve, series, x, y, floor                    what the figures draw besides
+    curves.csv   curve, series, x, y, floor                    further points that the figures draw
 
 In rows ending in `_seen` a difference must exist: value is the noise floor over it, tolerance a third. The exit status
 is 1 if any check fails; a skipped check neither fails nor passes.
@@ -28,7 +28,8 @@ from ..theory.check import Check, Point, describe
 from ..theory.context import Findings, TheoryContext
 from ..theory.gradient_checks import TermRow
 from ..theory.suite import GROUPS
-from .command import Command, Progress, Recording
+from .command import Command
+from .recording import Progress, Recording
 
 COLUMNS = ["name", "value", "tolerance", "noise_floor", "passed"]
 FILES = (  # of earlier runs, replaced
@@ -39,26 +40,26 @@ FILES = (  # of earlier runs, replaced
 
 
 def checks_table(checks: Sequence[Check]) -> pd.DataFrame:
-    """checks.csv."""
-    rows = [(*one[:4], f"skipped: {one.skipped}" if one.skipped else str(one.passed)) for one in checks]
+    """Return the rows of checks.csv."""
+    rows = [(*check[:4], f"skipped: {check.skipped}" if check.skipped else str(check.passed)) for check in checks]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def write(folder: Path, found: Findings) -> None:
+def write(folder: Path, findings: Findings) -> None:
     """Write the three tables."""
     tables = {
-        "checks": checks_table(found.checks),
-        "terms": pd.DataFrame(found.terms, columns=TermRow._fields),
-        "curves": pd.DataFrame(found.points, columns=Point._fields),
+        "checks": checks_table(findings.checks),
+        "terms": pd.DataFrame(findings.terms, columns=TermRow._fields),
+        "curves": pd.DataFrame(findings.points, columns=Point._fields),
     }
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
 
 
 def draw(source: Path, folder: Path, prefix: str = "") -> list[str]:
-    """Draw what the tables `PREFIXcurves.csv` and `PREFIXterms.csv` of a folder hold; the names of the figures."""
+    """Draw the figures of the tables `PREFIXcurves.csv` and `PREFIXterms.csv` of a folder; return their names."""
     curves, terms = (pd.read_csv(source / f"{prefix}{name}.csv") for name in ("curves", "terms"))
-    drawn = []
+    names = []
     for name, figure in (
         ("theorem", theory_figures.theorem(curves)),
         ("gradients", theory_figures.gradients(curves, terms)),
@@ -66,23 +67,23 @@ def draw(source: Path, folder: Path, prefix: str = "") -> list[str]:
         if figure is not None:
             figures.save(figure, folder, name)
             plt.close(figure)
-            drawn.append(name)
-    return drawn
+            names.append(name)
+    return names
 
 
 def run(command: Command, settings: dict[str, Any]) -> int:
-    """Make the chosen checks; returns the exit status."""
-    torch.set_num_threads(1)  # tiny tensors: a second thread mostly waits; particles have theirs
+    """Make the selected groups of checks; return the exit status."""
+    torch.set_num_threads(1)  # a second thread gains nothing on tiny tensors; particle runs have threads of their own
     transformers.logging.disable_progress_bar()
-    chosen = [name for name in GROUPS if settings["checks"] is None or name in settings["checks"]]
-    settings = {**settings, "checks": chosen}
+    groups = [name for name in GROUPS if settings["checks"] is None or name in settings["checks"]]
+    settings = {**settings, "checks": groups}
     context, results = TheoryContext(settings), Findings([], [], [])
-    varied = {"seed": [settings["seed"]], "checks": chosen}
+    varied = {"seed": [settings["seed"]], "checks": groups}
     with (
         Recording(command, settings, scale="tiny", varied=varied, replaces=FILES) as recording,
-        Progress(sum(GROUPS[name].weight for name in chosen), len(chosen)) as progress,
+        Progress(sum(GROUPS[name].weight for name in groups), len(groups)) as progress,
     ):
-        for name in chosen:
+        for name in groups:
             with progress.part(name, GROUPS[name].weight) as part:
                 group = _make(name, context)
                 results = Findings(*([*before, *new] for before, new in zip(results, group, strict=True)))
@@ -104,7 +105,7 @@ def run(command: Command, settings: dict[str, Any]) -> int:
 
 
 def _make(name: str, context: TheoryContext) -> Findings:
-    """Make one group of checks; a group that breaks is a failed check, and the others go on."""
+    """Make one group of checks; a group that raises an error becomes a failed check, and the others continue."""
     try:
         return GROUPS[name].make(context)
     except Exception as error:

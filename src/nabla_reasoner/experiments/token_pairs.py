@@ -181,7 +181,7 @@ def descend(
 def one_by_one(pair: Pair, policy: Policy, reward: RewardModel, settings: DTOSettings) -> Step:
     """Return the last point of DTO on the first row, then on the second; a new token is kept only if it lowers L.
 
-    The decoding loop in miniature: the hard token stands for the draw, and no rollout follows an accepted token.
+    A simplified decoding loop: the hard token replaces the draw, and no rollout follows an accepted token.
     """
     for row in (0, 1):
         path = descend(pair, policy, reward, settings, (row,))

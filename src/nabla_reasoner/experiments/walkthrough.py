@@ -1,6 +1,6 @@
 """One problem token by token, for the notebook: the gradient's terms at each token, and the effect of DTO on one.
 
-Also the search for a case in which a reward of the whole response changes a token near its beginning.
+It also searches for a case in which a reward of the whole response changes a token near its beginning.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ..config import build, compose
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..decoding import trace
 from ..decoding.settings import NablaSettings
 from ..dto import objective, optimizer, reference, straight_through
@@ -31,7 +31,7 @@ EARLY = 1 / 3  # share of the response that counts as its beginning
 SHOWN = 1e-3  # smallest probability of a candidate
 
 
-def word(policy: Policy, token: int) -> str:
+def token_text(policy: Policy, token: int) -> str:
     """Return a token as text."""
     return "end" if token in policy.eos_ids else policy.decode([token])
 
@@ -58,7 +58,7 @@ def gradient_rows(
     norms = {name: part.norm(dim=-1).tolist() for name, part in parts.items()}
     confidence = numerics.confidence(logits).tolist()
     return [
-        {"position": i, "token": word(policy, token), "confidence": confidence[i]}
+        {"position": i, "token": token_text(policy, token), "confidence": confidence[i]}
         | {name: values[i] for name, values in norms.items()}
         for i, token in enumerate(tokens)
     ]
@@ -92,7 +92,7 @@ def candidate_rows(
     likely = torch.maximum(old, new)
     candidates = [index for index in likely.topk(count).indices.tolist() if likely[index] >= SHOWN]
     return [
-        {"token": word(policy, index), "before": old[index].item(), "after": new[index].item()}
+        {"token": token_text(policy, index), "before": old[index].item(), "after": new[index].item()}
         | {name: value[index].item() for name, value in descents.items()}
         for index in candidates
     ]
@@ -130,7 +130,7 @@ def early_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     rows = []
     for cell in cells:
         policy, reward = build.load_models(cell)
-        settings, problems, seed = build.build_method(cell).settings, build.build_problems(cell), cell["seed"]
+        settings, problems, seed = build.build_method(cell).settings, build.build_problems(cell), cell.seed
         for run in trace.record(settings, problems, policy, reward, seed=seed):
             first = run.responses[0]
             for visit in run.visits:
@@ -149,10 +149,10 @@ def early_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                         "searched": len(problems),
                         "length": len(first.tokens),
                         "position": visit.position,
-                        "old": word(policy, visit.old),
-                        "new": word(policy, visit.new),
-                        "policy_draw": word(policy, policy_token),
-                        "dto_draw": word(policy, dto_token),
+                        "old": token_text(policy, visit.old),
+                        "new": token_text(policy, visit.new),
+                        "policy_draw": token_text(policy, policy_token),
+                        "dto_draw": token_text(policy, dto_token),
                         "first": texts[0],
                         "last": texts[1],
                         "right_before": right[0],

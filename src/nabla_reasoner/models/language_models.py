@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..types import Messages
-from .tokenizers import chat_ids, load_tokenizer, suffix_ids
+from .tokenizers import chat_ids, load_tokenizer, suffix_ids, vocabulary_size
 
 REWARD_MODEL_CLASSES = {
     "classifier": transformers.AutoModelForSequenceClassification,
@@ -98,7 +98,7 @@ class Policy(LanguageModel):
         super().__init__(model, tokenizer, name)
         if eos_ids is not None:
             self.eos_ids = list(eos_ids)
-        self.vocab_size = max(tokenizer.get_vocab().values()) + 1
+        self.vocab_size = vocabulary_size(tokenizer)
         self.head = model.get_output_embeddings()
         self.context = model.config.max_position_embeddings
 

@@ -85,7 +85,7 @@ class PPOComparison:
         prompts = [chat(text) for text in self.texts[: self.settings.compared]]
         self.compared: list[ScoredPrompt] = []
         self.results: list[dict[float, list[MethodResult]]] = []
-        for prompt in prompts:  # one loader per prompt, so that progress shows
+        for prompt in prompts:  # one loader per prompt, so that progress is visible
             ((scored, results),) = trainer.predict(methods, torch.utils.data.DataLoader([prompt], batch_size=None))
             self.compared.append(scored)
             self.results.append(results)

@@ -1,11 +1,11 @@
-"""A task whose answers can all be scored: strings of letters, a policy with several habits, a likelihood reward.
+"""A task whose answers can all be scored: strings of letters, a policy with several modes, a likelihood reward.
 
 A prompt is a string of the letters a to d between two colons. The policy has learnt three habits, each followed with
 errors: copy the prompt, reverse it, replace each letter by the next one. The reward model has learnt the last two only.
 So π has several modes, of which ρ* ∝ π e^{λr} keeps two.
 
 Each position of an answer can be any of the four letters or the colon, so a prompt has 5^length answers. No answer ends
-early: the end token's id lies beyond the tokenizer's vocabulary, which `Policy` never samples.
+early: the end token's id is outside the tokenizer's vocabulary, so `Policy` never samples it.
 """
 
 import itertools
@@ -138,7 +138,7 @@ def train(folder: Path, prompts: Sequence[str], settings: ModelSettings, seed: i
     count = settings.batch * settings.num_steps // 4  # each example is used about four times
     for number, (name, habits) in enumerate((("policy", HABITS), ("judge", REWARDED))):
         lightning.seed_everything(seed + number, verbose=False)
-        module = loop.LanguageModelTraining(build_model(settings.shape), schedule)
+        module = loop.LanguageModelTraining(build_model(settings.shape), schedule, END + 1)
         examples = demonstrations(prompts, count, seed + number, habits)
         batches = Mixture({"letters": examples}, {"letters": settings.batch}, seed)
         fit(module, torch.utils.data.DataLoader(batches, batch_size=None), settings.num_steps)

@@ -129,7 +129,7 @@ def logit_particles(
     noise: float,
     generator: torch.Generator,
 ) -> list[tuple[Int[Tensor, " particles"], float]]:
-    """Run z ← z - η ∂L/∂z + noise·√η ξ on token logits from rollouts of π: DTO's variable with the theorem's noise.
+    """Run z ← z - η ∂L/∂z + noise·√η ξ on token logits from rollouts of π: DTO with the theorem's noise.
 
     It has no stationary distribution: L depends on z through softmax(z), which is invariant to shifts of a row and
     hardly changes once it is confident, so e^{-L} has no finite integral over z. The gradient is the straight-through

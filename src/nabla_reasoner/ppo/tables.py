@@ -69,9 +69,9 @@ class BreakEven(NamedTuple):
     Attributes:
         target_kl: mean KL to ρ* that both must reach, in nats.
         trained_on: number of prompts trained on.
-        held_out_kl: mean KL of the trained policy on new prompts; above the target it does not serve them.
+        held_out_kl: mean KL of the trained policy on new prompts; above the target, training is of no use for them.
         amortised_flops, flops: FLOPs of one answer, by the trained policy and by `method` at `amount`.
-        answers, answers_per_prompt: number of answers after which training has paid.
+        answers, answers_per_prompt: number of answers after which training has paid off.
     """
 
     reward_weight: float
@@ -100,11 +100,11 @@ def cheapest(rows: pd.DataFrame, method: str, target: float) -> pd.Series | None
 
 
 def break_even(table: pd.DataFrame, curves: pd.DataFrame, weight: float, targets: Sequence[float]) -> pd.DataFrame:
-    """Compute after how many answers training has paid, against each test-time method that reaches the target.
+    """Compute after how many answers training has paid off, against each test-time method that reaches the target.
 
     Training costs C until the mean KL to ρ* on its own prompts is at most the target. Then an answer costs c instead of
-    the other method's c', and training has paid after C/(c' - c) answers. A target that training never reached has no
-    row.
+    the other method's c', and training has paid off after C/(c' - c) answers. A target that training never reached has
+    no row.
     """
     rows = compared(table)
     rows = rows[(rows.reward_weight == weight) & (rows.side == "deamortised")]

@@ -25,10 +25,10 @@ class MethodResult(NamedTuple):
 
     Attributes:
         method: name in files.
-        amount: number of samples, steps, sweeps or iterations, as the method spends.
+        amount: number of samples, steps, sweeps or iterations, depending on the method.
         flops: expected FLOPs of one answer.
         gradient_evaluations: expected number for one answer.
-        samples: number of samples behind an estimated distribution; 0 for an exact one.
+        samples: number of samples from which the distribution is estimated; 0 if it is exact.
     """
 
     method: str
@@ -139,8 +139,8 @@ class TestTimeMethods(lightning.LightningModule):
         prior, rewards, target = scored.prior, scored.rewards, scored.optimum(weight)
         size = len(prior)
         sample = prices.rollout + prices.score
-        beginnings = (size - 1) / (scored.vocab_size - 1)  # shorter than an answer; each is read once
-        enumeration = prices.both_prompts + prices.token * beginnings + size * prices.score
+        num_prefixes = (size - 1) / (scored.vocab_size - 1)  # shorter than an answer; each is read once
+        enumeration = prices.both_prompts + prices.token * num_prefixes + size * prices.score
         results = [
             MethodResult("policy", 1, prior, prices.policy_prompt + prices.rollout),
             MethodResult("enumeration", size, target, enumeration),
@@ -188,7 +188,7 @@ class TestTimeMethods(lightning.LightningModule):
         return results
 
     def noisy(self, scored: ScoredPrompt, weight: float, prices: FlopPrices) -> list[MethodResult]:
-        """Run DTO's own variable with the theorem's √2 noise and without, on a sample of particles each."""
+        """Run gradient steps on token logits with the theorem's √2 noise and without, on a sample of particles each."""
         results = []
         for method, noise in (("logit_langevin", math.sqrt(2)), ("logit_descent", 0.0)):
             readings = markov_chains.logit_particles(

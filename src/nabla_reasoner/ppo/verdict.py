@@ -39,10 +39,10 @@ def _by_weight(rows: pd.DataFrame) -> list[str]:
     head = " | ".join(f"{weight:g}" for weight in weights)
     lines = [f"| KL to ρ* at λ = | {head} |", "|---|" + "---|" * len(weights)]
     for method in NAMES:
-        of_method = rows[rows.method == method]
+        method_rows = rows[rows.method == method]
         cells = []
         for weight in weights:
-            part = of_method[of_method.reward_weight == weight]
+            part = method_rows[method_rows.reward_weight == weight]
             if part.empty:
                 cells.append("not run")
             elif method == "best_of_n":
@@ -53,8 +53,8 @@ def _by_weight(rows: pd.DataFrame) -> list[str]:
         name = NAMES[method]
         if method == "best_of_n":
             name = "Best-of-N, best N"
-        elif of_method.amount.nunique() > 1:
-            name += f", {of_method.amount.max()}"
+        elif method_rows.amount.nunique() > 1:
+            name += f", {method_rows.amount.max()}"
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
@@ -85,14 +85,14 @@ def _last(rows: pd.DataFrame, method: str, weight: float) -> pd.Series:
 
 
 def verdict(table: pd.DataFrame, crossing: pd.DataFrame, engine: dict[str, float], weight: float) -> str:
-    """Return the verdict; which phrases it has depends on the rows."""
+    """Return the verdict; the rows decide its phrases."""
     rows = compared(table)
     return "\n\n".join(
         (
             _samplers(rows, weight),
             _released(rows, weight),
             _gradient(rows, weight),
-            _trained(table, weight) + " " + _paid(crossing),
+            _trained(table, weight) + " " + _break_even(crossing),
             _engine(engine),
         )
     )
@@ -109,10 +109,10 @@ def _engine(engine: dict[str, float]) -> str:
 
 
 def _samplers(rows: pd.DataFrame, weight: float) -> str:
-    """Say whether sampling at test time reaches ρ*."""
+    """State whether sampling at test time reaches ρ*."""
     near, far = [], []
     for method in EXACT:
-        worst = max(_last(rows, method, each).kl for each in _weights(rows))
+        worst = max(_last(rows, method, reward_weight).kl for reward_weight in _weights(rows))
         (near if worst <= NEAR else far).append(f"{NAMES[method]} ({worst:.2g})")
     noisy, plain, prior = (_last(rows, m, weight) for m in ("logit_langevin", "langevin_unadjusted", "policy"))
     enough = "not enough" if min(noisy.kl, plain.kl) > NEAR else "enough for at least one of two methods"
@@ -126,14 +126,20 @@ def _samplers(rows: pd.DataFrame, weight: float) -> str:
 
 
 def _released(rows: pd.DataFrame, weight: float) -> str:
-    """Say whether the released algorithm samples ρ*."""
+    """State whether the released algorithm samples ρ*."""
     weights = _weights(rows)
     loop, star = (_last(rows, method, weight) for method in ("nabla_reasoner", "enumeration"))
-    divergences = {each: _last(rows, "nabla_reasoner", each).kl for each in weights}
+    divergences = {reward_weight: _last(rows, "nabla_reasoner", reward_weight).kl for reward_weight in weights}
     best = min(divergences, key=divergences.get)
-    farther = [f"{each:g}" for each in weights if divergences[each] > _last(rows, "policy", each).kl]
-    first, last = (_last(rows, "nabla_reasoner", each).reward for each in (weights[0], weights[-1]))
-    star_first, star_last = (_last(rows, "enumeration", each).reward for each in (weights[0], weights[-1]))
+    farther = [
+        f"{reward_weight:g}"
+        for reward_weight in weights
+        if divergences[reward_weight] > _last(rows, "policy", reward_weight).kl
+    ]
+    first, last = (_last(rows, "nabla_reasoner", reward_weight).reward for reward_weight in (weights[0], weights[-1]))
+    star_first, star_last = (
+        _last(rows, "enumeration", reward_weight).reward for reward_weight in (weights[0], weights[-1])
+    )
     change = "a smaller change than" if last - first < star_last - star_first else "no smaller change than"
     except_at = f" and farther from it than π at λ = {', '.join(farther)}" if farther else ""
     return (
@@ -147,11 +153,13 @@ def _released(rows: pd.DataFrame, weight: float) -> str:
 def _gradient(rows: pd.DataFrame, weight: float) -> str:
     """Compare the released loop with its null arm, and with methods without a gradient."""
     kl = {
-        each: tuple(_last(rows, method, each).kl for method in ("nabla_reasoner", "nabla_without_gradient"))
-        for each in _weights(rows)
+        reward_weight: tuple(
+            _last(rows, method, reward_weight).kl for method in ("nabla_reasoner", "nabla_without_gradient")
+        )
+        for reward_weight in _weights(rows)
     }
-    better = [f"{each:g}" for each, (loop_kl, null_kl) in kl.items() if loop_kl < null_kl]
-    worse = [f"{each:g}" for each, (loop_kl, null_kl) in kl.items() if loop_kl >= null_kl]
+    better = [f"{reward_weight:g}" for reward_weight, (loop_kl, null_kl) in kl.items() if loop_kl < null_kl]
+    worse = [f"{reward_weight:g}" for reward_weight, (loop_kl, null_kl) in kl.items() if loop_kl >= null_kl]
     loop, null = (_last(rows, method, weight) for method in ("nabla_reasoner", "nabla_without_gradient"))
     rows = rows[rows.reward_weight == weight]
     text = (
@@ -175,20 +183,22 @@ def _gradient(rows: pd.DataFrame, weight: float) -> str:
 
 
 def _trained(table: pd.DataFrame, weight: float) -> str:
-    """Say where training ends, on the prompts trained on and on new ones."""
+    """State the distance from ρ* after training, on the prompts trained on and on new ones."""
     rows = compared(table)
     ppo, grpo, unscaled, prior = (_last(rows, m, weight) for m in ("ppo", "grpo", "grpo_unscaled", "policy"))
-    held = table[(table.method == "ppo") & (table.measured_on == "held_out") & (table.reward_weight == weight)]
-    new = [f"{row.kl:.2f} (trained on {int(row.trained_on)})" for row in held.sort_values("trained_on").itertuples()]
+    held_out = table[(table.method == "ppo") & (table.measured_on == "held_out") & (table.reward_weight == weight)]
+    distances = [
+        f"{row.kl:.2f} (trained on {int(row.trained_on)})" for row in held_out.sort_values("trained_on").itertuples()
+    ]
     return (
         f"**Training.** Over {int(ppo.trained_on)} prompts PPO ends {ppo.kl:.2f} nats from ρ* on the compared prompts, "
         f"GRPO {grpo.kl:.2f}, GRPO without the division by std {unscaled.kl:.2f} (π {prior.kl:.2f}). On new prompts "
-        f"PPO is {', '.join(new)} nats away."
+        f"PPO is {', '.join(distances)} nats away."
     )
 
 
-def _paid(crossing: pd.DataFrame) -> str:
-    """Give the break-even of the tightest target that training on the most prompts reached."""
+def _break_even(crossing: pd.DataFrame) -> str:
+    """State the break-even of the tightest target that training on the most prompts reached."""
     if crossing.empty:
         return "Training reached none of the targets, so there is no break-even."
     rows = crossing[crossing.trained_on == crossing.trained_on.max()]

@@ -1,7 +1,7 @@
 """Ablations: each setting against the default on the same problems, as a table and a figure.
 
-Differences are paired by problem. With many settings some differ by chance. So p-values are adjusted by Holm's method
-over the settings of one policy and task (`all`: the tasks together), and verdicts use the adjusted ones.
+Differences are paired by problem. With many settings some differ by chance. Therefore p-values are adjusted by Holm's
+method over the settings of one policy and task (`all`: the tasks together), and verdicts use the adjusted p-values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..config.schema import Cell
+from ..config.cell import Cell
 from ..evaluation.outcomes import Row, RunKey, correct_array, paired_keys
 from ..evaluation.statistics import LEVEL, accuracy_interval, paired_difference
 from .ablation_runs import Attempt, Runs, SettingRuns, stopped
@@ -28,7 +28,7 @@ VERDICTS = {  # label, colour (Okabe and Ito) and marker
 
 
 def differences(table: pd.DataFrame) -> Figure:
-    """Draw accuracy minus the default's and FLOPs over the default's: a line per setting, two panels per policy.
+    """Draw differences in accuracy and ratios of FLOPs to the default: a line per setting, two panels per policy.
 
     Args:
         table: rows of ablations/table.csv; only those over all tasks are drawn if there are any.
@@ -36,13 +36,13 @@ def differences(table: pd.DataFrame) -> Figure:
     Raises:
         ValueError: no setting was compared with the default.
     """
-    done = table.dropna(subset=["p_value"])
-    if done.empty:
+    compared = table.dropna(subset=["p_value"])
+    if compared.empty:
         raise ValueError("a figure needs at least one compared setting; got none. Run ./reproduce.sh ablations first.")
-    pooled = done[done.task == POOLED]
-    done = done if pooled.empty else pooled
-    cells = [(policy, task) for policy, task in done.groupby(["policy", "task"], sort=False).groups]
-    lines = list(dict.fromkeys(zip(done.group, done.setting, strict=True)))
+    pooled = compared[compared.task == POOLED]
+    compared = compared if pooled.empty else pooled
+    cells = [(policy, task) for policy, task in compared.groupby(["policy", "task"], sort=False).groups]
+    lines = list(dict.fromkeys(zip(compared.group, compared.setting, strict=True)))
     figure, axes = plt.subplots(
         1,
         2 * len(cells),
@@ -52,7 +52,7 @@ def differences(table: pd.DataFrame) -> Figure:
         width_ratios=[2.2, 1] * len(cells),
     )
     for (policy, task), (left, right) in zip(cells, axes.reshape(-1, 2), strict=True):
-        _draw_cell(left, right, done[(done.policy == policy) & (done.task == task)], lines)
+        _draw_cell(left, right, compared[(compared.policy == policy) & (compared.task == task)], lines)
         left.set_title(f"{policy}, {'all tasks' if task == POOLED else task}", fontsize=9)
     axes[0, 0].set_yticks(range(len(lines)), [f"{group}: {setting}" for group, setting in lines], fontsize=8)
     axes[0, 0].set_ylim(len(lines) - 0.5, -0.5)
@@ -106,7 +106,7 @@ class Setting(NamedTuple):
 
     Attributes:
         group, name: names in the table.
-        folder: folder of the records, below the experiment's.
+        folder: folder of the records, inside the experiment's folder.
         size: number of rollouts at which the records are cut; None uses them whole.
         changes: settings that differ from the default's, as text.
     """
@@ -125,12 +125,12 @@ def table_settings(cell: Cell) -> list[Setting]:
         cell: any cell of the command.
     """
     rows = [Setting(DEFAULT, DEFAULT, DEFAULT, None, "")]
-    for group, settings in cell["settings"].items():
+    for group, settings in cell.settings.items():
         for name, values in settings.items():
             changes = ", ".join(f"{key.removeprefix('method.')}={value}" for key, value in values.items())
-            if name not in cell["sizes"]:
+            if name not in cell.sizes:
                 rows.append(Setting(group, name, name, None, changes))
-            for size in cell["sizes"].get(name, ()):
+            for size in cell.sizes.get(name, ()):
                 rows.append(Setting(group, f"{name}, N_max {size}", name, size, f"{changes}, cut to {size}"))
     return rows
 
@@ -139,27 +139,27 @@ def table_rows(settings: Sequence[Setting], loaded: Mapping[str, Runs]) -> list[
     """Return rows of `COLUMNS`: every setting on every policy and task of the default, and over all tasks.
 
     Args:
-        settings: as from `table_settings`.
+        settings: result of `table_settings`.
         loaded: runs by folder of the settings.
     """
     default, rows = loaded[DEFAULT], []
     for policy in dict.fromkeys(policy for policy, _ in default):
         tasks = [task for name, task in default if name == policy]
         repeats = {len({key.attempt for key in default[policy, task].attempts}) for task in tasks}
-        poolable = len(tasks) > 1 and len(repeats) == 1  # repeats of a problem weigh as one: all tasks need as many
+        poolable = len(tasks) > 1 and len(repeats) == 1  # each problem has weight 1: repeats must be equally many
         for task in [POOLED, *tasks] if poolable else tasks:
             selected = tasks if task == POOLED else [task]
-            plain, family = None, []
+            default_runs, family = None, []
             for setting in settings:
                 parts = [loaded[setting.folder].get((policy, part), SettingRuns({}, 0)) for part in selected]
                 runs = {key: attempt for part in parts for key, attempt in part.attempts.items()}
                 if setting.size is not None:
                     runs = {key: stopped(attempt, setting.size) for key, attempt in runs.items()}
-                plain = runs if plain is None else plain  # the default comes first
+                default_runs = runs if default_runs is None else default_runs  # the default comes first
                 names = {"group": setting.group, "setting": setting.name, "policy": policy, "task": task}
                 names |= {"changes": setting.changes, "status": _joined_status(parts)}
-                row = dict.fromkeys(COLUMNS) | names | _measured(runs, plain)
-                if setting.size is not None:  # the records do not hold the text at that point
+                row = dict.fromkeys(COLUMNS) | names | _measured(runs, default_runs)
+                if setting.size is not None:  # the records do not contain the response at that size
                     row["same_response"] = None
                 family.append(row)
             rows += with_verdicts(family)
@@ -173,12 +173,14 @@ def _joined_status(parts: Sequence[SettingRuns]) -> str:
     return statuses.pop() if statuses in ({"ok"}, {"not run"}) else "partial"
 
 
-def _measured(runs: Mapping[RunKey, Attempt], plain: Mapping[RunKey, Attempt]) -> Row:
+def _measured(runs: Mapping[RunKey, Attempt], default_runs: Mapping[RunKey, Attempt]) -> Row:
     """Return accuracy, costs, and the comparison with the default on the common problems; empty if there are none."""
-    keys = paired_keys(runs, plain)
+    keys = paired_keys(runs, default_runs)
     if not keys:
         return {}
-    correct, expected = (correct_array(keys, (side[key].outcome.correct for key in keys)) for side in (runs, plain))
+    correct, expected = (
+        correct_array(keys, (side[key].outcome.correct for key in keys)) for side in (runs, default_runs)
+    )
     paired = paired_difference(correct, expected)
     accepted = [decision for key in keys for decision in runs[key].accepted]
     result: Row = {
@@ -188,13 +190,13 @@ def _measured(runs: Mapping[RunKey, Attempt], plain: Mapping[RunKey, Attempt]) -
         "difference_low": paired.low,
         "difference_high": paired.high,
         "p_value": paired.p_value,
-        "same_response": 100 * float(np.mean([runs[key].response == plain[key].response for key in keys])),
+        "same_response": 100 * float(np.mean([runs[key].response == default_runs[key].response for key in keys])),
         "rejected": 100 * accepted.count(False) / len(accepted) if accepted else None,
     }
-    solved = [key for key in keys if runs[key].outcome.ok and plain[key].outcome.ok]
+    solved = [key for key in keys if runs[key].outcome.ok and default_runs[key].outcome.ok]
     if solved:
         result |= {name: _mean_cost(runs, solved, name) for name in ("model_calls", "flops", "seconds")}
-        result["flops_ratio"] = result["flops"] / _mean_cost(plain, solved, "flops")
+        result["flops_ratio"] = result["flops"] / _mean_cost(default_runs, solved, "flops")
     return result
 
 
@@ -213,7 +215,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def with_verdicts(family: list[Row]) -> list[Row]:
-    """Add adjusted p-values and verdicts to the rows of one policy and task; the first is the default, without them."""
+    """Add adjusted p-values and verdicts to the rows of one policy and task; the first, the default, gets none."""
     for name in ("difference", "difference_low", "difference_high", "p_value", "same_response"):
         family[0][name] = None
     compared = [row for row in family if row["p_value"] is not None]

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..config import build, fingerprint
-from ..config.schema import WANDB_MODES, Cell
+from ..config.cell import Cell
+from ..config.schema import WANDB_MODES, locate
 from ..evaluation import provenance
 from ..evaluation.outcomes import correct_array, outcome_of
 from ..evaluation.records import read_records
@@ -81,20 +82,20 @@ def cell_entry(cell: Cell, path: Path) -> WandbRun:
     """
     records = read_records(path)
     settings = fingerprint.fingerprint(cell)
-    groups = [cell[group]["name"] for group in ("policy", "task", "method")]
-    pool = ["pool"] if cell["budget"] else []
-    below = Path(cell["records"]).relative_to(cell["folder"]).parts  # Table 2: the reward
-    names = [*groups, f"s{cell['seed']}", *below, *pool]
+    groups = [getattr(cell, group).name for group in ("policy", "task", "method")]
+    pool = ["pool"] if cell.budget else []
+    below = Path(cell.records).relative_to(cell.folder).parts  # Table 2: the reward
+    names = [*groups, f"s{cell.seed}", *below, *pool]
     return WandbRun(
-        identity=identity([cell["experiment_name"], cell["scale_name"], *names], settings),
+        identity=identity([cell.experiment_name, cell.scale_name, *names], settings),
         name="-".join(names),
-        job_type="-".join([cell["method"]["name"], *pool]),
+        job_type="-".join([cell.method.name, *pool]),
         config={
             **settings,
-            "experiment": cell["experiment_name"],
-            "scale": cell["scale_name"],
-            "variant": cell["variant"]["name"],
-            "budget": cell["budget"],
+            "experiment": cell.experiment_name,
+            "scale": cell.scale_name,
+            "variant": cell.variant.name,
+            "budget": cell.budget,
         },
         metrics=_cell_metrics(records),
         tables={"samples": _samples(cell, records[:SAMPLES])},
@@ -192,16 +193,19 @@ def mirror_tables(
 def mirror_cells(cells: Sequence[Cell], paths: Sequence[Path], *, sweep: Mapping[str, Any]) -> None:
     """Write an experiment: a run per cell that has records, and one of its tables and models."""
     first = cells[0]
-    folder, scope = Path(first["folder"]), {"experiment": first["experiment_name"], "scale": first["scale_name"]}
+    folder, scope = Path(first.folder), {"experiment": first.experiment_name, "scale": first.scale_name}
 
     def entries() -> list[WandbRun]:
         done = [cell_entry(cell, path) for cell, path in zip(cells, paths, strict=True) if path.exists()]
         names = [name for name in ("table", "comparisons") if (folder / f"{name}.csv").exists()]
-        groups = [(group, cell[group]) for cell in cells for group in ("policy", "reward")]
-        models = {f"{group}-{model['name']}": model["path"] for group, model in groups}
-        return [*done, tables_entry(folder, **scope, config={"sweep": sweep, **first}, names=names, models=models)]
+        groups = [(group, getattr(cell, group)) for cell in cells for group in ("policy", "reward")]
+        models = {f"{group}-{model.name}": model.path for group, model in groups}
+        return [
+            *done,
+            tables_entry(folder, **scope, config={"sweep": sweep, **first.content()}, names=names, models=models),
+        ]
 
-    write(folder, entries, mode=first["wandb"], **scope)
+    write(folder, entries, mode=first.wandb, **scope)
 
 
 def write(folder: Path, make: Callable[[], Sequence[WandbRun]], *, experiment: str, scale: str, mode: str) -> None:
@@ -281,7 +285,7 @@ def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode: str
             logged[f"figures/{name}"] = wandb.Image(str(path), caption=name)
         run.log(logged)
         for name, path in entry.models.items():
-            run.log_artifact(_model_artifact(name, build.locate(path)))
+            run.log_artifact(_model_artifact(name, locate(path)))
     finally:
         wandb.finish()
 

@@ -93,7 +93,7 @@ class TheoryContext:
         """The two-token text with its models, in float64."""
         text = self.settings["text"]
         _, cell = next(gradient_checks.cells(text["policy"], text["reward"], ["chain_sum"]))
-        policy, reward = build.load_models({**cell, "dtype": "float64", "threads": None})
+        policy, reward = build.load_models(cell.changed(dtype="float64", threads=None))
         return RelaxedText(
             policy,
             reward,

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..config import build
+from ..config.schema import locate
 from ..models import random_init
 from ..models.language_models import Policy, RewardModel
 from ..models.tokenizers import load_tokenizer
@@ -47,7 +48,7 @@ class EstimatorSettings:
 
 def random_models(folder: str, seed: int) -> tuple[Policy, RewardModel]:
     """Build a tiny random Llama policy and a tiny random Qwen2 classifier, with the shipped vocabulary, in float64."""
-    tokenizer = load_tokenizer(build.locate("assets/tokenizer"))
+    tokenizer = load_tokenizer(locate("assets/tokenizer"))
     shape = {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -84,7 +85,7 @@ def estimators(question: str, prefix: str, settings: EstimatorSettings) -> tuple
             else:
                 label = name.replace("/", "_with_")
                 _, cell = next(cells(*name.split("/"), ["products"]))
-                policy, reward = build.load_models({**cell, "dtype": "float64", "threads": None})
+                policy, reward = build.load_models(cell.changed(dtype="float64", threads=None))
             model_checks, model_points = _model_checks(label, policy, reward, messages, prefix, settings)
             checks, points = checks + model_checks, points + model_points
     return checks, points

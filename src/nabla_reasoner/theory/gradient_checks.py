@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 
 from ..config import build, compose
-from ..config.schema import Cell
+from ..config.cell import Cell
+from ..config.schema import locate
 from ..engine import generation
 from ..engine.sampling import Sampling, keyed_uniforms
 from ..models.language_models import Policy, RewardModel
@@ -63,14 +64,15 @@ class SampledResponses(NamedTuple):
 def missing(cell: Cell) -> str | None:
     """Return why a cell's models cannot be loaded or prepared here, or None; damaged weights are not missing."""
     for group in ("policy", "reward"):
-        prepare = cell[group].get("prepare", {})
-        if Path(build.locate(cell[group]["path"]), "config.json").is_file():
+        preparation = getattr(cell, group).prepare
+        prepare = preparation.keywords() if preparation else {}
+        if Path(locate(getattr(cell, group).path), "config.json").is_file():
             continue
         modules = ["gguf", prepare["module"]] if "module" in prepare else ["peft"]
         absent = [name for name in modules if importlib.util.find_spec(name) is None]
         if absent:
             return (
-                f"no {cell[group]['path']} and no Python module {' or '.join(absent)}; "
+                f"no {getattr(cell, group).path} and no Python module {' or '.join(absent)}; "
                 './reproduce.sh theorem "prop_c1.models=[smollm2/smollm2]" installs it'
             )
     return None
@@ -79,10 +81,10 @@ def missing(cell: Cell) -> str | None:
 def sample_responses(cell: Cell, count: int, seed: int) -> SampledResponses:
     """Load a cell's models in float64 and sample a response to each of `count` test problems of its task."""
     build.prepare_models(cell)
-    policy, reward = build.load_models({**cell, "dtype": "float64", "device": "cpu", "threads": None})
-    problems = build.build_problems({**cell, "num_problems": count})[:count]
+    policy, reward = build.load_models(cell.changed(dtype="float64", device="cpu", threads=None))
+    problems = build.build_problems(cell.changed(num_problems=count))[:count]
     prompts = [policy.prompt_ids(problem.messages) for problem in problems]
-    limit = cell["task"]["max_new_tokens"]
+    limit = cell.task.max_new_tokens
     noise = [keyed_uniforms(seed, problem.id, 0, "theorem", limit) for problem in problems]
     sampled = generation.sample(policy, prompts, noise, Sampling(0.7), [limit] * count)
     responses = [(problem, list(response.token_ids)) for problem, response in zip(problems, sampled, strict=True)]

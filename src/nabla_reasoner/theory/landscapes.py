@@ -35,11 +35,11 @@ class Landscape(NamedTuple):
     walls: bool
 
     def log_prior(self, points: Points) -> Float[np.ndarray, " n"]:
-        """log π up to a constant."""
+        """Return log π up to a constant."""
         return -self.loss(0.0, 1.0)(points)[0]
 
     def reward(self, points: Points) -> Float[np.ndarray, " n"]:
-        """r."""
+        """Return r."""
         return -self.loss(1.0, 0.0)(points)[0]
 
 

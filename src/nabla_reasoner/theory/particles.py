@@ -19,7 +19,7 @@ class Runs(NamedTuple):
         count: number of particles in each run.
         step: time step dt.
         seed: seed of both runs; each run has its own stream.
-        threads: runs in parallel; changes no number.
+        threads: number of runs in parallel; results do not depend on it.
     """
 
     count: int
@@ -50,7 +50,7 @@ def sample_prior(landscape: Landscape, count: int, random: np.random.Generator) 
 
 
 def reflect(points: Points, landscape: Landscape) -> Points:
-    """Fold points that left a box with walls back into it."""
+    """Reflect points that left a box with walls back into it."""
     if not landscape.walls:
         return points
     low, high = np.array(landscape.low), np.array(landscape.high)

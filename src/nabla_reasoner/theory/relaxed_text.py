@@ -49,7 +49,7 @@ class RelaxedText:
     Args:
         text: the response after `prefix`; its other tokens stay hard.
         positions: two token positions in `text`.
-        others: for each position, the text of the token that it may turn into.
+        others: for each position, the text of the alternative token.
 
     Raises:
         ValueError: not two positions within the text and two others, or an other text of more than one token.

@@ -39,7 +39,7 @@ def _text_map(context: TheoryContext) -> list[Point]:
 
 
 def argmin(context: TheoryContext) -> Findings:
-    """(a) The closed form ρ* is the minimiser of L_PPO."""
+    """Check (a): the closed form ρ* is the minimiser of L_PPO."""
     checks = []
     for space in context.spaces():
         problem = replace(space.problem, cells=space.argmin_cells)
@@ -49,7 +49,7 @@ def argmin(context: TheoryContext) -> Findings:
 
 
 def velocity(context: TheoryContext) -> Findings:
-    """(f) The flow's velocity is DTO's drift less ∇log ρ."""
+    """Check (f): the flow's velocity is DTO's drift less ∇log ρ."""
     return Findings(
         [
             named(flow_checks.velocity(space.problem, width=space.probe_width, entropy_weight=1.0), space.name)
@@ -59,7 +59,7 @@ def velocity(context: TheoryContext) -> Findings:
 
 
 def jko(context: TheoryContext) -> Findings:
-    """(b) JKO steps on L_PPO, the flow's definition, give the Fokker-Planck equation's solution."""
+    """Check (b): JKO steps on L_PPO, the flow's definition, give the Fokker-Planck equation's solution."""
     check = flow_checks.jko(context.space("line").problem, jko_kl_weight=1.0, **context.settings["jko"])
     return Findings([named(check, "line")])
 
@@ -70,7 +70,7 @@ def _follows(name: str, measured: SampleDistance) -> Check:
 
 
 def finite_times(context: TheoryContext) -> Findings:
-    """(b) Noisy DTO from π is distributed as the flow at several times, when ρ* is still far away."""
+    """Check (b): noisy DTO from π is distributed as the flow at several times, when ρ* is still far away."""
     checks, points = [], []
     for number, space in enumerate(context.spaces()):
         runs = context.runs(space.particles, space.step, 2, number)
@@ -94,7 +94,7 @@ def _mala(context: TheoryContext, space: Space, step: float, times: list[float],
 
 
 def long_run(context: TheoryContext) -> Findings:
-    """(c) The distribution tends to ρ*; MALA and the flow tell the bias of a coarse step from slow mixing."""
+    """Check (c): the distribution tends to ρ*; MALA and the flow tell a coarse step's bias from slow mixing."""
     checks, points = [], []
     for number, space in enumerate(context.spaces()):
         name, end = space.name, space.limit_time
@@ -110,7 +110,7 @@ def long_run(context: TheoryContext) -> Findings:
             ]
         (coarse,) = _euler(context, space, space.coarse_step, [end], 5, number)
         checks.append(seen(f"coarse_step_biases_Euler__{name}", coarse.distance, coarse.floor))
-        # half as much time again makes up for the proposals that MALA rejects at that step
+        # 1.5 times the time makes up for the proposals that MALA rejects at that step
         (exact,) = _mala(context, space, space.coarse_step, [1.5 * end], 6, number)
         checks.append(_follows(f"coarse_step_does_not_bias_MALA__{name}", exact))
         slow_checks, flow_points = _slow_mixing(space, times, context.runs(space.particles, space.step, 7, number))
@@ -143,7 +143,7 @@ def _slow_mixing(space: Space, times: list[float], runs: particles.Runs) -> tupl
 
 
 def without_noise(context: TheoryContext) -> Findings:
-    """(d) DTO without noise ends in local minima of L, which is not ρ*.
+    """Check (d): DTO without noise ends in local minima of L, which is not ρ*.
 
     The text is left out: its minima lie in corners, where the walls hold the particles and ∇L is not 0.
     """
@@ -174,7 +174,7 @@ def _densities(space: Space) -> list[Point]:
 
 
 def noise(context: TheoryContext) -> Findings:
-    """(e) With KL weight β the noise must be √(2β): other amounts are told apart."""
+    """Check (e): with KL weight β the noise must be √(2β); other amounts are detected."""
     settings = NoiseSettings(**context.settings["noise"])
     line = context.space("line").problem
     checks, points = [], []
@@ -200,7 +200,7 @@ def noise(context: TheoryContext) -> Findings:
 
 
 def convergence(context: TheoryContext) -> Findings:
-    """(g) Growth of the time to reach ρ* with the distance between modes."""
+    """Check (g): the time to reach ρ* grows with the distance between modes as predicted."""
     settings = ConvergenceSettings(**context.settings["convergence"])
     escapes = [
         barrier_checks.escape(
@@ -225,7 +225,7 @@ def convergence(context: TheoryContext) -> Findings:
 
 
 def prop_c1(context: TheoryContext) -> Findings:
-    """Prop. C.1 on every shipped policy and reward model, and on SmolLM2 where it is installed."""
+    """Check Prop. C.1 on every shipped policy and reward model, and on SmolLM2 where it is installed."""
     section = context.settings["prop_c1"]
     checks, terms = [], []
     for policy, reward in (pair.split("/") for pair in section["models"]):
@@ -238,12 +238,12 @@ def prop_c1(context: TheoryContext) -> Findings:
 
 
 def eq25(context: TheoryContext) -> Findings:
-    """Eq. 25, and the rows for which its gradient is large."""
+    """Check Eq. 25, and locate the rows for which its gradient is large."""
     return Findings(*gradient_checks.equation_25(**context.settings["eq25"], seed=context.seed))
 
 
 def estimators(context: TheoryContext) -> Findings:
-    """Bias and spread of the straight-through estimator and of Gumbel-softmax."""
+    """Measure bias and spread of the straight-through estimator and of Gumbel-softmax."""
     text = context.settings["text"]
     settings = estimator_checks.EstimatorSettings(**context.settings["estimators"], seed=context.seed)
     return Findings(*estimator_checks.estimators(text["question"], text["prefix"], settings))

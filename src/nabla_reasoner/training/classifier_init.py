@@ -1,9 +1,12 @@
 """Initialisation of a classifier from a causal LM: each response token is compared with the LM's prediction of it.
 
 A token's prediction exists one position earlier, in the last layer. Training alone did not learn to combine the two, so
-layers that do it are constructed: copied layers (the LM's, frozen, with a code of each token in extra dimensions), a
-comparing layer (frozen: the token's code selects its own logit, the support, from the copied prediction), a layer whose
-head attends to the response token with the least support (trained), and further layers (trained, zero at first).
+layers that do it are constructed, in this order:
+
+    copied layers      the LM's, with a code of each token in extra dimensions; frozen
+    comparing layer    the token's code selects its own logit, the support, from the copied prediction; frozen
+    minimum layer      one head attends to the response token with the least support; trained
+    further layers     zero at first; trained
 """
 
 import math
@@ -223,7 +226,7 @@ def add_minimum_head(layer: torch.nn.Module, layout: HiddenLayout, scales: Activ
     attention.k_proj.weight[head] = 0.0
     attention.q_proj.bias[slowest] = QUERY
     attention.k_proj.weight[slowest, layout.support] = -QUERY
-    attention.k_proj.weight[slowest, layout.answering] = 2 * QUERY  # keeps the head off the prompt's tokens
+    attention.k_proj.weight[slowest, layout.answering] = 2 * QUERY  # keeps the head from attending to the prompt
     attention.v_proj.weight[0] = 0.0
     attention.v_proj.weight[0, layout.support] = 1.0
     attention.o_proj.weight[layout.worst, 0] = scales.total

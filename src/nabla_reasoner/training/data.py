@@ -96,7 +96,7 @@ class Mixture(torch.utils.data.IterableDataset):
     Args:
         pools: items by group.
         counts: items of each group in a batch.
-        seed: of the order.
+        seed: seed of the order.
         collate: turns a list of items into a batch.
         repeats: how many times in a row each batch is yielded, >= 1.
 

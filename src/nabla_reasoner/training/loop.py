@@ -69,10 +69,14 @@ class Training(lightning.LightningModule, abc.ABC):
 
 
 class LanguageModelTraining(Training):
-    """Supervised training of a causal LM: cross-entropy of the responses."""
+    """Supervised training of a causal LM: cross-entropy of the responses over `vocab_size` token ids."""
+
+    def __init__(self, model: torch.nn.Module, schedule: Schedule, vocab_size: int):
+        super().__init__(model, schedule)
+        self.vocab_size = vocab_size
 
     def loss(self, batch: list[Padded]) -> Float[Tensor, ""]:
-        return next_token_loss(self.model, batch)
+        return next_token_loss(self.model, batch, self.vocab_size)
 
 
 class BestWeights(lightning.Callback):
@@ -128,7 +132,10 @@ def fit(
     interval: int = 100,
     validation: Sequence[Any] | None = None,
 ) -> FitResult:
-    """Run a training to its last step. A killed training resumes from its last checkpoint; a finished one leaves none.
+    """Run a training to its last step; a killed one resumes from its last checkpoint.
+
+    The caller deletes the checkpoint (`discard_checkpoint`) once the weights are written elsewhere: a kill between the
+    two loses nothing.
 
     Args:
         folder: receives the log (`log/version_*/metrics.csv`) and the checkpoint (`state/NAME.ckpt`).
@@ -140,7 +147,7 @@ def fit(
     Raises:
         ValueError: the checkpoint found was made by another recipe, model or tokenizer.
     """
-    checkpoint = Path(folder, "state", f"{name}.ckpt")
+    checkpoint = _checkpoint(folder, name)
     resumes = checkpoint.is_file()
     data.first_batch = _checked_steps(checkpoint, identity) if resumes else 0
     module.hparams.update(identity)  # Lightning writes them into every checkpoint
@@ -152,11 +159,19 @@ def fit(
         if best and not resumes:
             trainer.validate(module, validation_loader, verbose=False)
         trainer.fit(module, loader, validation_loader, ckpt_path=checkpoint if resumes else None)
-    checkpoint.unlink(missing_ok=True)
     if best is None:
         return FitResult(module.schedule.num_steps, None)
     module.load_state_dict(best.weights)
     return FitResult(best.step, best.accuracy)
+
+
+def discard_checkpoint(folder: str, name: str) -> None:
+    """Delete the checkpoint of a finished training."""
+    _checkpoint(folder, name).unlink(missing_ok=True)
+
+
+def _checkpoint(folder: str, name: str) -> Path:
+    return Path(folder, "state", f"{name}.ckpt")
 
 
 def _trainer(

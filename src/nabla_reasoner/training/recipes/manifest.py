@@ -87,7 +87,7 @@ def describe(assets: Path, folder: Path, recipe: DictConfig) -> dict[str, Any]:
 
 
 def measure(policy: Policy, rewards: dict[str, RewardModel], problems: Sequence[Problem]) -> dict[str, Any]:
-    """Return accuracies of one policy on one task in percent, and the worth of each reward there."""
+    """Return accuracies of one policy on one task in percent, and the quality of each reward there."""
     repeated = [problem for problem in problems for _ in range(NUM_SAMPLES)]
     noise = [keyed_uniforms(0, p.id, 0, f"rollout {k}", MAX_NEW_TOKENS) for p in problems for k in range(NUM_SAMPLES)]
     rollouts = sample_responses(policy, repeated, noise, Sampling(TEMPERATURE), MAX_NEW_TOKENS)

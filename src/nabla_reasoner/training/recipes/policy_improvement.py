@@ -17,7 +17,7 @@ from ...models.tokenizers import load_tokenizer
 from ...types import Problem
 from ..data import Mixture, solution_examples
 from ..grpo import GroupRelativeTraining, GroupSampling
-from ..loop import FitResult, Schedule, fit
+from ..loop import FitResult, Schedule, discard_checkpoint, fit
 from ..sft import PolicyTraining, SupervisedTraining
 
 Splits = dict[str, dict[str, list[Problem]]]
@@ -128,6 +128,7 @@ def improve(config: DictConfig, name: str, data: Splits) -> None:
         load_tokenizer(entry.start).save_pretrained(entry.folder)
     Path(entry.folder, "README.md").unlink(missing_ok=True)  # peft's empty model card
     write_curve(Path(config.improvement.assets, "curves", f"{name}.csv"), Path("checkpoints", name, "log"))
+    discard_checkpoint(str(Path("checkpoints", name)), name)
     print(f"{name}: best at step {result.step}, validation accuracy {result.accuracy:.1f} %", flush=True)
 
 
@@ -161,13 +162,14 @@ def sweep(config: DictConfig, data: Splits) -> None:
     The recipes use the rate with the best validation accuracy.
     """
     settings = config.improvement.sweep
-    rows = []
+    rows, trained = [], []
     for name, rates in settings.learning_rates.items():
         for rate in rates:
             recipe = OmegaConf.merge(
                 config.improvement.recipes[name], {"schedule": {"learning_rate": rate, "num_steps": settings.num_steps}}
             )
-            _, result = train_policy(shared_settings(config), recipe, settings.start, f"sweep-{name}-{rate:g}", data)
+            trained.append(f"sweep-{name}-{rate:g}")
+            _, result = train_policy(shared_settings(config), recipe, settings.start, trained[-1], data)
             policy = Path(settings.start).name
             rows.append([policy, name, f"{rate:g}", settings.num_steps, result.step, f"{result.accuracy:.2f}"])
             print(*rows[-1], flush=True)
@@ -175,3 +177,5 @@ def sweep(config: DictConfig, data: Splits) -> None:
     path = Path(config.improvement.assets, "sweeps", "improvement.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows, columns=columns).to_csv(path, index=False)
+    for name in trained:
+        discard_checkpoint(str(Path("checkpoints", name)), name)

@@ -167,7 +167,7 @@ def train_candidate(config: DictConfig, name: str, answers: dict[str, list[Answe
     loop.fit(
         reward_model.RewardTraining(model, schedule, process_weight=0.0)
         if name == "classifier"
-        else loop.LanguageModelTraining(model, schedule),
+        else loop.LanguageModelTraining(model, schedule, reward.strong.vocab_size),
         Mixture(examples, dict(recipe.batch), recipe.seed),
         device=config.device,
         folder=config.work_folder,
@@ -177,6 +177,7 @@ def train_candidate(config: DictConfig, name: str, answers: dict[str, list[Answe
     folder = adapter_folder(config, name)
     wrapped.eval().to(torch.float16).save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    loop.discard_checkpoint(config.work_folder, name)
 
 
 def adapter_folder(config: DictConfig, name: str) -> Path:
@@ -193,7 +194,7 @@ def load_candidate(config: DictConfig, name: str) -> RewardModel:
 
 
 def measure(reward: RewardModel, answers: Sequence[Answer], count: int) -> dict[str, float]:
-    """Return the worth of a reward on `count` answers to each of some problems; percent, and AUC in [0, 1].
+    """Return the quality of a reward on `count` answers to each of some problems; percent, and AUC in [0, 1].
 
     `auc_within` compares right with wrong answers to the same problem only, as a search does.
     """

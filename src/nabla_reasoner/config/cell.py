@@ -1,0 +1,144 @@
+"""A cell: the resolved settings of one (policy, task, method, seed)."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from .schema import SPLITS, Count, Device, Folder, Section, Seed, Wandb
+
+# Import path of a class or function of this package: settings must not make other code run.
+OurTarget = Annotated[str, Field(pattern=r"^nabla_reasoner\.[\w.]+$")]
+
+
+class Preparation(Section):
+    """How a model is unpacked on first use: a function of this package, and its keywords."""
+
+    target: OurTarget = Field(alias="_target_")
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the keywords of the function."""
+        return dict(self.model_extra)
+
+
+class Part(Section):
+    """Settings that one file of a group gives; further keys are in `content()`."""
+
+    name: str
+
+    def content(self) -> dict[str, Any]:
+        """Return all settings as they stand in the YAML file, overrides applied."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
+
+
+class ModelSettings(Part):
+    """A model: its folder or hub name, how it is unpacked, and its size in parameters and GB where the file names it.
+
+    `base` is the policy that a trained one began from.
+    """
+
+    path: str
+    prepare: Preparation | None = None
+    parameters: float | None = None
+    download_gb: float | None = None
+    paper: str | None = None
+    base: str | None = None
+
+
+class RewardSettings(ModelSettings):
+    kind: str
+    reference: str | None
+    manifest: dict[str, str] | None = None
+
+
+class TaskSettings(Part):
+    """A task: generated if it has a `dataset`, otherwise read from the file `path` or from the hub."""
+
+    repeats: Count
+    max_new_tokens: Count | None = None
+    dataset: str | None = None
+    path: str | None = None
+    size: Count | None = None
+    suffix: str = ""
+    paper: str | None = None
+
+
+class MethodSettings(Part):
+    """A method: its class, the changes that `budget=true` applies, and its own settings.
+
+    `answers` and `scored` are for `plan`: the number of complete responses decoded per problem, as a sum of products
+    of numbers and names of settings (null: a typical number of the scale), and whether the reward model reads them.
+    """
+
+    target: OurTarget = Field(alias="_target_")
+    budget: dict[str, Any] | None
+    answers: list[list[int | str]] | None
+    scored: bool
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the keywords of the method's class."""
+        return {key: value for key, value in self.content().items() if key not in NOT_KEYWORDS}
+
+
+NOT_KEYWORDS = ("name", "budget", "_target_", "answers", "scored")
+
+
+class RunSettings(Section):
+    """Settings of a run that a user may type, besides the groups."""
+
+    seed: Seed
+    num_problems: Count | None
+    batch_size: Count
+    max_new_tokens: Count
+    split: Literal[SPLITS]
+    device: Device
+    dtype: str
+    threads: Count | None
+    devices: Count
+    num_nodes: Count
+    pool_seeds: Count
+    budget: bool
+    overwrite: bool
+    results_dir: Folder
+    wandb: Wandb
+
+
+class Cell(RunSettings):
+    """What every cell has; methods and models check their own settings when they are built.
+
+    `setting`, `only`, `settings` and `sizes` belong to the ablations; `further` and `grid` name further sweeps;
+    `absent` says why a row of Table 1 has no records; `estimate` holds typical sizes for `plan`.
+    """
+
+    policy: ModelSettings
+    reward: RewardSettings
+    variant: Part
+    task: TaskSettings
+    method: MethodSettings
+    experiment_name: str
+    scale_name: str
+    folder: str
+    records: str
+    estimate: dict[str, float | int]
+    grid: dict[str, Any]
+    absent: dict[str, str] = Field(default={})
+    further: list[str] = Field(default=[])
+    setting: str | None = None
+    only: Any = None
+    settings: dict[str, dict[str, dict[str, Any]]] = Field(default={})
+    sizes: dict[str, list[int]] = Field(default={})
+
+    @model_validator(mode="after")
+    def _check_split(self) -> "Cell":
+        if self.split != "test" and self.task.dataset is None:
+            raise ValueError(
+                f"split={self.split} is for generated tasks only; got task {self.task.name}. Use split=test."
+            )
+        return self
+
+    def changed(self, **values: Any) -> "Cell":
+        """Return the cell with other values, which are not checked again."""
+        return self.model_copy(update=values)
+
+    def content(self) -> dict[str, Any]:
+        """Return all settings as plain values."""
+        return self.model_dump(by_alias=True, exclude_unset=True)

@@ -1,0 +1,117 @@
+"""The record file of a cell: its path, the settings that made it, and how much of it is there."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..config import fingerprint
+from ..config.cell import Cell
+from .records import read_records, record_path
+
+MAX_NAME_BYTES = 230  # of a record file; 255 is the limit of most file systems, and side files have longer names
+# Settings that may change between a run and its resumption: they say where it runs, not what.
+FREE = ("threads", "devices", "num_nodes")
+
+
+def record_file(cell: Cell) -> Path:
+    """Return the path of a cell's records.
+
+    Raises:
+        ValueError: names that make no file name.
+    """
+    folder = Path(cell.records, "budget" if cell.budget else "records")
+    path = record_path(folder, cell.policy.name, cell.task.name, cell.method.name, cell.seed)
+    if len(path.name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(
+            f"names of policy, task and method must have at most {MAX_NAME_BYTES} bytes together; got "
+            f"{len(path.name.encode())} in {path.name[:40]}... Shorten policy.name, task.name or method.name."
+        )
+    return path
+
+
+def settings_file(path: Path) -> Path:
+    """Return the path of the settings that made a record file."""
+    return path.with_suffix(".settings.json")
+
+
+class Stored(NamedTuple):
+    """Numbers of records in a file: all, with a right answer, failed."""
+
+    count: int = 0
+    correct: int = 0
+    failed: int = 0
+
+
+def stored(path: Path) -> Stored:
+    """Count the records of a file; zeros if there is none. An unchanged file is read once.
+
+    Raises:
+        ValueError: a file that cannot be read (see `read_records`).
+    """
+    if not path.exists():
+        return Stored()
+    state = path.stat()
+    return _counted(path, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _counted(path: Path, size: int, changed: int) -> Stored:
+    records = read_records(path)
+    correct, failed = (sum(map(test, records)) for test in (_is_correct, _is_failed))
+    return Stored(len(records), correct, failed)
+
+
+def _is_correct(record: dict[str, Any]) -> bool:
+    return bool(record["correct"])
+
+
+def _is_failed(record: dict[str, Any]) -> bool:
+    return record["status"] == "failed"
+
+
+def check_records(cell: Cell) -> None:
+    """Raise ValueError if the cell has records that other settings made, or that cannot be read.
+
+    More problems than before extend the records; the settings in `FREE` may change.
+    """
+    path = record_file(cell)
+    if not stored(path).count:
+        return
+    old, new = _settings(settings_file(path)), json.loads(json.dumps(fingerprint.fingerprint(cell)))
+    for key in FREE:
+        old.pop(key, None)
+        new.pop(key, None)
+    before, now = old.get("num_problems"), new["num_problems"]
+    if before is not None and (now is None or now > before):
+        old["num_problems"] = now
+    changed = fingerprint.differences(old, new)
+    if changed:
+        raise ValueError(
+            f"{path} was made with other settings ({'; '.join(changed[:4])}{'; ...' if len(changed) > 4 else ''}). "
+            "Resume with the old settings, choose another results_dir=DIR, or pass overwrite=true."
+        )
+
+
+def write_settings(cell: Cell) -> None:
+    """Write the settings that make the cell's records beside them."""
+    text = json.dumps(fingerprint.fingerprint(cell), indent=1) + "\n"
+    settings_file(record_file(cell)).write_text(text, encoding="utf-8")
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Return the settings beside a record file.
+
+    Raises:
+        ValueError: a file that is missing or damaged: nobody knows what made the records.
+    """
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        settings = None
+    if not isinstance(settings, dict) or not settings:
+        raise ValueError(
+            f"{path} is missing or damaged, so the settings of the records beside it are unknown. Choose another "
+            "results_dir=DIR, or pass overwrite=true to run them again."
+        )
+    return settings

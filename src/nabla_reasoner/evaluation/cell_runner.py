@@ -1,0 +1,142 @@
+"""The cells of one command, run one after the other, with progress, time left, failures and tables."""
+
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..config import build
+from ..config.build import BuiltCell
+from ..config.cell import Cell
+from . import prediction
+from .cell_records import Stored, record_file, stored, write_settings
+from .results_folder import UNWRITABLE
+
+# The table is rewritten when a cell ends, at most every TABLE_SECONDS and for at most a tenth of the time.
+TABLE_SECONDS, TABLE_SHARE = 5, 10
+
+
+def run_cell(built: BuiltCell, label: str) -> None:
+    """Solve the problems that the cell has no records of yet, and write their records and settings."""
+    cell = built.cell
+    path = record_file(cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if cell.overwrite:
+        path.unlink(missing_ok=True)
+    write_settings(cell)
+    policy, reward = build.load_models(cell)
+    prediction.run(
+        prediction.Inference(built.method, policy, reward, cell.seed),
+        built.problems,
+        path,
+        policy=cell.policy.name,
+        method=cell.method.name,
+        repeats=cell.task.repeats,
+        label=label,
+        **{key: getattr(cell, key) for key in ("batch_size", "device", "devices", "num_nodes")},
+    )
+
+
+def expected(built: BuiltCell) -> int:
+    """Return the number of records of a complete cell."""
+    return len(built.problems) * built.cell.task.repeats
+
+
+class CellRunner:
+    """Runs the cells of one command, with their progress, failures and tables."""
+
+    def __init__(self, cells: Sequence[Cell], write_tables: Callable[[Sequence[Cell]], None]):
+        self.cells = cells
+        self.write_tables = write_tables
+        self.finished = 0
+        self.broken: list[str] = []
+        self.started = time.monotonic()
+        self.table_due = 0.0
+        self.seconds: dict[str, list[float]] = {}
+
+    def run(self, built: BuiltCell) -> None:
+        """Run one cell, unless it is complete; an error is reported and does not stop the other cells.
+
+        Raises:
+            OSError: results can no longer be written; every further cell would fail too.
+        """
+        cell = built.cell
+        name = cell_name(cell)
+        before = Stored() if cell.overwrite else stored(record_file(cell))
+        if before.count < expected(built):
+            began = time.monotonic()
+            self._run_cell(built, name)
+            share = (stored(record_file(cell)).count - before.count) / expected(built)
+            self.seconds.setdefault(_kind(cell), []).append((time.monotonic() - began) / max(share, 0.01))
+        self.finished += 1
+        if time.monotonic() > self.table_due or self.finished == len(self.cells):
+            self._tabulate()
+        print(f"[{self.finished}/{len(self.cells)}] {name}: {self.result(built)}; {self._clock()}", flush=True)
+
+    def _run_cell(self, built: BuiltCell, name: str) -> None:
+        try:
+            run_cell(built, f"cell {self.finished + 1}/{len(self.cells)} {name}")
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                raise
+            traceback.print_exc()
+            print(f"cell {name} failed: {type(error).__name__}: {error}", file=sys.stderr)
+        self.check_complete(built)
+
+    def check_complete(self, built: BuiltCell) -> None:
+        """Count the cell as broken if records are missing."""
+        missing = expected(built) - stored(record_file(built.cell)).count
+        if missing > 0:
+            self.broken.append(f"{cell_name(built.cell)} ({missing} of {expected(built)} problems)")
+
+    def result(self, built: BuiltCell) -> str:
+        """Return the accuracy so far, and how many problems it rests on."""
+        counts = stored(record_file(built.cell))
+        if not counts.count:
+            return "no records"
+        partial = f" (partial: {expected(built)} wanted)" if counts.count < expected(built) else ""
+        return f"{100 * counts.correct / counts.count:.1f} % of {counts.count}{partial}"
+
+    def _tabulate(self) -> None:
+        """Rewrite the tables; an error there does not stop the cells, from whose records tables can be remade."""
+        began = time.monotonic()
+        try:
+            self.write_tables(self.cells)
+        except Exception as error:
+            self.broken.append("the tables")
+            traceback.print_exc()
+            print(f"the tables could not be written: {type(error).__name__}: {error}", file=sys.stderr)
+        self.table_due = time.monotonic() + max(TABLE_SECONDS, TABLE_SHARE * (time.monotonic() - began))
+
+    def _clock(self) -> str:
+        """Return time elapsed and left: a cell is expected to take the mean time of its method, or of all cells."""
+        elapsed = f"elapsed {_minutes(time.monotonic() - self.started)}"
+        if not self.seconds:
+            return elapsed
+        overall = np.mean([value for values in self.seconds.values() for value in values])
+        remaining = (self.seconds.get(_kind(cell)) for cell in self.cells[self.finished :])
+        left = sum((np.mean(same) if same else overall for same in remaining), start=0.0)
+        return f"{elapsed}, about {_minutes(left)} left"
+
+
+def _kind(cell: Cell) -> str:
+    pool = " (larger pool)" if cell.budget else ""
+    return f"{cell.setting or cell.method.name}{pool}"
+
+
+def cell_name(cell: Cell) -> str:
+    """Return policy, task, method and seed, for messages."""
+    return f"{cell.policy.name} {cell.task.name} {_kind(cell)} seed {cell.seed}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def failures(cells: Sequence[Cell]) -> dict[Path, int]:
+    """Count the failed records of each file that has any."""
+    counts = {path: stored(path).failed for path in map(record_file, cells)}
+    return {path: count for path, count in counts.items() if count}

@@ -1,0 +1,84 @@
+"""A results folder: whether it can be written, and the lock that lets one command at a time write to it."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+LOCK = ".lock"
+# Errors of the file system, not of the program: no space, no right to write, a file or name that is too long.
+UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+    errno.EFBIG,
+)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder if it is missing, and hold its lock while the block runs.
+
+    The lock belongs to the process and ends with it, however it ends. A folder in which nothing was written is removed.
+
+    Raises:
+        ValueError: the folder cannot be written, or another command holds the lock.
+    """
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    descriptor = None
+    try:
+        descriptor = _open_lock(folder)
+        yield
+    finally:
+        if descriptor is not None:
+            if os.listdir(folder) == [LOCK]:
+                (folder / LOCK).unlink()
+            os.close(descriptor)
+        _remove_empty(created)
+
+
+def _open_lock(folder: Path) -> int:
+    """Return a file descriptor that holds the folder's lock; raises as `locked`."""
+    descriptor = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    except OSError as error:
+        holder = "" if descriptor is None else os.pread(descriptor, 100, 0).decode().strip()
+        if descriptor is not None:
+            os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise ValueError(
+                f"another command writes to {folder} (process {holder or 'unknown'}). Wait for its end, or choose "
+                "another results_dir=DIR."
+            ) from error
+        raise ValueError(f"results cannot be written to {folder}: {reason(error)}. Choose results_dir=DIR.") from error
+    return descriptor
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, the deepest first, until one is not empty."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+
+
+def reason(error: OSError) -> str:
+    """Return what the file system said, e.g. "No space left on device"."""
+    return error.strerror or type(error).__name__
+
+
+def written_files(folder: Path) -> list[str]:
+    """Return the names of a folder's files, hidden ones left out."""
+    return sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))

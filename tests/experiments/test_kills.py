@@ -1,0 +1,108 @@
+"""Runs that are killed, signalled or out of space, and what a restart makes of their folders."""
+
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from toy_runs import command, records_below
+
+from nabla_reasoner.__main__ import FAILED, INTERRUPTED, run_process
+
+CONTEXT = multiprocessing.get_context("forkserver")  # every run starts from a process that has imported torch
+CONTEXT.set_forkserver_preload(["nabla_reasoner.experiments.table1", "nabla_reasoner.evaluation.cell_runner"])
+METHODS = "method=greedy,best_of_n,tree_of_thoughts,nabla_reasoner"
+KILLS, FOLDERS = 30, 6
+TABLES = ("table.csv", "table.md", "table.tex", "comparisons.csv")
+
+
+def _run(words: list[str], file_bytes: int | None) -> None:
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 1)
+    os.dup2(sink, 2)
+    if file_bytes is not None:  # stands for a full disk: writing beyond it fails
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    sys.exit(run_process(words))
+
+
+def start(folder: Path, file_bytes: int | None = None) -> multiprocessing.Process:
+    process = CONTEXT.Process(target=_run, args=(command(folder, METHODS), file_bytes))
+    process.start()
+    return process
+
+
+def finish(folder: Path) -> int:
+    process = start(folder)
+    process.join()
+    return process.exitcode
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], float]:
+    """Records of a run that nothing disturbs, and its seconds."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finish(folder / "warm")  # fills the caches of the file system
+    begin = time.monotonic()
+    assert finish(folder / "run") == 0
+    return records_below(folder / "run"), time.monotonic() - begin
+
+
+def assert_restart_completes(folder: Path, records: dict[str, object]) -> None:
+    assert finish(folder) == 0
+    assert records_below(folder) == records
+    for name in TABLES:
+        assert (folder / "tiny" / "table1" / name).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_killed_runs_complete_to_the_records_of_an_undisturbed_run(tmp_path: Path, undisturbed):
+    records, seconds = undisturbed
+    chance = random.Random(0)
+    for number in range(FOLDERS):
+        for _ in range(KILLS // FOLDERS):
+            process = start(tmp_path / str(number))
+            process.join(chance.uniform(0, seconds))
+            process.kill()
+            process.join()
+        assert_restart_completes(tmp_path / str(number), records)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_signalled_run_stops_at_once_and_resumes(tmp_path: Path, undisturbed, name: str):
+    records, _ = undisturbed
+    process = start(tmp_path)
+    while not list(tmp_path.rglob("*.jsonl")):
+        time.sleep(0.01)
+    os.kill(process.pid, getattr(signal, name))
+    process.join(10)
+    assert process.exitcode == INTERRUPTED
+    assert_restart_completes(tmp_path, records)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file_bytes", [1, 3000, 20000])
+def test_run_out_of_space_loses_nothing(tmp_path: Path, undisturbed, file_bytes: int):
+    records, _ = undisturbed
+    process = start(tmp_path, file_bytes)
+    process.join()
+    assert process.exitcode in (FAILED, 2)
+    assert_restart_completes(tmp_path, records)
+
+
+@pytest.mark.slow
+def test_second_process_on_one_folder_is_refused(tmp_path: Path, undisturbed):
+    records, _ = undisturbed
+    first = start(tmp_path)
+    while not list(tmp_path.rglob(".lock")):
+        time.sleep(0.01)
+    assert finish(tmp_path) == 2
+    first.join()
+    assert first.exitcode == 0
+    assert records_below(tmp_path) == records

@@ -1,0 +1,57 @@
+"""Results of every method: independent of batches and order, each random stream used for one purpose."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import toys
+
+from nabla_reasoner import Problem
+from nabla_reasoner.baselines import repeated_sampling, tree_search
+from nabla_reasoner.config.build import build_method
+from nabla_reasoner.config.compose import compose_cells
+from nabla_reasoner.config.schema import choices
+from nabla_reasoner.decoding import state
+from nabla_reasoner.engine.sampling import keyed_uniforms
+
+PROBLEMS = [Problem(f"p{number}", "+".join("7" * (number % 4 + 1)) + "=?", None, "free") for number in range(9)]
+METHODS = [name for name in choices("method") if name != "tpo"]  # its critiques exceed a toy model's context
+
+
+def results(method: str, problems: list[Problem], batch_size: int) -> dict[str, tuple]:
+    """Token ids, outcome counts and decoded tokens by problem."""
+    (cell,) = compose_cells([f"method={method}", "max_new_tokens=8", "scale=tiny"])
+    policy, reward = toys.policy(), toys.reward()
+    solved = {}
+    for start in range(0, len(problems), batch_size):
+        for solution in build_method(cell).solve(problems[start : start + batch_size], policy, reward, seed=3):
+            counts = {key: value for key, value in solution.search.items() if isinstance(value, int | bool)}
+            solved[solution.problem_id] = (solution.token_ids, counts, solution.cost.decode_tokens)
+    return solved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_results_do_not_depend_on_batch_or_order(method: str):
+    whole = results(method, PROBLEMS, 64)
+    assert results(method, PROBLEMS, 7) == whole
+    assert results(method, PROBLEMS, 1) == whole
+    shuffled = [PROBLEMS[index] for index in np.random.default_rng(0).permutation(len(PROBLEMS))]
+    assert results(method, shuffled, 5) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_each_random_stream_serves_one_purpose(method: str, monkeypatch):
+    keys: Counter[tuple] = Counter()
+
+    def noted(seed: int, problem_id: str, repeat: int, stage: str, count: int) -> np.ndarray:
+        keys[seed, problem_id, repeat, stage] += 1
+        return keyed_uniforms(seed, problem_id, repeat, stage, count)
+
+    for module in (repeated_sampling, tree_search, state):
+        monkeypatch.setattr(module, "keyed_uniforms", noted)
+    results(method, PROBLEMS, 64)
+    assert {key: count for key, count in keys.items() if count > 1} == {}
+    streams = {tuple(keyed_uniforms(*key, 4)) for key in keys}
+    assert len(streams) == len(keys)
