@@ -176,6 +176,13 @@ def test_fingerprint_depends_on_split():
     assert fingerprint.differences(*map(fingerprint.fingerprint, cells)) == ["split: None -> validation"]
 
 
+def test_records_made_before_there_were_reward_forms_stay_valid():
+    forms = [["method=nabla_reasoner"], ["method=nabla_reasoner", "method.reward_form=prefix"]]
+    before, after = (fingerprint.fingerprint(compose.compose_cells(form)[0]) for form in forms)
+    assert "reward_form" not in before["method"]
+    assert fingerprint.differences(before, after) == ["method.reward_form: None -> prefix"]
+
+
 def test_task_step_marks_change_tree_search_fingerprints_only():
     for method, expected in (("rap", ["method.step_marks: [';'] -> ['x']"]), ("greedy", [])):
         cells = [compose.compose_cells([f"method={method}", *more])[0] for more in ([], ["task.step_marks=[x]"])]
