@@ -17,7 +17,7 @@ QUESTIONS = ["What is 12 + 34?", "6", "99 + 1?", "Add 5 and 6, then take 7.", "1
 PROBLEMS = [Problem(f"toy/{i}", text, "1", "chain_sum") for i, text in enumerate(QUESTIONS)]
 LIMIT = 8
 GATE = 0.25  # some of the toy policy's positions are more certain
-REWARDS = [("likelihood", False), ("likelihood", True), ("classifier", False)]
+REWARDS = [("likelihood", False), ("likelihood", True), ("classifier", False), ("token_classifier", False)]
 
 
 def hf_logits(model, text: list[int], vocab_size: int) -> torch.Tensor:
@@ -32,14 +32,16 @@ def judge_logits(reward, text: list[int], vocab_size: int) -> torch.Tensor:
 
 def beginning_score(reward, text: list[int]) -> float:
     closed = text + (reward.suffix_ids if text[-1] in reward.eos_ids else [])
-    return reward.model(input_ids=torch.tensor([closed])).logits.item()
+    logits = reward.model(input_ids=torch.tensor([closed])).logits
+    return logits.item() if reward.kind == "classifier" else (logits[0, -1, 1] - logits[0, -1, 0]).item()
 
 
 def predicted_scores(reward, text: list[int], candidates: list[int]) -> list[float]:
     """First-order prediction from the first candidate by autograd through the whole text."""
     closed = [*text, candidates[0], *(reward.suffix_ids if candidates[0] in reward.eos_ids else [])]
     embeddings = reward.embedding[torch.tensor([closed])].clone().requires_grad_()
-    value = reward.model.score(reward.hidden_states(embeddings)[0, -1]).squeeze()
+    scores = reward.model.score(reward.hidden_states(embeddings)[0, -1])
+    value = scores[-1] - scores[0] if len(scores) == 2 else scores[0]
     (slope,) = torch.autograd.grad(value, embeddings)
     moves = reward.embedding[candidates] - reward.embedding[candidates[0]]
     return (value.detach() + moves @ slope[0, len(text)]).tolist()
@@ -92,10 +94,10 @@ def test_guided_tokens_and_cost_equal_plain_passes(kind, reference, scorer):
         changed += tokens != plain.token_ids
         prompt, reward_prompt = len(policy.prompt_ids(problem.messages)), len(reward.prompt_ids(problem.messages))
         assert (solution.cost.decode_tokens, solution.cost.policy_prefill_tokens) == (len(tokens), prompt)
-        expected = read if kind == "classifier" else reward_prompt + len(tokens) - 1
+        expected = read if reward.has_score_head else reward_prompt + len(tokens) - 1
         assert solution.cost.reward_forward_tokens == expected
         backward = solution.cost.reward_backward_tokens
-        assert (backward >= uncertain > 0) if (kind, scorer) == ("classifier", "gradient") else backward == 0
+        assert (backward >= uncertain > 0) if reward.has_score_head and scorer == "gradient" else backward == 0
         flops = policy.parameters * (prompt + len(tokens)) + reward.parameters * (expected + backward)
         assert solution.cost.flops == 2 * flops
         (value,), _ = scoring.rewards(reward, [reward.prompt_ids(problem.messages)], [tokens])

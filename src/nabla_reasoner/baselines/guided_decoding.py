@@ -81,7 +81,7 @@ class GuidedDecoding:
         reward.check_vocabulary(policy)
         prompts = prompts_within_context(problems, policy, self.max_new_tokens)
         reward_prompts = [reward.prompt_ids(problem.messages) for problem in problems]
-        expert = _Judge if reward.kind == "likelihood" else _Classifier
+        expert = _Classifier if reward.has_score_head else _Judge
 
         def run(indices: list[int]) -> list[tuple[list[int], Cost, int]]:
             policy_reader = StepReader(policy, [prompts[i] for i in indices])
