@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ..engine.sampling import Sampling, check_finite
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from .repeated_sampling import check_counts
+from .sample_pool import check_counts
 from .tree import Node, backup, select
 from .tree_search import Draw, ProblemTree, ScoringRequest, StepSettings, TreeSearch
 

@@ -16,7 +16,7 @@ from ..engine.sampling import Sampling
 from ..engine.trajectory import SampleLog, seconds_share
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from .repeated_sampling import KeyedSampler, check_counts
+from .sample_pool import KeyedSampler, check_counts
 
 CRITIQUE = """Two answers were given to one question. A grader preferred the first of them.
 

@@ -18,7 +18,7 @@ from ..engine.sequences import ModelCaches
 from ..engine.trajectory import Sample, SampleLog, is_finished, shared_seconds
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from .repeated_sampling import check_counts
+from .sample_pool import check_counts
 from .tree import Node, distinct, first_step
 
 

@@ -10,6 +10,8 @@ import transformers
 from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 
+from ..baselines.judge_decoding import LIKELIHOOD_METHODS
+from ..baselines.lockstep import check_likelihood
 from ..models.language_models import Policy, RewardModel
 from ..tasks import problems
 from ..types import Method, Problem
@@ -98,14 +100,17 @@ def build_method(cell: Cell) -> Method:
     """Return the cell's method; its constructor checks the settings.
 
     Raises:
-        ValueError: a setting that the method does not have or refuses.
+        ValueError: a setting that the method does not have or refuses, or a kind of reward that it cannot use.
     """
-    method, keywords = get_class(cell.method.target), cell.method.keywords()
+    target, keywords = get_class(cell.method.target), cell.method.keywords()
     try:
-        _check_types(inspect.signature(method), keywords)
-        return method(**keywords)
+        _check_types(inspect.signature(target), keywords)
+        method = target(**keywords)
     except (TypeError, ValueError) as error:
         raise ValueError(f"method {cell.method.name}: {error}") from error
+    if isinstance(method, LIKELIHOOD_METHODS):
+        check_likelihood(cell.method.name, cell.reward.kind, cell.reward.name)
+    return method
 
 
 def _check_types(signature: inspect.Signature, keywords: dict[str, Any]) -> None:

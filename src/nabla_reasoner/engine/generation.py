@@ -90,7 +90,7 @@ def sample(
         slots = shared_slots(prefixes)
         cache = PrefixCache(len(set(slots)))
     texts = {slots[i]: list(prefixes[i]) for i in waiting}
-    hidden, prefilled = _prefill(policy, cache, texts)
+    hidden, prefilled = prefill(policy, cache, texts)
     output_slots = _fork(store, slots, output_slots, waiting)
     queue = [
         _Sequence(
@@ -131,7 +131,7 @@ def _fork(
     return output_slots
 
 
-def _prefill(
+def prefill(
     policy: Policy, cache: TokenCache, texts: dict[int, list[int]]
 ) -> tuple[dict[int, Float[Tensor, " hidden"]], dict[int, int]]:
     """Read the uncached tail of each slot's text; return, by slot, its last hidden state and the number of tokens."""
