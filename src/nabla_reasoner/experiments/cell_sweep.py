@@ -99,9 +99,9 @@ def check(command: Command, sweeps: Sequence[Sweep]) -> list[BuiltCell]:
         if not cell.overwrite:
             check_records(cell)
     if _launcher(command):
-        return built  # the machine that submits jobs may be unable to load the models
+        return built  # the models may lie on other machines only
     for cell, _, problems in _different_models(built):
-        policy, reward = build.load_models(cell)
+        policy, reward = build.outline_models(cell)
         for model in (policy, reward) if cell.method.scored else (policy,):
             lengths = [len(model.prompt_ids(problem.messages)) for problem in problems]
             model.check_length(max(lengths), cell.max_new_tokens)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 import transformers
 
@@ -32,15 +33,7 @@ def load(
             chat template; unknown dtype or device.
     """
     name, device = str(name_or_path), str(device)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"device {device!r} needs an NVIDIA GPU and a CUDA build of torch; neither was found. Use device=cpu."
-        )
-    if (name.startswith((".", "/", "~")) or name.count("/") != 1) and not Path(name, "config.json").is_file():
-        raise ValueError(f"a model must be a hub name or a folder with a config.json; got {name!r}. Check the path.")
-    check_sizes(Path(name), name)
+    _check_request(name, device, dtype)
     tokenizer = load_tokenizer(name)
     try:
         with _without_notices():
@@ -60,6 +53,42 @@ def load(
         _replace_norms(model, name)
     _check_finite(name, model)
     return model.eval().requires_grad_(False), tokenizer
+
+
+def outline(
+    auto: type, name_or_path: str | Path, device: str, dtype: str
+) -> tuple[torch.nn.Module, transformers.PreTrainedTokenizerBase]:
+    """Return a model without weights (on torch's meta device) and its tokenizer, for what needs no weights.
+
+    Raises:
+        ValueError: missing folder, weight files that are damaged or of other sizes than the configuration says, an
+            architecture that cannot be built, no chat template, unknown dtype or device.
+    """
+    name = str(name_or_path)
+    _check_request(name, device, dtype)
+    tokenizer = load_tokenizer(name)
+    try:
+        for file in sorted(Path(name).glob("*.safetensors")):
+            with safetensors.safe_open(file, "pt"):  # reads the header: a file that was cut is refused
+                pass
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        with torch.device("meta"), _without_notices():
+            return auto.from_config(config, trust_remote_code=False), tokenizer
+    except Exception as error:  # configurations raise types of their own
+        raise ValueError(_reading_error(name, error)) from error
+
+
+def _check_request(name: str, device: str, dtype: str) -> None:
+    """Raise ValueError on an unknown dtype or device, or a folder without config.json or with damaged files."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {device!r} needs an NVIDIA GPU and a CUDA build of torch; neither was found. Use device=cpu."
+        )
+    if (name.startswith((".", "/", "~")) or name.count("/") != 1) and not Path(name, "config.json").is_file():
+        raise ValueError(f"a model must be a hub name or a folder with a config.json; got {name!r}. Check the path.")
+    check_sizes(Path(name), name)
 
 
 @contextmanager
