@@ -61,11 +61,14 @@ def _run(target: Target, arguments: Sequence[str]) -> int:
 
     from hydra.utils import get_method
 
-    from .experiments import keep
-
     command = Command(target, tuple(overrides), argument)
-    keep.check(command)
     try:
+        if not target.keeps and not any(word.startswith("keep=") for word in overrides):
+            return get_method(target.run)(command, settings)
+
+        from .experiments import keep  # needs torch, as every target with rows to keep does
+
+        keep.check(command)
         return keep.finish(command, get_method(target.run)(command, settings))
     except Refused as refusal:
         raise ValueError(str(refusal)) from refusal

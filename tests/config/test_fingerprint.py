@@ -72,7 +72,7 @@ def test_each_file_is_read_once(tmp_path, monkeypatch):
 def test_reference_model_is_part_of_the_fingerprint(tmp_path):
     (cell,) = compose.compose_cells(["policy=tiny-base", "task=products", "method=greedy"])
     reference = Path(shutil.copytree(ASSETS / "policies" / "tiny-base", tmp_path / "reference"))
-    cell["reward"]["reference"] = str(reference)
+    cell = cell.changed(reward=cell.reward.model_copy(update={"reference": str(reference)}))
     before = fingerprint.fingerprint(cell)
     flip_byte(reference / "model.safetensors", 2**20)
     changed = fingerprint.differences(before, fingerprint.fingerprint(cell))

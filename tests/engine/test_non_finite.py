@@ -126,13 +126,13 @@ def test_every_problem_fails_with_the_reason(method):
 def test_only_the_problem_concerned_fails(monkeypatch):
     policy = toys.policy("llama")
     bad = policy.prompt_ids(PROBLEMS[1].messages)
-    plain = generation._prefill
+    plain = generation.prefill
 
     def spoil(model, cache, texts):
         hidden, lengths = plain(model, cache, texts)
         return {slot: state * (math.nan if texts[slot] == bad else 1) for slot, state in hidden.items()}, lengths
 
-    monkeypatch.setattr(generation, "_prefill", spoil)
+    monkeypatch.setattr(generation, "prefill", spoil)
     (chunk,) = chunks(PROBLEMS, 1, 8)
     solutions = Inference(Greedy(max_new_tokens=6), policy, toys.reward(), seed=0).predict_step(chunk)
     assert [bool(solution.error) for solution in solutions] == [False, True, False]

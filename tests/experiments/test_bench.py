@@ -115,7 +115,7 @@ def test_every_case_runs_at_smallest_size(tmp_path):
         ("repeats=0", "repeats must be a whole number >= 1"),
         ("growth_lengths=[32,16]", "growth_lengths must ascend"),
         ("policies=[nobody]", "tiny-base, tiny-base-grpo"),
-        ("cases=[dto_memory", "Use key=value"),
+        ("cases=[dto_memory", "quote it"),
         ("dto_memory", "key=value"),
     ],
 )

@@ -11,7 +11,7 @@ from ..cost import Cost
 from ..engine import generation, scoring
 from ..engine.decoding_cache import DecodingCache
 from ..engine.kv_cache import PrefixCache
-from ..engine.numerics import at_least_float32
+from ..engine.numerics import NonFiniteError, at_least_float32
 from ..engine.trajectory import SampleLog
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
@@ -35,18 +35,24 @@ class StepReader:
         self.cache.admit(rows, store, rows)
 
     def logits(self) -> Float[Tensor, "rows vocab"]:
-        """Return the next-token logits of each row, in at least float32."""
-        return at_least_float32(self.model.logits(self.hidden))
+        """Return the next-token logits of each row, in at least float32.
+
+        Raises:
+            NonFiniteError: NaN or infinite logits in some row.
+        """
+        logits = at_least_float32(self.model.logits(self.hidden))
+        if not torch.isfinite(logits).all():
+            raise NonFiniteError(f"logits of {self.model.name} after {max(self.cache.lengths)} tokens")
+        return logits
 
     def read(self, tokens: Int[Tensor, " rows"]) -> None:
         """Read one more token in every row."""
-        position, mask = self.cache.open_column()
-        self.hidden = self.model.hidden_states(
-            self.model.embedding[tokens[:, None]],
-            past_key_values=self.cache,
-            attention_mask=mask,
-            position_ids=position,
-        )[:, -1]
+        positions, columns = self.cache.open_column()
+        context = {"attention_mask": None, "position_ids": positions}
+        if columns is not None:
+            context = self.model.attention_inputs(columns, positions)
+        embeddings = self.model.embedding[tokens[:, None]]
+        self.hidden = self.model.hidden_states(embeddings, past_key_values=self.cache, **context)[:, -1]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Remove all rows but these."""
