@@ -39,7 +39,7 @@ DRAWING = (
 
 def results(method: str, problems: list[Problem], batch_size: int) -> dict[str, tuple]:
     """Token ids, outcome counts and decoded tokens by problem."""
-    (cell,) = compose_cells([f"method={method}", "max_new_tokens=8", "scale=tiny"])
+    (cell,) = compose_cells([f"method={method}", "max_new_tokens=6", "scale=tiny"])
     policy, reward = toys.policy(), toys.reward()
     solved = {}
     for start in range(0, len(problems), batch_size):

@@ -86,6 +86,7 @@ def test_scale_sets_models_and_command_line_overrides_grid():
     assert {(cell.seed, cell.num_problems, cell.task.name) for cell in cells} == {(5, 7, "products")}
 
 
+@pytest.mark.slow
 def test_methods_with_larger_pools_get_second_sweep():
     main, pools = compose_sweeps("table1", ["policy=tiny-base", "task=chain_sum", "seed=0"])
     cells, pooled = main.cells, pools.cells

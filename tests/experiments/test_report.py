@@ -87,6 +87,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
+@pytest.mark.slow
 def test_page_loads_nothing_and_names_missing_targets(results: Path, capsys):
     assert main(["report", f"results_dir={results}"]) == 0
     text = (results / "tiny/report/report.html").read_text(encoding="utf-8")
@@ -308,6 +309,7 @@ def test_failed_publishing_gives_reason_and_keeps_files(
     assert not server.reports
 
 
+@pytest.mark.slow
 def test_nothing_is_published_unless_requested(results: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setattr(wandb_report, "publish", None)

@@ -43,6 +43,7 @@ def test_a_table_without_results_is_refused():
         accuracy_against_flops(TABLE.assign(accuracy=float("nan")))
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_bytes_on_every_run(tmp_path):
     for name in ("a", "b"):
         figures.save(accuracy_against_flops(TABLE), tmp_path, name)
