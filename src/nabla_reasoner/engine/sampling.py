@@ -78,6 +78,28 @@ def draw(
     """Sample one token per row by inverting the cumulative distribution at `uniform` (in [0, 1))."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
+    ids = _candidates(logits, sampling.top_k)
+    if ids is not None:
+        return ids.gather(-1, _invert(logits.gather(-1, ids), uniform, sampling)[:, None])[:, 0]
+    return _invert(logits, uniform, sampling)
+
+
+def _candidates(logits: Float[Tensor, "batch vocab"], top_k: int) -> Int[Tensor, "batch candidates"] | None:
+    """Return the ids of the top_k tokens of each row, ascending; None if all tokens count or the k-th place is tied.
+
+    At a vocabulary of 150,000 the rest of a draw then costs a twentieth.
+    """
+    if not 0 < top_k < logits.shape[-1]:
+        return None
+    values, ids = logits.topk(top_k, -1)
+    if ((logits >= values[:, -1:]).sum(-1) != top_k).any():
+        return None
+    return ids.sort(-1).values
+
+
+def _invert(
+    logits: Float[Tensor, "batch vocab"], uniform: Float[Tensor, " batch"], sampling: Sampling
+) -> Int[Tensor, " batch"]:
     cumulative = filtered_probabilities(logits.double(), sampling).cumsum(-1)
     # scaled by the total mass, which rounding can leave below 1 and below a uniform number
     threshold = uniform[:, None].double() * cumulative[:, -1:]
