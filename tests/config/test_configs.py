@@ -86,6 +86,7 @@ def test_scale_sets_models_and_command_line_overrides_grid():
     assert {(cell.seed, cell.num_problems, cell.task.name) for cell in cells} == {(5, 7, "products")}
 
 
+@pytest.mark.slow
 def test_methods_with_larger_pools_get_second_sweep():
     main, pools = compose_sweeps("table1", ["policy=tiny-base", "task=chain_sum", "seed=0"])
     cells, pooled = main.cells, pools.cells
@@ -129,12 +130,19 @@ def test_every_choice_of_every_group_composes():
             assert getattr(cell, group).name == name
 
 
-@pytest.mark.parametrize("method", sorted(METHODS | {"tpo"}))
+@pytest.mark.parametrize("method", choices("method"))
 def test_every_method_file_names_all_class_settings(method: str):
     cell = compose.compose_cells([f"method={method}"])[0]
     build.build_method(cell)
     signature = inspect.signature(get_class(cell.method.target))
     assert set(cell.method.keywords()) == set(signature.parameters)
+
+
+@pytest.mark.parametrize("method", ["judge_greedy", "logit_mixture"])
+def test_method_decoding_from_judge_refuses_classifier(method: str):
+    cell = compose.compose_cells([f"method={method}", "reward=classifier"])[0]
+    with pytest.raises(ValueError, match=f"{method} needs a likelihood reward.*'classifier'"):
+        build.build_method(cell)
 
 
 def test_generated_tasks_equal_training_tasks_of_shipped_models():
@@ -167,6 +175,13 @@ def test_validation_problems_equal_held_out_ones():
 def test_fingerprint_depends_on_split():
     cells = [compose.compose_cells([f"split={split}"])[0] for split in SPLITS]
     assert fingerprint.differences(*map(fingerprint.fingerprint, cells)) == ["split: None -> validation"]
+
+
+def test_records_made_before_there_were_reward_forms_stay_valid():
+    forms = [["method=nabla_reasoner"], ["method=nabla_reasoner", "method.reward_form=prefix"]]
+    before, after = (fingerprint.fingerprint(compose.compose_cells(form)[0]) for form in forms)
+    assert "reward_form" not in before["method"]
+    assert fingerprint.differences(before, after) == ["method.reward_form: None -> prefix"]
 
 
 def test_task_step_marks_change_tree_search_fingerprints_only():

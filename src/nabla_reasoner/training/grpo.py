@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from ..engine.sampling import Sampling, keyed_uniforms
+from ..engine.sampling import Sampling, check_finite, keyed_uniforms
 from ..evaluation.accuracy import sample_responses
 from ..types import Problem
 from . import losses
@@ -45,6 +45,7 @@ class GroupSampling(NamedTuple):
 
     def check(self) -> "GroupSampling":
         """Raise ValueError on a value out of range; return itself."""
+        check_finite(self._asdict())
         if self.group_size < 2:
             raise ValueError(f"group_size must be >= 2; got {self.group_size}. It compares answers to a prompt.")
         if self.temperature <= 0:
@@ -169,7 +170,8 @@ class GroupRelativeTraining(PolicyTraining):
     def log_probabilities(self, model: torch.nn.Module, blocks: Sequence[Padded]) -> Float[Tensor, "responses seq"]:
         """Return log π of every response token, in nats, with the rows of all blocks concatenated."""
         width = max(block.ids.shape[1] for block in blocks)
-        parts = [losses.response_log_probabilities(model, block, self.sampling.temperature) for block in blocks]
+        vocab_size, temperature = self.policy.vocab_size, self.sampling.temperature
+        parts = [losses.response_log_probabilities(model, block, vocab_size, temperature) for block in blocks]
         return torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
     def _check_rewards(self, rewards: Float[Tensor, "groups samples"]) -> None:

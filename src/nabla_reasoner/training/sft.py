@@ -77,4 +77,4 @@ class SupervisedTraining(PolicyTraining):
 
     def loss(self, batch: list[Padded]) -> Float[Tensor, ""]:
         self.count_tokens(batch, UPDATE)
-        return next_token_loss(self.model, batch)
+        return next_token_loss(self.model, batch, self.policy.vocab_size)
