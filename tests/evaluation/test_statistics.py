@@ -8,8 +8,13 @@ import pytest
 import scipy.stats
 
 from nabla_reasoner.evaluation import statistics
-from nabla_reasoner.evaluation.statistics import accuracy_interval, cut_at_cost, paired_difference, sign_flip_p_value
-from nabla_reasoner.reporting.ablations import holm
+from nabla_reasoner.evaluation.statistics import (
+    accuracy_interval,
+    cut_at_cost,
+    holm,
+    paired_difference,
+    sign_flip_p_value,
+)
 
 
 def draws(seed: int, problems: int, repeats: int, strength: float = 1.0) -> np.ndarray:

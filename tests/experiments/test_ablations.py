@@ -12,6 +12,7 @@ from nabla_reasoner.__main__ import WRONG, main
 from nabla_reasoner.config import build, compose, fingerprint
 from nabla_reasoner.config.sweeps import compose_sweeps
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
+from nabla_reasoner.evaluation import statistics
 from nabla_reasoner.evaluation.records import read_records
 from nabla_reasoner.experiments import right_token
 from nabla_reasoner.reporting import ablation_runs, ablations
@@ -115,9 +116,9 @@ def test_run_cut_afterwards_equals_run_with_limit(tmp_path: Path):
 
 
 def test_holm_matches_hand_computed_values():
-    assert ablations.holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
-    assert ablations.holm([0.6, 0.7]) == [1.0, 1.0]
-    assert ablations.holm([]) == []
+    assert statistics.holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert statistics.holm([0.6, 0.7]) == [1.0, 1.0]
+    assert statistics.holm([]) == []
 
 
 def test_verdict_uses_adjusted_p_value():

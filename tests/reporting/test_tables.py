@@ -17,6 +17,7 @@ import yaml
 from toy_runs import ladder
 
 from nabla_reasoner.cost import Cost
+from nabla_reasoner.evaluation.outcomes import load_outcomes
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
 from nabla_reasoner.experiments.table1 import write_table
 from nabla_reasoner.reporting import accuracy_table, comparisons, paper_numbers, tables
@@ -26,9 +27,11 @@ REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "paper_reference.ya
 METHODS = ("greedy", "best_of_n", "nabla_without_gradient", "nabla_reasoner", "nabla_reasoner_multipass")
 DOCUMENTED = (
     "policy,task,method,accuracy,ci_low,ci_high,num_problems,num_seeds,num_failed,model_calls,decode_tokens,flops,"
-    "seconds,paper_value,paper_source,status"
+    "seconds,paper_value,paper_source,status,valid_steps"
 )
-DOCUMENTED_COMPARISONS = "policy,task,method,baseline,matched_on,difference,ci_low,ci_high,p_value,num_problems,verdict"
+DOCUMENTED_COMPARISONS = (
+    "policy,task,method,baseline,matched_on,difference,ci_low,ci_high,p_value,num_problems,verdict,note,p_adjusted"
+)
 
 
 def grid(methods=METHODS, seeds=(0, 1), policy="tiny-base", task="chain_sum") -> list[dict]:
@@ -366,3 +369,28 @@ def test_20000_records_become_tables_in_half_a_minute_and_a_gigabyte(tmp_path):
     assert seconds < 30
     assert kilobytes < 2**20
     assert len(read(tmp_path / "table.csv")) == 20
+
+
+def test_verdicts_hold_after_holms_adjustment():
+    def family(*p_values):
+        rows = [{"p_value": p, "p_adjusted": None, "verdict": "better"} for p in p_values]
+        comparisons._adjust(rows)
+        return [(round(row["p_adjusted"], 12), row["verdict"]) for row in rows]
+
+    none = "no difference shown"
+    assert family(0.01, 0.04) == [(0.02, "better"), (0.04, "better")]
+    assert family(0.04, 0.2, 0.03) == [(0.09, none), (0.2, none), (0.09, none)]
+
+
+def test_table_says_how_many_right_answers_have_true_steps(tmp_path):
+    folder = tmp_path / "records"
+    responses = ["1+1=2;2+2=4", "1+1=3;3+1=4", "1+1=3", "2+2=4"]
+    for index, response in enumerate(responses):
+        record = failed_record(
+            Problem(f"p{index}", "q", "4", "chain_sum"), "-", policy="a", method="greedy", seed=0, repeat=0
+        )
+        record |= {"correct": response.endswith("=4"), "status": "ok", "error": None, "response": response}
+        append_records(record_path(folder, "a", "chain_sum", "greedy", 0), [record])
+    (row,) = accuracy_table.table_rows(load_outcomes(folder), grid(["greedy"], (0,), "a"), [])
+    assert row["accuracy"] == 75
+    assert row["valid_steps"] == pytest.approx(200 / 3)

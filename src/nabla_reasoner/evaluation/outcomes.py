@@ -15,6 +15,7 @@ import yaml
 from jaxtyping import Float
 
 from ..config.schema import CONFIGS
+from ..tasks.written_steps import steps_are_true
 from . import record_files
 from .provenance import mixed_versions
 from .record_files import Cells, RecordFile, StoredCell, stored_cells
@@ -67,6 +68,7 @@ class Outcome(NamedTuple):
         reward: of the response; None for a failure or a method without rewards.
         samples: in the order they were drawn; empty for methods that keep none.
         proposed, rejected: candidates after the first, and those not better than the best before; None if not counted.
+        true_steps: whether every written step of the response is true; None for tasks without written steps.
     """
 
     key: RunKey
@@ -78,6 +80,7 @@ class Outcome(NamedTuple):
     samples: list[Sample]
     proposed: int | None
     rejected: int | None
+    true_steps: bool | None
 
 
 Outcomes = Mapping[CellKey, list[Outcome]]
@@ -177,6 +180,7 @@ def outcome_of(record: Mapping[str, Any]) -> Outcome:
         samples=[Sample(sample.get("reward"), bool(sample["correct"])) for sample in search.get("samples", [])],
         proposed=search.get("proposed"),
         rejected=search.get("rejected"),
+        true_steps=steps_are_true(record.get("task", ""), record.get("response", "")),
     )
 
 

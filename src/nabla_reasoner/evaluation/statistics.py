@@ -16,6 +16,7 @@ import scipy.stats
 from jaxtyping import Bool, Float, Int, Shaped
 
 LEVEL = 0.95
+NO_DIFFERENCE = "no difference shown"
 RESAMPLES = 10_000
 SEED = 0
 
@@ -89,7 +90,7 @@ def paired_difference(a: Shaped[np.ndarray, "problem repeat"], b: Shaped[np.ndar
     differences = sums / a.shape[1]
     low, high = _interval(differences, -1.0)
     p_value = sign_flip_p_value(sums)
-    verdict = "no difference shown"
+    verdict = NO_DIFFERENCE
     if p_value < 1 - LEVEL and (low > 0 or high < 0):
         verdict = "better" if low > 0 else "worse"
     return Difference(100 * float(differences.mean()), 100 * low, 100 * high, p_value, verdict)
@@ -231,3 +232,13 @@ def cut_at_cost(
     correct = np.zeros(len(trajectories), dtype=bool)
     correct[[bool(steps) for steps in trajectories]] = [bool(step[-1]) for step in reached(size)]
     return correct, size, mean_cost(size)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted by Holm's step-down method, which bounds the chance of any false rejection."""
+    order = np.argsort(p_values, kind="stable")
+    factors = len(p_values) - np.arange(len(p_values))
+    stepped = np.minimum(np.maximum.accumulate(np.asarray(p_values)[order] * factors), 1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = stepped
+    return adjusted.tolist()

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ..config.cell import Cell
 from ..evaluation.outcomes import Row, RunKey, correct_array, paired_keys
-from ..evaluation.statistics import LEVEL, accuracy_interval, paired_difference
+from ..evaluation.statistics import LEVEL, NO_DIFFERENCE, accuracy_interval, holm, paired_difference
 from .ablation_runs import Attempt, Runs, SettingRuns, stopped
 from .figures import legend_below, log_ticks
 
@@ -217,16 +217,6 @@ def _mean_cost(runs: Mapping[RunKey, Attempt], keys: Sequence[RunKey], name: str
     return float(np.mean([runs[key].outcome.cost[name] for key in keys]))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted by Holm's step-down method, which bounds the chance of any false rejection."""
-    order = np.argsort(p_values, kind="stable")
-    factors = len(p_values) - np.arange(len(p_values))
-    stepped = np.minimum(np.maximum.accumulate(np.asarray(p_values)[order] * factors), 1)
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = stepped
-    return adjusted.tolist()
-
-
 def with_verdicts(family: list[Row]) -> list[Row]:
     """Add adjusted p-values and verdicts to the rows of one policy and task; the first, the default, gets none."""
     for name in ("difference", "difference_low", "difference_high", "p_value", "same_response"):
@@ -235,7 +225,7 @@ def with_verdicts(family: list[Row]) -> list[Row]:
     for row, p in zip(compared, holm([row["p_value"] for row in compared]), strict=True):
         excluded = row["difference_low"] > 0 or row["difference_high"] < 0
         verdict = "better" if row["difference"] > 0 else "worse"
-        row |= {"p_holm": p, "verdict": verdict if excluded and p < 1 - LEVEL else "no difference shown"}
+        row |= {"p_holm": p, "verdict": verdict if excluded and p < 1 - LEVEL else NO_DIFFERENCE}
     return family
 
 

@@ -17,7 +17,7 @@ from .paper_numbers import paper_value
 COSTS = ("model_calls", "decode_tokens", "flops", "seconds")
 COLUMNS = (
     "policy task method accuracy ci_low ci_high num_problems num_seeds num_failed model_calls decode_tokens flops "
-    "seconds paper_value paper_source status"
+    "seconds paper_value paper_source status valid_steps"
 ).split()
 
 
@@ -62,6 +62,9 @@ def _table_row(row: Row, outcomes: list[Outcome], expected: int, paper: Sequence
         "num_failed": len(outcomes) - len(solved),
         "status": completeness(len(outcomes), expected),
     }
+    right = [outcome.true_steps for outcome in outcomes if outcome.correct]
+    if right and None not in right:
+        result["valid_steps"] = 100 * float(np.mean(right))
     if solved:
         result |= {name: float(np.mean([outcome.cost[name] for outcome in solved])) for name in COSTS}
     return result
@@ -73,6 +76,7 @@ HEADER = (
     "method",
     "accuracy, %",
     "95 % interval",
+    "true steps, %",
     "paper, %",
     "model calls",
     "decoded",
@@ -84,7 +88,8 @@ HEADER = (
 )
 NOTE = (
     "Accuracy: failed problems count as wrong; interval over problems (bootstrap, repeats and seeds clustered). Model "
-    "calls, decoded tokens, FLOPs and seconds: means per problem. Paper: reported in arXiv 2603.04948, never ours; "
+    "calls, decoded tokens, FLOPs and seconds: means per problem. True steps: share of the right answers all of whose "
+    "written steps are true by arithmetic. Paper: reported in arXiv 2603.04948, never ours; "
     "? unknown, - not in the paper."
 )
 
@@ -96,8 +101,9 @@ def format_row(row: Row, sources: list[str]) -> list[str]:
         paper = f"{row['paper_value']:.1f} [{sources.index(row['paper_source']) + 1}]"
     names = [row["policy"], row["task"], row["method"]]
     if row["accuracy"] is None:
-        return [*names, "", "", paper, *[""] * 6, row["status"]]
+        return [*names, "", "", "", paper, *[""] * 6, row["status"]]
     costs = ["" if row[name] is None else f"{row[name]:.3g}" for name in COSTS]
     interval = f"{row['ci_low']:.1f} to {row['ci_high']:.1f}"
     counts = [f"{row['num_failed']:.0f}", f"{row['num_problems']:.0f} x {row['num_seeds']:.0f}"]
-    return [*names, f"{row['accuracy']:.1f}", interval, paper, *costs, *counts, row["status"]]
+    steps = "" if row["valid_steps"] is None else f"{row['valid_steps']:.1f}"
+    return [*names, f"{row['accuracy']:.1f}", interval, steps, paper, *costs, *counts, row["status"]]

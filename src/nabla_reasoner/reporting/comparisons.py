@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..evaluation.outcomes import Outcome, Outcomes, Row, Step, correct_array, paired_keys, row_outcomes
-from ..evaluation.statistics import cut_at_cost, paired_difference
+from ..evaluation.statistics import LEVEL, NO_DIFFERENCE, cut_at_cost, holm, paired_difference
 from .method_names import NABLA, base_name
 
 MATCHED_ON = Step._fields[:-1]  # rollouts, model_calls, flops, seconds
 COMPARISON_COLUMNS = (
-    "policy task method baseline matched_on difference ci_low ci_high p_value num_problems verdict note".split()
+    *("policy", "task", "method", "baseline", "matched_on", "difference", "ci_low", "ci_high", "p_value"),
+    *("num_problems", "verdict", "note", "p_adjusted"),
 )
 
 
@@ -20,6 +21,9 @@ def comparison_rows(records: Outcomes, pools: Outcomes, grid: Sequence[Row]) -> 
     Matched on rollouts: the records as they are. Matched on a cost: the baseline is cut at the smallest number of
     rollouts whose mean cost is at least ∇-Reasoner's, so that it never gets less. It is taken from its larger pool if
     there is one, otherwise from its records. The `note` says at what size it was cut, or that its largest costs less.
+
+    p-values are adjusted by Holm's method over all comparisons of one method matched on one quantity. A verdict needs
+    an interval that excludes zero and an adjusted p-value below the level.
 
     Args:
         records: outcomes of the experiment's records.
@@ -41,14 +45,25 @@ def comparison_rows(records: Outcomes, pools: Outcomes, grid: Sequence[Row]) -> 
                 names = {"policy": row["policy"], "task": row["task"], "method": row["method"]}
                 names |= {"baseline": other["method"], "matched_on": matched_on}
                 rows.append(names | _compare(ours, plain if matched_on == "rollouts" else pool, matched_on))
+    for method, matched_on in dict.fromkeys((row["method"], row["matched_on"]) for row in rows):
+        family = [row for row in rows if (row["method"], row["matched_on"]) == (method, matched_on)]
+        _adjust([row for row in family if row["p_value"] is not None])
     return rows
+
+
+def _adjust(family: Sequence[Row]) -> None:
+    """Set the adjusted p-values of comparisons made together, and take back verdicts that they do not support."""
+    for row, p_value in zip(family, holm([row["p_value"] for row in family]), strict=True):
+        row["p_adjusted"] = p_value
+        if p_value >= 1 - LEVEL:
+            row["verdict"] = NO_DIFFERENCE
 
 
 def _compare(ours: list[Outcome], baseline: list[Outcome], matched_on: str) -> Row:
     mine, theirs = ({outcome.key: outcome for outcome in outcomes} for outcomes in (ours, baseline))
     keys = paired_keys(mine, theirs)
     if not keys:
-        nothing = dict.fromkeys(("difference", "ci_low", "ci_high", "p_value"))
+        nothing = dict.fromkeys(("difference", "ci_low", "ci_high", "p_value", "p_adjusted"))
         same_ids = {key._replace(answer=None) for key in mine} & {key._replace(answer=None) for key in theirs}
         note = "the problems of one id have different answers" if same_ids else ""
         return nothing | {"num_problems": 0, "verdict": "not run", "note": note}
@@ -83,7 +98,7 @@ def format_comparisons(rows: Sequence[Row]) -> list[list[str]]:
     pairs: dict[tuple, dict[str, str]] = {}
     for row in rows:
         if row["verdict"] != "not run":
-            text = f"{row['difference']:+.1f} [{row['ci_low']:+.1f}, {row['ci_high']:+.1f}] p={row['p_value']:.2g} "
+            text = f"{row['difference']:+.1f} [{row['ci_low']:+.1f}, {row['ci_high']:+.1f}] p={row['p_adjusted']:.2g} "
             less = " (baseline spent less)" if "largest" in row["note"] else ""
             key = tuple(row[name] for name in COMPARED[:4])
             pairs.setdefault(key, {})[row["matched_on"]] = text + row["verdict"] + less

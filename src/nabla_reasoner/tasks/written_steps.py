@@ -1,0 +1,28 @@
+"""Written steps of a response: equations whose truth is decided by arithmetic."""
+
+import re
+
+EQUATION = re.compile(r"(?<![\d.])(-?\d+(?:\s*[-+*]\s*-?\d+)+)\s*=\s*(-?\d+)(?![\d.])")
+TASKS = ("chain_sum", "leg_counting", "products")
+
+
+def steps_are_true(task: str, response: str) -> bool | None:
+    """Return whether every equation "a+b=c" that a response writes is true; None for tasks without written steps.
+
+    A response without an equation has no false one.
+    """
+    if task not in TASKS:
+        return None
+    return all(_value(left) == int(right) for left, right in EQUATION.findall(response.replace("−", "-")))
+
+
+def _value(expression: str) -> int:
+    """Return the value of integers joined by +, - and *, products first."""
+    compact = re.sub(r"\s", "", expression)
+    total = 0
+    for sign, product in re.findall(r"(^|[-+])((?:-?\d+)(?:\*-?\d+)*)", compact):
+        value = 1
+        for factor in product.split("*"):
+            value *= int(factor)
+        total += -value if sign == "-" else value
+    return total
