@@ -2,7 +2,8 @@
 
 A policy: greedy accuracy, accuracy of one sample, and of any of 8. A reward, for each policy and task: Best-of-8, share
 of the gap between one sample and any of 8 that it closes, AUC and calibration on the policy's own samples, and how
-often the worked solution outranks answers to other problems (far-away answers).
+often the worked solution outranks answers to other problems (far-away answers). The token AUC is that of the rewards
+of the responses' beginnings, at every token, against the verdict on the whole response.
 """
 
 import csv
@@ -20,9 +21,11 @@ from scipy import special, stats
 from ...engine import scoring
 from ...engine.sampling import Sampling, keyed_uniforms
 from ...evaluation.accuracy import grades, greedy_accuracy, sample_responses
+from ...evaluation.token_values import prefix_rewards
 from ...models.language_models import Policy, RewardModel
 from ...types import Problem
 from ..data import solution_ids
+from .verifiers import checkpoint_folders
 
 NUM_PROBLEMS = 300  # validation problems of each task
 NUM_SAMPLES = 8
@@ -36,14 +39,15 @@ def write(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> None
     """Measure all models in the assets folder and write its manifest."""
     folder = Path(config.folder)
     validation = {task: parts["validation"][:NUM_PROBLEMS] for task, parts in data.items()}
+    recipes = shipped_models(config)
     rewards = {
-        name: RewardModel.from_pretrained(str(folder / config.models[name].folder), kind=name.partition("-")[0])
-        for name in config.models
-        if name.startswith(("likelihood", "classifier"))
+        name: RewardModel.from_pretrained(str(folder / recipe.folder), kind=reward_kind(name))
+        for name, recipe in recipes.items()
+        if recipe.folder.startswith("rewards/")
     }
     weak_folder = str(folder / config.models[WEAK_LIKELIHOOD].folder)
     rewards["likelihood-weak"] = RewardModel.from_pretrained(weak_folder, "likelihood")
-    entries = {name: describe(folder, folder / recipe.folder, recipe) for name, recipe in config.models.items()}
+    entries = {name: describe(folder, folder / recipe.folder, recipe) for name, recipe in recipes.items()}
     entries |= {name: describe(folder, Path(recipe.folder), recipe) for name, recipe in config.improved.items()}
     for name, reward in rewards.items():
         if reward.strong is not None:
@@ -66,6 +70,21 @@ def write(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> None
         "sweeps": {path.stem: read_sweep(path) for path in sorted((folder / "sweeps").glob("*.csv"))},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+
+
+def shipped_models(config: DictConfig) -> dict[str, DictConfig]:
+    """Return the recipe of every pretrained model by name; the earlier checkpoints of a verifier are models too."""
+    recipes = {}
+    for name, recipe in config.models.items():
+        recipes[name] = recipe
+        for step, folder in checkpoint_folders(recipe).items() if "labels" in recipe else ():
+            recipes[f"{name}-{step}"] = OmegaConf.merge(recipe, {"folder": folder})
+    return recipes
+
+
+def reward_kind(name: str) -> str:
+    """Return the kind of a shipped reward model."""
+    return "likelihood" if name.startswith("likelihood") else "classifier"
 
 
 def read_sweep(path: Path) -> list[dict[str, str]]:
@@ -109,6 +128,7 @@ def measure(policy: Policy, rewards: dict[str, RewardModel], problems: Sequence[
             "best_of_8": round(quality["best_of_8"], 1),
             "gap_closed": round(quality["gap_closed"], 3),
             "auc": round(quality["auc"], 3),
+            "token_auc": round(token_auc(reward, problems, responses[::NUM_SAMPLES], correct[:, 0]), 3),
             "calibration_error": round(calibration_error(probability(reward, scores), correct), 3),
             "outranks_far_answers": round(far_ranking(policy, reward, problems), 3),
         }
@@ -135,6 +155,19 @@ def selection_quality(
 def auc(positive: Float[np.ndarray, " positive"], negative: Float[np.ndarray, " negative"]) -> float:
     """Return the probability that a right answer scores above a wrong one (ties count half)."""
     return float(stats.mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative)))
+
+
+def token_auc(
+    reward: RewardModel,
+    problems: Sequence[Problem],
+    responses: Sequence[list[int]],
+    correct: Bool[np.ndarray, " problem"],
+) -> float:
+    """Return the AUC of r(y_≤l|x) at all tokens of one response per problem, against the verdict on the response."""
+    rows = prefix_rewards(reward, [reward.prompt_ids(problem.messages) for problem in problems], responses)
+    is_right = np.repeat(correct, [len(row) for row in rows])
+    scores = np.concatenate(rows)
+    return auc(scores[is_right], scores[~is_right])
 
 
 def probability(reward: RewardModel, scores: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:

@@ -23,7 +23,7 @@ from ...tasks import grading, problems
 from ...types import Problem
 from .. import classifier_init, loop, reward_model
 from ..data import Example, Mixture, chat_example, pad, solution_examples, solution_ids
-from . import manifest, policy_improvement
+from . import manifest, policy_improvement, verifiers
 from .policy_improvement import Splits
 
 TOKENIZER_QUESTIONS = 2000  # questions of each task on which the tokenizer is trained
@@ -205,7 +205,9 @@ def train(config: DictConfig) -> None:
         texts = [problem.question for parts in data.values() for problem in parts["train"][:TOKENIZER_QUESTIONS]]
         build_tokenizer(texts, config.vocab_size).save_pretrained(tokenizer_folder(config))
     for name in config.models:
-        if name in config.only and name != "classifier":
+        if name in config.only and "labels" in config.models[name]:
+            fit_and_save(config, name, *verifiers.training(config, name, data))
+        elif name in config.only and name != "classifier":
             train_language_model(config, name, data)
     if "classifier" in config.only:
         train_classifier(config, data)
