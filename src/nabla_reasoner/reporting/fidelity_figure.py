@@ -85,6 +85,7 @@ def _draw_gains(axis: Axes, rows: pd.DataFrame) -> None:
     for row in rows.dropna(subset=["token_auc", "gain_exact", "gain_gradient"]).itertuples():
         height = max(row.gain_exact, row.gain_gradient)
         axis.annotate(row.reward, (row.token_auc, height), (0, 6), textcoords="offset points", fontsize=7, rotation=30)
+    axis.margins(x=0.15, y=0.15)  # room for the names
     axis.axhline(0, color=GREY, linewidth=0.8)
     axis.set_xlabel("AUC of r(y_≤l|x), all tokens against the verdict")
     axis.set_ylabel("right choices minus the policy's, points")
