@@ -155,3 +155,16 @@ def test_grid_has_every_reward_of_the_scale_for_every_policy_and_task():
     rewards = [name for name in choices("reward") if name.startswith(("likelihood", "classifier", "verifier"))]
     assert {c.reward.name for c in cells} == set(rewards)
     assert len(cells) == len(rewards) * 2 * 3
+
+
+@pytest.mark.slow
+def test_shipped_rewards_are_faithful_in_prefix_form(tmp_path: Path):
+    words = ["reward=classifier,likelihood", "policy=tiny-base", "task=products", f"results_dir={tmp_path}"]
+    assert main(["fidelity", *words]) == 0
+    table = pd.read_csv(tmp_path / "tiny" / "fidelity" / "table.csv")
+    pooled = table[(table.policy == "all") & (table.part == "all")].set_index(["reward", "form"])
+    correlation = pooled.rank_correlation
+    assert correlation["likelihood", "prefix"] == pytest.approx(1)
+    assert correlation["classifier", "prefix"] > correlation["classifier", "outcome"] + 0.2
+    assert (pooled.token_auc > 0.6).all()
+    assert pooled.right_exact["likelihood", "prefix"] > pooled.right_random["likelihood", "prefix"] + 20
