@@ -3,6 +3,9 @@
 import functools
 import tempfile
 
+import torch
+import transformers
+
 from nabla_reasoner.models.language_models import Policy, RewardModel
 from nabla_reasoner.models.random_init import write_model
 from nabla_reasoner.models.tokenizers import build_tokenizer
@@ -38,8 +41,24 @@ def policy(architecture: str = "qwen2", dtype: str = "float64", seed: int = 0) -
     return Policy.from_pretrained(model_folder(architecture, seed=seed), dtype=dtype)
 
 
+@functools.cache
+def token_classifier_folder(architecture: str, num_labels: int = 2) -> str:
+    """Write a random token classifier, as TRL's trainer of process reward models does; return its folder."""
+    config = transformers.AutoConfig.from_pretrained(model_folder(architecture, seed=7), num_labels=num_labels)
+    torch.manual_seed(9)
+    model = transformers.AutoModelForTokenClassification.from_config(config)
+    torch.nn.init.normal_(model.score.bias)
+    folder = tempfile.mkdtemp(prefix="nabla-toy-")
+    model.save_pretrained(folder)
+    build_tokenizer(TEXTS, 280).save_pretrained(folder)
+    return folder
+
+
 def reward(kind: str = "likelihood", architecture: str = "llama", dtype: str = "float64", *, reference: bool = False):
-    folder = model_folder(architecture, classifier=kind == "classifier", seed=7)
+    if kind == "token_classifier":
+        folder = token_classifier_folder(architecture)
+    else:
+        folder = model_folder(architecture, classifier=kind == "classifier", seed=7)
     return RewardModel.from_pretrained(
         folder, kind=kind, dtype=dtype, reference=model_folder("qwen2", seed=8) if reference else None
     )

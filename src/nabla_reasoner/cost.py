@@ -3,7 +3,7 @@
 FLOPs: a forward pass or a decoded token takes 2 N per token; so does a backward pass, since both models are frozen. N
 is the number of parameters in matrix products (`matmul_parameters`). Attention scores and padding are not counted.
 Model calls follow the paper's Section 5.2: one per decoded token and one per pass over a whole sequence (prefill,
-forward, backward, reward), so four per gradient evaluation.
+forward, backward, reward), so up to four per gradient evaluation.
 """
 
 import resource
@@ -22,7 +22,7 @@ class Cost(NamedTuple):
         policy_prefill_tokens: prompt and prefix tokens that the policy read before decoding.
         policy_forward_tokens, policy_backward_tokens: whole-sequence passes of the policy.
         reward_forward_tokens, reward_backward_tokens: whole-sequence passes of the reward model.
-        gradient_evaluations: evaluations of ∂L/∂y (policy and reward, forward and backward).
+        gradient_evaluations: evaluations of ∂L/∂y, of policy and reward together.
         model_calls: calls by the paper's rule.
         flops: floating-point operations by the formula above.
         gradient_flops: the part of `flops` spent on gradient evaluations.
@@ -78,7 +78,10 @@ def gradient_evaluation(
     reward_tokens: int,
     reward_backward: int,
 ) -> Cost:
-    """Return the cost of ∂L/∂y at one hard sequence: forward and backward passes of both models, cached tokens free."""
+    """Return the cost of ∂L/∂y at one hard sequence: forward and backward passes of both models, cached tokens free.
+
+    A pass over no tokens did not run and is not counted as a model call.
+    """
     flops = 2.0 * (
         policy_parameters * (policy_tokens + policy_backward) + reward_parameters * (reward_tokens + reward_backward)
     )
@@ -88,7 +91,7 @@ def gradient_evaluation(
         reward_forward_tokens=reward_tokens,
         reward_backward_tokens=reward_backward,
         gradient_evaluations=1,
-        model_calls=4,
+        model_calls=sum(count > 0 for count in (policy_tokens, policy_backward, reward_tokens, reward_backward)),
         flops=flops,
         gradient_flops=flops,
     )

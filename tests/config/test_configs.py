@@ -129,7 +129,7 @@ def test_every_choice_of_every_group_composes():
             assert getattr(cell, group).name == name
 
 
-@pytest.mark.parametrize("method", sorted(METHODS | {"tpo"}))
+@pytest.mark.parametrize("method", sorted(METHODS | {"tpo", "nabla_reasoner_prefix"}))
 def test_every_method_file_names_all_class_settings(method: str):
     cell = compose.compose_cells([f"method={method}"])[0]
     build.build_method(cell)
@@ -167,6 +167,13 @@ def test_validation_problems_equal_held_out_ones():
 def test_fingerprint_depends_on_split():
     cells = [compose.compose_cells([f"split={split}"])[0] for split in SPLITS]
     assert fingerprint.differences(*map(fingerprint.fingerprint, cells)) == ["split: None -> validation"]
+
+
+def test_records_made_before_there_were_reward_forms_stay_valid():
+    forms = [["method=nabla_reasoner"], ["method=nabla_reasoner", "method.reward_form=prefix"]]
+    before, after = (fingerprint.fingerprint(compose.compose_cells(form)[0]) for form in forms)
+    assert "reward_form" not in before["method"]
+    assert fingerprint.differences(before, after) == ["method.reward_form: None -> prefix"]
 
 
 def test_task_step_marks_change_tree_search_fingerprints_only():

@@ -5,7 +5,7 @@ import torch
 import toys
 
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
-from nabla_reasoner.dto import gradient_passes
+from nabla_reasoner.dto import likelihood_passes
 from nabla_reasoner.engine import batching, generation
 from nabla_reasoner.models.language_models import BatchLimits
 from nabla_reasoner.types import Problem
@@ -78,7 +78,8 @@ def test_solve_short_of_memory_gives_same_answers(monkeypatch: pytest.MonkeyPatc
     )
     expected = [(s.token_ids, s.search["revisions"]) for s in method.solve(problems, policy, reward)]
     gradients, steps = [], []
-    monkeypatch.setattr(gradient_passes, "_likelihood", small_memory(gradient_passes._likelihood, 2, gradients))
+    limited_pass = small_memory(likelihood_passes.log_likelihoods, 2, gradients)
+    monkeypatch.setattr(likelihood_passes, "log_likelihoods", limited_pass)
     step = generation._Decoder.step
 
     def limited(self, tokens):

@@ -196,17 +196,6 @@ def test_chunks_split_every_repeat_identically():
     assert cut == [(r, ids) for r in (0, 1) for ids in (["0", "1"], ["2", "3"], ["4"])]
 
 
-def test_solve_prints_both_answers(capsys):
-    overrides = command(Path("unused"))[1:]
-    settings = [word for word in overrides if not word.startswith(("task=", "num_problems="))]
-    assert main(["solve", "12+34=?", *settings]) == 0
-    printed = capsys.readouterr().out
-    assert "greedy" in printed
-    assert "nabla_reasoner" in printed
-    assert "FLOPs" in printed
-    assert main(["solve", " "]) == WRONG
-
-
 def test_plan_loads_nothing_and_names_weights_and_cost(capsys, monkeypatch):
     monkeypatch.setattr(Policy, "from_pretrained", None)
     assert main(["plan", "table1", "scale=paper", "policy=qwen2.5-7b-instruct", "task=math500,amc"]) == 0

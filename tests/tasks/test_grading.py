@@ -1,4 +1,4 @@
-"""Grading: extraction of answers, their comparison, and its isolation from answers that hang or crash it."""
+"""Grading: tasks and their graders, votes, and isolation from answers that hang or crash the comparison."""
 
 import json
 import os
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nabla_reasoner.tasks import grading, math_verify_process
-from nabla_reasoner.tasks.grading import answers_match, extract_answer, grade, last_boxed
+from nabla_reasoner.tasks import equality, grading, math_verify_process
+from nabla_reasoner.tasks.grading import answers_match, grade
 from nabla_reasoner.tasks.problems import generate, load_jsonl
 from nabla_reasoner.tasks.worked_solutions import worked_solution
 from nabla_reasoner.types import Problem
@@ -23,61 +23,6 @@ DIFFICULTY = {
     "leg_counting": {"min_animals": 3, "max_animals": 4, "min_instances": 1, "max_instances": 15},
     "products": {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
 }
-
-
-@pytest.mark.parametrize(
-    ("response", "expected"),
-    [
-        ("45+67=112;112-30=82", "82"),
-        ("12 + 34 = **46**.", "46"),
-        ("12+34 = 46\nThat is all.", "46"),
-        ("<answer> 7 </answer> = 9", "7"),
-        ("<answer>7</answer> no, <answer>8</answer>", "8"),
-        (r"= 3, so \boxed{4}", "4"),
-        ("The answer is 46.", "46"),
-        ("The answer is 12 + 34 = 46.", "46"),
-        ("the sum is 46", None),  # no last-number rule
-        ("12+34=", None),
-        ("", None),
-    ],
-)
-def test_generated_task_answer_extracted_by_its_rules(response, expected):
-    assert extract_answer(response, "chain_sum") == expected
-
-
-@pytest.mark.parametrize(
-    ("response", "expected"),
-    [
-        (r"So \boxed{\frac{1}{2}} or \boxed{ \sqrt{3} }.", r"\sqrt{3}"),
-        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
-        (r"\boxed{3} and then \boxed{4", "3"),
-        ("work\n#### 1,234", "1,234"),
-        ("The final answer is $\\frac{3}{4}$.", r"\frac{3}{4}"),
-        ("**Answer:** 12.\nThank you", "12"),
-        ("Final answer is: (3, 4).", "(3, 4)"),
-        ("Therefore, the answer is 12.", "12"),
-        ("the result is 12", None),
-        ("x = 12", None),
-        ("824.00 MiB of 12 GiB are free", None),  # an error message contains numbers too
-    ],
-)
-def test_benchmark_answer_must_be_explicit(response, expected):
-    assert extract_answer(response, "math500") == expected
-
-
-@pytest.mark.parametrize("task", ["chain_sum", "math500"])
-def test_truncated_response_answers_only_in_closed_box(task):
-    assert extract_answer("1+2=3;3+4=7", task, finished=False) is None
-    assert extract_answer("#### 12", task, finished=False) is None
-    assert extract_answer(r"so \boxed{7} and", task, finished=False) == "7"
-    assert extract_answer(r"so \boxed{7", task, finished=False) is None
-
-
-def test_boxes_end_at_matching_brace():
-    assert last_boxed(r"\boxed{a{b}{c{d}}e}") == "a{b}{c{d}}e"
-    assert last_boxed(r"\fbox {x}") == "x"
-    assert last_boxed(r"\boxed{}") == ""
-    assert last_boxed("boxed{1}") is None
 
 
 @pytest.mark.parametrize("task", DIFFICULTY)
@@ -175,7 +120,7 @@ def test_dead_worker_is_replaced():
 
 def test_timeout_note_reaches_grade(monkeypatch):
     worker = math_verify_process.Worker(timeout_seconds=0.6)
-    monkeypatch.setattr(grading, "worker", lambda: worker)
+    monkeypatch.setattr(equality, "worker", lambda: worker)
     try:
         result = grade(Problem("p", "q", "7", "math500"), r"\boxed{9^{9^{9^{9}}}}")
         assert (result.extracted, result.correct) == ("9^{9^{9^{9}}}", False)
@@ -227,20 +172,3 @@ def test_competition_answers_equal_raw_forms_only(name):
     for problem, row in zip(problems, rows, strict=True):
         assert grade(problem, rf"so \boxed{{{row.get('answer_raw', row['answer'])}}}").correct
         assert not grade(problem, rf"so \boxed{{{int(problem.answer) + 1}}}").correct
-
-
-@pytest.mark.slow
-def test_math500_references_equal_themselves_and_hardly_others(record_property):
-    problems = benchmark("math500.jsonl", "math500")
-    worker = math_verify_process.worker()
-    itself = [worker.verify(problem.answer, problem.answer) for problem in problems]
-    graded = [grade(problem, rf"Hence \boxed{{{problem.answer}}}.").correct for problem in problems]
-    rate = sum(correct for correct, _ in itself) / len(problems)
-    record_property("math_verify_alone", rate)
-    print(f"\nMATH-500 references equal to themselves: math-verify alone {rate:.1%}, graded {sum(graded) / 500:.1%}")
-    assert all(graded)
-    assert rate >= 0.99
-    shifted = problems[1:] + problems[:1]
-    wrong = [(p, o) for p, o in zip(problems, shifted, strict=True) if p.answer.strip() != o.answer.strip()]
-    equal = [(p.answer, o.answer) for p, o in wrong if grade(p, rf"\boxed{{{o.answer}}}").correct]
-    assert len(equal) <= 3, equal  # a grader that accepts everything must fail here

@@ -1,4 +1,6 @@
 import json
+import random
+import re
 
 import pytest
 
@@ -63,7 +65,7 @@ def test_jsonl_read_in_order_up_to_size(tmp_path):
     path = write(tmp_path / "a.jsonl", *rows)
     assert [p.id for p in problems.load_jsonl(path, task="math500", size=3)] == ["0", "1", "2"]
     assert problems.load_jsonl(path, task="math500", suffix="!")[0].question == "p0!"
-    with pytest.raises(ValueError, match="between 1 and 4; got 9"):
+    with pytest.raises(ValueError, match="a.jsonl: .* between 1 and 4; got 9. Lower num_problems"):
         problems.load_jsonl(path, task="math500", size=9)
 
 
@@ -71,11 +73,22 @@ def test_jsonl_read_in_order_up_to_size(tmp_path):
     ("row", "message"),
     [
         ("{not json", "line 2: every line must be one JSON object"),
-        ('{"id": "2", "problem": "q"}', "line 2: field 'answer' must be a non-empty string; got None"),
+        ('{"id": "2", "problem": "q"}', "line 2: field 'answer' must be there; it is missing"),
         ('{"id": "2", "problem": " ", "answer": "1"}', "line 2: field 'problem'"),
-        ('{"id": "2", "problem": "q", "answer": 4}', "line 2: field 'answer'.*got 4"),
-        ("[1]", "line 2: field 'id'"),
-        ('{"id": "1", "problem": "q", "answer": "1"}', "line 2: ids must be unique"),
+        ('{"id": "2", "problem": 7, "answer": "1"}', "line 2: field 'problem' must be a non-empty string; got 7"),
+        (
+            '{"id": "2", "problem": "q", "answer": 4.5}',
+            "line 2: field 'answer'.* or an integer; got 4.5. Write it as text",
+        ),
+        ('{"id": true, "problem": "q", "answer": 4}', "line 2: field 'id'.*got True"),
+        ('{"id": "2", "problem": "q", "answer": null}', "line 2: field 'answer'.*got None"),
+        ('{"id": "2", "problem": "\\ud83d", "answer": "1"}', "line 2: field 'problem' must be valid Unicode"),
+        ("[1]", "line 2: every line must be one JSON object; got .1.. Write"),
+        ('{"id": "2", "problem": "q", "ans', "line 2: every line must be one JSON object.*may have been cut off"),
+        ('{"id": "1", "problem": "q", "answer": "1"}', "line 2: ids must be unique; got '1', as on line 1. Rename one"),
+        ('{"id": 1, "problem": "q", "answer": "1"}', "line 2: ids must be unique"),
+        ("[" * 100_000, "line 2: every line must be one JSON object"),
+        ('{"id": "2", "problem": "q", "answer": ' + "1" * 5000 + "}", "line 2: every line must be one JSON object"),
     ],
 )
 def test_malformed_row_error_names_line(tmp_path, row, message):
@@ -84,8 +97,74 @@ def test_malformed_row_error_names_line(tmp_path, row, message):
         problems.load_jsonl(path, task="math500")
 
 
-def test_missing_or_empty_file_rejected(tmp_path):
+def test_missing_empty_or_unreadable_file_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"must exist; got .*nothing.jsonl"):
         problems.load_jsonl(str(tmp_path / "nothing.jsonl"), task="amc")
-    with pytest.raises(ValueError, match="is empty"):
-        problems.load_jsonl(write(tmp_path / "e.jsonl", ""), task="amc")
+    with pytest.raises(ValueError, match="must exist; got"):
+        problems.load_jsonl(str(tmp_path), task="amc")
+    for text in ("", " \n\n"):
+        with pytest.raises(ValueError, match="e.jsonl, line 1: .* must have at least one row; it is empty. Write one"):
+            problems.load_jsonl(write(tmp_path / "e.jsonl", text), task="amc")
+    (tmp_path / "u.jsonl").write_bytes(ROW.encode() + b"\n" + "é".encode("latin-1"))
+    with pytest.raises(ValueError, match="u.jsonl, line 2: a problem file must be UTF-8; got byte 0xe9. Save it"):
+        problems.load_jsonl(str(tmp_path / "u.jsonl"), task="amc")
+
+
+ROW = '{"id": "1", "problem": "q", "answer": "1"}'
+
+
+def test_line_separators_byte_order_mark_and_integers_accepted(tmp_path):
+    question = "one\u2028two\u2029three\x85four\x0bfive"
+    rows = [{"id": 7, "problem": question, "answer": 25}, {"id": "b", "problem": "q", "answer": "-3", "level": None}]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "a.jsonl").write_text("\ufeff" + text, encoding="utf-8", newline="")
+    first, second = problems.load_jsonl(str(tmp_path / "a.jsonl"), task="aime24")
+    assert first == Problem("7", question, "25", "aime24")
+    assert second == Problem("b", "q", "-3", "aime24")
+
+
+def damaged(rng: random.Random) -> bytes:
+    """Return a problem file with up to four rows and some damage."""
+    values = ["1", "x", "", " ", 5, -3, 4.5, True, None, [], {}, "é", "\u2028", "\ud800", "½", "q" * 300, 10**30]
+    rows = []
+    for number in range(rng.randint(0, 4)):
+        row = {"id": f"i{number}", "problem": "q", "answer": "1"}
+        if rng.random() < 0.3:
+            row[rng.choice(["id", "problem", "answer", "level"])] = rng.choice(values)
+        if rng.random() < 0.1:
+            del row[rng.choice(["id", "problem", "answer"])]
+        rows.append(json.dumps(row, ensure_ascii=rng.random() < 0.5))
+    if rows and rng.random() < 0.2:
+        rows.append(rng.choice([*rows, "null", "[]", "7", "{}", "NaN", "{'id': 1}"]))
+    content = rng.choice(["\n", "\r\n", "\n\n"]).join(rows).encode("utf-8", "surrogatepass")
+    if rng.random() < 0.2:
+        content = b"\xef\xbb\xbf" + content
+    if rng.random() < 0.3:
+        content = content[: rng.randint(0, len(content))]
+    if content and rng.random() < 0.2:
+        position = rng.randrange(len(content))
+        content = content[:position] + bytes([rng.randrange(256)]) + content[position + 1 :]
+    return content
+
+
+def test_damaged_file_loads_or_is_refused_with_file_line_and_remedy(tmp_path):
+    rng, loaded, refused = random.Random(0), 0, 0
+    path = tmp_path / "damaged.jsonl"
+    for _ in range(600):
+        content = damaged(rng)
+        path.write_bytes(content)
+        try:
+            read = problems.load_jsonl(str(path), task="amc")
+        except ValueError as error:
+            refused += 1
+            message = str(error)
+            assert re.match(rf"{re.escape(str(path))}, line \d+: .*must.*\. [A-Z]", message), (content, message)
+            assert "\n" not in message
+            assert len(message) < len(str(path)) + 400
+            continue
+        loaded += 1
+        rows = [json.loads(line) for line in content.decode("utf-8-sig").split("\n") if line.strip()]
+        assert [(p.id, p.question, p.answer) for p in read] == [
+            (str(row["id"]), row["problem"], str(row["answer"])) for row in rows
+        ]
+    assert min(loaded, refused) > 100

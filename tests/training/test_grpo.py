@@ -81,7 +81,7 @@ def mean_reward(module):
 def test_response_log_probabilities_equal_hugging_face_loss():
     model = language_model(torch.float64)
     items = [Example("a", [2, 9, 10], [40, 41, 1]), Example("a", [2, 9], [42, 1]), Example("a", [2], [7, 8, 9, 1])]
-    values = losses.response_log_probabilities(model, pad(items)[0])
+    values = losses.response_log_probabilities(model, pad(items)[0], 280)
     for row, (_, prompt, response, _) in enumerate(items):
         ids, start, end = torch.tensor([prompt + response]), len(prompt), len(prompt) + len(response)
         labels = ids.clone()
@@ -92,11 +92,23 @@ def test_response_log_probabilities_equal_hugging_face_loss():
         assert not values[row, end:].any()
 
 
+def test_padding_rows_of_the_output_matrix_take_no_probability():
+    model, block = language_model(torch.float64), pad([Example("a", [2, 9], [42, 17, 1])])[0]
+    expected = losses.response_log_probabilities(model, block, 280)
+    loss = losses.next_token_loss(model, [block], 280)
+    model.resize_token_embeddings(320)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[280:] = 3.0
+    torch.testing.assert_close(losses.response_log_probabilities(model, block, 280), expected)
+    torch.testing.assert_close(losses.next_token_loss(model, [block], 280), loss)
+    assert losses.next_token_loss(model, [block], 320) > loss + 0.01
+
+
 def test_log_probabilities_follow_the_sampling_temperature():
     model, block = language_model(torch.float64), pad([Example("a", [2, 9], [42, 17, 1])])[0]
     logits = model(input_ids=block.ids).logits[0, 1:4] / 0.7
     expected = torch.log_softmax(logits, -1).gather(1, torch.tensor([[42], [17], [1]]))[:, 0]
-    torch.testing.assert_close(losses.response_log_probabilities(model, block, 0.7)[0, 2:], expected)
+    torch.testing.assert_close(losses.response_log_probabilities(model, block, 280, 0.7)[0, 2:], expected)
 
 
 def test_same_seed_samples_the_same_responses():

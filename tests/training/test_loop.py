@@ -11,6 +11,8 @@ from nabla_reasoner.training.data import Example, Mixture, pad
 from nabla_reasoner.training.loop import Schedule
 from nabla_reasoner.training.recipes import tiny
 
+SIZE = 280  # rows of the toy model's output matrix
+
 
 def examples(group="a", count=8):
     return [Example(group, [2, 10 + i], [40 + i, 50, 1], [1.0, float(i % 2), float(i % 2)]) for i in range(count)]
@@ -35,7 +37,7 @@ def test_next_token_loss_equals_hugging_face_loss():
         labels = ids.clone()
         labels[:, : len(prompt)] = -100
         total, count = total + model(input_ids=ids, labels=labels).loss * len(response), count + len(response)
-    torch.testing.assert_close(losses.next_token_loss(model, pad(ragged)), total / count, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(losses.next_token_loss(model, pad(ragged), SIZE), total / count, rtol=1e-5, atol=1e-6)
 
 
 def test_reward_loss_reads_outcome_at_last_token():
@@ -49,10 +51,10 @@ def test_reward_loss_reads_outcome_at_last_token():
 
 def test_training_lowers_and_logs_the_loss(tmp_path):
     model = language_model()
-    before = losses.next_token_loss(model, pad(examples())).item()
+    before = losses.next_token_loss(model, pad(examples()), SIZE).item()
     where, schedule = settings(tmp_path, 60)
-    loop.fit(loop.LanguageModelTraining(model, schedule), Mixture({"a": examples()}, {"a": 4}, 0), **where)
-    assert losses.next_token_loss(model, pad(examples())).item() < before - 0.1
+    loop.fit(loop.LanguageModelTraining(model, schedule, SIZE), Mixture({"a": examples()}, {"a": 4}, 0), **where)
+    assert losses.next_token_loss(model, pad(examples()), SIZE).item() < before - 0.1
     assert not list((tmp_path / "c").rglob("*.ckpt"))
     assert "train/loss" in next((tmp_path / "c").rglob("metrics.csv")).read_text()
 
@@ -76,7 +78,9 @@ def test_interrupted_training_resumes_to_the_same_weights(tmp_path, monkeypatch)
             lightning.seed_everything(0, verbose=False)
             model = language_model()
             try:
-                loop.fit(loop.LanguageModelTraining(model, schedule), kind({"a": examples()}, {"a": 4}, 5), **where)
+                loop.fit(
+                    loop.LanguageModelTraining(model, schedule, SIZE), kind({"a": examples()}, {"a": 4}, 5), **where
+                )
                 break
             except Killed:
                 continue

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from .schema import SPLITS, Count, Device, Folder, Section, Seed, Wandb
+from .schema import REWARD_KINDS, SPLITS, Count, Device, Folder, Section, Seed, Wandb
 
 # Import path of a class or function of this package: settings must not make other code run.
 OurTarget = Annotated[str, Field(pattern=r"^nabla_reasoner\.[\w.]+$")]
@@ -45,7 +45,7 @@ class ModelSettings(Part):
 
 
 class RewardSettings(ModelSettings):
-    kind: str
+    kind: Literal[REWARD_KINDS]
     reference: str | None
     manifest: dict[str, str] | None = None
 
@@ -117,8 +117,8 @@ class Cell(RunSettings):
     method: MethodSettings
     experiment_name: str
     scale_name: str
-    folder: str
-    records: str
+    folder: Folder
+    records: Folder
     estimate: dict[str, float | int]
     grid: dict[str, Any]
     absent: dict[str, str] = Field(default={})

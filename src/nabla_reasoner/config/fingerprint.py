@@ -34,6 +34,8 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
         group: {k: v for k, v in getattr(cell, group).content().items() if k not in NOT_SETTINGS} for group in groups
     }
     parts["task"].pop("step_marks", None)  # a setting of the methods that take it
+    if parts["method"].get("reward_form") == "outcome":  # records made before there was a choice have no form
+        parts["method"].pop("reward_form")
     for group in ("policy", "reward"):
         parts[group]["weights"] = folder_digest(locate(parts[group]["path"]))
     if parts["task"].get("path"):

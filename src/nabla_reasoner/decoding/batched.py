@@ -8,6 +8,8 @@ The same five steps as in `reference`, one method each, for all problems of a ba
     propose    if the token is new: sample a rollout after it, and score the whole response
     accept     keep the proposed response if its reward is higher than the current one's
 
+With acceptance "prefix_higher" the new token itself is tested, before anything is rolled out; with "always" nothing is.
+
 A problem ends when its positions or its N_max rollouts are used up. Nothing is computed twice: decoding itself yields
 confidences and first logits; keys and values of the current and the proposed response are cached for both models, so
 that rollouts, gradients and scores read new tokens only.
@@ -31,6 +33,7 @@ from .selection import uncertain
 from .settings import NablaSettings
 from .state import DecodingState, accept_or_reject, note_rollout, scored_text
 from .token_optimiser import TokenOptimiser
+from .token_test import NewToken, TokenTest
 
 
 class Proposal(NamedTuple):
@@ -40,14 +43,14 @@ class Proposal(NamedTuple):
         state: the problem.
         token: new token at the cursor.
         response: token ids of the whole response.
-        reward: r of the response.
+        reward: value that the test compares (see `state.note_proposal`); None if there is no test.
         predictions: the policy's predictions at the tokens after the cursor; None if there are none.
     """
 
     state: DecodingState
     token: int
     response: list[int]
-    reward: float
+    reward: float | None
     predictions: TokenPredictions | None
 
 
@@ -75,6 +78,7 @@ class BatchedDecoder:
             self.settings, self.states, self.policy, self.reward, self.current, self.observer
         )
         self.optimiser = TokenOptimiser(self.settings, self.policy, self.gradients.evaluate_flips)
+        self.token_test = TokenTest(self.reward, self.current, self.observer)
 
     def run(self) -> None:
         """Sample the first rollouts, then search, propose and accept until every problem is done."""
@@ -94,11 +98,11 @@ class BatchedDecoder:
             note_rollout(state, self.policy)
             state.done = self.settings.max_rollouts == 1
 
-    def search(self, states: Sequence[DecodingState]) -> list[tuple[DecodingState, int]]:
+    def search(self, states: Sequence[DecodingState]) -> list[NewToken]:
         """Advance every problem to the next position with a new token, or to its end; return the new tokens.
 
-        Problems advance independently: one whose token did not change selects its next position at once, and its
-        descent there joins those in progress.
+        Problems advance independently: one whose token did not change, or failed the test of acceptance
+        "prefix_higher", selects its next position at once, and its descent there joins those in progress.
         """
         new_tokens, advancing = [], list(states)
         in_progress = self.optimiser.in_progress
@@ -110,11 +114,12 @@ class BatchedDecoder:
                 passed = self.gradient(selected)
                 draws = self.optimise(passed)
             advancing = [state for state in selected if state not in passed]
-            for state, token in draws:
-                if token == state.tokens[state.cursor]:
-                    advancing.append(state)
-                else:
-                    new_tokens.append((state, token))
+            changed = [NewToken(state, token) for state, token in draws if token != state.tokens[state.cursor]]
+            if self.settings.acceptance == "prefix_higher":
+                changed = self.token_test.passing(changed)
+            proposing = [new.state for new in changed]
+            advancing += [state for state, _ in draws if state not in proposing]
+            new_tokens += changed
             for state in advancing:
                 state.cursor += 1
 
@@ -152,28 +157,38 @@ class BatchedDecoder:
             self.observer.on_draw(state, token)
         return draws
 
-    def propose(self, new_tokens: Sequence[tuple[DecodingState, int]]) -> list[Proposal]:
-        """Sample a rollout after every new token and score the responses; score the incumbents too where unknown."""
-        states = [state for state, _ in new_tokens]
+    def propose(self, new_tokens: Sequence[NewToken]) -> list[Proposal]:
+        """Sample a rollout after every new token; with a test of whole responses, score them and the incumbents."""
+        states = [new.state for new in new_tokens]
         slots = [state.slot for state in states]
+        prefixes = [state.tokens[: state.cursor] + [token] for state, token, _ in new_tokens]
+        rewards: Sequence[float | None] = [new.reward for new in new_tokens]
         with shared_seconds([state.trajectory for state in states]):
-            self.score_incumbents(states)
-            self.proposed.copy(self.current, slots)
-            prefixes = [state.tokens[: state.cursor] + [token] for state, token in new_tokens]
-            rollouts = self.roll_out(states, prefixes, self.proposed)
+            if self.tests_responses:
+                self.score_incumbents(states)
+                self.proposed.copy(self.current, slots)
+            rollouts = self.roll_out(states, prefixes, self.proposed if self.tests_responses else self.current)
             responses = [prefix + rollout.token_ids for prefix, rollout in zip(prefixes, rollouts, strict=True)]
-            rewards, costs = scoring.rewards(
-                self.reward, [state.reward_prompt for state in states], responses, caches=self.proposed, slots=slots
-            )
-            for state, spent in zip(states, costs, strict=True):
-                state.trajectory.charge(spent)
+            if self.tests_responses:
+                rewards, costs = scoring.rewards(
+                    self.reward, [state.reward_prompt for state in states], responses, caches=self.proposed, slots=slots
+                )
+                for state, spent in zip(states, costs, strict=True):
+                    state.trajectory.charge(spent)
         return [
             Proposal(state=state, token=token, response=response, reward=reward, predictions=rollout.predictions)
-            for (state, token), response, reward, rollout in zip(new_tokens, responses, rewards, rollouts, strict=True)
+            for (state, token, _), response, reward, rollout in zip(
+                new_tokens, responses, rewards, rollouts, strict=True
+            )
         ]
 
+    @property
+    def tests_responses(self) -> bool:
+        """Whether proposed responses are scored as a whole; otherwise all of them are kept."""
+        return self.settings.acceptance == "higher"
+
     def accept(self, proposals: Sequence[Proposal]) -> None:
-        """Keep every proposed response whose reward is higher than the incumbent's; its caches become the current."""
+        """Keep every proposed response that passes the test; its caches become the current ones."""
         accepted = []
         for state, token, response, reward, predictions in proposals:
             known = [part[: state.cursor + 1] for part in state.predictions]
@@ -184,7 +199,7 @@ class BatchedDecoder:
                 self.update_states(state, TokenPredictions(*joined))
             state.done = state.done or state.rollouts == self.settings.max_rollouts
             self.observer.on_decision(state)
-        if accepted:
+        if accepted and self.tests_responses:
             self.current.copy(self.proposed, accepted)
 
     def score_incumbents(self, states: Sequence[DecodingState]) -> None:

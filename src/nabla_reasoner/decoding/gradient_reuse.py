@@ -2,13 +2,19 @@
 
 ∂L/∂y depends on the hard tokens alone. One evaluation therefore serves the second gate, every DTO step until a token
 flips, and all later positions until a revision is accepted.
+
+In the prefix form ∂L/∂y_l depends on y_≤l alone, and one token forward and backward is all that it costs. It is
+evaluated at the cursor only: an accepted revision replaces the later tokens, and what had been evaluated there would be
+lost. What was evaluated is kept by its tokens, for later passes over the response.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..dto import gradient_passes
+from ..dto.gradient_passes import Known
 from ..dto.gradients import Gradient
+from ..dto.reward_forms import PREFIX
 from ..engine.sequences import ModelCaches, TokenSequence
 from ..models.language_models import Policy, RewardModel
 from .observer import DecodingObserver
@@ -39,26 +45,41 @@ class GradientReuse:
         stale = [state for state in states if not state.gradient_is_current]
         if not stale or not (self.settings.use_gradient or self.settings.grad_threshold > 0):
             return
-        variant = self.settings.variant
+        variant, dto = self.settings.variant, self.settings.decoding_dto
         sequences = [
-            hard_sequence(state, self.policy, state.predictions.hidden[state.cursor :], variant) for state in stale
+            dto.relevant_part(hard_sequence(state, self.policy, state.predictions.hidden[state.cursor :], variant))
+            for state in stale
         ]
-        for state, sequence, gradient in zip(
-            stale, sequences, self._evaluate(stale, sequences, keep=True), strict=True
-        ):
-            state.gradient = gradient
-            state.gradient_tokens = sequence.prefix + sequence.rollout
+        texts = [tuple(sequence.prefix + sequence.rollout) for sequence in sequences]
+        new = [i for i, (state, text) in enumerate(zip(stale, texts, strict=True)) if text not in state.own_gradients]
+        evaluated = dict(zip(new, self._evaluate_new([(stale[i], sequences[i]) for i in new]), strict=True))
+        for i, (state, text) in enumerate(zip(stale, texts, strict=True)):
+            if i in evaluated:
+                state.trajectory.charge(evaluated[i].cost)
+            state.gradient = evaluated[i] if i in evaluated else state.own_gradients[text]
+            state.gradient_tokens = list(text)
             state.gradient_start = state.cursor
-            state.trajectory.charge(gradient.cost)
+            if dto.reward_form == PREFIX:
+                state.own_gradients[text] = state.gradient
             if variant.hard_tokens == "sampled" and state.reward is None:
-                state.reward = gradient.reward
+                state.reward = state.gradient.reward
             if self.settings.grad_threshold > 0:
                 state.gate_norms = self.norms(state)
 
+    def _evaluate_new(self, pairs: Sequence[tuple[DecodingState, TokenSequence]]) -> list[Gradient]:
+        """Evaluate ∂L/∂y of current responses; decoding has left the policy's states that predict their tokens."""
+        known = []
+        for state, sequence in pairs:
+            count = len(sequence.rollout)
+            decoded = self.settings.variant.hard_tokens == "sampled" or count == 1
+            known.append([state.predictions.hidden[state.cursor :][:count]] if decoded else [])
+        states, sequences = [state for state, _ in pairs], [sequence for _, sequence in pairs]
+        return self._evaluate(states, sequences, known, keep=True) if pairs else []
+
     def norms(self, state: DecodingState) -> dict[int, float]:
-        """Return the norm that ε_grad is compared with, for every uncertain position from the cursor on."""
-        start = state.gradient_start
-        positions = [position for position in state.uncertain if position >= start]
+        """Return the norm that ε_grad is compared with, for every uncertain position that the gradient covers."""
+        start, end = state.gradient_start, len(state.gradient_tokens)
+        positions = [position for position in state.uncertain if start <= position < end]
         latents = state.predictions.hidden[start:]
         offsets = [position - start for position in positions]
         norms = gate_norms(self.policy, state.gradient, latents, offsets, self.settings)
@@ -71,10 +92,19 @@ class GradientReuse:
 
     def evaluate_flips(self, sequences: Sequence[TokenSequence], slots: Sequence[int]) -> list[Gradient]:
         """Return ∂L/∂y at hard sequences whose tokens flipped during DTO."""
-        return self._evaluate([self.states[slot] for slot in slots], sequences, keep=False)
+        states = [self.states[slot] for slot in slots]
+        known: list[Known] = [[] for _ in states]
+        if self.settings.dto.reward_form == PREFIX:  # the states before the token at the cursor do not depend on it
+            known = [state.gradient_at_cursor.predictors for state in states]
+        return self._evaluate(states, sequences, known, keep=False)
 
     def _evaluate(
-        self, states: Sequence[DecodingState], sequences: Sequence[TokenSequence], keep: bool
+        self,
+        states: Sequence[DecodingState],
+        sequences: Sequence[TokenSequence],
+        known: Sequence[Known],
+        *,
+        keep: bool,
     ) -> list[Gradient]:
         for state in states:
             self.observer.on_gradient(state)
@@ -82,9 +112,9 @@ class GradientReuse:
             self.policy,
             self.reward,
             sequences,
-            terms=self.settings.dto.terms,
             caches=self.caches,
             slots=[state.slot for state in states],
             keep=keep,
-            **self.settings.dto.weights,
+            known=known,
+            **self.settings.dto.objective,
         )

@@ -8,6 +8,8 @@ Five steps at every position, one method each:
     propose    if the token is new: sample a rollout after it, and score the whole response
     accept     keep the proposed response if its reward is higher than the current one's
 
+With acceptance "prefix_higher" a new token is tested before `propose`, and with "always" nothing is tested.
+
 Nothing is shared between positions. `batched` takes the same steps for many problems and is tested against this loop.
 """
 
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 
 from .. import cost
-from ..dto import equal_kl_moves, gradient_passes
+from ..dto import equal_kl_moves, gradient_passes, objective
 from ..dto import reference as dto_reference
 from ..engine import generation, numerics, scoring
 from ..engine.generation import TokenPredictions
@@ -26,7 +28,15 @@ from ..engine.sequences import TokenSequence
 from ..models.language_models import Policy, RewardModel
 from .selection import gate_norms, uncertain
 from .settings import NablaSettings
-from .state import DecodingState, accept_or_reject, direction_stage, hard_sequence, note_rollout, scored_text
+from .state import (
+    DecodingState,
+    accept_or_reject,
+    direction_stage,
+    hard_sequence,
+    note_proposal,
+    note_rollout,
+    scored_text,
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,8 @@ class ReferenceDecoder:
         """Sample the first rollout, then revise it from left to right, `num_passes` times or until N_max is used."""
         state = self.state
         state.tokens = self.roll_out([])
-        state.reward = self.score(state.tokens)
+        if self.settings.acceptance == "higher":
+            state.reward = self.score(state.tokens)
         note_rollout(state, self.policy)
         for state.current_pass in range(self.settings.num_passes):
             position = 0
@@ -65,9 +76,16 @@ class ReferenceDecoder:
             return
         state.visited += 1
         token = self.optimise(sequence, predictions)
-        if token != state.tokens[state.cursor]:
-            response, reward = self.propose(token)
-            self.accept(token, response, reward)
+        if token == state.tokens[state.cursor]:
+            return
+        prefix_reward = None
+        if self.settings.acceptance == "prefix_higher":
+            state.incumbent, prefix_reward = self.score_token(state.tokens[state.cursor]), self.score_token(token)
+            if prefix_reward <= state.incumbent:
+                note_proposal(state, token, prefix_reward, accepted=False)
+                return
+        response, reward = self.propose(token)
+        self.accept(token, response, reward if prefix_reward is None else prefix_reward)
 
     def select(self, predictions: TokenPredictions) -> bool:
         """Return whether the policy is uncertain of the token at the cursor."""
@@ -79,7 +97,7 @@ class ReferenceDecoder:
         if settings.grad_threshold == 0:
             return True
         (gradient,) = gradient_passes.evaluate(
-            self.policy, self.reward, [sequence], terms=settings.dto.terms, **settings.dto.weights
+            self.policy, self.reward, [settings.dto.relevant_part(sequence)], **settings.dto.objective
         )
         self.state.trajectory.charge(gradient.cost)
         (norm,) = gate_norms(self.policy, gradient, predictions.hidden, [0], settings)
@@ -105,16 +123,18 @@ class ReferenceDecoder:
         uniform = torch.tensor(state.uniforms(f"resample {state.current_pass} {state.cursor}", 1), device=logits.device)
         return draw(logits, uniform, settings.resample).item()
 
-    def propose(self, token: int) -> tuple[list[int], float]:
-        """Return a response with `token` at the cursor and a new rollout after it, and its reward."""
+    def propose(self, token: int) -> tuple[list[int], float | None]:
+        """Return a response with `token` at the cursor and a new rollout after it, and its reward if that decides."""
         state = self.state
         response = self.roll_out(state.tokens[: state.cursor] + [token])
+        if self.settings.acceptance != "higher":
+            return response, None
         twice = self.settings.variant.prompt_twice
         state.incumbent = self.score(scored_text(state, self.settings.variant)) if twice else state.reward
         return response, self.score(response)
 
-    def accept(self, token: int, response: list[int], reward: float) -> None:
-        """Keep the proposed response if its reward is higher."""
+    def accept(self, token: int, response: list[int], reward: float | None) -> None:
+        """Keep the proposed response if its reward is higher, or if its token was accepted before."""
         accept_or_reject(self.state, self.policy, token, response, reward, self.settings.acceptance)
 
     def predict(self) -> TokenPredictions:
@@ -141,6 +161,14 @@ class ReferenceDecoder:
         state.trajectory.charge(cost.prefill(self.policy.parameters, len(text)))
         state.trajectory.charge(cost.decoding(self.policy.parameters, len(rollout.token_ids)))
         return prefix + rollout.token_ids
+
+    def score_token(self, token: int) -> float:
+        """Return r(y_≤l|x) with `token` at the cursor, by a pass over the whole prefix."""
+        state = self.state
+        sequence = state.split_at_cursor(state.tokens)._replace(rollout=[token])
+        count = len(state.reward_prompt) + len(sequence.prefix) + 1
+        state.trajectory.charge(cost.scoring(self.reward.parameters, count))
+        return objective.prefix_reward(self.policy, self.reward, sequence)
 
     def score(self, response: list[int]) -> float:
         """Return r(y|x) of a response."""

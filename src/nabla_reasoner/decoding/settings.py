@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..dto.equal_kl_moves import MOVES
+from ..dto.reward_forms import PREFIX
 from ..dto.settings import ENGINES, DTOSettings, check_choice, check_names
 from ..engine.sampling import Sampling
 
@@ -34,7 +35,7 @@ VARIANTS = {
     "paper": Variant("entropy", "logits", "all", "sampled", prompt_twice=False),
 }
 SELECTIONS = ("confidence", "entropy")
-ACCEPTANCES = ("higher", "always")
+ACCEPTANCES = ("higher", "prefix_higher", "always")
 ROLLOUT_SAMPLING = Sampling(temperature=0.6, top_p=0.95)
 RESAMPLE_SAMPLING = Sampling(temperature=0.5, top_p=0.95)
 
@@ -52,7 +53,8 @@ class NablaSettings:
         grad_threshold: ε_grad >= 0; positions with a smaller gradient are committed. 0 switches this gate off.
         use_gradient: False leaves DTO out: the same selection, resampling and acceptance test.
         move: update of the logits, "gradient" (DTO), or "sharpen" or "random" at the same KL divergence.
-        acceptance: "higher" keeps a proposal if its reward is higher than the incumbent's; "always" keeps every one.
+        acceptance: "higher" keeps a proposal if the reward of the whole response rises. "prefix_higher" keeps a new
+            token, before any rollout, if r(y_<l, new) > r(y_<l, old). "always" keeps every one; nothing is scored.
         engine: "fast", or "reference": the plain algorithm, one problem at a time.
         variant: see `Variant`.
         rollout: sampling of rollouts.
@@ -100,6 +102,14 @@ class NablaSettings:
         self.resample.check()
         dto = self.dto.replace(update=self.variant.update, draw_temperature=self.rollout.temperature)
         object.__setattr__(self, "dto", dto)
+
+    @property
+    def decoding_dto(self) -> DTOSettings:
+        """DTO's settings in the loop, which draws a token from the first row only.
+
+        In the prefix form later rows do not act on the first one, so that they need not be updated.
+        """
+        return self.dto.replace(update="first") if self.dto.reward_form == PREFIX else self.dto
 
     @classmethod
     def keywords(cls) -> dict[str, Any]:

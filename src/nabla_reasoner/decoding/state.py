@@ -31,10 +31,12 @@ class DecodingState:
         rollouts: number of rollouts made.
         current_pass: number of left-to-right passes completed.
         reward: r of the current response; None until some step has computed it.
-        incumbent: value that a proposal must exceed; differs from `reward` in variant "release" only.
+        incumbent: value that a proposal must exceed: `reward`, except in variant "release" and with acceptance
+            "prefix_higher".
         predictions: the policy's predictions at every token of the response.
         uncertain: positions that pass the first gate.
-        gradient: ∂L/∂y at the hard tokens `gradient_tokens`, for the positions from `gradient_start` on.
+        gradient: ∂L/∂y at the hard tokens `gradient_tokens`, for their positions from `gradient_start` on.
+        own_gradients: prefix form: ∂L/∂y at the last of some tokens, by these tokens.
         gate_norms: norm of the gradient by uncertain position, with the second gate only.
         done: whether no position or no rollout is left.
         proposals: record of every proposal.
@@ -59,6 +61,7 @@ class DecodingState:
     gradient: Gradient | None = None
     gradient_tokens: list[int] = field(default_factory=list)
     gradient_start: int = 0
+    own_gradients: dict[tuple[int, ...], Gradient] = field(default_factory=dict)
     gate_norms: dict[int, float] = field(default_factory=dict)
     done: bool = False
     proposals: list[dict[str, Any]] = field(default_factory=list)
@@ -68,9 +71,14 @@ class DecodingState:
     @property
     def gradient_is_current(self) -> bool:
         """Whether the gradient covers the cursor, and the tokens before the cursor are those it was evaluated at."""
-        if self.gradient is None or self.cursor < self.gradient_start:
+        if self.gradient is None or not self.gradient_start <= self.cursor < len(self.gradient_tokens):
             return False
         return self.gradient_tokens[: self.cursor] == self.tokens[: self.cursor]
+
+    @property
+    def gradient_at_cursor(self) -> Gradient:
+        """The current gradient for the rollout that begins at the cursor."""
+        return self.gradient.from_position(self.cursor - self.gradient_start)
 
     def uniforms(self, stage: str, count: int) -> np.ndarray:
         """Return uniform numbers in [0, 1) for one stage of this problem."""
@@ -134,17 +142,13 @@ def note_rollout(state: DecodingState, policy: Policy) -> None:
     state.trajectory.record(policy, state.rollouts, state.tokens)
 
 
-def accept_or_reject(
-    state: DecodingState, policy: Policy, token: int, response: list[int], reward: float, acceptance: str
-) -> bool:
-    """Accept or reject the proposal that puts `token` at the cursor, record it, and move the cursor past it.
+def note_proposal(state: DecodingState, token: int, reward: float | None, *, accepted: bool) -> None:
+    """Append the proposal that puts `token` at the cursor to the record.
 
     Args:
-        response: proposed response; equal to the current one before the cursor.
-        reward: r of the proposed response.
-        acceptance: "higher" or "always" (see `NablaSettings`).
+        reward: value compared with the incumbent's: r of the proposed response, or r(y_<l, token) with acceptance
+            "prefix_higher"; None if nothing was compared.
     """
-    accepted = acceptance == "always" or reward > state.incumbent
     state.proposals.append(
         {
             "pass": state.current_pass,
@@ -156,8 +160,22 @@ def accept_or_reject(
             "accepted": accepted,
         }
     )
+
+
+def accept_or_reject(
+    state: DecodingState, policy: Policy, token: int, response: list[int], reward: float | None, acceptance: str
+) -> bool:
+    """Accept or reject the response that was rolled out after `token`, record it, and move the cursor past the token.
+
+    Args:
+        response: proposed response; equal to the current one before the cursor.
+        reward: as in `note_proposal`.
+        acceptance: see `NablaSettings`; a proposal that failed "prefix_higher" has no response.
+    """
+    accepted = acceptance != "higher" or reward > state.incumbent
+    note_proposal(state, token, reward, accepted=accepted)
     if accepted:
-        state.tokens, state.reward = response, reward
+        state.tokens, state.reward = response, reward if acceptance == "higher" else None
         state.incumbent, state.gradient = None, None
     state.cursor += 1
     note_rollout(state, policy)

@@ -30,7 +30,7 @@ class TokenOptimiser:
     def __init__(self, settings: NablaSettings, policy: Policy, evaluate: Evaluate):
         self.settings = settings
         self.policy = policy
-        self.descents = BatchedDescent(policy, evaluate, settings.dto)
+        self.descents = BatchedDescent(policy, evaluate, settings.decoding_dto)
         self.in_progress: dict[int, DecodingState] = {}
 
     def optimise(self, states: Sequence[DecodingState]) -> list[tuple[DecodingState, int]]:
@@ -72,14 +72,14 @@ class TokenOptimiser:
         """Return the start of DTO on the rollout from the cursor on; its first row is the one at the cursor."""
         cursor = state.cursor
         sequence = state.split_at_cursor(state.gradient_tokens)
-        positions = list(range(len(sequence.rollout))) if self.settings.dto.update == "all" else [0]
+        positions = list(range(len(sequence.rollout))) if self.descents.settings.update == "all" else [0]
         uniforms = None
         if self.settings.dto.flip == "gumbel":
             stages = [f"flip {cursor + position}" for position in positions]
             uniforms = np.stack([state.uniforms(stage, self.policy.vocab_size) for stage in stages])
         return DescentStart(
             sequence=sequence,
-            gradient=state.gradient.from_position(cursor - state.gradient_start),
+            gradient=state.gradient_at_cursor,
             positions=positions,
             latents=state.predictions.hidden[cursor:][positions],
             uniforms=uniforms,

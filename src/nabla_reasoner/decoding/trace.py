@@ -41,7 +41,8 @@ class Visit(NamedTuple):
         old, new: token before the draw, and the token drawn.
         evaluations: number of gradients evaluated for it: 0 if the stored one was used, more if tokens flipped.
         reused: whether the stored ∂L/∂y was current.
-        proposal: index of the response that followed; None if the old token was drawn.
+        proposal: index of the response that followed; None if the old token was drawn, or the new one was rejected
+            before a rollout.
     """
 
     response: int
@@ -76,7 +77,8 @@ class _Record:
 class _Recorder(DecodingObserver):
     """Observer that writes a record per problem, by slot."""
 
-    def __init__(self, count: int):
+    def __init__(self, count: int, *, tests_responses: bool):
+        self.tests_responses = tests_responses
         self.records = [_Record() for _ in range(count)]
 
     def on_select(self, state: DecodingState) -> None:
@@ -117,8 +119,13 @@ class _Recorder(DecodingObserver):
     def on_decision(self, state: DecodingState) -> None:
         record, proposal = self.records[state.slot], state.proposals[-1]
         responses = record.responses
-        responses[record.current] = responses[record.current]._replace(reward=proposal["incumbent"])
-        responses[-1] = responses[-1]._replace(reward=proposal["reward"], accepted=proposal["accepted"])
+        if record.visits[-1].proposal == len(responses):  # no rollout followed
+            record.visits[-1] = record.visits[-1]._replace(proposal=None)
+            return
+        if self.tests_responses:  # the values compared are rewards of whole responses
+            responses[record.current] = responses[record.current]._replace(reward=proposal["incumbent"])
+            responses[-1] = responses[-1]._replace(reward=proposal["reward"])
+        responses[-1] = responses[-1]._replace(accepted=proposal["accepted"])
         if proposal["accepted"]:
             record.current = len(responses) - 1
 
@@ -130,7 +137,7 @@ def record(
     reward.check_vocabulary(policy)
     limit = settings.max_new_tokens
     states = [start_state(problem, policy, reward, max_new_tokens=limit, seed=seed, repeat=0) for problem in problems]
-    recorder = _Recorder(len(states))
+    recorder = _Recorder(len(states), tests_responses=settings.acceptance == "higher")
     BatchedDecoder(settings, states, policy, reward, recorder).run()
     return [
         Trace(state.problem, to_solution(state, policy), record.responses, record.visits)

@@ -1,53 +1,49 @@
-"""L and ∂L/∂y at hard sequences, batched: one forward and one backward pass of policy and reward model.
+"""L and ∂L/∂y at hard sequences, batched: at most one forward and one backward pass of policy and reward model.
 
 Keys and values of prompts and committed tokens come from a cache (`ModelCaches`); only the tokens after them are read
-with gradients.
+with gradients. A model runs backward only if a used part of ∂L/∂y needs it, and is not read at all if the hidden states
+that predict the rollout are known and nothing else is needed of it.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import cost
 from ..engine import batching
-from ..engine.cached_forward import Reading, read
-from ..engine.kv_cache import TokenCache
-from ..engine.numerics import at_least_float32, likelihood
-from ..engine.sequences import MIN_PREFILL, ModelCaches, TokenSequence, likelihood_models, with_end_token
+from ..engine.sequences import ModelCaches, TokenSequence, likelihood_models, with_end_token
+from ..engine.stored_prefixes import Slots
 from ..models.language_models import Policy, RewardModel
-from .gradients import TERMS, Gradient, Term
+from . import likelihood_passes, score_passes
+from .gradients import Gradient, Term
+from .likelihood_passes import LikelihoodPass, Scope
+from .reward_forms import OUTCOME, PREFIX, PROCESS, TERMS, Objective
+
+Known = Sequence[Float[Tensor, "_ _"]]  # hidden states that predict a rollout, of the policy and its judges
 
 
-class _Objective(NamedTuple):
-    """Weights λ and ν of L, and the parts of ∂L/∂y that are not set to zero."""
+class _Batch(NamedTuple):
+    """Sequences that are evaluated together; fields as the arguments of `evaluate`."""
 
-    reward_weight: float
-    nll_weight: float
-    terms: Sequence[str]
-
-
-class _Slots(NamedTuple):
-    """Cache of one model with the slots of a batch.
-
-    Attributes:
-        cache: None reads every token.
-        slots: slot of each sequence.
-        keep: whether the rollouts' keys and values are stored too.
-    """
-
-    cache: TokenCache | None
+    sequences: list[TokenSequence]
+    caches: ModelCaches | None
     slots: list[int]
     keep: bool
+    known: list[Known]
+
+    def hidden(self, number: int) -> list[Float[Tensor, "_ hidden"] | None]:
+        """Return, by sequence, the known hidden states of the language model of this number; the policy's is 0."""
+        return [states[number] if number < len(states) else None for states in self.known]
 
 
-class _Pass(NamedTuple):
-    """Pass of one model over a batch: per sequence its value, term, and tokens read forward and backward."""
+class _RewardPart(NamedTuple):
+    """What the reward model says of each sequence: r of the whole response or None, reads by token or None, terms."""
 
-    values: list[float]
-    terms: list[Term]
-    log_probabilities: list[Tensor]
+    values: list[float | None]
+    prefix_rewards: list[Float[Tensor, " _"]] | None
+    terms: list[list[Term]]
     forward: list[int]
     backward: list[int]
 
@@ -57,26 +53,38 @@ def evaluate(
     reward: RewardModel,
     sequences: Sequence[TokenSequence],
     *,
-    reward_weight: float,
-    nll_weight: float,
+    reward_weight: float | int,
+    nll_weight: float | int,
     terms: Sequence[str] = TERMS,
+    reward_form: str = OUTCOME,
     caches: ModelCaches | None = None,
     slots: Sequence[int] = (),
     keep: bool = False,
+    known: Sequence[Known] | None = None,
 ) -> list[Gradient]:
-    """Return L and ∂L/∂y for every sequence: one forward and one backward pass of each model over padded batches.
+    """Return L and ∂L/∂y for every sequence, by passes over padded batches.
 
     Args:
         terms: parts of ∂L/∂y that are kept; the others are zero. L itself is not changed.
+        reward_form: see `reward_forms`.
         caches: keys and values read before; those of prompt and prefix are used, and stored if missing.
         slots: cache slot of each sequence; unused without caches.
         keep: store the rollouts' keys and values too.
+        known: per sequence, hidden states that predict its rollout: the policy's, then those of the models of a
+            likelihood reward; later ones may be missing. Such a model is read only if a gradient flows through it, or
+            if the cache lacks what the value needs.
     """
-    objective = _Objective(reward_weight, nll_weight, terms)
+    objective = Objective(reward_weight, nll_weight, terms, reward_form)
 
     def evaluate_batch(indices: list[int]) -> list[Gradient]:
-        batch_slots = [slots[i] for i in indices] if caches is not None else []
-        return _evaluate_batch(policy, reward, [sequences[i] for i in indices], objective, caches, batch_slots, keep)
+        batch = _Batch(
+            sequences=[sequences[i] for i in indices],
+            caches=caches,
+            slots=[slots[i] for i in indices] if caches is not None else [],
+            keep=keep,
+            known=[known[i] if known is not None else () for i in indices],
+        )
+        return _evaluate_batch(policy, reward, batch, objective)
 
     return batching.run(evaluate_batch, [_length(sequence) for sequence in sequences], policy.batch_limits)
 
@@ -85,29 +93,21 @@ def _length(sequence: TokenSequence) -> int:
     return max(len(sequence.policy_prompt), len(sequence.reward_prompt)) + len(sequence.prefix) + len(sequence.rollout)
 
 
-def _evaluate_batch(
-    policy: Policy,
-    reward: RewardModel,
-    batch: list[TokenSequence],
-    objective: _Objective,
-    caches: ModelCaches | None,
-    slots: list[int],
-    keep: bool,
-) -> list[Gradient]:
-    store = _Slots(caches and caches.policy, slots, keep)
-    prompts = [sequence.policy_prompt for sequence in batch]
-    policy_pass = _likelihood(policy, prompts, batch, -objective.nll_weight, store, whole=False)
-    reward_passes = _reward_passes(reward, batch, -objective.reward_weight, caches, slots, keep)
-    terms, results = objective.terms, []
-    for i, sequence in enumerate(batch):
-        value = sum(sign * scored.values[i] for sign, scored in reward_passes)
-        length = len(sequence.rollout)  # an end token that was added for the reward is not optimised
-        parts = [policy_pass.terms[i].masked("prefix" in terms, "postfix" in terms)]
-        parts += [s.terms[i].masked("reward_prefix" in terms, "reward_postfix" in terms) for _, s in reward_passes]
+def _evaluate_batch(policy: Policy, reward: RewardModel, batch: _Batch, objective: Objective) -> list[Gradient]:
+    policy_pass = _policy_pass(policy, batch, objective)
+    part = (_score_part if reward.has_score_head else _likelihood_part)(reward, batch, objective)
+    results = []
+    for i, sequence in enumerate(batch.sequences):
+        value, prefix_rewards = part.values[i], None
+        if part.prefix_rewards is not None:
+            prefix_rewards = part.prefix_rewards[i]
+        minimised = value if prefix_rewards is None else prefix_rewards.sum().item()
+        # an end token that was added for the reward is not optimised
+        terms = [term.part(slice(len(sequence.rollout))) for term in [policy_pass.terms[i], *part.terms[i]]]
         results.append(
             Gradient(
-                terms=[_cut(term, length) for term in parts],
-                loss=-objective.reward_weight * value - objective.nll_weight * policy_pass.values[i],
+                terms=terms,
+                loss=-objective.reward_weight * minimised - objective.nll_weight * policy_pass.values[i],
                 reward=value,
                 log_probabilities=policy_pass.log_probabilities[i],
                 nll_weight=objective.nll_weight,
@@ -116,138 +116,98 @@ def _evaluate_batch(
                     policy_pass.forward[i],
                     policy_pass.backward[i],
                     reward.parameters,
-                    reward_passes[0][1].forward[i],
-                    reward_passes[0][1].backward[i],
+                    part.forward[i],
+                    part.backward[i],
                 ),
+                reward_weight=objective.reward_weight,
+                prefix_rewards=prefix_rewards,
             )
         )
     return results
 
 
-def _cut(term: Term, length: int) -> Term:
-    hidden = None if term.hidden is None else term.hidden[:length]
-    return term._replace(embedding_gradient=term.embedding_gradient[:length], hidden=hidden)
+def _policy_pass(policy: Policy, batch: _Batch, objective: Objective) -> LikelihoodPass:
+    prompts = [sequence.policy_prompt for sequence in batch.sequences]
+    store = Slots(batch.caches and batch.caches.policy, batch.slots, batch.keep)
+    scope = Scope(
+        whole=False, weight=-objective.nll_weight, direct=objective.uses("prefix"), backward=objective.policy_backward
+    )
+    return likelihood_passes.log_likelihoods(policy, prompts, batch.sequences, scope, store, batch.hidden(0))
 
 
-def _reward_passes(
-    reward: RewardModel,
-    batch: list[TokenSequence],
-    weight: float,
-    caches: ModelCaches | None,
-    slots: list[int],
-    keep: bool,
-) -> list[tuple[float, _Pass]]:
-    """Return the pass of each model of the reward with its sign in r; gradient terms are multiplied by `weight`."""
-    ended = [with_end_token(sequence, reward) for sequence in batch]
-    if reward.kind == "classifier":
-        lengths = [len(sequence.rollout) for sequence in batch]
-        store = _Slots(caches and caches.scorer, slots, keep)
-        return [(1.0, _classifier(reward, ended, lengths, weight, store))]
-    prompts = [sequence.reward_prompt for sequence in batch]
-    return [
-        (sign, _likelihood(model, prompts, ended, sign * weight, _Slots(cache, slots, keep), whole=True))
-        for model, sign, cache in likelihood_models(reward, caches)
-    ]
-
-
-def _likelihood(
-    model: Policy,
-    prompts: list[list[int]],
-    batch: list[TokenSequence],
-    weight: float,
-    store: _Slots,
-    *,
-    whole: bool,
-) -> _Pass:
-    """Return log π of each response, and its gradient term times `weight`.
-
-    Args:
-        whole: the value counts the whole response (a reward); otherwise the rollout only (the policy's own term).
-    """
-    texts = [prompt + s.prefix + s.rollout for prompt, s in zip(prompts, batch, strict=True)]
-    starts = [len(prompt) + len(s.prefix) for prompt, s in zip(prompts, batch, strict=True)]
-    firsts = [len(prompt) for prompt in prompts] if whole else starts
-    filled = _fill(model, texts, starts, store, firsts if whole else None)
-    reading = read(model, texts, [start - 1 for start in starts], store.cache, store.slots, overlap=1, gradients=True)
-    spans = reading.spans(firsts)
-    hidden, targets = reading.predictors(spans)
-    log_probabilities, slopes = likelihood(model, hidden.detach(), targets, gradient=True)
-    (gradient,) = torch.autograd.grad(hidden, reading.embeddings, grad_outputs=weight * slopes)
-    sizes = [right - left for left, right in spans]
-    parts, states = log_probabilities.split(sizes), hidden.detach().split(sizes)
-    values = [part.sum().item() for part in parts]
-    if whole and store.cache is not None:  # tokens of the prefix that were not read again
-        for i, (slot, first, (left, _)) in enumerate(zip(store.slots, firsts, spans, strict=True)):
-            values[i] += store.cache.log_likelihood(slot, first, left)
-    if store.keep and store.cache is not None:
-        store.cache.put(store.slots, texts, reading.starts, reading.cache)
-        if whole:
-            store.cache.put_log_probs(store.slots, [left for left, _ in spans], parts)
-    terms = [
-        Term(
-            embedding=model.embedding,
-            embedding_gradient=gradient[i, start - reading.starts[i] : len(text) - reading.starts[i]],
-            direct_weight=weight,
-            model=model,
-            hidden=states[i][start - left :],
+def _likelihood_part(reward: RewardModel, batch: _Batch, objective: Objective) -> _RewardPart:
+    """Evaluate a likelihood reward: r(y) and its gradient, or Σ_l r(y_≤l) and the process or prefix form's."""
+    form, sequences = objective.reward_form, batch.sequences
+    prompts = [sequence.reward_prompt for sequence in sequences]
+    ended = sequences if form == PREFIX else [with_end_token(sequence, reward) for sequence in sequences]
+    counts = None
+    if form == PROCESS:  # a token's log-probability is counted by every read from its own on
+        counts = [
+            [*range(len(s.rollout), 0, -1), *[0] * (len(e.rollout) - len(s.rollout))]
+            for s, e in zip(sequences, ended, strict=True)
+        ]
+    uses_own, uses_later = objective.uses("reward_prefix"), objective.uses("reward_postfix")
+    passes = []
+    for number, (model, sign, cache) in enumerate(likelihood_models(reward, batch.caches)):
+        scope = Scope(
+            whole=True,
+            weight=-sign * objective.reward_weight,
+            direct=uses_own or (uses_later and form == PROCESS),
+            backward=uses_later,
+            counts=counts,
+            own_reads=uses_own,
+            later_reads=uses_later,
         )
-        for i, (start, text, (left, _)) in enumerate(zip(starts, texts, spans, strict=True))
-    ]
-    return _Pass(values, terms, list(parts), _forward(filled, reading), reading.lengths)
+        store = Slots(cache, batch.slots, batch.keep)
+        known = batch.hidden(number + 1) if form == PREFIX else [None] * len(sequences)
+        passes.append((sign, likelihood_passes.log_likelihoods(model, prompts, ended, scope, store, known)))
+    values = [sum(sign * scored.values[i] for sign, scored in passes) for i in range(len(sequences))]
+    prefix_rewards = None
+    if form != OUTCOME:
+        prefix_rewards = [
+            sum(sign * scored.prefix_values(i, len(sequence.rollout)) for sign, scored in passes)
+            for i, sequence in enumerate(sequences)
+        ]
+    first = passes[0][1]
+    return _RewardPart(
+        values=[None] * len(sequences) if form == PREFIX else values,
+        prefix_rewards=prefix_rewards,
+        terms=[[scored.terms[i] for _, scored in passes] for i in range(len(sequences))],
+        forward=first.forward,
+        backward=first.backward,
+    )
 
 
-def _classifier(
-    reward: RewardModel, batch: list[TokenSequence], lengths: list[int], weight: float, store: _Slots
-) -> _Pass:
-    """Return a classifier's scores, and their gradient terms times `weight`, cut to `lengths` rollout tokens."""
-    texts = [s.reward_prompt + s.prefix + s.rollout + reward.suffix_ids for s in batch]
-    starts = [len(s.reward_prompt) + len(s.prefix) for s in batch]
-    filled = _fill(reward, texts, starts, store, None)
-    reading = read(reward, texts, starts, store.cache, store.slots, gradients=True)
-    with torch.enable_grad():
-        scores = at_least_float32(reward.head_scores(reading.last()))
-        (gradient,) = torch.autograd.grad(weight * scores.sum(), reading.embeddings)
-    if store.keep and store.cache is not None:
-        store.cache.put(store.slots, texts, reading.starts, reading.cache)
-    terms = [
-        Term(reward.embedding, gradient[i, start - skipped : start - skipped + length])
-        for i, (start, skipped, length) in enumerate(zip(starts, reading.starts, lengths, strict=True))
-    ]
-    return _Pass(scores.detach().tolist(), terms, [], _forward(filled, reading), reading.lengths)
+def _score_part(reward: RewardModel, batch: _Batch, objective: Objective) -> _RewardPart:
+    """Evaluate a score head: at the end of the closed responses, at every rollout token, or both."""
+    store = Slots(batch.caches and batch.caches.scorer, batch.slots, batch.keep)
+    weight, form = -objective.reward_weight, objective.reward_form
+    uses_own, uses_later = objective.uses("reward_prefix"), objective.uses("reward_postfix")
+    if form == OUTCOME:
+        whole = score_passes.whole_responses(
+            reward, batch.sequences, weight, store, backward=uses_later, every_token=False
+        )
+        return _from_scores(reward, whole)
+    if form == PROCESS and uses_own == uses_later:
+        whole = score_passes.whole_responses(
+            reward, batch.sequences, weight, store, backward=uses_own, every_token=True
+        )
+        return _from_scores(reward, whole)
+    tokens = score_passes.own_tokens(reward, batch.sequences, weight, store, backward=uses_own or uses_later)
+    if not uses_later:
+        return _from_scores(reward, tokens)
+    whole = score_passes.whole_responses(reward, batch.sequences, weight, store, backward=True, every_token=True)
+    rest = whole._replace(
+        embedding_gradients=[
+            all_reads - own_read
+            for all_reads, own_read in zip(whole.embedding_gradients, tokens.embedding_gradients, strict=True)
+        ],
+        forward=[a + b for a, b in zip(whole.forward, tokens.forward, strict=True)],
+        backward=[a + b for a, b in zip(whole.backward, tokens.backward, strict=True)],
+    )
+    return _from_scores(reward, rest)
 
 
-def _forward(filled: list[int], reading: Reading) -> list[int]:
-    """Return the tokens read forward, by text: those of `_fill` and those of the pass with gradients."""
-    return [before + length for before, length in zip(filled, reading.lengths, strict=True)]
-
-
-def _fill(
-    model: Policy | RewardModel,
-    texts: Sequence[list[int]],
-    counts: Sequence[int],
-    store: _Slots,
-    firsts: Sequence[int] | None,
-) -> list[int]:
-    """Read the first `counts` tokens of texts into their slots without gradients; return the tokens read, by text.
-
-    Args:
-        firsts: indices from which the tokens' log-probabilities are stored too; None stores none.
-    """
-    read_counts = [0] * len(texts)
-    if store.cache is None:
-        return read_counts
-    missing = [i for i, n in enumerate(counts) if n - store.cache.shared(store.slots[i], texts[i][:n]) > MIN_PREFILL]
-    if not missing:
-        return read_counts
-    prefixes, slots = [texts[i][: counts[i]] for i in missing], [store.slots[i] for i in missing]
-    reading = read(model, prefixes, [len(prefix) - 1 for prefix in prefixes], store.cache, slots, overlap=1)
-    store.cache.put(slots, prefixes, reading.starts, reading.cache)
-    if firsts is not None:
-        spans = reading.spans([firsts[i] for i in missing])  # empty if the prefix is the prompt alone
-        if any(left < right for left, right in spans):
-            values, _ = likelihood(model, *reading.predictors(spans))
-            parts = values.split([right - left for left, right in spans])
-            store.cache.put_log_probs(slots, [left for left, _ in spans], parts)
-    for i, length in zip(missing, reading.lengths, strict=True):
-        read_counts[i] = length
-    return read_counts
+def _from_scores(reward: RewardModel, scored: score_passes.ScorePass) -> _RewardPart:
+    terms = [[Term(reward.embedding, gradient)] for gradient in scored.embedding_gradients]
+    return _RewardPart(scored.values, scored.prefix_rewards, terms, scored.forward, scored.backward)

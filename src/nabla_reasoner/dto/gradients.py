@@ -15,8 +15,9 @@ from torch import Tensor
 from .. import cost
 from ..engine.numerics import at_least_float32, project_to_vocab
 from ..models.language_models import Policy
+from .reward_forms import TERMS
 
-TERMS = ("prefix", "postfix", "reward_prefix", "reward_postfix")  # parts of ∂L/∂y; a classifier has no reward_prefix
+__all__ = ["TERMS", "Gradient", "Term", "onehot_gradient"]
 
 
 class Term(NamedTuple):
@@ -24,26 +25,25 @@ class Term(NamedTuple):
 
     Attributes:
         embedding: the model's embedding matrix E.
-        embedding_gradient: ∂L/∂(embedding at l), one row per rollout token.
-        direct_weight: factor of log π(·|y_<l) in ∂L/∂y_l; None for a classifier, which has no direct part.
-        model: language model of the direct part; None for a classifier.
-        hidden: hidden states of that model that predict the rollout's tokens; None for a classifier.
+        embedding_gradient: ∂L/∂(embedding at l), one row per rollout token; None if no such part is used.
+        direct_weight: factor of log π(·|y_<l) in ∂L/∂y_l; None for a score head, which has no direct part.
+        model: language model of the direct part; None for a score head.
+        hidden: hidden states of that model that predict the rollout's tokens; None for a score head.
+        direct_counts: further factor of the direct part, per rollout token; None stands for 1.
     """
 
     embedding: Float[Tensor, "rows hidden"]
-    embedding_gradient: Float[Tensor, "length hidden"]
-    direct_weight: float | None = None
+    embedding_gradient: Float[Tensor, "length hidden"] | None
+    direct_weight: float | int | None = None
     model: Policy | None = None
     hidden: Float[Tensor, "length hidden"] | None = None
+    direct_counts: Float[Tensor, " length"] | None = None
 
-    def masked(self, prefix: bool, postfix: bool) -> "Term":
-        """Return the term without its direct part (`prefix` False) or without its embedding part (`postfix` False)."""
-        term = self
-        if not prefix and term.direct_weight is not None:
-            term = term._replace(direct_weight=0.0)
-        if not postfix:
-            term = term._replace(embedding_gradient=torch.zeros_like(term.embedding_gradient))
-        return term
+    def part(self, rows: slice) -> "Term":
+        """Return the term of some of the rollout's tokens."""
+        names = ("embedding_gradient", "hidden", "direct_counts")
+        parts = {name: getattr(self, name) for name in names}
+        return self._replace(**{name: None if part is None else part[rows] for name, part in parts.items()})
 
 
 class Gradient(NamedTuple):
@@ -52,36 +52,47 @@ class Gradient(NamedTuple):
     Attributes:
         terms: term of the policy, then those of the reward model.
         loss: L at the hard sequence.
-        reward: r(y|x).
+        reward: r(y|x) of the whole response; None if the form did not need it.
         log_probabilities: log π of each rollout token, in nats.
         nll_weight: ν, the weight of -log π in L.
         cost: cost of this evaluation.
+        reward_weight: λ, the weight of -r in L.
+        prefix_rewards: r(y_≤l|x) at each rollout token; None with reward form "outcome".
     """
 
     terms: list[Term]
     loss: float
-    reward: float
+    reward: float | None
     log_probabilities: Float[Tensor, " length"]
-    nll_weight: float
+    nll_weight: float | int
     cost: cost.Cost
+    reward_weight: float | int = 0.0
+    prefix_rewards: Float[Tensor, " length"] | None = None
 
     @property
     def hidden(self) -> Float[Tensor, "length hidden"]:
         """Hidden states of the policy that predict the rollout (the `latents` of DTO)."""
         return self.terms[0].hidden
 
+    @property
+    def predictors(self) -> list[Float[Tensor, "length _"]]:
+        """Hidden states that predict the rollout, of the policy and of the models of a likelihood reward."""
+        return [term.hidden for term in self.terms if term.hidden is not None]
+
     def from_position(self, start: int) -> "Gradient":
         """Return the same gradient for a rollout that begins `start` tokens later."""
-        terms = [
-            term._replace(
-                embedding_gradient=term.embedding_gradient[start:],
-                hidden=None if term.hidden is None else term.hidden[start:],
-            )
-            for term in self.terms
-        ]
-        # L counts the log-likelihood of the rollout's own tokens only
+        # L counts the rollout's own tokens only
         loss = self.loss + self.nll_weight * self.log_probabilities[:start].sum().item()
-        return self._replace(terms=terms, loss=loss, log_probabilities=self.log_probabilities[start:])
+        prefix_rewards = self.prefix_rewards
+        if prefix_rewards is not None:
+            loss += self.reward_weight * prefix_rewards[:start].sum().item()
+            prefix_rewards = prefix_rewards[start:]
+        return self._replace(
+            terms=[term.part(slice(start, None)) for term in self.terms],
+            loss=loss,
+            log_probabilities=self.log_probabilities[start:],
+            prefix_rewards=prefix_rewards,
+        )
 
 
 def onehot_gradient(gradients: Sequence[Gradient], positions: Sequence[Sequence[int]]) -> Float[Tensor, "rows vocab"]:
@@ -94,11 +105,20 @@ def onehot_gradient(gradients: Sequence[Gradient], positions: Sequence[Sequence[
     vocab_size = gradients[0].terms[0].model.vocab_size
     for index, term in enumerate(gradients[0].terms):
         rows = [(gradient.terms[index], list(p)) for gradient, p in zip(gradients, positions, strict=True)]
-        embedding_gradient = torch.cat([row.embedding_gradient[p] for row, p in rows])
-        part = project_to_vocab(embedding_gradient, term.embedding[:vocab_size])
-        if term.model is not None:
+        part = None
+        if term.embedding_gradient is not None:
+            embedding_gradient = torch.cat([row.embedding_gradient[p] for row, p in rows])
+            part = project_to_vocab(embedding_gradient, term.embedding[:vocab_size])
+        if term.direct_weight:
             hidden = torch.cat([row.hidden[p] for row, p in rows])
             log_probabilities = torch.log_softmax(at_least_float32(term.model.logits(hidden)), -1)[:, :vocab_size]
+            if term.direct_counts is not None:
+                log_probabilities = log_probabilities * torch.cat([row.direct_counts[p] for row, p in rows])[:, None]
+            part = torch.zeros_like(log_probabilities) if part is None else part
             part = part.add_(log_probabilities, alpha=term.direct_weight)
-        total = part if total is None else total.add_(part)
+        if part is not None:
+            total = part if total is None else total.add_(part)
+    if total is None:  # nothing acts on the tokens
+        like = gradients[0].hidden
+        total = at_least_float32(like.new_zeros(sum(map(len, positions)), vocab_size))
     return total

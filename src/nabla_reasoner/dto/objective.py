@@ -20,7 +20,7 @@ from ..engine.sequences import TokenSequence, with_end_token
 from ..models.language_models import Policy, RewardModel
 from ..types import Messages
 from . import gradient_passes, gradients
-from .gradients import TERMS
+from .reward_forms import OUTCOME, TERMS, used_terms
 
 
 class GradientTerms(NamedTuple):
@@ -58,46 +58,121 @@ def relaxed_objective(
     sequence: TokenSequence,
     onehots: Float[Tensor, "length vocab"],
     *,
-    reward_weight: float,
-    nll_weight: float,
+    reward_weight: float | int,
+    nll_weight: float | int,
     terms: Sequence[str] = TERMS,
+    reward_form: str = OUTCOME,
 ) -> Float[Tensor, ""]:
     """Return L as a differentiable function of relaxed tokens: the definition, for one sequence.
 
     Every token enters both models as yᵀE by a dense product. `gradient_passes.evaluate` is tested against it, and the
-    reference engine optimises it.
+    reference engine optimises it. In the prefix form the value is that of the process form, and what autograd computes
+    is the own term alone (see `reward_forms`).
 
     Args:
         onehots: y of the rollout's tokens, rows on (or, for finite differences, near) the simplex.
         terms: parts of ∂L/∂y that autograd computes; the value of L does not depend on it.
     """
-    end_token = with_end_token(sequence, reward).rollout[len(sequence.rollout) :]
-
-    def relaxed_log_likelihood(model: Policy, prompt: list[int], first: int, part: str = "reward_") -> Tensor:
-        fixed = torch.nn.functional.one_hot(torch.tensor(prompt + sequence.prefix), policy.vocab_size).to(onehots)
-        added = torch.tensor(end_token if model is not policy else [], dtype=torch.long)
-        tokens = torch.cat([fixed, onehots, torch.nn.functional.one_hot(added, policy.vocab_size).to(onehots)])
-        context = tokens if f"{part}postfix" in terms else tokens.detach()
-        targets = tokens if f"{part}prefix" in terms else tokens.detach()
-        hidden = model.hidden_states((context @ model.embedding[: policy.vocab_size])[None])[0]
-        log_probabilities = torch.log_softmax(model.logits(hidden), -1)[:, : policy.vocab_size]
-        return (log_probabilities[first - 1 : -1] * targets[first:]).sum()
-
-    start = len(sequence.policy_prompt) + len(sequence.prefix)
-    likelihood = relaxed_log_likelihood(policy, sequence.policy_prompt, start, "")
-    if reward.kind == "classifier":
-        before = reward.embedding[torch.tensor(sequence.reward_prompt + sequence.prefix)]
-        after = reward.embedding[torch.tensor(end_token + reward.suffix_ids, dtype=torch.long)]
-        scored = onehots if "reward_postfix" in terms else onehots.detach()
-        embeddings = torch.cat([before, scored @ reward.embedding[: policy.vocab_size], after])
-        value = reward.head_scores(reward.hidden_states(embeddings[None])[:, -1])[0]
+    terms = used_terms(terms, reward_form)
+    fixed = sequence.policy_prompt + sequence.prefix
+    likelihood = _relaxed_log_likelihood(
+        policy, fixed, onehots, len(fixed), context="postfix" in terms, targets="prefix" in terms
+    )
+    if reward_form == OUTCOME:
+        end = with_end_token(sequence, reward).rollout[len(sequence.rollout) :]
+        direct, through_context = "reward_prefix" in terms, "reward_postfix" in terms
+        value = _relaxed_reward(reward, sequence, onehots, end, targets=direct, context=through_context)
     else:
-        value = relaxed_log_likelihood(reward.strong, sequence.reward_prompt, len(sequence.reward_prompt))
-        if reward.reference is not None:
-            value = value - relaxed_log_likelihood(
-                reward.reference, sequence.reward_prompt, len(sequence.reward_prompt)
-            )
+        value = sum(
+            _relaxed_prefix_reward(reward, sequence, onehots[: last + 1], terms) for last in range(len(onehots))
+        )
     return -reward_weight * value - nll_weight * likelihood
+
+
+def prefix_reward(policy: Policy, reward: RewardModel, sequence: TokenSequence) -> float:
+    """Return r(y_≤l|x) at the last token of a sequence, by one plain forward pass."""
+    onehots = torch.nn.functional.one_hot(torch.tensor(sequence.rollout, device=policy.device), policy.vocab_size)
+    with torch.no_grad():
+        return _relaxed_prefix_reward(reward, sequence, onehots.to(policy.embedding), ()).item()
+
+
+def _relaxed_prefix_reward(
+    reward: RewardModel, sequence: TokenSequence, onehots: Float[Tensor, "length vocab"], terms: Sequence[str]
+) -> Float[Tensor, ""]:
+    """Return r(y_≤l|x) at the last of these relaxed tokens, without any token that closes the response.
+
+    Args:
+        terms: "reward_prefix" lets the gradient flow to token l, "reward_postfix" to the tokens before it.
+    """
+    earlier, last = onehots[:-1], onehots[-1:]
+    earlier = earlier if "reward_postfix" in terms else earlier.detach()
+    last = last if "reward_prefix" in terms else last.detach()
+    tokens = torch.cat([earlier, last])
+    if reward.has_score_head:
+        before = reward.embedding[torch.tensor(sequence.reward_prompt + sequence.prefix, device=tokens.device)]
+        embeddings = torch.cat([before, tokens @ reward.embedding[: tokens.shape[1]]])
+        return reward.head_scores(reward.hidden_states(embeddings[None])[:, -1])[0]
+    return _relaxed_reward(reward, sequence, tokens, [], context=True, targets=True)
+
+
+def _relaxed_reward(
+    reward: RewardModel,
+    sequence: TokenSequence,
+    onehots: Float[Tensor, "length vocab"],
+    end: list[int],
+    *,
+    context: bool,
+    targets: bool,
+) -> Float[Tensor, ""]:
+    """Return r of a response that these tokens and `end` complete.
+
+    Args:
+        context, targets: as in `_relaxed_log_likelihood`; a score head reads every token as context.
+    """
+    vocab_size = onehots.shape[1]
+    if reward.has_score_head:
+        before = reward.embedding[torch.tensor(sequence.reward_prompt + sequence.prefix, device=onehots.device)]
+        after = reward.embedding[torch.tensor(end + reward.suffix_ids, dtype=torch.long, device=onehots.device)]
+        scored = onehots if context else onehots.detach()
+        embeddings = torch.cat([before, scored @ reward.embedding[:vocab_size], after])
+        return reward.head_scores(reward.hidden_states(embeddings[None])[:, -1])[0]
+    fixed, first = sequence.reward_prompt + sequence.prefix, len(sequence.reward_prompt)
+    value = _relaxed_log_likelihood(reward.strong, fixed, onehots, first, end, context=context, targets=targets)
+    if reward.reference is not None:
+        value = value - _relaxed_log_likelihood(
+            reward.reference, fixed, onehots, first, end, context=context, targets=targets
+        )
+    return value
+
+
+def _relaxed_log_likelihood(
+    model: Policy,
+    fixed: list[int],
+    onehots: Float[Tensor, "length vocab"],
+    first: int,
+    end: Sequence[int] = (),
+    *,
+    context: bool,
+    targets: bool,
+) -> Float[Tensor, ""]:
+    """Return log π of all tokens from index `first` on, in nats.
+
+    Args:
+        fixed: prompt and committed tokens.
+        end: tokens after the relaxed ones.
+        context, targets: whether the gradient flows to a token as one that others follow, and as one that is predicted.
+    """
+    vocab_size = onehots.shape[1]
+
+    def relaxed(ids: Sequence[int]) -> Tensor:
+        indices = torch.tensor(ids, dtype=torch.long, device=onehots.device)
+        return torch.nn.functional.one_hot(indices, vocab_size).to(onehots)
+
+    tokens = torch.cat([relaxed(fixed), onehots, relaxed(end)])
+    embedded = (tokens if context else tokens.detach()) @ model.embedding[:vocab_size]
+    hidden = model.hidden_states(embedded[None])[0]
+    log_probabilities = torch.log_softmax(model.logits(hidden), -1)[:, :vocab_size]
+    return (log_probabilities[first - 1 : -1] * (tokens if targets else tokens.detach())[first:]).sum()
 
 
 def gradient_terms(
@@ -107,21 +182,28 @@ def gradient_terms(
     prefix_ids: Sequence[Sequence[int]],
     rollout_ids: Sequence[Sequence[int]],
     *,
-    reward_weight: float = 1.0,
-    nll_weight: float = 0.001,
+    reward_weight: float | int = 1.0,
+    nll_weight: float | int = 0.001,
+    reward_form: str = OUTCOME,
 ) -> list[GradientTerms]:
-    """Return δ_prefix, δ_postfix and δ_reward at every rollout position of every sequence (dense, for analysis)."""
+    """Return δ_prefix, δ_postfix and δ_reward at every rollout position of every sequence (dense, for analysis).
+
+    δ_reward is that of the reward form; in the prefix form δ_postfix is zero (see `reward_forms`).
+    """
     check_weights(reward_weight, nll_weight)
     sequences = [
         make_sequence(policy, reward, messages, prefix, rollout)
         for messages, prefix, rollout in zip(prompts, prefix_ids, rollout_ids, strict=True)
     ]
-    weights = {"reward_weight": reward_weight, "nll_weight": nll_weight}
+    weights = {"reward_weight": reward_weight, "nll_weight": nll_weight, "reward_form": reward_form}
     results = []
     for gradient in gradient_passes.evaluate(policy, reward, sequences, **weights):
         total = gradients.onehot_gradient([gradient], [range(len(gradient.hidden))])
         term = gradient.terms[0]
         prefix = term.direct_weight * torch.log_softmax(at_least_float32(policy.logits(term.hidden)), -1)
-        postfix = at_least_float32(term.embedding_gradient) @ at_least_float32(policy.embedding[: policy.vocab_size]).T
+        postfix = torch.zeros_like(prefix)
+        if term.embedding_gradient is not None:
+            embedding = at_least_float32(policy.embedding[: policy.vocab_size])
+            postfix = at_least_float32(term.embedding_gradient) @ embedding.T
         results.append(GradientTerms(prefix, postfix, total - prefix - postfix))
     return results

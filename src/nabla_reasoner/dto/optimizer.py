@@ -12,7 +12,9 @@ from ..models.language_models import Policy, RewardModel
 from ..types import Messages
 from . import gradient_passes, objective, reference
 from .batched import DescentStart, descend
+from .gradient_passes import Known
 from .gradients import Gradient
+from .reward_forms import PREFIX
 from .settings import ENGINES, DTOResult, DTOSettings, check_choice
 
 DEFAULTS = DTOSettings()
@@ -39,9 +41,9 @@ def optimize(
         settings: settings of the descent.
         uniforms: per sequence [length, vocab] numbers in [0, 1), the source of the noise of flip "gumbel".
         engine: "fast" or "reference"; both compute the same numbers.
-        changes: keywords that replace fields of `settings`: parameter, update, reward_weight, nll_weight, terms,
-            num_iterations, step_size, min_step_ratio, ste_temperature, gradient_caching, flip, draw_temperature (see
-            `DTOSettings` for their meaning and defaults).
+        changes: keywords that replace fields of `settings`: parameter, update, reward_weight, nll_weight, reward_form,
+            terms, num_iterations, step_size, min_step_ratio, ste_temperature, gradient_caching, flip,
+            draw_temperature (see `DTOSettings` for their meaning and defaults).
 
     Raises:
         TypeError: an unknown keyword.
@@ -73,16 +75,26 @@ def _optimize_batched(
     sources: Sequence[Float[np.ndarray, "_ vocab"] | None],
 ) -> list[DTOResult]:
     caches = ModelCaches(len(sequences))
+    first_row = settings.reward_form == PREFIX and settings.update == "first"  # it does not depend on its own token
+    known: dict[int, Known] = {}
 
     def evaluate(batch: Sequence[TokenSequence], slots: Sequence[int]) -> list[Gradient]:
         return gradient_passes.evaluate(
-            policy, reward, batch, terms=settings.terms, caches=caches, slots=slots, **settings.weights
+            policy,
+            reward,
+            [settings.relevant_part(sequence) for sequence in batch],
+            caches=caches,
+            slots=slots,
+            known=[known.get(slot, ()) for slot in slots],
+            **settings.objective,
         )
 
     starts = []
     gradients = evaluate(sequences, range(len(sequences)))
-    for sequence, gradient, source in zip(sequences, gradients, sources, strict=True):
+    for slot, (sequence, gradient, source) in enumerate(zip(sequences, gradients, sources, strict=True)):
         positions = [0] if settings.update == "first" else list(range(len(sequence.rollout)))
+        if first_row:
+            known[slot] = gradient.predictors
         starts.append(
             DescentStart(
                 sequence=sequence,

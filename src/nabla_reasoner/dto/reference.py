@@ -9,6 +9,7 @@ from .. import cost
 from ..engine.sequences import TokenSequence
 from ..models.language_models import Policy, RewardModel
 from . import objective, straight_through
+from .reward_forms import OUTCOME, Objective
 from .settings import DTOResult, DTOSettings
 
 
@@ -63,7 +64,7 @@ def optimize(
         objective=trace,
         gradient_evaluations=evaluations,
         token_ids=straight_through.hard_tokens(final, first_argmax, sampled, noise).tolist(),
-        cost=cost.total([_evaluation_cost(policy, reward, sequence)] * evaluations),
+        cost=cost.total([_evaluation_cost(policy, reward, sequence, settings)] * evaluations),
     )
 
 
@@ -77,17 +78,32 @@ def _gradient_at(
 ) -> tuple[float, Float[Tensor, "length vocab"]]:
     """Return L and ∂L/∂y at the hard tokens."""
     leaf = onehots.detach().requires_grad_()
-    sequence = sequence._replace(rollout=hard.tolist())  # decides whether the reward model adds an end token
-    loss = objective.relaxed_objective(policy, reward, sequence, leaf, terms=settings.terms, **settings.weights)
+    # the hard tokens decide whether the reward model adds an end token
+    part = settings.relevant_part(sequence._replace(rollout=hard.tolist()))
+    loss = objective.relaxed_objective(policy, reward, part, leaf[: len(part.rollout)], **settings.objective)
     (gradient,) = torch.autograd.grad(loss + 0 * leaf.sum(), leaf)  # + 0: no term may depend on the leaf
     return loss.item(), gradient
 
 
-def _evaluation_cost(policy: Policy, reward: RewardModel, sequence: TokenSequence) -> cost.Cost:
-    """Return the cost of one evaluation of ∂L/∂y: both models read prompt and response, forward and backward."""
+def _evaluation_cost(policy: Policy, reward: RewardModel, sequence: TokenSequence, settings: DTOSettings) -> cost.Cost:
+    """Return the cost of one evaluation of ∂L/∂y: both models read prompt and response, backward where it is needed.
+
+    The process and prefix forms read the reward model once for every rollout token, each time from the prompt on.
+    """
+    sequence = settings.relevant_part(sequence)
     tokens = len(sequence.prefix) + len(sequence.rollout)
     read, scored = len(sequence.policy_prompt) + tokens, len(sequence.reward_prompt) + tokens
-    return cost.gradient_evaluation(policy.parameters, read, read, reward.parameters, scored, scored)
+    if settings.reward_form != OUTCOME:
+        scored = sum(range(scored - len(sequence.rollout) + 1, scored + 1))
+    used = Objective(**settings.objective)
+    return cost.gradient_evaluation(
+        policy.parameters,
+        read,
+        read if used.policy_backward else 0,
+        reward.parameters,
+        scored,
+        scored if used.reward_backward(reward) else 0,
+    )
 
 
 @torch.no_grad()

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import cost
+from ..engine.sequences import TokenSequence
 from . import objective
-from .gradients import TERMS
+from .reward_forms import OUTCOME, OWN_TERMS, REWARD_FORMS, TERMS, relevant_part, used_terms
 from .straight_through import FLIPS
 
 PARAMETERS = ("logits", "latents")
@@ -34,7 +35,8 @@ class DTOSettings:
         update: "first" moves the first rollout row only (the released scripts); "all" moves every row (Alg. 2).
         reward_weight: λ >= 0.
         nll_weight: ν >= 0, weight of the policy's negative log-likelihood.
-        terms: parts of ∂L/∂y that the descent uses, of `gradients.TERMS`; at least one.
+        reward_form: where the reward is read, "outcome" (Eq. 2), "process" or "prefix" (see `reward_forms`).
+        terms: parts of ∂L/∂y that the descent uses, of `reward_forms.TERMS`; at least one that the form has.
         num_iterations: T >= 1.
         step_size: η > 0, Adam's learning rate at the first step; cosine decay follows.
         min_step_ratio: share of η that the decay tends to, in [0, 1].
@@ -52,6 +54,7 @@ class DTOSettings:
     update: str = "first"
     reward_weight: float = 1.0
     nll_weight: float = 0.001
+    reward_form: str = OUTCOME
     terms: Sequence[str] = TERMS
     num_iterations: int = 20
     step_size: float = 0.01
@@ -66,9 +69,15 @@ class DTOSettings:
         check_choice("parameter", self.parameter, PARAMETERS)
         check_choice("update", self.update, UPDATES)
         check_choice("flip", self.flip, FLIPS)
+        check_choice("reward_form", self.reward_form, REWARD_FORMS)
         objective.check_weights(self.reward_weight, self.nll_weight)
         if not self.terms or not set(self.terms) <= set(TERMS):
             raise ValueError(f"terms must be some of {', '.join(TERMS)}; got {', '.join(self.terms) or 'none'}.")
+        if not used_terms(self.terms, self.reward_form):
+            raise ValueError(
+                f"with reward_form={self.reward_form}, terms must hold one of {', '.join(OWN_TERMS)}; "
+                f"got {', '.join(self.terms)}. Add one or choose another form."
+            )
         if self.num_iterations < 1:
             raise ValueError(f"num_iterations (T) must be >= 1; got {self.num_iterations}.")
         if self.step_size <= 0:
@@ -86,6 +95,15 @@ class DTOSettings:
     def weights(self) -> dict[str, float]:
         """λ and ν as the keywords of `gradient_passes.evaluate` and of `objective`."""
         return {"reward_weight": self.reward_weight, "nll_weight": self.nll_weight}
+
+    @property
+    def objective(self) -> dict[str, float | int | str | tuple[str, ...]]:
+        """λ, ν, the used terms and the reward form, as the same keywords."""
+        return {**self.weights, "terms": self.terms, "reward_form": self.reward_form}
+
+    def relevant_part(self, sequence: TokenSequence) -> TokenSequence:
+        """Return the part of a sequence that L and ∂L/∂y of the updated rows depend on."""
+        return relevant_part(sequence, self.reward_form, self.update)
 
     def replace(self, **changes: object) -> "DTOSettings":
         """Return settings with some values replaced, checked again.
@@ -115,7 +133,8 @@ class DTOResult(NamedTuple):
 
     Attributes:
         logits: optimised logits z of the updated rows (the first row, or all of them).
-        objective: L at the hard sequence of each iteration. It need not fall: only the relaxed objective does.
+        objective: L at the hard sequence of each iteration. It need not fall: only the relaxed objective does. In the
+            prefix form L is summed over the updated rows (see `reward_forms`).
         gradient_evaluations: number of evaluations of ∂L/∂y for this sequence.
         token_ids: hard tokens of the whole rollout after the last step.
         cost: cost of the gradient evaluations counted above.

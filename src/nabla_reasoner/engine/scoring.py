@@ -90,7 +90,7 @@ def _score_batch(
 ) -> list[tuple[float, int]]:
     """Return the reward of each response, and the number of tokens read for it."""
     texts = [request.text for request in batch]
-    if reward.kind == "classifier":
+    if reward.has_score_head:
         cache = caches and caches.scorer
         reading = read(reward, texts, [len(text) - 1 for text in texts], cache, slots)
         if store:

@@ -7,8 +7,6 @@ from ..models.language_models import Policy, RewardModel
 from .branch_cache import BranchCache
 from .kv_cache import PrefixCache, TokenCache
 
-MIN_PREFILL = 8  # uncached tokens before a rollout from which a separate pass without gradients is worthwhile
-
 
 class TokenSequence(NamedTuple):
     """A prompt with a response whose tail is being optimised.

@@ -12,12 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..types import Messages
-from .tokenizers import chat_ids, load_tokenizer, suffix_ids
+from .tokenizers import chat_ids, load_tokenizer, suffix_ids, vocabulary_size
 
 REWARD_MODEL_CLASSES = {
     "classifier": transformers.AutoModelForSequenceClassification,
+    "token_classifier": transformers.AutoModelForTokenClassification,
     "likelihood": transformers.AutoModelForCausalLM,
 }
+LABELS = {"classifier": (1,), "token_classifier": (1, 2)}  # numbers of labels that a score can be read from
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
@@ -98,7 +100,7 @@ class Policy(LanguageModel):
         super().__init__(model, tokenizer, name)
         if eos_ids is not None:
             self.eos_ids = list(eos_ids)
-        self.vocab_size = max(tokenizer.get_vocab().values()) + 1
+        self.vocab_size = vocabulary_size(tokenizer)
         self.head = model.get_output_embeddings()
         self.context = model.config.max_position_embeddings
 
@@ -152,12 +154,15 @@ class RewardModel(LanguageModel):
 
     Kind "classifier" (the paper's): the score of a one-label `AutoModelForSequenceClassification` at the last token of
     the formatted chat. Kind "likelihood": Σ_l log π_strong(y_l|y_<l, x), the response's log-likelihood in nats under a
-    stronger causal LM of the same vocabulary. If `reference` is given, its log-likelihood is subtracted.
+    stronger causal LM of the same vocabulary. If `reference` is given, its log-likelihood is subtracted. Kind
+    "token_classifier": the score of an `AutoModelForTokenClassification` (what TRL's `PRMTrainer` writes) at the
+    end-of-turn token. With two labels it is the difference of their logits, log p(label 1) - log p(label 0).
+    The reward r(y_≤l|x) of the beginning of a response is the score at token l, or its log-likelihood.
 
     Attributes:
         parameters: as in `LanguageModel`, the reference model's included.
-        strong: the stronger causal LM as a `Policy`; None for a classifier.
-        suffix_ids: tokens the chat template writes after the end-of-turn token; only a classifier reads them.
+        strong: the stronger causal LM as a `Policy`; None for a model with a score head.
+        suffix_ids: tokens the chat template writes after the end-of-turn token; only kind "classifier" reads them.
     """
 
     def __init__(
@@ -169,10 +174,11 @@ class RewardModel(LanguageModel):
         reference: Policy | None = None,
     ):
         _check_kind(kind)
-        if kind == "classifier" and model.config.num_labels != 1:
+        if kind in LABELS and model.config.num_labels not in LABELS[kind]:
+            allowed = "one or two labels" if 2 in LABELS[kind] else "one label"
             raise ValueError(
-                f"a classifier reward must have one label; {name} has {model.config.num_labels}. "
-                "Choose a model with one label or kind='likelihood'."
+                f"a {kind} reward must have {allowed}; {name} has {model.config.num_labels}. "
+                f"Choose a model with {allowed} or kind='likelihood'."
             )
         if reference is not None and kind != "likelihood":
             raise ValueError(
@@ -202,7 +208,7 @@ class RewardModel(LanguageModel):
             reference: folder or hub name of the reference model of a likelihood reward.
 
         Raises:
-            ValueError: as `Policy.from_pretrained`; unknown kind; a classifier with more than one label.
+            ValueError: as `Policy.from_pretrained`; unknown kind; more labels than the kind can have.
         """
         _check_kind(kind)
         model, tokenizer = _load(REWARD_MODEL_CLASSES[kind], name_or_path, device, dtype)
@@ -222,9 +228,16 @@ class RewardModel(LanguageModel):
             )
         self._checked.add(id(policy))
 
+    @property
+    def has_score_head(self) -> bool:
+        """Whether r is the score of a head on the last hidden state, and not a log-likelihood."""
+        return self.strong is None
+
     def head_scores(self, hidden: Float[Tensor, "batch hidden"]) -> Float[Tensor, " batch"]:
         """Return a classifier's score at one position per sequence."""
-        return self.model.score(hidden)[:, 0]
+        scores = self.model.score(hidden)
+        wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        return scores[:, 0] if scores.shape[1] == 1 else wide[:, 1] - wide[:, 0]
 
 
 def _check_kind(kind: str) -> None:

@@ -94,3 +94,8 @@ def _with_chat_template(tokenizer: Tokenizer, **settings: str | int | bool) -> t
     )
     fast.chat_template = CHAT_TEMPLATE
     return fast
+
+
+def vocabulary_size(tokenizer: transformers.PreTrainedTokenizerBase) -> int:
+    """Return the number of token ids; an output matrix may have more rows, as padding."""
+    return max(tokenizer.get_vocab().values()) + 1

@@ -138,7 +138,7 @@ def train(folder: Path, prompts: Sequence[str], settings: ModelSettings, seed: i
     count = settings.batch * settings.num_steps // 4  # each example is used about four times
     for number, (name, habits) in enumerate((("policy", HABITS), ("judge", REWARDED))):
         lightning.seed_everything(seed + number, verbose=False)
-        module = loop.LanguageModelTraining(build_model(settings.shape), schedule)
+        module = loop.LanguageModelTraining(build_model(settings.shape), schedule, END + 1)
         examples = demonstrations(prompts, count, seed + number, habits)
         batches = Mixture({"letters": examples}, {"letters": settings.batch}, seed)
         fit(module, torch.utils.data.DataLoader(batches, batch_size=None), settings.num_steps)

@@ -31,6 +31,7 @@ STYLES = {  # in the order of a table's rows
     "nabla_without_gradient": MethodStyle("∇ without gradient (null arm)", "the null arm", "#E69F00", "D"),
     "nabla_reasoner": MethodStyle("∇-Reasoner, one pass", "∇-Reasoner", "#D55E00", "*"),
     "nabla_reasoner_multipass": MethodStyle("∇-Reasoner, up to 4 passes", "∇-Reasoner", "#CC79A7", "P"),
+    "nabla_reasoner_prefix": MethodStyle("∇-Reasoner, reward read at each token", "∇-Reasoner", "#332288", "p"),
 }
 METHODS = tuple(STYLES)
 

@@ -31,8 +31,8 @@ class Worker:
         self.lock = threading.Lock()
         atexit.register(self.stop)
 
-    def verify(self, gold: str, answer: str) -> tuple[bool, str | None]:
-        """Return whether the answer equals the reference, and why the comparison failed, if it did.
+    def verify(self, first: str, second: str) -> tuple[bool, str | None]:
+        """Return whether two answers in LaTeX are equal, and why the comparison failed, if it did.
 
         Raises:
             RuntimeError: the process cannot be started (math-verify is missing, or the machine is out of memory).
@@ -42,14 +42,14 @@ class Worker:
                 self.stop()
                 self._start()
             try:
-                self.process.stdin.write(json.dumps([gold, answer]) + "\n")
+                self.process.stdin.write(json.dumps([first, second]) + "\n")
                 self.process.stdin.flush()
                 reply = self._reply(self.timeout_seconds)
             except BrokenPipeError:
                 reply = ""
             if reply:
-                correct, note = json.loads(reply)
-                return correct, note
+                equal, note = json.loads(reply)
+                return equal, note
             self.stop()
             if reply is None:
                 return False, f"grading took more than {self.timeout_seconds:g} seconds"

@@ -105,7 +105,10 @@ def question_key(question: str) -> str:
 
 
 def load_jsonl(path: str, *, task: str, size: int | None = None, suffix: str = "") -> list[Problem]:
-    """Read problems from a JSONL file with string fields `id`, `problem` and `answer`.
+    """Read problems from a JSONL file: UTF-8, one object per line with the fields `id`, `problem` and `answer`.
+
+    The fields are text; `id` and `answer` may also be integers. Lines end at "\\n" only: the JSON text of a question
+    may hold other line separators, such as U+2028. A byte order mark, blank lines and further fields are ignored.
 
     Args:
         path: the file.
@@ -114,35 +117,82 @@ def load_jsonl(path: str, *, task: str, size: int | None = None, suffix: str = "
         suffix: text appended to every user turn, for instance the request to box the answer.
 
     Raises:
-        ValueError: missing or empty file, or a malformed row (its line number is named).
+        ValueError: missing, unreadable or empty file, or a malformed row; the message names file, line and remedy.
     """
+    problems: list[Problem] = []
+    lines: dict[str, int] = {}  # id -> line
+    for number, line in enumerate(_lines(path, task), start=1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        row = _parse_row(line, place)
+        if row["id"] in lines:
+            raise ValueError(
+                f"{place}: ids must be unique; got {row['id']!r}, as on line {lines[row['id']]}. Rename one."
+            )
+        lines[row["id"]] = number
+        problems.append(Problem(row["id"], row["problem"] + suffix, row["answer"], task))
+    if not problems:
+        raise ValueError(
+            f"{path}, line 1: the problem file of task {task} must have at least one row; it is empty. "
+            "Write one JSON object per line."
+        )
+    return take(problems, size, path)
+
+
+def _lines(path: str, task: str) -> list[str]:
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"the problem file of task {task} must exist; got {path!r}. Pass task.path=FILE.jsonl.")
-    problems, seen = [], set()
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        row = _parse_row(line, path, number)
-        if row["id"] in seen:
-            raise ValueError(f"{path}, line {number}: ids must be unique; got {row['id']!r} twice. Rename one.")
-        seen.add(row["id"])
-        problems.append(Problem(row["id"], row["problem"] + suffix, row["answer"], task))
-    if not problems:
-        raise ValueError(f"the problem file of task {task} must have at least one row; {path} is empty.")
-    return take(problems, size)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} must be readable; {error.strerror}. Check its permissions.") from error
+    try:
+        return content.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        number, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
+        raise ValueError(
+            f"{path}, line {number}: a problem file must be UTF-8; got byte 0x{byte:02x}. Save it as UTF-8."
+        ) from error
 
 
-def _parse_row(line: str, path: str, number: int) -> dict[str, str]:
+def _parse_row(line: str, place: str) -> dict[str, str]:
+    """Return the three fields of a row as text."""
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {number}: every line must be one JSON object; {error}.") from error
-    for field in ("id", "problem", "answer"):
-        if not isinstance(row, dict) or not isinstance(row.get(field), str) or not row[field].strip():
-            value = row.get(field) if isinstance(row, dict) else row
-            raise ValueError(f"{path}, line {number}: field {field!r} must be a non-empty string; got {value!r}.")
-    return row
+    except (ValueError, RecursionError) as error:  # ValueError also for an integer of thousands of digits
+        raise ValueError(
+            f"{place}: every line must be one JSON object; got {_short(line)} ({error}). Correct the line; if it is "
+            "the last one, the file may have been cut off."
+        ) from error
+    if not isinstance(row, dict):
+        raise ValueError(f'{place}: every line must be one JSON object; got {_short(row)}. Write {{"id": …, …}}.')
+    return {field: _text(row, field, place) for field in ("id", "problem", "answer")}
+
+
+def _text(row: dict[str, Any], field: str, place: str) -> str:
+    """Return a field as text; an integer is accepted for an id or an answer."""
+    if field not in row:
+        raise ValueError(f"{place}: field {field!r} must be there; it is missing. Add it or rename the field meant.")
+    value = row[field]
+    if isinstance(value, int) and not isinstance(value, bool) and field != "problem":
+        return str(value)
+    kinds = "a non-empty string" if field == "problem" else "a non-empty string or an integer"
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{place}: field {field!r} must be {kinds}; got {_short(value)}. Write it as text.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # half of a character, such as \\ud83d alone: no tokenizer can read it
+        raise ValueError(
+            f"{place}: field {field!r} must be valid Unicode; got {_short(value)}. Remove the lone surrogate."
+        ) from error
+    return value
+
+
+def _short(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def load_hub(
@@ -176,11 +226,14 @@ def load_hub(
         if "####" in answer:
             answer = answer.split("####")[-1].strip().replace(",", "")
         problems.append(Problem(f"{task}/{index}", str(row[problem_field]) + suffix, answer, task))
-    return take(problems, size)
+    return take(problems, size, repository)
 
 
-def take(problems: Sequence[Problem], size: int | None) -> list[Problem]:
-    """Return the first `size` problems, or all for None; raise ValueError if there are fewer."""
+def take(problems: Sequence[Problem], size: int | None, source: str) -> list[Problem]:
+    """Return the first `size` problems of a source, or all for None; raise ValueError if there are fewer."""
     if size is not None and not 1 <= size <= len(problems):
-        raise ValueError(f"the number of problems must be between 1 and {len(problems)}; got {size}.")
+        raise ValueError(
+            f"{source}: the number of problems must be between 1 and {len(problems)}; got {size}. "
+            "Lower num_problems; num_problems=null takes all."
+        )
     return list(problems[:size])

@@ -166,7 +166,8 @@ class GroupRelativeTraining(PolicyTraining):
     def log_probabilities(self, model: torch.nn.Module, blocks: Sequence[Padded]) -> Float[Tensor, "responses seq"]:
         """Return log π of every response token, in nats, with the rows of all blocks concatenated."""
         width = max(block.ids.shape[1] for block in blocks)
-        parts = [losses.response_log_probabilities(model, block, self.sampling.temperature) for block in blocks]
+        vocab_size, temperature = self.policy.vocab_size, self.sampling.temperature
+        parts = [losses.response_log_probabilities(model, block, vocab_size, temperature) for block in blocks]
         return torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
     def _check_rewards(self, rewards: Float[Tensor, "groups samples"]) -> None:

@@ -69,10 +69,14 @@ class Training(lightning.LightningModule, abc.ABC):
 
 
 class LanguageModelTraining(Training):
-    """Supervised training of a causal LM: cross-entropy of the responses."""
+    """Supervised training of a causal LM: cross-entropy of the responses over `vocab_size` token ids."""
+
+    def __init__(self, model: torch.nn.Module, schedule: Schedule, vocab_size: int):
+        super().__init__(model, schedule)
+        self.vocab_size = vocab_size
 
     def loss(self, batch: list[Padded]) -> Float[Tensor, ""]:
-        return next_token_loss(self.model, batch)
+        return next_token_loss(self.model, batch, self.vocab_size)
 
 
 class BestWeights(lightning.Callback):

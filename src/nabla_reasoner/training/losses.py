@@ -138,30 +138,35 @@ def policy_loss(
     return average_tokens(loss, mask, normalisation=normalisation, max_length=max_length)
 
 
-def next_token_loss(model: torch.nn.Module, blocks: Sequence[Padded]) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy of the response tokens under a causal LM, in nats."""
+def next_token_loss(model: torch.nn.Module, blocks: Sequence[Padded], vocab_size: int) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy of the response tokens under a causal LM, in nats.
+
+    Args:
+        vocab_size: number of token ids; further rows of the output matrix are padding and take no probability.
+    """
     losses = []
     count = 0
     for block in blocks:
         hidden = model.base_model(input_ids=block.ids, use_cache=False).last_hidden_state[:, :-1]
         is_target = block.is_response[:, 1:]  # only these positions go through the output matrix
-        logits = model.get_output_embeddings()(hidden[is_target])
+        logits = model.get_output_embeddings()(hidden[is_target])[:, :vocab_size]
         losses.append(functional.cross_entropy(logits, block.ids[:, 1:][is_target], reduction="sum"))
         count += int(is_target.sum())
     return torch.stack(losses).sum() / count
 
 
 def response_log_probabilities(
-    model: torch.nn.Module, block: Padded, temperature: float = 1.0
+    model: torch.nn.Module, block: Padded, vocab_size: int, temperature: float = 1.0
 ) -> Float[Tensor, "batch seq"]:
     """Return log π(y_l|y_<l, x) in nats at every response token, 0 elsewhere.
 
     Args:
+        vocab_size: as in `next_token_loss`.
         temperature: sampling temperature of the responses, > 0.
     """
     hidden = model.base_model(input_ids=block.ids, use_cache=False).last_hidden_state[:, :-1]
     is_target = block.is_response[:, 1:]
-    logits = model.get_output_embeddings()(hidden[is_target]) / temperature
+    logits = model.get_output_embeddings()(hidden[is_target])[:, :vocab_size] / temperature
     log_probabilities = torch.log_softmax(logits, -1).gather(1, block.ids[:, 1:][is_target][:, None])[:, 0]
     rows, positions = is_target.nonzero(as_tuple=True)
     return log_probabilities.new_zeros(block.ids.shape).index_put((rows, positions + 1), log_probabilities)

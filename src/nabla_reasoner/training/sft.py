@@ -66,4 +66,4 @@ class SupervisedTraining(PolicyTraining):
     """SFT: cross-entropy of worked solutions."""
 
     def loss(self, batch: list[Padded]) -> Float[Tensor, ""]:
-        return next_token_loss(self.model, batch)
+        return next_token_loss(self.model, batch, self.policy.vocab_size)

@@ -167,7 +167,7 @@ def train_candidate(config: DictConfig, name: str, answers: dict[str, list[Answe
     loop.fit(
         reward_model.RewardTraining(model, schedule, process_weight=0.0)
         if name == "classifier"
-        else loop.LanguageModelTraining(model, schedule),
+        else loop.LanguageModelTraining(model, schedule, reward.strong.vocab_size),
         Mixture(examples, dict(recipe.batch), recipe.seed),
         device=config.device,
         folder=config.work_folder,

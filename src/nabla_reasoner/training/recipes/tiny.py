@@ -18,7 +18,7 @@ from ...evaluation.accuracy import sample_responses
 from ...models.language_models import Policy
 from ...models.quiet import quiet_libraries
 from ...models.random_init import build_model
-from ...models.tokenizers import build_tokenizer, load_tokenizer
+from ...models.tokenizers import build_tokenizer, load_tokenizer, vocabulary_size
 from ...tasks import grading, problems
 from ...types import Problem
 from .. import classifier_init, loop, reward_model
@@ -72,7 +72,7 @@ def train_language_model(config: DictConfig, name: str, data: Splits) -> None:
     lightning.seed_everything(recipe.seed, verbose=False)
     pools = {task: solution_examples(tokenizer, parts["train"]) for task, parts in data.items()}
     model = build_model(model_shape(recipe.architecture), tokenizer)
-    module = loop.LanguageModelTraining(model, loop.Schedule(**recipe.schedule))
+    module = loop.LanguageModelTraining(model, loop.Schedule(**recipe.schedule), vocabulary_size(tokenizer))
     fit_and_save(config, name, module, Mixture(pools, dict(recipe.batch), recipe.seed))
 
 

@@ -1,0 +1,125 @@
+"""Passes of a reward model with a score head: at the end of responses, at every token, or at single tokens."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..engine import batching
+from ..engine.cached_forward import read
+from ..engine.kv_cache import PrefixCache
+from ..engine.numerics import at_least_float32
+from ..engine.sequences import TokenSequence, with_end_token
+from ..engine.stored_prefixes import Slots, fill, put_new
+from ..models.language_models import RewardModel
+
+
+class ScorePass(NamedTuple):
+    """Scores of a batch; entries are by sequence.
+
+    Attributes:
+        values: score of the closed response; None where it was not read.
+        prefix_rewards: scores at the rollout's tokens; None if only whole responses were scored.
+        embedding_gradients: gradient with respect to the embeddings of the rollout's tokens; None without a backward
+            pass.
+        forward, backward: tokens read.
+    """
+
+    values: list[float | None]
+    prefix_rewards: list[Float[Tensor, " _"]] | None
+    embedding_gradients: list[Float[Tensor, "_ hidden"] | None]
+    forward: list[int]
+    backward: list[int]
+
+
+def whole_responses(
+    reward: RewardModel,
+    batch: Sequence[TokenSequence],
+    weight: float | int,
+    store: Slots,
+    *,
+    backward: bool,
+    every_token: bool,
+) -> ScorePass:
+    """Read closed responses; the gradient is that of `weight` times the score at the end.
+
+    Args:
+        every_token: the gradient is instead that of `weight` times the sum of the scores at the rollout's own tokens.
+    """
+    lengths = [len(s.rollout) for s in batch]
+    texts = [s.reward_prompt + s.prefix + with_end_token(s, reward).rollout + reward.suffix_ids for s in batch]
+    starts = [len(s.reward_prompt) + len(s.prefix) for s in batch]
+    filled = fill(reward, texts, starts, store)
+    limits = starts if backward or every_token else [len(text) - 1 for text in texts]
+    reading = read(reward, texts, limits, store.cache, store.slots, gradients=backward)
+    at_tokens, gradients = None, [None] * len(batch)
+    with torch.set_grad_enabled(backward):
+        scores = at_least_float32(reward.head_scores(reading.last()))
+        minimised = scores.sum()
+        if every_token:
+            columns = [start - skipped for start, skipped in zip(starts, reading.starts, strict=True)]
+            pairs = list(zip(columns, lengths, strict=True))
+            states = [reading.hidden[i, begin : begin + length] for i, (begin, length) in enumerate(pairs)]
+            at_tokens = at_least_float32(reward.head_scores(torch.cat(states)))
+            minimised = at_tokens.sum()
+        if backward:
+            (gradient,) = torch.autograd.grad(weight * minimised, reading.embeddings)
+            gradients = [
+                gradient[i, start - skipped : start - skipped + length]
+                for i, (start, skipped, length) in enumerate(zip(starts, reading.starts, lengths, strict=True))
+            ]
+    if store.keep and store.cache is not None:
+        store.cache.put(store.slots, texts, reading.starts, reading.cache)
+    forward = [count + length for count, length in zip(filled, reading.lengths, strict=True)]
+    return ScorePass(
+        values=scores.detach().tolist(),
+        prefix_rewards=None if at_tokens is None else list(at_tokens.detach().split(lengths)),
+        embedding_gradients=gradients,
+        forward=forward,
+        backward=reading.lengths if backward else [0] * len(batch),
+    )
+
+
+def own_tokens(
+    reward: RewardModel, batch: Sequence[TokenSequence], weight: float | int, store: Slots, *, backward: bool
+) -> ScorePass:
+    """Read the score at every rollout token; the gradient at a token is that of `weight` times its own score.
+
+    A token's own term holds the keys and values of earlier tokens fixed. They are read once, without gradients, into
+    the cache; then every token is a row of its own, one token forward and backward after its cached prefix.
+    """
+    if store.cache is None:
+        store = Slots(PrefixCache(len(batch)), range(len(batch)))
+    starts = [len(s.reward_prompt) + len(s.prefix) for s in batch]
+    texts = [s.reward_prompt + s.prefix + s.rollout for s in batch]
+    forward = fill(reward, texts, [len(text) - 1 for text in texts], store, allowed=0)
+    rows = [(i, end) for i, start in enumerate(starts) for end in range(start + 1, len(texts[i]) + 1)]
+
+    def read_rows(indices: list[int]) -> list[tuple[Tensor, Tensor | None, int]]:
+        ends = [rows[k] for k in indices]
+        parts, slots = [texts[i][:end] for i, end in ends], [store.slots[i] for i, _ in ends]
+        reading = read(reward, parts, [end - 1 for _, end in ends], store.cache, slots, gradients=backward)
+        gradients = [None] * len(ends)
+        with torch.set_grad_enabled(backward):
+            scores = at_least_float32(reward.head_scores(reading.last()))
+            if backward:
+                (gradient,) = torch.autograd.grad(weight * scores.sum(), reading.embeddings)
+                gradients = list(gradient[torch.arange(len(ends)), torch.tensor(reading.lengths) - 1])
+        if store.keep:  # the slots hold all but the last token of each sequence
+            put_new(Slots(store.cache, slots), reading)
+        return list(zip(scores.detach().unbind(), gradients, reading.lengths, strict=True))
+
+    results = iter(batching.run(read_rows, [end for _, end in rows], reward.batch_limits))
+    by_sequence = [[next(results) for _ in s.rollout] for s in batch]
+    read_counts = [sum(length for _, _, length in tokens) for tokens in by_sequence]
+    return ScorePass(
+        values=[None] * len(batch),
+        prefix_rewards=[torch.stack([score for score, _, _ in tokens]) for tokens in by_sequence],
+        embedding_gradients=[
+            torch.stack([gradient for _, gradient, _ in tokens]) if backward else None for tokens in by_sequence
+        ],
+        forward=[before + count for before, count in zip(forward, read_counts, strict=True)],
+        backward=read_counts if backward else [0] * len(batch),
+    )

@@ -1,0 +1,106 @@
+"""Rewards r(y_≤l|x) of beginnings of a response that differ in their last token."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .. import cost
+from ..models.language_models import RewardModel
+from . import batching
+from .cached_forward import read
+from .numerics import at_least_float32
+from .sequences import ModelCaches, likelihood_models
+from .stored_prefixes import Slots, fill, predict
+
+
+class PrefixRequest(NamedTuple):
+    """A beginning of a response and the tokens that may follow it.
+
+    Attributes:
+        slot: cache slot.
+        prompt: chat prompt by the reward model's template.
+        prefix: response tokens y_<l.
+        tokens: candidates for y_l, at least one.
+        hidden: for a likelihood reward, hidden states of its models that predict y_l, if they are known.
+    """
+
+    slot: int
+    prompt: list[int]
+    prefix: list[int]
+    tokens: list[int]
+    hidden: Sequence[Float[Tensor, " _"]] = ()
+
+
+@torch.no_grad()
+def prefix_rewards(
+    reward: RewardModel, requests: Sequence[PrefixRequest], caches: ModelCaches
+) -> tuple[list[list[float]], list[cost.Cost]]:
+    """Return r(y_≤l|x) of each candidate of each request, and the cost of each request.
+
+    A score head reads every candidate, one token each after the cached prefix, and no closing tokens. A likelihood
+    reward reads none: one hidden state gives the log-probability of all.
+
+    Args:
+        caches: what was read before; prefixes read now are stored there too, candidates are not.
+    """
+
+    def batch_rewards(indices: list[int]) -> list[tuple[list[float], int]]:
+        batch = [requests[i] for i in indices]
+        return (
+            _score_candidates(reward, batch, caches)
+            if reward.has_score_head
+            else _log_likelihoods(reward, batch, caches)
+        )
+
+    lengths = [(len(r.prompt) + len(r.prefix) + 1) * len(r.tokens) for r in requests]
+    results = batching.run(batch_rewards, lengths, reward.batch_limits)
+    return [values for values, _ in results], [
+        cost.scoring(reward.parameters, tokens) if tokens else cost.Cost() for _, tokens in results
+    ]
+
+
+def _score_candidates(
+    reward: RewardModel, batch: Sequence[PrefixRequest], caches: ModelCaches
+) -> list[tuple[list[float], int]]:
+    """Return the score at each candidate of each request, and the number of tokens read."""
+    texts = [request.prompt + request.prefix for request in batch]
+    store = Slots(caches.scorer, [request.slot for request in batch])
+    filled = fill(reward, texts, [len(text) for text in texts], store, allowed=0)
+    rows = [(i, token) for i, request in enumerate(batch) for token in request.tokens]
+    extended = [texts[i] + [token] for i, token in rows]
+    limits = [len(texts[i]) for i, _ in rows]
+    reading = read(reward, extended, limits, store.cache, [store.slots[i] for i, _ in rows])
+    scores = at_least_float32(reward.head_scores(reading.last())).tolist()
+    values: list[list[float]] = [[] for _ in batch]
+    for (i, _), score, length in zip(rows, scores, reading.lengths, strict=True):
+        values[i].append(score)
+        filled[i] += length
+    return list(zip(values, filled, strict=True))
+
+
+def _log_likelihoods(
+    reward: RewardModel, batch: Sequence[PrefixRequest], caches: ModelCaches
+) -> list[tuple[list[float], int]]:
+    """Return the log-likelihood of each request's prefix with each candidate, and the number of tokens read."""
+    texts = [request.prompt + request.prefix + request.tokens[:1] for request in batch]
+    values = [[0.0] * len(request.tokens) for request in batch]
+    lengths = [0] * len(batch)
+    for number, (model, sign, cache) in enumerate(likelihood_models(reward, caches)):
+        predicted = predict(
+            model,
+            texts,
+            [len(request.prompt) for request in batch],
+            [len(text) - 1 for text in texts],
+            Slots(cache, [request.slot for request in batch]),
+            [request.hidden[number][None] if request.hidden else None for request in batch],
+        )
+        log_probabilities = torch.log_softmax(at_least_float32(model.logits(torch.cat(predicted.hidden))), -1)
+        for i, request in enumerate(batch):
+            for k, token in enumerate(request.tokens):
+                values[i][k] += sign * (predicted.before[i] + log_probabilities[i, token].item())
+        if number == 0:
+            lengths = predicted.lengths
+    return list(zip(values, lengths, strict=True))

@@ -1,0 +1,214 @@
+r"""Equality of two answers to a benchmark problem.
+
+math-verify compares what is left after these rules, which settle the cases where it is wrong or depends on which answer
+is the reference. The relation is symmetric.
+
+- Numbers are compared by exact value: 0.5 = 1/2 and 0.\overline{3} = 1/3, but 0.333333 ≠ 1/3 and 3.14159265 ≠ π.
+  Mixed numbers (1\frac12), numbers in words and "0.333..." have their usual value.
+- Digits with a base other than ten are a notation: equal only to the same digits in the same base. 2516_8 is neither
+  2516 nor 1358, because the base is what such problems ask for.
+- x% equals x as well as x/100. Percentages equal each other by value.
+- A unit, currency or degree sign may be left out. Two that are stated must be the same; none is converted.
+- A list without brackets may stand in any order and equals the set of its entries; repeated entries of lists count.
+  Tuples, points, intervals and matrices are ordered. A list equals the point with the same entries in the same order.
+- Brackets matter: (1,2), [1,2] and \{1,2\} differ. A matrix of one row or one column and \langle 1,2\rangle are points.
+- "x = 5" equals "5", but not "y = 5". An equation such as x + y = 1 equals no number. Intervals equal inequalities.
+- Words are compared as text, without case, articles, brackets and punctuation.
+"""
+
+import itertools
+import re
+from fractions import Fraction
+
+from . import answer_parts
+from .answer_parts import PERCENT, Entries
+from .exact_numbers import rational, with_fractions
+from .math_verify_process import worker
+from .notation import standard
+
+MAX_CHARACTERS = 1000  # longer answers equal the same text only
+MAX_ENTRIES = 40
+MAX_DEPTH = 4  # of tuples within tuples
+MAX_NESTING = 20  # open brackets, as MAX_CHARACTERS; math-verify's time doubles with each level
+
+NAME = r"(?:\\?[A-Za-z]+|\\text\{[^{}]*\})(?:_\{?\w+\}?)?'?(?:\s*\([\w\s,\\]*\))?|\([\w\s,\\]+\)"
+RELATION = re.compile(r"<|>|\\(?:le|ge|neq|lt|gt)(?![A-Za-z])")
+EQUALS = re.compile(r"=|\\approx(?![A-Za-z])|\\in(?![A-Za-z])")
+
+Verdict = tuple[bool, str | None]
+
+
+def equal(first: str, second: str) -> Verdict:
+    """Return whether two answers are equal, and why the comparison failed (out of time or memory), if it did.
+
+    An answer that cannot be read is not a failure: it equals the same text only.
+    """
+    if " ".join(first.split()) == " ".join(second.split()):
+        return True, None
+    if max(len(first), len(second)) > MAX_CHARACTERS or max(_nesting(first), _nesting(second)) > MAX_NESTING:
+        return False, None
+    notes: list[str] = []
+    correct = _same(standard(first), standard(second), notes, MAX_DEPTH)
+    return correct, None if correct or not notes else notes[0]
+
+
+def _nesting(text: str) -> int:
+    """Return the largest number of brackets open at once."""
+    steps = [1 if mark in "([{" else -1 for mark in text if mark in "()[]{}"]
+    return max(itertools.accumulate(steps), default=0)
+
+
+def _same(a: str, b: str, notes: list[str], depth: int) -> bool:
+    """Compare two answers in the standard notation; notes of failed comparisons are appended to `notes`."""
+    if _squeezed(a) == _squeezed(b):
+        return True
+    if not a or not b:
+        return False
+    numbers = rational(a), rational(b)
+    if None not in numbers:
+        return numbers[0] == numbers[1]
+    settled = _same_words(a, b)
+    if settled is not None:
+        return settled
+    a, b, comparable = _without_names(a, b)
+    if not comparable:
+        return False
+    left, right = answer_parts.entries(a), answer_parts.entries(b)
+    single = left.kind == right.kind == "single"
+    if depth and not single and max(len(left.parts), len(right.parts)) <= MAX_ENTRIES:
+        settled = _same_entries(left, right, notes, depth - 1)
+        if settled is not None:
+            return settled
+    return _same_scalar(a, b, notes)
+
+
+def _squeezed(text: str) -> str:
+    """Remove spaces, except between digits, and marks of words."""
+    return re.sub(r"(?<![\d.,])\s+|\s+(?![\d.,])", "", re.sub(r"\\text\{([^{}]*)\}", r"\1", text))
+
+
+def _same_words(a: str, b: str) -> bool | None:
+    """Compare as text if either answer is words; None if neither is, or if one is a number or a list."""
+    if answer_parts.text_answer(a) is None and answer_parts.text_answer(b) is None:
+        return None
+    for text in (a, b):
+        if rational(answer_parts.quantity(text).value) is not None or len(answer_parts.entries(text).parts) > 1:
+            return None
+    left, right = answer_parts.letters(a), answer_parts.letters(b)
+    return None if left is None and right is None else left == right
+
+
+def _without_names(a: str, b: str) -> tuple[str, str, bool]:
+    """Return the answers without "x =" where it makes no difference, and whether they can be equal at all."""
+    (left, a_value), (right, b_value) = _named(a), _named(b)
+    if left is None and right is None:
+        return a, b, True
+    if left and right and _squeezed(left) == _squeezed(right):
+        return a_value, b_value, True
+    if left is not None and right is not None:  # other names: equal at most as equations, such as y = x and x = y
+        return a, b, not (left and right) or bool(re.search("[A-Za-z]", a_value + b_value))
+    if left == "" or right == "":  # an equation beside a value
+        return a, b, bool(RELATION.search(a + b))
+    return a_value, b_value, True
+
+
+def _named(text: str) -> tuple[str | None, str]:
+    """Return name and value of an equation: ("x", "5") for x = 5; ("", text) without a name; (None, text) if none."""
+    if RELATION.search(text) or len(answer_parts.entries(text).parts) != 1:
+        return None, text
+    sides = [side.strip() for side in EQUALS.split(text)]
+    if len(sides) < 2 or not all(sides):
+        return None, text
+    if re.fullmatch(NAME, sides[0]):
+        return sides[0], sides[-1]
+    if re.fullmatch(NAME, sides[-1]) and not re.search(r"[A-Za-z]", sides[0]):  # 5 = x
+        return sides[-1], sides[0]
+    return ("", text) if re.search(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", sides[0]) else (None, sides[-1])
+
+
+def _same_entries(left: Entries, right: Entries, notes: list[str], depth: int) -> bool | None:
+    """Compare entry by entry; None if brackets do not settle it, as for an interval and an inequality."""
+    unordered, kinds = {"list", "set", "single"}, {left.kind, right.kind}
+    if kinds <= unordered:
+        if "set" in kinds:
+            return _contained(left, right, notes, depth) and _contained(right, left, notes, depth)
+        return len(left.parts) == len(right.parts) and _paired(left.parts, right.parts, notes, depth)
+    if kinds == {"union", "list"}:
+        listed = left.parts if left.kind == "list" else right.parts
+        if not all(RELATION.search(part) for part in listed):  # x < 1 or x > 2 is a union; a list of points is not
+            return False
+    if kinds <= {"union", "list"}:
+        return (len(left.parts) == len(right.parts) and _paired(left.parts, right.parts, notes, depth)) or None
+    if kinds & {"single", "union"}:
+        return None
+    if "set" in kinds or not _brackets_agree(kinds, len(left.parts)):
+        return False
+    if len(left.parts) != len(right.parts):
+        return False
+    return all(_same(a, b, notes, depth) for a, b in zip(left.parts, right.parts, strict=True))
+
+
+def _brackets_agree(kinds: set[str], size: int) -> bool:
+    """Return whether two ordered kinds can be equal. Three entries are no interval, so there (…) is as good as […]."""
+    if len(kinds) == 1:
+        return True
+    if kinds == {"vector", "row vector"} or not kinds <= {"()", "[]", "vector", "row vector", "list"}:
+        return False
+    return size > 2 or "[]" not in kinds or not kinds & {"()", "list"}
+
+
+def _contained(left: Entries, right: Entries, notes: list[str], depth: int) -> bool:
+    return all(any(_same(a, b, notes, depth) for b in right.parts) for a in left.parts)
+
+
+def _paired(left: list[str], right: list[str], notes: list[str], depth: int) -> bool:
+    """Return whether each entry of one list has a partner of its own in the other."""
+    rest = list(right)
+    for a in left:
+        partner = next((i for i, b in enumerate(rest) if _same(a, b, notes, depth)), None)
+        if partner is None:
+            return False
+        del rest[partner]
+    return True
+
+
+def _same_scalar(a: str, b: str, notes: list[str]) -> bool:
+    """Compare two answers without entries: base, unit, number, else by math-verify."""
+    a, b = answer_parts.without_base_ten(a), answer_parts.without_base_ten(b)
+    digits = answer_parts.base(a), answer_parts.base(b)
+    if digits != (None, None):
+        return digits[0] == digits[1]
+    left, right = answer_parts.quantity(a), answer_parts.quantity(b)
+    if left.unit and right.unit and left.unit != right.unit:
+        return False
+    values = [(left.value, right.value)]
+    if PERCENT in (left.unit, right.unit) and left.unit != right.unit:
+        values += [(_hundredth(left.value), right.value) if left.unit else (left.value, _hundredth(right.value))]
+    return any(_same_value(x, y, notes) for x, y in values)
+
+
+def _hundredth(value: str) -> str:
+    number = rational(value)
+    return rf"\frac{{{value}}}{{100}}" if number is None else str(number / 100)
+
+
+def _same_value(a: str, b: str, notes: list[str]) -> bool:
+    left, right = rational(a), rational(b)
+    if left is not None and right is not None:
+        return left == right
+    if _squeezed(a.replace(r"^\circ", "")) == _squeezed(b.replace(r"^\circ", "")):  # \cos 58 for \cos 58^\circ
+        return True
+    a, b = (_latex(text, number) for text, number in ((a, left), (b, right)))
+    correct, note = worker().verify(a, b)
+    if note:
+        notes.append(note)
+    return correct
+
+
+def _latex(text: str, number: Fraction | None) -> str:
+    if number is None:
+        if answer_parts.TRIGONOMETRY.search(text):
+            text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\\circ", r"{\\frac{\1\\pi}{180}}", text)
+        return with_fractions(text)
+    sign, size = "-" if number < 0 else "", abs(number)
+    return sign + (str(size) if size.denominator == 1 else rf"\frac{{{size.numerator}}}{{{size.denominator}}}")

@@ -1,0 +1,145 @@
+r"""One notation for answers: variants of the same signs in Unicode, Markdown, LaTeX and plain text become one.
+
+For example, "½", "1/2" with Markdown stars, `\dfrac12` and `$\frac{1}{2}$.` all become text that `numbers.rational` or
+math-verify reads as one half. Nothing here compares answers.
+"""
+
+import re
+import unicodedata
+
+SIGNS = {
+    **dict.fromkeys("−–—‐‑", "-"),
+    **dict.fromkeys("·⋅∙", r"\cdot "),
+    **{"×": r"\times ", "÷": r"\div ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\neq ", "≈": r"\approx ", "±": r"\pm "},
+    **{"∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ", "’": "'"},
+}
+BEFORE_COMPATIBILITY = {"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "º": r"^\circ "}
+SUPERSCRIPTS, SUBSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
+
+# Applied in this order; each is linear in the length of the text.
+REWRITES = [
+    (r"√\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    (r"√\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
+    (r"√", r"\\sqrt "),
+    (r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    (r"(?<![\\A-Za-z])(?:infinity|inf)(?![A-Za-z])", r"\\infty "),
+    (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
+    (r"\\(?:text)?color\s*\{[^{}]*\}|\\(?:displaystyle|textstyle|limits|notag)(?![A-Za-z])", ""),
+    (r"\\(?:left|right)\s*\.|\\(?:left|right|middle|[bB]igg?[lr]?)(?![A-Za-z])", ""),
+    (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+    (r"\\(?:text(?:bf|it|rm|normal|tt|sf|sc)|mathrm|mbox|hbox)\s*\{", r"\\text{"),
+    (r"\\text\s+\{", r"\\text{"),
+    (r"\\text\{\s*(\\?\$?-?\d[\d:.,/]*)\s*([^{}]*)\}", r"\1 \\text{\2}"),  # only the words are text
+    (r"(?<=\d)\s*\^\s*\{\s*(?:\\text\{)?(?:st|nd|rd|th)\}?\s*\}", ""),  # ordinal numbers
+    (r"(?<=\d)\s*(?:\\text\{(?:st|nd|rd|th)\}|(?:st|nd|rd|th)(?![A-Za-z]))", ""),
+    (r"\{\s*([^{}]*)\\choose(?![A-Za-z])\s*([^{}]*)\}", r"\\binom{\1}{\2}"),
+    (r"\\(?:mathbf|mathit|mathsf|mathtt|boldsymbol|bm)\s*\{([^{}]*)\}", r"\1"),
+    (r"\\(?:lbrace|rbrace)(?![A-Za-z])", lambda match: r"\{" if "l" in match[0] else r"\}"),
+    (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
+    (r"\\leq(?:slant)?(?![A-Za-z])", r"\\le"),
+    (r"\\geq(?:slant)?(?![A-Za-z])", r"\\ge"),
+    (r"\\ne(?![A-Za-z])", r"\\neq"),
+    (r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", r"^\\circ"),
+    (r"(?<=[\w)}])\*\*(?=[\w({-])", "^"),
+    (r"(?<!\\)\$", ""),
+    (r"\{\s*,\s*\}|\\!\s*,\s*\\!|,\s*\\!", "{,}"),  # a comma between groups of three digits
+    (r"\\!", ""),
+    (r"(\\\\)|\\[,;: ]|\\q?quad(?![A-Za-z])|~", lambda match: match[1] or " "),
+    (r"\s+", " "),
+]
+PATTERNS = [(re.compile(pattern), replacement) for pattern, replacement in REWRITES]
+NESTED_TEXT = re.compile(r"\\text\{\s*\\text\{([^{}]*)\}\s*\}")
+SYMBOLS_IN_TEXT = re.compile(r"\\text\{([^{}A-Za-z]*)\}")  # digits and signs need no text mode
+ENDS = re.compile(r"^(?:\\\(|\\\[|[\s*`=])+|(?:\\\)|\\\]|[\s*`,;:]|(?<![.\\])\.|(?<!\\)\\)+$")
+
+
+def standard(text: str) -> str:
+    r"""Return an answer in the common notation: ASCII digits and signs, LaTeX commands, no style, no outer delimiters.
+
+    `\text{…}` marks words, whatever the command was. Numbers keep their digits; commas between groups of three digits
+    are gone.
+    """
+    text = _without_unicode(text)
+    for pattern, replacement in PATTERNS:
+        text = pattern.sub(replacement, text)
+    for pattern in (NESTED_TEXT, SYMBOLS_IN_TEXT):
+        text = pattern.sub(r"\1", text)
+    text = _trimmed(text)
+    while (inner := _unwrapped(text)) is not None:
+        text = _trimmed(inner)
+    return _without_separators(text)
+
+
+def _without_unicode(text: str) -> str:
+    text = re.sub(f"[{SUPERSCRIPTS}]+", lambda match: f"^{{{unicodedata.normalize('NFKC', match[0])}}}", text)
+    text = re.sub(f"[{SUBSCRIPTS}]+", lambda match: f"_{{{unicodedata.normalize('NFKC', match[0])}}}", text)
+    text = "".join(BEFORE_COMPATIBILITY.get(mark, _fraction(mark)) for mark in text)
+    return "".join(_ascii(mark) for mark in unicodedata.normalize("NFKC", text))
+
+
+def _fraction(mark: str) -> str:
+    r"""Return `\frac{1}{2}` for "½", and every other character as it is."""
+    if not unicodedata.decomposition(mark).startswith("<fraction>"):
+        return mark
+    numerator, _, denominator = unicodedata.normalize("NFKC", mark).partition("\N{FRACTION SLASH}")
+    return rf"\frac{{{numerator}}}{{{denominator}}}"
+
+
+def _ascii(mark: str) -> str:
+    if mark.isascii():
+        return mark
+    if mark in SIGNS:
+        return SIGNS[mark]
+    kind, name = unicodedata.category(mark), unicodedata.name(mark, "")
+    if kind == "Nd":
+        return str(unicodedata.decimal(mark))
+    if kind == "Cf":  # invisible, such as a zero-width space
+        return ""
+    if kind.startswith("Z"):
+        return " "
+    greek = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER ([A-Z]+)", name)
+    if greek:
+        return rf"\{greek[2].lower() if greek[1] == 'SMALL' else greek[2].capitalize()} ".replace("lamda", "lambda")
+    return mark
+
+
+def _trimmed(text: str) -> str:
+    previous = None
+    while text != previous:
+        previous, text = text, ENDS.sub("", text)
+    return text
+
+
+def _unwrapped(text: str) -> str | None:
+    r"""Return the content of `{…}`, `\boxed{…}` or `\fbox{…}` where it is the whole text, else None."""
+    opening = re.match(r"(?:\\boxed|\\fbox)?\s*\{", text)
+    if opening is None:
+        return None
+    end = closing_brace(text, opening.end())
+    return text[opening.end() : end] if end == len(text) - 1 else None
+
+
+def closing_brace(text: str, start: int) -> int | None:
+    """Return the position of the brace that closes the one opened before `start`, or None."""
+    depth = 1
+    for mark in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(mark.group(), 0)
+        if depth == 0:
+            return start + mark.start()
+    return None
+
+
+def _without_separators(text: str) -> str:
+    r"""Remove marks between groups of three digits: `1{,}234`, "1,234", "1 234"; but (1,234) is a pair."""
+    text = re.sub(r"(?<=\d)\{,\}(?=\d{3})", "", text).replace("{,}", ",")
+    group = re.compile(r"(?<![\d.,_^])(\d{1,3})((?:,\d{3})+|(?: \d{3})+)(?![\d/]|,\d| \d)")
+    return group.sub(
+        lambda match: match[0] if _in_brackets(text, match.start()) else re.sub("[, ]", "", match[0]), text
+    )
+
+
+def _in_brackets(text: str, position: int) -> bool:
+    r"""Return whether a position lies inside (…), […] or \{…\}."""
+    before = text[:position]
+    opened = len(re.findall(r"[(\[]|\\\{", before))
+    return opened > len(re.findall(r"[)\]]|\\\}", before))

@@ -1,0 +1,74 @@
+"""Random settings on the command line: each is accepted, or refused in one line with exit status 2."""
+
+import contextlib
+import io
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nabla_reasoner.__main__ import WRONG, main
+from nabla_reasoner.config.compose import compose_cells
+
+KNOWN = compose_cells(["method=nabla_reasoner"])[0].content()
+NARROW = ["policy=tiny-base", "task=products", "seed=0", "method=nabla_reasoner"]
+
+
+def key_paths(tree: dict, prefix: str = "") -> list[str]:
+    """Dotted names of all settings of a cell, groups of settings included."""
+    paths = []
+    for key, value in tree.items():
+        paths.append(f"{prefix}{key}")
+        paths += key_paths(value, f"{prefix}{key}.") if isinstance(value, dict) else []
+    return paths
+
+
+VALUES = st.one_of(
+    st.integers(-3, 10**12).map(str),
+    st.floats().map(str),
+    st.sampled_from(["null", "true", "[]", "{}", "[1,2]", "{a: 1}", "''", "nan", "inf", "-1e400", "1e-400", "${seed}"]),
+    st.sampled_from(["${nothing}", "a,b", "range(1,5)", "glob(*)", "0x10", "!!python/object:os.system", "../../etc"]),
+    st.text(max_size=12),
+)
+SETTING = st.builds(lambda key, value: f"{key}={value}", st.sampled_from(key_paths(KNOWN)), VALUES)
+
+
+def answer(words: list[str]) -> tuple[int, str]:
+    """Exit status and error text of a plan with these settings."""
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        status = main(["plan", "table1", *NARROW, *words])
+    return status, errors.getvalue()
+
+
+def assert_accepted_or_refused(words: list[str]) -> None:
+    status, errors = answer(words)
+    assert status in (0, WRONG)
+    if status == WRONG:
+        assert errors.startswith("error: ")
+        assert errors.count("\n") == 1
+        assert len(errors) < 2000
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["dto.step_size=nan", "method.reward_weight=inf", "reward.kind=abc", "folder=", "method._target_=os.system", "x"],
+)
+def test_wrong_value_is_refused_before_anything_is_built(word: str):
+    status, errors = answer([word])
+    assert status == WRONG
+    assert word.partition("=")[0].rpartition(".")[2].strip("_") in errors
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(SETTING)
+def test_random_value_of_a_setting_is_accepted_or_refused(setting: str):
+    assert_accepted_or_refused([setting])
+
+
+@pytest.mark.slow
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.text(max_size=30))
+def test_random_words_are_accepted_or_refused(word: str):
+    assert_accepted_or_refused([word])

@@ -1,0 +1,124 @@
+"""./reproduce.sh solve: its example, the verdict on each answer, and failures in one line."""
+
+import copy
+import functools
+import shlex
+
+import jinja2
+import pytest
+
+from nabla_reasoner.__main__ import main
+from nabla_reasoner.baselines.repeated_sampling import Greedy
+from nabla_reasoner.config import compose
+from nabla_reasoner.config.schema import Cell
+from nabla_reasoner.config.targets import find
+from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
+from nabla_reasoner.experiments import solve
+from nabla_reasoner.models import Policy
+from nabla_reasoner.tasks.trained_questions import EXAMPLES
+
+SETTINGS = ["threads=1"]
+composed = functools.cache(lambda overrides, plain=compose.compose_cells: plain(list(overrides)))
+
+
+@pytest.fixture(autouse=True)
+def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose each list of settings once for all tests here: it takes longer than an answer."""
+
+    def cells(overrides: list[str]) -> list[Cell]:
+        return copy.deepcopy(composed(tuple(overrides)))
+
+    monkeypatch.setattr(compose, "compose_cells", cells)
+
+
+def answers(printed: str) -> dict[str, list[str]]:
+    """Return the printed lines of each method by its name."""
+    blocks = [block.splitlines() for block in printed.strip().split("\n\n")[1:]]
+    return {lines[0]: [line.strip() for line in lines[1:]] for lines in blocks}
+
+
+def test_example_of_help_is_mended_by_true_steps(capsys):
+    _, target, question = shlex.split(find("solve").example)
+    assert question == EXAMPLES["products"]
+    assert main([target, question, *SETTINGS]) == 0
+    printed = capsys.readouterr().out
+    assert "note:" not in printed
+    printed_answers = answers(printed)
+    assert printed_answers["greedy"][1].startswith("wrong: ")
+    assert printed_answers["greedy"][1].endswith(", the answer is 8245")
+    response, verdict, _ = printed_answers["nabla_reasoner"]
+    assert verdict == "right: the answer is 8245"
+    steps, result = response.split("=")
+    assert eval(steps) == int(result) == 97 * 85  # the test's own arithmetic
+    first, second = steps.split("+")
+    assert (int(first), int(second)) == (97 * 80, 97 * 5)
+
+
+def test_question_of_no_task_is_not_checked_and_says_what_was_trained(capsys):
+    assert main(["solve", "12+34-5=?", *SETTINGS]) == 0
+    printed = capsys.readouterr().out
+    assert "note: the shipped models were trained on questions of three kinds" in printed
+    for example in EXAMPLES.values():
+        assert " ".join(example.split()) in printed
+    assert printed.count("not checked: the right answer is not known") == 2
+    assert "right:" not in printed
+
+
+def test_unstated_answer_is_wrong(capsys, monkeypatch):
+    plain = Greedy.solve
+
+    def silent(self: Greedy, *arguments: object, **settings: object):
+        return [solution._replace(response="7760+485") for solution in plain(self, *arguments, **settings)]
+
+    monkeypatch.setattr(Greedy, "solve", silent)
+    assert main(["solve", EXAMPLES["products"], "method=greedy", *SETTINGS]) == 0
+    assert "wrong: no answer is stated, the answer is 8245" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no memory\nleft"), KeyError("x")])
+def test_failure_while_solving_is_one_line(error, capsys, monkeypatch):
+    def failing(self: NablaReasoner, *arguments: object, **settings: object):
+        raise error
+
+    monkeypatch.setattr(NablaReasoner, "solve", failing)
+    assert main(["solve", EXAMPLES["products"], *SETTINGS]) == 1
+    printed = capsys.readouterr()
+    assert "wrong: " in printed.out  # greedy's answer stands
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"error: the question could not be answered; {type(error).__name__}: ")
+
+
+def test_template_that_refuses_the_question_is_one_line(capsys, monkeypatch):
+    def refusing(self: Policy, messages: object):
+        raise jinja2.TemplateError("a system turn must come first")
+
+    monkeypatch.setattr(Policy, "prompt_ids", refusing)
+    assert main(["solve", "1+1=?", *SETTINGS]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: the question could not be answered; TemplateError: a system turn must come first"
+
+
+def test_context_too_short_is_refused_in_one_line(capsys, monkeypatch):
+    assert main(["solve", "12+34=?" * 200, *SETTINGS]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "512 tokens" in line
+
+    def long_prompt(self: NablaReasoner, *arguments: object, **settings: object):
+        raise ValueError("the prompt must fit the context;\ngot 900 tokens")
+
+    monkeypatch.setattr(NablaReasoner, "solve", long_prompt)
+    assert main(["solve", EXAMPLES["products"], *SETTINGS]) == 2
+    assert capsys.readouterr().err == "error: the prompt must fit the context; got 900 tokens\n"
+
+
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_help_is_printed_and_never_decoded(word, capsys, monkeypatch):
+    monkeypatch.setattr(solve, "run", None)
+    assert main(["solve", word]) == 0
+    assert find("solve").example in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["solve"], ["solve", ""], ["solve", "  "]])
+def test_empty_question_is_refused_with_the_example(arguments, capsys):
+    assert main(arguments) == 2
+    assert find("solve").example in capsys.readouterr().err

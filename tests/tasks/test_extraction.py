@@ -1,0 +1,218 @@
+"""Extraction of the answer that a response states: marks, chat around a number, truncated and empty answers."""
+
+import random
+import re
+
+import pytest
+
+from nabla_reasoner.tasks.extraction import extract_answer, last_boxed
+from nabla_reasoner.tasks.grading import grade
+from nabla_reasoner.types import Problem
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("45+67=112;112-30=82", "82"),
+        ("12 + 34 = **46**.", "46"),
+        ("12+34 = 46\nThat is all.", "46"),
+        ("<answer> 7 </answer> = 9", "7"),
+        ("<answer>7</answer> no, <answer>8</answer>", "8"),
+        (r"= 3, so \boxed{4}", "4"),
+        ("The answer is 46.", "46"),
+        ("The answer is 12 + 34 = 46.", "46"),
+        ("the sum is 46", None),  # no last-number rule
+        ("12+34=", None),
+        ("", None),
+    ],
+)
+def test_generated_task_answer_extracted_by_its_rules(response, expected):
+    assert extract_answer(response, "chain_sum") == expected
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        (r"So \boxed{\frac{1}{2}} or \boxed{ \sqrt{3} }.", r"\sqrt{3}"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{3} and then \boxed{4", "3"),
+        ("work\n#### 1,234", "1,234"),
+        ("The final answer is $\\frac{3}{4}$.", r"\frac{3}{4}"),
+        ("**Answer:** 12.\nThank you", "12"),
+        ("Final answer is: (3, 4).", "(3, 4)"),
+        ("Therefore, the answer is 12.", "12"),
+        ("the result is 12", None),
+        ("x = 12", None),
+        ("824.00 MiB of 12 GiB are free", None),  # an error message contains numbers too
+    ],
+)
+def test_benchmark_answer_must_be_explicit(response, expected):
+    assert extract_answer(response, "math500") == expected
+
+
+@pytest.mark.parametrize("task", ["chain_sum", "math500"])
+def test_truncated_response_answers_only_in_closed_box(task):
+    assert extract_answer("1+2=3;3+4=7", task, finished=False) is None
+    assert extract_answer("#### 12", task, finished=False) is None
+    assert extract_answer(r"so \boxed{7} and", task, finished=False) == "7"
+    assert extract_answer(r"so \boxed{7", task, finished=False) is None
+
+
+def test_boxes_end_at_matching_brace():
+    assert last_boxed(r"\boxed{a{b}{c{d}}e}") == "a{b}{c{d}}e"
+    assert last_boxed(r"\fbox {x}") == "x"
+    assert last_boxed(r"\boxed{}") == ""
+    assert last_boxed("boxed{1}") is None
+
+
+CHAT = [  # response to an integer task, its answer
+    ("27 * 18 = 486 (by long multiplication)", "486"),
+    ("27 * 18 = 486. The answer is 486.", "486"),
+    ("In all, 3 * 4 + 95 * 2 = 202 legs", "202"),
+    ("The answer is 486, because 27 times 18 is that.", "486"),
+    ("answer is 486, because …", "486"),
+    ("27 * 18 = **486** (checked)", "486"),
+    ("27 * 18 = **486**.", "486"),
+    ("27 * 18 = $486$. Done", "486"),
+    (r"\(27 * 18 = 486\)", "486"),
+    ("(27 * 18 = 486)", "486"),
+    ("= 486 which is the product", "486"),
+    ("= 486 and the total is right", "486"),
+    ("= 486: done", "486"),
+    ("= 486!", "486"),
+    ("= 1,234 legs", "1234"),
+    ("= -53 in total", "-53"),
+    ("= −53.", "-53"),
+    ("=\n\n486", "486"),
+    ("= 202\u00a0legs", "202"),
+    ("= 202 (two hundred and two)", "202"),
+    ("a = 5. The answer is 7.", "7"),
+    ("The answer is 12 + 34 = 46.", "46"),
+    ("Answer: 202 legs", "202"),
+]
+NO_CHAT = [  # the whole line stays: none of these states one number
+    ("= 486 or 487", "486 or 487"),
+    ("= 486, 487", "486, 487"),
+    ("= 4 hundred", "4 hundred"),
+    ("= 4 and a half", "4 and a half"),
+    ("= 486 + 0", "486 + 0"),
+    ("= 27 * 18", "27 * 18"),
+    ("= 3 x 4", "3 x 4"),
+    ("= 486x", "486x"),
+    ("= 48 6", "48 6"),
+    ("= about 486", "about 486"),
+    ("= four hundred", "four hundred"),
+    ("The answer is not 486.", "not 486"),
+    ("= 112;112-30", "112;112-30"),
+    ("= 486 times 2", "486 times 2"),
+    ("486", None),
+    ("the sum is 486", None),
+    ("I get 486 legs in total.", None),
+    ("27 * 18 =", None),
+    ("The answer is", None),
+]
+
+
+@pytest.mark.parametrize(("response", "expected"), CHAT)
+def test_leading_number_counts_if_chat_follows(response, expected):
+    for task in ("products", "chain_sum", "leg_counting"):
+        assert extract_answer(response, task) == expected
+    metadata = {"source_dataset": "products"}
+    assert grade(Problem("p", "q", expected, "products", metadata), response).correct
+    assert not grade(Problem("p", "q", f"{expected}1", "products", metadata), response).correct
+    assert extract_answer(response, "products", finished=False) is None
+
+
+@pytest.mark.parametrize(("response", "expected"), NO_CHAT)
+def test_number_within_an_expression_is_no_answer(response, expected):
+    assert extract_answer(response, "products") == expected
+    metadata = {"source_dataset": "products"}
+    for number in ("486", "487", "4", "112", "27", "3", "12", "48"):
+        assert not grade(Problem("p", "q", number, "products", metadata), response).correct
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("The answer is 486, because it is.", "486"),
+        ("The answer is 486 (by long multiplication).", "486"),
+        ("The answer is 486. I hope it is correct.", "486"),
+        ("The answer is 12 since 3 * 4 = 12.", "12"),
+        ("#### 72 (in total)", "72"),
+        ("The answer is 5 cm.", "5 cm"),  # a unit, a list and other words may belong to the answer
+        ("The answer is 3, 4 and 5.", "3, 4 and 5"),
+        ("The answer is 3 or 4.", "3 or 4"),
+        ("The answer is 5 million.", "5 million"),
+        ("The answer is 2 days, 3 hours", "2 days, 3 hours"),
+        ("The answer is 2(x+1).", "2(x+1)"),
+    ],
+)
+def test_benchmark_answer_ends_before_chat(response, expected):
+    assert extract_answer(response, "math500") == expected
+    assert extract_answer(response, "time_intervals") == (None if "####" in response else expected.rpartition("= ")[2])
+
+
+def test_texts_of_tiny_policies_keep_their_answers():
+    """The tiny policies write digits and + - * = ; only: there the answer is what follows the last "=", as ever."""
+    rng = random.Random(0)
+    for _ in range(5000):
+        text = "".join(rng.choices("0123456789+-*=;", k=rng.randint(1, 30)))
+        after = text.rpartition("=")[2].lstrip("*").rstrip("*;") if "=" in text else ""
+        assert extract_answer(text, "chain_sum") == (after or None), text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"\boxed{5\ }", "5\\ "),
+        (r"\boxed{ 5 }", "5"),
+        (r"\boxed{1}\boxed{2}", "2"),
+        (r"\boxed{1} or \boxed{}", ""),
+        (r"\boxed{1} and \boxed{2", "1"),
+        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\boxed{\}", None),
+        (r"\boxed", None),
+        (r"\boxed{1} \\boxed{2}", "2"),
+        (r"} { \boxed{3}", "3"),
+        (r"\boxed{\boxed{4}", "4"),
+        (r"\fbox{a} \framebox{b}", "a"),
+        (r"\boxed{" * 20_000 + "1" + "}" * 20_000, "1"),  # the innermost box is the last one
+        (r"\boxed{" * 20_000, None),
+    ],
+    ids=lambda text: (text or "None")[:25],
+)
+def test_last_box(text, expected):
+    assert last_boxed(text) == expected
+
+
+def test_last_box_is_the_last_one_whose_brace_closes():
+    rng = random.Random(0)
+    for _ in range(3000):
+        text = "".join(rng.choices([r"\boxed{", "{", "}", "a", r"\{", " "], k=rng.randint(1, 14)))
+        starts = [match.end() for match in re.finditer(r"\\boxed\{", text)]
+        closed = [content for start in starts if (content := content_from(text, start)) is not None]
+        assert last_boxed(text) == (closed[-1] if closed else None), text
+
+
+def content_from(text: str, start: int) -> str | None:
+    """Return what stands before the brace that closes the one before `start`, counting characters one by one."""
+    depth = 1
+    for position in range(start, len(text)):
+        if text[position] in "{}" and text[position - 1] != "\\":
+            depth += 1 if text[position] == "{" else -1
+            if depth == 0:
+                return text[start:position].strip()
+    return None
+
+
+@pytest.mark.parametrize("answer", ["5\\ ", "2024.", "5\\,", " 5 ", "$5$"])
+def test_box_with_spaces_or_dot_is_right(answer):
+    number = "2024" if "2024" in answer else "5"
+    assert grade(Problem("p", "q", number, "math500"), rf"\boxed{{{answer}}}").correct
+    assert not grade(Problem("p", "q", f"{number}1", "math500"), rf"\boxed{{{answer}}}").correct
+
+
+@pytest.mark.parametrize("response", [r"\boxed{}", r"\boxed{ }", r"\boxed{5", "<answer></answer>", ""])
+def test_empty_or_unclosed_answer_is_none(response):
+    assert extract_answer(response, "math500") is None
+    assert not grade(Problem("p", "q", "5", "math500"), response).correct
