@@ -14,7 +14,7 @@ from nabla_reasoner.models.language_models import RewardModel
 
 PROMPT = [3, 9, 30, 4]
 RESPONSES = ([7, 11, 12, 8, 1], [20, 21, 22])  # closed by the end token, and cut off
-REWARDS = (("classifier", False), ("likelihood", False), ("likelihood", True))
+REWARDS = (("classifier", False), ("token_classifier", False), ("likelihood", False), ("likelihood", True))
 
 
 def cases() -> list[Case]:
@@ -35,7 +35,8 @@ def onehot_values(reward: RewardModel, case: Case, onehot: torch.Tensor) -> torc
         hidden = model.model.base_model(inputs_embeds=(rows @ model.embedding)[None]).last_hidden_state[0]
         start = len(case.prompt)
         if reward.strong is None:
-            at_tokens = model.model.score(hidden)[start:, 0]
+            scored = model.model.score(hidden)[start:]
+            at_tokens = scored[:, 0] if scored.shape[1] == 1 else scored[:, 1] - scored[:, 0]
             at_end, prefixes = at_tokens[-1], at_tokens[:n]
         else:
             log_probabilities = torch.log_softmax(model.logits(hidden[start - 1 : -1]), -1)
