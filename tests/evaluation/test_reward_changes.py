@@ -52,12 +52,12 @@ def test_predictions_equal_autograd_and_exact_changes_equal_whole_passes(kind: s
     reward = toys.reward(kind, reference=reference)
     for case, change in zip(cases(), fidelity.changes(reward, cases()), strict=True):
         eye = torch.eye(len(reward.embedding), dtype=torch.float64)
-        own = eye[case.response[case.position]]
-        gradient = torch.autograd.functional.jacobian(lambda y, case=case: onehot_values(reward, case, y), own)
-        expected = gradient @ (eye[case.candidates] - own).T
+        row = eye[case.response[case.position]]
+        gradient = torch.autograd.functional.jacobian(lambda y, case=case: onehot_values(reward, case, y), row)
+        expected = gradient @ (eye[case.candidates] - row).T
         np.testing.assert_allclose(change.predicted, expected, rtol=1e-5, atol=1e-6)
         for column, token in enumerate(case.candidates):
-            new, before = case.replaced(token), onehot_values(reward, case, own)
+            new, before = case.replaced(token), onehot_values(reward, case, row)
             exact = onehot_values(reward, new, eye[token]) - before
             np.testing.assert_allclose(change.exact[:, column], exact.detach(), rtol=1e-5, atol=1e-6)
 

@@ -35,21 +35,21 @@ def graded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cell(**values):
-    (made,) = compose_cells(["experiment=fidelity", "policy=tiny-base", "task=products", "reward=classifier"])
-    return made.changed(**values)
+    (composed,) = compose_cells(["experiment=fidelity", "policy=tiny-base", "task=products", "reward=classifier"])
+    return composed.changed(**values)
 
 
 def test_positions_and_candidates_are_the_policys(graded):
     policy = toys.policy()
     sampled = fidelity.sample(policy, PROBLEMS, SETTINGS, cell(positions=2, candidates=3))
     assert len(sampled.positions) > 4
-    for found in sampled.positions:
-        response = sampled.responses[found.number]
-        text = policy.prompt_ids(PROBLEMS[found.number].messages) + response[: found.position]
+    for entry in sampled.positions:
+        response = sampled.responses[entry.number]
+        text = policy.prompt_ids(PROBLEMS[entry.number].messages) + response[: entry.position]
         logits = policy.model(input_ids=torch.tensor([text])).logits[0, -1, : policy.vocab_size]
         assert logits.softmax(-1).max() <= 0.9
-        assert found.candidates == logits.topk(3).indices.tolist()
-    counts = np.bincount([found.number for found in sampled.positions])
+        assert entry.candidates == logits.topk(3).indices.tolist()
+    counts = np.bincount([entry.number for entry in sampled.positions])
     assert counts.max() == 2
 
 
@@ -57,10 +57,10 @@ def test_candidate_is_right_if_greedy_completion_is(graded):
     policy = toys.policy()
     sampled = fidelity.sample(policy, PROBLEMS, SETTINGS, cell(positions=3, candidates=3))
     seen = set()
-    for found in sampled.positions:
-        prompt = policy.prompt_ids(PROBLEMS[found.number].messages)
-        for token, is_right in zip(found.candidates, found.is_right, strict=True):
-            begin = [*sampled.responses[found.number][: found.position], token]
+    for entry in sampled.positions:
+        prompt = policy.prompt_ids(PROBLEMS[entry.number].messages)
+        for token, is_right in zip(entry.candidates, entry.is_right, strict=True):
+            begin = [*sampled.responses[entry.number][: entry.position], token]
             left = SETTINGS.max_new_tokens - len(begin)
             response = begin
             if token not in policy.eos_ids and left:
@@ -87,6 +87,10 @@ def test_end_token_completes_a_response(graded):
     assert verdict == parity(PROBLEMS[0], policy.decode([7]), True).correct
 
 
+def test_no_beginning_needs_no_verdict():
+    assert fidelity.completion_verdicts(toys.policy(), PROBLEMS, [], 9) == []
+
+
 def test_spread_positions_are_even_and_distinct():
     assert fidelity.spread([3, 5], 4) == [3, 5]
     assert fidelity.spread(list(range(10)), 4) == [0, 3, 6, 9]
@@ -110,9 +114,9 @@ def command(results: Path, *more: str) -> list[str]:
 
 
 def test_given_reward_is_measured_once_per_policy_and_task():
-    words = ["reward.path=some/folder", "reward.kind=classifier", "task=products"]
-    typed = Command(find("fidelity"), tuple(words))
-    cells = fidelity.distinct_cells(typed, compose_sweeps("fidelity", words))
+    overrides = ["reward.path=some/folder", "reward.kind=classifier", "task=products"]
+    typed = Command(find("fidelity"), tuple(overrides))
+    cells = fidelity.distinct_cells(typed, compose_sweeps("fidelity", overrides))
     assert [(c.policy.name, c.task.name) for c in cells] == [("tiny-base", "products"), ("tiny-instruct", "products")]
     assert {fidelity.label(c.reward, typed, "reward") for c in cells} == {"folder"}
     assert [fidelity.label(c.policy, typed, "policy") for c in cells] == ["tiny-base", "tiny-instruct"]
@@ -141,6 +145,8 @@ def test_command_repeats_its_bytes_and_names_given_models(tmp_path: Path, capsys
         ("method=greedy", "confidence gate"),
         ("candidates=1", "candidates must be"),
         ("positions=0", "positions must be"),
+        ("positions=null", "positions must be a whole number; got null"),
+        ("candidates=1000", "the vocabulary; got 1000"),
         ("max_new_tokens=100000", "context"),
     ],
 )
@@ -159,8 +165,8 @@ def test_grid_has_every_reward_of_the_scale_for_every_policy_and_task():
 
 @pytest.mark.slow
 def test_shipped_rewards_are_faithful_in_prefix_form(tmp_path: Path):
-    words = ["reward=classifier,likelihood", "policy=tiny-base", "task=products", f"results_dir={tmp_path}"]
-    assert main(["fidelity", *words]) == 0
+    overrides = ["reward=classifier,likelihood", "policy=tiny-base", "task=products", f"results_dir={tmp_path}"]
+    assert main(["fidelity", *overrides]) == 0
     table = pd.read_csv(tmp_path / "tiny" / "fidelity" / "table.csv")
     pooled = table[(table.policy == "all") & (table.part == "all")].set_index(["reward", "form"])
     correlation = pooled.rank_correlation

@@ -18,10 +18,10 @@ matplotlib.use("Agg")
 NAMES = {"reward": "mine", "kind": "classifier"}
 
 
-def measured(predicted, exact, is_right, problem: str = "p", place: float = 0.0, own: int = 0) -> Measured:
+def measured(predicted, exact, is_right, problem: str = "p", place: float = 0.0) -> Measured:
     """Return a position with the same changes in every form."""
     changes = Changes(*(np.tile(np.array(values, dtype=float), (len(FORMS), 1)) for values in (predicted, exact)))
-    is_own = np.arange(len(is_right)) == own
+    is_own = np.arange(len(is_right)) == 0
     return Measured(problem, place, changes, is_own, np.array(is_right, dtype=bool))
 
 

@@ -280,7 +280,7 @@ def test_token_auc_reads_every_beginning():
     for problem, response in zip(QUESTIONS, responses, strict=False):
         prompt = reward.prompt_ids(problem.messages)
         ids = [torch.tensor([prompt + response[: length + 1]]) for length in range(len(response))]
-        ends.append([reward.model.score(reward.model.model(one).last_hidden_state)[0, -1, 0].item() for one in ids])
+        ends.append([reward.model.score(reward.model.model(text).last_hidden_state)[0, -1, 0].item() for text in ids])
     right, wrong = [*ends[0], *ends[2]], ends[1]
     expected = np.mean([a > b for a in right for b in wrong])
     assert manifest.token_auc(reward, QUESTIONS[:3], responses, correct) == pytest.approx(expected)

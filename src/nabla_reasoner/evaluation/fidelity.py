@@ -71,14 +71,14 @@ class Changes(NamedTuple):
 
 def weights(reward: RewardModel, case: Case, form: str) -> Float[np.ndarray, " token"]:
     """Return the weight of each token's value in the form, from the replaced token to the end of the text."""
-    own = len(case.response) - case.position  # tokens of the response from the replaced one on
+    count = len(case.response) - case.position  # tokens of the response from the replaced one on
     result = np.zeros(len(case.text(reward)) - case.index)
     if form == "prefix":
         result[0] = 1.0
     elif form == "outcome":
         result[slice(None) if reward.strong is not None else -1] = 1.0
     elif form == "process":  # token j's log-probability is part of r(y_≤i) for all i >= j
-        result[:own] = 1.0 if reward.strong is None else np.arange(own, 0, -1)
+        result[:count] = 1.0 if reward.strong is None else np.arange(count, 0, -1)
     else:
         raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}.")
     return result
@@ -146,8 +146,8 @@ def _exact(
     }
     results = []
     for number, case in enumerate(cases):
-        own = totals[number, case.response[case.position]]
-        results.append(np.stack([totals[number, token] - own for token in case.candidates], -1))
+        before = totals[number, case.response[case.position]]
+        results.append(np.stack([totals[number, token] - before for token in case.candidates], -1))
     return results
 
 
@@ -171,12 +171,14 @@ def _predicted(
     at_token["prefix"] = _own_gradients(model, cases, cache)
     results = []
     for row, (slot, case) in enumerate(cases):
-        own = case.response[case.position]
-        steps = model.embedding[case.candidates] - model.embedding[own]
-        linear = np.stack([(steps @ at_token[form][row]).double().cpu().numpy() for form in FORMS])
+        token = case.response[case.position]
+        steps = numerics.at_least_float32(model.embedding[case.candidates] - model.embedding[token])
+        linear = np.stack(
+            [(steps @ numerics.at_least_float32(at_token[form][row])).double().cpu().numpy() for form in FORMS]
+        )
         if not isinstance(model, RewardModel):
             logits = numerics.at_least_float32(model.logits(reading.hidden[slot, case.index - 1].detach()))
-            gains = (logits[case.candidates] - logits[own]).double().cpu().numpy()  # of log-probabilities
+            gains = (logits[case.candidates] - logits[token]).double().cpu().numpy()  # of log-probabilities
             linear += np.stack([weights(reward, case, form)[0] * gains for form in FORMS])
         results.append(linear)
     return results

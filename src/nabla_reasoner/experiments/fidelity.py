@@ -68,18 +68,17 @@ def sample(policy: Policy, problems: Sequence[Problem], settings: NablaSettings,
     """Return the first rollouts of ∇-Reasoner to the problems, with at most `cell.positions` positions of each."""
     rollouts = token_pairs.first_rollouts(problems, policy, settings, cell.seed)
     responses = [tokens for tokens, _ in rollouts]
-    found: list[tuple[int, int, list[int]]] = []
+    gated: list[tuple[int, int, list[int]]] = []
     for number, (_, predictions) in enumerate(rollouts):
-        gated = uncertain(predictions, settings)
-        for position in spread(gated, cell.positions):
+        for position in spread(uncertain(predictions, settings), cell.positions):
             with torch.no_grad():
                 logits = policy.logits(predictions.hidden[position])
-            found.append((number, position, logits.topk(cell.candidates).indices.tolist()))
+            gated.append((number, position, logits.topk(cell.candidates).indices.tolist()))
     beginnings = [
-        (number, [*responses[number][:position], token]) for number, position, tokens in found for token in tokens
+        (number, [*responses[number][:position], token]) for number, position, tokens in gated for token in tokens
     ]
     verdicts = iter(completion_verdicts(policy, problems, beginnings, settings.max_new_tokens))
-    positions = [Position(*entry, [next(verdicts) for _ in entry[2]]) for entry in found]
+    positions = [Position(*entry, [next(verdicts) for _ in entry[2]]) for entry in gated]
     graded = [
         grading.grade(problem, policy.decode(response), response[-1] in policy.eos_ids).correct
         for problem, response in zip(problems, responses, strict=True)
@@ -130,13 +129,13 @@ def measure(reward: RewardModel, sampled: Sampled) -> list[Measured]:
     ]
     return [
         Measured(
-            problem=sampled.problems[found.number].id,
+            problem=sampled.problems[position.number].id,
             place=case.position / len(case.response),
             changes=change,
             is_own=np.array(case.candidates) == case.response[case.position],
-            is_right=np.array(found.is_right),
+            is_right=np.array(position.is_right),
         )
-        for found, case, change in zip(sampled.positions, cases, changes(reward, cases), strict=True)
+        for position, case, change in zip(sampled.positions, cases, changes(reward, cases), strict=True)
     ]
 
 
@@ -165,19 +164,22 @@ def distinct_cells(command: Command, sweeps: Sequence[Sweep]) -> list[Cell]:
     With `reward.path` on the command line every choice of `reward` is the same model, which is measured once.
 
     Raises:
-        ValueError: several seeds, or a method without a confidence gate.
+        ValueError: several seeds, a setting that is null, or a method without a confidence gate.
     """
     cells = [cell for sweep in sweeps for cell in sweep.cells]
     seeds = sorted({cell.seed for cell in cells})
     if len(seeds) > 1:
         raise ValueError(f"fidelity takes one seed; got {seeds}. Write seed={seeds[0]}.")
-    kept: dict[tuple[str | None, ...], Cell] = {}
+    for name in ("positions", "candidates"):
+        if getattr(cells[0], name) is None:
+            raise ValueError(f"{name} must be a whole number; got null. Write {name}=4.")
+    distinct: dict[tuple[str | None, ...], Cell] = {}
     for cell in cells:
         if not isinstance(build.build_method(cell), NablaReasoner):
             raise ValueError(f"fidelity needs a method with a confidence gate; got {cell.method.name}. Drop method=.")
         key = (cell.policy.path, cell.task.name, cell.reward.path, cell.reward.kind, cell.reward.reference)
-        kept.setdefault(key, cell)
-    return list(kept.values())
+        distinct.setdefault(key, cell)
+    return list(distinct.values())
 
 
 def check(cells: Sequence[Cell]) -> None:
@@ -185,6 +187,8 @@ def check(cells: Sequence[Cell]) -> None:
     for cell in {(cell.policy.path, cell.reward.path, cell.reward.kind): cell for cell in cells}.values():
         build.prepare_models(cell)
         policy, _ = build.load_models(cell)
+        if cell.candidates > policy.vocab_size:
+            raise ValueError(f"candidates must be at most {policy.vocab_size}, the vocabulary; got {cell.candidates}.")
         lengths = [len(policy.prompt_ids(problem.messages)) for problem in build.build_problems(cell)]
         policy.check_length(max(lengths), cell.max_new_tokens)
 

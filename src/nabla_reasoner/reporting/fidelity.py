@@ -195,9 +195,9 @@ def verdict_lines(rows: Iterable[Row]) -> list[str]:
         if row["verdict"] is not None:
             forms.setdefault(row["reward"], {})[row["form"]] = row["verdict"]
     lines = []
-    for reward, found in forms.items():
-        best = min(found.values(), key=VERDICTS.index)
-        reached = ", ".join(form for form, text in found.items() if text == best)
+    for reward, verdicts in forms.items():
+        best = min(verdicts.values(), key=VERDICTS.index)
+        reached = ", ".join(form for form, text in verdicts.items() if text == best)
         where = f" (form: {reached})" if best in (GRADIENT, EXACT) else ""
         lines.append(f"{reward}: {best}{where}")
     return lines
