@@ -1,5 +1,6 @@
 """Target `fidelity`: positions, candidates and verdicts against Hugging Face, the command, and its refusals."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from nabla_reasoner.config.schema import choices
 from nabla_reasoner.config.sweeps import compose_sweeps
 from nabla_reasoner.config.targets import find
 from nabla_reasoner.decoding.settings import NablaSettings
+from nabla_reasoner.engine import scoring
 from nabla_reasoner.engine.sampling import Sampling
 from nabla_reasoner.evaluation.fidelity import FORMS
-from nabla_reasoner.experiments import fidelity
+from nabla_reasoner.experiments import fidelity, fidelity_samples
 from nabla_reasoner.experiments.command import Command
 from nabla_reasoner.tasks.grading import Grade
 from nabla_reasoner.types import Problem
@@ -41,7 +43,7 @@ def cell(**values):
 
 def test_positions_and_candidates_are_the_policys(graded):
     policy = toys.policy()
-    sampled = fidelity.sample(policy, PROBLEMS, SETTINGS, cell(positions=2, candidates=3))
+    sampled = fidelity_samples.sample(policy, PROBLEMS, SETTINGS, cell(positions=2, candidates=3))
     assert len(sampled.positions) > 4
     for entry in sampled.positions:
         response = sampled.responses[entry.number]
@@ -55,7 +57,7 @@ def test_positions_and_candidates_are_the_policys(graded):
 
 def test_candidate_is_right_if_greedy_completion_is(graded):
     policy = toys.policy()
-    sampled = fidelity.sample(policy, PROBLEMS, SETTINGS, cell(positions=3, candidates=3))
+    sampled = fidelity_samples.sample(policy, PROBLEMS, SETTINGS, cell(positions=3, candidates=3))
     seen = set()
     for entry in sampled.positions:
         prompt = policy.prompt_ids(PROBLEMS[entry.number].messages)
@@ -83,18 +85,38 @@ def test_candidate_is_right_if_greedy_completion_is(graded):
 def test_end_token_completes_a_response(graded):
     policy = toys.policy()
     end = policy.eos_ids[0]
-    (verdict,) = fidelity.completion_verdicts(policy, PROBLEMS, [(0, [7, end])], 9)
+    (verdict,) = fidelity_samples.completion_verdicts(policy, PROBLEMS, [(0, [7, end])], 9)
     assert verdict == parity(PROBLEMS[0], policy.decode([7]), True).correct
 
 
+def test_pair_auc_compares_entries_of_one_group():
+    scores = [np.array([3.0, 1.0, 2.0]), np.array([9.0, 9.0]), np.array([0.0, 5.0])]
+    verdicts = [np.array([True, False, True]), np.array([False, True]), np.array([True, True])]
+    assert fidelity.pair_auc(scores, verdicts) == pytest.approx((1 + 1 + 0.5) / 3)
+    assert np.isnan(fidelity.pair_auc(scores[2:], verdicts[2:]))
+
+
+def test_quality_ranks_responses_by_their_rewards(graded):
+    policy, reward = toys.policy(), toys.reward("classifier")
+    sampled = fidelity_samples.sample(policy, PROBLEMS, SETTINGS, cell(positions=1, candidates=2))
+    assert [row[0] for row in sampled.ranked] == sampled.responses
+    assert all(len({tuple(tokens) for tokens in row}) > 1 for row in sampled.ranked)
+    wins = []
+    for problem, row, verdicts in zip(PROBLEMS, sampled.ranked, sampled.verdicts, strict=True):
+        scores, _ = scoring.rewards(reward, [reward.prompt_ids(problem.messages)] * fidelity_samples.RANKED, row)
+        sides = [[score for score, right in zip(scores, verdicts, strict=True) if right == side] for side in (1, 0)]
+        wins += [(a > b) + 0.5 * (a == b) for a, b in itertools.product(*sides)]
+    assert fidelity.quality(reward, sampled).auc_within == pytest.approx(np.mean(wins))
+
+
 def test_no_beginning_needs_no_verdict():
-    assert fidelity.completion_verdicts(toys.policy(), PROBLEMS, [], 9) == []
+    assert fidelity_samples.completion_verdicts(toys.policy(), PROBLEMS, [], 9) == []
 
 
 def test_spread_positions_are_even_and_distinct():
-    assert fidelity.spread([3, 5], 4) == [3, 5]
-    assert fidelity.spread(list(range(10)), 4) == [0, 3, 6, 9]
-    assert fidelity.spread([1, 2, 9], 1) == [1]
+    assert fidelity_samples.spread([3, 5], 4) == [3, 5]
+    assert fidelity_samples.spread(list(range(10)), 4) == [0, 3, 6, 9]
+    assert fidelity_samples.spread([1, 2, 9], 1) == [1]
 
 
 def command(results: Path, *more: str) -> list[str]:
@@ -172,5 +194,5 @@ def test_shipped_rewards_are_faithful_in_prefix_form(tmp_path: Path):
     correlation = pooled.rank_correlation
     assert correlation["likelihood", "prefix"] == pytest.approx(1)
     assert correlation["classifier", "prefix"] > correlation["classifier", "outcome"] + 0.2
-    assert (pooled.token_auc > 0.6).all()
+    assert (pooled.auc_within > 0.8).all()
     assert pooled.right_exact["likelihood", "prefix"] > pooled.right_random["likelihood", "prefix"] + 20

@@ -10,7 +10,7 @@ import scipy.stats
 
 from nabla_reasoner.evaluation.fidelity import FORMS, Changes
 from nabla_reasoner.reporting import fidelity
-from nabla_reasoner.reporting.fidelity import EXACT, GRADIENT, NEITHER, UNDECIDED, Measured
+from nabla_reasoner.reporting.fidelity import EXACT, GRADIENT, NEITHER, UNDECIDED, Measured, Quality
 from nabla_reasoner.reporting.fidelity_figure import draw
 from nabla_reasoner.reporting.tables import csv_text
 
@@ -95,7 +95,7 @@ def reward_rows() -> list[dict]:
         ("base", "sums"): [position("gradient", i)._replace(place=places[i % 3]) for i in range(12)],
         ("base", "legs"): [position("policy", i)._replace(place=0.0) for i in range(3)],
     }
-    return fidelity.reward_rows(NAMES, cells, [0.75, float("nan")])
+    return fidelity.reward_rows(NAMES, cells, [Quality(0.7, 0.75), Quality(0.9, float("nan"))])
 
 
 def test_rows_pool_policies_tasks_and_parts():
@@ -108,6 +108,7 @@ def test_rows_pool_policies_tasks_and_parts():
         assert [of_form["all", "all", part]["num_positions"] for part in fidelity.PARTS] == [7, 4, 4]
         assert of_form["base", "sums", "all"]["right_gradient"] == 100
         assert of_form["base", "legs", "all"]["right_gradient"] == 0
+        assert whole["auc_within"] == pytest.approx(0.8)
         assert (whole["token_auc"], of_form["base", "legs", "all"]["token_auc"]) == (0.75, None)
         assert [row["verdict"] for row in of_form.values() if row["verdict"]] == [whole["verdict"]]
 
@@ -122,7 +123,7 @@ def test_reward_line_names_best_verdict_and_its_forms():
 
 def test_text_and_figure_are_made_from_the_rows():
     rows = reward_rows() + fidelity.reward_rows(
-        {"reward": "empty", "kind": "likelihood"}, {("base", "sums"): []}, [0.5]
+        {"reward": "empty", "kind": "likelihood"}, {("base", "sums"): []}, [Quality(0.5, 0.5)]
     )
     text = fidelity.text(rows, "A note.")
     assert text.startswith(f"- mine: {GRADIENT} (form: outcome, process, prefix)\n- empty: {UNDECIDED}")

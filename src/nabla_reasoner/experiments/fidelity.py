@@ -7,117 +7,30 @@ greedy completion after it. Every reward is then measured on the same positions 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
+from jaxtyping import Bool, Float
 
 from ..config import build
 from ..config.cell import Cell, ModelSettings
 from ..config.sweeps import Sweep
 from ..decoding.nabla_reasoner import NablaReasoner
-from ..decoding.selection import uncertain
-from ..decoding.settings import NablaSettings
-from ..engine import generation
-from ..engine.sampling import Sampling
+from ..engine import scoring
 from ..evaluation.fidelity import Case, changes
 from ..evaluation.token_values import prefix_rewards
-from ..models.language_models import Policy, RewardModel
+from ..models.language_models import RewardModel
 from ..reporting import fidelity, figures, tables
 from ..reporting.evidence import Row
-from ..reporting.fidelity import COLUMNS, Measured
+from ..reporting.fidelity import COLUMNS, Measured, Quality
 from ..reporting.fidelity_figure import draw
-from ..tasks import grading
 from ..training.recipes.manifest import auc
-from ..types import Problem
-from . import token_pairs
 from .command import Command, refusing
+from .fidelity_samples import RANKED, Sampled, sample
 from .recording import Progress, Recording
 
 FILES = ("table.csv", "table.md", "fidelity.png", "fidelity.pdf", "fidelity.md", "summary.json")
-
-
-class Position(NamedTuple):
-    """An uncertain position of a response.
-
-    Attributes:
-        number: index of the problem and its response.
-        position: index of the token in the response.
-        candidates: token ids, the policy's most likely first.
-        is_right: whether each candidate is right.
-    """
-
-    number: int
-    position: int
-    candidates: list[int]
-    is_right: list[bool]
-
-
-class Sampled(NamedTuple):
-    """Responses of a policy to problems, the verdicts on them, and their uncertain positions."""
-
-    problems: list[Problem]
-    responses: list[list[int]]
-    verdicts: list[bool]
-    positions: list[Position]
-
-
-def sample(policy: Policy, problems: Sequence[Problem], settings: NablaSettings, cell: Cell) -> Sampled:
-    """Return the first rollouts of ∇-Reasoner to the problems, with at most `cell.positions` positions of each."""
-    rollouts = token_pairs.first_rollouts(problems, policy, settings, cell.seed)
-    responses = [tokens for tokens, _ in rollouts]
-    gated: list[tuple[int, int, list[int]]] = []
-    for number, (_, predictions) in enumerate(rollouts):
-        for position in spread(uncertain(predictions, settings), cell.positions):
-            with torch.no_grad():
-                logits = policy.logits(predictions.hidden[position])
-            gated.append((number, position, logits.topk(cell.candidates).indices.tolist()))
-    beginnings = [
-        (number, [*responses[number][:position], token]) for number, position, tokens in gated for token in tokens
-    ]
-    verdicts = iter(completion_verdicts(policy, problems, beginnings, settings.max_new_tokens))
-    positions = [Position(*entry, [next(verdicts) for _ in entry[2]]) for entry in gated]
-    graded = [
-        grading.grade(problem, policy.decode(response), response[-1] in policy.eos_ids).correct
-        for problem, response in zip(problems, responses, strict=True)
-    ]
-    return Sampled(list(problems), responses, graded, positions)
-
-
-def spread(positions: Sequence[int], count: int) -> list[int]:
-    """Return up to `count` of the positions, evenly spaced from the first to the last."""
-    if len(positions) <= count:
-        return list(positions)
-    return [positions[i] for i in np.linspace(0, len(positions) - 1, count).round().astype(int)]
-
-
-def completion_verdicts(
-    policy: Policy, problems: Sequence[Problem], beginnings: Sequence[tuple[int, list[int]]], max_new_tokens: int
-) -> list[bool]:
-    """Return whether the policy's greedy completion of each beginning is right.
-
-    Args:
-        beginnings: index of the problem, and the first tokens of a response to it; an end token completes it.
-    """
-    is_ended = [tokens[-1] in policy.eos_ids for _, tokens in beginnings]
-    limits = [
-        0 if ended else max_new_tokens - len(tokens) for ended, (_, tokens) in zip(is_ended, beginnings, strict=True)
-    ]
-    completions = generation.sample(
-        policy,
-        [policy.prompt_ids(problems[number].messages) + tokens for number, tokens in beginnings],
-        [np.zeros(limit) for limit in limits],
-        Sampling(temperature=0.0),
-        limits,
-    )
-    return [
-        grading.grade(
-            problems[number], policy.decode(tokens + completion.token_ids), ended or completion.finished
-        ).correct
-        for (number, tokens), completion, ended in zip(beginnings, completions, is_ended, strict=True)
-    ]
 
 
 def measure(reward: RewardModel, sampled: Sampled) -> list[Measured]:
@@ -139,17 +52,33 @@ def measure(reward: RewardModel, sampled: Sampled) -> list[Measured]:
     ]
 
 
-def token_auc(reward: RewardModel, sampled: Sampled) -> float:
-    """Return the AUC of r(y_≤l|x) at every token against the verdict; NaN if all responses have the same."""
-    if len(set(sampled.verdicts)) < 2:
-        return float("nan")
+def quality(reward: RewardModel, sampled: Sampled) -> Quality:
+    """Return how well the reward ranks the policy's responses."""
     prompts = [reward.prompt_ids(problem.messages) for problem in sampled.problems]
-    rows = prefix_rewards(reward, prompts, sampled.responses)
-    right, wrong = (
-        np.concatenate([row for row, verdict in zip(rows, sampled.verdicts, strict=True) if verdict == side])
-        for side in (True, False)
+    flat = [(prompt, tokens) for prompt, row in zip(prompts, sampled.ranked, strict=True) for tokens in row]
+    values, _ = scoring.rewards(reward, [prompt for prompt, _ in flat], [tokens for _, tokens in flat])
+    scores, verdicts = np.array(values).reshape(-1, RANKED), np.array(sampled.verdicts)
+    by_token = prefix_rewards(reward, prompts, sampled.responses)
+    return Quality(
+        auc_within=pair_auc(list(scores), list(verdicts)),
+        token_auc=pair_auc(
+            [np.concatenate(by_token)], [np.repeat(verdicts[:, 0], [len(tokens) for tokens in by_token])]
+        ),
     )
-    return auc(right, wrong)
+
+
+def pair_auc(scores: Sequence[Float[np.ndarray, " _"]], verdicts: Sequence[Bool[np.ndarray, " _"]]) -> float:
+    """Return the share of pairs of a right and a wrong entry of one group that the scores rank right.
+
+    Ties count half; NaN if no group has both.
+    """
+    counts = [(verdict.sum() * (~verdict).sum()) for verdict in verdicts]
+    ranked = [
+        count * auc(score[verdict], score[~verdict])
+        for count, score, verdict in zip(counts, scores, verdicts, strict=True)
+        if count
+    ]
+    return float(sum(ranked) / sum(counts)) if ranked else float("nan")
 
 
 def label(model: ModelSettings, command: Command, group: str) -> str:
@@ -196,7 +125,7 @@ def check(cells: Sequence[Cell]) -> None:
 def measured_rows(cells: Sequence[Cell], command: Command) -> list[Row]:
     """Measure every reward and return the rows of the table, the rewards in the order of the command."""
     measured: dict[tuple[str, str], dict[tuple[str, str], list[Measured]]] = {}
-    aucs: dict[tuple[str, str], list[float]] = {}
+    qualities: dict[tuple[str, str], list[Quality]] = {}
     sampled: dict[tuple[str, str], Sampled] = {}
     with Progress(float(len(cells)), len(cells)) as progress:
         for cell in cells:
@@ -208,12 +137,12 @@ def measured_rows(cells: Sequence[Cell], command: Command) -> list[Row]:
                     settings = build.build_method(cell).settings
                     sampled[where] = sample(policy, build.build_problems(cell), settings, cell)
                 measured.setdefault(which, {})[where] = measure(reward, sampled[where])
-                aucs.setdefault(which, []).append(token_auc(reward, sampled[where]))
+                qualities.setdefault(which, []).append(quality(reward, sampled[where]))
                 part.note = f"{len(sampled[where].positions)} positions"
     return [
         row
         for (name, kind), members in measured.items()
-        for row in fidelity.reward_rows({"reward": name, "kind": kind}, members, aucs[name, kind])
+        for row in fidelity.reward_rows({"reward": name, "kind": kind}, members, qualities[name, kind])
     ]
 
 
@@ -246,7 +175,7 @@ def write(folder: Path, rows: Sequence[Row], below: str) -> str:
         "# fidelity.png\n\nLeft: rank correlation of the first-order prediction and the exact reward, by form, with "
         "95 % intervals over problems. Middle: how often the best candidate is right, by prediction (filled), exact "
         "score (open) and the policy's probability (bar). Right: right choices minus the policy's in the prefix form, "
-        f"against the reward's AUC at every token. Rows in data/fidelity.csv.\n\n{below}\n"
+        f"against the reward's AUC on {RANKED} responses to the same problem. Rows in data/fidelity.csv.\n\n{below}\n"
     )
     (folder / "fidelity.md").write_text(caption, encoding="utf-8")
     return text

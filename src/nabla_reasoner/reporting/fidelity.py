@@ -13,7 +13,9 @@ Columns, one row per reward, policy, task, form and part of the response ("all" 
     gain_*             right_* minus right_policy in points, with its 95 % interval over problems
     num_greedy_wrong   positions among them at which the policy's own choice, the greedy token, is wrong
     fixed_*            there: % of positions at which the choice is right; `second` is the policy's second choice
-    token_auc          AUC of r(y_≤l|x) at every token against the verdict on the response; mean over policies and tasks
+    auc_within         share of pairs of a right and a wrong response to one problem that the reward ranks right
+    token_auc          AUC of r(y_≤l|x) at every token against the verdict on the response, all problems together
+                       (both are means over policies and tasks in pooled rows)
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,7 +34,7 @@ COLUMNS = (
     "reward kind policy task form part num_problems num_positions rank_correlation ci_low ci_high top1 slope bias "
     "exact_rms num_decided right_policy right_gradient right_exact right_random gain_gradient gain_gradient_low "
     "gain_gradient_high gain_exact gain_exact_low gain_exact_high num_greedy_wrong fixed_gradient fixed_exact "
-    "fixed_second token_auc verdict"
+    "fixed_second auc_within token_auc verdict"
 ).split()
 PARTS = ("first third", "middle third", "last third")
 ALL = "all"
@@ -150,6 +152,12 @@ def _mean(measured: Sequence[Measured], values: Sequence[float | int]) -> Ratio 
     return ratio_interval(np.bincount(index, [value for _, value in known]), np.bincount(index))
 
 
+def _known_mean(values: Sequence[float]) -> float | None:
+    """Return the mean of the values that are not NaN; None if all are."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else None
+
+
 def verdict(row: Row) -> str:
     """Return the verdict on one form of a reward, from the row that pools everything (see `RULE`)."""
     if not row["num_decided"]:
@@ -159,32 +167,44 @@ def verdict(row: Row) -> str:
     return EXACT if row["gain_exact_low"] > 0 else NEITHER
 
 
-def reward_rows(names: Row, measured: dict[tuple[str, str], list[Measured]], aucs: Sequence[float]) -> list[Row]:
+class Quality(NamedTuple):
+    """How well a reward ranks responses of one policy to problems of one task; NaN if there is nothing to rank.
+
+    Attributes:
+        auc_within: share of pairs of a right and a wrong response to one problem that are ranked right.
+        token_auc: AUC of r(y_≤l|x) at every token against the verdict on the response.
+    """
+
+    auc_within: float
+    token_auc: float
+
+
+def reward_rows(names: Row, measured: dict[tuple[str, str], list[Measured]], qualities: Sequence[Quality]) -> list[Row]:
     """Return a reward's rows of `COLUMNS`: pooled, by part of the response, and by policy and task.
 
     Args:
         names: `reward` and `kind`.
         measured: by policy and task.
-        aucs: token AUC of each of these; NaN where all responses were right or all were wrong.
+        qualities: of each of these.
     """
     pooled = [
         m._replace(problem=f"{policy} {task} {m.problem}")
         for (policy, task), members in measured.items()
         for m in members
     ]
-    known = [auc for auc in aucs if not np.isnan(auc)]
+    pooled_quality = {name: _known_mean([getattr(q, name) for q in qualities]) for name in Quality._fields}
     rows = []
     for form in FORMS:
         whole = names | {"policy": ALL, "task": ALL, "form": form, "part": ALL} | statistics(pooled, form)
-        rows.append(whole | {"token_auc": float(np.mean(known)) if known else None, "verdict": verdict(whole)})
-        blank = {"token_auc": None, "verdict": None}
+        rows.append(whole | pooled_quality | {"verdict": verdict(whole)})
+        blank = {**dict.fromkeys(Quality._fields), "verdict": None}
         for part in PARTS:
             members = [m for m in pooled if m.part == part]
             rows.append(names | {"policy": ALL, "task": ALL, "form": form, "part": part} | statistics(members, form))
             rows[-1] |= blank
-        for ((policy, task), members), auc in zip(measured.items(), aucs, strict=True):
+        for ((policy, task), members), quality in zip(measured.items(), qualities, strict=True):
             rows.append(names | {"policy": policy, "task": task, "form": form, "part": ALL} | statistics(members, form))
-            rows[-1] |= blank | {"token_auc": None if np.isnan(auc) else auc}
+            rows[-1] |= blank | {name: _known_mean([value]) for name, value in quality._asdict().items()}
     return rows
 
 

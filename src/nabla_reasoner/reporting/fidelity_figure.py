@@ -12,7 +12,7 @@ from .figures import BLUE, GREEN, GREY, ORANGE, legend_below
 
 FORM_COLOURS = dict(zip(FORMS, (BLUE, GREEN, ORANGE), strict=True))
 CHOICES = {"gradient": ("gradient", "o"), "exact": ("exact score", "D")}  # label and marker
-AUC_FORM = "prefix"  # form of the right panel: the reward at the token itself, whose AUC is on its axis
+GAIN_FORM = "prefix"  # form of the right panel: the reward at the token itself
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -27,7 +27,7 @@ def draw(table: pd.DataFrame) -> Figure:
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, height), width_ratios=(1, 1, 1.1))
     _draw_correlations(left, pooled, rewards)
     _draw_choices(middle, pooled, rewards)
-    _draw_gains(right, pooled[pooled.form == AUC_FORM])
+    _draw_gains(right, pooled[pooled.form == GAIN_FORM])
     legend_below(figure, ncol=6)
     return figure
 
@@ -76,18 +76,18 @@ def _draw_choices(axis: Axes, pooled: pd.DataFrame, rewards: list[str]) -> None:
 
 
 def _draw_gains(axis: Axes, rows: pd.DataFrame) -> None:
-    """Draw the gain over the policy's choice against the token AUC."""
+    """Draw the gain over the policy's choice against the AUC within problems."""
     for name, (_, marker) in CHOICES.items():
-        colour = FORM_COLOURS[AUC_FORM]
+        colour = FORM_COLOURS[GAIN_FORM]
         filled = colour if name == "gradient" else "white"
-        axis.vlines(rows.token_auc, rows[f"gain_{name}_low"], rows[f"gain_{name}_high"], color=colour, linewidth=0.6)
-        axis.plot(rows.token_auc, rows[f"gain_{name}"], marker, color=colour, markerfacecolor=filled, markersize=6)
-    for row in rows.dropna(subset=["token_auc", "gain_exact", "gain_gradient"]).itertuples():
+        axis.vlines(rows.auc_within, rows[f"gain_{name}_low"], rows[f"gain_{name}_high"], color=colour, linewidth=0.6)
+        axis.plot(rows.auc_within, rows[f"gain_{name}"], marker, color=colour, markerfacecolor=filled, markersize=6)
+    for row in rows.dropna(subset=["auc_within", "gain_exact", "gain_gradient"]).itertuples():
         height = max(row.gain_exact, row.gain_gradient)
-        axis.annotate(row.reward, (row.token_auc, height), (0, 6), textcoords="offset points", fontsize=7, rotation=30)
+        axis.annotate(row.reward, (row.auc_within, height), (0, 6), textcoords="offset points", fontsize=7, rotation=30)
     axis.margins(x=0.15, y=0.15)  # room for the names
     axis.axhline(0, color=GREY, linewidth=0.8)
-    axis.set_xlabel("AUC of r(y_≤l|x), all tokens against the verdict")
+    axis.set_xlabel("AUC of the reward on responses to the same problem")
     axis.set_ylabel("right choices minus the policy's, points")
-    axis.set_title(f"gain against the reward's quality ({AUC_FORM} form)", fontsize=10)
+    axis.set_title(f"gain against the reward's quality ({GAIN_FORM} form)", fontsize=10)
     axis.grid(linewidth=0.3)
