@@ -89,13 +89,6 @@ def test_end_token_completes_a_response(graded):
     assert verdict == parity(PROBLEMS[0], policy.decode([7]), True).correct
 
 
-def test_pair_auc_compares_entries_of_one_group():
-    scores = [np.array([3.0, 1.0, 2.0]), np.array([9.0, 9.0]), np.array([0.0, 5.0])]
-    verdicts = [np.array([True, False, True]), np.array([False, True]), np.array([True, True])]
-    assert fidelity.pair_auc(scores, verdicts) == pytest.approx((1 + 1 + 0.5) / 3)
-    assert np.isnan(fidelity.pair_auc(scores[2:], verdicts[2:]))
-
-
 def test_quality_ranks_responses_by_their_rewards(graded):
     policy, reward = toys.policy(), toys.reward("classifier")
     sampled = fidelity_samples.sample(policy, PROBLEMS, SETTINGS, cell(positions=1, candidates=2))
@@ -105,7 +98,8 @@ def test_quality_ranks_responses_by_their_rewards(graded):
     for problem, row, verdicts in zip(PROBLEMS, sampled.ranked, sampled.verdicts, strict=True):
         scores, _ = scoring.rewards(reward, [reward.prompt_ids(problem.messages)] * fidelity_samples.RANKED, row)
         sides = [[score for score, right in zip(scores, verdicts, strict=True) if right == side] for side in (1, 0)]
-        wins += [(a > b) + 0.5 * (a == b) for a, b in itertools.product(*sides)]
+        if all(sides):
+            wins.append(np.mean([(a > b) + 0.5 * (a == b) for a, b in itertools.product(*sides)]))
     assert fidelity.quality(reward, sampled).auc_within == pytest.approx(np.mean(wins))
 
 

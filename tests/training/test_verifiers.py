@@ -272,6 +272,13 @@ def test_manifest_lists_every_checkpoint_as_a_classifier():
     assert manifest.reward_kind("likelihood-medium") == "likelihood"
 
 
+def test_auc_within_compares_answers_to_one_problem():
+    scores = np.array([[3.0, 1.0, 2.0], [9.0, 9.0, 8.0], [0.0, 5.0, 7.0]])
+    correct = np.array([[True, False, True], [False, True, True], [True, True, True]])
+    assert manifest.auc_within(scores, correct) == pytest.approx((1 + 0.25) / 2)
+    assert np.isnan(manifest.auc_within(scores[2:], correct[2:]))
+
+
 def test_token_auc_reads_every_beginning():
     reward = toys.reward("classifier", dtype="float32")
     responses = [[7, 11, 1], [12, 1], [8, 8, 9, 1]]

@@ -11,7 +11,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
 
 from ..config import build
 from ..config.cell import Cell, ModelSettings
@@ -25,7 +24,7 @@ from ..reporting import fidelity, figures, tables
 from ..reporting.evidence import Row
 from ..reporting.fidelity import COLUMNS, Measured, Quality
 from ..reporting.fidelity_figure import draw
-from ..training.recipes.manifest import auc
+from ..training.recipes import manifest
 from .command import Command, refusing
 from .fidelity_samples import RANKED, Sampled, sample
 from .recording import Progress, Recording
@@ -58,27 +57,13 @@ def quality(reward: RewardModel, sampled: Sampled) -> Quality:
     flat = [(prompt, tokens) for prompt, row in zip(prompts, sampled.ranked, strict=True) for tokens in row]
     values, _ = scoring.rewards(reward, [prompt for prompt, _ in flat], [tokens for _, tokens in flat])
     scores, verdicts = np.array(values).reshape(-1, RANKED), np.array(sampled.verdicts)
-    by_token = prefix_rewards(reward, prompts, sampled.responses)
+    rows = prefix_rewards(reward, prompts, sampled.responses)
+    is_right = np.repeat(verdicts[:, 0], [len(row) for row in rows])
+    by_token = np.concatenate(rows)
     return Quality(
-        auc_within=pair_auc(list(scores), list(verdicts)),
-        token_auc=pair_auc(
-            [np.concatenate(by_token)], [np.repeat(verdicts[:, 0], [len(tokens) for tokens in by_token])]
-        ),
+        auc_within=manifest.auc_within(scores, verdicts),
+        token_auc=manifest.auc(by_token[is_right], by_token[~is_right]) if len(set(is_right)) == 2 else float("nan"),
     )
-
-
-def pair_auc(scores: Sequence[Float[np.ndarray, " _"]], verdicts: Sequence[Bool[np.ndarray, " _"]]) -> float:
-    """Return the share of pairs of a right and a wrong entry of one group that the scores rank right.
-
-    Ties count half; NaN if no group has both.
-    """
-    counts = [(verdict.sum() * (~verdict).sum()) for verdict in verdicts]
-    ranked = [
-        count * auc(score[verdict], score[~verdict])
-        for count, score, verdict in zip(counts, scores, verdicts, strict=True)
-        if count
-    ]
-    return float(sum(ranked) / sum(counts)) if ranked else float("nan")
 
 
 def label(model: ModelSettings, command: Command, group: str) -> str:

@@ -13,7 +13,7 @@ Columns, one row per reward, policy, task, form and part of the response ("all" 
     gain_*             right_* minus right_policy in points, with its 95 % interval over problems
     num_greedy_wrong   positions among them at which the policy's own choice, the greedy token, is wrong
     fixed_*            there: % of positions at which the choice is right; `second` is the policy's second choice
-    auc_within         share of pairs of a right and a wrong response to one problem that the reward ranks right
+    auc_within         AUC of right against wrong responses to the same problem, mean over problems
     token_auc          AUC of r(y_≤l|x) at every token against the verdict on the response, all problems together
                        (both are means over policies and tasks in pooled rows)
 """
@@ -171,7 +171,7 @@ class Quality(NamedTuple):
     """How well a reward ranks responses of one policy to problems of one task; NaN if there is nothing to rank.
 
     Attributes:
-        auc_within: share of pairs of a right and a wrong response to one problem that are ranked right.
+        auc_within: AUC of right against wrong responses to the same problem, mean over problems.
         token_auc: AUC of r(y_≤l|x) at every token against the verdict on the response.
     """
 

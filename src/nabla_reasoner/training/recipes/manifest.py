@@ -128,6 +128,7 @@ def measure(policy: Policy, rewards: dict[str, RewardModel], problems: Sequence[
             "best_of_8": round(quality["best_of_8"], 1),
             "gap_closed": round(quality["gap_closed"], 3),
             "auc": round(quality["auc"], 3),
+            "auc_within": round(auc_within(scores, correct), 3),
             "token_auc": round(token_auc(reward, problems, responses[::NUM_SAMPLES], correct[:, 0]), 3),
             "calibration_error": round(calibration_error(probability(reward, scores), correct), 3),
             "outranks_far_answers": round(far_ranking(policy, reward, problems), 3),
@@ -155,6 +156,16 @@ def selection_quality(
 def auc(positive: Float[np.ndarray, " positive"], negative: Float[np.ndarray, " negative"]) -> float:
     """Return the probability that a right answer scores above a wrong one (ties count half)."""
     return float(stats.mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative)))
+
+
+def auc_within(scores: Float[np.ndarray, "problem sample"], correct: Bool[np.ndarray, "problem sample"]) -> float:
+    """Return the mean AUC of right against wrong answers to the same problem, which is what a search compares.
+
+    The AUC over all problems also rewards knowing which problems are hard. NaN if no problem has both.
+    """
+    is_mixed = correct.any(1) & ~correct.all(1)
+    rows = zip(scores[is_mixed], correct[is_mixed], strict=True)
+    return float(np.mean([auc(row[right], row[~right]) for row, right in rows])) if is_mixed.any() else float("nan")
 
 
 def token_auc(
