@@ -10,6 +10,7 @@ import toys
 import transformers
 from omegaconf import OmegaConf
 
+from nabla_reasoner.engine import scoring
 from nabla_reasoner.engine.generation import Rollout
 from nabla_reasoner.engine.sampling import keyed_uniforms
 from nabla_reasoner.models.language_models import Policy, RewardModel
@@ -46,10 +47,12 @@ def graded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "worked_solution", refuse)
 
 
-def recipe(labels: str = "outcome", **changes):
+def recipe(labels: str = "outcome", **changes: object):
     values = {
         "folder": "rewards/v",
         "start": "start",
+        "head": "score",
+        "scale": 0.5,
         "labels": labels,
         "batch": {"toy": 6},
         "schedule": {"num_steps": 12, "learning_rate": 1e-3, "warmup_steps": 2},
@@ -58,6 +61,7 @@ def recipe(labels: str = "outcome", **changes):
         "seed": 3,
         "policies": ["one", "two"],
         "samples_per_task": 16,
+        "samples_per_question": 2,
         "max_new_tokens": 6,
         "cuts": 2,
         "completions": 3,
@@ -114,6 +118,42 @@ def test_loss_of_wrong_responses_has_no_language_part():
     assert losses[0] == losses[1]
 
 
+def test_ratio_loss_equals_direct_computation():
+    models = [
+        transformers.AutoModelForCausalLM.from_pretrained(toys.model_folder("llama", seed=seed)) for seed in (0, 7)
+    ]
+    losses = []
+    for _, prompt, response, labels in RAGGED:
+        ids = torch.tensor([prompt + response])
+        targets = ids.clone()
+        targets[:, : len(prompt)] = -100
+        trained, reference = (-model(ids, labels=targets).loss * len(response) for model in models)
+        chance = (0.5 * (trained - reference)).sigmoid()
+        losses.append(-(labels[-1] * chance.log() + (1 - labels[-1]) * (1 - chance).log()))
+    loss = verifier.ratio_loss(*models, pad(RAGGED), 0.5)
+    torch.testing.assert_close(loss, torch.stack(losses).mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_ratio_recipe_writes_likelihood_rewards_against_its_start(graded, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = configuration(tmp_path / "assets", recipe(head="ratio"))
+    module, mixture = verifiers.training(config, "v", {"toy": {"train": QUESTIONS}})
+    assert module.loss(next(iter(mixture))).item() == pytest.approx(math.log(2)), "at first the ratio is 1"
+    assert not [name for name, _ in module.named_parameters() if "reference" in name]
+    tiny.fit_and_save(config, "v", module, mixture)
+    start = config.models.start.folder
+    assert manifest.reference_folder(config, config.models.v) == start
+    examples, gaps = mixture.pools["toy"], []
+    for name in ("v-3", "v-8", "v"):
+        folder = str(tmp_path / "assets" / "rewards" / name)
+        reward = RewardModel.from_pretrained(folder, kind="likelihood", reference=start)
+        prompts, responses = [e.prompt_ids for e in examples], [e.response_ids for e in examples]
+        rewards = np.array(scoring.rewards(reward, prompts, responses, close=False)[0])
+        is_right = np.array([e.labels[-1] == 1 for e in examples])
+        gaps.append(rewards[is_right].mean() - rewards[~is_right].mean())
+    assert 0 < gaps[0] < gaps[2], "right samples rise above wrong ones"
+
+
 def test_start_has_language_model_weights_and_score_zero():
     model = verifier.from_language_model(toys.model_folder("llama"))
     language = transformers.AutoModelForCausalLM.from_pretrained(toys.model_folder("llama"))
@@ -132,6 +172,16 @@ def test_outcome_label_is_the_verdict_at_every_token(graded):
         assert example.labels == [float(verdict)] * len(example.response_ids)
         assert example.prompt_ids == policy.prompt_ids(problem.messages)
     assert {example.labels[0] for example in examples} == {0.0, 1.0}
+
+
+def test_policies_share_the_samples_and_each_question_has_several(graded, tmp_path: Path):
+    config = configuration(tmp_path, recipe())
+    _, mixture = verifiers.training(config, "v", {"toy": {"train": QUESTIONS}})
+    tokenizer = tiny.load_tokenizer(toys.model_folder("llama"))
+    prompts = [tiny.chat_example(tokenizer, QUESTIONS[i // 2], []).prompt_ids for i in range(16)]
+    assert [example.prompt_ids for example in mixture.pools["toy"]] == prompts
+    pairs = list(zip(mixture.pools["toy"][::2], mixture.pools["toy"][1::2], strict=True))
+    assert any(a.response_ids != b.response_ids for a, b in pairs)
 
 
 def test_process_labels_are_shares_of_right_completions(monkeypatch: pytest.MonkeyPatch):
@@ -254,6 +304,12 @@ def test_wrong_checkpoints_are_refused(steps: list[int]):
         verifiers.checkpoint_folders(recipe(checkpoints=steps))
 
 
+@pytest.mark.parametrize("changes", [{"head": "scores"}, {"head": "ratio", "labels": "process"}])
+def test_wrong_head_is_refused(changes: dict[str, str], tmp_path: Path):
+    with pytest.raises(ValueError, match="head must be score, or ratio with outcome labels; got"):
+        verifiers.training(configuration(tmp_path, recipe(**changes)), "v", {})
+
+
 def test_unknown_labels_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="outcome, process; got 'steps'"):
         verifiers.training(configuration(tmp_path, recipe("steps")), "v", {})
@@ -268,8 +324,9 @@ def test_manifest_lists_every_checkpoint_as_a_classifier():
         "v": "rewards/v",
     }
     assert OmegaConf.to_container(models["v-3"], resolve=True)["batch"] == {"toy": 6}
-    assert manifest.reward_kind("verifier-outcome-50") == "classifier"
-    assert manifest.reward_kind("likelihood-medium") == "likelihood"
+    assert manifest.reward_kind("v-3", models["v-3"]) == "classifier"
+    assert manifest.reward_kind("v-3", recipe(head="ratio")) == "likelihood"
+    assert manifest.reward_kind("likelihood-medium", {}) == "likelihood"
 
 
 def test_auc_within_compares_answers_to_one_problem():

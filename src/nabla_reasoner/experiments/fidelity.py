@@ -68,8 +68,12 @@ def quality(reward: RewardModel, sampled: Sampled) -> Quality:
 
 def label(model: ModelSettings, command: Command, group: str) -> str:
     """Return a model's name in the table: its choice, or its folder or hub name if the command gives `GROUP.path`."""
-    typed = any(override.startswith(f"{group}.path=") for override in command.overrides)
-    return Path(model.path).name if typed else model.name
+    return Path(model.path).name if is_typed(command, group) else model.name
+
+
+def is_typed(command: Command, group: str) -> bool:
+    """Return whether the command gives `GROUP.path`."""
+    return any(override.startswith(f"{group}.path=") for override in command.overrides)
 
 
 def distinct_cells(command: Command, sweeps: Sequence[Sweep]) -> list[Cell]:
@@ -91,7 +95,8 @@ def distinct_cells(command: Command, sweeps: Sequence[Sweep]) -> list[Cell]:
     for cell in cells:
         if not isinstance(build.build_method(cell), NablaReasoner):
             raise ValueError(f"fidelity needs a method with a confidence gate; got {cell.method.name}. Drop method=.")
-        key = (cell.policy.path, cell.task.name, cell.reward.path, cell.reward.kind, cell.reward.reference)
+        reference = None if is_typed(command, "reward") else cell.reward.reference
+        key = (cell.policy.path, cell.task.name, cell.reward.path, cell.reward.kind, reference)
         distinct.setdefault(key, cell)
     return list(distinct.values())
 

@@ -1,5 +1,10 @@
-"""Training of a token-level verifier: a score head on a language model, with labels at some or all response tokens."""
+"""Training of token-level verifiers on labels of responses.
 
+Either a score head on a language model, with labels at some or all tokens, or a language model whose log-ratio to its
+start is the reward.
+"""
+
+import abc
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,8 +64,38 @@ def verifier_loss(model: torch.nn.Module, blocks: Sequence[Padded], language_wei
     return loss + language_weight * torch.stack(predicted).sum() / max(num_targets, 1) if predicted else loss
 
 
-class VerifierTraining(Training):
-    """A verifier in training.
+def ratio_loss(
+    model: torch.nn.Module, reference: torch.nn.Module, blocks: Sequence[Padded], scale: float | int
+) -> Float[Tensor, ""]:
+    """Return the mean binary cross-entropy of σ(scale · r) against each response's last label.
+
+    r = Σ_l log π(y_l|y_<l, x) - log π_ref(y_l|y_<l, x). Trained on verdicts alone, its summands are rewards of tokens
+    (implicit process rewards, Yuan et al., arXiv 2412.01981).
+
+    Args:
+        model, reference: causal LMs; the reference is not trained.
+        scale: β > 0 per nat.
+    """
+    losses, count = [], 0
+    for block in blocks:
+        with torch.no_grad():
+            before = _log_likelihoods(reference, block)
+        log_ratio = _log_likelihoods(model, block) - before
+        labels = block.labels.gather(1, block.last[:, None])[:, 0]
+        losses.append(functional.binary_cross_entropy_with_logits(scale * log_ratio, labels, reduction="sum"))
+        count += len(labels)
+    return torch.stack(losses).sum() / count
+
+
+def _log_likelihoods(model: torch.nn.Module, block: Padded) -> Float[Tensor, " batch"]:
+    """Return log π of each response in nats."""
+    logits = model(input_ids=block.ids, use_cache=False).logits[:, :-1]
+    losses = functional.cross_entropy(logits.transpose(1, 2), block.ids[:, 1:], reduction="none")
+    return -(losses * block.is_response[:, 1:]).sum(1)
+
+
+class CheckpointedTraining(Training, abc.ABC):
+    """A training whose weights are also written at given steps.
 
     Attributes:
         checkpoints: folder by number of optimiser steps; there the weights are written in half precision once so many
@@ -72,18 +107,12 @@ class VerifierTraining(Training):
         self,
         model: torch.nn.Module,
         schedule: Schedule,
-        *,
-        language_weight: float | int,
         checkpoints: Mapping[int, Path],
         tokenizer: transformers.PreTrainedTokenizerBase,
     ):
         super().__init__(model, schedule)
-        self.language_weight = language_weight
         self.checkpoints = checkpoints
         self.tokenizer = tokenizer
-
-    def loss(self, batch: list[Padded]) -> Float[Tensor, ""]:
-        return verifier_loss(self.model, batch, self.language_weight)
 
     def on_train_batch_start(self, batch: list[Padded], batch_idx: int) -> None:
         # Before a step and not after one: Lightning's own checkpoint may already be written when a step ends.
@@ -91,3 +120,44 @@ class VerifierTraining(Training):
         if folder is not None:
             copy.deepcopy(self.model).eval().to(torch.float16).save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
+
+
+class VerifierTraining(CheckpointedTraining):
+    """A verifier with a score head in training; `language_weight` as in `verifier_loss`."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        schedule: Schedule,
+        *,
+        language_weight: float | int,
+        checkpoints: Mapping[int, Path],
+        tokenizer: transformers.PreTrainedTokenizerBase,
+    ):
+        super().__init__(model, schedule, checkpoints, tokenizer)
+        self.language_weight = language_weight
+
+    def loss(self, batch: list[Padded]) -> Float[Tensor, ""]:
+        return verifier_loss(self.model, batch, self.language_weight)
+
+
+class RatioTraining(CheckpointedTraining):
+    """A language model in training whose log-ratio to its start is the reward; `scale` as in `ratio_loss`."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        schedule: Schedule,
+        *,
+        scale: float | int,
+        checkpoints: Mapping[int, Path],
+        tokenizer: transformers.PreTrainedTokenizerBase,
+    ):
+        super().__init__(model, schedule, checkpoints, tokenizer)
+        self.scale = scale
+        # in a list, so that Lightning neither trains it nor writes it into checkpoints
+        self.reference = [copy.deepcopy(model).eval().requires_grad_(False)]
+
+    def loss(self, batch: list[Padded]) -> Float[Tensor, ""]:
+        (reference,) = self.reference
+        return ratio_loss(self.model, reference.to(self.device), batch, self.scale)

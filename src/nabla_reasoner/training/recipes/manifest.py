@@ -9,7 +9,7 @@ of the responses' beginnings, at every token, against the verdict on the whole r
 import csv
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,9 @@ def write(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> None
     validation = {task: parts["validation"][:NUM_PROBLEMS] for task, parts in data.items()}
     recipes = shipped_models(config)
     rewards = {
-        name: RewardModel.from_pretrained(str(folder / recipe.folder), kind=reward_kind(name))
+        name: RewardModel.from_pretrained(
+            str(folder / recipe.folder), kind=reward_kind(name, recipe), reference=reference_folder(config, recipe)
+        )
         for name, recipe in recipes.items()
         if recipe.folder.startswith("rewards/")
     }
@@ -82,9 +84,14 @@ def shipped_models(config: DictConfig) -> dict[str, DictConfig]:
     return recipes
 
 
-def reward_kind(name: str) -> str:
+def reward_kind(name: str, recipe: Mapping[str, Any]) -> str:
     """Return the kind of a shipped reward model."""
-    return "likelihood" if name.startswith("likelihood") else "classifier"
+    return "likelihood" if name.startswith("likelihood") or recipe.get("head") == "ratio" else "classifier"
+
+
+def reference_folder(config: DictConfig, recipe: DictConfig) -> str | None:
+    """Return the folder of a reward's reference model: where a verifier by log-ratio started; None for others."""
+    return str(Path(config.folder, config.models[recipe.start].folder)) if recipe.get("head") == "ratio" else None
 
 
 def read_sweep(path: Path) -> list[dict[str, str]]:
@@ -184,9 +191,11 @@ def token_auc(
 def probability(reward: RewardModel, scores: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Return rewards as probabilities that a response is right.
 
-    A classifier's score is a logit. A likelihood reward is the log-probability that the model writes this response.
+    A classifier's score is a logit, and a log-ratio is taken as one. A likelihood without reference is the
+    log-probability that the model writes this response.
     """
-    return special.expit(scores) if reward.kind == "classifier" else np.exp(np.minimum(scores, 0))
+    is_likelihood = reward.kind == "likelihood" and reward.reference is None
+    return np.exp(np.minimum(scores, 0)) if is_likelihood else special.expit(scores)
 
 
 def calibration_error(

@@ -4,13 +4,16 @@
     process   at a few tokens, the share of the policy's completions from there that are right (labels by Monte Carlo,
               as in Math-Shepherd, arXiv 2312.08935); at the last token the verdict
 
-A verifier starts from a language model's weights. Labels come from the grader alone: no worked solution is read.
+A verifier starts from a language model's weights and has a score head, or its reward is the log-ratio to its start
+(`head: ratio`, outcome labels only). Labels come from the grader alone: no worked solution is read.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+import transformers
 from omegaconf import DictConfig
 
 from ...engine import generation
@@ -23,10 +26,11 @@ from ...tasks import grading
 from ...types import Problem
 from ..data import Example, Mixture, chat_example
 from ..loop import Schedule
-from ..verifier import NO_LABEL, VerifierTraining, from_language_model
+from ..verifier import NO_LABEL, CheckpointedTraining, RatioTraining, VerifierTraining, from_language_model
 from .policy_improvement import Splits
 
 LABELS = ("outcome", "process")
+HEADS = ("score", "ratio")
 SAMPLING = Sampling(temperature=1.0)  # of samples and completions: the policy's own distribution
 CHUNK = 500  # samples that are completed together; bounds the cached prefixes
 
@@ -45,32 +49,34 @@ def checkpoint_folders(recipe: DictConfig) -> dict[int, str]:
     return {step: f"{recipe.folder}-{step}" for step in steps[:-1]}
 
 
-def training(config: DictConfig, name: str, data: Splits) -> tuple[VerifierTraining, Mixture]:
+def training(config: DictConfig, name: str, data: Splits) -> tuple[CheckpointedTraining, Mixture]:
     """Return the training of a verifier and its batches of labelled samples.
 
     Raises:
-        ValueError: unknown labels, or as `checkpoint_folders`.
+        ValueError: unknown labels or head, a ratio with process labels, or as `checkpoint_folders`.
     """
     recipe, assets = config.models[name], Path(config.folder)
     if recipe.labels not in LABELS:
         raise ValueError(f"labels must be one of {', '.join(LABELS)}; got {recipe.labels!r}.")
+    if recipe.head not in HEADS or (recipe.head == "ratio" and recipe.labels == "process"):
+        raise ValueError(f"head must be score, or ratio with outcome labels; got {recipe.head!r}, {recipe.labels!r}.")
     checkpoints = {step: assets / folder for step, folder in checkpoint_folders(recipe).items()}
     pools: dict[str, list[Example]] = {task: [] for task in data}
     for number, policy_name in enumerate(recipe.policies):
         policy = Policy.from_pretrained(str(assets / config.models[policy_name].folder), device=config.device)
         for task, parts in data.items():
             count = recipe.samples_per_task // len(recipe.policies)
-            questions = [parts["train"][i % len(parts["train"])] for i in range(number * count, (number + 1) * count)]
+            samples = range(number * count, (number + 1) * count)
+            questions = [parts["train"][i // recipe.samples_per_question % len(parts["train"])] for i in samples]
             pools[task] += labelled_samples(policy, policy_name, questions, recipe)
     start = str(assets / config.models[recipe.start].folder)
-    module = VerifierTraining(
-        from_language_model(start),
-        Schedule(**recipe.schedule),
-        language_weight=recipe.language_weight,
-        checkpoints=checkpoints,
-        tokenizer=load_tokenizer(start),
-    )
-    return module, Mixture(pools, dict(recipe.batch), recipe.seed)
+    shared = {"checkpoints": checkpoints, "tokenizer": load_tokenizer(start)}
+    schedule, mixture = Schedule(**recipe.schedule), Mixture(pools, dict(recipe.batch), recipe.seed)
+    if recipe.head == "ratio":
+        model = transformers.AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+        return RatioTraining(model, schedule, scale=recipe.scale, **shared), mixture
+    model = from_language_model(start)
+    return VerifierTraining(model, schedule, language_weight=recipe.language_weight, **shared), mixture
 
 
 def labelled_samples(
