@@ -4,6 +4,8 @@ import importlib.util
 import os
 import socket
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded; see nabla_reasoner.__main__
+
 import pytest
 import torch
 import transformers

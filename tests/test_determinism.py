@@ -7,7 +7,15 @@ import pytest
 import toys
 
 from nabla_reasoner import Problem
-from nabla_reasoner.baselines import repeated_sampling, tree_search
+from nabla_reasoner.baselines import (
+    discrete_langevin,
+    judge_decoding,
+    mh_resampling,
+    particle_filter,
+    repeated_sampling,
+    sample_pool,
+    tree_search,
+)
 from nabla_reasoner.config.build import build_method
 from nabla_reasoner.config.compose import compose_cells
 from nabla_reasoner.config.schema import choices
@@ -17,10 +25,21 @@ from nabla_reasoner.engine.sampling import keyed_uniforms
 PROBLEMS = [Problem(f"p{number}", "+".join("7" * (number % 4 + 1)) + "=?", None, "free") for number in range(9)]
 METHODS = [name for name in choices("method") if name != "tpo"]  # its critiques exceed a toy model's context
 
+DRAWING = (
+    discrete_langevin,
+    judge_decoding,
+    mh_resampling,
+    particle_filter,
+    repeated_sampling,
+    sample_pool,
+    tree_search,
+    state,
+)
+
 
 def results(method: str, problems: list[Problem], batch_size: int) -> dict[str, tuple]:
     """Token ids, outcome counts and decoded tokens by problem."""
-    (cell,) = compose_cells([f"method={method}", "max_new_tokens=8", "scale=tiny"])
+    (cell,) = compose_cells([f"method={method}", "max_new_tokens=6", "scale=tiny"])
     policy, reward = toys.policy(), toys.reward()
     solved = {}
     for start in range(0, len(problems), batch_size):
@@ -49,7 +68,7 @@ def test_each_random_stream_serves_one_purpose(method: str, monkeypatch):
         keys[seed, problem_id, repeat, stage] += 1
         return keyed_uniforms(seed, problem_id, repeat, stage, count)
 
-    for module in (repeated_sampling, tree_search, state):
+    for module in DRAWING:
         monkeypatch.setattr(module, "keyed_uniforms", noted)
     results(method, PROBLEMS, 64)
     assert {key: count for key, count in keys.items() if count > 1} == {}

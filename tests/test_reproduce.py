@@ -29,6 +29,19 @@ def test_help_names_every_target_and_needs_no_python(tmp_path: Path):
         assert target.summary in shown.stdout
 
 
+@pytest.mark.parametrize(
+    "locale",
+    [{"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"}],
+    ids=["locale C", "ASCII output"],
+)
+def test_ascii_output_ends_no_command(locale: dict[str, str]):
+    words = [sys.executable, "-m", "nabla_reasoner", "help"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **locale}
+    shown = subprocess.run(words, env=environment, capture_output=True)
+    assert shown.returncode == 0, shown.stderr
+    assert b"-Reasoner as released" in shown.stdout
+
+
 def test_unknown_target_lists_valid_ones_and_exits_2():
     begin = time.monotonic()
     refused = reproduce("tabel1")

@@ -8,16 +8,24 @@ from typing import Any
 
 _HOMES = {
     "BestOfN": "baselines.repeated_sampling",
+    "DiscreteLangevin": "baselines.discrete_langevin",
     "Greedy": "baselines.repeated_sampling",
+    "GuidedDecoding": "baselines.guided_decoding",
+    "JudgeGreedy": "baselines.judge_decoding",
+    "LogitMixture": "baselines.judge_decoding",
+    "MHResampling": "baselines.mh_resampling",
     "NablaReasoner": "decoding.nabla_reasoner",
+    "ParticleFilter": "baselines.particle_filter",
     "Policy": "models.language_models",
     "Problem": "types",
     "RAP": "baselines.rap",
     "RewardModel": "models.language_models",
     "SelfConsistency": "baselines.repeated_sampling",
+    "SoftBestOfN": "baselines.repeated_sampling",
     "Solution": "types",
     "TPO": "baselines.tpo",
     "TreeOfThoughts": "baselines.tree_of_thoughts",
+    "WeightedSelfConsistency": "baselines.repeated_sampling",
 }
 __all__ = sorted(_HOMES)
 

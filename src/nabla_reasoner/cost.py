@@ -65,6 +65,23 @@ def scoring(parameters: int, tokens: int) -> Cost:
     return Cost(reward_forward_tokens=tokens, model_calls=1, flops=2.0 * parameters * tokens)
 
 
+def reward_steps(parameters: int, tokens: int) -> Cost:
+    """Return the cost of `tokens` tokens that the reward model reads one by one."""
+    return Cost(reward_forward_tokens=tokens, model_calls=tokens, flops=2.0 * parameters * tokens)
+
+
+def reward_gradient(parameters: int, tokens: int) -> Cost:
+    """Return the cost of a forward and a backward pass of the reward model alone over `tokens` tokens."""
+    flops = 4.0 * parameters * tokens
+    return Cost(
+        reward_forward_tokens=tokens,
+        reward_backward_tokens=tokens,
+        model_calls=2,
+        flops=flops,
+        gradient_flops=flops,
+    )
+
+
 def policy_forward(parameters: int, tokens: int) -> Cost:
     """Return the cost of one forward pass of the policy over `tokens` tokens, without a gradient."""
     return Cost(policy_forward_tokens=tokens, model_calls=1, flops=2.0 * parameters * tokens)

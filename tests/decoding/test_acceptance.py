@@ -7,6 +7,8 @@ import toys
 from nabla_reasoner.decoding import trace
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.dto import gradient_passes
+from nabla_reasoner.dto.settings import ENGINES
+from nabla_reasoner.models.language_models import Policy
 from nabla_reasoner.types import Problem
 
 PROBLEMS = [
@@ -84,6 +86,22 @@ def test_batched_loop_takes_decisions_of_reference(kind, reference, settings):
         for new, plain_new in zip(actual.search["revisions"], expected.search["revisions"], strict=True):
             assert new["reward"] == pytest.approx(plain_new["reward"], abs=1e-9)
             assert new["incumbent"] == pytest.approx(plain_new["incumbent"], abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["classifier", pytest.param("likelihood", marks=SLOW)])
+def test_engines_agree_on_a_policy_that_ends_its_answers_otherwise(kind):
+    base = toys.policy()
+    ends = sorted(set(range(5, 280)) - {base.eos_ids[0]})[::3]  # many, so that some are drawn
+    policy = Policy(base.model, base.tokenizer, "other ends", eos_ids=ends)
+    settings = {**SETTINGS, "acceptance": "prefix_higher", "num_passes": 2}
+    solutions = [
+        NablaReasoner(**settings, engine=engine).solve(PROBLEMS, policy, toys.reward(kind)) for engine in ENGINES
+    ]
+    assert any(r["new"] in ends for s in solutions[0] for r in s.search["revisions"])
+    for actual, expected in zip(*solutions, strict=True):
+        assert decisions(actual) == decisions(expected)
+        for new, plain_new in zip(actual.search["revisions"], expected.search["revisions"], strict=True):
+            assert new["reward"] == pytest.approx(plain_new["reward"], abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])

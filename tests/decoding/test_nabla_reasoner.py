@@ -42,13 +42,13 @@ def solve(method_settings, kind="likelihood", problems=PROBLEMS, seed=0, archite
 USUAL = [
     {},
     {"num_passes": 3},
-    {"parameter": "latents", "step_size": 0.05},
-    {"use_gradient": False},
-    {"grad_threshold": 1.0},
     {"variant": "release"},
     {"variant": "paper", "grad_threshold": 0.02},
 ]
 FURTHER = [
+    {"parameter": "latents", "step_size": 0.05},
+    {"use_gradient": False},
+    {"grad_threshold": 1.0},
     {"use_gradient": False, "grad_threshold": 1.0},
     {"max_rollouts": 2},
     {"flip": "gumbel", "num_passes": 2},

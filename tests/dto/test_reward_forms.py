@@ -128,6 +128,25 @@ def test_every_choice_of_terms_equals_autograd(kind, reference, form):
                 assert later.loss == pytest.approx(alone.loss, abs=1e-10)
 
 
+@pytest.mark.parametrize("form", REWARD_FORMS)
+@pytest.mark.parametrize("kind", ["classifier", "token_classifier", "likelihood"])
+def test_policys_end_tokens_are_read_as_the_rewards_own(kind, form):
+    policy, reward = toys.policy(), toys.reward(kind)
+    batch = make_sequences(policy, reward)
+    reward.replaced_ends = frozenset({31, 44})
+    evaluated = gradient_passes.evaluate(policy, reward, batch, **WEIGHTS, reward_form=form)
+    for sequence, gradient in zip(batch, evaluated, strict=True):
+        leaf = onehots(policy, sequence.rollout).requires_grad_()
+        loss = objective.relaxed_objective(policy, reward, sequence, leaf, **WEIGHTS, reward_form=form)
+        (expected,) = torch.autograd.grad(loss, leaf)
+        torch.testing.assert_close(rows_of(gradient, sequence), expected, rtol=0, atol=1e-10)
+        assert gradient.loss == pytest.approx(loss.item(), abs=1e-10)
+        if form != "outcome":
+            read = onehots(policy, [reward.eos_ids[0] if t in (31, 44) else t for t in sequence.rollout])
+            plain = [plain_prefix_reward(reward, sequence, read[: last + 1]).item() for last in range(len(read))]
+            assert gradient.prefix_rewards.tolist() == pytest.approx(plain, abs=1e-10)
+
+
 @pytest.mark.parametrize(("kind", "reference"), REWARDS)
 def test_prefix_form_is_own_term_of_process_form(kind, reference):
     policy, reward = toys.policy(), toys.reward(kind, reference=reference)

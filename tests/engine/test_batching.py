@@ -31,6 +31,7 @@ def test_batches_hold_each_sequence_once_within_limit():
     assert all(len(batch) * max(lengths[i] for i in batch) <= 16_384 for batch in batches)
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_batches_and_warns_once():
     sizes, limits = [], BatchLimits()
 

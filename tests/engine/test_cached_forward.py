@@ -72,19 +72,55 @@ def test_cached_scores_equal_uncached_ones(kind, reference):
     assert all(a.flops < b.flops for a, b in zip(costs, whole, strict=True))
 
 
+def tokens_by_hand(reward, prompts, texts) -> list[int]:
+    """Tokens that must be read for each response if those of an equal prompt share what they can, by pairwise search.
+
+    A likelihood reads the last shared token again: its hidden state predicts the first token that is not shared.
+    """
+    whole = []
+    for prompt, text in zip(prompts, texts, strict=True):
+        ended = text if text[-1] in reward.eos_ids else [*text, reward.eos_ids[0]]
+        whole.append(prompt + ended + (reward.suffix_ids if reward.kind == "classifier" else []))
+    counts = []
+    for i, text in enumerate(whole):
+        shared = [0]
+        for j in range(i):
+            if prompts[j] == prompts[i]:
+                shared.append(next((n for n, (a, b) in enumerate(zip(text, whole[j], strict=False)) if a != b), None))
+        again = reward.kind == "likelihood" and max(filter(None, shared), default=0) > 0
+        counts.append(0 if None in shared else len(text) - max(shared) + again)
+    return counts
+
+
 @pytest.mark.parametrize(("kind", "reference"), REWARDS)
-def test_shared_prompt_read_and_counted_once(kind, reference):
+def test_equal_and_shared_beginnings_read_once(kind, reference):
     policy, reward = toys.policy(), toys.reward(kind, reference=reference)
-    texts = responses(policy, 0)
-    prompts = [reward.prompt_ids(CHATS[i // 2]) for i in range(4)]
+    a, b, c, d = responses(policy, 0)
+    texts = [a, d, a, a[:3] + b, a[:3] + b[:4] + c, d[:9] + c, d, b, a[:5], c[:1], a[:5] + policy.eos_ids[:1], b]
+    prompts = [reward.prompt_ids(CHATS[i % 5 // 4]) for i in range(len(texts))]
     together, costs = scoring.rewards(reward, prompts, texts)
-    alone = [scoring.rewards(reward, [p], [t]) for p, t in zip(prompts, texts, strict=True)]
-    assert together == pytest.approx([values[0] for values, _ in alone], abs=1e-10)
-    for i, (_, (single,)) in enumerate(alone):
-        again = 0 if kind == "classifier" else 1  # the prompt's last token predicts the first one of each response
-        expected = single.reward_forward_tokens + again if i % 2 == 0 else None
-        prompt = len(prompts[i])
-        assert costs[i].reward_forward_tokens == (expected or single.reward_forward_tokens - prompt + again)
+    alone = [scoring.rewards(reward, [p], [t])[0][0] for p, t in zip(prompts, texts, strict=True)]
+    assert together == pytest.approx(alone, abs=1e-10)
+    expected = tokens_by_hand(reward, prompts, texts)
+    assert [spent.reward_forward_tokens for spent in costs] == expected
+    assert [spent.model_calls for spent in costs] == [int(count > 0) for count in expected]
+    assert 0 in expected
+    few = 7  # the first responses cost the same without those after them
+    assert scoring.rewards(reward, prompts[:few], texts[:few])[1] == costs[:few]
+    _, apart = scoring.rewards(reward, prompts, texts, pools=range(len(texts)))
+    single = [scoring.rewards(reward, [p], [t])[1][0] for p, t in zip(prompts, texts, strict=True)]
+    assert apart == single
+
+
+@pytest.mark.parametrize("kind", ["likelihood", "classifier"])
+def test_beginnings_of_each_other_scored_in_any_order(kind):
+    policy, reward = toys.policy(), toys.reward(kind)
+    text = responses(policy, 0)[-1]
+    texts = [text[:n] for n in (9, 2, 12, 5, 1, 10)]
+    prompts = [reward.prompt_ids(CHATS[0])] * len(texts)
+    together, _ = scoring.rewards(reward, prompts, texts, close=False)
+    alone = [scoring.rewards(reward, [p], [t], close=False)[0][0] for p, t in zip(prompts, texts, strict=True)]
+    assert together == pytest.approx(alone, abs=1e-10)
 
 
 def test_samples_with_shared_cache_equal_single_samples():

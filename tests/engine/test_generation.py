@@ -74,6 +74,20 @@ def test_stop_token_ends_but_does_not_finish_response():
     assert cut[1].token_ids != whole[1].token_ids
 
 
+@pytest.mark.parametrize("sampling", [Sampling(0.6, 0.95, 20), Sampling(1.0, 1.0, 1), Sampling(0.7, 0.5, 299)])
+def test_draws_among_top_k_equal_draws_from_the_whole_row(sampling):
+    """With an entry tied at the k-th place the whole row is used; without, only the k largest entries are."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(500, 300, generator=generator)
+    uniform = torch.rand(500, dtype=torch.float64, generator=generator)
+    cumulative = filtered_probabilities(logits.double(), sampling).cumsum(-1)
+    expected = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)
+    assert torch.equal(draw(logits, uniform, sampling), expected)
+    tied = logits.round()
+    cumulative = filtered_probabilities(tied.double(), sampling).cumsum(-1)
+    assert torch.equal(draw(tied, uniform, sampling), (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1))
+
+
 def test_draws_follow_the_distribution():
     """Chi-square test over 20,000 draws; it fails by chance with probability 1e-4."""
     logits = torch.tensor([2.0, 0.0, 1.0, -1.0, 0.5], dtype=torch.float64)

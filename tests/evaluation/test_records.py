@@ -231,7 +231,7 @@ def test_two_records_of_one_problem_are_refused(tmp_path):
         read_records(path)
 
 
-@pytest.mark.parametrize("name", ["", "a__b", "a/b"])
+@pytest.mark.parametrize("name", ["", "a__b", "a/b", "a_", "_a", "_", ".a", "a\nb"])
 def test_ambiguous_cell_names_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="names of cells"):
         record_path(tmp_path, name, "t", "m", 0)
@@ -241,7 +241,7 @@ def test_outcomes_follow_the_file(tmp_path):
     path = record_path(tmp_path, "tiny-base", "chain_sum", "best_of_n", 1)
     append_records(path, [make_record(problem("p0"), solution(), grade=Grader(), **NAMES)])
     ((first,),) = load_outcomes(tmp_path).values()
-    assert (first.key, first.correct, first.ok) == (("p0", 1, 0), True, True)
+    assert (first.key, first.correct, first.ok) == (("p0", 1, 0, "2"), True, True)
     assert [(step[0], step[-1]) for step in first.steps] == [(1, False), (2, True)]
     append_records(path, [failed_record(problem("p1"), "", **NAMES)])
     assert [outcome.ok for outcome in load_outcomes(tmp_path)["tiny-base", "chain_sum", "best_of_n"]] == [True, False]

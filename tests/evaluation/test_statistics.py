@@ -1,12 +1,15 @@
 """Statistics: against scipy, exact enumeration, hand-computed values and simulated truth."""
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import scipy.stats
 
+from nabla_reasoner.evaluation import statistics
 from nabla_reasoner.evaluation.statistics import accuracy_interval, cut_at_cost, paired_difference, sign_flip_p_value
+from nabla_reasoner.reporting.ablations import holm
 
 
 def draws(seed: int, problems: int, repeats: int, strength: float = 1.0) -> np.ndarray:
@@ -69,6 +72,101 @@ def test_interval_covers_the_truth_at_its_level():
         interval = accuracy_interval(draws(1000 + seed, 60, 8, strength=0.2))
         hits += interval.low <= 50 <= interval.high
     assert 174 <= hits <= 199
+
+
+def clustered(generator: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """Problems of very different difficulty: repeats of one agree."""
+    return (generator.random(shape) < generator.beta(0.3, 0.3, size=(shape[0], 1))).astype(float), 50.0
+
+
+def copied(generator: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """Repeats that are all equal within a problem."""
+    return np.repeat(generator.random((shape[0], 1)) < 0.3, shape[1], axis=1).astype(float), 30.0
+
+
+def tied(generator: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """Most problems have the same mean."""
+    hard = generator.random((shape[0], 1)) < 0.1
+    return np.where(hard, generator.random(shape) < 0.5, 1.0), 95.0
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """1,000 resamples instead of 10,000: a thousand intervals in a second."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 1000)
+    statistics._bootstrap.cache_clear()
+    yield
+    statistics._bootstrap.cache_clear()
+
+
+@pytest.mark.parametrize("draw", [clustered, copied, tied])
+def test_interval_covers_in_93_to_97_of_100(draw, few_resamples):
+    generator, hits, experiments = np.random.default_rng(8), 0, 800
+    for _ in range(experiments):
+        correct, truth = draw(generator, (300, 3))
+        interval = accuracy_interval(correct)
+        hits += interval.low <= truth <= interval.high
+    assert 0.93 <= hits / experiments <= 0.97  # the standard error of the share is 0.008
+
+
+def test_difference_interval_covers_in_93_to_97_of_100(few_resamples):
+    generator, hits, experiments = np.random.default_rng(9), 0, 800
+    for _ in range(experiments):  # nine of ten problems are ties; the true difference is 0.1 * (0.6 - 0.3)
+        other = generator.random((300, 1)) < 0.1
+        shared = (generator.random((300, 3)) < 0.5).astype(float)
+        a, b = (np.where(other, generator.random((300, 3)) < chance, shared) for chance in (0.6, 0.3))
+        difference = paired_difference(a, b)
+        hits += difference.low <= 3.0 <= difference.high
+    assert 0.93 <= hits / experiments <= 0.97
+
+
+def test_interval_of_equal_problems_misses_a_truth_in_at_most_1_of_20():
+    # 30 problems, all right with probability p^30. The interval then reaches down to the p for which that is 2.5 %.
+    low = accuracy_interval(np.ones((30, 2))).low / 100
+    assert low**30 == pytest.approx(0.025)
+    generator = np.random.default_rng(10)
+    equal = (generator.random((40_000, 30)) < low).all(axis=1)
+    assert equal.mean() == pytest.approx(0.025, abs=0.004)  # five standard errors
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 3])
+def test_p_value_is_scipys_exact_permutation_test(repeats):
+    for seed in range(4):
+        sums = (draws(seed, 11, repeats) - draws(seed + 50, 11, repeats)).sum(axis=1).astype(int)
+        theirs = scipy.stats.permutation_test(
+            (sums,), np.sum, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
+        )
+        # scipy doubles the smaller tail of a distribution that is symmetric here
+        assert sign_flip_p_value(sums) == pytest.approx(min(1.0, theirs.pvalue), abs=1e-12)
+
+
+def test_p_value_of_one_repeat_is_scipys_binomial_test():
+    generator = np.random.default_rng(11)
+    for won, lost in generator.integers(0, 200, size=(40, 2)):
+        sums = np.array([1] * won + [-1] * lost + [0] * 17)
+        expected = scipy.stats.binomtest(int(won), int(won + lost)).pvalue if won + lost else 1.0
+        assert sign_flip_p_value(sums) == pytest.approx(expected, rel=1e-9)
+
+
+def test_holm_is_the_closed_test_of_bonferroni():
+    generator = np.random.default_rng(12)
+    for _ in range(30):
+        p = generator.choice([0.0, 0.001, 0.01, 0.02, 0.04, 0.2, 1.0], size=6).tolist()
+        closed = []
+        for index in range(len(p)):
+            subsets = (s for size in range(1, 7) for s in itertools.combinations(range(6), size) if index in s)
+            closed.append(max(min(1.0, len(subset) * min(p[i] for i in subset)) for subset in subsets))
+        assert holm(p) == pytest.approx(closed)
+
+
+@pytest.mark.slow
+def test_holm_equals_that_of_statsmodels():
+    from statsmodels.stats.multitest import multipletests  # takes seconds
+
+    generator = np.random.default_rng(12)
+    for _ in range(30):
+        p = generator.choice([0.0, 0.001, 0.01, 0.02, 0.04, 0.2, 1.0], size=6).tolist()
+        assert holm(p) == pytest.approx(multipletests(p, method="holm")[1].tolist())
 
 
 @pytest.mark.parametrize("repeats", [1, 3])

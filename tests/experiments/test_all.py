@@ -47,6 +47,14 @@ def test_stages_are_all_targets_with_results():
     assert all(order.index(source) < order.index(name) for name, target in targets().items() for source in target.reads)
 
 
+@pytest.mark.parametrize("content", ["", "{", "{}", "null", '{"stages": 1}', '{"stages": {"table1": "done"}}'])
+def test_damaged_state_begins_anew_with_a_line(tmp_path: Path, started, capsys, content: str):
+    path = tmp_path / "stages.json"
+    path.write_text(content, encoding="utf-8")
+    assert all_targets.Stages(path, ["table1"]).stages == {}
+    assert f"{path} is damaged" in capsys.readouterr().err
+
+
 def test_release_target_has_the_released_variant():
     assert {cell.variant.name for cell in compose.compose_cells(["experiment=table1-release"])} == {"release"}
 

@@ -115,7 +115,7 @@ def test_every_case_runs_at_smallest_size(tmp_path):
         ("repeats=0", "repeats must be a whole number >= 1"),
         ("growth_lengths=[32,16]", "growth_lengths must ascend"),
         ("policies=[nobody]", "tiny-base, tiny-base-grpo"),
-        ("cases=[dto_memory", "Use key=value"),
+        ("cases=[dto_memory", "quote it"),
         ("dto_memory", "key=value"),
     ],
 )
@@ -138,6 +138,7 @@ def test_scale_small_omits_memory_cases():
         bench.chosen_cases(settings("scale=small", "cases=[dto_memory]"))
 
 
+@pytest.mark.slow
 def test_failed_case_row_has_reason_other_cases_remain(tmp_path, monkeypatch):
     def broken(context, place):
         raise RuntimeError("out of luck")
@@ -150,6 +151,7 @@ def test_failed_case_row_has_reason_other_cases_remain(tmp_path, monkeypatch):
     assert table.case.tolist()[1:] == ["evaluation_by_batch__1"] * 2 + ["evaluation_by_batch__2"] * 2
 
 
+@pytest.mark.slow
 def test_interrupted_run_keeps_finished_cases(tmp_path, monkeypatch):
     def stopped(context, place):
         raise KeyboardInterrupt
@@ -163,6 +165,7 @@ def test_interrupted_run_keeps_finished_cases(tmp_path, monkeypatch):
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["status"] == "interrupted"
 
 
+@pytest.mark.slow
 def test_reference_engine_flops_are_sum_of_parts():
     context = BenchContext(settings(*SMALL, "tasks=[chain_sum]"))
     policy, reward = context.models("tiny-base")
@@ -176,6 +179,7 @@ def test_reference_engine_flops_are_sum_of_parts():
     assert spent.flops == pytest.approx(by_part)
 
 
+@pytest.mark.slow
 def test_profile_counts_nested_pass_once(monkeypatch):
     """Gradients of flipped tokens are evaluated within DTO's rounds, which must not count them again."""
     whole = gradient_passes._evaluate_batch

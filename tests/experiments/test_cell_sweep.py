@@ -21,6 +21,7 @@ from nabla_reasoner.evaluation.records import read_records
 from nabla_reasoner.evaluation.results_folder import locked
 from nabla_reasoner.experiments import table2
 from nabla_reasoner.experiments.command import FAILED
+from nabla_reasoner.models import loading
 
 
 @pytest.mark.slow
@@ -252,6 +253,7 @@ def test_longer_run_extends_records_and_shorter_is_refused(tmp_path: Path, capsy
 def test_complete_cell_loads_no_model(tmp_path: Path, monkeypatch):
     assert main(command(tmp_path, "method=greedy")) == 0
     monkeypatch.setattr(cell_runner, "run_cell", None)
+    monkeypatch.setattr(loading, "load", None)
     assert main(command(tmp_path, "method=greedy")) == 0
 
 

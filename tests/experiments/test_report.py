@@ -15,8 +15,10 @@ import wandb_server
 from wandb_server import Server
 
 from nabla_reasoner.__main__ import WRONG, main
-from nabla_reasoner.experiments import report
+from nabla_reasoner.evaluation import record_files
+from nabla_reasoner.experiments import keep, report
 from nabla_reasoner.experiments.command import FAILED
+from nabla_reasoner.experiments.table1 import draw_table
 from nabla_reasoner.reporting import claims, evidence, html_report, report_sections, wandb_report
 from nabla_reasoner.reporting.evidence import NOT_RUN
 
@@ -85,6 +87,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
+@pytest.mark.slow
 def test_page_loads_nothing_and_names_missing_targets(results: Path, capsys):
     assert main(["report", f"results_dir={results}"]) == 0
     text = (results / "tiny/report/report.html").read_text(encoding="utf-8")
@@ -112,6 +115,41 @@ def test_page_loads_nothing_and_names_missing_targets(results: Path, capsys):
     printed = capsys.readouterr().out
     assert "| C10 |" in printed
     assert (results / "tiny/report/report.md").read_text(encoding="utf-8").startswith("# ∇-Reasoner, replicated")
+
+
+def test_partial_run_says_how_much_there_is(results: Path):
+    path = results / "tiny/table1/table.csv"
+
+    def opening() -> str:
+        found = report.gather(results, "tiny")
+        made = report_sections.report_blocks(found, claims.decide_claims(found.evidence, found.grid))
+        return "\n".join(html_report.markdown(block) for block in made[:3])
+
+    assert "Partial run" not in opening()
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(",300,3,", ",20,3,", 1), encoding="utf-8")
+    assert "**Partial run:** 47 of 48 cells of Table 1" in opening()
+    header, *rows = text.splitlines(keepends=True)
+    path.write_text(header + rows[0].removesuffix("ok\n") + "partial: 5 of 900\n", encoding="utf-8")
+    assert "**Partial run:** 0 of 48 cells of Table 1" in opening()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("table.csv", ""),
+        ("comparisons.csv", "policy,task\ntiny-base"),
+        ("summary.json", "{}"),
+        ("summary.json", "null"),
+    ],
+)
+def test_damaged_files_are_named_and_left_out(results: Path, file: str, content: str, capsys):
+    record_files.warn_once.cache_clear()
+    (results / "tiny/table1" / file).write_text(content, encoding="utf-8")
+    found = report.gather(results, "tiny")
+    report_sections.report_blocks(found, claims.decide_claims(found.evidence, found.grid))
+    draw_table(results / "tiny/table1/table.csv", results)
+    assert f"{file} is damaged" in capsys.readouterr().err
 
 
 def test_paper_value_never_replaces_ours(results: Path):
@@ -154,9 +192,9 @@ def test_html_escapes_tags_and_drops_local_links():
     assert "<td>&lt;b&gt;</td>" in page
 
 
-def test_docs_are_written_from_run_rows(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_docs_are_written_from_the_kept_rows(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     root = tmp_path / "root"
-    (root / "figures" / "data").mkdir(parents=True)
+    keep.keep_rows(results, root / "figures" / "data")
     shutil.copyfile(ROOT / "README.md", root / "README.md")
     shutil.copytree(ROOT / "docs", root / "docs")
     monkeypatch.setattr(report, "ROOT", root)
@@ -271,6 +309,7 @@ def test_failed_publishing_gives_reason_and_keeps_files(
     assert not server.reports
 
 
+@pytest.mark.slow
 def test_nothing_is_published_unless_requested(results: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setattr(wandb_report, "publish", None)

@@ -10,7 +10,7 @@ import pytest
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.baselines.repeated_sampling import Greedy
 from nabla_reasoner.config import compose
-from nabla_reasoner.config.schema import Cell
+from nabla_reasoner.config.cell import Cell
 from nabla_reasoner.config.targets import find
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.experiments import solve

@@ -14,6 +14,7 @@ import toy_runs
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.config.schema import ROOT
 from nabla_reasoner.cost import Cost
+from nabla_reasoner.evaluation.outcomes import read_table1
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
 from nabla_reasoner.evaluation.statistics import ratio_interval
 from nabla_reasoner.experiments import figure3, figure4, table3, table4, table5
@@ -131,7 +132,7 @@ def test_table5_ratios_use_problems_both_methods_solved(tmp_path: Path):
 def test_model_call_parts_sum_to_total(tmp_path: Path):
     write(tmp_path, "best_of_n", [{}], costs=[Cost(decode_tokens=190, model_calls=200, flops=2e6)])
     write(tmp_path, "nabla_reasoner", [{}])
-    base, own = figure3.cost_rows(tmp_path)
+    base, own = figure3.cost_rows(read_table1(tmp_path).records)
     assert [own[part] for part in figure3.COST_PARTS] == [100, 8, 12]
     assert [base[part] for part in figure3.COST_PARTS] == [190, 10, 0]
     assert base["saving_percent"] == pytest.approx(40)
@@ -157,7 +158,7 @@ def make_curves(results: Path) -> list[dict]:
     short = {"trajectory": toy_runs.ladder([0])}  # one rollout: no revision was proposed, but the search has a cost
     long = {"trajectory": toy_runs.ladder([0, 0, 1])}
     write(results, "nabla_reasoner", [long, short], costs=[Cost(model_calls=34), Cost(model_calls=16)])
-    return figure4.curve_rows(results, {})
+    return figure4.curve_rows(read_table1(results), {})
 
 
 def test_curve_has_accuracy_and_cost_at_every_budget(tmp_path: Path):
@@ -181,19 +182,19 @@ def test_ceiling_uses_highest_known_reward(tmp_path: Path):
     lines = [json.loads(line) | {"reward": -1.0} for line in path.read_text(encoding="utf-8").splitlines()]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     found = {"p0": {"reward": -2.0, "correct": False}, "p1": {"reward": -0.5, "correct": True}}
-    *_, line = figure4.curve_rows(tmp_path, {"chain_sum": found})
+    *_, line = figure4.curve_rows(read_table1(tmp_path), {"chain_sum": found})
     assert (line["method"], line["accuracy"], line["source"]) == (
         "best_reward",
         100,
         "beam search of the reward, 1 from records",
     )
-    rows = figure4.curve_rows(tmp_path, {"chain_sum": {**found, "p0": {"reward": -0.9, "correct": False}}})
+    rows = figure4.curve_rows(read_table1(tmp_path), {"chain_sum": {**found, "p0": {"reward": -0.9, "correct": False}}})
     assert rows[-1]["accuracy"] == 50
     panel = figure4.curves(pd.DataFrame(rows)).axes[0]
     (drawn,) = [line for line in panel.lines if line.get_label() == "ceiling: highest reward found"]
     assert set(drawn.get_ydata()) == {50}
     assert "50.0 (beam search" in figure4.caption(rows, "c")
-    assert "not searched" in figure4.caption(figure4.curve_rows(tmp_path, {}), "c")
+    assert "not searched" in figure4.caption(figure4.curve_rows(read_table1(tmp_path), {}), "c")
 
 
 def test_changed_setting_at_paper_scale_has_no_reason():
@@ -238,9 +239,10 @@ def test_targets_write_documented_files(tmp_path: Path, capsys):
     assert "| policy " in capsys.readouterr().out
     for name in ("figure3", "figure4"):
         files = {f"{name}.{suffix}" for suffix in ("png", "pdf", "md", "csv")} | {"summary.json"}
-        assert {path.name for path in (results / name).iterdir()} == files
+        assert {path.name for path in (results / name).iterdir()} - {".lock"} == files
     table = pd.read_csv(results / "figure4" / "figure4.csv")
     assert list(table.columns) == list(figure4.COLUMNS)
     assert not math.isnan(table.accuracy.sum())
-    assert {path.name for path in (results / "table4").iterdir()} == {"table.csv", "table.md", "summary.json"}
+    written = {path.name for path in (results / "table4").iterdir()} - {".lock"}
+    assert written == {"table.csv", "table.md", "summary.json"}
     assert {path: path.stat().st_mtime_ns for path in (ROOT / "figures").rglob("*")} == before

@@ -70,7 +70,7 @@ def test_difference_is_seen_from_three_noise_floors():
         ("line.bins=7", "line.cells must be a multiple of bins"),
         ("prop_c1.models=[tiny-base]", "POLICY/REWARD"),
         ("argmin", "key=value"),
-        ("checks=[argmin", "Use key=value"),
+        ("checks=[argmin", "quote it"),
     ],
 )
 def test_wrong_setting_message_is_one_line_naming_alternatives(override, valid, tmp_path, capsys):
@@ -81,6 +81,7 @@ def test_wrong_setting_message_is_one_line_naming_alternatives(override, valid, 
     assert not list(tmp_path.rglob("*.csv"))
 
 
+@pytest.mark.slow
 def test_repeated_run_writes_equal_documented_tables(tmp_path, capsys):
     for name in ("a", "b"):
         assert main(["theorem", *QUICK, f"results_dir={tmp_path / name}"]) == 0

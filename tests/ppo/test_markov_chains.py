@@ -6,6 +6,7 @@ import letter_models
 import pytest
 import torch
 
+from nabla_reasoner.baselines.discrete_langevin import langevin_proposal
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.dto import objective, straight_through
 from nabla_reasoner.ppo import exact_distributions as exact
@@ -43,7 +44,7 @@ def stationary(matrix: torch.Tensor) -> torch.Tensor:
 def test_langevin_proposal_is_gaussian_step_on_onehots():
     scored, step = scored_prompt(), 0.7
     slopes = scored.energy_gradients(WEIGHT)
-    proposal = markov_chains.joint(markov_chains.langevin_proposal(slopes, scored.answers, step), scored.answers)
+    proposal = markov_chains.joint(langevin_proposal(slopes, scored.answers, step), scored.answers)
     onehots = torch.nn.functional.one_hot(scored.answers, 3).double()
     for number in range(len(scored.answers)):
         centre = onehots[number] - step / 2 * slopes[number]
@@ -57,7 +58,7 @@ def test_metropolis_steps_balance_optimum_only(gradient):
     target = exact.optimum(scored.prior, scored.rewards, WEIGHT)
     slopes = scored.energy_gradients(WEIGHT) * gradient
     matrix = markov_chains.metropolis(
-        markov_chains.joint(markov_chains.langevin_proposal(slopes, scored.answers, 1.0), scored.answers), target
+        markov_chains.joint(langevin_proposal(slopes, scored.answers, 1.0), scored.answers), target
     )
     flow = target.exp()[:, None] * matrix
     torch.testing.assert_close(flow, flow.T)
@@ -71,7 +72,7 @@ def test_unadjusted_langevin_has_another_stationary_distribution():
     scored = scored_prompt()
     target = exact.optimum(scored.prior, scored.rewards, WEIGHT)
     proposal = markov_chains.joint(
-        markov_chains.langevin_proposal(scored.energy_gradients(WEIGHT), scored.answers, 1.0), scored.answers
+        langevin_proposal(scored.energy_gradients(WEIGHT), scored.answers, 1.0), scored.answers
     )
     assert (stationary(proposal.exp()) - target.exp()).abs().max() > 0.01
 

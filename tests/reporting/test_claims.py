@@ -1,13 +1,13 @@
 """Verdicts: each rule at its limits, from rows written here, and the tables of the docs from the committed rows."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from nabla_reasoner.experiments import report
-from nabla_reasoner.reporting import claim_rules, claims
+from nabla_reasoner.reporting import claim_rules, claims, enough_evidence
 from nabla_reasoner.reporting.claim_rules import NOT, PARTLY, REPRODUCED
+from nabla_reasoner.reporting.enough_evidence import TOO_LITTLE
 from nabla_reasoner.reporting.evidence import NOT_RUN, Evidence, Row, typed_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,10 +182,77 @@ def test_typed_rows_have_numbers_texts_and_gaps(tmp_path: Path):
     assert typed_rows(tmp_path / "missing.csv") == []
 
 
+COMMITTED = report.committed_evidence(DATA)
+
+
+def verdicts(evidence: Evidence) -> dict[str, str]:
+    return {decision.claim.name: decision.verdict for decision in claims.decide_claims(evidence)}
+
+
+def narrowed(evidence: Evidence, keep) -> Evidence:
+    """The evidence whose rows with policy and task satisfy `keep`; others stay."""
+    parts = {
+        name: [row for row in rows if not {"policy", "task"} <= row.keys() or name == "ablations" or keep(row)]
+        for name, rows in evidence._asdict().items()
+    }
+    return Evidence(**parts)
+
+
+def test_committed_rows_are_enough_for_every_verdict():
+    assert not {TOO_LITTLE, NOT_RUN} & set(verdicts(COMMITTED).values())
+
+
+@pytest.mark.parametrize("cells", [1, 5])
+def test_verdicts_from_some_cells_say_so(cells: int):
+    complete = sorted({(row["policy"], row["task"]) for row in COMMITTED.calls})
+    few = narrowed(COMMITTED, lambda row: (row["policy"], row["task"]) in complete[:cells])
+    found = verdicts(few)
+    assert {found[name] for name in ("C1", "C2", "C3", "C4", "C5", "C6", "C10")} == {TOO_LITTLE}
+    text = next(decision.evidence for decision in claims.decide_claims(few) if decision.claim.name == "C2")
+    assert text.endswith(f"{cells} of 6 cells with 200 problems")
+
+
+def test_verdicts_from_few_problems_say_so():
+    def few(rows: list[Row]) -> list[Row]:
+        return [{**row, "num_problems": 199} if row.get("num_problems") else row for row in rows]
+
+    found = verdicts(Evidence(**{name: few(rows) for name, rows in COMMITTED._asdict().items()}))
+    assert {name for name, verdict in found.items() if verdict == TOO_LITTLE} == {
+        f"C{number}" for number in range(1, 9)
+    } | {"C10"}
+
+
+@pytest.mark.parametrize(
+    ("part", "claim"),
+    [
+        (("comparisons", "baseline", "rap"), "C3"),
+        (("comparisons", "baseline", "grpo"), "C3"),
+        (("rewards", "reward", "classifier"), "C4"),
+        (("rejections", "method", "nabla_without_gradient"), "C5"),
+        (("budgets", "method", "self_consistency"), "C6"),
+        (("ablations", "setting", "past_only"), "C7"),
+        (("ablations", "setting", "every_position"), "C8"),
+        (("bench", "case", "gradient_flops__tiny-base__products"), "C10"),
+    ],
+)
+def test_verdict_without_a_part_of_its_evidence_says_so(part: tuple[str, str, str], claim: str):
+    name, column, value = part
+    rows = [row for row in getattr(COMMITTED, name) if row[column] != value]
+    assert verdicts(COMMITTED._replace(**{name: rows}))[claim] == TOO_LITTLE
+
+
+def test_verdict_on_the_flow_needs_every_kind_of_check():
+    rows = [row for row in COMMITTED.checks if not row["name"].startswith("jko_")]
+    assert verdicts(COMMITTED._replace(checks=rows))["C9"] == TOO_LITTLE
+
+
+def test_benchmark_smaller_than_the_limit_is_enough_as_a_whole():
+    grid = enough_evidence.read_grid("paper")
+    assert (grid.enough("aime24"), grid.enough("amc"), grid.enough("math500")) == (30, 83, 200)
+    assert enough_evidence.read_grid("small").enough("products") == 200
+
+
 def test_docs_show_what_the_committed_rows_give():
-    changed = subprocess.run(["git", "-C", str(ROOT), "diff", "--quiet", "HEAD", "--", "figures/data"], check=False)
-    if changed.returncode == 1:
-        pytest.skip("figures/data holds rows that are not committed, of a run made here")
     decisions = claims.decide_claims(report.committed_evidence(DATA))
     page, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/claims.md", "README.md"))
     table = claims.evidence_table(decisions, "tiny")

@@ -31,11 +31,19 @@ def test_finished_row_is_a_point_with_its_interval():
         assert drawn == sorted(zip(rows.flops, rows.accuracy, strict=True))
 
 
+@pytest.mark.parametrize("name", ["a$b", "$\\frac$", "x_y^z"])
+def test_names_in_titles_are_no_formulas(name, tmp_path):
+    figure = accuracy_against_flops(TABLE.assign(policy=name, task="t"))
+    assert [panel.get_title() for panel in figure.axes] == [f"{name}, t"]
+    figures.save(figure, tmp_path, "drawn")
+
+
 def test_a_table_without_results_is_refused():
     with pytest.raises(ValueError, match="at least one finished row"):
         accuracy_against_flops(TABLE.assign(accuracy=float("nan")))
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_bytes_on_every_run(tmp_path):
     for name in ("a", "b"):
         figures.save(accuracy_against_flops(TABLE), tmp_path, name)
@@ -59,6 +67,7 @@ def test_notebooks_are_short_and_take_parameters(path):
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert code[0].metadata.tags == ["parameters"]
     assert "recompute = False" in code[0].source
+    assert 'FIGURES = "../results/notebooks"' in code[0].source, "figures/ is written by keep=true only"
     assert len(code) <= 14
     assert all(len(cell.source.splitlines()) <= 22 for cell in code)
 

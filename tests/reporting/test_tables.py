@@ -1,11 +1,17 @@
 """Tables: from hand-made records whose every number is known."""
 
 import csv
+import html
+import io
+import itertools
 import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import mistune
 import pytest
 import yaml
 from toy_runs import ladder
@@ -13,7 +19,7 @@ from toy_runs import ladder
 from nabla_reasoner.cost import Cost
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
 from nabla_reasoner.experiments.table1 import write_table
-from nabla_reasoner.reporting import accuracy_table, comparisons, paper_numbers
+from nabla_reasoner.reporting import accuracy_table, comparisons, paper_numbers, tables
 from nabla_reasoner.types import Problem
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "paper_reference.yaml"
@@ -258,6 +264,40 @@ def test_latex_is_balanced_and_escaped(tmp_path):
     assert r"50 \% \& more\_of \{it\} \#1" in text
 
 
+NAMES = ["a|b", "a\nb", "a^b~c", "∇ − ≥ ≤ λ", "back\\slash{}", "50 % & #_$", "<i>", "x"]
+
+
+def test_names_stay_within_their_markdown_cells():
+    page = mistune.create_markdown(plugins=["table"])(tables.markdown(NAMES, [NAMES]))
+    cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", page, flags=re.DOTALL)
+    assert [html.unescape(cell) for cell in cells] == 2 * ["a b" if name == "a\nb" else name for name in NAMES]
+
+
+def test_names_are_typeset_as_they_are():
+    text = tables.latex(NAMES, [NAMES], ["a ^ note\n~"])
+    lines = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == 2
+    assert len(set(lines)) == 1
+    cells = re.split(r"(?<!\\) & ", lines[0].removesuffix(r" \\"))
+    assert cells == [
+        r"a\textbar{}b",
+        "a b",
+        r"a\textasciicircum{}b\textasciitilde{}c",
+        r"$\nabla$ $-$ $\ge$ $\le$ $\lambda$",
+        r"back\textbackslash{}slash\{\}",
+        r"50 \% \& \#\_\$",
+        r"\textless{}i\textgreater{}",
+        "x",
+    ]
+    assert text.endswith("\na \\textasciicircum{} note \\textasciitilde{}\n")
+
+
+def test_csv_keeps_every_name():
+    rows = [{"name": name} for name in NAMES]
+    found = list(csv.DictReader(io.StringIO(tables.csv_text(["name"], rows))))
+    assert found == rows
+
+
 def test_rewrite_replaces_whole_files_with_new_records(tmp_path):
     write(tmp_path / "records", "greedy", 0, [1, 0])
     write_table(tmp_path, grid=grid(["greedy"]))
@@ -289,3 +329,40 @@ def test_rewriting_a_full_grid_takes_seconds(tmp_path):
     seconds = time.process_time() - begin
     print(f"\n{seconds:.1f} s for {len(rows)} rows")
     assert seconds < 20
+
+
+MEASURED = """
+import resource, sys, time
+from pathlib import Path
+from nabla_reasoner.evaluation.outcomes import read_experiment
+from nabla_reasoner.experiments.table1 import write_table
+
+folder, begin = Path(sys.argv[1]), time.process_time()
+experiment = read_experiment(folder)
+paper = {"policy": None, "benchmark": None}
+grid = [{**key._asdict(), "seeds": cell.seeds, "paper_cell": paper} for key, cell in experiment.cells.items()]
+write_table(folder, grid=grid, experiment=experiment)
+print(time.process_time() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_20000_records_become_tables_in_half_a_minute_and_a_gigabyte(tmp_path):
+    count = 0
+    for policy, task, seed in itertools.product(("a", "b"), ("chain_sum", "products"), (0, 1)):
+        for number, method in enumerate(METHODS):
+            right = [(i * 7 + number + seed) % 3 == 0 for i in range(500)]
+            write(
+                tmp_path / "records", method, seed, right, steps=lambda i: ladder([i % 2] * 8), policy=policy, task=task
+            )
+            count += len(right)
+    assert count == 20_000
+    words = [sys.executable, "-c", MEASURED, str(tmp_path)]
+    done = subprocess.run(
+        words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    assert done.returncode == 0, done.stderr
+    seconds, kilobytes = map(float, done.stdout.split())
+    assert seconds < 30
+    assert kilobytes < 2**20
+    assert len(read(tmp_path / "table.csv")) == 20

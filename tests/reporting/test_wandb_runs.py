@@ -15,6 +15,8 @@ import wandb_server
 from wandb_server import Server
 
 from nabla_reasoner.__main__ import main
+from nabla_reasoner.config.wandb_mode import check_mode, chosen_mode
+from nabla_reasoner.experiments import cell_sweep
 from nabla_reasoner.reporting import wandb_runs
 
 
@@ -56,10 +58,84 @@ def test_tables_entry_reads_numbers_and_empty_cells(tmp_path: Path):
     assert found.tables["table"] == wandb_runs.Table(["method", "accuracy"], [("greedy", 12.5), ("tpo", None)])
 
 
-def test_error_in_wandb_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setenv("WANDB_MODE", "no such mode")
-    wandb_runs.write(tmp_path, lambda: [entry("one")], experiment="x", scale="tiny", mode="offline")
-    assert "warning: no copy in W&B" in capsys.readouterr().err
+def fake_log(monkeypatch: pytest.MonkeyPatch, broken: bool = False) -> list[str]:
+    """Replace wandb: each run is a folder that a broken W&B leaves half written; returns the ids that were written."""
+    written = []
+
+    def log(entry: wandb_runs.WandbRun, folder: Path, **scope: str) -> None:
+        number = len(list(folder.glob("wandb/*")))
+        (folder / "wandb" / f"offline-run-{number}-{entry.identity}").mkdir(parents=True)
+        if broken:
+            raise OSError("no space left")
+        written.append(entry.identity)
+
+    monkeypatch.setattr(wandb_runs, "log", log)
+    return written
+
+
+def write_one(folder: Path, accuracy: float) -> None:
+    entries = [entry("one", metrics={"accuracy": accuracy})]
+    wandb_runs.write(folder, lambda: entries, experiment="x", scale="tiny", mode="offline")
+
+
+def test_failed_run_leaves_the_old_one_and_is_written_next_time(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "")  # empty means the setting
+    fake_log(monkeypatch)
+    write_one(tmp_path, 1.0)
+    (old,) = offline_runs(tmp_path)
+    fake_log(monkeypatch, broken=True)
+    write_one(tmp_path, 2.0)
+    assert "warning: no copy in W&B (OSError: no space left)" in capsys.readouterr().err
+    assert offline_runs(tmp_path) == [old], "the old run stays, the broken one goes"
+    written = fake_log(monkeypatch)
+    write_one(tmp_path, 2.0)
+    (new,) = offline_runs(tmp_path)
+    assert new != old
+    write_one(tmp_path, 2.0)
+    assert len(written) == 1, "an unchanged run is kept"
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "null", "[1]"])
+def test_damaged_state_is_named_and_runs_are_written_again(tmp_path: Path, monkeypatch, capsys, content: str):
+    monkeypatch.delenv("WANDB_MODE")
+    written = fake_log(monkeypatch)
+    write_one(tmp_path, 1.0)
+    state = tmp_path / "wandb" / wandb_runs.STATE
+    state.write_text(content, encoding="utf-8")
+    write_one(tmp_path, 1.0)
+    assert str(state) in capsys.readouterr().err
+    assert len(written) == 2
+    assert len(offline_runs(tmp_path)) == 1
+
+
+def test_unknown_variable_is_refused_before_anything_is_computed(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "garbage")
+    monkeypatch.setattr(cell_sweep, "run_cells", lambda *_: pytest.fail("computed"))
+    assert main(toy_runs.command(tmp_path, "method=greedy")) == 2
+    assert "WANDB_MODE must be one of offline, online, disabled; got 'garbage'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_empty_variable_means_the_setting(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "")
+    assert chosen_mode("online") == "online"
+
+
+@pytest.mark.slow
+def test_names_with_special_characters_are_mirrored(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    name = "policy.name='my#policy:ü'"
+    assert main(toy_runs.command(tmp_path, "method=greedy", name)) == 0
+    assert "no copy in W&B" not in capsys.readouterr().err
+    assert len(offline_runs(tmp_path / "tiny" / "table1")) == 2
+
+
+@pytest.mark.parametrize("content", ["", "a,b", "a,b\n1,2\n3", "a,b\n1\n"])
+def test_damaged_table_is_left_out_and_named(tmp_path: Path, content: str, capsys):
+    (tmp_path / "table.csv").write_text(content, encoding="utf-8")
+    found = wandb_runs.tables_entry(tmp_path, experiment="x", scale="tiny", config={}, names=("table",))
+    assert not found.tables
+    assert f"{tmp_path / 'table.csv'} is damaged" in capsys.readouterr().err
 
 
 def test_disabled_wandb_writes_nothing(tmp_path: Path):
@@ -69,7 +145,7 @@ def test_disabled_wandb_writes_nothing(tmp_path: Path):
 
 def test_wrong_mode_is_refused_with_valid_modes():
     with pytest.raises(ValueError, match="offline, online, disabled; got 'on'"):
-        wandb_runs.check_mode("on")
+        check_mode("on")
 
 
 @pytest.mark.slow

@@ -172,6 +172,7 @@ def test_kl_weight_without_reference_policy_is_refused():
         )
 
 
+@pytest.mark.slow
 def test_kl_penalty_keeps_policy_near_reference(tmp_path):
     distances = []
     for weight in (0.0, 3.0):

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from ..engine.sampling import Sampling
+from ..engine.sampling import Sampling, check_finite
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from .repeated_sampling import check_counts
+from .sample_pool import check_counts
 from .tree import Node, backup, select
 from .tree_search import Draw, ProblemTree, ScoringRequest, StepSettings, TreeSearch
 
@@ -45,6 +45,7 @@ class RAP:
         max_new_tokens: int = 1024,
     ):
         check_counts({"num_simulations": num_simulations, "num_proposals (k)": num_proposals})
+        check_finite({"exploration": exploration})
         if exploration < 0:
             raise ValueError(f"exploration must be >= 0; got {exploration}. Use 0 to follow the best branch only.")
         self.num_simulations = num_simulations

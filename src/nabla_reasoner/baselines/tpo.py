@@ -16,7 +16,7 @@ from ..engine.sampling import Sampling
 from ..engine.trajectory import SampleLog, seconds_share
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from .repeated_sampling import KeyedSampler, check_counts
+from .sample_pool import KeyedSampler, check_counts
 
 CRITIQUE = """Two answers were given to one question. A grader preferred the first of them.
 
@@ -112,11 +112,14 @@ class TPO:
         """Return one solution per problem, in order; responses do not depend on which problems share a batch.
 
         Raises:
-            ValueError: a prompt (question, critique, instructions or revision) beyond the policy's context.
+            ValueError: a prompt (question, critique, instructions or revision) beyond the policy's context, or a
+                response beyond the reward model's.
         """
         reward.check_vocabulary(policy)
         sampler = KeyedSampler(policy, self.sampling, seed, repeat)
         cases = [_Case(problem, reward.prompt_ids(problem.messages)) for problem in problems]
+        for case in cases:
+            reward.check_length(len(case.reward_prompt), self.max_new_tokens)
         self._respond(sampler, reward, cases, [problem.question for problem in problems], "round 0")
         for number in range(1, self.num_iterations + 1):
             texts = [_extremes(case, policy) for case in cases]

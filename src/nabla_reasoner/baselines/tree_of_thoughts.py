@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ..engine.sampling import Sampling
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from .repeated_sampling import check_counts
+from .sample_pool import check_counts
 from .tree import Node, beam
 from .tree_search import ProblemTree, ScoringRequest, StepSettings, TreeSearch
 

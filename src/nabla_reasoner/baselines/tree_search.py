@@ -18,7 +18,7 @@ from ..engine.sequences import ModelCaches
 from ..engine.trajectory import Sample, SampleLog, is_finished, shared_seconds
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from .repeated_sampling import check_counts
+from .sample_pool import check_counts
 from .tree import Node, distinct, first_step
 
 
@@ -142,6 +142,7 @@ class TreeSearch:
         self.unused_slots = itertools.count(len(self.trees))
         for tree in self.trees:
             policy.check_length(len(tree.policy_prompt), settings.max_new_tokens)
+            reward.check_length(len(tree.reward_prompt), settings.max_new_tokens)
         with self.timed(self.trees):
             scoring.read_prompts(reward, [tree.reward_prompt for tree in self.trees], self.caches)
         for tree in self.trees:

@@ -9,8 +9,12 @@ import torch
 import transformers
 from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
+from transformers import PreTrainedTokenizerBase
 
-from ..models.language_models import Policy, RewardModel
+from ..baselines.judge_decoding import LIKELIHOOD_METHODS
+from ..baselines.lockstep import check_likelihood
+from ..models.language_models import REWARD_MODEL_CLASSES, Policy, RewardModel
+from ..models.loading import outline
 from ..tasks import problems
 from ..types import Method, Problem
 from .cell import Cell
@@ -98,14 +102,17 @@ def build_method(cell: Cell) -> Method:
     """Return the cell's method; its constructor checks the settings.
 
     Raises:
-        ValueError: a setting that the method does not have or refuses.
+        ValueError: a setting that the method does not have or refuses, or a kind of reward that it cannot use.
     """
-    method, keywords = get_class(cell.method.target), cell.method.keywords()
+    target, keywords = get_class(cell.method.target), cell.method.keywords()
     try:
-        _check_types(inspect.signature(method), keywords)
-        return method(**keywords)
+        _check_types(inspect.signature(target), keywords)
+        method = target(**keywords)
     except (TypeError, ValueError) as error:
         raise ValueError(f"method {cell.method.name}: {error}") from error
+    if isinstance(method, LIKELIHOOD_METHODS):
+        check_likelihood(cell.method.name, cell.reward.kind, cell.reward.name)
+    return method
 
 
 def _check_types(signature: inspect.Signature, keywords: dict[str, Any]) -> None:
@@ -129,6 +136,28 @@ def load_models(cell: Cell) -> tuple[Policy, RewardModel]:
     policy = _policy(locate(cell.policy.path), cell.device, cell.dtype)
     reference = locate(cell.reward.reference) if cell.reward.reference else None
     reward = _reward(locate(cell.reward.path), cell.reward.kind, cell.device, cell.dtype, reference)
+    reward.check_vocabulary(policy)
+    return policy, reward
+
+
+def outline_models(cell: Cell) -> tuple[Policy, RewardModel]:
+    """Return policy and reward model without weights: tokenizers, templates, vocabularies and contexts can be checked.
+
+    Raises:
+        ValueError: a folder that cannot be read, or vocabularies that differ.
+    """
+
+    def outlined(kind: str, path: str) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
+        return outline(REWARD_MODEL_CLASSES[kind], locate(path), cell.device, cell.dtype)
+
+    policy = Policy(*outlined("likelihood", cell.policy.path), cell.policy.path)
+    reference = cell.reward.reference
+    reward = RewardModel(
+        *outlined(cell.reward.kind, cell.reward.path),
+        cell.reward.path,
+        cell.reward.kind,
+        Policy(*outlined("likelihood", reference), reference) if reference else None,
+    )
     reward.check_vocabulary(policy)
     return policy, reward
 

@@ -71,8 +71,8 @@ class MethodSettings(Part):
 
     target: OurTarget = Field(alias="_target_")
     budget: dict[str, Any] | None
-    answers: list[list[int | str]] | None
-    scored: bool
+    answers: list[list[int | str]] | None = None
+    scored: bool = True
 
     def keywords(self) -> dict[str, Any]:
         """Return the keywords of the method's class."""
@@ -100,6 +100,7 @@ class RunSettings(Section):
     overwrite: bool
     results_dir: Folder
     wandb: Wandb
+    keep: bool
 
 
 class Cell(RunSettings):

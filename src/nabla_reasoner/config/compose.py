@@ -5,7 +5,6 @@ Composing needs no torch, so a wrong choice is answered at once.
 
 import functools
 import itertools
-import math
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -263,22 +262,9 @@ def _check_keys(config: DictConfig, overrides: Sequence[Override]) -> None:
 def plain_cell(config: DictConfig | dict[str, Any]) -> Cell:
     """Return a checked cell; with `budget=true` the method takes the larger pool that it names."""
     values = _without(_resolve(OmegaConf.create(config)), *NOT_OF_CELLS)
-    _check_finite(values)
     if values.get("budget") is True and values["method"]["budget"]:
         values["method"] |= values["method"]["budget"]
     return check("cells", values)
-
-
-def _check_finite(values: Any, key: str = "") -> None:
-    """Raise ValueError on a number that is not finite, at any depth."""
-    if isinstance(values, dict):
-        for name, value in values.items():
-            _check_finite(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(values, list):
-        for value in values:
-            _check_finite(value, key)
-    elif isinstance(values, float) and not math.isfinite(values):
-        raise ValueError(f"{key} must be a finite number; got {values}. Write {key}=NUMBER.")
 
 
 def _resolve(config: DictConfig) -> dict[str, Any]:

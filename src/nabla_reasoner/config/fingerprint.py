@@ -26,6 +26,18 @@ NOT_SETTINGS = {
     "scored",
 }
 
+# Files that decide what a model folder computes: weights, settings, tokenizer and chat templates.
+MODEL_SUFFIXES = {
+    ".json",
+    ".safetensors",
+    ".gguf",
+    ".jinja",
+    ".model",
+    ".txt",
+    ".bpe",
+    ".tiktoken",
+}
+
 
 def fingerprint(cell: Cell) -> dict[str, Any]:
     """Return everything that decides the records of a cell: settings, and digests of the files they name."""
@@ -38,6 +50,8 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
         parts["method"].pop("reward_form")
     for group in ("policy", "reward"):
         parts[group]["weights"] = folder_digest(locate(parts[group]["path"]))
+    if parts["reward"].get("reference"):
+        parts["reward"]["reference_weights"] = folder_digest(locate(parts["reward"]["reference"]))
     if parts["task"].get("path"):
         parts["task"]["sha256"] = hashlib.sha256(Path(parts["task"].pop("path")).read_bytes()).hexdigest()
     if cell.split != "test":  # left out for test: records made before there was a choice have no split
@@ -46,20 +60,27 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
     return {**parts, **{key: getattr(cell, key) for key in kept}}
 
 
-@functools.lru_cache(maxsize=64)
 def folder_digest(path: str) -> str | None:
-    """Return a digest of a model folder (names, sizes, first and last MiB of its files), or None for a hub name."""
+    """Return a digest of every byte that a model folder's loading reads, or None for a hub name.
+
+    Weights, configuration, tokenizer and chat templates count, those in subfolders too; other files do not.
+    """
     if not Path(path).is_dir():
         return None
     digest = hashlib.sha256()
-    for file in sorted(Path(path).iterdir()):
-        if file.suffix in (".json", ".safetensors", ".gguf"):
-            digest.update(f"{file.name} {file.stat().st_size} ".encode())
-            with file.open("rb") as stream:
-                digest.update(stream.read(2**20))
-                stream.seek(max(0, file.stat().st_size - 2**20))
-                digest.update(stream.read())
+    for file in sorted(Path(path).rglob("*")):
+        if file.suffix in MODEL_SUFFIXES and file.is_file():
+            state = file.stat()
+            content = _file_digest(str(file.resolve()), state.st_size, state.st_mtime_ns)
+            digest.update(f"{file.relative_to(path).as_posix()} {content}\n".encode())
     return digest.hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=1024)
+def _file_digest(path: str, size: int, modified: int) -> str:
+    """Return the sha256 of a file; size and time of its last change make an edited file a new entry of the cache."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

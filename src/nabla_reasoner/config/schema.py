@@ -1,8 +1,9 @@
 """Paths and valid names, types with ranges, and the message about a wrong setting."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -34,13 +35,22 @@ def choices(group: str) -> list[str]:
 class Settings(BaseModel):
     """Settings of one target; immutable, unknown keys refused."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Section(BaseModel):
     """A group of settings whose further keys have no range of their own."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
+
+
+def check_finite_numbers(values: Any, key: str = "") -> None:
+    """Raise ValueError naming the first number in nested settings that is NaN or infinity."""
+    if isinstance(values, float) and not math.isfinite(values):
+        raise ValueError(f"{key} must be a finite number; got {values}. Write {key}=VALUE.")
+    if isinstance(values, dict | list):
+        for name, value in values.items() if isinstance(values, dict) else enumerate(values):
+            check_finite_numbers(value, f"{key}.{name}" if key else str(name))
 
 
 def check_ascending(name: str, values: Sequence[float | int]) -> None:
@@ -64,6 +74,7 @@ def describe_error(error: ValidationError) -> str:
         "string_type": "text",
         "list_type": "a list",
         "dict_type": "a group of settings",
+        "finite_number": "a finite number",
         "greater_than_equal": f"a whole number >= {context.get('ge')}",
         "greater_than": f"a number > {context.get('gt')}",
         "literal_error": f"one of {str(context.get('expected', '')).replace(' or ', ', ')}",

@@ -18,6 +18,7 @@ from .schema import (
     Settings,
     Wandb,
     check_ascending,
+    check_finite_numbers,
     describe_error,
 )
 
@@ -26,6 +27,7 @@ class ResultsSettings(Settings):
     scale: str
     results_dir: Folder
     wandb: Wandb
+    keep: bool
 
 
 class ReportSettings(ResultsSettings):
@@ -41,6 +43,7 @@ class ReportSettings(ResultsSettings):
 class FiguresSettings(Settings):
     results_dir: Folder | None
     recompute: bool
+    keep: bool
 
 
 class PlanSettings(Settings):
@@ -152,6 +155,7 @@ class TheoremSettings(Settings):
     seed: Seed
     threads: Count
     wandb: Wandb
+    keep: bool
     line: SpaceSettings
     plane: SpaceSettings
     text: TextSettings
@@ -173,6 +177,7 @@ class PPOSettings(Settings):
     scale: Literal["tiny"]
     results_dir: Folder
     wandb: Wandb
+    keep: bool
     threads: Count | None
     seed: Seed
     length: Count
@@ -206,6 +211,7 @@ class BenchSettings(Settings):
     scale: Literal["tiny", "small"]
     results_dir: Folder
     wandb: Wandb
+    keep: bool
     device: Device
     threads: Count | None
     cases: list[str] | None = Field(min_length=1)
@@ -251,6 +257,7 @@ def check(kind: str, values: dict[str, Any]) -> BaseModel:
     Raises:
         ValueError: the first wrong value: its key, what must hold, and what came.
     """
+    check_finite_numbers(values)
     try:
         return SETTINGS[kind].model_validate(values)
     except ValidationError as error:

@@ -41,10 +41,11 @@ class NablaReasoner:
             anytime trajectory.
         """
         reward.check_vocabulary(policy)
-        limit = self.settings.max_new_tokens
-        states = [
-            start_state(problem, policy, reward, max_new_tokens=limit, seed=seed, repeat=repeat) for problem in problems
-        ]
+        limits = {
+            "max_new_tokens": self.settings.max_new_tokens,
+            "prompt_twice": self.settings.variant.prompt_twice,
+        }
+        states = [start_state(problem, policy, reward, seed=seed, repeat=repeat, **limits) for problem in problems]
         if self.settings.engine == "reference":
             for state in states:
                 ReferenceDecoder(self.settings, state, policy, reward).run()

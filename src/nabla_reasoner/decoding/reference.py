@@ -121,6 +121,7 @@ class ReferenceDecoder:
                 direction = state.uniforms(direction_stage(state), logits.shape[1])[None]
             logits = equal_kl_moves.apply_move(settings.move, logits, result.logits[:1], direction)
         uniform = torch.tensor(state.uniforms(f"resample {state.current_pass} {state.cursor}", 1), device=logits.device)
+        numerics.check_optimised(logits)
         return draw(logits, uniform, settings.resample).item()
 
     def propose(self, token: int) -> tuple[list[int], float | None]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..dto.equal_kl_moves import MOVES
 from ..dto.reward_forms import PREFIX
 from ..dto.settings import ENGINES, DTOSettings, check_choice, check_names
-from ..engine.sampling import Sampling
+from ..engine.sampling import Sampling, check_finite
 
 
 class Variant(NamedTuple):
@@ -81,6 +81,7 @@ class NablaSettings:
     dto: DTOSettings = field(default_factory=DTOSettings)
 
     def __post_init__(self) -> None:
+        check_finite(vars(self))
         for label, value in (
             ("max_rollouts (N_max)", self.max_rollouts),
             ("num_passes", self.num_passes),

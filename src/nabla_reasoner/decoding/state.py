@@ -95,12 +95,22 @@ class DecodingState:
 
 
 def start_state(
-    problem: Problem, policy: Policy, reward: RewardModel, *, max_new_tokens: int, seed: int, repeat: int
+    problem: Problem,
+    policy: Policy,
+    reward: RewardModel,
+    *,
+    max_new_tokens: int,
+    seed: int,
+    repeat: int,
+    prompt_twice: bool = False,
 ) -> DecodingState:
     """Return the state of a problem before its first rollout.
 
+    Args:
+        prompt_twice: whether the reward model reads the prompt inside the answer too (see `Variant`).
+
     Raises:
-        ValueError: the prompt and `max_new_tokens` do not fit the policy's context.
+        ValueError: the prompt and `max_new_tokens` do not fit the context of the policy or of the reward model.
     """
     state = DecodingState(
         problem=problem,
@@ -110,6 +120,8 @@ def start_state(
         reward_prompt=reward.prompt_ids(problem.messages),
     )
     policy.check_length(len(state.policy_prompt), max_new_tokens)
+    repeated = len(state.policy_prompt) if prompt_twice else 0
+    reward.check_length(len(state.reward_prompt) + repeated, max_new_tokens)
     return state
 
 

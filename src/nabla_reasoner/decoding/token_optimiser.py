@@ -48,6 +48,7 @@ class TokenOptimiser:
         if not ended:
             return []
         uniforms = [state.uniforms(f"resample {state.current_pass} {state.cursor}", 1)[0] for state in ended]
+        numerics.check_optimised(logits)
         tokens = draw(logits, torch.tensor(uniforms, dtype=torch.float64, device=logits.device), self.settings.resample)
         return list(zip(ended, tokens.tolist(), strict=True))
 

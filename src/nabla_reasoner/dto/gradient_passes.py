@@ -13,7 +13,14 @@ from torch import Tensor
 
 from .. import cost
 from ..engine import batching
-from ..engine.sequences import ModelCaches, TokenSequence, likelihood_models, with_end_token
+from ..engine.sequences import (
+    ModelCaches,
+    TokenSequence,
+    as_read,
+    likelihood_models,
+    replaced_columns,
+    with_end_token,
+)
 from ..engine.stored_prefixes import Slots
 from ..models.language_models import Policy, RewardModel
 from . import likelihood_passes, score_passes
@@ -96,14 +103,15 @@ def _length(sequence: TokenSequence) -> int:
 def _evaluate_batch(policy: Policy, reward: RewardModel, batch: _Batch, objective: Objective) -> list[Gradient]:
     policy_pass = _policy_pass(policy, batch, objective)
     part = (_score_part if reward.has_score_head else _likelihood_part)(reward, batch, objective)
-    results = []
+    results, replaced = [], replaced_columns(reward, policy.vocab_size)
     for i, sequence in enumerate(batch.sequences):
         value, prefix_rewards = part.values[i], None
         if part.prefix_rewards is not None:
             prefix_rewards = part.prefix_rewards[i]
         minimised = value if prefix_rewards is None else prefix_rewards.sum().item()
+        scored = [term._replace(replaced=replaced) for term in part.terms[i]]
         # an end token that was added for the reward is not optimised
-        terms = [term.part(slice(len(sequence.rollout))) for term in [policy_pass.terms[i], *part.terms[i]]]
+        terms = [term.part(slice(len(sequence.rollout))) for term in [policy_pass.terms[i], *scored]]
         results.append(
             Gradient(
                 terms=terms,
@@ -139,7 +147,8 @@ def _likelihood_part(reward: RewardModel, batch: _Batch, objective: Objective) -
     """Evaluate a likelihood reward: r(y) and its gradient, or Σ_l r(y_≤l) and the process or prefix form's."""
     form, sequences = objective.reward_form, batch.sequences
     prompts = [sequence.reward_prompt for sequence in sequences]
-    ended = sequences if form == PREFIX else [with_end_token(sequence, reward) for sequence in sequences]
+    as_scored = as_read if form == PREFIX else with_end_token
+    ended = [as_scored(sequence, reward) for sequence in sequences]
     counts = None
     if form == PROCESS:  # a token's log-probability is counted by every read from its own on
         counts = [

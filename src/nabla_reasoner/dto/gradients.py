@@ -30,6 +30,7 @@ class Term(NamedTuple):
         model: language model of the direct part; None for a score head.
         hidden: hidden states of that model that predict the rollout's tokens; None for a score head.
         direct_counts: further factor of the direct part, per rollout token; None stands for 1.
+        replaced: ids that the reward model reads as another id, and that id (see `engine.sequences.end_response`).
     """
 
     embedding: Float[Tensor, "rows hidden"]
@@ -38,6 +39,7 @@ class Term(NamedTuple):
     model: Policy | None = None
     hidden: Float[Tensor, "length hidden"] | None = None
     direct_counts: Float[Tensor, " length"] | None = None
+    replaced: tuple[Sequence[int], int] | None = None
 
     def part(self, rows: slice) -> "Term":
         """Return the term of some of the rollout's tokens."""
@@ -116,6 +118,9 @@ def onehot_gradient(gradients: Sequence[Gradient], positions: Sequence[Sequence[
                 log_probabilities = log_probabilities * torch.cat([row.direct_counts[p] for row, p in rows])[:, None]
             part = torch.zeros_like(log_probabilities) if part is None else part
             part = part.add_(log_probabilities, alpha=term.direct_weight)
+        if part is not None and term.replaced is not None:
+            ids, target = term.replaced  # a policy's end token enters the reward model as that model's own
+            part[:, list(ids)] = part[:, [target]]
         if part is not None:
             total = part if total is None else total.add_(part)
     if total is None:  # nothing acts on the tokens

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..engine.cached_forward import read
-from ..engine.numerics import likelihood
+from ..engine.cached_forward import check_gradient, read
+from ..engine.numerics import NonFiniteError, first_non_finite, likelihood
 from ..engine.sequences import TokenSequence
 from ..engine.stored_prefixes import Slots, fill, predict
 from ..models.language_models import Policy
@@ -81,11 +81,15 @@ def log_likelihoods(
     spans = reading.spans(firsts)
     hidden, targets = reading.predictors(spans)
     log_probabilities, slopes = likelihood(model, hidden.detach(), targets, gradient=True)
+    if (row := first_non_finite(log_probabilities)) is not None:
+        token = [position for left, right in spans for position in range(left, right)][row]
+        raise NonFiniteError(f"the log-probability by {model.name} of token {token} of its text")
     if scope.counts is not None:  # tokens before the rollout have no effect on the gradient in it
         pairs = zip(scope.counts, starts, spans, strict=True)
         weights = [count for counts, start, (left, _) in pairs for count in [0] * (start - left) + list(counts)]
         slopes = slopes * torch.tensor(weights, dtype=slopes.dtype, device=slopes.device)[:, None]
     (gradient,) = torch.autograd.grad(hidden, reading.embeddings, grad_outputs=scope.weight * slopes)
+    check_gradient(model, reading, gradient)
     sizes = [right - left for left, right in spans]
     parts, states = log_probabilities.split(sizes), hidden.detach().split(sizes)
     values, before, terms = [part.sum().item() for part in parts], [], []

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..engine.numerics import at_least_float32
-from ..engine.sequences import TokenSequence, with_end_token
+from ..engine.sampling import check_finite
+from ..engine.sequences import TokenSequence, replaced_columns, with_end_token
 from ..models.language_models import Policy, RewardModel
 from ..types import Messages
 from . import gradient_passes, gradients
@@ -32,8 +33,10 @@ class GradientTerms(NamedTuple):
 
 
 def check_weights(reward_weight: float, nll_weight: float) -> None:
-    """Raise ValueError for a negative weight."""
-    for name, value in (("reward_weight (λ)", reward_weight), ("nll_weight", nll_weight)):
+    """Raise ValueError for a negative weight, NaN or infinity."""
+    weights = {"reward_weight (λ)": reward_weight, "nll_weight": nll_weight}
+    check_finite(weights)
+    for name, value in weights.items():
         if value < 0:
             raise ValueError(f"{name} must be >= 0; got {value}. The released pair is 1.0 and 0.001.")
 
@@ -44,12 +47,15 @@ def make_sequence(
     """Tokenise one chat with the templates of both models.
 
     Raises:
-        ValueError: empty rollout, or vocabularies that differ.
+        ValueError: empty rollout, vocabularies that differ, or a text beyond the context of a model.
     """
     reward.check_vocabulary(policy)
     if not rollout:
         raise ValueError("a rollout must hold at least one token; got none. Sample one from the prefix first.")
-    return TokenSequence(policy.prompt_ids(messages), reward.prompt_ids(messages), list(prefix), list(rollout))
+    sequence = TokenSequence(policy.prompt_ids(messages), reward.prompt_ids(messages), list(prefix), list(rollout))
+    policy.check_length(len(sequence.policy_prompt), len(prefix) + len(rollout))
+    reward.check_length(len(sequence.reward_prompt), len(prefix) + len(rollout))
+    return sequence
 
 
 def relaxed_objective(
@@ -78,22 +84,31 @@ def relaxed_objective(
     likelihood = _relaxed_log_likelihood(
         policy, fixed, onehots, len(fixed), context="postfix" in terms, targets="prefix" in terms
     )
+    read = _as_read(onehots, reward)
     if reward_form == OUTCOME:
         end = with_end_token(sequence, reward).rollout[len(sequence.rollout) :]
         direct, through_context = "reward_prefix" in terms, "reward_postfix" in terms
-        value = _relaxed_reward(reward, sequence, onehots, end, targets=direct, context=through_context)
+        value = _relaxed_reward(reward, sequence, read, end, targets=direct, context=through_context)
     else:
-        value = sum(
-            _relaxed_prefix_reward(reward, sequence, onehots[: last + 1], terms) for last in range(len(onehots))
-        )
+        value = sum(_relaxed_prefix_reward(reward, sequence, read[: last + 1], terms) for last in range(len(read)))
     return -reward_weight * value - nll_weight * likelihood
+
+
+def _as_read(onehots: Float[Tensor, "length vocab"], reward: RewardModel) -> Float[Tensor, "length vocab"]:
+    """Return the tokens as the reward model reads them: the share of a policy's end token is its own end token's."""
+    if (replaced := replaced_columns(reward, onehots.shape[1])) is None:
+        return onehots
+    ids, target = replaced
+    moved = onehots.index_add(1, torch.tensor([target] * len(ids)), onehots[:, ids])
+    return moved.index_fill(1, torch.tensor(ids), 0)
 
 
 def prefix_reward(policy: Policy, reward: RewardModel, sequence: TokenSequence) -> float:
     """Return r(y_≤l|x) at the last token of a sequence, by one plain forward pass."""
     onehots = torch.nn.functional.one_hot(torch.tensor(sequence.rollout, device=policy.device), policy.vocab_size)
     with torch.no_grad():
-        return _relaxed_prefix_reward(reward, sequence, onehots.to(policy.embedding), ()).item()
+        read = _as_read(onehots.to(policy.embedding), reward)
+        return _relaxed_prefix_reward(reward, sequence, read, ()).item()
 
 
 def _relaxed_prefix_reward(

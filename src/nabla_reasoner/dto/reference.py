@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import cost
+from ..engine.numerics import NonFiniteError
 from ..engine.sequences import TokenSequence
 from ..models.language_models import Policy, RewardModel
 from . import objective, straight_through
@@ -82,6 +83,8 @@ def _gradient_at(
     part = settings.relevant_part(sequence._replace(rollout=hard.tolist()))
     loss = objective.relaxed_objective(policy, reward, part, leaf[: len(part.rollout)], **settings.objective)
     (gradient,) = torch.autograd.grad(loss + 0 * leaf.sum(), leaf)  # + 0: no term may depend on the leaf
+    if not (loss.isfinite() and gradient.isfinite().all()):
+        raise NonFiniteError(f"the objective and its gradient by {policy.name} and {reward.name}")
     return loss.item(), gradient
 
 

@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..engine import batching
-from ..engine.cached_forward import read
+from ..engine.cached_forward import check_gradient, read
 from ..engine.kv_cache import PrefixCache
-from ..engine.numerics import at_least_float32
-from ..engine.sequences import TokenSequence, with_end_token
+from ..engine.numerics import NonFiniteError, at_least_float32, first_non_finite
+from ..engine.sequences import TokenSequence, as_read, with_end_token
 from ..engine.stored_prefixes import Slots, fill, put_new
 from ..models.language_models import RewardModel
 
@@ -64,8 +64,10 @@ def whole_responses(
             states = [reading.hidden[i, begin : begin + length] for i, (begin, length) in enumerate(pairs)]
             at_tokens = at_least_float32(reward.head_scores(torch.cat(states)))
             minimised = at_tokens.sum()
+        _check_scores(reward, scores, texts)
         if backward:
             (gradient,) = torch.autograd.grad(weight * minimised, reading.embeddings)
+            check_gradient(reward, reading, gradient)
             gradients = [
                 gradient[i, start - skipped : start - skipped + length]
                 for i, (start, skipped, length) in enumerate(zip(starts, reading.starts, lengths, strict=True))
@@ -93,7 +95,7 @@ def own_tokens(
     if store.cache is None:
         store = Slots(PrefixCache(len(batch)), range(len(batch)))
     starts = [len(s.reward_prompt) + len(s.prefix) for s in batch]
-    texts = [s.reward_prompt + s.prefix + s.rollout for s in batch]
+    texts = [s.reward_prompt + s.prefix + as_read(s, reward).rollout for s in batch]
     forward = fill(reward, texts, [len(text) - 1 for text in texts], store, allowed=0)
     rows = [(i, end) for i, start in enumerate(starts) for end in range(start + 1, len(texts[i]) + 1)]
 
@@ -104,8 +106,10 @@ def own_tokens(
         gradients = [None] * len(ends)
         with torch.set_grad_enabled(backward):
             scores = at_least_float32(reward.head_scores(reading.last()))
+            _check_scores(reward, scores, parts)
             if backward:
                 (gradient,) = torch.autograd.grad(weight * scores.sum(), reading.embeddings)
+                check_gradient(reward, reading, gradient)
                 gradients = list(gradient[torch.arange(len(ends)), torch.tensor(reading.lengths) - 1])
         if store.keep:  # the slots hold all but the last token of each sequence
             put_new(Slots(store.cache, slots), reading)
@@ -123,3 +127,8 @@ def own_tokens(
         forward=[before + count for before, count in zip(forward, read_counts, strict=True)],
         backward=read_counts if backward else [0] * len(batch),
     )
+
+
+def _check_scores(reward: RewardModel, scores: Float[Tensor, " batch"], texts: Sequence[list[int]]) -> None:
+    if (row := first_non_finite(scores.detach())) is not None:
+        raise NonFiniteError(f"the score of {reward.name} at the last of {len(texts[row])} tokens")

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import cost
+from ..engine.sampling import check_finite
 from ..engine.sequences import TokenSequence
 from . import objective
 from .reward_forms import OUTCOME, OWN_TERMS, REWARD_FORMS, TERMS, relevant_part, used_terms
@@ -66,6 +67,7 @@ class DTOSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple(self.terms))  # a YAML file gives a list
+        check_finite(vars(self))
         check_choice("parameter", self.parameter, PARAMETERS)
         check_choice("update", self.update, UPDATES)
         check_choice("flip", self.flip, FLIPS)

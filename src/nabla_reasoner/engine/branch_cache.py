@@ -1,5 +1,6 @@
 """Key-value cache of branching sequences, which stores shared prefixes once."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -30,15 +31,20 @@ class BranchCache(TokenCache):
         self.log_probabilities: Float[Tensor, " capacity"] = torch.zeros(0, dtype=torch.float64)
         self.free: list[int] = []
 
-    def fork(self, source: int, target: int) -> None:
-        """Make slot `target` a copy of slot `source`."""
-        self.ids[target] = list(self.ids[source])
-        self.rows[target] = list(self.rows[source])
+    def fork(self, source: int, target: int, length: int | None = None) -> None:
+        """Make slot `target` a copy of slot `source`, or of its first `length` tokens."""
+        self.ids[target] = self.ids[source][:length]
+        self.rows[target] = self.rows[source][:length]
 
     def cut(self, slot: int, length: int) -> None:
         """Shorten a slot to `length` tokens; no other slot may hold the removed ones."""
         self.free += self.rows[slot][length:]
         del self.ids[slot][length:], self.rows[slot][length:]
+
+    def drop(self, slot: int, length: int) -> None:
+        """Forget a slot, whose first `length` tokens another slot holds too."""
+        self.cut(slot, length)
+        del self.ids[slot], self.rows[slot]
 
     def leading(self, slots: Sequence[int], width: int) -> Iterator[tuple[Tensor, Tensor]]:
         index = torch.zeros(len(slots), width, dtype=torch.long)
@@ -53,22 +59,26 @@ class BranchCache(TokenCache):
         skip = new.layers[0].keys.shape[2] - width
         # tokens that are cached already keep their rows and their log-probabilities
         begins = [self.shared(slot, text) for slot, text in zip(slots, ids, strict=True)]
-        self._reserve(sum(len(text) - begin for text, begin in zip(ids, begins, strict=True)), new)
-        sources, targets = [], []
+        count = sum(len(text) - begin for text, begin in zip(ids, begins, strict=True))
+        self._reserve(count, new)
+        unused = reversed(self.free[len(self.free) - count :])
+        sources, targets, rows = [], [], []
         for i, (slot, text, start, begin) in enumerate(zip(slots, ids, starts, begins, strict=True)):
-            rows = [self.free.pop() for _ in range(begin, len(text))]
-            self.ids[slot] = list(text)
-            self.rows[slot] = self.rows[slot][:begin] + rows
+            taken = list(itertools.islice(unused, len(text) - begin))
+            rows.append(self.rows[slot][:begin] + taken)
             sources += [(i, skip + column - start) for column in range(begin, len(text))]
-            targets += rows
-        if not targets:
-            return
-        device = new.layers[0].keys.device
-        sequence, column = torch.tensor(sources, device=device).T
-        target = torch.tensor(targets, device=device)
-        for (keys, values), layer in zip(self.layers, new.layers, strict=True):
-            keys[target] = layer.keys[sequence, :, column].detach()
-            values[target] = layer.values[sequence, :, column].detach()
+            targets += taken
+        if targets:
+            device = new.layers[0].keys.device
+            sequence, column = torch.tensor(sources, device=device).T
+            target = torch.tensor(targets, device=device)
+            for (keys, values), layer in zip(self.layers, new.layers, strict=True):
+                keys[target] = layer.keys[sequence, :, column].detach()
+                values[target] = layer.values[sequence, :, column].detach()
+        # last, so that the cache is unchanged if memory runs out above
+        del self.free[len(self.free) - count :]
+        for slot, text, held in zip(slots, ids, rows, strict=True):
+            self.ids[slot], self.rows[slot] = list(text), held
 
     def put_log_probs(self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]) -> None:
         for slot, start, new in zip(slots, starts, values, strict=True):
@@ -84,9 +94,11 @@ class BranchCache(TokenCache):
             return
         capacity = len(self.log_probabilities)
         extra = max(count - len(self.free), capacity // 2)
-        self.free += range(capacity + extra - 1, capacity - 1, -1)  # `put` pops from the end
-        self.log_probabilities = torch.nn.functional.pad(self.log_probabilities, (0, extra))
         if not self.layers:
             pairs = [(layer.keys, layer.values) for layer in like.layers]
             self.layers = [[t.new_zeros(0, t.shape[1], t.shape[3]) for t in pair] for pair in pairs]
-        self.layers = [[torch.cat([t, t.new_zeros(extra, *t.shape[1:])]) for t in pair] for pair in self.layers]
+        layers = [[torch.cat([t, t.new_zeros(extra, *t.shape[1:])]) for t in pair] for pair in self.layers]
+        # nothing is changed before all memory has been obtained
+        self.layers = layers
+        self.log_probabilities = torch.nn.functional.pad(self.log_probabilities, (0, extra))
+        self.free += range(capacity + extra - 1, capacity - 1, -1)  # `put` takes from the end

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 from ..models.language_models import LanguageModel
 from . import batching
 from .kv_cache import TokenCache
+from .numerics import NonFiniteError, first_non_finite
 
 
 class Reading(NamedTuple):
@@ -93,13 +94,17 @@ def read(
     context: dict[str, Any] = {}
     if max(starts):
         begin = torch.tensor(starts, device=ids.device)[:, None]
-        cached = torch.arange(max(starts), device=ids.device) < begin
-        context = {
-            # right padding needs no mask: attention is causal
-            "attention_mask": torch.cat([cached, cached.new_ones(ids.shape)], 1),
-            "position_ids": begin + torch.arange(ids.shape[1], device=ids.device),
-        }
+        cached = torch.arange(max(starts), device=ids.device).expand(len(texts), -1)
+        positions = begin + torch.arange(ids.shape[1], device=ids.device)
+        context = model.attention_inputs(torch.cat([cached.where(cached < begin, -1), positions], 1), positions)
     with torch.set_grad_enabled(gradients):
         embeddings = model.embedding[ids].requires_grad_(gradients)
         hidden = model.hidden_states(embeddings, past_key_values=past, **context)
     return Reading(texts, hidden, embeddings, starts, past)
+
+
+def check_gradient(model: LanguageModel, reading: Reading, gradient: Float[Tensor, "batch width hidden"]) -> None:
+    """Raise NonFiniteError if a gradient with respect to the embeddings of a pass is NaN or infinite."""
+    if (row := first_non_finite(gradient)) is not None:
+        token = reading.starts[row] + first_non_finite(gradient[row])
+        raise NonFiniteError(f"the gradient by the embedding of {model.name} at token {token} of its text")

@@ -43,11 +43,12 @@ class DecodingCache(Cache):
         for row, slot in zip(rows, slots, strict=True):
             self.lengths[row] = len(source.ids[slot])
 
-    def open_column(self) -> tuple[Int[Tensor, "rows 1"], Tensor | None]:
+    def open_column(self) -> tuple[Int[Tensor, "rows 1"], Int[Tensor, "rows width"] | None]:
         """Append a token to every row.
 
         Returns:
-            The token's position in each row, and the attention mask [rows, width], None if all rows are equally long.
+            The token's position in each row, and the position of each column's token, -1 for an unused column; None if
+            all rows are equally long.
         """
         position = torch.tensor(self.lengths, device=self.device)
         width = max(self.lengths) + 1
@@ -56,7 +57,10 @@ class DecodingCache(Cache):
             layer.columns, layer.width = position, width
         uneven = min(self.lengths) + 1 < width
         self.lengths = [length + 1 for length in self.lengths]
-        return position[:, None], torch.arange(width, device=self.device) <= position[:, None] if uneven else None
+        if not uneven:
+            return position[:, None], None
+        columns = torch.arange(width, device=self.device).expand(len(position), -1)
+        return position[:, None], columns.where(columns <= position[:, None], -1)
 
     def select(self, rows: Sequence[int]) -> None:
         """Remove all rows but these."""

@@ -19,7 +19,7 @@ from . import batching, numerics
 from .cached_forward import read
 from .decoding_cache import DecodingCache
 from .kv_cache import PrefixCache, TokenCache, shared_slots
-from .numerics import at_least_float32
+from .numerics import NonFiniteError, at_least_float32
 from .sampling import Sampling, draw
 
 
@@ -79,6 +79,9 @@ def sample(
             nothing. By default each is stored in its prefix's slot, and slots must be all different.
         stops: per prefix, token ids that end the continuation without finishing the response.
         predictions: return the policy's predictions too.
+
+    Raises:
+        NonFiniteError: logits that are NaN or infinite.
     """
     results = [Rollout([], False) for _ in prefixes]
     waiting = [i for i, limit in enumerate(max_new_tokens) if limit > 0]
@@ -87,12 +90,8 @@ def sample(
         slots = shared_slots(prefixes)
         cache = PrefixCache(len(set(slots)))
     texts = {slots[i]: list(prefixes[i]) for i in waiting}
-    hidden, prefilled = _prefill(policy, cache, texts)
-    if output_slots is None:
-        output_slots = [None] * len(prefixes) if store is None else slots
-    for i in waiting:
-        if output_slots[i] not in (None, slots[i]):
-            store.fork(slots[i], output_slots[i])
+    hidden, prefilled = prefill(policy, cache, texts)
+    output_slots = _fork(store, slots, output_slots, waiting)
     queue = [
         _Sequence(
             index=i,
@@ -117,7 +116,22 @@ def sample(
     return results
 
 
-def _prefill(
+def _fork(
+    store: TokenCache | None,
+    slots: Sequence[int],
+    output_slots: Sequence[int | None] | None,
+    waiting: Sequence[int],
+) -> Sequence[int | None]:
+    """Return each continuation's slot, and copy its prefix there if that is another slot; see `sample`."""
+    if output_slots is None:
+        output_slots = [None] * len(slots) if store is None else slots
+    for i in waiting:
+        if output_slots[i] not in (None, slots[i]):
+            store.fork(slots[i], output_slots[i])
+    return output_slots
+
+
+def prefill(
     policy: Policy, cache: TokenCache, texts: dict[int, list[int]]
 ) -> tuple[dict[int, Float[Tensor, " hidden"]], dict[int, int]]:
     """Read the uncached tail of each slot's text; return, by slot, its last hidden state and the number of tokens."""
@@ -200,7 +214,7 @@ class _Decoder:
                 wide = at_least_float32(logits)
                 self.predictions.append(TokenPredictions(hidden, numerics.confidence(wide), numerics.entropy(wide)))
             tokens = self.draw(logits)
-            self.append(tokens.tolist(), count)
+            self.append(tokens.where(numerics.finite_rows(logits), -1).tolist(), count)
             count += len(self.rows)
             if not all(self.is_free(sequence) for sequence in self.rows):
                 hidden = self.step(tokens)
@@ -243,11 +257,18 @@ class _Decoder:
         return draw(logits, torch.tensor(uniform, dtype=torch.float64, device=logits.device), self.sampling)
 
     def append(self, new_tokens: list[int], count: int) -> None:
-        """Append the new tokens to their sequences; `count` rows were computed in all earlier steps."""
+        """Append the new tokens to their sequences; `count` rows were computed in all earlier steps.
+
+        Raises:
+            NonFiniteError: a token is -1, which stands for logits that are not finite.
+        """
         for row, (sequence, token) in enumerate(zip(self.rows, new_tokens, strict=True)):
             if self.is_free(sequence):
                 continue
             tokens = self.tokens[sequence.index]
+            if token < 0:
+                place = f"token {len(tokens)} after {len(sequence.prefix)} tokens"
+                raise NonFiniteError(f"logits of {self.policy.name} for {place}")
             tokens.append(token)
             self.prediction_rows[sequence.index].append(count + row)
             if token in self.policy.eos_ids or token in sequence.stops or len(tokens) == sequence.limit:
@@ -255,13 +276,12 @@ class _Decoder:
 
     def step(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows hidden"]:
         """Read the new tokens; return their hidden states."""
-        position, mask = self.cache.open_column()
-        return self.policy.hidden_states(
-            self.policy.embedding[tokens[:, None]],
-            past_key_values=self.cache,
-            attention_mask=mask,
-            position_ids=position,
-        )[:, -1]
+        positions, columns = self.cache.open_column()
+        context = {"attention_mask": None, "position_ids": positions}
+        if columns is not None:
+            context = self.policy.attention_inputs(columns, positions)
+        embeddings = self.policy.embedding[tokens[:, None]]
+        return self.policy.hidden_states(embeddings, past_key_values=self.cache, **context)[:, -1]
 
     def finished(self) -> dict[int, Rollout]:
         """Return the rollouts of the ended sequences by index."""

@@ -1,10 +1,23 @@
 """Numerics of the output layer: at least float32, chunked products, log-likelihood, confidence, entropy."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..models.language_models import Policy
+
+
+class NonFiniteError(ArithmeticError):
+    """NaN or infinity where a number is needed; the problem concerned fails with this reason.
+
+    Args:
+        what: the quantity and where it was met, e.g. "logits of NAME for token 3".
+        remedy: what to do.
+    """
+
+    def __init__(self, what: str, remedy: str = "Use dtype=float32 or other weights."):
+        super().__init__(f"{what} must be finite; got NaN or infinity. {remedy}")
+
 
 CHUNK = 2**24  # largest number of entries of a temporary [rows, vocab] buffer
 
@@ -12,6 +25,23 @@ CHUNK = 2**24  # largest number of entries of a temporary [rows, vocab] buffer
 def at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Convert half precision to float32, so that no probability or norm is computed in half precision."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def finite_rows(logits: Float[Tensor, "*rows vocab"]) -> Bool[Tensor, "*rows"]:
+    """Return which rows yield a distribution: no NaN, no +infinity, and not -infinity everywhere."""
+    return logits.amax(-1).isfinite()
+
+
+def check_optimised(logits: Float[Tensor, "rows vocab"]) -> None:
+    """Raise NonFiniteError unless every row of logits after DTO yields a distribution."""
+    if not finite_rows(logits).all():
+        raise NonFiniteError("the logits after DTO", "Lower step_size, or use dtype=float32.")
+
+
+def first_non_finite(rows: Float[Tensor, "*shape"]) -> int | None:
+    """Return the index along the first axis of the first row with NaN or infinity; None if there is none."""
+    finite = rows.isfinite().reshape(len(rows), -1).all(-1)
+    return None if finite.all() else int(finite.int().argmin())
 
 
 def chunks(rows: int, width: int) -> list[slice]:

@@ -11,8 +11,8 @@ from .. import cost
 from ..models.language_models import RewardModel
 from . import batching
 from .cached_forward import read
-from .numerics import at_least_float32
-from .sequences import ModelCaches, likelihood_models
+from .numerics import NonFiniteError, at_least_float32, first_non_finite
+from .sequences import ModelCaches, likelihood_models, token_as_read
 from .stored_prefixes import Slots, fill, predict
 
 
@@ -70,12 +70,14 @@ def _score_candidates(
     store = Slots(caches.scorer, [request.slot for request in batch])
     filled = fill(reward, texts, [len(text) for text in texts], store, allowed=0)
     rows = [(i, token) for i, request in enumerate(batch) for token in request.tokens]
-    extended = [texts[i] + [token] for i, token in rows]
+    extended = [texts[i] + [token_as_read(token, reward)] for i, token in rows]
     limits = [len(texts[i]) for i, _ in rows]
     reading = read(reward, extended, limits, store.cache, [store.slots[i] for i, _ in rows])
-    scores = at_least_float32(reward.head_scores(reading.last())).tolist()
+    scores = at_least_float32(reward.head_scores(reading.last()))
+    if (row := first_non_finite(scores)) is not None:
+        raise NonFiniteError(f"the score of {reward.name} at the last of {len(extended[row])} tokens")
     values: list[list[float]] = [[] for _ in batch]
-    for (i, _), score, length in zip(rows, scores, reading.lengths, strict=True):
+    for (i, _), score, length in zip(rows, scores.tolist(), reading.lengths, strict=True):
         values[i].append(score)
         filled[i] += length
     return list(zip(values, filled, strict=True))
@@ -85,7 +87,7 @@ def _log_likelihoods(
     reward: RewardModel, batch: Sequence[PrefixRequest], caches: ModelCaches
 ) -> list[tuple[list[float], int]]:
     """Return the log-likelihood of each request's prefix with each candidate, and the number of tokens read."""
-    texts = [request.prompt + request.prefix + request.tokens[:1] for request in batch]
+    texts = [request.prompt + request.prefix + [token_as_read(request.tokens[0], reward)] for request in batch]
     values = [[0.0] * len(request.tokens) for request in batch]
     lengths = [0] * len(batch)
     for number, (model, sign, cache) in enumerate(likelihood_models(reward, caches)):
@@ -99,8 +101,10 @@ def _log_likelihoods(
         )
         log_probabilities = torch.log_softmax(at_least_float32(model.logits(torch.cat(predicted.hidden))), -1)
         for i, request in enumerate(batch):
+            if first_non_finite(log_probabilities[i, [token_as_read(t, reward) for t in request.tokens]]) is not None:
+                raise NonFiniteError(f"the log-probability by {model.name} of token {len(texts[i]) - 1} of its text")
             for k, token in enumerate(request.tokens):
-                values[i][k] += sign * (predicted.before[i] + log_probabilities[i, token].item())
+                values[i][k] += sign * (predicted.before[i] + log_probabilities[i, token_as_read(token, reward)].item())
         if number == 0:
             lengths = predicted.lengths
     return list(zip(values, lengths, strict=True))

@@ -10,8 +10,9 @@ from ..models.language_models import RewardModel
 from . import batching
 from .cached_forward import read
 from .kv_cache import shared_slots
-from .numerics import at_least_float32, likelihood
+from .numerics import NonFiniteError, at_least_float32, first_non_finite, likelihood
 from .sequences import ModelCaches, end_response, likelihood_models
+from .shared_beginnings import plan
 
 
 class _Request(NamedTuple):
@@ -29,44 +30,93 @@ def rewards(
     *,
     caches: ModelCaches | None = None,
     slots: Sequence[int] = (),
+    pools: Sequence[int] | None = None,
     close: bool = True,
 ) -> tuple[list[float], list[cost.Cost]]:
     """Return r(y|x) of each response, and the cost of each.
 
+    Without `caches`, the responses of a pool are read at the least cost: equal ones once, and a beginning that several
+    share once. The first of them in order pays; an equal one costs nothing.
+
     Args:
-        prompts: chat prompts by the reward model's template; without `caches`, equal ones are read once.
+        prompts: chat prompts by the reward model's template.
         responses: response ids, non-empty.
         caches: what was read before; all that is read now is stored there too.
         slots: cache slot of each response.
+        pools: without `caches`, the pool of each response, one for each prompt by default. Pools share nothing, so that
+            a problem's cost does not depend on the others of its batch.
         close: append the end token to a response that has none. Otherwise it is scored as the beginning of a longer
             one: by its log-likelihood so far, or by a classifier's score at its last token.
+
+    Raises:
+        NonFiniteError: a score or log-probability that is NaN or infinite.
     """
     requests = [_request(reward, p, r, close=close) for p, r in zip(prompts, responses, strict=True)]
-    store = caches is not None
-    prompt_tokens = [0] * len(requests)
-    if caches is None:
-        slots = shared_slots([request.prompt for request in requests])
-        firsts = [slots.index(slot) for slot in sorted(set(slots))]
-        if len(firsts) < len(requests):
-            caches = ModelCaches(len(firsts))
-            read_prompts(reward, [requests[i].prompt for i in firsts], caches)
-            for i in firsts:  # the first response to a prompt pays for it
-                prompt_tokens[i] = len(requests[i].prompt)
+    if caches is not None:
+        scored = _score(reward, requests, caches, slots)
+        return [value for value, _ in scored], [cost.scoring(reward.parameters, tokens) for _, tokens in scored]
+    pools = shared_slots([request.prompt for request in requests]) if pools is None else pools
+    keys = [(pool, tuple(request.text)) for pool, request in zip(pools, requests, strict=True)]
+    firsts = {key: index for index, key in reversed(list(enumerate(keys)))}
+    scored = _score_pools(reward, {index: requests[index] for index in sorted(firsts.values())}, pools)
+    return [scored[firsts[key]][0] for key in keys], [
+        cost.scoring(reward.parameters, scored[index][1]) if index in scored else cost.Cost()
+        for index in range(len(keys))
+    ]
+
+
+def _score(
+    reward: RewardModel,
+    requests: list[_Request],
+    caches: ModelCaches | None,
+    slots: Sequence[int],
+    stored: Sequence[int] | None = None,
+) -> list[tuple[float, int]]:
+    """Return the reward of each response, and the number of tokens read for it.
+
+    Args:
+        stored: number of leading tokens of each text that branching caches keep; None keeps everything.
+    """
 
     def score(indices: list[int]) -> list[tuple[float, int]]:
         batch_slots = [slots[i] for i in indices] if caches is not None else []
-        return _score_batch(reward, [requests[i] for i in indices], caches, batch_slots, store=store)
+        scored = _score_batch(reward, [requests[i] for i in indices], caches, batch_slots, store=caches is not None)
+        for i in indices if stored is not None else ():
+            for cache in (caches.scorer, caches.reference):
+                cache.cut(slots[i], stored[i])
+        return scored
 
-    scored = batching.run(score, [len(request.text) for request in requests], reward.batch_limits)
-    costs = [
-        cost.scoring(reward.parameters, tokens + extra)
-        for (_, tokens), extra in zip(scored, prompt_tokens, strict=True)
-    ]
-    return [value for value, _ in scored], costs
+    return batching.run(score, [len(request.text) for request in requests], reward.batch_limits)
+
+
+def _score_pools(
+    reward: RewardModel, requests: dict[int, _Request], pools: Sequence[int]
+) -> dict[int, tuple[float, int]]:
+    """Score distinct texts, reading each beginning once that several of a pool share; arguments as in `rewards`."""
+    members: dict[int, list[int]] = {}
+    for index in requests:
+        members.setdefault(pools[index], []).append(index)
+    if len(members) == len(requests):
+        return dict(zip(requests, _score(reward, list(requests.values()), None, ()), strict=True))
+    plans = {}
+    for pool in members.values():
+        for index, planned in zip(pool, plan([requests[i].text for i in pool]), strict=True):
+            plans[index] = planned._replace(source=None if planned.source is None else pool[planned.source])
+    caches, results = ModelCaches.branching(), {}
+    for wave in range(max(planned.wave for planned in plans.values()) + 1):
+        indices = [index for index in requests if plans[index].wave == wave]
+        for index in indices if wave else ():
+            for cache in (caches.scorer, caches.reference):
+                cache.fork(plans[index].source, index, plans[index].shared)
+        stored = [max(plans[index].stored, plans[index].shared) for index in indices]  # shared rows stay the source's
+        scored = _score(reward, [requests[index] for index in indices], caches, indices, stored)
+        results.update(zip(indices, scored, strict=True))
+    return results
 
 
 def _request(reward: RewardModel, prompt: Sequence[int], response: Sequence[int], *, close: bool) -> _Request:
-    response = end_response(list(response), reward) if close else response
+    if close or response[-1] in reward.replaced_ends:
+        response = end_response(list(response), reward)
     suffix = reward.suffix_ids if response[-1] in reward.eos_ids else []  # follows an end-of-turn token only
     return _Request(list(prompt), [*prompt, *response, *suffix])
 
@@ -95,8 +145,10 @@ def _score_batch(
         reading = read(reward, texts, [len(text) - 1 for text in texts], cache, slots)
         if store:
             cache.put(slots, texts, reading.starts, reading.cache)
-        values = at_least_float32(reward.head_scores(reading.last())).tolist()
-        return list(zip(values, reading.lengths, strict=True))
+        scores = at_least_float32(reward.head_scores(reading.last()))
+        if (row := first_non_finite(scores)) is not None:
+            raise NonFiniteError(f"the score of {reward.name} at the last of {len(texts[row])} tokens")
+        return list(zip(scores.tolist(), reading.lengths, strict=True))
     firsts = [len(request.prompt) for request in batch]
     totals, lengths = [0.0] * len(batch), []
     for model, sign, cache in likelihood_models(reward, caches):
@@ -105,6 +157,9 @@ def _score_batch(
         values, _ = likelihood(model, *reading.predictors(spans))
         parts = values.split([right - left for left, right in spans])
         for i, (part, first, (left, _)) in enumerate(zip(parts, firsts, spans, strict=True)):
+            if (row := first_non_finite(part)) is not None:
+                place = f"token {left - first + row} of the response"
+                raise NonFiniteError(f"the log-probability by {model.name} of {place}")
             before = cache.log_likelihood(slots[i], first, left) if cache is not None else 0.0
             totals[i] += sign * (before + part.sum().item())
         if store:

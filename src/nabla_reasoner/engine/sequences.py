@@ -60,10 +60,39 @@ def likelihood_models(reward: RewardModel, caches: ModelCaches | None) -> list[t
 
 
 def with_end_token(sequence: TokenSequence, reward: RewardModel) -> TokenSequence:
-    """Return the sequence with the reward model's end token appended if the response was cut off."""
+    """Return the sequence as the reward model reads it: its end token in place of the policy's, or appended."""
+    sequence = as_read(sequence, reward)
     return sequence._replace(rollout=end_response(sequence.rollout, reward))
 
 
+def as_read(sequence: TokenSequence, reward: RewardModel) -> TokenSequence:
+    """Return the sequence with the reward model's end token in place of the policy's.
+
+    A descent may put a policy's end token in the middle of its rollout.
+    """
+    return sequence._replace(rollout=[token_as_read(token, reward) for token in sequence.rollout])
+
+
+def token_as_read(token: int, reward: RewardModel) -> int:
+    """Return the token, or the reward model's end token for one of the policy's."""
+    return reward.eos_ids[0] if token in reward.replaced_ends else token
+
+
+def replaced_columns(reward: RewardModel, vocab_size: int) -> tuple[list[int], int] | None:
+    """Return the end tokens below `vocab_size` that the reward model reads as its own end token, and that token.
+
+    Returns:
+        None if there are none: the usual case, where policy and reward model end a turn alike.
+    """
+    ids, end = sorted(i for i in reward.replaced_ends if i < vocab_size), reward.eos_ids[0]
+    return (ids, end) if ids and end < vocab_size else None
+
+
 def end_response(response: list[int], reward: RewardModel) -> list[int]:
-    """Return the response with the reward model's end token appended if it has none."""
+    """Return the response as the reward model's chat template ends it.
+
+    A policy's own end token is replaced by the reward model's; a response that was cut off gets it appended.
+    """
+    if response[-1] in reward.replaced_ends:
+        return [*response[:-1], reward.eos_ids[0]]
     return response if response[-1] in reward.eos_ids else [*response, reward.eos_ids[0]]

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from ..models.language_models import LanguageModel, Policy
 from .cached_forward import Reading, read
 from .kv_cache import TokenCache
-from .numerics import likelihood
+from .numerics import NonFiniteError, first_non_finite, likelihood
 
 MIN_PREFILL = 8  # uncached tokens before a rollout from which a separate pass without gradients is worthwhile
 
@@ -168,6 +168,9 @@ def _read_predictors(
     spans = whole.spans(firsts)
     lefts = [left for left, _ in spans]
     values, _ = likelihood(model, *whole.predictors(spans))
+    if (row := first_non_finite(values)) is not None:
+        token = [position for left, right in spans for position in range(left, right)][row]
+        raise NonFiniteError(f"the log-probability by {model.name} of token {token} of its text")
     parts = values.split([right - left for left, right in spans])
     if storing:
         cut = [part[: len(context) - left] for part, context, left in zip(parts, contexts, lefts, strict=True)]

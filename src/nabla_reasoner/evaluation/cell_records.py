@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..config import fingerprint
 from ..config.cell import Cell
-from .records import read_records, record_path
+from .records import read_records, record_path, settings_path
 
 MAX_NAME_BYTES = 230  # of a record file; 255 is the limit of most file systems, and side files have longer names
 # Settings that may change between a run and its resumption: they say where it runs, not what.
@@ -28,11 +28,6 @@ def record_file(cell: Cell) -> Path:
             f"{len(path.name.encode())} in {path.name[:40]}... Shorten policy.name, task.name or method.name."
         )
     return path
-
-
-def settings_file(path: Path) -> Path:
-    """Return the path of the settings that made a record file."""
-    return path.with_suffix(".settings.json")
 
 
 class Stored(NamedTuple):
@@ -78,7 +73,7 @@ def check_records(cell: Cell) -> None:
     path = record_file(cell)
     if not stored(path).count:
         return
-    old, new = _settings(settings_file(path)), json.loads(json.dumps(fingerprint.fingerprint(cell)))
+    old, new = _settings(settings_path(path)), json.loads(json.dumps(fingerprint.fingerprint(cell)))
     for key in FREE:
         old.pop(key, None)
         new.pop(key, None)
@@ -96,7 +91,7 @@ def check_records(cell: Cell) -> None:
 def write_settings(cell: Cell) -> None:
     """Write the settings that make the cell's records beside them."""
     text = json.dumps(fingerprint.fingerprint(cell), indent=1) + "\n"
-    settings_file(record_file(cell)).write_text(text, encoding="utf-8")
+    settings_path(record_file(cell)).write_text(text, encoding="utf-8")
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -15,17 +15,24 @@ import yaml
 from jaxtyping import Float
 
 from ..config.schema import CONFIGS
-from .records import CellKey, read_records, stored_cells
+from . import record_files
+from .provenance import mixed_versions
+from .record_files import Cells, RecordFile, StoredCell, stored_cells
+from .records import CellKey, read_records
 
 Row = dict[str, Any]
 
 
 class RunKey(NamedTuple):
-    """One attempt at one problem; attempts with equal seed and repeat are paired across methods."""
+    """One attempt at one question; attempts with equal seed and repeat are paired across methods.
+
+    The right answer belongs to it: problems with one id and different answers are different questions.
+    """
 
     problem: str
     seed: int
     repeat: int
+    answer: str | None = None
 
     @property
     def attempt(self) -> tuple[int, int]:
@@ -78,21 +85,82 @@ Outcomes = Mapping[CellKey, list[Outcome]]
 
 def load_outcomes(folder: Path) -> Outcomes:
     """Read the outcomes of every cell in a folder of records, all seeds together; nothing if there is no folder."""
-    stored = stored_cells(folder).items()
-    return {key: [outcome_of(record) for path in paths for record in read_records(path)] for key, paths in stored}
+    return outcomes_of(stored_cells(folder)[0])
 
 
-def table1_outcomes(results: Path) -> Outcomes:
-    """Read the outcomes of Table 1's records.
+def outcomes_of(cells: Cells) -> Outcomes:
+    """Read the outcomes of these cells; those without records are left out."""
+    loaded = {
+        key: [outcome_of(record) for file in cell.files if file.path.exists() for record in read_records(file.path)]
+        for key, cell in cells.items()
+    }
+    return {key: outcomes for key, outcomes in loaded.items() if outcomes}
+
+
+class Experiment(NamedTuple):
+    """What an experiment's folder holds.
+
+    Attributes:
+        folder: the folder.
+        records, pools: outcomes of `records/` and of the larger pools in `budget/`.
+        cells, pool_cells: their files and settings.
+    """
+
+    folder: Path
+    records: Outcomes
+    pools: Outcomes
+    cells: Cells
+    pool_cells: Cells
+
+    def status(self, key: CellKey) -> str:
+        """Return "ok", or "partial: COUNT of EXPECTED" by the settings of the cell."""
+        return _status(self.cells[key], self.records.get(key, []))
+
+    def notes(self) -> list[str]:
+        """Return sentences on cells that are not complete or not made alike; none if all are."""
+        loaded = (("", self.cells, self.records), (", larger pool", self.pool_cells, self.pools))
+        statuses = {
+            f"{', '.join(key)}{kind}": _status(cells[key], outcomes[key])
+            for kind, cells, outcomes in loaded
+            for key in outcomes
+        }
+        parts = [f"{name}: {status}" for name, status in statuses.items() if status != "ok"]
+        incomplete = f"Partial: {len(parts)} of {len(statuses)} cells are not complete ({'; '.join(parts)})."
+        versions = mixed_versions(self.folder)
+        return [*([incomplete] if parts else []), *record_files.notes(self.cells, self.pool_cells), *versions]
+
+
+def _status(cell: StoredCell, outcomes: Sequence[Outcome]) -> str:
+    return completeness(len(outcomes), cell.expected(cell.seeds))
+
+
+def completeness(count: int, expected: int | None) -> str:
+    """Return a cell's status from the number of its records and of those it should have, if that is known."""
+    return "ok" if expected is None or count >= expected else f"partial: {count} of {expected}"
+
+
+def read_experiment(folder: Path, planned: Sequence[RecordFile] = ()) -> Experiment:
+    """Read an experiment's outcomes; cells whose settings differ have different names (see `record_files`).
+
+    Args:
+        folder: the experiment's folder, with `records/` and possibly `budget/`.
+        planned: files that the command will write.
+    """
+    cells, pool_cells = stored_cells(folder / "records", folder / "budget", planned=planned)
+    return Experiment(folder, outcomes_of(cells), outcomes_of(pool_cells), cells, pool_cells)
+
+
+def read_table1(results: Path) -> Experiment:
+    """Read Table 1's records.
 
     Raises:
         ValueError: there are none.
     """
-    folder = results / "table1" / "records"
-    outcomes = load_outcomes(folder)
-    if not outcomes:
-        raise ValueError(f"{folder} must hold records; got none. Run ./reproduce.sh table1 first.")
-    return outcomes
+    folder = results / "table1"
+    experiment = read_experiment(folder)
+    if not experiment.records:
+        raise ValueError(f"{folder / 'records'} must hold records; got none. Run ./reproduce.sh table1 first.")
+    return experiment
 
 
 def outcome_of(record: Mapping[str, Any]) -> Outcome:
@@ -100,7 +168,7 @@ def outcome_of(record: Mapping[str, Any]) -> Outcome:
     cost, correct, search = record["cost"], bool(record["correct"]), record["search"]
     steps = [Step(*(step[name] for name in Step._fields)) for step in search.get("trajectory", [])]
     return Outcome(
-        key=RunKey(record["problem_id"], record["seed"], record["repeat"]),
+        key=RunKey(record["problem_id"], record["seed"], record["repeat"], record.get("answer")),
         correct=correct,
         ok=record["status"] == "ok",
         cost=cost,
@@ -141,9 +209,12 @@ def correct_array(keys: Sequence[RunKey], correct: Iterable[bool | np.bool_]) ->
 def paired_keys(first: Collection[RunKey], second: Collection[RunKey]) -> list[RunKey]:
     """Return the runs that two methods are compared on, sorted: every problem has all attempts of the result."""
     common = set(first) & set(second)
-    attempts = sorted({key.attempt for key in common})
-    rows = [[RunKey(problem, *attempt) for attempt in attempts] for problem in sorted({key.problem for key in common})]
-    return [key for row in rows if common.issuperset(row) for key in row]
+    attempts = {key.attempt for key in common}
+    by_problem: dict[str, dict[tuple[int, int], RunKey]] = {}
+    for key in common:
+        by_problem.setdefault(key.problem, {})[key.attempt] = key
+    complete = [by_problem[name] for name in sorted(by_problem) if by_problem[name].keys() == attempts]
+    return [runs[attempt] for runs in complete for attempt in sorted(runs)]
 
 
 class Lineage(NamedTuple):

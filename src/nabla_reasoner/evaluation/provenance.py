@@ -14,6 +14,7 @@ import torch
 
 from .. import cost
 from ..config.schema import ROOT
+from .record_files import read_object, warn_once
 
 PACKAGES = (
     "torch",
@@ -27,6 +28,7 @@ PACKAGES = (
     "pandas",
     "wandb",
 )
+KEYS = {"command", "started", "status", "device", "count", "config", "python", "packages", "platform", "invocations"}
 
 
 def commit() -> dict[str, Any]:
@@ -57,6 +59,35 @@ def device_facts(device: str) -> dict[str, Any]:
     return {"device": names[0] if names else platform.processor() or platform.machine(), "count": os.cpu_count()}
 
 
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """Return the summary of a folder; None if there is none, or a damaged one, which is named in a line."""
+    path = folder / "summary.json"
+    summary = read_object(path)
+    runs = summary.get("invocations") if summary and KEYS <= summary.keys() else None
+    if isinstance(runs, list) and runs and all(isinstance(run, dict) and "command" in run for run in runs):
+        return summary
+    if path.exists():
+        warn_once(f"{path} is damaged and is treated as missing; the next command writes a new one.")
+    return None
+
+
+def mixed_versions(folder: Path) -> list[str]:
+    """Return a sentence if commands at several commits, or with several package versions, made a folder's results.
+
+    Args:
+        folder: of an experiment, or of a part of one.
+    """
+    summary = read_summary(folder) or read_summary(folder.parent)
+    runs = summary["invocations"] if summary else []
+    commits = [f"{run['commit'][:8]}{'-dirty' if run.get('dirty') else ''}" for run in runs if run.get("commit")]
+    parts = [f"commits {', '.join(dict.fromkeys(commits))}"] if len(set(commits)) > 1 else []
+    for name in PACKAGES:
+        versions = [run["packages"].get(name) for run in runs if isinstance(run.get("packages"), dict)]
+        if len(set(versions)) > 1:
+            parts.append(f"{name} {', '.join(map(str, dict.fromkeys(versions)))}")
+    return [f"Commands of different versions worked on these results: {'; '.join(parts)}."] if parts else []
+
+
 class Summary:
     """The summary of one command, written when it starts and again when it ends.
 
@@ -65,12 +96,13 @@ class Summary:
 
     def __init__(self, folder: Path, command: str, config: dict[str, Any], sweep: dict[str, list], device: str):
         self.path, self.started, self.device = folder / "summary.json", time.time(), device
-        earlier = _earlier(self.path)
+        earlier = read_summary(folder) or {}
         self.entry = {
             "command": command,
             **commit(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **device_facts(device),
+            "packages": {name: version(name) for name in PACKAGES},
             "status": "running",
         }
         self.content = {
@@ -79,7 +111,6 @@ class Summary:
             "sweep": sweep,
             "settings_of_each_cell": "records/*.settings.json",
             "python": platform.python_version(),
-            "packages": {name: version(name) for name in PACKAGES},
             "platform": platform.platform(),
         }
         self.invocations = [*earlier.get("invocations", []), self.entry]
@@ -100,20 +131,6 @@ class Summary:
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(temporary, self.path)
-
-
-def _earlier(path: Path) -> dict[str, Any]:
-    """Return the summary of the runs before; empty if there is none or if it is damaged, which is said."""
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(earlier["invocations"], list) and isinstance(earlier["packages"], dict):
-            return earlier
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError):
-        pass
-    print(f"note: {path} is damaged and begun anew; the records beside it are complete in themselves.", file=sys.stderr)
-    return {}
 
 
 def _changes(earlier: dict[str, Any], now: dict[str, Any]) -> list[str]:

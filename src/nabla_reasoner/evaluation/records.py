@@ -17,19 +17,7 @@ from ..types import Problem, Solution
 
 EXACT = ("flops", "seconds")  # floats of a trajectory that are not rounded
 BLOCK_BYTES = 65536  # read at a time from the end of a file
-REQUIRED = ("problem_id", "seed", "repeat", "correct", "status", "cost", "search")
-
-
-def record_path(folder: Path, policy: str, task: str, method: str, seed: int) -> Path:
-    """Return `<folder>/<policy>__<task>__<method>__s<seed>.jsonl`.
-
-    Raises:
-        ValueError: a name that could not be read back from the file name.
-    """
-    for name in (policy, task, method):
-        if not name or "__" in name or "/" in name:
-            raise ValueError(f"names of cells must be non-empty, without '/' and '__'; got {name!r}. Rename it.")
-    return Path(folder) / f"{policy}__{task}__{method}__s{seed}.jsonl"
+REQUIRED = ("problem_id", "policy", "task", "method", "seed", "repeat", "correct", "status", "cost", "search")
 
 
 class CellKey(NamedTuple):
@@ -40,20 +28,30 @@ class CellKey(NamedTuple):
     method: str
 
 
-def stored_cells(folder: Path) -> dict[CellKey, list[Path]]:
-    """Return the record files in a folder by cell, a file per seed; nothing if there is no folder."""
-    cells: dict[CellKey, list[Path]] = {}
-    for path in sorted(Path(folder).glob("*__s*.jsonl")):
-        policy, task, method, _ = path.stem.split("__")
-        cells.setdefault(CellKey(policy, task, method), []).append(path)
-    for paths in cells.values():
-        paths.sort(key=stored_seed)
-    return cells
+def record_name(key: CellKey, seed: int) -> str:
+    """Return the name of a cell's record file."""
+    return f"{'__'.join(key)}__s{seed}.jsonl"
 
 
-def stored_seed(path: Path) -> int:
-    """Return the seed in a record file's name."""
-    return int(path.stem.rpartition("__s")[2])
+def settings_path(path: Path) -> Path:
+    """Return the file of the settings that made a record file."""
+    return path.with_suffix(".settings.json")
+
+
+def record_path(folder: Path, policy: str, task: str, method: str, seed: int) -> Path:
+    """Return `<folder>/<policy>__<task>__<method>__s<seed>.jsonl`.
+
+    Raises:
+        ValueError: a name with which two cells could share a file, or that cannot be printed.
+    """
+    for name in (policy, task, method):
+        wrong = "__" in name or "/" in name or name.strip("_") != name or name.startswith(".") or not name.isprintable()
+        if not name or wrong:
+            raise ValueError(
+                "names of cells must be non-empty and printable, without '/' and '__', without '_' at an end and '.' "
+                f"at the start; got {name!r}. Rename it."
+            )
+    return Path(folder) / record_name(CellKey(policy, task, method), seed)
 
 
 def make_record(
@@ -222,8 +220,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """Return all records of a file, in order; an unfinished last line is left out.
 
     Raises:
-        ValueError: a corrupt line, a record without a required field, or two records of one problem and repeat. The
-            message names file and line.
+        ValueError: a corrupt line, a record without a required field or of another cell than the first, or two records
+            of one problem and repeat. The message names file and line.
     """
     *lines, tail = Path(path).read_bytes().split(b"\n")
     records, seen = [], {}
@@ -240,6 +238,13 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         missing = [key for key in REQUIRED if key not in record]
         if missing:
             raise ValueError(f"{path}, line {number}: a record must have {', '.join(missing)}. Delete the line.")
+        names = [record[name] for name in ("policy", "task", "method", "seed")]
+        first = [records[0][name] for name in ("policy", "task", "method", "seed")] if records else names
+        if names != first:
+            raise ValueError(
+                f"{path}, line {number}: all records of a file must be of one cell; got {names} after {first}. "
+                "Delete the line or the file."
+            )
         key = (record["problem_id"], record["seed"], record["repeat"])
         if key in seen:
             raise ValueError(

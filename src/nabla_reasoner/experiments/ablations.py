@@ -1,6 +1,5 @@
 """Ablations: the sweeps over settings, the table and the figure."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ..config.cell import Cell
-from ..config.schema import ROOT
 from ..config.sweeps import Sweep
+from ..evaluation.provenance import mixed_versions
 from ..reporting import ablations, figures, tables
 from ..reporting.ablation_runs import load_runs
 from ..reporting.ablations import COLUMNS, HEADER, POOLED, format_row, notes, table_rows, table_settings
@@ -37,7 +36,9 @@ def write(cell: dict[str, Any], note: str) -> None:
         body = [format_row(row) for row in rows if (row["policy"], row["task"]) == (policy, task)]
         parts.append(f"## {title}\n\n{tables.markdown(HEADER, body)}")
     tables.replace_file(root / "table.csv", tables.csv_text(COLUMNS, rows))
-    tables.replace_file(root / "table.md", "\n".join([*parts, *(f"{text}\n" for text in [*notes(rows), note])]))
+    tables.replace_file(
+        root / "table.md", "\n".join([*parts, *(f"{text}\n" for text in [*notes(rows), note, *mixed_versions(root)])])
+    )
 
 
 def figure_name(cell: dict[str, Any]) -> str:
@@ -45,8 +46,8 @@ def figure_name(cell: dict[str, Any]) -> str:
     return "ablations" if cell.scale_name == "tiny" else f"ablations-{cell.scale_name}"
 
 
-def write_figure(folder: Path, name: str, command: str, committed: Path | None) -> None:
-    """Draw table.csv as NAME.png, .pdf and .md in a folder, and copy them to `committed` unless that is None."""
+def write_figure(folder: Path, name: str, command: str) -> None:
+    """Draw table.csv as NAME.png, .pdf and .md in a folder."""
     table = pd.read_csv(folder / "table.csv")
     if table.p_value.isna().all():
         return
@@ -60,17 +61,11 @@ def write_figure(folder: Path, name: str, command: str, committed: Path | None) 
         f"Made by `{command}`; rows in data/{name}.csv.\n",
         encoding="utf-8",
     )
-    if committed is not None:
-        figures.exhibit(folder, name, committed)
-        shutil.copyfile(folder / "table.csv", committed / "data" / f"{name}.csv")
-        if (folder / "right_token.csv").exists():
-            shutil.copyfile(folder / "right_token.csv", committed / "data" / f"{name}_right_token.csv")
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:
     """Run every setting, measure the right token of worked solutions, and write table and figure."""
     first = sweeps[0].cells[0]
-    committed = ROOT / "figures" if first.results_dir == "results" else None
 
     def write_tables(cells: Sequence[Cell]) -> None:
         write(cells[0], reward_note(cells[0]))
@@ -78,6 +73,6 @@ def run(command: Command, sweeps: Sequence[Sweep]) -> int:
     def finish(folder: Path) -> None:
         if first.only is None or "right_token" in first.only:
             right_token.write(sweeps[0].cells, folder)
-        write_figure(folder, figure_name(first), command.line, committed)
+        write_figure(folder, figure_name(first), command.line)
 
     return run_cells(command, sweeps, write_tables, finish)

@@ -16,6 +16,7 @@ from typing import Any
 from ..config.schema import ROOT
 from ..config.targets import Target, targets
 from ..evaluation import provenance
+from ..evaluation.record_files import read_object, warn_once
 from .command import DONE, FAILED, INTERRUPTED, Command
 
 SCRIPT = ROOT / "reproduce.sh"
@@ -48,11 +49,14 @@ class Stages:
         self.path = path
         self.state = {"code": code(), **provenance.commit()}
         self.stages: dict[str, dict[str, Any]] = {}
-        if path.exists():
-            earlier = json.loads(path.read_text(encoding="utf-8"))
-            done = {name for name, entry in earlier["stages"].items() if entry["status"] == "finished"}
+        earlier = read_object(path) or {}
+        stages = earlier.get("stages")
+        if isinstance(stages, dict) and all(isinstance(entry, dict) and "status" in entry for entry in stages.values()):
+            done = {name for name, entry in stages.items() if entry["status"] == "finished"}
             if earlier.get("code") == self.state["code"] and not done.issuperset(names):
-                self.stages = earlier["stages"]
+                self.stages = stages
+        elif path.exists():
+            warn_once(f"{path} is damaged: every stage begins anew.")
 
     def finished(self, name: str) -> bool:
         return self.stages.get(name, {}).get("status") == "finished"

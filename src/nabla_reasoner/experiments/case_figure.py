@@ -31,8 +31,6 @@ def write_case_figure(
 ) -> int:
     """Write rows, figure and caption; return the exit status.
 
-    A command without settings also copies them to figures/.
-
     Args:
         compute: rows by table; a ValueError refuses the command.
         describe: caption from rows, command line and cell.
@@ -51,7 +49,5 @@ def write_case_figure(
         plt.close(figure)
         caption = describe(rows, command.line, cell)
         (folder / f"{target}.md").write_text(caption, encoding="utf-8")
-        if not command.overrides:
-            figures.exhibit(folder, target, recording.committed_folder())
         print(caption)
         return recording.finish(tables=[f"{target}_{name}" for name in rows])

@@ -99,12 +99,21 @@ def check(command: Command, sweeps: Sequence[Sweep]) -> list[BuiltCell]:
         if not cell.overwrite:
             check_records(cell)
     if _launcher(command):
-        return built  # the machine that submits jobs may be unable to load the models
-    for cell, _, problems in {(b.cell.policy.path, b.cell.reward.path, b.cell.task.name): b for b in built}.values():
-        policy, _ = build.load_models(cell)
-        lengths = [len(policy.prompt_ids(problem.messages)) for problem in problems]
-        policy.check_length(max(lengths), cell.max_new_tokens)
+        return built  # the models may lie on other machines only
+    for cell, _, problems in _different_models(built):
+        policy, reward = build.outline_models(cell)
+        for model in (policy, reward) if cell.method.scored else (policy,):
+            lengths = [len(model.prompt_ids(problem.messages)) for problem in problems]
+            model.check_length(max(lengths), cell.max_new_tokens)
     return built
+
+
+def _different_models(built: Sequence[BuiltCell]) -> list[BuiltCell]:
+    """Return a cell for each policy, reward and task, and for methods with and without the reward model."""
+    keys = [
+        (item.cell.policy.path, item.cell.reward.path, item.cell.task.name, item.cell.method.scored) for item in built
+    ]
+    return list(dict(zip(keys, built, strict=True)).values())
 
 
 def _launcher(command: Command) -> bool:

@@ -9,20 +9,22 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation.outcomes import Outcomes, Row, start_policies, table1_outcomes
+from ..evaluation.outcomes import Outcomes, Row, read_table1, start_policies
 from ..evaluation.records import CellKey
 from ..reporting import paper_numbers, tables
-from ..reporting.figures import legend_below
+from ..reporting.figures import legend_below, paragraphs
 from ..reporting.method_names import METHODS, NABLA, NULL_ARM, OURS, STYLES
 from .command import Command
 from .from_results import write_result_figure
 
 
 def figure3(results: Path, scale: str, command: str) -> tuple[Figure, str, str]:
-    """Return figure, caption and rows (CSV text), from the results folder of a scale."""
-    rows = cost_rows(results)
+    """Return figure, caption and rows (CSV text)."""
+    experiment = read_table1(results)
+    rows = cost_rows(experiment.records)
     figure = costs(pd.DataFrame(rows))
-    return figure, cost_caption(rows, command), tables.csv_text(COST_COLUMNS, rows)
+    text = cost_caption(rows, command) + paragraphs(experiment.notes())
+    return figure, text, tables.csv_text(COST_COLUMNS, rows)
 
 
 PARTS = {
@@ -51,7 +53,7 @@ def costs(rows: pd.DataFrame) -> Figure:
     for policy, panel_row in zip(policies, panels, strict=True):
         for task, panel in zip(tasks, panel_row, strict=True):
             _bars(panel, rows[(rows.policy == policy) & (rows.task == task)].set_index("method"), methods)
-            panel.set_title(f"{policy}, {task}", fontsize=9)
+            panel.set_title(f"{policy}, {task}", fontsize=9, parse_math=False)
     for panel in panels[-1]:
         panel.set_xlabel("model calls per problem")
     if len(tasks) == 1:
@@ -89,17 +91,17 @@ COST_COLUMNS = (
 ).split()
 
 
-def cost_rows(folder: Path) -> list[Row]:
+def cost_rows(outcomes: Outcomes) -> list[Row]:
     """Return rows of `COST_COLUMNS`: mean model calls per problem by purpose.
 
     A decoded token is one call and a gradient evaluation four. The rest are passes over whole sequences (prefills,
     rewards, reading by the selection and the revision), one call each. `saving_percent` is the share of a method's
     calls that ∇-Reasoner in one pass saves.
 
-    Raises:
-        ValueError: there are no records.
+    Args:
+        outcomes: of Table 1's records.
     """
-    outcomes, rows = table1_outcomes(folder), []
+    rows = []
     policies = start_policies(key.policy for key in outcomes)
     for policy, task in dict.fromkeys(key[:2] for key in outcomes if key.policy in policies):
         cell_rows = [{"policy": policy, "task": task} | row for row in _cost_rows(outcomes, policy, task)]

@@ -17,19 +17,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..evaluation.outcomes import (
+    Experiment,
     Outcome,
     Outcomes,
     Row,
     correct_array,
-    load_outcomes,
+    read_table1,
     start_policies,
     stopped_at,
-    table1_outcomes,
 )
 from ..evaluation.records import CellKey
 from ..evaluation.statistics import accuracy_interval
 from ..reporting import tables
-from ..reporting.figures import legend_below, log_ticks
+from ..reporting.figures import legend_below, log_ticks, paragraphs
 from ..reporting.method_names import ANYTIME, BEST_OF_N, OURS, STYLES
 from . import reward_ceiling
 from .command import Command
@@ -57,7 +57,7 @@ def curves(rows: pd.DataFrame) -> Figure:
         for (axis, name), panel in zip(COST_AXES.items(), panel_row, strict=True):
             _curves(panel, cell_rows, axis)
             panel.set_xlabel(f"{name} per problem")
-            panel.set_title(f"{policy}, {task}", fontsize=9)
+            panel.set_title(f"{policy}, {task}", fontsize=9, parse_math=False)
         panel_row[0].set_ylabel("accuracy, %")
     legend_below(figure, ncol=4, inches=0.7)
     return figure
@@ -159,24 +159,24 @@ def best_reward(
     return np.array([[float(correct[problem])] for problem in problems]), len(exceeded)
 
 
-def curve_rows(folder: Path, ceilings: Mapping[str, Mapping[str, Row]]) -> list[Row]:
+def curve_rows(experiment: Experiment, ceilings: Mapping[str, Mapping[str, Row]]) -> list[Row]:
     """Return rows of `COLUMNS` for every policy and task, the two ceilings as methods `any_of_n` and `best_reward`.
 
     Args:
-        folder: results of a scale, with `table1/records` and possibly `table1/budget`.
+        experiment: Table 1's, with its larger pools.
         ceilings: results of that search by task and problem (`reward_ceiling.rows`); tasks may be missing.
 
     Raises:
-        ValueError: there are no records, or none in common.
+        ValueError: no records in common.
     """
-    records, pools = table1_outcomes(folder), load_outcomes(folder / "table1" / "budget")
+    records, pools = experiment.records, experiment.pools
     policies = start_policies(key.policy for key in records)
     rows = []
     for policy, task in dict.fromkeys(key[:2] for key in records if key.policy in policies):
         rows += _cell_rows(records, pools, policy, task, ceilings.get(task, {}))
     if not rows:
         raise ValueError(
-            f"{folder / 'table1' / 'records'} must hold methods with problems and seeds in common; got none. "
+            "the records of table1 must hold methods with problems and seeds in common; got none. "
             "Run ./reproduce.sh table1 first."
         )
     return rows
@@ -280,10 +280,11 @@ def _beside(rows: Sequence[Row], policy: str, task: str) -> str:
 
 
 def figure4(results: Path, scale: str, command: str) -> tuple[Figure, str, str]:
-    """Return figure, caption and rows (CSV text), from the results folder of a scale."""
-    rows = curve_rows(results, reward_ceiling.rows(results, scale))
+    """Return figure, caption and rows (CSV text)."""
+    experiment = read_table1(results)
+    rows = curve_rows(experiment, reward_ceiling.rows(results, scale))
     figure = curves(pd.DataFrame(rows))
-    return figure, caption(rows, command), tables.csv_text(COLUMNS, rows)
+    return figure, caption(rows, command) + paragraphs(experiment.notes()), tables.csv_text(COLUMNS, rows)
 
 
 def run(command: Command, settings: Mapping[str, str]) -> int:

@@ -1,7 +1,7 @@
-"""Execution of all notebooks, which draws every committed figure again from `figures/data/`.
+"""All notebooks run, and every figure drawn from rows, into results/notebooks/.
 
-With `results_dir=DIR` the rows that the commands left there at scale=tiny are copied to figures/data/ first; with
-`recompute=true` the commands are run before that. The executed notebooks are in results/notebooks/.
+The rows are those in `figures/data/`; with `results_dir=DIR` those that the commands left there at scale=tiny replace
+them, and with `recompute=true` the commands are run first. `keep=true` copies the figures, and new rows, to figures/.
 """
 
 import shutil
@@ -12,40 +12,41 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import pandas as pd
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from ..config.schema import ROOT
-from ..config.targets import find, kept_rows
-from ..theory.figures import terms_by_quarter
+from ..config.targets import find
 from .command import DONE, FAILED, Command, Refused
+from .keep import gaps, keep_rows
 
 DATA = ROOT / "figures" / "data"
+OUTPUT = ROOT / "results" / "notebooks"
 NOTEBOOKS = ("figures", "walkthrough", "theorem_4_1")
+CASES = "walkthrough_cases.csv"  # rows that the notebook `walkthrough` computes itself
 
 
-def keep_rows(results: Path, data: Path) -> list[str]:
-    """Copy the rows that targets left at scale=tiny to `data`; return their names there."""
-    sources = {name: results / target.path("tiny") / file for name, (target, file) in kept_rows().items()}
-    names = [name for name, path in sources.items() if path.is_file()]
-    for name in names:
-        shutil.copyfile(sources[name], data / f"{name}.csv")
-    if "theorem_terms" in names:  # thousands of positions, drawn as means by quarter of the answer
-        terms = terms_by_quarter(pd.read_csv(sources["theorem_terms"]))
-        terms.to_csv(data / "theorem_terms.csv", index=False, float_format="%.4g")
-    return names
+def joined_rows(results: Path) -> Path | None:
+    """Return a folder of the rows in figures/data/, replaced by those in the results; None if these have no rows."""
+    rows = OUTPUT / "rows"
+    shutil.rmtree(rows, ignore_errors=True)
+    shutil.copytree(DATA, rows)
+    return rows if keep_rows(results, rows) else None
 
 
-def recompute_rows() -> None:
-    """Run the commands that compute the rows of the figures, and keep the rows in figures/data/.
+def recompute_rows() -> Path:
+    """Run the commands behind every figure; returns the folder of their rows.
 
     Raises:
-        subprocess.CalledProcessError: a command failed; its own message was printed before.
+        subprocess.CalledProcessError: a command failed; its own message stands above.
+        ValueError: the commands left no rows.
     """
     for name in find("figures").reads:
         subprocess.run(["bash", str(ROOT / "reproduce.sh"), name], check=True)
-    keep_rows(ROOT / "results", DATA)
+    rows = joined_rows(ROOT / "results")
+    if rows is None:
+        raise ValueError(f"{ROOT / 'results'} must hold rows of scale=tiny; got none.")
+    return rows
 
 
 def executed(path: Path, settings: Mapping[str, Any], timeout_seconds: int | None) -> nbformat.NotebookNode:
@@ -68,19 +69,40 @@ def executed(path: Path, settings: Mapping[str, Any], timeout_seconds: int | Non
 
 
 def run(command: Command, settings: Mapping[str, Any]) -> int:
-    """Keep the rows, then run the notebooks; return the exit status."""
-    if settings["results_dir"] is not None and not keep_rows(Path(settings["results_dir"]), DATA):
+    """Run the notebooks, and keep what they drew if that is asked for; returns the exit status."""
+    results = None if settings["results_dir"] is None else Path(settings["results_dir"])
+    rows = DATA if results is None else joined_rows(results)
+    if rows is None:
         raise Refused(f"results_dir must hold results of scale=tiny; got {settings['results_dir']!r}.")
-    folder = ROOT / "results" / "notebooks"
-    folder.mkdir(parents=True, exist_ok=True)
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    values = {"recompute": settings["recompute"], "ROWS": str(rows), "FIGURES": str(OUTPUT)}
     for number, name in enumerate(NOTEBOOKS, start=1):
         path = ROOT / "notebooks" / f"{name}.ipynb"
         print(f"[{number}/{len(NOTEBOOKS)}] notebooks/{name}.ipynb ...", flush=True)
         try:
-            notebook = executed(path, {"recompute": settings["recompute"]}, None)
+            notebook = executed(path, values, None)
         except CellExecutionError as error:
             print(f"error: notebooks/{name}.ipynb failed:\n{error}", file=sys.stderr)
             return FAILED
-        nbformat.write(notebook, folder / f"{name}.ipynb")
-    print(f"Figures in figures/, executed notebooks in {folder}")
+        nbformat.write(notebook, OUTPUT / f"{name}.ipynb")
+    print(f"Figures and executed notebooks in {OUTPUT}")
+    if settings["keep"]:
+        return _keep(results, settings["recompute"])
+    print("Nothing was copied to figures/: that takes keep=true.")
+    return DONE
+
+
+def _keep(results: Path | None, recomputed: bool) -> int:
+    """Copy the figures to figures/, and new rows to figures/data/ if they are of complete runs; the exit status."""
+    results = ROOT / "results" if recomputed else results
+    reads = [find(name) for name in find("figures").reads]
+    reasons = [gap for target in reads for gap in gaps(target, results)] if results is not None else []
+    if reasons:
+        print(f"Not kept in figures/: {'; '.join(reasons)}.", file=sys.stderr)
+        return FAILED
+    if results is not None:
+        keep_rows(results, DATA, reads)
+    cases = OUTPUT.glob(CASES) if recomputed else ()
+    for path in [*OUTPUT.glob("*.png"), *OUTPUT.glob("*.pdf"), *cases]:
+        shutil.copyfile(path, (DATA if path.suffix == ".csv" else DATA.parent) / path.name)
     return DONE

@@ -42,8 +42,6 @@ def write_result_figure(
     with refusing():
         drawing = draw(results, scale, command.line)
     with Recording(command, settings, scale=scale, varied={"seed": []}) as recording:
-        path = write_figure(
-            command.target.name, lambda *_: drawing, results, scale, command.line, recording.committed_folder()
-        )
+        path = write_figure(command.target.name, drawing, results, scale)
         print(path.read_text(encoding="utf-8"))
         return recording.finish(tables=(path.stem,))

@@ -113,8 +113,8 @@ def flops(cell: Cell) -> float | None:
     answers = expected_answers(cell.method)
     if answers is None:
         settings = cell.method.keywords()
-        answers = typical["rollouts"] * settings["num_passes"] ** 0.5
-        gradients = typical["gradients"] if settings["use_gradient"] else 0.0
+        answers = typical["rollouts"] * settings.get("num_passes", 1) ** 0.5
+        gradients = typical["gradients"] if settings.get("use_gradient") else 0.0
     scored = reward if cell.method.scored else 0
     per_problem = 2 * (policy + scored) * answers * tokens + 4 * (policy + reward) * gradients * tokens
     return per_problem * problems * cell.task.repeats

@@ -9,7 +9,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..config.schema import ROOT
 from ..evaluation.provenance import Summary
 from ..evaluation.results_folder import locked, written_files
 from ..reporting.wandb_runs import mirror_tables
@@ -84,10 +83,6 @@ class Recording:
         names = written_files(self.folder)
         print(f"\nResults in {self.folder}: {', '.join(names)}")
         return FAILED if failed else DONE
-
-    def committed_folder(self) -> Path | None:
-        """Return the committed figures' folder, which a run of the default results folder updates."""
-        return ROOT / "figures" if self.settings["results_dir"] == "results" else None
 
 
 class Progress:

@@ -1,33 +1,31 @@
 """Report of all results, on one page.
 
 Reads the results of the other targets, docs/deviations.md and docs/outputs.md. The HTML page is self-contained: it
-opens from disk and loads nothing. `wandb=online` also publishes a W&B Report. `docs=true` keeps the rows that
-decide the verdicts in figures/data/, and writes the claims tables of docs/claims.md and README.md from them.
+opens from disk and loads nothing. `wandb=online` also publishes a W&B Report. `keep=true` copies rows and figures of
+complete default runs to figures/. `docs=true` writes the claims tables of docs/claims.md and README.md from the rows in
+figures/data/.
 """
 
-import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-import pandas as pd
-
 from ..config.schema import ROOT
 from ..config.targets import Target, find, kept_rows, targets
+from ..config.wandb_mode import chosen_mode
+from ..evaluation.provenance import read_summary
 from ..reporting import wandb_report
 from ..reporting.claims import Decision, decide_claims, evidence_table, verdict_table
+from ..reporting.enough_evidence import read_grid
 from ..reporting.evidence import Evidence, typed_rows
-from ..reporting.figures import save
 from ..reporting.html_report import Block, to_html, to_markdown
 from ..reporting.report_sections import FIGURES, ReportInputs, report_blocks
 from ..reporting.tables import read_csv
+from . import keep
 from .command import Command, refusing
-from .figures import keep_rows
 from .recording import Recording
-from .table1 import accuracy_against_flops
+from .table1 import draw_table
 
 KEPT = {  # field of the evidence: name of its rows in figures/data/, if it is another
     "rewards": "table2",
@@ -69,16 +67,17 @@ def gather(results: Path, scale: str) -> ReportInputs:
     ]
     texts = {name: path for name, path in files if path.suffix == ".md" and path.stem != "right_token"}
     figures = {_figure_name(name, path, scale): path for name, path in files if path.suffix == ".png"}
-    summaries = {name: path for name, path in files if path.name == "summary.json"}
+    summaries = {name: read_summary(path.parent) for name, path in files if path.name == "summary.json"}
     checks = _file(results, scale, find("theorem"), "checks.csv")
     return ReportInputs(
         scale=scale,
         evidence=evidence,
         table1=table1,
-        checks=read_csv(checks) if checks.exists() else [],
+        checks=read_csv(checks),
         texts={name: path.read_text(encoding="utf-8") for name, path in texts.items() if path.exists()},
         figures={name: path for name, path in figures.items() if path.exists()},
-        summaries={name: json.loads(path.read_text("utf-8")) for name, path in summaries.items() if path.exists()},
+        summaries={name: summary for name, summary in summaries.items() if summary is not None},
+        grid=read_grid(scale),
         pages={name: (ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("deviations", "outputs")},
     )
 
@@ -127,28 +126,13 @@ def with_claims(readme: str, decisions: Sequence[Decision]) -> str:
     return before + start + verdict_table(decisions) + end + after
 
 
-def write_docs(results: Path) -> None:
-    """Keep the rows of a scale=tiny run in figures/data/, and write the claims of the docs from all rows there."""
-    data, readme = ROOT / "figures" / "data", ROOT / "README.md"
-    keep_rows(results, data)
-    decisions = decide_claims(committed_evidence(data))
+def write_docs() -> None:
+    """Write the claims of the docs from the rows in figures/data/."""
+    readme = ROOT / "README.md"
+    decisions = decide_claims(committed_evidence(ROOT / "figures" / "data"))
     text = with_claims(readme.read_text(encoding="utf-8"), decisions)
     (ROOT / "docs" / "claims.md").write_text(claims_page(decisions), encoding="utf-8")
     readme.write_text(text, encoding="utf-8")
-
-
-def draw_table1(results: Path, folder: Path) -> Path | None:
-    """Draw accuracy against FLOPs from Table 1's rows into the report's folder; None without a finished row."""
-    path = results / "table1/table.csv"
-    if not path.exists():
-        return None
-    table = pd.read_csv(path)
-    if table.dropna(subset=["accuracy", "flops"]).empty:
-        return None
-    figure = accuracy_against_flops(table)
-    save(figure, folder, "table1")
-    plt.close(figure)
-    return folder / "table1.png"
 
 
 def run(command: Command, settings: dict[str, Any]) -> int:
@@ -160,21 +144,24 @@ def run(command: Command, settings: dict[str, Any]) -> int:
         inputs = gather(results, scale)
     with Recording(command, settings, scale=scale, varied={"seed": []}) as recording:
         folder = recording.folder
-        if drawing := draw_table1(results / scale, folder):
+        if drawing := draw_table(results / scale / "table1" / "table.csv", folder):
             inputs = inputs._replace(figures={**inputs.figures, "table1": drawing})
-        decisions = decide_claims(inputs.evidence)
+        decisions = decide_claims(inputs.evidence, inputs.grid)
         blocks = report_blocks(inputs, decisions)
         (folder / "report.html").write_text(to_html(blocks), encoding="utf-8")
         (folder / "report.md").write_text(to_markdown(blocks, folder), encoding="utf-8")
+        if settings["keep"]:
+            reasons = keep.keep_complete(results, [find(name) for name in command.target.reads if find(name).keeps])
+            print("".join(f"Not kept in figures/: {reason}.\n" for reason in reasons), end="")
         if settings["docs"]:
-            write_docs(results)
+            write_docs()
         print(evidence_table(decisions, scale))
         return recording.finish(failed=not _published(blocks, folder, settings))
 
 
 def _published(blocks: Sequence[Block], folder: Path, settings: dict[str, Any]) -> bool:
-    """Publish the page as a W&B Report if that is requested; return whether nothing went wrong."""
-    if os.environ.get("WANDB_MODE", settings["wandb"]) != "online":
+    """Publish the page as a W&B Report if that is asked for; returns whether nothing went wrong."""
+    if chosen_mode(settings["wandb"]) != "online":
         return True
     try:
         print(f"W&B Report: {wandb_report.publish(blocks, folder, scale=settings['scale'])}")

@@ -13,8 +13,9 @@ import torch
 
 from ..config import build, compose, fingerprint
 from ..config.cell import Cell
+from ..config.schema import choices
 from ..engine import scoring
-from ..evaluation.records import stored_cells
+from ..evaluation.record_files import stored_cells, warn_once
 from ..models.language_models import RewardModel
 from ..tasks import grading
 from ..types import Problem
@@ -94,26 +95,42 @@ def rows(folder: Path, scale: str) -> dict[str, dict[str, Row]]:
         folder: results of the scale, with `table1/records`.
     """
     by_task: dict[str, dict[str, Row]] = {}
-    for (policy, task, _), paths in stored_cells(folder / "table1" / "records").items() if scale in SCALES else ():
-        settings = json.loads(paths[0].with_suffix(".settings.json").read_text(encoding="utf-8"))
-        if task in by_task or settings.get("reward", {}).get("kind") != "likelihood":
-            continue
+    cells = stored_cells(folder / "table1" / "records", folder / "table1" / "budget")[0] if scale in SCALES else {}
+    for key, stored in cells.items():
+        (policy, task, _), settings = stored.names, stored.settings
+        reward = settings.get("reward", {})
+        if task in by_task or key != stored.names or reward.get("kind") != "likelihood":
+            continue  # done, or made with different settings
+        named = (("policy", policy), ("task", task), ("reward", reward["name"]))
+        if any(name not in choices(group) for group, name in named):
+            continue  # a name of the user's own, which cannot be composed
         names = [f"scale={scale}", f"policy={policy}", f"task={task}", f"reward={settings['reward']['name']}"]
-        names += [f"num_problems={settings['num_problems']}", f"threads={settings['threads'] or 'null'}"]
+        names += [f"num_problems={settings['num_problems']}", f"threads={settings.get('threads') or 'null'}"]
         (cell,) = compose.compose_cells([*names, "method=greedy"])
         current = fingerprint.fingerprint(cell)
-        if any(current[group] != settings[group] for group in ("reward", "task")):
+        if any(current[group] != settings.get(group) for group in ("reward", "task")):
             continue  # the records belong to another reward model or other problems
         path = folder / "table1" / "ceiling" / f"{settings['reward']['name']}__{task}.jsonl"
         by_task[task] = _stored(path, current["reward"]["weights"], cell)
     return by_task
 
 
+def _read(path: Path) -> dict[str, Row]:
+    """Return the rows of a file by problem; none, with a line, if it is damaged."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return {
+            row["problem_id"]: row for row in map(json.loads, lines) if {"weights", "num_beams", "reward"} <= {*row}
+        }
+    except (ValueError, TypeError, KeyError):
+        warn_once(f"{path} is damaged: the search begins anew.")
+        return {}
+
+
 def _stored(path: Path, weights: str, cell: Cell) -> dict[str, Row]:
     """Return the rows of one file by problem; it is overwritten if problems are missing or the weights differ."""
     problems = build.build_problems(cell)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    stored = {row["problem_id"]: row for row in map(json.loads, lines)}
+    stored = _read(path)
     complete = all(problem.id in stored and stored[problem.id]["weights"] == weights for problem in problems)
     if complete and all(row["num_beams"] == BEAMS for row in stored.values()):
         return stored

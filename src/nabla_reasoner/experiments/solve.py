@@ -39,7 +39,8 @@ def _run(command: Command, cell: Cell) -> int:
         methods = {part.method.name: build.build_method(part) for part in (baseline, cell)}
         build.prepare_models(cell)
         policy, reward = build.load_models(cell)
-        policy.check_length(len(policy.prompt_ids(problem.messages)), cell.max_new_tokens)
+        for model in (policy, reward):
+            model.check_length(len(model.prompt_ids(problem.messages)), cell.max_new_tokens)
     print(f"policy {policy.name}, reward {reward.name} ({reward.kind})")
     if problem.answer is None and Path(cell.policy.path).parts[:2] == SHIPPED:
         print("\n".join([ONLY_TRAINED, *(f"  {' '.join(example.split())}" for example in EXAMPLES.values())]))

@@ -3,24 +3,27 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..config import fingerprint
 from ..config.cell import Cell
 from ..config.schema import ROOT
 from ..config.sweeps import Sweep
-from ..evaluation.outcomes import Row, lineage, load_outcomes, start_policies
-from ..evaluation.records import CellKey, stored_cells, stored_seed
+from ..evaluation.cell_records import record_file
+from ..evaluation.outcomes import Experiment, Row, lineage, read_experiment, start_policies
+from ..evaluation.record_files import Cells, RecordFile, StoredCell
+from ..evaluation.records import CellKey
 from ..reporting import paper_numbers
 from ..reporting.accuracy_table import COLUMNS, HEADER, NOTE, format_row, table_rows
 from ..reporting.comparisons import COMPARED, COMPARISON_COLUMNS, comparison_rows, format_comparisons
-from ..reporting.figures import legend_below
-from ..reporting.method_names import METHODS, STYLES
+from ..reporting.evidence import typed_rows
+from ..reporting.figures import legend_below, save
+from ..reporting.method_names import STYLES, rank
 from ..reporting.paper_numbers import paper_cells
-from ..reporting.tables import csv_text, latex, markdown, replace_file
+from ..reporting.tables import csv_text, latex, markdown, one_line, replace_file
 from .cell_sweep import run_cells
 from .command import Command
 
@@ -66,7 +69,7 @@ def accuracy_against_flops(table: pd.DataFrame) -> Figure:
                         capsize=2,
                     )
             panel.set_xscale("log")
-            panel.set_title(f"{policy}, {task}", fontsize=9)
+            panel.set_title(f"{policy}, {task}", fontsize=9, parse_math=False)
             panel.grid(alpha=0.3)
     for panel in panels[-1]:
         panel.set_xlabel("FLOPs per problem (policy and reward)")
@@ -79,7 +82,7 @@ def accuracy_against_flops(table: pd.DataFrame) -> Figure:
 def reward_note(cell: Cell) -> str:
     """Return a sentence on the reward model: its kind and, if it was measured, its own accuracy on the problems."""
     reward = cell.reward
-    note = f"Variant {cell.variant.name}. Reward {reward.name}: kind {reward.kind}, {reward.path}"
+    note = f"Variant {cell.variant.name}. {_reward_sentence(reward.name, reward.kind, reward.path)}"
     manifest = reward.manifest
     if manifest and (ROOT / manifest["file"]).is_file():
         entry = json.loads((ROOT / manifest["file"]).read_text(encoding="utf-8"))["models"][manifest["entry"]]
@@ -88,49 +91,76 @@ def reward_note(cell: Cell) -> str:
     return f"{note}."
 
 
-def table_grid(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def _reward_sentence(name: str | None, kind: str | None, path: str | None) -> str:
+    return f"Reward {name}: kind {kind}, {path}"
+
+
+def planned_files(cells: Sequence[Cell]) -> list[RecordFile]:
+    """Return the record files that these cells will have, with their settings."""
+    files = []
+    for cell in cells:
+        names = CellKey(cell.policy.name, cell.task.name, cell.method.name)
+        settings = json.loads(json.dumps(fingerprint.fingerprint(cell)))
+        files.append(RecordFile(record_file(cell), names, cell.seed, settings))
+    return files
+
+
+def table_grid(cells: Sequence[Cell], stored: Cells) -> list[Row]:
     """Return the table's rows, each with its seeds and the paper's cell beside it.
 
     There is a row for every policy, task and method of this command, and for all that earlier commands left records of:
     a narrowed command does not remove rows from the table. The greedy row of a policy improved by training is also the
     row `sft` or `grpo` of the policy it started from. Methods that the scale calls absent have a row that says why.
+
+    Args:
+        cells: of the command.
+        stored: the experiment's cells, those of the command among them.
     """
-    first = cells[0]
-    seeds: dict[CellKey, set[int]] = {}
-    for cell in cells:
-        if not cell.budget:
-            key = CellKey(cell.policy.name, cell.task.name, cell.method.name)
-            seeds.setdefault(key, set()).add(cell.seed)
-    for key, paths in stored_cells(Path(first.records, "records")).items():
-        seeds.setdefault(key, set()).update(map(stored_seed, paths))
-    for key, values in list(seeds.items()):
+    first, sources = cells[0], dict(stored)
+    for key, cell in stored.items():
         origin = lineage(key.policy)
         if key.method == "greedy" and origin is not None:
-            seeds.setdefault(CellKey(origin.base, key.task, origin.trained_by), set()).update(values)
+            sources.setdefault(CellKey(origin.base, key.task, origin.trained_by), cell)
     absent = first.absent if first.experiment_name == "table1" else {}
     starts = {cell.policy.name for cell in cells} & set(first.grid["policy"].split(","))
-    for policy, task in {key[:2] for key in seeds if key.policy in starts}:
-        for method in absent:
-            seeds.setdefault(CellKey(policy, task, method), set())
+    for key, cell in list(sources.items()):
+        for method in absent if key.policy in starts else ():
+            sources.setdefault(key._replace(method=method), StoredCell(cell.names._replace(method=method), []))
     policies, tasks = (
         {getattr(cell, group).name: getattr(cell, group).paper for cell in cells} for group in ("policy", "task")
     )
     rows = []
-    for key in sorted(seeds, key=lambda key: (key[:2], METHODS.index(key.method))):
-        policy, task, method = key
+    for key in sorted(sources, key=lambda key: (key[:2], rank(key.method))):
+        names, seeds = sources[key].names, sources[key].seeds
         paper = {
-            "policy": policies.get(policy, paper_numbers.paper_name("policy", policy)),
-            "benchmark": tasks.get(task, paper_numbers.paper_name("task", task)),
+            "policy": policies.get(key.policy, paper_numbers.paper_name("policy", key.policy)),
+            "benchmark": tasks.get(names.task, paper_numbers.paper_name("task", names.task)),
         }
         if first.experiment_name == "table2":
-            paper["method"] = f"{method}_{first.reward.paper}"  # the paper's columns are the reward's sizes
-        names = {"policy": policy, "task": task, "method": method}
-        row = {**names, "seeds": sorted(seeds[key]), "paper_cell": paper}
-        rows.append({**row, "absent": absent.get(method, "not run")})
+            paper["method"] = f"{key.method}_{first.reward.paper}"  # the paper's columns are the reward's sizes
+        row = {**key._asdict(), "seeds": seeds, "paper_cell": paper, "expected": sources[key].expected(seeds)}
+        rows.append({**row, "absent": absent.get(key.method, "not run")})
     return rows
 
 
-def write_table(folder: Path, *, grid: Sequence[Row], table: str = "table1", notes: Sequence[str] = ()) -> None:
+def source_notes(cells: Sequence[Cell], stored: Sequence[Cells]) -> list[str]:
+    """Return sentences on variant and rewards of the command's cells, and on the rewards of earlier ones."""
+    rewards = {cell.reward.name: cell for cell in cells}
+    lines = [reward_note(cell) for cell in rewards.values()]
+    used = [cell.settings["reward"] for part in stored for cell in part.values() if "reward" in cell.settings]
+    unnamed = [reward for reward in used if reward.get("name") not in rewards]
+    others = {_reward_sentence(*(reward.get(key) for key in ("name", "kind", "path"))): None for reward in unnamed}
+    return [*lines, *(f"{sentence}." for sentence in others)]
+
+
+def write_table(
+    folder: Path,
+    *,
+    grid: Sequence[Row],
+    table: str = "table1",
+    notes: Sequence[str] = (),
+    experiment: Experiment | None = None,
+) -> None:
     """Write `table.csv`, `table.md`, `table.tex` and `comparisons.csv` from the records in `folder`.
 
     May be called at any time: cells that were not run say so, and each file is replaced as a whole.
@@ -140,21 +170,33 @@ def write_table(folder: Path, *, grid: Sequence[Row], table: str = "table1", not
         grid: see `accuracy_table`.
         table: the paper's table that is printed beside ours.
         notes: sentences printed below the table, e.g. the reward model's kind and accuracy.
+        experiment: outcomes by the names in the grid; None reads the folder.
     """
-    records, pools = load_outcomes(folder / "records"), load_outcomes(folder / "budget")
-    rows = table_rows(records, grid, paper_cells(table))
-    comparisons = comparison_rows(records, pools, grid)
+    experiment = experiment or read_experiment(folder)
+    rows = table_rows(experiment.records, grid, paper_cells(table))
+    comparisons = comparison_rows(experiment.records, experiment.pools, grid)
     replace_file(folder / "table.csv", csv_text(COLUMNS, rows))
     replace_file(folder / "comparisons.csv", csv_text(COMPARISON_COLUMNS, comparisons))
     sources = list(dict.fromkeys(row["paper_source"] for row in rows if row["paper_value"] is not None))
-    notes = [NOTE, *notes, *(f"[{i}] {source}" for i, source in enumerate(sources, start=1))]
+    notes = [NOTE, *notes, *experiment.notes(), *(f"[{i}] {source}" for i, source in enumerate(sources, start=1))]
     body = [format_row(row, sources) for row in rows]
-    text = markdown(HEADER, body) + "".join(f"\n{note}\n" for note in notes)
+    text = markdown(HEADER, body) + "".join(f"\n{one_line(note)}\n" for note in notes)
     compared = format_comparisons(comparisons)
     if compared:
         text += f"\nDifference in points [95 % interval], p-value and verdict:\n\n{markdown(COMPARED, compared)}"
     replace_file(folder / "table.md", text)
     replace_file(folder / "table.tex", latex(HEADER, body, notes))
+
+
+def draw_table(source: Path, folder: Path) -> Path | None:
+    """Draw accuracy against FLOPs from a table.csv as table1.png and .pdf of a folder; None without a finished row."""
+    table = pd.DataFrame(typed_rows(source), columns=COLUMNS)
+    if table.dropna(subset=["accuracy", "flops"]).empty:
+        return None
+    figure = accuracy_against_flops(table)
+    save(figure, folder, "table1")
+    plt.close(figure)
+    return folder / "table1.png"
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:

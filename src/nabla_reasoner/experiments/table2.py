@@ -5,12 +5,14 @@ from pathlib import Path
 
 from ..config.cell import Cell
 from ..config.sweeps import Sweep
+from ..evaluation.outcomes import read_experiment
+from ..evaluation.record_files import stored_cells
 from ..reporting.accuracy_table import COLUMNS, NOTE
 from ..reporting.comparisons import COMPARISON_COLUMNS
 from ..reporting.tables import csv_text, latex, markdown, read_csv, replace_file
 from .cell_sweep import run_cells
 from .command import Command
-from .table1 import reward_note, table_grid, write_table
+from .table1 import planned_files, source_notes, table_grid, write_table
 
 
 def write_tables(cells: Sequence[Cell]) -> None:
@@ -19,10 +21,15 @@ def write_tables(cells: Sequence[Cell]) -> None:
     for cell in cells:
         folders.setdefault(cell.records, []).append(cell)
     for folder, members in folders.items():
-        rewards = {cell.reward.name: cell for cell in members}
-        notes = [reward_note(cell) for cell in rewards.values()]
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write_table(Path(folder), grid=table_grid(members), table=members[0].experiment_name, notes=notes)
+        experiment = read_experiment(Path(folder), planned_files(members))
+        write_table(
+            Path(folder),
+            grid=table_grid(members, experiment.cells),
+            table=members[0].experiment_name,
+            notes=source_notes(members, (experiment.cells, experiment.pool_cells)),
+            experiment=experiment,
+        )
     root = Path(cells[0].folder)
     if list(folders) != [str(root)]:
         known = {path.parent.name for path in root.glob("*/table.csv")}  # those of earlier commands too
@@ -37,9 +44,13 @@ def combine(folder: Path, rewards: Sequence[str]) -> None:
         folder: holds a folder with `table.csv` and `comparisons.csv` for each reward.
         rewards: names, in the order of the rows.
     """
-    merged = {}
+    merged, tasks = {}, joint_tasks(folder, rewards)
     for file, columns in (("table.csv", COLUMNS), ("comparisons.csv", COMPARISON_COLUMNS)):
-        merged[file] = [{"reward": name, **row} for name in rewards for row in read_csv(folder / name / file)]
+        merged[file] = [
+            {"reward": name, **row, "task": tasks.get((name, row["policy"], row["task"]), row["task"])}
+            for name in rewards
+            for row in read_csv(folder / name / file)
+        ]
         replace_file(folder / file, csv_text(("reward", *columns), merged[file]))
     columns = ("policy", "task", "method", "reward", "accuracy", "ci_low", "ci_high", "flops", "paper_value", "status")
     rows = merged["table.csv"]
@@ -50,6 +61,18 @@ def combine(folder: Path, rewards: Sequence[str]) -> None:
     text = "\n".join([markdown(columns, body), "One reward at a time, with comparisons:\n", *parts])
     replace_file(folder / "table.md", text)
     replace_file(folder / "table.tex", latex(columns, body, [NOTE]))
+
+
+def joint_tasks(folder: Path, rewards: Sequence[str]) -> dict[tuple[str, str, str], str]:
+    """Return the task's name in the joint table by reward, policy and task, where settings differ between rewards."""
+    folders = [folder / name / "records" for name in rewards]
+    tasks = {}
+    for name, path, joint in zip(rewards, folders, stored_cells(*folders, varied=("reward.",)), strict=True):
+        own = {file.path: key for key, cell in stored_cells(path)[0].items() for file in cell.files}
+        for key, cell in joint.items():
+            if key.task != cell.names.task:
+                tasks |= {(name, *own[file.path][:2]): key.task for file in cell.files}
+    return tasks
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:

@@ -4,17 +4,17 @@ A candidate is rejected if its reward is not above the best so far. The paper's 
 candidates, as one that was not rejected; the other rule leaves it out.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..evaluation.outcomes import Outcome, Row, load_outcomes
-from ..evaluation.records import CellKey, stored_cells
+from ..evaluation.outcomes import Experiment, Outcome, Row, read_experiment
+from ..evaluation.record_files import StoredCell, conditions
+from ..evaluation.records import CellKey
 from ..evaluation.statistics import Ratio, ratio_interval
 from ..reporting import paper_numbers, tables
-from ..reporting.method_names import BEST_OF_N, OURS, REJECTING
+from ..reporting.method_names import BEST_OF_N, OURS, REJECTING, base_name, rank
 from ..reporting.tables import table_texts
 from .command import Command
 from .from_results import write_result_table
@@ -101,31 +101,37 @@ def table_rows(folder: Path) -> list[Row]:
     Raises:
         ValueError: there are no records of Best-of-N or ∇-Reasoner.
     """
-    records, release = folder / "table1" / "records", folder / RELEASE / "records"
-    outcomes, released = load_outcomes(records), load_outcomes(release)
-    counted = [key for key in outcomes if key.method in REJECTING]
+    records = folder / "table1" / "records"
+    experiment, release = read_experiment(folder / "table1"), read_experiment(folder / RELEASE)
+    counted = [key for key in experiment.records if base_name(key.method) in REJECTING]
     if not counted:
         raise ValueError(
             f"{records} must hold records of {', '.join(REJECTING)}; got none. Run ./reproduce.sh table1 first."
         )
     rows = []
     for policy, task in dict.fromkeys(key[:2] for key in counted):
-        keys = [CellKey(policy, task, method) for method in REJECTING]
-        rows += [_row(key, outcomes[key], _method_settings(records, key)) for key in keys if key in outcomes]
+        keys = sorted((key for key in counted if key[:2] == (policy, task)), key=lambda key: rank(key.method))
+        rows += [_row(key, experiment) for key in keys]
         ours = CellKey(policy, task, OURS)
-        if ours in outcomes and ours in released:
-            rows.append(_row(ours, released[ours], _method_settings(release, ours)))
-        elif ours in outcomes:
-            rows.append(dict.fromkeys(COLUMNS) | ours._asdict() | {"variant": "release", "status": "not run"})
+        if ours in experiment.records:
+            rows.append(_release_row(ours, experiment.cells[ours], release))
     return rows
 
 
-def _method_settings(records: Path, key: CellKey) -> Row:
-    settings = stored_cells(records)[key][0].with_suffix(".settings.json")
-    return json.loads(settings.read_text(encoding="utf-8"))["method"]
+def _release_row(key: CellKey, cell: StoredCell, release: Experiment) -> Row:
+    """Return the row of the released acceptance test; not run if there are no records of the same questions."""
+    missing = dict.fromkeys(COLUMNS) | key._asdict() | {"variant": "release", "status": "not run"}
+    if key not in release.records:
+        return missing
+    other = release.cells[key]
+    ours, theirs = ({**(conditions(side.settings) or {}), "method.variant": ""} for side in (cell, other))
+    if cell.settings.get("policy") != other.settings.get("policy") or ours != theirs:
+        return missing | {"status": "not run: the records of the release have other settings"}
+    return _row(key, release)
 
 
-def _row(key: CellKey, outcomes: Sequence[Outcome], settings: Row) -> Row:
+def _row(key: CellKey, experiment: Experiment) -> Row:
+    outcomes, settings = experiment.records[key], experiment.cells[key].settings.get("method", {})
     cell = {"policy": paper_numbers.paper_name("policy", key.policy), "benchmark": None}  # the paper names no benchmark
     value, source = paper_numbers.paper_value(
         {"policy": key.policy, "task": None, "method": key.method, "paper_cell": cell},
@@ -139,7 +145,7 @@ def _row(key: CellKey, outcomes: Sequence[Outcome], settings: Row) -> Row:
         "num_failed": len(outcomes) - len(solved),
         "paper_value": value,
         "paper_source": source,
-        "status": "ok" if solved else "all failed",
+        "status": experiment.status(key) if solved else "all failed",
     }
     if not solved:
         return result
@@ -162,7 +168,7 @@ def _row(key: CellKey, outcomes: Sequence[Outcome], settings: Row) -> Row:
 
 def notes(rows: Sequence[Row], scale: str) -> list[str]:
     """Return the sentences below the table."""
-    sizes = sorted({row["limit"] for row in rows if row["method"] == BEST_OF_N and row["limit"] > 1})
+    sizes = sorted({row["limit"] for row in rows if row["method"] == BEST_OF_N and (row["limit"] or 0) > 1})
     known = next(c for c in paper_numbers.paper_cells("table3") if c["method"] == "best_of_n_theory")["value"]
     line = "{:.1f} % (first sample counted) or {:.1f} % (not counted) for N = {}"
     lines = [line.format(*theory(size), size) for size in sizes]
@@ -216,7 +222,8 @@ def format_row(row: Row) -> list[str]:
 def table3(results: Path, scale: str, command: str) -> dict[str, str]:
     """Return the texts of the table's files, by name."""
     rows = table_rows(results)
-    body, below = [format_row(row) for row in rows], [*notes(rows, scale), f"Made by {command}"]
+    made = read_experiment(results / "table1").notes()
+    body, below = [format_row(row) for row in rows], [*notes(rows, scale), *made, f"Made by {command}"]
     return table_texts(tables.csv_text(COLUMNS, rows), HEADER, body, below)
 
 

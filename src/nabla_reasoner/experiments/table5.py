@@ -1,12 +1,12 @@
 """Table 5: seconds, FLOPs, decoded tokens and memory of ∇-Reasoner against Best-of-8, from the records of Table 1."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..evaluation.outcomes import Row, RunKey, table1_outcomes
+from ..evaluation.outcomes import Row, RunKey, read_table1
+from ..evaluation.provenance import read_summary
 from ..evaluation.records import CellKey
 from ..evaluation.statistics import ratio_interval
 from ..reporting import paper_numbers, tables
@@ -46,18 +46,20 @@ def table_rows(folder: Path) -> list[Row]:
     Raises:
         ValueError: no policy and task has records of both methods.
     """
-    outcomes = table1_outcomes(folder)
+    experiment = read_table1(folder)
     rows = []
-    for policy, task in dict.fromkeys(key[:2] for key in outcomes):
+    for policy, task in dict.fromkeys(key[:2] for key in experiment.records):
+        cells = [CellKey(policy, task, method) for method in COMPARED]
         base, ours = (
-            {outcome.key: outcome.cost for outcome in outcomes.get(CellKey(policy, task, method), []) if outcome.ok}
-            for method in COMPARED
+            {outcome.key: outcome.cost for outcome in experiment.records.get(cell, []) if outcome.ok} for cell in cells
         )
         keys = sorted(base.keys() & ours.keys())
         for quantity, unit in QUANTITIES.items() if keys else ():
             values = [[costs[key][quantity] for key in keys] for costs in (base, ours)]
             names = {"policy": policy, "task": task, "quantity": quantity}
-            rows.append(names | _compared(keys, *values, quantity) | _paper_values(unit))
+            row = names | _compared(keys, *values, quantity) | _paper_values(unit)
+            partial = [f"{cell.method} {experiment.status(cell)}" for cell in cells if experiment.status(cell) != "ok"]
+            rows.append(row | {"note": "; ".join(filter(None, [row["note"], *partial]))})
     if not rows:
         raise ValueError(
             f"{folder / 'table1' / 'records'} must hold records of {' and '.join(COMPARED)} for one policy and task; "
@@ -103,11 +105,10 @@ def _compared(keys: Sequence[RunKey], base: Sequence[float | int], ours: Sequenc
 
 def hardware(folder: Path) -> str:
     """Return a sentence on the machine of Table 1's run, from its summary.json."""
-    path = folder / "table1" / "summary.json"
-    if not path.exists():
+    run = read_summary(folder / "table1")
+    config, peak = (run.get("config"), run.get("peak_bytes")) if run else (None, None)
+    if not config:
         return "Hardware: unknown, there is no summary.json."
-    run = json.loads(path.read_text(encoding="utf-8"))
-    config, peak = run["config"], run.get("peak_bytes")
     threads = "torch's own number of" if config["threads"] is None else config["threads"]
     text = f"Hardware: {run['device']}, {run['count']} visible; device {config['device']}, {config['dtype']}, "
     text += f"{threads} threads, batches of {config['batch_size']}"
@@ -123,6 +124,7 @@ def notes(folder: Path) -> list[str]:
         f"Paper: totals over {PROMPTS} AMC prompts (arXiv 2603.04948) divided by {PROMPTS}, of other models on unknown "
         "hardware: only the ratio compares. ? unknown.",
         hardware(folder),
+        *read_table1(folder).notes(),
     ]
 
 

@@ -122,9 +122,10 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
 
 def load_base(base: str, task_type: str) -> transformers.PreTrainedModel:
     """Load the base model of an adapter of this peft task type: a causal LM or a one-label classifier, in float32."""
+    options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
     if task_type == "CAUSAL_LM":
-        return transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    return transformers.AutoModelForSequenceClassification.from_pretrained(base, dtype=torch.float32, num_labels=1)
+        return transformers.AutoModelForCausalLM.from_pretrained(base, **options)
+    return transformers.AutoModelForSequenceClassification.from_pretrained(base, **options, num_labels=1)
 
 
 def _sha256(path: Path) -> str:

@@ -23,19 +23,35 @@ def load_tokenizer(name: str) -> transformers.PreTrainedTokenizerBase:
     architectures, which changes the ids.
 
     Raises:
-        ValueError: the tokenizer cannot be read or has no chat template.
+        ValueError: the tokenizer cannot be read, has no chat template, or one that writes no question.
     """
     try:
         if Path(name, "tokenizer.json").is_file():
             tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(name)
         else:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"the tokenizer of {name} brings code of its own (auto_map), which is never run here. "
+                "Use a model whose tokenizer transformers has."
+            ) from error
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the tokenizer of {name} cannot be read: {first_line}. Check the name or folder.") from error
     if not tokenizer.chat_template:
         raise ValueError(
             f"the tokenizer must have a chat template; that of {name} has none. Set tokenizer.chat_template."
+        )
+    try:
+        prompt = chat_ids(tokenizer, [{"role": "user", "content": "2+3"}])
+    except Exception as error:  # Jinja's errors, and what templates raise themselves
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"the chat template of {name} must write a user's question; it raises {reason!r}. Correct chat_template."
+        ) from error
+    if not prompt:
+        raise ValueError(
+            f"the chat template of {name} must write a user's question; it is empty. Correct chat_template."
         )
     return tokenizer
 
@@ -44,13 +60,6 @@ def chat_ids(tokenizer: transformers.PreTrainedTokenizerBase, messages: Messages
     """Return the token ids of a chat up to and including the opening of the assistant's turn."""
     ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
     return list(ids)
-
-
-def suffix_ids(tokenizer: transformers.PreTrainedTokenizerBase, eos: int) -> list[int]:
-    """Return what the chat template writes after the end token of an assistant's turn, e.g. a line break."""
-    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    ids = list(tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False))
-    return ids[len(ids) - ids[::-1].index(eos) :] if eos in ids else []
 
 
 def build_tokenizer(texts: Sequence[str], vocab_size: int) -> transformers.PreTrainedTokenizerFast:

@@ -30,7 +30,10 @@ END = len(TOKENS)  # id of the end token, one beyond the tokenizer's vocabulary
 HABITS = {"copy": 0.5, "reverse": 0.3, "next": 0.2}  # shares in the policy's demonstrations
 REWARDED = {"reverse": 0.5, "next": 0.5}  # shares in the reward model's demonstrations
 ERROR_RATE = 0.25  # probability that a demonstrated token is replaced by a random one
-TEMPLATE = "{% for message in messages %}:{{ message['content'] }}:{% endfor %}"
+TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ message['content'] }}"
+    "{% else %}:{{ message['content'] }}:{% endif %}{% endfor %}"
+)
 
 
 def build_tokenizer() -> transformers.PreTrainedTokenizerFast:

@@ -19,24 +19,6 @@ Matrix = Float[Tensor, "answers answers"]
 ACCEPT = ("higher", "always", "metropolis")
 
 
-def langevin_proposal(
-    energy_gradients: Float[Tensor, "answers length vocab"], answers: Int[Tensor, "answers length"], step_size: float
-) -> Float[Tensor, "answers length vocab"]:
-    """Return token log-probabilities of a discrete Langevin step, per answer and position (Zhang et al., 2022).
-
-    The density of the Gaussian step y - (η/2) g + √η ξ, restricted to one-hot rows: log q(v) = -½ (g_v - g_y) -
-    ‖e_v - e_y‖²/(2η) + const, where two different one-hot rows have squared distance 2. In units of dx = -∇L dt + √2 dW
-    a step takes time η/2. All positions change at once and independently.
-
-    Args:
-        energy_gradients: ∂L/∂y at each answer; zeros give the same proposal without a gradient.
-        step_size: η > 0.
-    """
-    current = energy_gradients.gather(-1, answers[..., None])
-    onehots = torch.nn.functional.one_hot(answers, energy_gradients.shape[-1]).to(energy_gradients)
-    return torch.log_softmax(-0.5 * (energy_gradients - current) - (1 - onehots) / step_size, -1)
-
-
 def joint(proposal: Float[Tensor, "answers length vocab"], answers: Int[Tensor, "answers length"]) -> Matrix:
     """Return log q(y'|y) of a proposal whose positions are independent."""
     return sum(proposal[:, l, answers[:, l]] for l in range(answers.shape[1]))

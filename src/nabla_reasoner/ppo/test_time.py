@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..baselines.discrete_langevin import langevin_proposal
 from ..dto.settings import DTOSettings
 from ..engine.sampling import Sampling
 from ..models.language_models import Policy, RewardModel
@@ -170,7 +171,7 @@ class TestTimeMethods(lightning.LightningModule):
             ("langevin_unadjusted", slopes, False, True),
             ("moves_without_gradient", torch.zeros_like(slopes), True, False),
         ):
-            tokens = markov_chains.langevin_proposal(table, answers, self.settings.langevin_step)
+            tokens = langevin_proposal(table, answers, self.settings.langevin_step)
             proposal = markov_chains.joint(tokens, answers)
             matrix = markov_chains.metropolis(proposal, target) if tested else proposal.exp()
             changing = 1 - proposal.diagonal().exp()  # a proposal that changes nothing needs no evaluation

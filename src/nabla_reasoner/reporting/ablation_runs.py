@@ -1,11 +1,11 @@
 """Runs of the ablations' settings: read from records, and stopped at a number of rollouts."""
 
-import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ..evaluation.outcomes import Outcome, RunKey, outcome_of, stopped_at
-from ..evaluation.records import read_records, stored_cells
+from ..evaluation.outcomes import Outcome, RunKey, completeness, outcome_of, stopped_at
+from ..evaluation.record_files import SHARED, conditions, stored_cells, warn_once
+from ..evaluation.records import read_records
 
 
 class Attempt(NamedTuple):
@@ -21,18 +21,21 @@ class SettingRuns(NamedTuple):
 
     Attributes:
         attempts: by problem (its name begins with the task's), seed and repeat.
-        expected: number of records of a complete run.
+        expected: number of records of a complete run; None if the settings do not say it.
+        conditions: models, task, split and reward, which are those of the default's runs where the two are compared.
+        absent: status if there are no attempts.
     """
 
     attempts: dict[RunKey, Attempt]
-    expected: int
+    expected: int | None
+    conditions: dict[str, Any] | None = None
+    absent: str = "not run"
 
     @property
     def status(self) -> str:
         if not self.attempts:
-            return "not run"
-        count = len(self.attempts)
-        return "ok" if count >= self.expected else f"partial: {count} of {self.expected}"
+            return self.absent
+        return completeness(len(self.attempts), self.expected)
 
 
 Runs = dict[tuple[str, str], SettingRuns]
@@ -41,17 +44,19 @@ Runs = dict[tuple[str, str], SettingRuns]
 def load_runs(folder: Path) -> Runs:
     """Read a setting's records, by policy and task."""
     loaded = {}
-    for (policy, task, _), paths in stored_cells(folder / "records").items():
-        attempts, expected = {}, 0
-        for path in paths:
-            for record in read_records(path):
+    for key, cell in stored_cells(folder / "records")[0].items():
+        attempts = {}
+        for file in cell.files:
+            for record in read_records(file.path):
                 outcome = outcome_of(record)
-                key = outcome.key._replace(problem=f"{task}/{outcome.key.problem}")
+                run = outcome.key._replace(problem=f"{key.task}/{outcome.key.problem}")
                 accepted = [revision["accepted"] for revision in record["search"].get("revisions", [])]
-                attempts[key] = Attempt(outcome, record["response"], accepted)
-            settings = json.loads(path.with_suffix(".settings.json").read_text(encoding="utf-8"))
-            expected += (settings["num_problems"] or 0) * settings["task"]["repeats"]
-        loaded[policy, task] = SettingRuns(attempts, expected)
+                attempts[run] = Attempt(outcome, record["response"], accepted)
+        shared = {name: value for name, value in (conditions(cell.settings) or {}).items() if name not in SHARED}
+        shared["policy"] = cell.settings.get("policy")
+        if (key.policy, key.task) in loaded:
+            warn_once(f"{folder}: {key.policy}, {key.task} has records of several settings; only the last are used.")
+        loaded[key.policy, key.task] = SettingRuns(attempts, cell.expected(cell.seeds), shared)
     return loaded
 
 

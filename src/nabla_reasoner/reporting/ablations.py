@@ -53,7 +53,7 @@ def differences(table: pd.DataFrame) -> Figure:
     )
     for (policy, task), (left, right) in zip(cells, axes.reshape(-1, 2), strict=True):
         _draw_cell(left, right, compared[(compared.policy == policy) & (compared.task == task)], lines)
-        left.set_title(f"{policy}, {'all tasks' if task == POOLED else task}", fontsize=9)
+        left.set_title(f"{policy}, {'all tasks' if task == POOLED else task}", fontsize=9, parse_math=False)
     axes[0, 0].set_yticks(range(len(lines)), [f"{group}: {setting}" for group, setting in lines], fontsize=8)
     axes[0, 0].set_ylim(len(lines) - 0.5, -0.5)
     for height in range(1, len(lines)):
@@ -151,7 +151,7 @@ def table_rows(settings: Sequence[Setting], loaded: Mapping[str, Runs]) -> list[
             selected = tasks if task == POOLED else [task]
             default_runs, family = None, []
             for setting in settings:
-                parts = [loaded[setting.folder].get((policy, part), SettingRuns({}, 0)) for part in selected]
+                parts = [_comparable(loaded[setting.folder], default, (policy, part)) for part in selected]
                 runs = {key: attempt for part in parts for key, attempt in part.attempts.items()}
                 if setting.size is not None:
                     runs = {key: stopped(attempt, setting.size) for key, attempt in runs.items()}
@@ -166,11 +166,24 @@ def table_rows(settings: Sequence[Setting], loaded: Mapping[str, Runs]) -> list[
     return rows
 
 
+def _comparable(runs: Runs, default: Runs, cell: tuple[str, str]) -> SettingRuns:
+    """Return a setting's runs of a policy and task; none if their models, task or split are not the default's."""
+    found = runs.get(cell, SettingRuns({}, 0))
+    same = found.conditions in (None, default[cell].conditions)
+    return (
+        found
+        if same
+        else SettingRuns({}, 0, absent="not run: the records are not of the default's questions or models")
+    )
+
+
 def _joined_status(parts: Sequence[SettingRuns]) -> str:
     if len(parts) == 1:
         return parts[0].status
     statuses = {part.status for part in parts}
-    return statuses.pop() if statuses in ({"ok"}, {"not run"}) else "partial"
+    if len(statuses) == 1 and (statuses == {"ok"} or not any(part.attempts for part in parts)):
+        return statuses.pop()
+    return "partial"
 
 
 def _measured(runs: Mapping[RunKey, Attempt], default_runs: Mapping[RunKey, Attempt]) -> Row:

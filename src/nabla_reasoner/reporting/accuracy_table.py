@@ -2,14 +2,15 @@
 
 Rows are computed from outcomes; a cell without outcomes is "not run". A row of the grid is a dict with `policy`,
 `task`, `method`, `seeds` (list), and `paper_cell`: {policy, benchmark} of the paper's cell beside ours, either may be
-None, and `method` if the paper's name differs. `absent` says why there are no records, if there is a reason.
+None, and `method` if the paper's name differs. `absent` says why there are no records, if there is a reason; `expected`
+is the number of records of a complete run, if the settings say it.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from ..evaluation.outcomes import Outcome, Outcomes, Row, correct_array, row_outcomes
+from ..evaluation.outcomes import Outcome, Outcomes, Row, completeness, correct_array, row_outcomes
 from ..evaluation.statistics import accuracy_interval
 from .paper_numbers import paper_value
 
@@ -31,15 +32,18 @@ def table_rows(outcomes: Outcomes, grid: Sequence[Row], paper: Sequence[Row]) ->
         paper: the paper's cells, as from `paper_cells`.
     """
     loaded = [row_outcomes(outcomes, row) for row in grid]
-    expected: dict[str, int] = {}  # records per seed: as many as the most complete file of the task has
+    longest: dict[str, int] = {}  # records per seed, where the settings do not say how many there should be
     for row, attempts in zip(grid, loaded, strict=True):
         for seed in row["seeds"]:
             count = sum(outcome.key.seed == seed for outcome in attempts)
-            expected[row["task"]] = max(expected.get(row["task"], 0), count)
-    return [
-        _table_row(row, attempts, expected.get(row["task"], 0) * len(row["seeds"]), paper)
-        for row, attempts in zip(grid, loaded, strict=True)
-    ]
+            longest[row["task"]] = max(longest.get(row["task"], 0), count)
+    rows = []
+    for row, attempts in zip(grid, loaded, strict=True):
+        expected = row.get("expected")
+        if expected is None:
+            expected = longest.get(row["task"], 0) * len(row["seeds"])
+        rows.append(_table_row(row, attempts, expected, paper))
+    return rows
 
 
 def _table_row(row: Row, outcomes: list[Outcome], expected: int, paper: Sequence[Row]) -> Row:
@@ -56,7 +60,7 @@ def _table_row(row: Row, outcomes: list[Outcome], expected: int, paper: Sequence
         "num_problems": len(correct),
         "num_seeds": len({key.seed for key in keys}),
         "num_failed": len(outcomes) - len(solved),
-        "status": "ok" if len(outcomes) >= expected else f"partial: {len(outcomes)} of {expected}",
+        "status": completeness(len(outcomes), expected),
     }
     if solved:
         result |= {name: float(np.mean([outcome.cost[name] for outcome in solved])) for name in COSTS}

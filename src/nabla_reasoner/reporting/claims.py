@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from . import claim_rules
-from .evidence import Evidence
+from .enough_evidence import TOO_LITTLE, Grid, lacking, read_grid
+from .evidence import NOT_RUN, Evidence
 
 
 class Claim(NamedTuple):
@@ -128,9 +129,18 @@ CLAIMS = (
 )
 
 
-def decide_claims(evidence: Evidence) -> list[Decision]:
-    """Decide all claims from the results there are."""
-    return [Decision(claim, *claim.decide(evidence)) for claim in CLAIMS]
+def decide_claims(evidence: Evidence, grid: Grid | None = None) -> list[Decision]:
+    """Decide all claims from the results there are; a verdict from too little evidence says that instead.
+
+    Args:
+        grid: what a complete run covers; None is that of scale=tiny, whose rows are committed.
+    """
+    grid, decisions = grid or read_grid("tiny"), []
+    for claim in CLAIMS:
+        verdict, text = claim.decide(evidence)
+        lack = "" if verdict == NOT_RUN else lacking(claim.name, evidence, grid)
+        decisions.append(Decision(claim, TOO_LITTLE, f"{text}; {lack}") if lack else Decision(claim, verdict, text))
+    return decisions
 
 
 def evidence_table(decisions: Sequence[Decision], scale: str) -> str:

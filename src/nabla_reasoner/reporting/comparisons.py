@@ -6,7 +6,7 @@ import numpy as np
 
 from ..evaluation.outcomes import Outcome, Outcomes, Row, Step, correct_array, paired_keys, row_outcomes
 from ..evaluation.statistics import cut_at_cost, paired_difference
-from .method_names import NABLA
+from .method_names import NABLA, base_name
 
 MATCHED_ON = Step._fields[:-1]  # rollouts, model_calls, flops, seconds
 COMPARISON_COLUMNS = (
@@ -28,11 +28,12 @@ def comparison_rows(records: Outcomes, pools: Outcomes, grid: Sequence[Row]) -> 
     """
     rows = []
     for row in grid:
-        if row["method"] not in NABLA:
+        if base_name(row["method"]) not in NABLA:
             continue
         ours = row_outcomes(records, row)
         for other in grid:
-            if (other["policy"], other["task"]) != (row["policy"], row["task"]) or other["method"] == row["method"]:
+            same_cells = (other["policy"], other["task"]) == (row["policy"], row["task"])
+            if not same_cells or base_name(other["method"]) == base_name(row["method"]):
                 continue
             plain = row_outcomes(records, other)
             pool = row_outcomes(pools, other) or plain
@@ -48,7 +49,9 @@ def _compare(ours: list[Outcome], baseline: list[Outcome], matched_on: str) -> R
     keys = paired_keys(mine, theirs)
     if not keys:
         nothing = dict.fromkeys(("difference", "ci_low", "ci_high", "p_value"))
-        return nothing | {"num_problems": 0, "verdict": "not run", "note": ""}
+        same_ids = {key._replace(answer=None) for key in mine} & {key._replace(answer=None) for key in theirs}
+        note = "the problems of one id have different answers" if same_ids else ""
+        return nothing | {"num_problems": 0, "verdict": "not run", "note": note}
     if matched_on == "rollouts":
         correct = [theirs[key].correct for key in keys]
         rollouts = [np.mean([side[key].steps[-1].rollouts for key in keys]) for side in (theirs, mine)]

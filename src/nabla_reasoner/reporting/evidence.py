@@ -44,9 +44,7 @@ class Evidence(NamedTuple):
 
 
 def typed_rows(path: Path) -> list[Row]:
-    """Read a CSV file: numbers as floats, empty cells as None, the rest as text; nothing if there is no file."""
-    if not path.exists():
-        return []
+    """Read a CSV file: numbers as floats, empty cells as None, the rest as text; none if it is missing or damaged."""
     return [{name: _typed(cell) for name, cell in row.items()} for row in read_csv(path)]
 
 

@@ -1,7 +1,6 @@
 """Figures: colours, axes and legends that they share, and how they are saved."""
 
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -15,52 +14,37 @@ from matplotlib.figure import Figure
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write a figure as PNG and PDF; the bytes are the same on every run."""
+    folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", dpi=150)
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
 
 
-def exhibit(folder: Path, name: str, gallery: Path) -> None:
-    """Copy a figure's files from a folder to `gallery`: NAME*.png, .pdf and .md there, rows NAME*.csv to its data/."""
-    (gallery / "data").mkdir(parents=True, exist_ok=True)
-    for path in folder.glob(f"{name}*"):
-        shutil.copyfile(path, (gallery / "data" if path.suffix == ".csv" else gallery) / path.name)
-
-
-def write_figure(
-    target: str,
-    draw: Callable[[Path, str, str], tuple[Figure, str, str]],
-    results: Path,
-    scale: str,
-    command: str,
-    gallery: Path | None,
-) -> Path:
-    """Draw a target's figure into its results folder and copy it to `gallery`, if there is one.
+def write_figure(target: str, drawing: tuple[Figure, str, str], results: Path, scale: str) -> Path:
+    """Write a target's figure, caption and rows (CSV text) into its results folder; returns the caption's file.
 
     Args:
-        draw: returns figure, caption and rows for (results, scale, command).
+        drawing: figure, caption and rows.
         results: folder of a scale's results.
-        gallery: figures/, or None.
-
-    Returns:
-        The caption's file.
     """
-    figure, caption, rows = draw(results, scale, command)
+    figure, caption, rows = drawing
     folder = results / target
     folder.mkdir(parents=True, exist_ok=True)
     name = target if scale == "tiny" else f"{target}-{scale}"
-    caption = caption.replace(f"{target}.", f"{name}.")
     save(figure, folder, name)
     plt.close(figure)
     (folder / f"{name}.csv").write_text(rows, encoding="utf-8")
-    (folder / f"{name}.md").write_text(caption, encoding="utf-8")
-    if gallery is not None:
-        exhibit(folder, name, gallery)
+    (folder / f"{name}.md").write_text(caption.replace(f"{target}.", f"{name}."), encoding="utf-8")
     return folder / f"{name}.md"
 
 
 # Columns of tokens, which are text even if they look like numbers.
 TEXT = dict.fromkeys(("own", "best", "dto", "one_by_one", "first", "second", "tokens", "token", "old", "new"), str)
 BLUE, ORANGE, GREEN, GREY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#999999", "#F0E442"
+
+
+def paragraphs(sentences: Iterable[str]) -> str:
+    """Return sentences as paragraphs that follow a caption; nothing if there are none."""
+    return "".join(f"\n{sentence}\n" for sentence in sentences)
 
 
 Entries = dict[str, Artist | Container]  # handles of a legend by label

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import mistune
 
+from .tables import markdown_cell
+
 
 class Heading(NamedTuple):
     """A heading; level 1 is the title."""
@@ -46,7 +48,13 @@ class Code(NamedTuple):
 
 
 Block = Heading | Markdown | Table | Figure | Code
-MARKS = {"reproduced": "good", "partly": "middle", "not reproduced": "bad", "not run": "none"}  # CSS classes of cells
+MARKS = {
+    "reproduced": "good",
+    "partly": "middle",
+    "not reproduced": "bad",
+    "not run": "none",
+    "too little was run": "none",
+}  # CSS classes of cells
 
 
 def anchor(text: str) -> str:
@@ -134,7 +142,7 @@ def markdown(block: Block, folder: Path | None = None) -> str:
             return _without_images(text).strip()
         case Table(columns, rows):
             lines = [columns, ["---"] * len(columns), *rows]
-            return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+            return "\n".join(f"| {' | '.join(map(markdown_cell, line))} |" for line in lines)
         case Figure(path, caption):
             link = f"![{path.stem}]({os.path.relpath(path, folder)})\n\n" if folder else ""
             return link + _without_images(caption).strip()

@@ -9,7 +9,7 @@ class MethodStyle(NamedTuple):
     Attributes:
         label: name in figures and in the report, with its size.
         name: name in sentences, without its size.
-        colour: of Okabe and Ito's palette, safe for colour-blind readers, and greys.
+        colour: of Okabe and Ito's or Tol's palette, safe for colour-blind readers, and greys.
         marker: a different one for each method, for print.
     """
 
@@ -23,8 +23,18 @@ STYLES = {  # in the order of a table's rows
     "greedy": MethodStyle("Greedy", "greedy", "#999999", "s"),
     "self_consistency": MethodStyle("Self-Consistency, N = 8", "Self-Consistency", "#56B4E9", "v"),
     "best_of_n": MethodStyle("Best-of-8", "Best-of-N", "#0072B2", "o"),
+    "soft_best_of_n": MethodStyle("Soft Best-of-8", "Soft Best-of-N", "#0072B2", "d"),
+    "weighted_self_consistency": MethodStyle(
+        "Weighted Self-Consistency, N = 8", "Weighted Self-Consistency", "#56B4E9", "p"
+    ),
+    "judge_greedy": MethodStyle("Judge alone, greedy", "the judge alone", "#882255", "1"),
+    "logit_mixture": MethodStyle("Logits of policy and judge", "the logit mixture", "#332288", "2"),
+    "guided_decoding": MethodStyle("Guided decoding", "guided decoding", "#117733", "3"),
     "tree_of_thoughts": MethodStyle("Tree of Thoughts", "Tree-of-Thoughts", "#009E73", "^"),
     "rap": MethodStyle("RAP, 8 simulations", "RAP", "#000000", "X"),
+    "particle_filter": MethodStyle("Particle filter, N = 8", "the particle filter", "#44AA99", "8"),
+    "mh_resampling": MethodStyle("MH resampling", "MH resampling", "#999933", "4"),
+    "discrete_langevin": MethodStyle("Discrete Langevin", "discrete Langevin", "#AA4499", "H"),
     "tpo": MethodStyle("TPO, 8 responses", "TPO", "#F0E442", "h"),
     "sft": MethodStyle("SFT, greedy", "SFT", "#8C564B", "<"),
     "grpo": MethodStyle("GRPO, greedy", "GRPO", "#4D4D4D", ">"),
@@ -34,6 +44,24 @@ STYLES = {  # in the order of a table's rows
     "nabla_reasoner_prefix": MethodStyle("∇-Reasoner, reward read at each token", "∇-Reasoner", "#332288", "p"),
 }
 METHODS = tuple(STYLES)
+
+
+def base_name(method: str) -> str:
+    """Return a method's name without the settings that `record_files` adds where they differ."""
+    return method.partition(" (")[0]
+
+
+def rank(method: str) -> tuple[int, str]:
+    """Return the key by which methods are sorted: in the order of `STYLES`, unknown ones last by name."""
+    name = base_name(method)
+    return METHODS.index(name) if name in METHODS else len(METHODS), method
+
+
+def label(method: str) -> str:
+    """Return a method's name in figures and in the report; an unknown one is its own label."""
+    style = STYLES.get(base_name(method))
+    return method if style is None else style.label + method.removeprefix(base_name(method))
+
 
 BEST_OF_N = "best_of_n"
 NULL_ARM = "nabla_without_gradient"  # the same loop without the gradient

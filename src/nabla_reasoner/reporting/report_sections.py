@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from ..config.targets import find, targets
 from . import accuracy_table
 from .claims import Decision
+from .enough_evidence import MIN_PROBLEMS, TOO_LITTLE, Grid
 from .evidence import Evidence, Row
 from .html_report import Block, Code, Figure, Heading, Markdown, Table, demoted, page_blocks
-from .method_names import OURS, STYLES
+from .method_names import OURS, label
 
 FIGURES = ("figure1", "figure2", "figure3", "figure4")
 CAPTIONS = {
@@ -33,6 +34,7 @@ class ReportInputs(NamedTuple):
         texts: Markdown tables and captions, by target.
         figures: PNG files by name.
         summaries: summary.json by target.
+        grid: what a complete run of the scale covers.
         pages: text of docs/deviations.md and docs/outputs.md, by name.
     """
 
@@ -44,6 +46,7 @@ class ReportInputs(NamedTuple):
     figures: dict[str, Path]
     summaries: dict[str, dict[str, Any]]
     pages: dict[str, str]
+    grid: Grid
 
 
 def report_blocks(inputs: ReportInputs, decisions: Sequence[Decision]) -> list[Block]:
@@ -88,7 +91,21 @@ def _opening(inputs: ReportInputs) -> list[Block]:
         cells = [summary["status"], summary["command"], f"{minutes:.1f}", _commit(summary), summary["started"]]
         rows.append([target.name, *cells])
     columns = ["target", "status", "command", "minutes", "commit", "started"]
-    return [Markdown(text), Heading(2, "What was run"), Table(columns, rows)]
+    return [Markdown(text), *_partial(inputs), Heading(2, "What was run"), Table(columns, rows)]
+
+
+def _partial(inputs: ReportInputs) -> list[Block]:
+    """Return a sentence on how much of Table 1 there is, if it is not complete."""
+    complete, total = inputs.grid.complete_rows(inputs.table1)
+    if complete == total:
+        return []
+    seeds = inputs.grid.seeds
+    return [
+        Markdown(
+            f"**Partial run:** {complete} of {total} cells of Table 1 (policy, task and method) are complete, with "
+            f"all problems of scale={inputs.scale} and {seeds} seed{'s' if seeds > 1 else ''}."
+        )
+    ]
 
 
 def _commit(summary: dict[str, Any]) -> str:
@@ -103,7 +120,8 @@ def _claims(decisions: Sequence[Decision], scale: str) -> list[Block]:
     rules = "\n".join(f"- **{claim.name}.** {claim.rule}" for claim, _, _ in decisions)
     note = (
         "Verdicts on the paper's claims, for our models and tasks, by the rules below. They say nothing about the "
-        "paper's own models. ∇-Reasoner is the one-pass method; a cell is a policy and a task."
+        "paper's own models. ∇-Reasoner is the one-pass method; a cell is a policy and a task. A verdict needs every "
+        f"cell of the scale, with {MIN_PROBLEMS} problems (or a whole benchmark); otherwise it is “{TOO_LITTLE}”."
     )
     columns = ["", "claim", "verdict", "evidence", "scale", "from"]
     return [Markdown(note), Table(columns, rows), Heading(3, "Rules of the verdicts"), Markdown(rules)]
@@ -125,7 +143,7 @@ def _table1(inputs: ReportInputs) -> list[Block]:
     for row in inputs.table1:
         texts = accuracy_table.format_row(row, sources)
         costs = [_number(row[name], ",.4g" if name != "flops" else ".3g") for name in accuracy_table.COSTS]
-        rows.append([*texts[:2], STYLES[row["method"]].label, *texts[3:6], *costs, *texts[10:]])
+        rows.append([*texts[:2], label(row["method"]), *texts[3:6], *costs, *texts[10:]])
     columns = ["ours, %" if name == "accuracy, %" else name for name in accuracy_table.HEADER]
     notes = [accuracy_table.NOTE, *(f"[{number}] {source}" for number, source in enumerate(sources, start=1))]
     blocks: list[Block] = [Table(columns, rows), Markdown("\n\n".join(notes))]
@@ -149,7 +167,7 @@ def _comparisons(comparisons: Sequence[Row]) -> list[Block]:
         for row in (matched["rollouts"], matched["flops"]):
             interval = f"{row['ci_low']:+.1f} to {row['ci_high']:+.1f}"
             cells += [f"{row['difference']:+.1f}", interval, f"{row['p_value']:.2g}", row["verdict"]]
-        rows.append([policy, task, STYLES[baseline].label, *cells, matched["flops"]["note"]])
+        rows.append([policy, task, label(baseline), *cells, matched["flops"]["note"]])
     names = ["difference", "95 % interval", "p", "verdict"]
     columns = ["policy", "task", "∇-Reasoner minus", *(f"{name}, as run" for name in names)]
     columns += [*(f"{name}, equal FLOPs" for name in names), "how matched"]

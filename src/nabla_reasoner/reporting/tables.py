@@ -3,16 +3,16 @@
 import csv
 import io
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..evaluation.outcomes import Row
+from ..evaluation.record_files import warn_once
 
 
 def table_texts(rows: str, header: Sequence[str], body: list[list[str]], notes: list[str]) -> dict[str, str]:
     """Return a table's files by name: its rows (CSV text) as they are, and its body and notes in two formats."""
-    text = markdown(header, body) + "".join(f"\n{note}\n" for note in notes)
+    text = markdown(header, body) + "".join(f"\n{one_line(note)}\n" for note in notes)
     return {"table.csv": rows, "table.md": text, "table.tex": latex(header, body, notes)}
 
 
@@ -28,11 +28,21 @@ def csv_text(columns: Sequence[str], rows: Sequence[Row]) -> str:
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Format a Markdown table whose columns line up, so that it can be read in a terminal too."""
-    lines = [header, *rows]
+    lines = [[markdown_cell(text) for text in line] for line in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     padded = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines]
     padded.insert(1, ["-" * width for width in widths])
     return "".join(f"| {' | '.join(line)} |\n" for line in padded)
+
+
+def markdown_cell(text: str) -> str:
+    """Return a text that stays within one cell of a Markdown table."""
+    return one_line(text).replace("|", "\\|")
+
+
+def one_line(text: str) -> str:
+    """Return a text with its line breaks as spaces."""
+    return " ".join(text.splitlines())
 
 
 def latex(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
@@ -43,14 +53,36 @@ def latex(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[
     return "\n".join([*lines, *(f"\n{_escaped(note)}" for note in notes)]) + "\n"
 
 
+LATEX = str.maketrans(  # characters with a meaning in LaTeX, and symbols that its text fonts lack
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "|": r"\textbar{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "−": "$-$", "≥": r"$\ge$", "≤": r"$\le$", "×": r"$\times$"}
+    | {"∇": r"$\nabla$", "∂": r"$\partial$", "√": r"$\surd$", "δ": r"$\delta$", "λ": r"$\lambda$", "ρ": r"$\rho$"}
+)
+
+
 def _escaped(text: str) -> str:
-    return re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", r"\textbackslash "))
+    return one_line(text).translate(LATEX)
+
+
+def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of a CSV file as text; both empty, with a line, if the file is missing or damaged.
+
+    Damaged is a file that is empty or cut: its last line has no end, or a row is not as long as the header.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    columns, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+    if text.endswith("\n") and columns and all(len(row) == len(columns) for row in rows):
+        return columns, rows
+    if path.exists():
+        warn_once(f"{path} is damaged and is treated as missing. Run its command again.")
+    return [], []
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a CSV file; every value is text."""
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    """Read the rows of a CSV file; every value is text; none if the file is missing or damaged."""
+    columns, rows = read_rows(path)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import wandb_runs
+from . import wandb_log
 from .html_report import Block, Figure, Heading, markdown
-from .wandb_runs import PROJECT
+from .wandb_log import PROJECT
 
 __all__ = ["PublishingError", "publish", "wandb_blocks"]
 SECONDS = 20  # time that the server has to answer
@@ -95,8 +95,8 @@ def publish(blocks: Sequence[Block], folder: Path, *, scale: str) -> str:
     entity = login()
     title = next(block.text for block in blocks if isinstance(block, Heading))
     name = f"report-{scale}"
-    entry = wandb_runs.WandbRun(
-        identity=wandb_runs.identity([name], None),
+    entry = wandb_log.WandbRun(
+        identity=wandb_log.identity([name], None),
         name=name,
         job_type="report",
         config={"scale": scale},
@@ -105,7 +105,7 @@ def publish(blocks: Sequence[Block], folder: Path, *, scale: str) -> str:
     try:
         import wandb_workspaces.reports.v2 as wr
 
-        wandb_runs.log(entry, folder, experiment=GROUP, scale=scale, mode="online")
+        wandb_log.log(entry, folder, experiment=GROUP, scale=scale, mode="online")
         report = wr.Report(
             project=PROJECT,
             entity=entity,

@@ -2,75 +2,33 @@
 
 Runs are written after the work, from its result files, which do not depend on them. A run's id is a digest of
 experiment, scale, cell and settings, so that the same command writes the same runs: an unchanged run is kept, a changed
-one is replaced. A run takes hundredths of a second: nothing about the machine is collected, in a single process.
+one is replaced.
 """
 
-import csv
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..config import build, fingerprint
 from ..config.cell import Cell
-from ..config.schema import WANDB_MODES, locate
-from ..evaluation import provenance
+from ..config.wandb_mode import chosen_mode
 from ..evaluation.outcomes import correct_array, outcome_of
+from ..evaluation.record_files import read_object, warn_once
 from ..evaluation.records import read_records
 from ..evaluation.statistics import accuracy_interval
+from .tables import read_rows, replace_file
+from .wandb_log import Table, WandbRun, identity, log
 
-if TYPE_CHECKING:
-    import wandb
-
-PROJECT = "nabla-reasoner"
 SAMPLES = 5  # records of a cell that are uploaded as text
 SAMPLE_COLUMNS = ("question", "response", "extracted", "answer", "correct", "reward", "status")
 COSTS = ("model_calls", "decode_tokens", "gradient_evaluations", "flops", "gradient_flops", "seconds")
-SMALL_BYTES = 64 * 2**20  # model folders up to this size are stored with the run; others by their address
 STATE = "mirrored.json"
-
-
-class Table(NamedTuple):
-    """Rows under named columns."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-
-
-class WandbRun(NamedTuple):
-    """Content of one W&B run.
-
-    Attributes:
-        identity: id of the run, the same for the same work; at most 64 characters.
-        name: display name.
-        job_type: method, or "tables".
-        config: settings.
-        metrics: numbers, by the names in docs/outputs.md.
-        tables: by name.
-        models: model folders or hub names, by artifact name.
-        figures: PNG files, by name.
-    """
-
-    identity: str
-    name: str
-    job_type: str
-    config: Mapping[str, Any]
-    metrics: Mapping[str, float | int] = {}
-    tables: Mapping[str, Table] = {}
-    models: Mapping[str, str] = {}
-    figures: Mapping[str, Path] = {}
-
-
-def identity(names: Sequence[str], settings: object) -> str:
-    """Return a run's id: its names, cut, and a digest of names and settings."""
-    digest = hashlib.sha256(json.dumps([names, settings], sort_keys=True).encode()).hexdigest()
-    return f"{'-'.join(names)[:50]}-{digest[:12]}"
 
 
 def cell_entry(cell: Cell, path: Path) -> WandbRun:
@@ -145,9 +103,9 @@ def tables_entry(
     """
     tables = {}
     for name in names:
-        with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as stream:
-            columns, *rows = csv.reader(stream)
-        tables[name] = Table(columns, list(zip(*map(_typed, zip(*rows, strict=True)), strict=True)))
+        columns, rows = read_rows(folder / f"{name}.csv")
+        if columns:
+            tables[name] = Table(columns, list(zip(*map(_typed, zip(*rows, strict=True)), strict=True)))
     run_names = [experiment, scale, "tables"]
     return WandbRun(
         identity=identity(run_names, str(folder)),
@@ -167,12 +125,6 @@ def _typed(column: Sequence[str]) -> list[float | None] | list[str]:
         return [float(cell) if cell else None for cell in column]
     except ValueError:
         return list(column)
-
-
-def check_mode(mode: object) -> None:
-    """Raise ValueError if the setting `wandb` is none of the modes."""
-    if mode not in WANDB_MODES:
-        raise ValueError(f"wandb must be one of {', '.join(WANDB_MODES)}; got {mode!r}.")
 
 
 def mirror_tables(
@@ -217,22 +169,38 @@ def write(folder: Path, make: Callable[[], Sequence[WandbRun]], *, experiment: s
         experiment, scale: group and tag of the runs.
         mode: offline, online or disabled; the variable WANDB_MODE overrides it.
     """
-    mode = os.environ.get("WANDB_MODE", mode)
+    mode = chosen_mode(mode)
     if mode == "disabled":
         return
+    state = folder / "wandb" / STATE
+    known = read_object(state) or {}
+    if state.exists() and not known:
+        warn_once(f"{state} is damaged: the runs in {state.parent} are written again.")
     try:
-        state = folder / "wandb" / STATE
-        known = json.loads(state.read_text(encoding="utf-8")) if state.exists() else {}
         changed = {entry.identity: entry for entry in make() if known.get(entry.identity) != _state(entry, mode)}
         for entry in changed.values():
-            for old in folder.glob(f"wandb/*run-*-{entry.identity}"):
-                shutil.rmtree(old)
-            log(entry, folder, experiment=experiment, scale=scale, mode=mode)
+            _replace(entry, folder, experiment=experiment, scale=scale, mode=mode)
             known[entry.identity] = _state(entry, mode)
-        state.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         print(f"warning: no copy in W&B ({reason}); the files in {folder} are complete.", file=sys.stderr)
+    if known and state.parent.is_dir():
+        replace_file(state, json.dumps(known, indent=1) + "\n")
+
+
+def _replace(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode: str) -> None:
+    """Write a run, then remove the files of earlier ones with its id; if writing fails, they stay."""
+    pattern = f"wandb/*run-*-{entry.identity}"
+    old = set(folder.glob(pattern))
+    try:
+        log(entry, folder, experiment=experiment, scale=scale, mode=mode)
+    except BaseException:
+        for part in set(folder.glob(pattern)) - old:
+            shutil.rmtree(part, ignore_errors=True)
+        raise
+    if set(folder.glob(pattern)) - old or mode == "online":  # a run of the same second has the old folder's name
+        for path in old:
+            shutil.rmtree(path)
 
 
 def _state(entry: WandbRun, mode: str) -> list[str]:
@@ -240,65 +208,3 @@ def _state(entry: WandbRun, mode: str) -> list[str]:
     figures = {name: path.read_bytes().hex() for name, path in entry.figures.items()}
     content = json.dumps(entry._replace(figures=figures)._asdict(), sort_keys=True, default=str)
     return [mode, hashlib.sha256(content.encode()).hexdigest()]
-
-
-def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode: str) -> None:
-    """Write one W&B run."""
-    import wandb
-
-    version = provenance.commit()
-    tags = [scale, experiment]
-    if version["commit"]:
-        tags.append(version["commit"][:8] + ("-dirty" if version["dirty"] else ""))
-    # Settings named x_… are private to the pinned wandb. They leave out what takes most of a run's time and says
-    # nothing about the results: system statistics, metadata, machine facts and the list of installed packages.
-    settings = wandb.Settings(
-        silent=True,
-        console="off",
-        x_disable_stats=True,
-        x_disable_meta=True,
-        x_disable_machine_info=True,
-        x_save_requirements=False,
-        disable_git=True,
-        disable_job_creation=True,
-        save_code=False,
-    )
-    os.environ.setdefault("WANDB_SILENT", "true")
-    try:
-        run = wandb.init(
-            project=PROJECT,
-            id=entry.identity,
-            name=entry.name,
-            group=experiment,
-            job_type=entry.job_type,
-            tags=tags,
-            config=dict(entry.config),
-            mode=mode,
-            dir=str(folder),
-            resume="allow",
-            settings=settings,
-        )
-        logged: dict[str, Any] = dict(entry.metrics)
-        for name, table in entry.tables.items():
-            logged[name] = wandb.Table(columns=list(table.columns), data=[list(row) for row in table.rows])
-        for name, path in entry.figures.items():
-            logged[f"figures/{name}"] = wandb.Image(str(path), caption=name)
-        run.log(logged)
-        for name, path in entry.models.items():
-            run.log_artifact(_model_artifact(name, locate(path)))
-    finally:
-        wandb.finish()
-
-
-def _model_artifact(name: str, path: str) -> "wandb.Artifact":
-    """Return a model as an artifact: the files of a small folder, otherwise a reference to its address."""
-    import wandb
-
-    artifact, folder = wandb.Artifact(name, type="model"), Path(path)
-    if not folder.is_dir():
-        artifact.add_reference(f"https://huggingface.co/{path}", checksum=False)
-    elif sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= SMALL_BYTES:
-        artifact.add_dir(str(folder), policy="immutable")  # not copied into wandb's own folder
-    else:
-        artifact.add_reference(folder.resolve().as_uri(), checksum=False)
-    return artifact

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from ..engine.sampling import Sampling, keyed_uniforms
+from ..engine.sampling import Sampling, check_finite, keyed_uniforms
 from ..evaluation.accuracy import sample_responses
 from ..types import Problem
 from . import losses
@@ -45,6 +45,7 @@ class GroupSampling(NamedTuple):
 
     def check(self) -> "GroupSampling":
         """Raise ValueError on a value out of range; return itself."""
+        check_finite(self._asdict())
         if self.group_size < 2:
             raise ValueError(f"group_size must be >= 2; got {self.group_size}. It compares answers to a prompt.")
         if self.temperature <= 0:

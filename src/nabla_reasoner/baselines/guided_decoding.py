@@ -1,0 +1,185 @@
+"""Guided decoding: the reward model's opinion of each candidate token is added to the policy's at every uncertain step.
+
+After ARGS (Khanov et al., arXiv 2402.01694) and RAD (Deng and Raffel, arXiv 2310.09520).
+"""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .. import cost
+from ..cost import Cost
+from ..engine import batching
+from ..engine.numerics import at_least_float32
+from ..engine.sequences import likelihood_models
+from ..engine.trajectory import seconds_share
+from ..models.language_models import Policy, RewardModel
+from ..types import Problem, Solution
+from .lockstep import StepReader, decode, judge_cost, solutions
+from .prefix_scores import SCORERS, PrefixScorer
+from .sample_pool import check_counts, prompts_within_context
+
+
+class GuidedDecoding:
+    """One response, decoded by argmax of log π(v|y_<l) + w·s(v); where the policy is certain, by argmax of π.
+
+    The score s of a candidate token v, one of the policy's `num_candidates` most likely ones:
+
+    - likelihood reward: the judge's log π(v|y_<l) (minus the reference's), so that the rule is a product of experts.
+      It is linear in the token, so that both scorers agree; it needs no further pass.
+    - classifier reward: log σ(r(y_<l, v)), with r the score at the last token of the beginning.
+
+    Differs from ARGS and RAD: the gate, without which every token is scored; and decoding takes the best candidate.
+
+    Args:
+        reward_weight: w >= 0.
+        num_candidates: k >= 2, candidate tokens at an uncertain position.
+        confidence_threshold: a position is uncertain if the policy's largest probability is at most this, in (0, 1].
+        scorer: of a classifier, "exact": every candidate is read; "gradient": the most likely one is read, and the
+            others' r is predicted to first order, r(b) = r(a) + (E_b - E_a)·∂r/∂e_a.
+        max_new_tokens: length limit of a response, >= 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        reward_weight: float | int = 1.0,
+        num_candidates: int = 8,
+        confidence_threshold: float | int = 0.97,
+        scorer: str = "exact",
+        max_new_tokens: int = 1024,
+    ):
+        check_counts({"max_new_tokens": max_new_tokens})
+        if not reward_weight >= 0:
+            raise ValueError(f"reward_weight (w) must be >= 0; got {reward_weight}. Use 0 for greedy decoding.")
+        if num_candidates < 2:
+            raise ValueError(f"num_candidates (k) must be >= 2, to have a choice; got {num_candidates}.")
+        if not 0 < confidence_threshold <= 1:
+            raise ValueError(
+                f"confidence_threshold must be in (0, 1]; got {confidence_threshold}. Use 1 to score every token."
+            )
+        if scorer not in SCORERS:
+            raise ValueError(f"scorer must be one of {', '.join(SCORERS)}; got {scorer!r}.")
+        self.reward_weight = reward_weight
+        self.num_candidates = num_candidates
+        self.confidence_threshold = confidence_threshold
+        self.scorer = scorer
+        self.max_new_tokens = max_new_tokens
+
+    def solve(
+        self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
+    ) -> list[Solution]:
+        """Return one solution per problem, in order; nothing is drawn, so that `seed` and `repeat` change nothing.
+
+        Raises:
+            ValueError: vocabularies that differ, or a prompt beyond the policy's context.
+        """
+        begin = time.perf_counter()
+        reward.check_vocabulary(policy)
+        prompts = prompts_within_context(problems, policy, self.max_new_tokens)
+        reward_prompts = prompts_within_context(problems, reward, self.max_new_tokens)
+        expert = _Classifier if reward.has_score_head else _Judge
+
+        def run(indices: list[int]) -> list[tuple[list[int], Cost, int]]:
+            policy_reader = StepReader(policy, [prompts[i] for i in indices])
+            guide = _Guide(self, policy_reader, expert(reward, [reward_prompts[i] for i in indices], self.scorer))
+            responses = decode(policy, [policy_reader, *guide.expert.readers], guide.choose, self.max_new_tokens)
+            return list(zip(responses, guide.expert.spent(responses), guide.uncertain, strict=True))
+
+        lengths = [len(prompt) + self.max_new_tokens for prompt in prompts]
+        results = batching.run(run, lengths, policy.batch_limits)
+        share = seconds_share(begin, len(problems))
+        costs = [
+            cost.total(
+                [
+                    cost.prefill(policy.parameters, len(prompt)),
+                    cost.decoding(policy.parameters, len(tokens)),
+                    spent,
+                    share,
+                ]
+            )
+            for prompt, (tokens, spent, _) in zip(prompts, results, strict=True)
+        ]
+        counts = [{"uncertain": uncertain} for _, _, uncertain in results]
+        return solutions(problems, policy, reward, [tokens for tokens, _, _ in results], costs, counts)
+
+
+class _Judge:
+    """Scores by a likelihood reward's models, which read every token in lockstep with the policy."""
+
+    def __init__(self, reward: RewardModel, prompts: Sequence[list[int]], scorer: str):
+        self.reward = reward
+        self.prompts = prompts
+        self.signs = [sign for _, sign, _ in likelihood_models(reward, None)]
+        self.readers = [StepReader(model, prompts) for model, _, _ in likelihood_models(reward, None)]
+
+    def scores(
+        self, rows: list[int], places: list[int], responses: list[list[int]], candidates: Int[Tensor, "rows k"]
+    ) -> Float[Tensor, "rows k"]:
+        """Return the score of each candidate; `places` are the rows' places in the readers."""
+        parts = zip(self.signs, self.readers, strict=True)
+        logs = sum(sign * torch.log_softmax(reader.logits()[places], -1) for sign, reader in parts)
+        return logs.gather(1, candidates)
+
+    def commit(self, row: int, place: int) -> None:
+        """Do nothing: the chosen token is read in lockstep."""
+
+    def spent(self, responses: Sequence[list[int]]) -> list[Cost]:
+        """Return the cost of each row."""
+        return [
+            judge_cost(self.reward, len(prompt), len(tokens))
+            for prompt, tokens in zip(self.prompts, responses, strict=True)
+        ]
+
+
+class _Classifier:
+    """Scores log σ(r) by a classifier, which reads only what it is asked about."""
+
+    def __init__(self, reward: RewardModel, prompts: Sequence[list[int]], scorer: str):
+        self.readers: list[StepReader] = []
+        self.prefixes = PrefixScorer(reward, prompts, scorer)
+        self.commit = self.prefixes.commit
+
+    def scores(
+        self, rows: list[int], places: list[int], responses: list[list[int]], candidates: Int[Tensor, "rows k"]
+    ) -> Float[Tensor, "rows k"]:
+        """Return the score of each candidate."""
+        values = self.prefixes.scores(rows, [responses[row] for row in rows], candidates.tolist())
+        return torch.nn.functional.logsigmoid(values).to(candidates.device)
+
+    def spent(self, responses: Sequence[list[int]]) -> list[Cost]:
+        """Return the cost of each row."""
+        return self.prefixes.costs
+
+
+class _Guide:
+    """The choice of the next tokens; counts uncertain positions by row."""
+
+    def __init__(self, settings: GuidedDecoding, policy_reader: StepReader, expert: _Judge | _Classifier):
+        self.settings = settings
+        self.policy_reader = policy_reader
+        self.expert = expert
+        self.uncertain = [0] * len(policy_reader.hidden)
+
+    def choose(self, rows: list[int], responses: list[list[int]]) -> Int[Tensor, " rows"]:
+        """Return the next token of each row."""
+        log_probabilities = torch.log_softmax(at_least_float32(self.policy_reader.logits()), -1)
+        count = min(self.settings.num_candidates, log_probabilities.shape[1])
+        likely = log_probabilities.topk(count, -1)
+        tokens = likely.indices[:, 0].clone()
+        confidence = likely.values[:, 0].exp()
+        places = (confidence <= self.settings.confidence_threshold).nonzero()[:, 0].tolist()
+        if not places:
+            return tokens
+        asked = [rows[place] for place in places]
+        candidates = likely.indices[places]
+        scores = self.expert.scores(asked, places, responses, candidates)
+        best = (likely.values[places] + self.settings.reward_weight * scores).argmax(-1)
+        tokens[places] = candidates.gather(1, best[:, None])[:, 0]
+        for row, place in zip(asked, best.tolist(), strict=True):
+            self.uncertain[row] += 1
+            self.expert.commit(row, place)
+        return tokens

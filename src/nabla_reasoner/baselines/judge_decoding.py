@@ -1,0 +1,147 @@
+"""Baselines that decode from a likelihood reward's own model: alone, or mixed with the policy.
+
+What a likelihood reward knows of an answer, its model says token by token. These baselines ask how much of a search is
+needed once that model may speak for itself.
+"""
+
+import copy
+import time
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from .. import cost
+from ..engine import batching, generation
+from ..engine.sampling import Sampling, draw, keyed_uniforms
+from ..engine.sequences import likelihood_models
+from ..engine.trajectory import seconds_share
+from ..models.language_models import Policy, RewardModel
+from ..types import Problem, Solution
+from .lockstep import StepReader, check_likelihood, decode, judge_cost, solutions
+from .sample_pool import check_counts, prompts_within_context
+
+
+class JudgeGreedy:
+    """The most likely token of the likelihood reward's model at every step; the policy is not used.
+
+    A reference model of the reward is not used either, nor tokens that the policy does not know. A response ends with
+    an end token of the judge's. The decoded tokens are charged as `decode_tokens`, at the number of parameters of the
+    model that decodes them.
+
+    Args:
+        max_new_tokens: length limit of a response, >= 1.
+    """
+
+    def __init__(self, *, max_new_tokens: int = 1024):
+        check_counts({"max_new_tokens": max_new_tokens})
+        self.max_new_tokens = max_new_tokens
+
+    def solve(
+        self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
+    ) -> list[Solution]:
+        """Return one solution per problem, in order.
+
+        Raises:
+            ValueError: a classifier reward, vocabularies that differ, or a prompt beyond the model's context.
+        """
+        begin = time.perf_counter()
+        check_likelihood("judge_greedy", reward.kind, reward.name)
+        reward.check_vocabulary(policy)
+        judge = copy.copy(reward.strong)
+        judge.vocab_size = min(judge.vocab_size, policy.vocab_size)  # a response is in the policy's tokens
+        prompts = prompts_within_context(problems, judge, self.max_new_tokens)
+        noise = [keyed_uniforms(seed, problem.id, repeat, "rollout 0", self.max_new_tokens) for problem in problems]
+        limits = [self.max_new_tokens] * len(problems)
+        rollouts = generation.sample(judge, prompts, noise, Sampling(0.0), limits)
+        share = seconds_share(begin, len(problems))
+        costs = [
+            cost.total(
+                [
+                    cost.scoring(judge.parameters, len(prompt)),
+                    cost.decoding(judge.parameters, len(rollout.token_ids)),
+                    share,
+                ]
+            )
+            for prompt, rollout in zip(prompts, rollouts, strict=True)
+        ]
+        return solutions(problems, policy, reward, [rollout.token_ids for rollout in rollouts], costs)
+
+
+class LogitMixture:
+    """One response sampled from the logits z_policy + β z_judge (GenARM, arXiv 2410.08193; DExperts, 2105.03023).
+
+    With a reference model the judge's logits are z_strong - z_reference, as in proxy-tuning (arXiv 2401.08565).
+
+    Args:
+        judge_weight: β >= 0; 0 is the policy alone.
+        temperature, top_p, top_k: sampling of tokens from the mixture; temperature 0 takes the most likely one.
+        max_new_tokens: length limit of a response, >= 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        judge_weight: float | int = 1.0,
+        temperature: float | int = 0.0,
+        top_p: float | int = 1.0,
+        top_k: int = 0,
+        max_new_tokens: int = 1024,
+    ):
+        check_counts({"max_new_tokens": max_new_tokens})
+        if not judge_weight >= 0:
+            raise ValueError(f"judge_weight (β) must be >= 0; got {judge_weight}. Use 0 for the policy alone.")
+        self.judge_weight = judge_weight
+        self.sampling = Sampling(temperature, top_p, top_k).check()
+        self.max_new_tokens = max_new_tokens
+
+    def solve(
+        self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
+    ) -> list[Solution]:
+        """Return one solution per problem, in order.
+
+        Raises:
+            ValueError: a classifier reward, vocabularies that differ, or a prompt beyond the policy's context.
+        """
+        begin = time.perf_counter()
+        check_likelihood("logit_mixture", reward.kind, reward.name)
+        reward.check_vocabulary(policy)
+        limit = self.max_new_tokens
+        prompts = prompts_within_context(problems, policy, limit)
+        judge_prompts = prompts_within_context(problems, reward, limit)
+        noise = [keyed_uniforms(seed, problem.id, repeat, "rollout 0", limit) for problem in problems]
+
+        def run(indices: list[int]) -> list[list[int]]:
+            readers = [(1.0, StepReader(policy, [prompts[i] for i in indices]))]
+            readers += [
+                (sign * self.judge_weight, StepReader(model, [judge_prompts[i] for i in indices]))
+                for model, sign, _ in likelihood_models(reward, None)
+            ]
+
+            def choose(rows: list[int], responses: list[list[int]]) -> Int[Tensor, " rows"]:
+                logits = sum(weight * reader.logits()[:, : policy.vocab_size] for weight, reader in readers)
+                uniform = [noise[indices[row]][len(responses[row])] for row in rows]
+                uniform = torch.tensor(uniform, dtype=torch.float64, device=logits.device)
+                return draw(logits, uniform, self.sampling)
+
+            return decode(policy, [reader for _, reader in readers], choose, limit)
+
+        lengths = [len(prompt) + limit for prompt in prompts]
+        responses = batching.run(run, lengths, policy.batch_limits)
+        share = seconds_share(begin, len(problems))
+        costs = [
+            cost.total(
+                [
+                    cost.prefill(policy.parameters, len(prompt)),
+                    cost.decoding(policy.parameters, len(tokens)),
+                    judge_cost(reward, len(judge_prompt), len(tokens)),
+                    share,
+                ]
+            )
+            for prompt, judge_prompt, tokens in zip(prompts, judge_prompts, responses, strict=True)
+        ]
+        return solutions(problems, policy, reward, responses, costs)
+
+
+LIKELIHOOD_METHODS = (JudgeGreedy, LogitMixture)  # methods that refuse any other kind of reward

@@ -1,0 +1,205 @@
+"""A pool of independent samples per problem, drawn and scored once, and rules that select one of them.
+
+Self-Consistency, Best-of-N, their weighted and random relatives select from the same pool: equal seeds, equal samples.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from .. import cost
+from ..cost import Cost
+from ..engine import generation, scoring
+from ..engine.generation import Rollout
+from ..engine.sampling import Sampling, check_finite, keyed_uniforms
+from ..engine.trajectory import Sample, SampleLog, seconds_share
+from ..models.language_models import Policy, RewardModel
+from ..tasks import grading
+from ..types import Problem, Solution
+
+# (problem, samples, their rewards or None) -> for n = 1…N, the index of the one selected among the first n
+Selector = Callable[[Problem, Sequence[Rollout], Sequence[float | None]], list[int]]
+
+
+class KeyedSampler(NamedTuple):
+    """Sampling of several responses to each prompt, each from a random stream of its own."""
+
+    policy: Policy
+    sampling: Sampling
+    seed: int
+    repeat: int
+
+    def draw(
+        self, problems: Sequence[Problem], prompts: Sequence[list[int]], stage: str, count: int, limit: int
+    ) -> list[list[Rollout]]:
+        """Sample `count` responses of at most `limit` tokens to each problem's prompt.
+
+        Args:
+            prompts: token ids, one prompt per problem.
+            stage: name of the random streams; sample k of a problem uses stream "STAGE k".
+        """
+        noise = [
+            keyed_uniforms(self.seed, problem.id, self.repeat, f"{stage} {k}", limit)
+            for problem in problems
+            for k in range(count)
+        ]
+        prefixes = [prompt for prompt in prompts for _ in range(count)]
+        rollouts = generation.sample(self.policy, prefixes, noise, self.sampling, [limit] * len(prefixes))
+        return [rollouts[i : i + count] for i in range(0, len(rollouts), count)]
+
+
+def check_counts(counts: dict[str, int]) -> None:
+    """Raise ValueError naming the first count below 1, NaN or infinite."""
+    check_finite(counts)
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be >= 1; got {count}.")
+
+
+def check_positive(values: dict[str, float | int]) -> None:
+    """Raise ValueError naming the first value that is not a positive finite number."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be > 0 and finite; got {value}.")
+
+
+def prompts_within_context(
+    problems: Sequence[Problem], model: Policy | RewardModel, max_new_tokens: int
+) -> list[list[int]]:
+    """Return the model's prompt of each problem.
+
+    Raises:
+        ValueError: a prompt and its response do not fit the model's context.
+    """
+    prompts = [model.prompt_ids(problem.messages) for problem in problems]
+    for prompt in prompts:
+        model.check_length(len(prompt), max_new_tokens)
+    return prompts
+
+
+def first_sample(problem: Problem, rollouts: Sequence[Rollout], rewards: Sequence[float | None]) -> list[int]:
+    """Select the first sample."""
+    return [0] * len(rollouts)
+
+
+def highest(problem: Problem, rollouts: Sequence[Rollout], rewards: Sequence[float | None]) -> list[int]:
+    """Select the sample of highest reward; ties go to the one sampled first."""
+    return running_argmax(rewards)
+
+
+def running_argmax(values: Sequence[float]) -> list[int]:
+    """Return, for n = 1…N, the index of the largest of the first n values, ties to the first."""
+    best, winners = 0, []
+    for index, value in enumerate(values):
+        if value > values[best]:
+            best = index
+        winners.append(best)
+    return winners
+
+
+def vote(problem: Problem, policy: Policy, rollouts: Sequence[Rollout], log_weights: Sequence[float]) -> list[int]:
+    """Return, for n = 1…N, the index of the first sample with the answer of the largest weight among the first n.
+
+    Samples without an answer do not vote. Without any vote the first sample is returned. Ties go to the answer sampled
+    first.
+
+    Args:
+        log_weights: logarithms of the samples' weights.
+    """
+    answers = [
+        grading.extract_answer(policy.decode(rollout.token_ids), problem.task, finished=rollout.finished)
+        for rollout in rollouts
+    ]
+    groups: list[list[int]] = []
+    winners = []
+    for index, answer in enumerate(answers):
+        if answer is not None:
+            group = next((g for g in groups if grading.answers_match(answers[g[0]], answer, problem.task)), None)
+            if group is None:
+                groups.append([index])
+            else:
+                group.append(index)
+        top = max(groups, key=lambda g: (_log_sum([log_weights[i] for i in g]), -g[0]), default=[0])
+        winners.append(top[0])
+    return winners
+
+
+def _log_sum(log_weights: Sequence[float]) -> float:
+    """Return the logarithm of a sum of weights."""
+    largest = max(log_weights)
+    return largest + math.log(sum(math.exp(value - largest) for value in log_weights))
+
+
+class SamplePool:
+    """Settings of N independent samples per problem, and the search that all selecting baselines share.
+
+    Args:
+        num_samples: N >= 1.
+        sampling: temperature and cuts.
+        max_new_tokens: length limit of a response, >= 1.
+    """
+
+    def __init__(self, num_samples: int, sampling: Sampling, max_new_tokens: int):
+        check_counts({"num_samples (N)": num_samples, "max_new_tokens": max_new_tokens})
+        self.num_samples = num_samples
+        self.sampling = sampling.check()
+        self.max_new_tokens = max_new_tokens
+
+    def solve(
+        self,
+        problems: Sequence[Problem],
+        policy: Policy,
+        seed: int,
+        repeat: int,
+        *,
+        select: Selector,
+        reward: RewardModel | None = None,
+    ) -> list[Solution]:
+        """Sample, score the samples if a reward model is given, and return the selected sample of every problem.
+
+        Equal samples of a problem are scored once; a beginning that several share is read once by the reward model.
+
+        Raises:
+            ValueError: a prompt and its response do not fit the context of a model, or vocabularies differ.
+        """
+        begin = time.perf_counter()
+        if reward is not None:
+            reward.check_vocabulary(policy)
+            prompts_within_context(problems, reward, self.max_new_tokens)
+        prompts = prompts_within_context(problems, policy, self.max_new_tokens)
+        sampler = KeyedSampler(policy, self.sampling, seed, repeat)
+        rollouts = sampler.draw(problems, prompts, "rollout", self.num_samples, self.max_new_tokens)
+        rewards, costs = self._score(problems, rollouts, reward)
+        winners = [select(*problem) for problem in zip(problems, rollouts, rewards, strict=True)]
+        share = seconds_share(begin, len(problems) * self.num_samples)
+        solutions = []
+        for number, problem in enumerate(problems):
+            log = SampleLog()
+            # one prefill: all samples of a problem share its prompt
+            log.trajectory.charge(cost.prefill(policy.parameters, len(prompts[number])))
+            for index, rollout in enumerate(rollouts[number]):
+                decoding_cost = cost.decoding(policy.parameters, len(rollout.token_ids))
+                log.trajectory.charge(decoding_cost, costs[number][index], share)
+                log.samples.append(Sample(rollout.token_ids, rewards[number][index]))
+                log.choose(winners[number][index])
+                log.record(policy)
+            solutions.append(log.solution(problem, policy))
+        return solutions
+
+    def _score(
+        self, problems: Sequence[Problem], rollouts: Sequence[Sequence[Rollout]], reward: RewardModel | None
+    ) -> tuple[list[list[float | None]], list[list[Cost]]]:
+        """Return rewards and their costs, by problem and sample; None and nothing without a reward model."""
+        count = self.num_samples
+        if reward is None:
+            return [[None] * count for _ in problems], [[Cost()] * count for _ in problems]
+        prompts = [reward.prompt_ids(problem.messages) for problem in problems]
+        values, costs = scoring.rewards(
+            reward,
+            [prompt for prompt in prompts for _ in range(count)],
+            [rollout.token_ids for samples in rollouts for rollout in samples],
+            pools=[number for number in range(len(problems)) for _ in range(count)],
+        )
+        starts = range(0, len(values), count)
+        return [values[i : i + count] for i in starts], [costs[i : i + count] for i in starts]

@@ -1,0 +1,23 @@
+"""The mode of Weights & Biases: the setting `wandb`, or the environment variable WANDB_MODE."""
+
+import os
+
+from .schema import WANDB_MODES
+
+
+def check_mode(mode: object, name: str = "wandb") -> None:
+    """Raise ValueError if a mode, given by the setting or variable `name`, is none of the modes."""
+    if mode not in WANDB_MODES:
+        raise ValueError(f"{name} must be one of {', '.join(WANDB_MODES)}; got {mode!r}.")
+
+
+def chosen_mode(setting: str) -> str:
+    """Return the mode: WANDB_MODE if it is set and not empty, otherwise the setting.
+
+    Raises:
+        ValueError: the variable is none of the modes.
+    """
+    variable = os.environ.get("WANDB_MODE")
+    if variable:
+        check_mode(variable, "the environment variable WANDB_MODE")
+    return variable or setting

@@ -1,0 +1,164 @@
+"""Committed evidence: rows and figures copied to `figures/`, only where `keep=true` asks for it.
+
+What is kept comes from a complete run of the default settings: every cell of the target, all its problems. Anything
+else stays in the results folder.
+"""
+
+import json
+import shlex
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ..config import fingerprint
+from ..config.schema import ROOT
+from ..config.sweeps import compose_sweeps
+from ..config.targets import Target, find, kept_rows, targets
+from ..evaluation.provenance import read_summary
+from ..evaluation.record_files import read_settings
+from ..evaluation.records import read_records
+from .command import DONE, FAILED, Command
+
+GALLERY = ROOT / "figures"
+FREE = ("keep", "docs", "results_dir", "wandb", "overwrite", "recompute")  # settings that change no result
+OWN = ("report", "figures")  # targets that keep what other targets made, by themselves
+
+
+def asked(command: Command) -> bool:
+    """Return whether the command line has `keep=true`."""
+    return any(word.lower() == "keep=true" for word in command.overrides)
+
+
+def results_folder(command: Command) -> Path:
+    """Return the folder of all results."""
+    words = [word.removeprefix("results_dir=") for word in command.overrides if word.startswith("results_dir=")]
+    return Path(words[-1].strip("'\"") if words else "results")
+
+
+def check(command: Command) -> None:
+    """Refuse `keep=true` where nothing can be kept.
+
+    Raises:
+        ValueError: other settings than the default ones, a target without rows in figures/data/, or results that it
+            reads and that are not complete.
+    """
+    if not asked(command):
+        return
+    target = command.target
+    if not target.keeps and target.name not in OWN:
+        keepers = ", ".join([*(name for name, other in targets().items() if other.keeps), *OWN])
+        raise ValueError(f"{target.name} has no rows in figures/data/; keep=true is for {keepers}. Leave it out.")
+    changed = _changed(command.overrides)
+    if changed:
+        raise ValueError(
+            f"keep=true needs a complete run of the default settings; got {' '.join(changed)}. "
+            "Leave these out, or leave out keep=true: the results then stay in results_dir."
+        )
+    if target.name not in OWN:
+        found = [gap for name in target.reads for gap in gaps(find(name), results_folder(command))]
+        if found:
+            raise ValueError(f"keep=true needs complete results; got: {'; '.join(found)}.")
+
+
+def finish(command: Command, status: int) -> int:
+    """Keep a finished command's rows and figures if that was asked for, or say how; returns the exit status."""
+    target, results = command.target, results_folder(command)
+    if not target.keeps or target.name in OWN:
+        return status
+    if not asked(command):
+        print("Nothing was copied to figures/: that takes keep=true and a complete run of the default settings.")
+        return status
+    found = ["it did not finish"] if status != DONE else gaps(target, results)
+    if found:
+        print(f"Not kept in figures/: {'; '.join(found)}.")
+        return FAILED
+    print(f"Kept in {GALLERY}: {', '.join(keep(target, results))}")
+    return status
+
+
+def keep(target: Target, results: Path) -> list[str]:
+    """Copy a target's rows to figures/data/ and its figures to figures/; returns their names."""
+    folder = results / target.path("tiny")
+    kept = keep_rows(results, GALLERY / "data", [target])
+    if target.name == "table1":
+        from .table1 import draw_table
+
+        draw_table(folder / "table.csv", GALLERY)
+    pictures = sorted(path.stem for path in folder.glob("*.png"))
+    for path in [folder / f"{stem}.{kind}" for stem in pictures for kind in ("png", "pdf", "md")]:
+        if path.is_file():
+            shutil.copyfile(path, GALLERY / path.name)
+    return [*kept, *pictures]
+
+
+def keep_rows(results: Path, data: Path, chosen: Iterable[Target] | None = None) -> list[str]:
+    """Copy the rows that targets left at scale=tiny to `data`; returns their names there.
+
+    Args:
+        chosen: targets; None takes all.
+    """
+    names = {target.name for target in chosen} if chosen is not None else set(targets())
+    sources = {
+        name: results / target.path("tiny") / file
+        for name, (target, file) in kept_rows().items()
+        if target.name in names
+    }
+    kept = [name for name, path in sources.items() if path.is_file()]
+    data.mkdir(parents=True, exist_ok=True)
+    for name in kept:
+        shutil.copyfile(sources[name], data / f"{name}.csv")
+    if "theorem_terms" in kept:  # thousands of positions, drawn as means by quarter of the answer
+        from ..theory.figures import terms_by_quarter
+
+        terms = terms_by_quarter(pd.read_csv(sources["theorem_terms"]))
+        terms.to_csv(data / "theorem_terms.csv", index=False, float_format="%.4g")
+    return kept
+
+
+def keep_complete(results: Path, chosen: Sequence[Target]) -> list[str]:
+    """Keep the targets whose runs are complete; returns why others were not kept."""
+    reasons = []
+    for target in chosen:
+        found = gaps(target, results)
+        if found:
+            reasons += found
+        else:
+            keep(target, results)
+    return reasons
+
+
+def gaps(target: Target, results: Path) -> list[str]:
+    """Return why a target's results are no complete run of its default settings; nothing if they are."""
+    if target.settings == "cells":
+        return _cell_gaps(target, results)
+    summary = read_summary(results / target.path("tiny"))
+    if summary is None:
+        return [f"{target.name} was not run"]
+    changed = _changed(shlex.split(summary["command"])[2:])
+    found = [f"{target.name} was run with {' '.join(changed)}"] if changed else []
+    found += [f"{target.name} ended with the status {summary['status']}"] if summary["status"] != "finished" else []
+    return [*found, *(gap for name in target.reads for gap in gaps(find(name), results))]
+
+
+def _cell_gaps(target: Target, results: Path) -> list[str]:
+    """Compare the records of every default cell with its settings and its number of problems."""
+    from ..evaluation.cell_records import record_file
+
+    missing = []
+    overrides = [f"results_dir='{results}'"]
+    cells = [cell for part in compose_sweeps(target.name, overrides) for cell in part.cells]
+    for cell in cells:
+        path = record_file(cell)
+        wanted = cell.num_problems * cell.task.repeats
+        if not path.exists() or len(read_records(path)) < wanted:
+            missing.append(f"{path.stem} is not complete")
+        elif fingerprint.differences(read_settings(path) or {}, json.loads(json.dumps(fingerprint.fingerprint(cell)))):
+            missing.append(f"{path.stem} has other settings")
+    return [f"{len(missing)} of {len(cells)} cells of {target.name}, e.g. {missing[0]}"] if missing else []
+
+
+def _changed(overrides: Sequence[str]) -> list[str]:
+    """Return the settings that decide results."""
+    return [word for word in overrides if word.split("=")[0] not in FREE and word != "scale=tiny"]

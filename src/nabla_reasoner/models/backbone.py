@@ -1,0 +1,157 @@
+"""A Hugging Face model with its tokenizer: embeddings, hidden states, end tokens, length limit."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import transformers
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..types import Messages
+from . import architecture
+from .chat_format import read_format, special_ids
+from .tokenizers import chat_ids, vocabulary_size
+
+ROWS = 2**14  # embedding rows that are computed together
+
+
+@dataclasses.dataclass
+class BatchLimits:
+    """Size limits of a model's batches; `engine.batching` lowers them when memory runs out.
+
+    Attributes:
+        tokens: tokens of one forward pass, padding included.
+        rows: sequences decoded together; more rows only move more of the cache per step.
+    """
+
+    tokens: int = 16_384
+    rows: int = 512
+
+
+class LanguageModel:
+    """A Hugging Face model with its tokenizer and chat template; base of policy and reward model.
+
+    The constructor leaves the model as it is; `from_pretrained` loads one in eval mode and with frozen parameters.
+
+    Attributes:
+        tokenizer: a fast tokenizer with a chat template.
+        eos_ids: ids that end a response: the chat template's end-of-turn token first, then those of tokenizer and
+            generation settings. The first one is appended to a response that was cut off.
+        vocab_size: number of token ids the tokenizer knows. Some families pad the embedding matrix.
+        parameters: number of parameters that take part in matrix products (see `cost`).
+        context: largest number of tokens in a sequence.
+        window: number of tokens that sliding attention reaches back; None without sliding layers.
+        batch_limits: size limits of this model's batches.
+    """
+
+    def __init__(self, model: torch.nn.Module, tokenizer: transformers.PreTrainedTokenizerBase, name: str):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.limit = architecture.longest_text(model, name)
+        self.context = self.limit.tokens
+        self.window = architecture.sliding_window(model)
+        self.vocab_size = vocabulary_size(tokenizer)
+        self.eos_ids = _eos_ids(model, tokenizer)
+        self.parameters = matmul_parameters(model)
+        self.batch_limits = BatchLimits()
+        self._cache_keyword = architecture.cache_keyword(model.base_model)
+        self._scaled: tuple[tuple[Any, ...], Tensor] | None = None
+
+    @property
+    def embedding(self) -> Float[Tensor, "rows hidden"]:
+        """The vectors that token ids are replaced by: the input embedding matrix, scaled if its module scales it."""
+        module = self.model.get_input_embeddings()
+        if type(module).forward is torch.nn.Embedding.forward:
+            return module.weight
+        weight = module.weight
+        state = (weight.data_ptr(), weight.device, weight.dtype, None if weight.is_inference() else weight._version)
+        if self._scaled is None or self._scaled[0] != state:
+            with torch.no_grad():
+                parts = torch.arange(len(weight), device=weight.device).split(ROWS)
+                self._scaled = (state, torch.cat([module(part) for part in parts]))
+        return self._scaled[1]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the input embeddings."""
+        return self.model.get_input_embeddings().weight.device
+
+    def prompt_ids(self, messages: Messages) -> list[int]:
+        """Return the token ids of a chat up to and including the opening of the assistant's turn."""
+        return chat_ids(self.tokenizer, messages)
+
+    def hidden_states(
+        self, embeddings: Float[Tensor, "batch seq hidden"], **context: Any
+    ) -> Float[Tensor, "batch seq hidden"]:
+        """Return the last hidden states for input embeddings, before the output matrix or score head.
+
+        Right padding does not change the states of other tokens because attention is causal.
+
+        Args:
+            context: cached prefix (`past_key_values`, mask and positions; see `engine.cached_forward.read`).
+        """
+        use_cache = "past_key_values" in context
+        if use_cache:
+            context[self._cache_keyword] = context.pop("past_key_values")
+        return self.model.base_model(inputs_embeds=embeddings, use_cache=use_cache, **context).last_hidden_state
+
+    def attention_inputs(
+        self, keys: Int[Tensor, "rows width"], queries: Int[Tensor, "rows new"]
+    ) -> dict[str, Tensor | dict[str, Tensor]]:
+        """Return mask and positions of new tokens after cached ones, as keywords of `hidden_states`.
+
+        Args:
+            keys: position of the token in each column of the cache and of the new tokens; -1 for an unused column.
+            queries: position of each new token.
+        """
+        if self.window is None:  # right padding needs no mask: attention is causal
+            return {"attention_mask": keys >= 0, "position_ids": queries}
+        return {
+            "attention_mask": architecture.positional_mask(self.model, keys, queries, self.window),
+            "position_ids": queries,
+        }
+
+    def check_length(self, prompt_length: int, max_new_tokens: int) -> None:
+        """Raise ValueError if prompt and response together exceed the model's context."""
+        if prompt_length + max_new_tokens > self.context:
+            reason = "" if self.limit.setting == "max_position_embeddings" else f" ({self.limit.setting})"
+            raise ValueError(
+                f"prompt and response must fit the context of {self.context} tokens{reason} of {self.name}; got a "
+                f"prompt of {prompt_length} and max_new_tokens={max_new_tokens}. Shorten the question or lower "
+                "max_new_tokens."
+            )
+
+
+def matmul_parameters(model: torch.nn.Module) -> int:
+    """Return the number of parameters that take part in matrix products.
+
+    All parameters, except an input embedding that is not also the output matrix: it is looked up, not multiplied.
+    """
+    count = sum(parameter.numel() for parameter in model.parameters())
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    return count if head is not None and head.weight is embedding.weight else count - embedding.weight.numel()
+
+
+def _eos_ids(model: torch.nn.Module, tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
+    """Return the end-of-response ids: the template's end of turn, the tokenizer's, those of the generation settings."""
+    configured = (model.generation_config if model.can_generate() else model.config).eos_token_id
+    configured = configured if isinstance(configured, list) else [configured]
+    ids = [index for index in [tokenizer.eos_token_id, *configured] if index is not None]
+    ids = list(dict.fromkeys([*_end_of_turn(tokenizer, ids), *ids]))
+    if not ids:
+        raise ValueError(
+            f"the tokenizer must name an end-of-sequence token; {tokenizer.name_or_path} names none. Set eos_token."
+        )
+    return ids
+
+
+def _end_of_turn(tokenizer: transformers.PreTrainedTokenizerBase, ends: Sequence[int]) -> list[int]:
+    """Return the token by which the chat template ends an assistant's turn, or nothing if it writes no such token."""
+    try:
+        closing = read_format(tokenizer).closing
+    except ValueError:  # a policy never reads a finished chat; a reward model refuses such a template
+        return []
+    return [index for index in closing[:1] if index in ends or index in special_ids(tokenizer)]

@@ -1,0 +1,187 @@
+"""Loading of models and tokenizers from folders or the hub, with checks that nothing is missing or damaged."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+import transformers
+
+from .folder_size import check_sizes
+from .tokenizers import load_tokenizer
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+# Weights of another head on the same layers: a classifier's folder may have an output matrix, a causal LM's a score.
+OTHER_HEADS = re.compile(r"^(lm_head|embed_out|score|classifier)\.")
+NAMED_KEYS = 3  # keys that an error lists
+
+
+def load(
+    auto: type, name_or_path: str | Path, device: str | torch.device, dtype: str
+) -> tuple[torch.nn.Module, transformers.PreTrainedTokenizerBase]:
+    """Return model, in eval mode and frozen, and tokenizer.
+
+    Args:
+        auto: transformers' auto class, e.g. `AutoModelForCausalLM`.
+
+    Raises:
+        ValueError: missing folder; weights that are damaged, missing, left over or not finite; code of its own; no
+            chat template; unknown dtype or device.
+    """
+    name, device = str(name_or_path), str(device)
+    _check_request(name, device, dtype)
+    tokenizer = load_tokenizer(name)
+    try:
+        with _without_notices():
+            model, report = auto.from_pretrained(
+                name, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
+    except Exception as error:  # safetensors, hub and torch each raise their own types for damaged or missing files
+        raise ValueError(_reading_error(name, error)) from error
+    _check_keys(name, report)
+    try:
+        model = model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"{name} cannot be moved to device {device!r}: {_first_line(error)}. Use device=cpu."
+        ) from error
+    if dtype == "float64":
+        _replace_norms(model, name)
+    _check_finite(name, model)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def outline(
+    auto: type, name_or_path: str | Path, device: str, dtype: str
+) -> tuple[torch.nn.Module, transformers.PreTrainedTokenizerBase]:
+    """Return a model without weights (on torch's meta device) and its tokenizer, for what needs no weights.
+
+    Raises:
+        ValueError: missing folder, weight files that are damaged or of other sizes than the configuration says, an
+            architecture that cannot be built, no chat template, unknown dtype or device.
+    """
+    name = str(name_or_path)
+    _check_request(name, device, dtype)
+    tokenizer = load_tokenizer(name)
+    try:
+        for file in sorted(Path(name).glob("*.safetensors")):
+            with safetensors.safe_open(file, "pt"):  # reads the header: a file that was cut is refused
+                pass
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        with torch.device("meta"), _without_notices():
+            return auto.from_config(config, trust_remote_code=False), tokenizer
+    except Exception as error:  # configurations raise types of their own
+        raise ValueError(_reading_error(name, error)) from error
+
+
+def _check_request(name: str, device: str, dtype: str) -> None:
+    """Raise ValueError on an unknown dtype or device, or a folder without config.json or with damaged files."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {device!r} needs an NVIDIA GPU and a CUDA build of torch; neither was found. Use device=cpu."
+        )
+    if (name.startswith((".", "/", "~")) or name.count("/") != 1) and not Path(name, "config.json").is_file():
+        raise ValueError(f"a model must be a hub name or a folder with a config.json; got {name!r}. Check the path.")
+    check_sizes(Path(name), name)
+
+
+@contextmanager
+def refusing(name: str, model: torch.nn.Module) -> Iterator[None]:
+    """Turn an error of an unknown architecture's interface into a ValueError that names the model."""
+    try:
+        yield
+    except (AttributeError, TypeError, KeyError, IndexError, NotImplementedError) as error:
+        raise ValueError(
+            f"{name} ({type(model).__name__}) is not a causal transformer that can be served "
+            f"({type(error).__name__}: {_first_line(error)}). Use another architecture, e.g. Qwen or Llama."
+        ) from error
+
+
+def _reading_error(name: str, error: Exception) -> str:
+    text = str(error)
+    if "trust_remote_code" in text:
+        return (
+            f"{name} brings code of its own (auto_map in its config.json), which is never run here. "
+            "Use a model whose architecture transformers has."
+        )
+    if "safetensors" in text and isinstance(error, OSError):
+        return (
+            f"the weights of {name} must be safetensors files; none was found. Fetch model.safetensors, or write it "
+            "with save_pretrained."
+        )
+    return f"the weights of {name} cannot be read: {_first_line(error)}. Fetch or retrain the model."
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _check_keys(name: str, report: dict[str, Any]) -> None:
+    """Raise ValueError if the files lack weights, which would be random numbers, or hold some that nothing reads."""
+    mismatched = [key[0] if isinstance(key, tuple) else key for key in report.get("mismatched_keys", ())]
+    missing = sorted({*report["missing_keys"], *mismatched})
+    surplus = sorted(key for key in report["unexpected_keys"] if not OTHER_HEADS.match(key))
+    for keys, fault in ((missing, "are missing"), (surplus, "are not read by the model")):
+        if keys:
+            more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
+            raise ValueError(
+                f"the weights of {name} must be those of its config.json; {', '.join(keys[:NAMED_KEYS])}{more} "
+                f"{fault}. Correct config.json, fetch the complete weights, or choose another kind of model."
+            )
+
+
+def _check_finite(name: str, model: torch.nn.Module) -> None:
+    """Raise ValueError naming the first weight with NaN or infinity."""
+    tensors = dict(model.named_parameters())
+    wide = [torch.promote_types(weight.dtype, torch.float32) for weight in tensors.values()]
+    sums = torch.stack([weight.sum(dtype=d).cpu().double() for weight, d in zip(tensors.values(), wide, strict=True)])
+    for (key, weight), finite in zip(tensors.items(), sums.isfinite().tolist(), strict=True):
+        if not finite and not weight.isfinite().all():
+            raise ValueError(
+                f"the weights of {name} must be finite numbers; {key} holds NaN or infinity. "
+                "Fetch or retrain the model."
+            )
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """Hide transformers' notices on unused settings and its table of missing weights, which are errors here."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def _replace_norms(model: torch.nn.Module, name: str) -> None:
+    """Replace transformers' RMSNorm, which always computes in float32, by torch's, which keeps float64.
+
+    Raises:
+        ValueError: a norm that is not torch's with its weight, or with 1 + its weight (Gemma), as factor.
+    """
+    for parent in list(model.modules()):
+        for child, module in list(parent.named_children()):
+            if type(module).__name__.endswith("RMSNorm") and not isinstance(module, torch.nn.RMSNorm):
+                setattr(parent, child, _double_norm(module, name))
+
+
+def _double_norm(module: torch.nn.Module, name: str) -> torch.nn.RMSNorm:
+    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if eps is not None:
+        probe = torch.linspace(-1, 2, module.weight.numel(), device=module.weight.device, dtype=torch.float64)
+        for factor in (module.weight, torch.nn.Parameter(1 + module.weight.detach())):
+            norm = torch.nn.RMSNorm(module.weight.shape, eps=eps)
+            norm.weight = factor
+            with torch.no_grad():
+                if torch.allclose(norm(probe), module(probe).double(), rtol=1e-4, atol=1e-5):
+                    return norm
+    raise ValueError(f"{name} cannot be computed in float64: {type(module).__name__} is unknown. Use dtype=float32.")

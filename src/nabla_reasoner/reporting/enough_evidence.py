@@ -1,0 +1,146 @@
+"""How much evidence a verdict needs: every cell of the scale's grid, and enough problems in each."""
+
+import itertools
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+import yaml
+
+from ..config.schema import CONFIGS
+from .evidence import NOT_RUN, Evidence, Row, Rows, compared, pooled
+from .method_names import BEST_OF_N, NULL_ARM, OURS, SEARCHES, TRAINED
+
+TOO_LITTLE = "too little was run"
+MIN_PROBLEMS = 200  # of a task; all of a benchmark that has fewer
+FLOW_CHECKS = ("argmin_", "velocity_", "jko_", "particles_", "long_run_", "noise_")
+
+
+class Grid(NamedTuple):
+    """What a complete run of a scale covers.
+
+    Attributes:
+        policies, tasks, methods, rewards: names; `rewards` of Table 2.
+        seeds: number of seeds of Table 1.
+        trained: whether it has policies improved by training.
+        sizes: problems of each task in a complete run; None if that is not known.
+        benchmarks: problems of each task that is a benchmark; None if problems are generated.
+    """
+
+    policies: tuple[str, ...]
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    rewards: tuple[str, ...]
+    seeds: int
+    trained: bool
+    sizes: dict[str, int | None]
+    benchmarks: dict[str, int | None]
+
+    def enough(self, task: str) -> int:
+        """Return the number of problems that a verdict needs."""
+        return min(MIN_PROBLEMS, self.benchmarks.get(task) or MIN_PROBLEMS)
+
+    def complete_rows(self, table1: Rows) -> tuple[int, int]:
+        """Return how many cells of Table 1 are complete, and how many there should be."""
+        wanted = set(itertools.product(self.policies, self.tasks, self.methods))
+        complete = {
+            (row["policy"], row["task"], row["method"])
+            for row in table1
+            if row["status"] == "ok"
+            and row["num_problems"] >= (self.sizes.get(row["task"]) or 1)
+            and row["num_seeds"] >= self.seeds
+        }
+        return len(wanted & complete), len(wanted)
+
+
+def read_grid(scale: str) -> Grid:
+    """Return the grid of a scale, as configs/scale/SCALE.yaml says."""
+    settings = yaml.safe_load((CONFIGS / "scale" / f"{scale}.yaml").read_text(encoding="utf-8"))
+    grid = {key: tuple(str(value).split(",")) for key, value in settings["grid"].items() if key != "trained"}
+    files = {task: (CONFIGS / "task" / f"{task}.yaml").read_text(encoding="utf-8") for task in grid["task"]}
+    benchmarks = {task: yaml.safe_load(text).get("size") for task, text in files.items()}
+    return Grid(
+        policies=grid["policy"],
+        tasks=grid["task"],
+        methods=grid["method"],
+        rewards=grid["reward"],
+        seeds=len(grid["seed"]),
+        trained=bool(settings["grid"].get("trained")),
+        sizes={task: settings["num_problems"] or size for task, size in benchmarks.items()},
+        benchmarks=benchmarks,
+    )
+
+
+def lacking(claim: str, evidence: Evidence, grid: Grid) -> str:
+    """Return what a verdict on a claim lacks, in words; empty if there is enough evidence.
+
+    Args:
+        claim: C1 to C10.
+    """
+    searches = [name for name in SEARCHES if name in grid.methods]
+    trained = TRAINED if grid.trained else ()
+    wanted: list[tuple[Rows, Iterable[tuple[str, ...]], tuple[str, ...]]] = []
+    match claim:
+        case "C1":
+            wanted = [(compared(evidence.comparisons, "greedy", "rollouts"), [()], ())]
+        case "C2":
+            wanted = [(evidence.calls, [(name,) for name in (*searches, OURS)], ("method",))]
+            wanted += [(_pairs(evidence, "rollouts"), [(name,) for name in searches], ("baseline",))]
+        case "C3":
+            wanted = [(_pairs(evidence, "rollouts"), [(name,) for name in (*searches, *trained)], ("baseline",))]
+            wanted += [(_pairs(evidence, "flops"), [(name,) for name in searches], ("baseline",))]
+        case "C4":
+            rows = [row for row in evidence.rewards if row["method"] == OURS and row["accuracy"] is not None]
+            wanted = [(rows, [(name,) for name in grid.rewards], ("reward",))]
+        case "C5":
+            rows = [
+                row for row in evidence.rejections if row["variant"] in ("fixed", None) and row["rejected"] is not None
+            ]
+            wanted = [(rows, [(BEST_OF_N,), (NULL_ARM,), (OURS,)], ("method",))]
+        case "C6":
+            wanted = [(evidence.budgets, [(BEST_OF_N,), ("self_consistency",), (OURS,)], ("method",))]
+        case "C7":
+            return _ablation_lacking(evidence, "past_only")
+        case "C8":
+            return _ablation_lacking(evidence, "every_position")
+        case "C9":
+            names = [row["name"] for row in evidence.checks]
+            absent = [prefix for prefix in FLOW_CHECKS if not any(name.startswith(prefix) for name in names)]
+            parts = [f"no checks {', '.join(f'{prefix}*' for prefix in absent)}"] if absent else []
+            return "; ".join([*parts, *([] if evidence.ppo else ["no distance to ρ*"])])
+        case "C10":
+            seconds = [row for row in evidence.expenses if row["quantity"] == "seconds" and row["ratio"] is not None]
+            wanted = [(seconds, [()], ())]
+            cases = {row["case"] for row in evidence.bench if row["ratio_to_reference"] is not None}
+            measured = [cell for cell in _cells(grid) if f"gradient_flops__{'__'.join(cell)}" in cases]
+            if len(measured) < len(_cells(grid)):
+                return f"gradient FLOPs measured in {len(measured)} of {len(_cells(grid))} cells"
+    return _cells_lacking(wanted, grid)
+
+
+def _pairs(evidence: Evidence, matched_on: str) -> list[Row]:
+    rows = [row for row in evidence.comparisons if row["method"] == OURS and row["matched_on"] == matched_on]
+    return [row for row in rows if row["verdict"] != NOT_RUN]
+
+
+def _cells(grid: Grid) -> list[tuple[str, str]]:
+    return list(itertools.product(grid.policies, grid.tasks))
+
+
+def _cells_lacking(wanted: Collection[tuple[Rows, Iterable[tuple[str, ...]], tuple[str, ...]]], grid: Grid) -> str:
+    """Count the cells of the grid with enough problems in all that is wanted: rows, values and their columns."""
+    complete = set(_cells(grid))
+    for rows, values, columns in wanted:
+        known = {
+            (row["policy"], row["task"], *(row[column] for column in columns))
+            for row in rows
+            if row["num_problems"] is not None and row["num_problems"] >= grid.enough(row["task"])
+        }
+        values = list(values)
+        complete = {cell for cell in complete if all((*cell, *value) in known for value in values)}
+    total = len(_cells(grid))
+    return f"{len(complete)} of {total} cells with {MIN_PROBLEMS} problems" if len(complete) < total else ""
+
+
+def _ablation_lacking(evidence: Evidence, setting: str) -> str:
+    problems = max((row["num_problems"] or 0 for row in pooled(evidence.ablations, setting)), default=0)
+    return "" if problems >= MIN_PROBLEMS else f"{problems:.0f} of {MIN_PROBLEMS} problems of the ablation {setting}"

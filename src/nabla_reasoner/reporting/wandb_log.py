@@ -1,0 +1,128 @@
+"""One run of Weights & Biases: its content, its id, and how it is written.
+
+A run takes hundredths of a second: nothing about the machine is collected, in a single process.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..config.schema import locate
+from ..evaluation import provenance
+
+if TYPE_CHECKING:
+    import wandb
+
+PROJECT = "nabla-reasoner"
+SMALL_BYTES = 64 * 2**20  # model folders up to this size are stored with the run; others by their address
+SECONDS = 30  # that a server has to answer
+TAG = 64  # characters of a tag
+
+
+class Table(NamedTuple):
+    """Rows under named columns."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+class WandbRun(NamedTuple):
+    """Content of one W&B run.
+
+    Attributes:
+        identity: id of the run, the same for the same work; at most 64 characters.
+        name: display name.
+        job_type: method, or "tables".
+        config: settings.
+        metrics: numbers, by the names in docs/outputs.md.
+        tables: by name.
+        models: model folders or hub names, by artifact name.
+        figures: PNG files, by name.
+    """
+
+    identity: str
+    name: str
+    job_type: str
+    config: Mapping[str, Any]
+    metrics: Mapping[str, float | int] = {}
+    tables: Mapping[str, Table] = {}
+    models: Mapping[str, str] = {}
+    figures: Mapping[str, Path] = {}
+
+
+def identity(names: Sequence[str], settings: object) -> str:
+    """Return a run's id: its names, cut and without special characters, and a digest of names and settings."""
+    digest = hashlib.sha256(json.dumps([names, settings], sort_keys=True).encode()).hexdigest()
+    return f"{_plain('-'.join(names))[:50]}-{digest[:12]}"
+
+
+def _plain(name: str) -> str:
+    """Return a name with "-" for every character that ids and artifacts cannot have."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name)
+
+
+def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode: str) -> None:
+    """Write one W&B run."""
+    import wandb
+
+    version = provenance.commit()
+    tags = [scale, experiment]
+    if version["commit"]:
+        tags.append(version["commit"][:8] + ("-dirty" if version["dirty"] else ""))
+    # Settings named x_… are private to the pinned wandb. They leave out what takes most of a run's time and says
+    # nothing about the results: system statistics, metadata, machine facts and the list of installed packages.
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        disable_git=True,
+        disable_job_creation=True,
+        save_code=False,
+        init_timeout=SECONDS,
+    )
+    os.environ.setdefault("WANDB_SILENT", "true")
+    try:
+        run = wandb.init(
+            project=PROJECT,
+            id=entry.identity,
+            name=entry.name,
+            group=experiment,
+            job_type=entry.job_type,
+            tags=[tag[:TAG] for tag in tags],
+            config=dict(entry.config),
+            mode=mode,
+            dir=str(folder),
+            resume="allow",
+            settings=settings,
+        )
+        logged: dict[str, Any] = dict(entry.metrics)
+        for name, table in entry.tables.items():
+            logged[name] = wandb.Table(columns=list(table.columns), data=[list(row) for row in table.rows])
+        for name, path in entry.figures.items():
+            logged[f"figures/{name}"] = wandb.Image(str(path), caption=name)
+        run.log(logged)
+        for name, path in entry.models.items():
+            run.log_artifact(_model_artifact(name, locate(path)))
+    finally:
+        wandb.finish()
+
+
+def _model_artifact(name: str, path: str) -> "wandb.Artifact":
+    """Return a model as an artifact: the files of a small folder, otherwise a reference to its address."""
+    import wandb
+
+    artifact, folder = wandb.Artifact(_plain(name), type="model"), Path(path)
+    if not folder.is_dir():
+        artifact.add_reference(f"https://huggingface.co/{path}", checksum=False)
+    elif sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= SMALL_BYTES:
+        artifact.add_dir(str(folder), policy="immutable")  # not copied into wandb's own folder
+    else:
+        artifact.add_reference(folder.resolve().as_uri(), checksum=False)
+    return artifact

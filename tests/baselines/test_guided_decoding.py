@@ -1,0 +1,218 @@
+"""Decoding with the reward model at every token: against plain passes of Hugging Face's models, one step at a time."""
+
+import pytest
+import torch
+import toys
+from pass_counter import PassCounter
+
+from nabla_reasoner import cost
+from nabla_reasoner.baselines.guided_decoding import GuidedDecoding
+from nabla_reasoner.baselines.judge_decoding import JudgeGreedy, LogitMixture
+from nabla_reasoner.baselines.repeated_sampling import Greedy
+from nabla_reasoner.engine import scoring
+from nabla_reasoner.engine.sampling import Sampling, draw, keyed_uniforms
+from nabla_reasoner.types import Problem
+
+QUESTIONS = ["What is 12 + 34?", "6", "99 + 1?", "Add 5 and 6, then take 7.", "1 2 3", "4+4", "take 7"]
+PROBLEMS = [Problem(f"toy/{i}", text, "1", "chain_sum") for i, text in enumerate(QUESTIONS)]
+LIMIT = 8
+GATE = 0.25  # some of the toy policy's positions are more certain
+REWARDS = [("likelihood", False), ("likelihood", True), ("classifier", False), ("token_classifier", False)]
+
+
+def hf_logits(model, text: list[int], vocab_size: int) -> torch.Tensor:
+    """Next-token logits by Hugging Face's forward of the whole text."""
+    return model.model(input_ids=torch.tensor([text])).logits[0, -1, :vocab_size]
+
+
+def judge_logits(reward, text: list[int], vocab_size: int) -> torch.Tensor:
+    total = hf_logits(reward, text, vocab_size)
+    return total if reward.reference is None else total - hf_logits(reward.reference, text, vocab_size)
+
+
+def beginning_score(reward, text: list[int]) -> float:
+    closed = text + (reward.suffix_ids if text[-1] in reward.eos_ids else [])
+    logits = reward.model(input_ids=torch.tensor([closed])).logits
+    return logits.item() if reward.kind == "classifier" else (logits[0, -1, 1] - logits[0, -1, 0]).item()
+
+
+def predicted_scores(reward, text: list[int], candidates: list[int]) -> list[float]:
+    """First-order prediction from the first candidate by autograd through the whole text."""
+    closed = [*text, candidates[0], *(reward.suffix_ids if candidates[0] in reward.eos_ids else [])]
+    embeddings = reward.embedding[torch.tensor([closed])].clone().requires_grad_()
+    scores = reward.model.score(reward.hidden_states(embeddings)[0, -1])
+    value = scores[-1] - scores[0] if len(scores) == 2 else scores[0]
+    (slope,) = torch.autograd.grad(value, embeddings)
+    moves = reward.embedding[candidates] - reward.embedding[candidates[0]]
+    return (value.detach() + moves @ slope[0, len(text)]).tolist()
+
+
+def plain_guided(policy, reward, problem, *, scorer: str, weight: float, count: int, gate: float):
+    """Tokens, uncertain positions, and the tokens that the classifier must read besides the prompt."""
+    prompt, reward_prompt, tokens = policy.prompt_ids(problem.messages), reward.prompt_ids(problem.messages), []
+    uncertain, read, unread = 0, 0, 0
+    while len(tokens) < LIMIT and not (tokens and tokens[-1] in policy.eos_ids):
+        logs = hf_logits(policy, prompt + tokens, policy.vocab_size).log_softmax(-1)
+        values, candidates = logs.topk(count)
+        candidates, best = candidates.tolist(), 0
+        if values[0].exp() <= gate:
+            uncertain += 1
+            text = reward_prompt + tokens
+            if reward.kind == "likelihood":
+                scores = hf_logits(reward, text, reward.strong.vocab_size).log_softmax(-1)
+                if reward.reference is not None:
+                    scores = scores - hf_logits(reward.reference, text, policy.vocab_size).log_softmax(-1)
+                scores = scores[candidates]
+            elif scorer == "exact":
+                scores = torch.tensor([beginning_score(reward, [*text, v]) for v in candidates]).sigmoid().log()
+            else:
+                scores = torch.tensor(predicted_scores(reward, text, candidates)).sigmoid().log()
+            asked = candidates if scorer == "exact" else candidates[:1]
+            suffix = sum(len(reward.suffix_ids) for v in asked if v in reward.eos_ids)
+            best = (values + weight * scores).argmax().item()
+            read += unread + len(asked) + suffix
+            unread = 0 if best < len(asked) else 1
+        else:
+            unread += 1
+        tokens.append(candidates[best])
+    return tokens, uncertain, read + len(reward_prompt) * (uncertain > 0)
+
+
+@pytest.mark.parametrize("scorer", ["exact", "gradient"])
+@pytest.mark.parametrize(("kind", "reference"), REWARDS)
+def test_guided_tokens_and_cost_equal_plain_passes(kind, reference, scorer):
+    policy, reward = toys.policy("llama"), toys.reward(kind, "qwen2", reference=reference)
+    settings = {"reward_weight": 1.5, "num_candidates": 5, "confidence_threshold": GATE, "scorer": scorer}
+    solutions = GuidedDecoding(**settings, max_new_tokens=LIMIT).solve(PROBLEMS, policy, reward)
+    certain = changed = 0
+    greedy = Greedy(max_new_tokens=LIMIT).solve(PROBLEMS, policy)
+    for problem, solution, plain in zip(PROBLEMS, solutions, greedy, strict=True):
+        tokens, uncertain, read = plain_guided(policy, reward, problem, scorer=scorer, weight=1.5, count=5, gate=GATE)
+        assert solution.token_ids == tokens
+        assert solution.search["uncertain"] == uncertain
+        certain += len(tokens) - uncertain
+        changed += tokens != plain.token_ids
+        prompt, reward_prompt = len(policy.prompt_ids(problem.messages)), len(reward.prompt_ids(problem.messages))
+        assert (solution.cost.decode_tokens, solution.cost.policy_prefill_tokens) == (len(tokens), prompt)
+        expected = read if reward.has_score_head else reward_prompt + len(tokens) - 1
+        assert solution.cost.reward_forward_tokens == expected
+        backward = solution.cost.reward_backward_tokens
+        assert (backward >= uncertain > 0) if reward.has_score_head and scorer == "gradient" else backward == 0
+        flops = policy.parameters * (prompt + len(tokens)) + reward.parameters * (expected + backward)
+        assert solution.cost.flops == 2 * flops
+        (value,), _ = scoring.rewards(reward, [reward.prompt_ids(problem.messages)], [tokens])
+        assert solution.reward == pytest.approx(value, abs=1e-9)
+    assert certain > 5
+    assert changed > 3
+
+
+@pytest.mark.parametrize("method", [LogitMixture, JudgeGreedy])
+@pytest.mark.parametrize("reference", [False, True])
+def test_mixture_and_judge_tokens_equal_plain_passes(method, reference):
+    policy, reward = toys.policy("llama"), toys.reward("likelihood", "qwen2", reference=reference)
+    more = {} if method is JudgeGreedy else {"judge_weight": 0.7, "temperature": 0.8, "top_k": 20}
+    solutions = method(**more, max_new_tokens=LIMIT).solve(PROBLEMS, policy, reward, seed=5, repeat=1)
+    for problem, solution in zip(PROBLEMS, solutions, strict=True):
+        prompt, reward_prompt, tokens = policy.prompt_ids(problem.messages), reward.prompt_ids(problem.messages), []
+        noise = torch.tensor(keyed_uniforms(5, problem.id, 1, "rollout 0", LIMIT))
+        while len(tokens) < LIMIT and not (tokens and tokens[-1] in policy.eos_ids):
+            if method is JudgeGreedy:
+                tokens.append(hf_logits(reward, reward_prompt + tokens, reward.strong.vocab_size).argmax().item())
+                continue
+            logits = hf_logits(policy, prompt + tokens, policy.vocab_size)
+            logits = logits + 0.7 * judge_logits(reward, reward_prompt + tokens, policy.vocab_size)
+            tokens.append(draw(logits[None], noise[len(tokens)][None], Sampling(0.8, 1.0, 20)).item())
+        assert solution.token_ids == tokens
+        if method is LogitMixture:
+            assert solution.cost.reward_forward_tokens == len(reward_prompt) + len(tokens) - 1
+            flops = policy.parameters * (len(prompt) + len(tokens)) + reward.parameters * (
+                len(reward_prompt) + len(tokens) - 1
+            )
+        else:
+            assert solution.cost.policy_prefill_tokens == 0
+            flops = reward.strong.parameters * (len(reward_prompt) + len(tokens))
+        assert solution.cost.decode_tokens == len(tokens)
+        assert solution.cost.flops == 2 * flops
+
+
+def test_judge_writes_tokens_of_policy_only():
+    policy, reward = toys.policy(), toys.reward()
+    whole = JudgeGreedy(max_new_tokens=LIMIT).solve(PROBLEMS, policy, reward)
+    policy.vocab_size = 150
+    solutions = JudgeGreedy(max_new_tokens=LIMIT).solve(PROBLEMS, policy, reward)
+    assert max(token for solution in whole for token in solution.token_ids) >= 150
+    assert max(token for solution in solutions for token in solution.token_ids) < 150
+    assert reward.strong.vocab_size > 150
+
+
+METHODS = {
+    "judge": JudgeGreedy(max_new_tokens=LIMIT),
+    "mixture": LogitMixture(temperature=1.0, max_new_tokens=LIMIT),
+    "guided": GuidedDecoding(confidence_threshold=GATE, max_new_tokens=LIMIT),
+    "guided by gradient": GuidedDecoding(confidence_threshold=GATE, scorer="gradient", max_new_tokens=LIMIT),
+}
+
+
+@pytest.mark.parametrize("kind", ["likelihood", "classifier"])
+@pytest.mark.parametrize("name", METHODS)
+def test_results_do_not_depend_on_batch(name, kind):
+    policy, reward = toys.policy(), toys.reward(kind)
+    if kind == "classifier" and not name.startswith("guided"):
+        with pytest.raises(ValueError, match=r"needs a likelihood reward.*'classifier'"):
+            METHODS[name].solve(PROBLEMS, policy, reward)
+        return
+    together = METHODS[name].solve(PROBLEMS[::-1], policy, reward, seed=3)[::-1]
+    for problem, solution in list(zip(PROBLEMS, together, strict=True))[:4]:
+        (alone,) = METHODS[name].solve([problem], policy, reward, seed=3)
+        assert solution.token_ids == alone.token_ids
+        assert solution.cost._replace(seconds=0, peak_bytes=0) == alone.cost._replace(seconds=0, peak_bytes=0)
+        assert solution.search["trajectory"][-1]["flops"] == solution.cost.flops
+
+
+@pytest.mark.parametrize("kind", ["likelihood", "classifier"])
+@pytest.mark.parametrize("name", METHODS)
+def test_cost_equals_tokens_read(name, kind, monkeypatch):
+    if kind == "classifier" and not name.startswith("guided"):
+        return
+    policy, reward = toys.policy(), toys.reward(kind)
+    counter = PassCounter(monkeypatch, policy, reward)
+    solutions = METHODS[name].solve(PROBLEMS, policy, reward)
+    spent = cost.total(solution.cost for solution in solutions)
+    read = counter.read["reward"] + counter.stepped["reward"]
+    prompts = [reward.prompt_ids(problem.messages) for problem in PROBLEMS]
+    _, recorded = scoring.rewards(reward, prompts, [solution.token_ids for solution in solutions])
+    charged = spent.reward_forward_tokens + cost.total(recorded).reward_forward_tokens  # the last score is free
+    if name == "judge":
+        assert spent.decode_tokens == counter.drawn
+        assert counter.read["policy"] + counter.stepped["policy"] == 0
+    else:
+        assert charged == read
+        assert spent.policy_prefill_tokens == counter.read["policy"]
+        assert spent.decode_tokens - len(PROBLEMS) == counter.stepped["policy"]  # nothing reads a last token
+
+
+def test_weight_zero_is_greedy():
+    policy, reward = toys.policy(), toys.reward("classifier")
+    greedy = Greedy(max_new_tokens=LIMIT).solve(PROBLEMS, policy)
+    zero = GuidedDecoding(reward_weight=0, max_new_tokens=LIMIT).solve(PROBLEMS, policy, reward)
+    assert [a.token_ids for a in zero] == [a.token_ids for a in greedy]
+    mixture = LogitMixture(judge_weight=0, max_new_tokens=LIMIT).solve(PROBLEMS, policy, toys.reward())
+    assert [a.token_ids for a in mixture] == [a.token_ids for a in greedy]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: GuidedDecoding(reward_weight=-1), r"reward_weight \(w\) must be >= 0; got -1"),
+        (lambda: GuidedDecoding(num_candidates=1), r"num_candidates \(k\) must be >= 2.*got 1"),
+        (lambda: GuidedDecoding(confidence_threshold=0), r"confidence_threshold must be in \(0, 1\]; got 0"),
+        (lambda: GuidedDecoding(scorer="guess"), "scorer must be one of exact, gradient; got 'guess'"),
+        (lambda: GuidedDecoding(max_new_tokens=0), "max_new_tokens must be >= 1; got 0"),
+        (lambda: LogitMixture(judge_weight=-0.5), r"judge_weight \(β\) must be >= 0; got -0.5"),
+        (lambda: LogitMixture(temperature=-1), "temperature must be >= 0"),
+        (lambda: JudgeGreedy(max_new_tokens=0), "max_new_tokens must be >= 1; got 0"),
+    ],
+)
+def test_setting_out_of_range_raises(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

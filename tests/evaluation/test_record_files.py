@@ -1,0 +1,313 @@
+"""Record files: which count, how cells of different settings are kept apart, and when a cell is complete."""
+
+import copy
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nabla_reasoner.__main__ import main
+from nabla_reasoner.cost import Cost
+from nabla_reasoner.evaluation import outcomes, provenance, record_files
+from nabla_reasoner.evaluation.records import CellKey, append_records, failed_record, read_records, record_name
+from nabla_reasoner.experiments import table2, table3, table5
+from nabla_reasoner.experiments.table1 import write_table
+from nabla_reasoner.reporting import ablation_runs, ablations
+from nabla_reasoner.types import Problem
+
+SETTINGS = {
+    "policy": {"name": "tiny-base", "path": "p", "weights": "0"},
+    "reward": {"name": "likelihood", "path": "r", "kind": "likelihood", "weights": "1"},
+    "task": {"name": "products", "settings": {"max_digits": 2}, "repeats": 1},
+    "method": {"name": "greedy", "max_new_tokens": 24},
+    "num_problems": 4,
+    "threads": 1,
+    "dtype": "float32",
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_warnings() -> None:
+    record_files.warn_once.cache_clear()
+
+
+def write(
+    folder: Path, method: str, seed: int = 0, *, changes: dict | None = None, count: int = 4, answer: str = "1"
+) -> Path:
+    """Records of problems p0, p1, …, all right, with settings; `changes` replaces dotted settings."""
+    settings = copy.deepcopy(SETTINGS) | {"seed": seed}
+    settings["method"]["name"] = method
+    if method.startswith("nabla"):
+        settings["method"] |= {"variant": "fixed", "step_size": 0.3, "max_rollouts": 8}
+    for name, value in (changes or {}).items():
+        *groups, last = name.split(".")
+        part = settings
+        for group in groups:
+            part = part[group]
+        part[last] = value
+    names = {"policy": settings["policy"]["name"], "method": settings["method"]["name"], "seed": seed, "repeat": 0}
+    records = []
+    for index in range(count):
+        record = failed_record(Problem(f"p{index}", "q", answer, settings["task"]["name"]), "x", **names)
+        search = {"proposed": 1, "rejected": 0}
+        spent = Cost(decode_tokens=1, model_calls=2, flops=3.0, seconds=4.0)._asdict()
+        records.append(record | {"correct": True, "status": "ok", "error": None, "cost": spent, "search": search})
+    key = CellKey(names["policy"], settings["task"]["name"], names["method"])
+    path = folder / "records" / record_name(key, seed)
+    append_records(path, records)
+    path.with_suffix(".settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    return path
+
+
+def tabulated(folder: Path) -> tuple[dict[tuple[str, str, str], dict], list[dict], str]:
+    """Rows by policy, task and method, comparisons that were made, and the text of a table of all records."""
+    experiment = outcomes.read_experiment(folder)
+    grid = [
+        {**key._asdict(), "seeds": cell.seeds, "expected": cell.expected(cell.seeds)}
+        | {"paper_cell": {"policy": None, "benchmark": None}}
+        for key, cell in experiment.cells.items()
+    ]
+    write_table(folder, grid=grid, experiment=experiment)
+    rows, compared = (
+        list(csv.DictReader((folder / name).read_text(encoding="utf-8").splitlines()))
+        for name in ("table.csv", "comparisons.csv")
+    )
+    made = [row for row in compared if row["verdict"] != "not run"]
+    text = (folder / "table.md").read_text(encoding="utf-8")
+    return {(row["policy"], row["task"], row["method"]): row for row in rows}, made, text
+
+
+def test_equal_settings_share_names_and_are_paired(tmp_path: Path):
+    write(tmp_path, "nabla_reasoner")
+    write(tmp_path, "best_of_n", changes={"threads": 2})
+    rows, compared, text = tabulated(tmp_path)
+    assert set(rows) == {("tiny-base", "products", "nabla_reasoner"), ("tiny-base", "products", "best_of_n")}
+    assert len(compared) == 4
+    assert "Cells differ in threads (1, 2)" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "label"),
+    [
+        ({"reward.name": "classifier", "reward.weights": "2", "reward.path": "c"}, "reward=classifier"),
+        ({"reward.weights": "2"}, "reward.weights=2"),
+        ({"split": "validation"}, "split=validation"),
+        ({"task.settings.max_digits": 3}, "max_digits=3"),
+        ({"task.sha256": "0" * 64}, "sha256=60e05bd1"),
+        ({"task.suffix": "Think."}, "suffix=Think."),
+        ({"method.max_new_tokens": 12}, "max_new_tokens=12"),
+        ({"dtype": "bfloat16"}, "dtype=bfloat16"),
+        ({"method.variant": "release"}, "variant=release"),
+    ],
+)
+def test_cells_of_other_conditions_stand_apart_unpaired(tmp_path: Path, changes: dict, label: str):
+    write(tmp_path, "nabla_reasoner")
+    write(tmp_path, "nabla_without_gradient", changes=changes)
+    rows, compared, text = tabulated(tmp_path)
+    assert not compared
+    assert ("tiny-base", f"products ({label})", "nabla_without_gradient") in rows
+    assert not any(key[1] == "products" for key in rows), "both say what differs"
+    assert "never compared" in text
+
+
+def test_seeds_of_other_method_settings_are_rows_of_their_own(tmp_path: Path):
+    write(tmp_path, "nabla_reasoner", 0)
+    write(tmp_path, "nabla_reasoner", 1, changes={"method.step_size": 3})
+    write(tmp_path, "best_of_n", 0)
+    rows, compared, _ = tabulated(tmp_path)
+    assert {key[2]: row["num_seeds"] for key, row in rows.items()} == {
+        "nabla_reasoner (step_size=0.3)": "1",
+        "nabla_reasoner (step_size=3)": "1",
+        "best_of_n": "1",
+    }
+    assert {row["method"] for row in compared} == {"nabla_reasoner (step_size=0.3)"}
+
+
+def test_seeds_of_another_policy_under_one_name_are_apart(tmp_path: Path):
+    write(tmp_path, "greedy", 0)
+    write(tmp_path, "greedy", 1, changes={"policy.weights": "9"})
+    rows, _, _ = tabulated(tmp_path)
+    assert {key[0] for key in rows} == {"tiny-base (policy.weights=0)", "tiny-base (policy.weights=9)"}
+
+
+def test_problems_of_one_id_with_other_answers_are_not_paired(tmp_path: Path):
+    write(tmp_path, "nabla_reasoner")
+    write(tmp_path, "best_of_n", answer="2")
+    _, compared, _ = tabulated(tmp_path)
+    assert not compared
+    notes = {row["note"] for row in csv.DictReader((tmp_path / "comparisons.csv").read_text("utf-8").splitlines())}
+    assert notes == {"the problems of one id have different answers"}
+
+
+def test_trained_policy_of_another_split_fills_no_cell_of_its_base(tmp_path: Path):
+    write(tmp_path, "nabla_reasoner")
+    write(tmp_path, "greedy", changes={"policy.name": "tiny-base-grpo", "split": "validation"})
+    experiment = outcomes.read_experiment(tmp_path)
+    row = {"policy": "tiny-base", "task": "products (split=test)", "method": "grpo", "seeds": [0]}
+    assert outcomes.row_outcomes(experiment.records, row) == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "null", "[]", '"a"', "\x00"])
+def test_damaged_settings_are_unknown_and_named(tmp_path: Path, content: str, capsys):
+    write(tmp_path, "nabla_reasoner")
+    damaged = write(tmp_path, "best_of_n").with_suffix(".settings.json")
+    damaged.write_text(content, encoding="utf-8")
+    rows, compared, text = tabulated(tmp_path)
+    assert ("tiny-base", "products (settings unknown)", "best_of_n") in rows
+    assert not compared
+    assert "Settings unknown for 1 of 2 record files" in text
+    assert capsys.readouterr().err.count(str(damaged)) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{stem} copy.jsonl",
+        "{stem} (1).jsonl",
+        "._{stem}.jsonl",
+        "{stem}.jsonl~",
+        ".{stem}.jsonl.swp",
+        "copy__of__{stem}.jsonl",
+        "tiny-base__products__best_of_n__s1.jsonl",
+        "tiny-base__products__best_of_n__s00.jsonl",
+        "other__products__best_of_n__s0.jsonl",
+    ],
+)
+def test_copies_are_ignored_and_named_once(tmp_path: Path, name: str, capsys):
+    path = write(tmp_path, "best_of_n")
+    before = tabulated(tmp_path)
+    copied = path.with_name(name.format(stem=path.stem))
+    shutil.copyfile(path, copied)
+    assert tabulated(tmp_path) == before
+    tabulated(tmp_path)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if copied.name in line]
+    assert len(warnings) == 1
+    assert "ignored" in warnings[0]
+
+
+def test_names_with_underscores_come_from_the_records(tmp_path: Path):
+    write(tmp_path, "greedy", changes={"policy.name": "a_"})
+    ((key, _),) = record_files.stored_cells(tmp_path / "records")[0].items()
+    assert key == ("a_", "products", "greedy")
+
+
+def test_corrupt_first_record_is_named(tmp_path: Path):
+    path = write(tmp_path, "greedy")
+    path.write_text("{broken\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(ValueError, match="greedy__s0.jsonl, line 1: every line must be one JSON object"):
+        outcomes.read_experiment(tmp_path)
+
+
+def test_file_with_a_torn_first_record_has_no_records_yet(tmp_path: Path):
+    path = write(tmp_path, "greedy")
+    path.write_text('{"problem_id": "p', encoding="utf-8")
+    assert outcomes.read_experiment(tmp_path).records == {}
+
+
+def test_unknown_methods_are_the_last_rows(tmp_path: Path):
+    for method in ("bon16", "greedy", "nabla_reasoner_multipass", "a_method"):
+        write(tmp_path, method)
+    found = sorted((key.method for key in outcomes.read_experiment(tmp_path).records), key=table3.rank)
+    assert found == ["greedy", "nabla_reasoner_multipass", "a_method", "bon16"]
+
+
+def test_records_of_two_cells_in_one_file_are_refused(tmp_path: Path):
+    path, other = write(tmp_path, "greedy", count=2), write(tmp_path, "best_of_n", count=3)
+    lines = other.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text(path.read_text(encoding="utf-8") + lines[2], encoding="utf-8")
+    with pytest.raises(ValueError, match="line 3: all records of a file must be of one cell"):
+        read_records(path)
+
+
+def test_incomplete_cells_are_partial_everywhere(tmp_path: Path):
+    folder = tmp_path / "table1"
+    for method in ("best_of_n", "nabla_reasoner"):
+        write(folder, method, count=3)
+    rows, _, text = tabulated(folder)
+    assert {row["status"] for row in rows.values()} == {"partial: 3 of 4"}
+    assert "Partial: 2 of 2 cells are not complete" in text
+    assert {row["status"] for row in table3.table_rows(tmp_path)} == {"partial: 3 of 4", "not run"}
+    notes = {row["note"] for row in table5.table_rows(tmp_path) if row["quantity"] == "flops"}
+    assert notes == {"best_of_n partial: 3 of 4; nabla_reasoner partial: 3 of 4"}
+    experiment = outcomes.read_table1(tmp_path)
+    assert any("Partial: 2 of 2" in note for note in experiment.notes())
+
+
+def test_whole_benchmark_has_the_size_of_its_file(tmp_path: Path):
+    write(tmp_path, "greedy", changes={"task.name": "math500", "num_problems": None})
+    ((_, cell),) = record_files.stored_cells(tmp_path / "records")[0].items()
+    assert cell.expected([0]) == 500
+
+
+def test_release_of_another_split_is_no_row_of_table3(tmp_path: Path):
+    write(tmp_path / "table1", "nabla_reasoner")
+    write(tmp_path / "table1-release", "nabla_reasoner", changes={"method.variant": "release", "split": "validation"})
+    *_, release = table3.table_rows(tmp_path)
+    assert (release["variant"], release["rejected"]) == ("release", None)
+    assert release["status"].startswith("not run: the records of the release have other settings")
+
+
+def test_rewards_of_other_splits_are_other_tasks_of_table2(tmp_path: Path):
+    for reward, split in (("likelihood", "test"), ("classifier", "validation")):
+        write(tmp_path / reward, "nabla_reasoner", changes={"reward.name": reward, "split": split})
+        tabulated(tmp_path / reward)
+    table2.combine(tmp_path, ["likelihood", "classifier"])
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["task"] for row in rows] == ["products (split=test)", "products (split=validation)"]
+
+
+def summary(folder: Path, *runs: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    content = dict.fromkeys(provenance.KEYS) | {"invocations": [{"command": "c", **run} for run in runs]}
+    (folder / "summary.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_ablation_of_another_split_is_not_compared(tmp_path: Path):
+    write(tmp_path / "default", "nabla_reasoner")
+    write(tmp_path / "same", "nabla_reasoner", changes={"method.step_size": 1.0})
+    write(tmp_path / "other", "nabla_reasoner", changes={"method.step_size": 1.0, "split": "validation"})
+    loaded = {name: ablation_runs.load_runs(tmp_path / name) for name in ("default", "same", "other")}
+    settings = [ablations.Setting("step", name, name, None, "") for name in loaded]
+    rows = {row["setting"]: row for row in ablations.table_rows(settings, loaded)}
+    assert (rows["same"]["difference"], rows["same"]["status"]) == (0.0, "ok")
+    assert rows["other"]["difference"] is None
+    assert rows["other"]["status"].startswith("not run: the records are not of the default's questions")
+
+
+def test_versions_of_a_part_are_those_of_its_experiment(tmp_path: Path):
+    one = {"commit": "a" * 40, "dirty": False}
+    summary(tmp_path, one, {**one, "dirty": True})
+    assert provenance.mixed_versions(tmp_path / "classifier") == [
+        "Commands of different versions worked on these results: commits aaaaaaaa, aaaaaaaa-dirty."
+    ]
+
+
+def test_other_commits_and_packages_are_said_in_the_table(tmp_path: Path):
+    write(tmp_path, "greedy")
+    one = {"commit": "a" * 40, "dirty": False, "packages": {"torch": "1"}}
+    summary(tmp_path, one, one)
+    assert "different versions" not in tabulated(tmp_path)[2]
+    summary(tmp_path, one, {**one, "commit": "b" * 40, "packages": {"torch": "2"}})
+    text = tabulated(tmp_path)[2]
+    assert "different versions worked on these results: commits aaaaaaaa, bbbbbbbb; torch 1, 2." in text
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "null", '{"invocations": []}', '{"invocations": [1]}'])
+def test_damaged_summary_begins_anew_with_a_line(tmp_path: Path, content: str, capsys):
+    (tmp_path / "summary.json").write_text(content, encoding="utf-8")
+    provenance.Summary(tmp_path, "./reproduce.sh x", {}, {"seed": [0]}, "cpu").close("finished")
+    assert "summary.json is damaged" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["invocations"]) == 1
+    assert provenance.read_summary(tmp_path)["status"] == "finished"
+
+
+@pytest.mark.parametrize("target", ["table3", "table5", "figure3", "figure4"])
+def test_damaged_side_files_break_no_target(tmp_path: Path, target: str, capsys):
+    folder = tmp_path / "tiny" / "table1"
+    for method in ("best_of_n", "nabla_reasoner"):
+        write(folder, method).with_suffix(".settings.json").write_text("", encoding="utf-8")
+    (folder / "summary.json").write_text("null", encoding="utf-8")
+    assert main([target, f"results_dir={tmp_path}"]) == 0
+    assert "is damaged" in capsys.readouterr().err

@@ -1,0 +1,167 @@
+"""Committed evidence: copied only where keep=true asks for it, and only from a complete run of the default settings."""
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+
+from nabla_reasoner.__main__ import main
+from nabla_reasoner.config import compose, fingerprint
+from nabla_reasoner.config.cell import Cell
+from nabla_reasoner.config.sweeps import Sweep
+from nabla_reasoner.config.targets import find
+from nabla_reasoner.evaluation import provenance
+from nabla_reasoner.evaluation.cell_records import record_file
+from nabla_reasoner.evaluation.records import append_records, failed_record, settings_path
+from nabla_reasoner.experiments import figures, keep
+from nabla_reasoner.experiments.command import DONE, FAILED, Command
+from nabla_reasoner.types import Problem
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "figures"
+    (folder / "data").mkdir(parents=True)
+    monkeypatch.setattr(keep, "GALLERY", folder)
+    return folder
+
+
+def files(gallery: Path) -> set[str]:
+    return {str(path.relative_to(gallery)) for path in gallery.rglob("*") if path.is_file()}
+
+
+def ppo_run(results: Path, *, status: str = "finished", words: str = "") -> None:
+    """What a run of ppo leaves."""
+    folder = results / "tiny" / "ppo"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("ppo.csv", "curves.csv", "break_even.csv", "ppo.png", "ppo.pdf", "ppo.md"):
+        (folder / name).write_text("x\n", encoding="utf-8")
+    command = f"./reproduce.sh ppo{words}"
+    content = dict.fromkeys(provenance.KEYS) | {"command": command, "status": status}
+    content["invocations"] = [{"command": command}]
+    (folder / "summary.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def finish(target: str, results: Path, *words: str, status: int = DONE) -> int:
+    return keep.finish(Command(find(target), (f"results_dir={results}", *words)), status)
+
+
+def test_rows_and_figures_of_a_default_run_are_kept(tmp_path: Path, gallery: Path):
+    ppo_run(tmp_path, words=" results_dir=elsewhere keep=true wandb=disabled")
+    assert finish("ppo", tmp_path, "keep=true") == DONE
+    assert files(gallery) == {
+        "ppo.png",
+        "ppo.pdf",
+        "ppo.md",
+        *(f"data/ppo{n}.csv" for n in ("", "_curves", "_break_even")),
+    }
+
+
+def test_nothing_is_kept_unless_asked_and_a_line_says_how(tmp_path: Path, gallery: Path, capsys):
+    ppo_run(tmp_path)
+    assert finish("ppo", tmp_path) == finish("ppo", tmp_path, "keep=false") == DONE
+    assert not files(gallery)
+    assert capsys.readouterr().out.splitlines()[0].startswith("Nothing was copied to figures/: that takes keep=true")
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [({"status": "failures"}, "ended with the status failures"), ({"words": " seed=1"}, "was run with seed=1")],
+)
+def test_other_runs_are_not_kept(tmp_path: Path, gallery: Path, run: dict, said: str, capsys):
+    ppo_run(tmp_path, **run)
+    assert finish("ppo", tmp_path, "keep=true") == FAILED
+    assert said in capsys.readouterr().out
+    assert not files(gallery)
+
+
+def test_failed_command_is_not_kept(tmp_path: Path, gallery: Path):
+    ppo_run(tmp_path)
+    assert finish("ppo", tmp_path, "keep=true", status=FAILED) == FAILED
+    assert not files(gallery)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["table3", "keep=true", "scale=small"],
+            "keep=true needs a complete run of the default settings; got scale=small",
+        ),
+        (["ppo", "keep=true", "seed=3"], "got seed=3"),
+        (["bench", "keep=true", "cases=[dto_memory]"], "got cases=[dto_memory]"),
+        (["theorem", "keep=true", "checks=[jko]"], "got checks=[jko]"),
+        (["table4", "keep=true"], "table4 has no rows in figures/data/"),
+        (["table5", "keep=yes"], "keep must be true or false"),
+    ],
+)
+def test_keeping_other_settings_is_refused_before_compute(tmp_path: Path, gallery: Path, words, said: str, capsys):
+    assert main([*words, f"results_dir={tmp_path / 'results'}"]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_report_keeps_what_is_complete_and_names_the_rest(tmp_path: Path, gallery: Path):
+    ppo_run(tmp_path)
+    assert keep.keep_complete(tmp_path, [find("ppo"), find("bench")]) == ["bench was not run"]
+    assert "data/ppo.csv" in files(gallery)
+    assert "data/bench.csv" not in files(gallery)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_drawn_figures_are_kept_with_complete_rows_only(tmp_path: Path, gallery: Path, monkeypatch, complete: bool):
+    ppo_run(tmp_path / "results")
+    drawn = tmp_path / "notebooks"
+    drawn.mkdir()
+    for name in ("figure3.png", figures.CASES):
+        (drawn / name).write_text("new", encoding="utf-8")
+    monkeypatch.setattr(figures, "OUTPUT", drawn)
+    monkeypatch.setattr(figures, "DATA", gallery / "data")
+    monkeypatch.setattr(figures, "gaps", lambda target, results: [] if complete else [f"{target.name} was not run"])
+    assert figures._keep(tmp_path / "results", False) == (DONE if complete else FAILED)
+    kept = {"figure3.png", *(f"data/ppo{n}.csv" for n in ("", "_curves", "_break_even"))}
+    assert files(gallery) == (kept if complete else set()), "cases are kept only where they were computed anew"
+
+
+@functools.cache
+def composed() -> list[Cell]:
+    words = ["experiment=table1", "policy=tiny-base", "task=products", "seed=0", "num_problems=3"]
+    return compose.compose_cells([*words, "method=greedy,best_of_n"])
+
+
+@pytest.fixture
+def two_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
+    """Two cells in the place of every sweep's, each with its records of three problems."""
+    cells = [cell.model_copy(update={"records": str(tmp_path / "tiny" / "table1")}) for cell in composed()]
+    monkeypatch.setattr(keep, "compose_sweeps", lambda target, overrides: [Sweep([], cells)])
+    for cell in cells:
+        names = {"policy": "tiny-base", "method": cell.method.name, "seed": 0, "repeat": 0}
+        path = record_file(cell)
+        append_records(path, [failed_record(Problem(f"p{i}", "q", "1", "products"), "x", **names) for i in range(3)])
+        settings_path(path).write_text(json.dumps(fingerprint.fingerprint(cell)), encoding="utf-8")
+    return cells
+
+
+def test_every_cell_must_be_complete(tmp_path: Path, two_cells: list[Cell]):
+    assert keep.gaps(find("table1"), tmp_path) == []
+    path = record_file(two_cells[1])
+    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
+    (gap,) = keep.gaps(find("table1"), tmp_path)
+    assert gap == f"1 of 2 cells of table1, e.g. {path.stem} is not complete"
+
+
+@pytest.mark.parametrize("content", ["", "{}", None])
+def test_every_cell_must_have_the_default_settings(tmp_path: Path, two_cells: list[Cell], content: str | None):
+    path = record_file(two_cells[0])
+    settings = json.loads(settings_path(path).read_text(encoding="utf-8")) | {"split": "validation"}
+    settings_path(path).write_text(json.dumps(settings) if content is None else content, encoding="utf-8")
+    (gap,) = keep.gaps(find("table1"), tmp_path)
+    assert gap.endswith("has other settings")
+
+
+def test_targets_that_read_need_complete_sources(tmp_path: Path, gallery: Path, two_cells: list[Cell], capsys):
+    record_file(two_cells[0]).unlink()
+    assert main(["figure3", "keep=true", f"results_dir={tmp_path}"]) == 2
+    assert "keep=true needs complete results; got: 1 of 2 cells of table1" in capsys.readouterr().err
+    assert not files(gallery)

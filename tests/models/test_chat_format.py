@@ -1,0 +1,185 @@
+"""The text a reward model reads is its own chat template's finished chat, whatever end token a policy draws."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_models
+import torch
+import toys
+import transformers
+
+from nabla_reasoner import BestOfN, Problem
+from nabla_reasoner.dto import gradient_passes, gradients, objective, optimize
+from nabla_reasoner.engine import generation, scoring
+from nabla_reasoner.engine.sampling import Sampling
+from nabla_reasoner.engine.sequences import ModelCaches
+from nabla_reasoner.models.chat_format import read_format
+from nabla_reasoner.models.language_models import Policy, RewardModel
+
+TURN = "<|{{ message['role'] }}|>{{ message['content'] }}"
+THINK = "{% if message['role'] == 'assistant' %}<|assistant|>(think)(/think){{ message['content'] }}{% else %}" + TURN
+OPEN = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+EVERY = "{% for message in messages %}"
+TEMPLATES = {
+    "plain": EVERY + TURN + "<|end|>{% endfor %}" + OPEN,
+    "line break": EVERY + TURN + "<|end|>\n{% endfor %}" + OPEN,
+    "end of text after the turn": EVERY + TURN + "<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% else %}<|pad|>{% endif %}",
+    "other end of turn": EVERY + TURN + "<|pad|>\n{% endfor %}" + OPEN,
+    "think block in the finished chat": EVERY + THINK + "{% endif %}<|end|>\n{% endfor %}" + OPEN,
+    "think block in the prompt": EVERY + TURN + "<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>(think)(/think){% endif %}",
+}
+CHAT = toys.chat("What is 12 + 34?")
+ANSWER = "12+34=46"
+
+
+def folder(template: str, *, classifier: bool = False, eos: str = "<|end|>", seed: int = 0) -> str:
+    path = small_models.folder("llama", classifier=classifier, seed=seed)
+    (path / "chat_template.jinja").write_text(template)
+    tokenizer = small_models.tokenizer()
+    small_models.edit(path / "tokenizer_config.json", eos_token=eos)
+    index = tokenizer.convert_tokens_to_ids(eos)
+    for file in ("config.json", "generation_config.json"):
+        if (path / file).exists():
+            small_models.edit(path / file, eos_token_id=index)
+    return str(path)
+
+
+def whole_chat(model) -> list[int]:
+    chat = [*CHAT, {"role": "assistant", "content": ANSWER}]
+    return list(model.tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False))
+
+
+def read_texts(reward, responses, monkeypatch) -> list[list[int]]:
+    """Return the texts that the reward model reads for these responses."""
+    texts, plain = [], scoring.read
+
+    def noting(model, batch, *args, **kwargs):
+        texts.extend(batch)
+        return plain(model, batch, *args, **kwargs)
+
+    monkeypatch.setattr(scoring, "read", noting)
+    for response in responses:
+        scoring.rewards(reward, [reward.prompt_ids(CHAT)], [response])
+    return texts
+
+
+@pytest.mark.parametrize("eos", ["<|end|>", "<|pad|>"])
+@pytest.mark.parametrize("kind", ["classifier", "likelihood"])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_text_read_equals_finished_chat_of_template(template, kind, eos, monkeypatch):
+    reward = RewardModel.from_pretrained(folder(TEMPLATES[template], classifier=kind == "classifier", eos=eos), kind)
+    answer = reward.tokenizer.encode(ANSWER, add_special_tokens=False)
+    ends = [reward.tokenizer.convert_tokens_to_ids(token) for token in ("<|end|>", "<|pad|>")]
+    for end in ends:
+        policy = Policy.from_pretrained(toys.model_folder("llama"))
+        policy.eos_ids = [end]
+        reward.check_vocabulary(policy)
+    texts = read_texts(reward, [answer, *([*answer, end] for end in ends)], monkeypatch)
+    expected = whole_chat(reward)
+    if kind == "likelihood":  # what follows the end of turn changes no token's log-likelihood
+        expected = expected[: len(expected) - len(reward.format.closing) + 1]
+    assert texts == [expected] * 3
+
+
+def test_finishing_is_not_punished_by_another_end_token():
+    """FAULTS K9: cut, ended by the policy's token and ended by the reward's token are one text."""
+    policy = Policy.from_pretrained(folder(TEMPLATES["other end of turn"], eos="<|pad|>"))
+    reward = RewardModel.from_pretrained(folder(TEMPLATES["plain"], seed=1), "likelihood")
+    reward.check_vocabulary(policy)
+    answer = policy.tokenizer.encode(ANSWER, add_special_tokens=False)
+    prompts = [reward.prompt_ids(CHAT)] * 3
+    values, _ = scoring.rewards(reward, prompts, [answer, [*answer, policy.eos_ids[0]], [*answer, reward.eos_ids[0]]])
+    assert values[0] == pytest.approx(values[1]) == pytest.approx(values[2])
+    partial, _ = scoring.rewards(reward, prompts[1:], [[*answer, end] for end in (0, 1)], close=False)
+    assert partial == pytest.approx(values[1:])
+
+
+@pytest.mark.parametrize("kind", ["classifier", "likelihood"])
+def test_gradient_with_replaced_end_token_equals_autograd(kind):
+    policy = Policy.from_pretrained(folder(TEMPLATES["other end of turn"], eos="<|pad|>"), dtype="float64")
+    path = folder(TEMPLATES["line break"], classifier=kind == "classifier", seed=1)
+    reward = RewardModel.from_pretrained(path, kind, dtype="float64")
+    answer = policy.tokenizer.encode(ANSWER, add_special_tokens=False)
+    weights = {"reward_weight": 0.7, "nll_weight": 0.3}
+    for rollout in (answer, [*answer, policy.eos_ids[0]], [*answer[:2], policy.eos_ids[0], *answer[2:]]):
+        sequence = objective.make_sequence(policy, reward, CHAT, answer[:2], rollout)
+        for caches in (None, ModelCaches(1)):
+            (gradient,) = gradient_passes.evaluate(policy, reward, [sequence], caches=caches, slots=[0], **weights)
+        rows = gradients.onehot_gradient([gradient], [range(len(rollout))])
+        onehots = torch.nn.functional.one_hot(torch.tensor(rollout), policy.vocab_size).double().requires_grad_()
+        loss = objective.relaxed_objective(policy, reward, sequence, onehots, **weights)
+        (expected,) = torch.autograd.grad(loss, onehots)
+        assert gradient.loss == pytest.approx(loss.item(), abs=1e-9)
+        torch.testing.assert_close(rows, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_engines_agree_with_replaced_end_token():
+    policy = Policy.from_pretrained(folder(TEMPLATES["other end of turn"], eos="<|pad|>"), dtype="float64")
+    path = folder(TEMPLATES["think block in the finished chat"], classifier=True, seed=1)
+    reward = RewardModel.from_pretrained(path, dtype="float64")
+    answer = policy.tokenizer.encode(ANSWER, add_special_tokens=False)
+    results = [
+        optimize(
+            policy,
+            reward,
+            prompts=[CHAT],
+            prefix_ids=[[]],
+            rollout_ids=[[*answer, policy.eos_ids[0]]],
+            step_size=0.5,
+            num_iterations=8,
+            update="all",
+            engine=engine,
+        )[0]
+        for engine in ("fast", "reference")
+    ]
+    assert results[0].token_ids == results[1].token_ids
+    assert results[0].objective == pytest.approx(results[1].objective, abs=1e-8)
+
+
+def test_policy_also_stops_at_the_end_of_turn_of_its_template():
+    """Qwen2.5-7B: its tokenizer's end is <|endoftext|>, its template's <|im_end|>."""
+    policy = Policy.from_pretrained(folder(TEMPLATES["plain"], eos="<|pad|>"))
+    assert policy.eos_ids == [1, 0]
+    with torch.no_grad():
+        policy.head.weight.zero_()  # every token is equally likely, so that a uniform number names its token
+    noise = np.full(10, 100.5 / policy.vocab_size)
+    noise[3] = 1.5 / policy.vocab_size
+    (rollout,) = generation.sample(policy, [[50, 60]], [noise], Sampling(1.0), [10])
+    assert rollout.finished
+    assert rollout.token_ids == [100, 100, 100, 1]
+
+
+def test_template_that_hides_the_answer_or_leaves_it_open_refused():
+    hidden = EVERY + "<|{{ message['role'] }}|><|end|>{% endfor %}" + OPEN
+    with pytest.raises(ValueError, match="must write the assistant's answer"):
+        RewardModel.from_pretrained(folder(hidden), "likelihood")
+    with pytest.raises(ValueError, match="must close an answer with a special end token"):
+        RewardModel.from_pretrained(folder(EVERY + TURN + "{% endfor %}" + OPEN, classifier=True))
+    users = EVERY + "{% if message['role'] != 'user' %}{{ raise_exception('users only') }}{% endif %}" + TURN
+    with pytest.raises(ValueError, match="users only"):
+        RewardModel.from_pretrained(folder(users + "<|end|>{% endfor %}" + OPEN), "likelihood")
+    Policy.from_pretrained(folder(users + "<|end|>{% endfor %}" + OPEN))  # never reads a finished chat
+
+
+def test_shipped_models_read_what_they_always_read():
+    root = Path(__file__).resolve().parents[2] / "assets"
+    for path in sorted([*root.glob("policies/*/tokenizer.json"), *root.glob("rewards/*/tokenizer.json")]):
+        tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(path.parent)
+        assert read_format(tokenizer) == (0, [], [tokenizer.eos_token_id])
+
+
+def test_best_of_n_ranks_by_the_text_of_the_template():
+    policy = Policy.from_pretrained(folder(TEMPLATES["other end of turn"], eos="<|pad|>"))
+    reward = RewardModel.from_pretrained(folder(TEMPLATES["think block in the finished chat"], classifier=True, seed=1))
+    problem = Problem("1", CHAT[0]["content"], None, "free")
+    (solution,) = BestOfN(num_samples=4, max_new_tokens=12).solve([problem], policy, reward)
+    ids = [i for i in solution.token_ids if i not in policy.eos_ids]
+    before = whole_chat(reward)[: -len(reward.format.closing)]
+    before = before[: len(before) - len(reward.tokenizer.encode(ANSWER, add_special_tokens=False))]
+    with torch.no_grad():
+        expected = reward.model(input_ids=torch.tensor([before + ids + reward.format.closing])).logits.item()
+    assert solution.reward == pytest.approx(expected, abs=1e-4)
+    assert np.isfinite(expected)

@@ -1,0 +1,205 @@
+"""Model folders as users have them: each is served, or refused by one ValueError that names it and says what to do."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_models
+import torch
+import toys
+from safetensors.torch import load_file, save_file
+
+from nabla_reasoner.engine import generation, scoring
+from nabla_reasoner.engine.sampling import Sampling, keyed_uniforms
+from nabla_reasoner.models.language_models import Policy, RewardModel
+
+
+def edit_json(file: str, **settings) -> Callable[[Path], None]:
+    return lambda folder: small_models.edit(folder / file, **settings)
+
+
+def remove(*files: str) -> Callable[[Path], None]:
+    return lambda folder: [(folder / file).unlink() for file in files]
+
+
+def truncate(file: str, share: float) -> Callable[[Path], None]:
+    def cut(folder: Path) -> None:
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(content[: int(len(content) * share)])
+
+    return cut
+
+
+def weights(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return apply
+
+
+def add_token(folder: Path) -> None:
+    """Give the tokenizer a token beyond the matrix, as a user who adds a padding token does."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    token = {"id": 280, "content": "<new>", "single_word": False, "lstrip": False, "rstrip": False}
+    content["added_tokens"].append({**token, "normalized": False, "special": True})
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+def begin_with_bos(folder: Path) -> None:
+    """Let the tokenizer add a token before every text that the chat template writes too."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    single = [{"SpecialToken": {"id": "<|user|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|user|>": {"id": "<|user|>", "ids": [2], "tokens": ["<|user|>"]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+def two_labels(folder: Path) -> None:
+    labels = {"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}}
+    small_models.edit(folder / "config.json", num_labels=2, **labels)
+    if "score.weight" in load_file(folder / "model.safetensors"):
+        weights(lambda tensors: tensors.update({"score.weight": torch.ones(2, 16)}))(folder)
+
+
+SOUND = {
+    "untouched": lambda folder: None,
+    "pad is eos": edit_json("tokenizer_config.json", pad_token="<|end|>"),
+    "no pad": edit_json("tokenizer_config.json", pad_token=None),
+    "bos added twice": begin_with_bos,
+    "no tokenizer_config.json but one template": lambda folder: small_models.edit(
+        folder / "tokenizer_config.json", chat_template=(folder / "chat_template.jinja").read_text()
+    ),
+}
+FAULTS = {
+    "no config.json": remove("config.json"),
+    "no weights": remove("model.safetensors"),
+    "no tokenizer": remove("tokenizer.json", "tokenizer_config.json"),
+    "no chat template": remove("chat_template.jinja"),
+    "config.json empty": truncate("config.json", 0),
+    "config.json cut": truncate("config.json", 0.5),
+    "config.json a list": lambda folder: (folder / "config.json").write_text("[]"),
+    "weights empty": truncate("model.safetensors", 0),
+    "weights cut": truncate("model.safetensors", 0.9),
+    "weights without header": truncate("model.safetensors", 0.001),
+    "tokenizer cut": truncate("tokenizer.json", 0.5),
+    "tokenizer_config.json cut": truncate("tokenizer_config.json", 0.5),
+    "template that is no template": lambda folder: (folder / "chat_template.jinja").write_text("{% for %}"),
+    "NaN": weights(lambda tensors: tensors["model.norm.weight"].fill_(float("nan"))),
+    "zero of a layer's weights": weights(lambda tensors: tensors.pop("model.layers.0.mlp.up_proj.weight")),
+    "surplus weights": weights(lambda tensors: tensors.update({"model.layers.7.mlp.up_proj.weight": torch.ones(2)})),
+    "other shape": weights(lambda tensors: tensors.update({"model.norm.weight": torch.ones(17)})),
+    "unknown type": edit_json("config.json", model_type="nothing"),
+    "no type": edit_json("config.json", model_type=None),
+    "hidden size of 0": edit_json("config.json", hidden_size=0),
+    "heads that do not divide": edit_json("config.json", num_attention_heads=3),
+    "vocabulary of -1": edit_json("config.json", vocab_size=-1),
+    "vocabulary too large": edit_json("config.json", vocab_size=10**6),
+    "layers as text": edit_json("config.json", num_hidden_layers="two"),
+    "a billion layers": edit_json("config.json", num_hidden_layers=10**9),
+    "a billion tokens": edit_json("config.json", vocab_size=10**9),
+    "a billion columns": edit_json("config.json", hidden_size=10**9),
+    "a billion units": edit_json("config.json", intermediate_size=10**9),
+    "a billion heads": edit_json("config.json", num_attention_heads=10**9, num_key_value_heads=10**9),
+    "size without end": edit_json("config.json", hidden_size=1e30),
+    "no layers": edit_json("config.json", num_hidden_layers=0),
+    "context of 0": edit_json("config.json", max_position_embeddings=0),
+    "activation unknown": edit_json("config.json", hidden_act="nothing"),
+    "rope unknown": edit_json("config.json", rope_parameters={"rope_type": "nothing", "rope_theta": 1.0}),
+    "epsilon of NaN": edit_json("config.json", rms_norm_eps=float("nan")),
+    "a token more than rows": add_token,
+    "no end token": lambda folder: (
+        edit_json("tokenizer_config.json", eos_token=None)(folder),
+        edit_json("config.json", eos_token_id=None)(folder),
+        (folder / "generation_config.json").unlink(missing_ok=True),
+        (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}"),
+    ),
+}
+
+
+def outcome(folder: Path, kind: str | None) -> str | None:
+    """Load a folder and use it; return the message of a refusal. Any other error, or a wrong number, fails the test."""
+    try:
+        if kind is None:
+            model = Policy.from_pretrained(str(folder))
+            noise = [keyed_uniforms(0, "a", 0, "b", 4)] * 2
+            (alone,) = generation.sample(model, [[50, 60]], noise[:1], Sampling(1.0), [4])
+            together = generation.sample(model, [[50, 60], [40] * 9], noise, Sampling(1.0), [4, 4])
+            assert together[0].token_ids == alone.token_ids
+            assert model.decode(alone.token_ids) is not None
+        else:
+            model = RewardModel.from_pretrained(str(folder), kind)
+            prompt = model.prompt_ids(toys.chat("1+1"))
+            (alone,), _ = scoring.rewards(model, [prompt], [[60, 70]])
+            together, _ = scoring.rewards(model, [prompt, prompt + [40] * 9], [[60, 70], [50]])
+            assert np.isfinite(alone)
+            assert together[0] == pytest.approx(alone, abs=1e-3)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def assert_helpful(message: str, folder: Path) -> None:
+    assert str(folder) in message
+    assert "\n" not in message
+    remedies = ("Use", "use", "Fetch", "Check", "Set", "Choose", "Correct", "Close")
+    assert any(word in message.rpartition("; ")[2] or f". {word}" in message for word in remedies), message
+
+
+@pytest.mark.parametrize("kind", [None, "classifier", "likelihood"])
+@pytest.mark.parametrize("fault", SOUND)
+def test_sound_folder_served(fault, kind):
+    folder = small_models.folder("llama", classifier=kind == "classifier")
+    SOUND[fault](folder)
+    assert outcome(folder, kind) is None
+
+
+@pytest.mark.parametrize("kind", [None, "classifier"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faulty_folder_refused_by_name(fault, kind):
+    folder = small_models.folder("llama", classifier=kind == "classifier")
+    FAULTS[fault](folder)
+    message = outcome(folder, kind)
+    if fault == "a token more than rows" and kind == "classifier":
+        assert message is None  # texts of a policy's vocabulary do not hold it
+        return
+    assert message is not None
+    assert_helpful(message, folder)
+
+
+def test_two_labels_refused_for_a_reward():
+    folder = small_models.folder("llama", classifier=True)
+    two_labels(folder)
+    assert "one label" in outcome(folder, "classifier")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(60))
+def test_random_damage_is_refused_by_name_or_harmless(seed):
+    """Bytes, settings or whole files of a folder change at random; keyed by the seed, so that a failure repeats."""
+    generator = np.random.default_rng(seed)
+    kind = [None, "classifier", "likelihood"][seed % 3]
+    folder = small_models.folder("llama", classifier=kind == "classifier")
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    file = files[generator.integers(len(files))]
+    if file.suffix == ".json" and file.name != "tokenizer.json":
+        settings = json.loads(file.read_text())
+        key = sorted(settings)[generator.integers(len(settings))]
+        values = [None, -1, 0, 3, 10**9, 1e30, float("nan"), "text", [], {}, True]
+        settings[key] = values[generator.integers(len(values))]
+        file.write_text(json.dumps(settings))
+    else:
+        content = bytearray(file.read_bytes())
+        for position in generator.integers(0, min(len(content), 4000), 3):
+            content[position] = generator.integers(256)
+        file.write_bytes(bytes(content))
+    message = outcome(folder, kind)
+    if message is not None:
+        assert_helpful(message, folder)

@@ -1,0 +1,488 @@
+"""Numbers of README and docs: every table row and sentence that comes from figures/data/ is computed from it here."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "figures" / "data"
+POLICIES, TASKS = ("tiny-base", "tiny-instruct"), ("chain_sum", "leg_counting", "products")
+Rows = dict[str, pd.DataFrame]
+LABELS = {  # of docs/results.md
+    "greedy": "Greedy",
+    "self_consistency": "Self-Consistency, N = 8",
+    "best_of_n": "Best-of-8",
+    "tree_of_thoughts": "Tree-of-Thoughts, b = 1, k = 8",
+    "rap": "RAP (MCTS), 8 simulations",
+    "tpo": "TPO",
+    "sft": "SFT, greedy",
+    "grpo": "GRPO, greedy",
+    "nabla_without_gradient": "null arm (∇ without gradient)",
+    "nabla_reasoner": "**∇-Reasoner**, one pass, N_max = 8",
+    "nabla_reasoner_multipass": "∇-Reasoner, up to 4 passes, N_max = 8",
+}
+GRPO = {"best_of_n": "GRPO + Best-of-8", "nabla_without_gradient": "GRPO + null arm"}
+GRPO |= {"nabla_reasoner": "**GRPO + ∇-Reasoner**, one pass"}
+SETTINGS = {  # of docs/ablations.md
+    "default": "default",
+    "gumbel": "flip: argmax with the Gumbel noise that explains the draw",
+    "no_gradient": "no DTO (null arm)",
+    "sharpen": "sharpening of the same KL",
+    "random": "random direction, same KL",
+    "without_postfix": "without δ_postfix of the policy",
+    "past_only": "past only: no part of the gradient from what follows",
+    "future_only": "future only: no direct part",
+    "reward_only": "reward only, ν = 0",
+    "lambda_100": "λ = 100",
+    "lambda_10": "λ = 10",
+    "lambda_1": "λ = 1",
+    "likelihood_only": "λ = 0 (δ_reward detached)",
+    "step_0.01": "η = 0.01 (the paper's)",
+    "step_0.1": "η = 0.1",
+    "step_1": "η = 1",
+    "t_1": "T = 1",
+    "t_5": "T = 5",
+    "t_50": "T = 50",
+    "accept_always": "no rejection test",
+    "argmax": "argmax instead of a draw",
+    "latents_0.01": "latents, η = 0.01",
+    "latents_0.1": "latents, η = 0.1",
+    "entropy": "entropy gate (ε = 0.25)",
+    "every_position": "every position, no gate",
+    "ste_0.5": "STE τ = 0.5",
+    "ste_2": "STE τ = 2",
+    **{f"passes_1, N_max {n}": f"one pass, N_max {n}" for n in (2, 4, 32)},
+    **{f"passes_4, N_max {n}": f"up to 4 passes, N_max {n}" for n in (2, 4, 8, 16, 32)},
+    "all_rows": "all rows updated",
+    "without_caching": "gradients not cached",
+}
+MOVES = {
+    "gradient": "DTO",
+    "past_only": "DTO, past only",
+    "future_only": "DTO, future only",
+    "likelihood_only": "DTO, λ = 0",
+    "sharpen": "sharpening",
+    "random": "random direction",
+}
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return {path.stem: pd.read_csv(path) for path in DATA.glob("*.csv")}
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def one(table: pd.DataFrame, **values: object) -> pd.Series:
+    """The only row with these values."""
+    for column, value in values.items():
+        table = table[table[column] == value]
+    assert len(table) == 1, values
+    return table.iloc[0]
+
+
+def line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-0.0", "+0.0").replace("-", "−")
+
+
+def bold(text: str, shown: bool) -> str:
+    return f"**{text}**" if shown else text
+
+
+def ranged(values: Iterable[float], form: str = ".0f", to: str = " to ") -> str:
+    return f"{min(values):{form}}{to}{max(values):{form}}"
+
+
+def interval(row: pd.Series) -> str:
+    return f"{row.accuracy:.1f} ({row.ci_low:.1f}–{row.ci_high:.1f})"
+
+
+def readme_table(rows: Rows) -> Iterator[str]:
+    """README's part of Table 1: accuracy, interval, FLOPs over Best-of-8's."""
+    for policy in POLICIES:
+        for task in TASKS:
+            cells = [f"{policy}, {task}"]
+            best = one(rows["table1"], policy=policy, task=task, method="best_of_n")
+            for method in ("greedy", "best_of_n", "tree_of_thoughts", "nabla_without_gradient", "nabla_reasoner"):
+                row = one(rows["table1"], policy=policy, task=task, method=method)
+                cells.append(f"{interval(row)} · {'1' if method == 'best_of_n' else f'{row.flops / best.flops:.2f}'}")
+            yield line(*cells)
+
+
+def table1(rows: Rows) -> Iterator[str]:
+    for policy in POLICIES:
+        for name, labels in ((policy, LABELS), (f"{policy}-grpo", GRPO)):
+            for method, label in labels.items():
+                found = [one(rows["table1"], policy=name, task=task, method=method) for task in TASKS]
+                cells = [f"{interval(row)} · {row.flops / 1e6:.0f}" for row in found]
+                yield line(label, *(["not applicable"] * 3 if method == "tpo" else cells))
+
+
+def paired(rows: Rows) -> Iterator[str]:
+    both = ("self_consistency", "best_of_n", "tree_of_thoughts", "rap")
+    baselines = [(name, on) for name in both for on in ("rollouts", "flops")]
+    baselines += [("sft", "rollouts"), ("grpo", "rollouts")]
+    baselines += [("nabla_without_gradient", on) for on in ("rollouts", "flops")]
+    for policy in POLICIES:
+        grpo = [(f"{policy}-grpo", name, "rollouts") for name in ("best_of_n", "nabla_without_gradient")]
+        for name, baseline, matched_on in [*((policy, *pair) for pair in baselines), *grpo]:
+            cells = []
+            for task in TASKS:
+                row = one(
+                    rows["comparisons"],
+                    policy=name,
+                    task=task,
+                    method="nabla_reasoner",
+                    baseline=baseline,
+                    matched_on=matched_on,
+                )
+                text = f"{signed(row.difference)} ({signed(row.ci_low)} to {signed(row.ci_high)})"
+                cells.append(bold(text, row.verdict != "no difference shown"))
+            yield line(f"{name}: {LABELS[baseline]}", "as run" if matched_on == "rollouts" else "FLOPs", *cells)
+
+
+def table2(rows: Rows) -> Iterator[str]:
+    """Accuracies of Table 2; differences are of accuracies on the same problems."""
+    for policy in POLICIES:
+        for reward in ("likelihood-weak", "likelihood-medium", "likelihood", "classifier"):
+            values = {
+                method: [
+                    one(rows["table2"], reward=reward, policy=policy, task=task, method=method).accuracy
+                    for task in TASKS
+                ]
+                for method in ("best_of_n", "nabla_without_gradient", "nabla_reasoner")
+            }
+            cells = [" / ".join(f"{value:.0f}" for value in values[method]) for method in values]
+            for method in ("best_of_n", "nabla_without_gradient"):
+                pairs = zip(values["nabla_reasoner"], values[method], strict=True)
+                cells.append(" / ".join(signed(ours - other) for ours, other in pairs))
+            yield line(policy, f"`{reward}`", *cells)
+
+
+def table3(rows: Rows) -> Iterator[str]:
+    for method, label in (
+        ("best_of_n", "Best-of-8"),
+        ("nabla_without_gradient", "null arm"),
+        ("nabla_reasoner", "∇-Reasoner, one pass"),
+    ):
+        table = rows["table3"]
+        cells = table[table.policy.isin(POLICIES) & (table.method == method) & (table.variant != "release")]
+        own = "" if method == "best_of_n" else f"{ranged(cells.rejected_of_proposed)} "
+        yield f"| {label} | {ranged(cells.rejected)} | {own}|"
+
+
+def ablation_table(rows: Rows) -> Iterator[str]:
+    table = rows["ablations"]
+    for setting, label in SETTINGS.items():
+        pooled = one(table, setting=setting, task="all")
+        cells = [one(table, setting=setting, task=task) for task in TASKS]
+        accuracies = " / ".join(f"{row.accuracy:.0f}" for row in cells)
+        few = f" (of {cells[0].num_problems} each)" if cells[0].num_problems < 300 else ""
+        difference, p = "", ""
+        if setting != "default":
+            text = f"{signed(pooled.difference)} ({signed(pooled.difference_low)} to {signed(pooled.difference_high)})"
+            difference = bold(text, pooled.verdict != "no difference shown")
+            p = "< 0.0001" if pooled.p_holm < 1e-4 else f"{pooled.p_holm:.2g}"
+        yield line(label, accuracies + few, difference, p, f"{pooled.rejected:.0f} %", f"{pooled.flops_ratio:.2f}")
+
+
+def right_token_table(rows: Rows) -> Iterator[str]:
+    for arm, label in MOVES.items():
+        cells = []
+        for task in TASKS:
+            row = one(rows["ablations_right_token"], task=task, greedy_is="wrong", arm=arm)
+            change = f"{signed(row.minus_sharpen)}, {signed(row.minus_low)} to {signed(row.minus_high)}"
+            cells.append(f"{row.right_before:.0f} → {row.right_after:.0f} ({change})")
+        yield line(label, *cells)
+
+
+def ppo_table(rows: Rows) -> Iterator[str]:
+    """The table at λ = 1 on the compared prompts."""
+    table = rows["ppo"]
+    table = table[(table.reward_weight == 1) & (table.measured_on == "compared")]
+    ppo = one(table, method="ppo", trained_on=64)
+    bound = one(table, method="best_of_n", amount=16).bound
+    training = f"{ppo.training_flops / 1e9:.1f} GFLOPs of training"
+    unscaled = one(table, method="grpo_unscaled").kl
+    for method, amount, label in (
+        ("policy", 1, "π itself"),
+        ("enumeration", 625, "ρ*, by scoring every answer"),
+        ("ppo", 320, f"PPO, 320 steps on 64 prompts ({training})"),
+        ("grpo", 320, f"GRPO, the same (without the division by std: {unscaled:.2f})"),
+        ("best_of_n", 16, f"Best-of-16 (KL bound {bound:.2f})"),
+        ("weighted_choice", 16, "one of 16 draws, chosen by e^{λr}"),
+        ("langevin_metropolis", 16, "token Langevin with ∂L/∂y and a Metropolis test, 16 steps"),
+        ("moves_without_gradient", 16, "the same moves without gradient"),
+        ("logit_langevin", 64, "DTO with √2 noise on the logits"),
+        ("dto_resampled", 20, "DTO, T = 20, redrawn, no rejection"),
+        ("nabla_reasoner", 1, "∇-Reasoner as released"),
+        ("nabla_without_gradient", 1, "its null arm"),
+    ):
+        row = ppo if method == "ppo" else one(table, method=method, amount=amount)
+        values = [f"{value:.2f}" if value else "0" for value in (row.kl, row.tv)]
+        values += [f"{row.reward:.2f}".replace("-", "−"), f"{row.kl_to_policy:.2f}" if row.kl_to_policy else "0"]
+        flops = row.flops / 1e6
+        yield line(label, *values, f"{flops:.2f}" if flops < 1 else f"{flops:.0f}" if flops > 100 else f"{flops:.1f}")
+
+
+def profile_table(rows: Rows) -> Iterator[str]:
+    table = rows["bench_profile"]
+    table = table[table.variant == "nabla_reasoner"]
+    case = "best_of_n_seconds__tiny-base__{}"
+    both = [table[table.case == case.format(task)].set_index("part") for task in ("chain_sum", "products")]
+    best = one(rows["bench_profile"], case=case.format("chain_sum"), variant="best_of_n", part="rollouts")
+    first, second = both
+    shares = {part: [f"{100 * side.share[part]:.0f}" for side in both] for part in first.index}
+    rollouts, passes = shares["rollouts"], shares["gradient passes"]
+    decoded = f"{first.calls['rollouts']} decoding steps against Best-of-8's {best.calls}"
+    yield line("rollouts", f"{rollouts[0]} ({decoded})", rollouts[1])
+    calls = first.calls["gradient passes"], second.calls["gradient passes"]
+    yield line("gradient passes", f"{passes[0]} ({calls[0]} of them)", f"{passes[1]} ({calls[1]})")
+    for part, label in (("DTO rows", "DTO's rows"), ("scores", "scores"), ("cache copies", "copies of caches")):
+        yield line(label, *shares[part])
+
+
+TABLES = {
+    "README.md": (readme_table,),
+    "docs/results.md": (table1, paired, table2, table3),
+    "docs/ablations.md": (ablation_table, right_token_table),
+    "docs/ppo.md": (ppo_table,),
+    "docs/benchmark.md": (profile_table,),
+}
+
+
+def results_sentences(rows: Rows) -> Iterator[str]:
+    table = rows["table1"]
+    flops = table[table.policy.isin(POLICIES)].set_index(["policy", "task", "method"]).flops
+    ratios = flops.xs("nabla_reasoner", level=2) / flops.xs("best_of_n", level=2)
+    yield f"One pass costs {ranged(ratios, '.2f')} of Best-of-8's FLOPs (the paper's Table 5: 25.8 times)."
+    rejected = rows["table3"]
+    best = rejected[rejected.policy.isin(POLICIES) & (rejected.method == "best_of_n")]
+    assert (abs(best.rejected - best.by_chance) < 1).all()
+    yield "is within a point of Best-of-8's."
+    released = rejected[(rejected.variant == "release") & rejected.rejected.notna()]
+    assert set(released.rejected) == {0}
+    yield "the rate is 0 in every cell"
+    cases = rows["walkthrough_cases"]
+    right = int(cases.right_after.sum())
+    yield f"This is one of {cases.found.sum()} such cases among 300 test problems"
+    yield f"In all, {len(cases)} early revisions were accepted; {right} of these answers were right in the end."
+    first = cases[cases.found].iloc[0]
+    yield f"There a revision changes token {first.position} of {first.length}"  # counted from 0
+    chain = cases[cases.found & (cases.task == "chain_sum")]
+    yield f"The same file shows this for all {('no', 'one', 'two', 'three', 'four')[len(chain)]} `chain_sum` cases."
+    best_reward = rows["figure4"][rows["figure4"].method == "best_reward"]
+    ceilings = {task: {f"{value:.0f}" for value in best_reward[best_reward.task == task].accuracy} for task in TASKS}
+    (chain_sum,), (legs,), (products,) = (ceilings[task] for task in TASKS)
+    assert legs == products
+    yield f"It is {chain_sum} % on `chain_sum`, {legs} % on `leg_counting` and `products`"
+    searched = rows["figure1_search"]
+    yield from _figure1(searched)
+    classifier = [sum_of(rows, policy, "products") for policy in POLICIES]
+    yield f"gradient adds {classifier[0]:.1f} and {classifier[1]:.1f} points on `products`"
+
+
+def sum_of(rows: Rows, policy: str, task: str) -> float:
+    """∇-Reasoner minus the null arm under the classifier, in points."""
+    cell = {"reward": "classifier", "policy": policy, "task": task}
+    ours, null = (one(rows["table2"], method=m, **cell) for m in ("nabla_reasoner", "nabla_without_gradient"))
+    return ours.accuracy - null.accuracy
+
+
+def _figure1(searched: pd.DataFrame) -> Iterator[str]:
+    """The statistics of Figure 1's search: over the answers whose own pair is not the best."""
+    wrong = searched[searched.own != searched.best]
+    pair, rows = (f"{100 * (wrong[name] == wrong.best).mean():.0f} %" for name in ("dto", "one_by_one"))
+    yield f"over the {len(wrong)} answers whose own pair is not the best"
+    after = f"after {wrong.evaluations.mean():.1f} gradient evaluations"
+    yield f"ends at the best pair in {pair} {after}; on one row after the other in {rows}."
+    best = [f"{100 * (1 - (1 - wrong.chance) ** size).mean():.0f} %" for size in (2, 8, 32)]
+    yield f"The best of 2 draws is the best pair in {best[0]}, of 8 in {best[1]}, of 32 in {best[2]}."
+    yield f"it is the first of {len(searched)} validation answers"
+
+
+def ablation_sentences(rows: Rows) -> Iterator[str]:
+    pooled = rows["ablations"][rows["ablations"].task == "all"]
+    yield f"adjusted by Holm's method for all {pooled.p_value.notna().sum()} comparisons."
+    value = {row.setting: row for row in pooled.itertuples()}
+    yield f"accuracy *rises* by {value['past_only'].difference:.0f} points."
+    assert value["future_only"].accuracy < value["no_gradient"].accuracy
+    yield f"**A flatter estimator** (τ = 2) loses {-value['ste_2'].difference:.1f} points."
+    every, rows_all = value["every_position"], value["all_rows"]
+    yield (
+        f"**All rows instead of one:** {signed(rows_all.difference)} on {rows_all.num_problems} problems, at "
+        f"{rows_all.flops_ratio:.1f} times the FLOPs."
+    )
+    yield f"The cost is only {100 * (every.flops_ratio - 1):.0f} % more FLOPs"
+    cached = value["without_caching"]
+    yield f"the same {cached.num_problems} responses cost {cached.flops_ratio:.0f} times the FLOPs."
+
+
+def bench_sentences(rows: Rows) -> Iterator[str]:
+    table = rows["bench"].dropna(subset=["ratio_to_reference"])
+    second = table[table.ratio_to_reference != 1]
+
+    def ratios(case: str) -> pd.Series:
+        return second[second.case.str.startswith(f"{case}__")].ratio_to_reference
+
+    yield f"same answers, six cells | {ranged(ratios('gradient_flops'), '.2f')} | ≤ 1/8 | missed |"
+    yield f"two problems per task | {ranged(ratios('printed_gradient_flops'), '.3f')} |"
+    lookup = ratios("lookup_and_gradient_flops")
+    reached = f"reached in {(lookup <= 1 / 8).sum()} of {len(lookup)}"
+    yield f"| {ranged(lookup, '.2f')}, median {lookup.median():.2f} | ≤ 1/8 | {reached} |"
+    yield f"/ Best-of-8 | {ranged(ratios('best_of_n_flops'), '.2f')} (paper: 25.8) | ≤ 1.5 | reached |"
+    seconds = ratios("best_of_n_seconds")
+    reached = f"reached in {(seconds <= 1.5).sum()} of {len(seconds)}"
+    yield f"64 problems in one batch | {ranged(seconds, '.2f')}, median {seconds.median():.2f} | ≤ 1.5 | {reached} |"
+    yield f"fast engine at batch 32 / plain engine | {ranged(ratios('engine_seconds'), '.2f')} | ≤ 1/15 | missed |"
+    yield f"of the same models | {one(second, case='evaluation_seconds').ratio_to_reference:.2f} | ≤ 1.3 | reached |"
+    bare, own = rows["bench"][rows["bench"].case == "dto_memory"].peak_bytes / 2**20
+    yield f"{own:.0f} / {bare:,.0f} MiB = {own / bare:.2f} | ≤ 1.25 | reached |"
+    long = one(second, case="evaluation_against_decoding__1024").ratio_to_reference
+    yield f"{long:.2f} at 1,024 |"
+    lengths = ratios("evaluation_by_length")
+    timed = rows["bench"].set_index(["case", "variant"]).seconds
+
+    def growth(case: str, first: int, last: int) -> list[str]:
+        sides = ("evaluate", "bare")
+        return [f"× {timed[f'{case}__{last}', side] / timed[f'{case}__{first}', side]:.1f}" for side in sides]
+
+    evaluated, plain_passes = growth("evaluation_by_length", 128, 2048)
+    yield f"growth with length 128 → 2,048: evaluation / bare passes | {evaluated} / {plain_passes}"
+    assert lengths.between(0.9, 1.1).all()
+    evaluated, plain_passes = growth("evaluation_by_batch", 1, 64)
+    yield f"growth with batch 1 → 64: evaluation / bare passes | {evaluated} / {plain_passes} |"
+    own = rows["table5"][rows["table5"].policy.isin(POLICIES) & (rows["table5"].quantity == "seconds")].ratio
+    yield f"∇-Reasoner takes {ranged(own, '.2f')} times Best-of-8's seconds"
+
+
+def ppo_sentences(rows: Rows) -> Iterator[str]:
+    table = rows["ppo"][rows["ppo"].reward_weight == 1]
+    compared = table[table.measured_on == "compared"]
+    yield f"is nearer ({one(compared, method='weighted_choice', amount=8).kl:.2f} nats) for less compute."
+    ends = {
+        on: one(table, method="ppo", trained_on=64, measured_on=on).kl for on in ("compared", "held_out", "trained")
+    }
+    yield f"**PPO** ends {ends['compared']:.2f} nats away on the four compared prompts, all of them trained on, and "
+    yield f"and {ends['held_out']:.2f} on new ones. Over all 64 trained prompts it reaches {ends['trained']:.2f}."
+    paid = rows["ppo_break_even"]
+    paid = paid[(paid.reward_weight == 1) & (paid.trained_on == 64) & (paid.target_kl == 0.25)].answers
+    low, high = (f"{float(f'{value:.2g}'):,.0f}" for value in (paid.min(), paid.max()))
+    yield f"its training has paid off after {low} to {high} answers."
+
+
+def theorem_sentences(rows: Rows) -> Iterator[str]:
+    checks = rows["theorem_checks"]
+    passed, skipped = (checks.passed == "True"), checks.passed.str.startswith("skipped")
+    assert (passed | skipped).all()
+    yield f"{passed.sum()} checks, all passed (`figures/data/theorem_checks.csv`)."
+    yield f"{('No', 'One', 'Two', 'Three')[skipped.sum()]} more on SmolLM2 run if its weights are installed."
+    wrong = checks.name.str.startswith("noise_") & checks.name.str.contains("_is_wrong_")
+    assert wrong.sum() == 9
+    yield "nine wrong noises are detected as wrong."
+    apart = checks[checks.name.str.startswith("without_noise_is_not_rho_star")].set_index("name")
+    distance = apart.noise_floor / apart.value  # the value is the noise floor over the distance
+    line, plane = (distance[f"without_noise_is_not_rho_star__{space}_seen"] for space in ("line", "plane"))
+    yield f"The total variation is {line:.2f} in one dimension and {plane:.2f} in two."
+    error = checks[checks.name.str.startswith("prop_c1_sum_is_autograd")].value.max()
+    exponent = math.floor(math.log10(error))
+    yield f"autograd's gradient within {math.ceil(error / 10**exponent)}e{exponent} for every shipped pair of models."
+    terms = rows["theorem_terms"][rows["theorem_terms"].space == "z"]
+    weighted = (terms.postfix_share * terms.positions).groupby([terms.weights, terms.policy, terms.reward]).sum()
+    counts = terms.positions.groupby([terms.weights, terms.policy, terms.reward]).sum()
+    eq2, released = (100 * (weighted / counts).xs(name) for name in ("eq2", "released"))
+    yield f"δ_postfix is {ranged(eq2)} % of ∂L/∂z at λ = ν = 1 (means by pair of models)"
+    yield f"and at most {released.max():.1f} % with the released weights."
+    curves = rows["theorem_curves"]
+    sampled = curves[(curves.curve == "bias") & curves.series.str.endswith(": STE, sampled")].set_index("series").y
+    likelihood = sampled["tiny-base_with_likelihood: STE, sampled"]
+    yield f"With the likelihood reward the bias is {100 * likelihood:.0f} % of the true gradient."
+    assert round(sampled["tiny-instruct_with_classifier: STE, sampled"]) == 5
+    yield "it is five times the true gradient."
+    yield f"On random models it is {ranged(100 * sampled[sampled.index.str.startswith('random')])} %."
+
+
+SENTENCES = {
+    "docs/results.md": results_sentences,
+    "docs/ablations.md": ablation_sentences,
+    "docs/benchmark.md": bench_sentences,
+    "docs/ppo.md": ppo_sentences,
+    "docs/theorem.md": theorem_sentences,
+}
+
+
+def plain(text: str) -> str:
+    return text.replace("**", "")
+
+
+def lines_of(name: str, make: Callable[[Rows], Iterator[str]]) -> list[str]:
+    lines = page(name).splitlines()
+    # which differences of Table 2 are bold rests on comparisons that are not kept
+    return list(map(plain, lines)) if make is table2 else lines
+
+
+@pytest.mark.parametrize(("name", "make"), [(name, make) for name, makers in TABLES.items() for make in makers])
+def test_table_rows_are_those_of_the_data(name: str, make: Callable[[Rows], Iterator[str]], rows: Rows):
+    lines = lines_of(name, make)
+    missing = [expected for expected in make(rows) if expected not in lines]
+    assert not missing, f"{name} must have these lines:\n" + "\n".join(missing)
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_sentences_are_those_of_the_data(name: str, rows: Rows):
+    text = " ".join(page(name).split())
+    missing = [expected for expected in SENTENCES[name](rows) if expected.strip() not in text]
+    assert not missing, f"{name} must say:\n" + "\n".join(missing)
+
+
+@pytest.mark.parametrize("name", ["docs/results.md", "docs/ablations.md", "docs/ppo.md"])
+def test_every_table_line_with_a_number_comes_from_the_data(name: str, rows: Rows):
+    known = {plain(expected) for make in TABLES[name] for expected in make(rows)}
+    tables = [
+        text.split("\n|---", 1)[-1].partition("\n")[2] for text in page(name).split("\n\n") if text.startswith("|")
+    ]
+    lines = [plain(row) for table in tables for row in table.splitlines()]
+    assert len(lines) >= 10
+    assert set(lines) <= known, set(lines) - known
+
+
+def test_every_line_of_readmes_results_comes_from_the_data(rows: Rows):
+    lines = [text for text in page("README.md").splitlines() if text.startswith("| tiny-")]
+    assert lines == list(readme_table(rows))
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "values", "names"),
+    [
+        ("table1", "accuracy", {"policy": "tiny-base", "task": "chain_sum", "method": "greedy"}, ("README.md", table1)),
+        ("table1", "flops", {"policy": "tiny-instruct", "task": "products", "method": "nabla_reasoner"}, (table1,)),
+        ("comparisons", "ci_low", {"method": "nabla_reasoner", "baseline": "rap"}, (paired,)),
+        ("table2", "accuracy", {"reward": "classifier", "method": "best_of_n"}, (table2,)),
+        ("table3", "rejected", {"method": "best_of_n"}, (table3,)),
+        ("ablations", "difference", {"setting": "past_only", "task": "all"}, (ablation_table, ablation_sentences)),
+        ("ablations_right_token", "right_after", {"arm": "gradient", "greedy_is": "wrong"}, (right_token_table,)),
+        ("bench", "ratio_to_reference", {"variant": "fast"}, (bench_sentences,)),
+        ("bench_profile", "share", {"part": "rollouts"}, (profile_table,)),
+        ("ppo", "kl", {"method": "nabla_reasoner"}, (ppo_table,)),
+        ("figure1_search", "evaluations", {}, (results_sentences,)),
+        ("table5", "ratio", {"quantity": "seconds"}, (bench_sentences,)),
+    ],
+)
+def test_changed_rows_change_what_is_expected(table: str, column: str, values: dict, names: tuple, rows: Rows):
+    changed = rows[table].copy()
+    chosen = pd.Series(True, index=changed.index)
+    for key, value in values.items():
+        chosen &= changed[key] == value
+    changed[column] = changed[column].astype(float)
+    changed.loc[chosen, column] += 3 if changed[column].abs().max() < 1e6 else 3e8
+    for make in [readme_table if name == "README.md" else name for name in names]:
+        assert list(make(rows)) != list(make({**rows, table: changed})), make.__name__
