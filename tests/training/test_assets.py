@@ -35,7 +35,10 @@ def test_shipped_files_are_small_and_match_the_manifest():
 
 def test_models_load_and_share_one_vocabulary():
     for name, entry in MANIFEST["models"].items():
-        auto = "AutoModelForSequenceClassification" if name == "classifier" else "AutoModelForCausalLM"
+        is_causal = (
+            entry["folder"].startswith("policies/") or manifest.reward_kind(name, entry["recipe"]) == "likelihood"
+        )
+        auto = "AutoModelForCausalLM" if is_causal else "AutoModelForSequenceClassification"
         model = getattr(transformers, auto).from_pretrained(ASSETS / entry["folder"], dtype=torch.float32)
         assert [type(model).__name__] == entry["architecture"]
         assert model.get_input_embeddings().num_embeddings == 640

@@ -106,8 +106,9 @@ class RunSettings(Section):
 class Cell(RunSettings):
     """What every cell has; methods and models check their own settings when they are built.
 
-    `setting`, `only`, `settings` and `sizes` belong to the ablations; `further` and `grid` name further sweeps;
-    `absent` says why a row of Table 1 has no records; `estimate` holds typical sizes for `plan`.
+    `setting`, `only`, `settings` and `sizes` belong to the ablations, `positions` and `candidates` to `fidelity`;
+    `further` and `grid` name further sweeps; `absent` says why a row of Table 1 has no records; `estimate` holds
+    typical sizes for `plan`.
     """
 
     policy: ModelSettings
@@ -127,6 +128,8 @@ class Cell(RunSettings):
     only: Any = None
     settings: dict[str, dict[str, dict[str, Any]]] = Field(default={})
     sizes: dict[str, list[int]] = Field(default={})
+    positions: Count | None = None
+    candidates: Annotated[int, Field(ge=2)] | None = None
 
     @model_validator(mode="after")
     def _check_split(self) -> "Cell":

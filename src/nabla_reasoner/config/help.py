@@ -11,6 +11,7 @@ from .compose import compose_experiment, compose_recipe, compose_settings
 from .schema import CONFIGS, GROUPS, choices
 from .targets import Target, targets
 
+OWN = ("only", "positions", "candidates")  # settings that single targets with cells have
 COMMENT = re.compile(r"^(\w+):[^#\n]*#[ ]*(.+)$", re.M)
 OVERVIEW = """usage: ./reproduce.sh TARGET [key=value ...]
 
@@ -61,7 +62,7 @@ def _settings(target: Target) -> list[str]:
     for group in GROUPS:
         default = config["scale_name"] if group == "scale" else sweep.get(group, config[group]["name"])
         lines.append(_line(group, default, {group: f"one of: {', '.join(choices(group))}"}))
-    known = [*RunSettings.model_fields, *(["only"] if "only" in config else [])]
+    known = [*RunSettings.model_fields, *(key for key in OWN if key in config)]
     lines += [_line(key, sweep.get(key, config[key]), notes) for key in known]
     return [
         *lines,

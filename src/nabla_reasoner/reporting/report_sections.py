@@ -18,6 +18,7 @@ CAPTIONS = {
     "gradients": "Properties of the gradient: Eq. 25, estimators, shares of the terms of Prop. C.1.",
     "ppo": "Distance to the optimum of Eq. 3, reward and KL, weight of the reward, and break-even.",
     "bench": "Ratios to the baselines, and seconds by length and batch.",
+    "fidelity": "Rank correlation of predicted and exact changes, right choices, and gain against the reward's AUC.",
     "ablations/ablations": "Each part of the method against the default on the same problems: accuracy, and FLOPs.",
 }
 
@@ -63,7 +64,7 @@ def report_blocks(inputs: ReportInputs, decisions: Sequence[Decision]) -> list[B
         *_figures(inputs),
         Heading(2, find("theorem").heading),
         *_theory(inputs),
-        *_results(inputs, "ppo", "bench", "ablations"),
+        *_results(inputs, "ppo", "bench", "ablations", "fidelity"),
         *page_blocks(inputs.pages["deviations"]),
         Heading(2, "Hardware, versions, commands"),
         *_circumstances(inputs.summaries),

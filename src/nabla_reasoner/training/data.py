@@ -21,7 +21,8 @@ class Example(NamedTuple):
         group: task or origin; only sequences of one group are padded to a common length.
         prompt_ids: chat prompt, excluded from the loss.
         response_ids: response tokens.
-        labels: reward training only: 1.0 where the response up to and including that token is right, else 0.0.
+        labels: reward training only: 1.0 where the response up to and including that token is right, else 0.0. For a
+            verifier also values between, and NaN at a token without a label.
     """
 
     group: str

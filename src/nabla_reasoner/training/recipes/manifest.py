@@ -2,13 +2,14 @@
 
 A policy: greedy accuracy, accuracy of one sample, and of any of 8. A reward, for each policy and task: Best-of-8, share
 of the gap between one sample and any of 8 that it closes, AUC and calibration on the policy's own samples, and how
-often the worked solution outranks answers to other problems (far-away answers).
+often the worked solution outranks answers to other problems (far-away answers). The token AUC is that of the rewards
+of the responses' beginnings, at every token, against the verdict on the whole response.
 """
 
 import csv
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from scipy import special, stats
 from ...engine import scoring
 from ...engine.sampling import Sampling, keyed_uniforms
 from ...evaluation.accuracy import grades, greedy_accuracy, sample_responses
+from ...evaluation.token_values import prefix_rewards
 from ...models.language_models import Policy, RewardModel
 from ...types import Problem
 from ..data import solution_ids
+from .verifiers import checkpoint_folders
 
 NUM_PROBLEMS = 300  # validation problems of each task
 NUM_SAMPLES = 8
@@ -36,14 +39,17 @@ def write(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> None
     """Measure all models in the assets folder and write its manifest."""
     folder = Path(config.folder)
     validation = {task: parts["validation"][:NUM_PROBLEMS] for task, parts in data.items()}
+    recipes = shipped_models(config)
     rewards = {
-        name: RewardModel.from_pretrained(str(folder / config.models[name].folder), kind=name.partition("-")[0])
-        for name in config.models
-        if name.startswith(("likelihood", "classifier"))
+        name: RewardModel.from_pretrained(
+            str(folder / recipe.folder), kind=reward_kind(name, recipe), reference=reference_folder(config, recipe)
+        )
+        for name, recipe in recipes.items()
+        if recipe.folder.startswith("rewards/")
     }
     weak_folder = str(folder / config.models[WEAK_LIKELIHOOD].folder)
     rewards["likelihood-weak"] = RewardModel.from_pretrained(weak_folder, "likelihood")
-    entries = {name: describe(folder, folder / recipe.folder, recipe) for name, recipe in config.models.items()}
+    entries = {name: describe(folder, folder / recipe.folder, recipe) for name, recipe in recipes.items()}
     entries |= {name: describe(folder, Path(recipe.folder), recipe) for name, recipe in config.improved.items()}
     for name, reward in rewards.items():
         if reward.strong is not None:
@@ -66,6 +72,26 @@ def write(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> None
         "sweeps": {path.stem: read_sweep(path) for path in sorted((folder / "sweeps").glob("*.csv"))},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+
+
+def shipped_models(config: DictConfig) -> dict[str, DictConfig]:
+    """Return the recipe of every pretrained model by name; the earlier checkpoints of a verifier are models too."""
+    recipes = {}
+    for name, recipe in config.models.items():
+        recipes[name] = recipe
+        for step, folder in checkpoint_folders(recipe).items() if "labels" in recipe else ():
+            recipes[f"{name}-{step}"] = OmegaConf.merge(recipe, {"folder": folder})
+    return recipes
+
+
+def reward_kind(name: str, recipe: Mapping[str, Any]) -> str:
+    """Return the kind of a shipped reward model."""
+    return "likelihood" if name.startswith("likelihood") or recipe.get("head") == "ratio" else "classifier"
+
+
+def reference_folder(config: DictConfig, recipe: DictConfig) -> str | None:
+    """Return the folder of a reward's reference model: where a verifier by log-ratio started; None for others."""
+    return str(Path(config.folder, config.models[recipe.start].folder)) if recipe.get("head") == "ratio" else None
 
 
 def read_sweep(path: Path) -> list[dict[str, str]]:
@@ -109,6 +135,8 @@ def measure(policy: Policy, rewards: dict[str, RewardModel], problems: Sequence[
             "best_of_8": round(quality["best_of_8"], 1),
             "gap_closed": round(quality["gap_closed"], 3),
             "auc": round(quality["auc"], 3),
+            "auc_within": round(auc_within(scores, correct), 3),
+            "token_auc": round(token_auc(reward, problems, responses[::NUM_SAMPLES], correct[:, 0]), 3),
             "calibration_error": round(calibration_error(probability(reward, scores), correct), 3),
             "outranks_far_answers": round(far_ranking(policy, reward, problems), 3),
         }
@@ -137,12 +165,37 @@ def auc(positive: Float[np.ndarray, " positive"], negative: Float[np.ndarray, " 
     return float(stats.mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative)))
 
 
+def auc_within(scores: Float[np.ndarray, "problem sample"], correct: Bool[np.ndarray, "problem sample"]) -> float:
+    """Return the mean AUC of right against wrong answers to the same problem, which is what a search compares.
+
+    The AUC over all problems also rewards knowing which problems are hard. NaN if no problem has both.
+    """
+    is_mixed = correct.any(1) & ~correct.all(1)
+    rows = zip(scores[is_mixed], correct[is_mixed], strict=True)
+    return float(np.mean([auc(row[right], row[~right]) for row, right in rows])) if is_mixed.any() else float("nan")
+
+
+def token_auc(
+    reward: RewardModel,
+    problems: Sequence[Problem],
+    responses: Sequence[list[int]],
+    correct: Bool[np.ndarray, " problem"],
+) -> float:
+    """Return the AUC of r(y_≤l|x) at all tokens of one response per problem, against the verdict on the response."""
+    rows = prefix_rewards(reward, [reward.prompt_ids(problem.messages) for problem in problems], responses)
+    is_right = np.repeat(correct, [len(row) for row in rows])
+    scores = np.concatenate(rows)
+    return auc(scores[is_right], scores[~is_right])
+
+
 def probability(reward: RewardModel, scores: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Return rewards as probabilities that a response is right.
 
-    A classifier's score is a logit. A likelihood reward is the log-probability that the model writes this response.
+    A classifier's score is a logit, and a log-ratio is taken as one. A likelihood without reference is the
+    log-probability that the model writes this response.
     """
-    return special.expit(scores) if reward.kind == "classifier" else np.exp(np.minimum(scores, 0))
+    is_likelihood = reward.kind == "likelihood" and reward.reference is None
+    return np.exp(np.minimum(scores, 0)) if is_likelihood else special.expit(scores)
 
 
 def calibration_error(

@@ -202,12 +202,10 @@ def measure(reward: RewardModel, answers: Sequence[Answer], count: int) -> dict[
     responses = [reward.tokenizer.encode(answer.response, add_special_tokens=False) for answer in answers]
     scores = np.array(scoring.rewards(reward, prompts, responses)[0]).reshape(-1, count)
     correct = np.array([answer.correct for answer in answers]).reshape(-1, count)
-    is_mixed = correct.any(1) & ~correct.all(1)
-    rows = zip(scores[is_mixed], correct[is_mixed], strict=True)
     result = {
         "num_problems": len(scores),
         **manifest.selection_quality(scores, correct),
-        "auc_within": np.mean([manifest.auc(row[right], row[~right]) for row, right in rows]),
+        "auc_within": manifest.auc_within(scores, correct),
     }
     return {name: round(float(value), 3) for name, value in result.items()}
 

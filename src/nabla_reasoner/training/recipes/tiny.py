@@ -7,6 +7,7 @@ import functools
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -25,7 +26,7 @@ from ...types import Problem
 from .. import classifier_init, loop, reward_model
 from ..data import Example, Mixture, chat_example, pad, solution_examples, solution_ids
 from ..stages import Stages
-from . import manifest, policy_improvement
+from . import manifest, policy_improvement, verifiers
 from .policy_improvement import Splits
 
 TOKENIZER_QUESTIONS = 2000  # questions of each task on which the tokenizer is trained
@@ -89,7 +90,7 @@ def fit_and_save(config: DictConfig, name: str, module: loop.Training, mixture: 
         folder=str(Path("checkpoints", name)),
         name=name,
         identity={
-            "recipe": OmegaConf.to_container(recipe, resolve=True),
+            "recipe": _without_precision(OmegaConf.to_container(recipe, resolve=True)),
             "questions": OmegaConf.to_container(OmegaConf.create([config.tasks, config.held_out]), resolve=True),
         },
     )
@@ -98,6 +99,11 @@ def fit_and_save(config: DictConfig, name: str, module: loop.Training, mixture: 
     module.model.eval().save_pretrained(Path(config.folder, recipe.folder))
     load_tokenizer(tokenizer_folder(config)).save_pretrained(Path(config.folder, recipe.folder))
     loop.discard_checkpoint(str(Path("checkpoints", name)), name)
+
+
+def _without_precision(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe without the precision in which its weights are shipped: training does not depend on it."""
+    return {key: value for key, value in recipe.items() if key != "half"}
 
 
 def response_labels(response: list[int], solution: list[int], correct: bool) -> list[float]:
@@ -210,7 +216,7 @@ def train(config: DictConfig) -> None:
     settings = OmegaConf.to_container(config, resolve=True)
     stages = Stages(Path("checkpoints", "stages.json"), {key: settings[key] for key in DATA})
     for name, stage in stages_of(config, data).items():
-        recipe = [settings["models"].get(name), settings["improved"].get(name)]
+        recipe = [_without_precision(settings["models"].get(name, {})), settings["improved"].get(name)]
         recipe.append(settings["improvement"] if name in settings["improved"] else None)
         if name in config.only and stages.should_run(name, recipe):
             stage()
@@ -226,7 +232,8 @@ def stages_of(config: DictConfig, data: Splits) -> dict[str, Callable[[], None]]
     """
     stages: dict[str, Callable[[], None]] = {"tokenizer": functools.partial(train_tokenizer, config, data)}
     for name in config.models:
-        stages[name] = functools.partial(train_language_model, config, name, data)
+        train = train_verifier if "labels" in config.models[name] else train_language_model
+        stages[name] = functools.partial(train, config, name, data)
     stages["classifier"] = functools.partial(train_classifier, config, data)
     for name in config.improved:
         stages[name] = functools.partial(policy_improvement.improve, config, name, data)
@@ -235,6 +242,11 @@ def stages_of(config: DictConfig, data: Splits) -> dict[str, Callable[[], None]]
         if name not in stages:
             raise ValueError(f"only must name stages among {', '.join(stages)}; got {name!r}.")
     return stages
+
+
+def train_verifier(config: DictConfig, name: str, data: Splits) -> None:
+    """Train a token-level verifier on verdicts of the grader, and write its folder."""
+    fit_and_save(config, name, *verifiers.training(config, name, data))
 
 
 def train_tokenizer(config: DictConfig, data: Splits) -> None:
