@@ -54,7 +54,7 @@ for name, wanted in (pin.split("==") for pin in pins):
 END
 }
 
-install() {  # $1: extras, $2: stamp, written last, so that a cut installation is noticed and begun anew
+install() {  # $1: extras, $2: stamp, written last, so that a cut installation is noticed and repeated
     local python=.venv/bin/python output=-qq
     if [ -t 1 ]; then output=--progress-bar=on; fi
     if [ -e .venv/.installing ]; then rm -rf .venv; fi

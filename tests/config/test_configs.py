@@ -69,11 +69,11 @@ def test_table1_at_paper_scale_equals_paper_grid():
     assert names(cells, "task") == {"math500", "amc", "aime24", "aime25"}
     assert names(cells, "method") == METHODS | {"tpo"}
     amc = next(cell for cell in cells if cell.task.name == "amc" and cell.method.name == "nabla_reasoner")
-    assert amc["method"]["parameter"] == "latents"
-    assert amc["method"]["step_size"] == 0.01
-    assert amc["task"]["repeats"] == 8
+    assert amc.method.keywords()["parameter"] == "latents"
+    assert amc.method.keywords()["step_size"] == 0.01
+    assert amc.task.repeats == 8
     llama = next(cell for cell in cells if cell.policy.name.startswith("llama"))
-    assert "Llama" in llama["reward"]["path"]
+    assert "Llama" in llama.reward.path
 
 
 def test_scale_sets_models_and_command_line_overrides_grid():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import toys
+from jaxtyping import TypeCheckError
 
 from nabla_reasoner.dto import gradient_passes, gradients, objective, optimizer
 from nabla_reasoner.dto.settings import DTOSettings
@@ -113,3 +114,13 @@ def test_keywords_replace_fields_of_given_settings():
     given = run(policy, reward, settings=settings, num_iterations=8)
     expected = run(policy, reward, step_size=0.6, num_iterations=8)
     assert [result.objective for result in given] == [result.objective for result in expected]
+
+
+def test_wrong_inputs_of_the_public_entry_are_named():
+    policy, reward, chat = toys.policy(), toys.reward(), toys.chat("1+1?")
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference mode"):
+        optimizer.optimize(policy, reward, [chat], [[]], [[5, 6]])
+    with pytest.raises(ValueError, match="equally many; got 1, 1 and 2"):
+        optimizer.optimize(policy, reward, [chat], [[]], [[5], [6]])
+    with pytest.raises((ValueError, TypeCheckError), match="prompt"):
+        optimizer.optimize(policy, reward, ["1+1?"], [[]], [[5]])

@@ -295,7 +295,7 @@ def test_other_commits_and_packages_are_said_in_the_table(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "null", '{"invocations": []}', '{"invocations": [1]}'])
-def test_damaged_summary_begins_anew_with_a_line(tmp_path: Path, content: str, capsys):
+def test_damaged_summary_is_replaced_with_a_line(tmp_path: Path, content: str, capsys):
     (tmp_path / "summary.json").write_text(content, encoding="utf-8")
     provenance.Summary(tmp_path, "./reproduce.sh x", {}, {"seed": [0]}, "cpu").close("finished")
     assert "summary.json is damaged" in capsys.readouterr().err

@@ -155,8 +155,9 @@ def test_killed_writer_leaves_a_resumable_file(tmp_path):
         "import sys; from pathlib import Path; from nabla_reasoner.types import Problem\n"
         "from nabla_reasoner.evaluation.records import append_records, failed_record\n"
         "for i in range(10**9):\n"
-        "    p = Problem(f'p{i}', 'q' * 50, '1', 't')\n"
-        "    append_records(Path(sys.argv[1]), [failed_record(p, 'x', policy='a', method='m', seed=0, repeat=0)])\n"
+        "    p = Problem(f'p{i}', 'q' * 50, '1', 'chain_sum')\n"
+        "    names = dict(policy='tiny-base', method='best_of_n', seed=1, repeat=0)\n"
+        "    append_records(Path(sys.argv[1]), [failed_record(p, 'x', **names)])\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     writer = subprocess.Popen([sys.executable, "-c", code, str(path)], env=environment)

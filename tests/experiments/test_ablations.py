@@ -104,11 +104,11 @@ def test_run_cut_afterwards_equals_run_with_limit(tmp_path: Path):
     assert main([*command(tmp_path / "short", *few, "method.max_rollouts=2")]) == 0
     folder = tmp_path / "tiny" / "ablations" / "default"
     loaded = ablation_runs.load_runs(folder)["tiny-base", "products"]
-    cut = {key: ablation_runs.stopped(attempt, 2) for key, attempt in loaded.attempts.items()}
+    cut = {key.problem: ablation_runs.stopped(attempt, 2) for key, attempt in loaded.attempts.items()}
     (path,) = (tmp_path / "short" / "tiny" / "ablations" / "default" / "records").glob("*.jsonl")
     assert loaded.status == "ok"
     for record in read_records(path):
-        run_of = cut[(f"products/{record['problem_id']}", 0, 0)]
+        run_of = cut[f"products/{record['problem_id']}"]
         assert run_of.outcome.correct == record["correct"]
         assert len(run_of.accepted) == record["search"]["proposed"]
         assert run_of.accepted.count(False) == record["search"]["rejected"]

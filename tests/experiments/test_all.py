@@ -48,7 +48,7 @@ def test_stages_are_all_targets_with_results():
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "null", '{"stages": 1}', '{"stages": {"table1": "done"}}'])
-def test_damaged_state_begins_anew_with_a_line(tmp_path: Path, started, capsys, content: str):
+def test_damaged_state_is_replaced_with_a_line(tmp_path: Path, started, capsys, content: str):
     path = tmp_path / "stages.json"
     path.write_text(content, encoding="utf-8")
     assert all_targets.Stages(path, ["table1"]).stages == {}

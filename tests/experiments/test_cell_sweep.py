@@ -277,7 +277,7 @@ def test_damaged_settings_beside_records_are_named_and_refused(tmp_path: Path, c
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "null"])
-def test_damaged_summary_is_begun_anew(tmp_path: Path, capsys, content: str):
+def test_damaged_summary_is_replaced(tmp_path: Path, capsys, content: str):
     path = tmp_path / "summary.json"
     path.write_text(content, encoding="utf-8")
     Summary(tmp_path, "line", {}, {"seed": [0]}, "cpu").close("finished")

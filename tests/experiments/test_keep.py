@@ -121,7 +121,7 @@ def test_drawn_figures_are_kept_with_complete_rows_only(tmp_path: Path, gallery:
     monkeypatch.setattr(figures, "gaps", lambda target, results: [] if complete else [f"{target.name} was not run"])
     assert figures._keep(tmp_path / "results", False) == (DONE if complete else FAILED)
     kept = {"figure3.png", *(f"data/ppo{n}.csv" for n in ("", "_curves", "_break_even"))}
-    assert files(gallery) == (kept if complete else set()), "cases are kept only where they were computed anew"
+    assert files(gallery) == (kept if complete else set()), "cases are kept only where they were computed again"
 
 
 @functools.cache

@@ -17,10 +17,11 @@ from ..dto import gradient_passes
 from ..dto.gradients import Gradient, onehot_gradient
 from ..engine.sampling import Sampling, draw, keyed_uniforms
 from ..engine.sequences import ModelCaches, TokenSequence
-from ..engine.trajectory import Sample, SampleLog, is_finished, shared_seconds
+from ..engine.trajectory import Sample, SampleLog, is_finished
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from .mh_resampling import check_weight
+from . import markov_chain
+from .markov_chain import check_weight
 from .sample_pool import KeyedSampler, check_counts, check_positive, prompts_within_context
 
 
@@ -89,12 +90,7 @@ class DiscreteLangevin:
         """
         reward.check_vocabulary(policy)
         chains = _Chains(self, problems, policy, reward, seed, repeat)
-        for step in range(self.num_steps + 1):
-            with shared_seconds([chain.log.trajectory for chain in chains.chains]):
-                chains.advance(step)
-            for chain in chains.chains:
-                chain.log.record(policy)
-        return [chain.log.solution(chain.problem, policy) for chain in chains.chains]
+        return markov_chain.run(chains, self.num_steps, policy)
 
 
 @dataclass

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .. import cost
 from ..cost import Cost
 from ..engine import batching
 from ..engine.numerics import at_least_float32
@@ -18,7 +17,7 @@ from ..engine.sequences import likelihood_models
 from ..engine.trajectory import seconds_share
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from .lockstep import StepReader, decode, judge_cost, solutions
+from .lockstep import StepReader, decode, decoding_costs, judge_cost, solutions
 from .prefix_scores import SCORERS, PrefixScorer
 from .sample_pool import check_counts, prompts_within_context
 
@@ -91,20 +90,11 @@ class GuidedDecoding:
 
         lengths = [len(prompt) + self.max_new_tokens for prompt in prompts]
         results = batching.run(run, lengths, policy.batch_limits)
+        responses = [tokens for tokens, _, _ in results]
         share = seconds_share(begin, len(problems))
-        costs = [
-            cost.total(
-                [
-                    cost.prefill(policy.parameters, len(prompt)),
-                    cost.decoding(policy.parameters, len(tokens)),
-                    spent,
-                    share,
-                ]
-            )
-            for prompt, (tokens, spent, _) in zip(prompts, results, strict=True)
-        ]
+        costs = decoding_costs(policy, prompts, responses, [spent for _, spent, _ in results], share)
         counts = [{"uncertain": uncertain} for _, _, uncertain in results]
-        return solutions(problems, policy, reward, [tokens for tokens, _, _ in results], costs, counts)
+        return solutions(problems, policy, reward, responses, costs, counts)
 
 
 class _Judge:

@@ -19,7 +19,7 @@ from ..engine.sequences import likelihood_models
 from ..engine.trajectory import seconds_share
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from .lockstep import StepReader, check_likelihood, decode, judge_cost, solutions
+from .lockstep import StepReader, check_likelihood, decode, decoding_costs, judge_cost, solutions
 from .sample_pool import check_counts, prompts_within_context
 
 
@@ -130,17 +130,11 @@ class LogitMixture:
         lengths = [len(prompt) + limit for prompt in prompts]
         responses = batching.run(run, lengths, policy.batch_limits)
         share = seconds_share(begin, len(problems))
-        costs = [
-            cost.total(
-                [
-                    cost.prefill(policy.parameters, len(prompt)),
-                    cost.decoding(policy.parameters, len(tokens)),
-                    judge_cost(reward, len(judge_prompt), len(tokens)),
-                    share,
-                ]
-            )
-            for prompt, judge_prompt, tokens in zip(prompts, judge_prompts, responses, strict=True)
+        judged = [
+            judge_cost(reward, len(prompt), len(tokens))
+            for prompt, tokens in zip(judge_prompts, responses, strict=True)
         ]
+        costs = decoding_costs(policy, prompts, responses, judged, share)
         return solutions(problems, policy, reward, responses, costs)
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from .. import cost
 from ..cost import Cost
 from ..engine import generation, scoring
-from ..engine.decoding_cache import DecodingCache
+from ..engine.decoding_cache import DecodingCache, read_tokens
 from ..engine.kv_cache import PrefixCache
-from ..engine.numerics import NonFiniteError, at_least_float32
+from ..engine.numerics import NonFiniteError, at_least_float32, first_non_finite
 from ..engine.trajectory import SampleLog
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
@@ -41,18 +41,13 @@ class StepReader:
             NonFiniteError: NaN or infinite logits in some row.
         """
         logits = at_least_float32(self.model.logits(self.hidden))
-        if not torch.isfinite(logits).all():
-            raise NonFiniteError(f"logits of {self.model.name} after {max(self.cache.lengths)} tokens")
+        if (row := first_non_finite(logits)) is not None:
+            raise NonFiniteError(f"logits of {self.model.name} after {self.cache.lengths[row]} tokens")
         return logits
 
     def read(self, tokens: Int[Tensor, " rows"]) -> None:
         """Read one more token in every row."""
-        positions, columns = self.cache.open_column()
-        context = {"attention_mask": None, "position_ids": positions}
-        if columns is not None:
-            context = self.model.attention_inputs(columns, positions)
-        embeddings = self.model.embedding[tokens[:, None]]
-        self.hidden = self.model.hidden_states(embeddings, past_key_values=self.cache, **context)[:, -1]
+        self.hidden = read_tokens(self.model, self.cache, tokens)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Remove all rows but these."""
@@ -106,6 +101,32 @@ def judge_cost(reward: RewardModel, prompt_length: int, response_length: int) ->
             cost.reward_steps(reward.parameters, response_length - 1),
         ]
     )
+
+
+def decoding_costs(
+    policy: Policy,
+    prompts: Sequence[list[int]],
+    responses: Sequence[list[int]],
+    reward_costs: Sequence[Cost],
+    share: Cost,
+) -> list[Cost]:
+    """Return the cost of each problem: the policy reads its prompt and decodes its response, and what is added to that.
+
+    Args:
+        reward_costs: spent on the reward model, by problem.
+        share: each problem's share of the time.
+    """
+    return [
+        cost.total(
+            [
+                cost.prefill(policy.parameters, len(prompt)),
+                cost.decoding(policy.parameters, len(tokens)),
+                spent,
+                share,
+            ]
+        )
+        for prompt, tokens, spent in zip(prompts, responses, reward_costs, strict=True)
+    ]
 
 
 def solutions(

@@ -13,9 +13,11 @@ from .. import cost
 from ..engine import generation, scoring
 from ..engine.sampling import Sampling, keyed_uniforms
 from ..engine.sequences import ModelCaches
-from ..engine.trajectory import Sample, SampleLog, shared_seconds
+from ..engine.trajectory import Sample, SampleLog
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
+from . import markov_chain
+from .markov_chain import check_weight
 from .sample_pool import check_counts, prompts_within_context
 
 
@@ -80,20 +82,7 @@ class MHResampling:
         """
         reward.check_vocabulary(policy)
         chains = _Chains(self, problems, policy, reward, seed, repeat)
-        for step in range(self.num_steps + 1):
-            with shared_seconds([chain.log.trajectory for chain in chains.chains]):
-                chains.advance(step)
-            for chain in chains.chains:
-                chain.log.record(policy)
-        return [chain.log.solution(chain.problem, policy) for chain in chains.chains]
-
-
-def check_weight(reward_weight: float | int) -> None:
-    """Raise ValueError unless a reward's weight β is a finite number >= 0."""
-    if not 0 <= reward_weight < math.inf:
-        raise ValueError(
-            f"reward_weight (β) must be >= 0 and finite; got {reward_weight}. Use 0 for the policy's own law."
-        )
+        return markov_chain.run(chains, self.num_steps, policy)
 
 
 @dataclass

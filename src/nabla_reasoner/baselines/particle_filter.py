@@ -13,7 +13,7 @@ import numpy as np
 from ..engine.sampling import Sampling, keyed_uniforms
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from .mh_resampling import check_weight
+from .markov_chain import check_weight
 from .sample_pool import check_counts
 from .tree import Node, first_step
 from .tree_search import ProblemTree, ScoringRequest, StepSettings, TreeSearch

@@ -12,6 +12,39 @@ from ..types import Problem, Solution
 from .sample_pool import SamplePool, check_positive, first_sample, highest, running_argmax, vote
 
 
+class _Selector:
+    """Settings of a baseline that selects one of N samples."""
+
+    def __init__(
+        self,
+        *,
+        num_samples: int = 8,
+        temperature: float = 0.7,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        max_new_tokens: int = 1024,
+    ):
+        self.pool = SamplePool(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
+
+
+class _TemperedSelector:
+    """Settings of a baseline that weighs N samples by exp(r/τ)."""
+
+    def __init__(
+        self,
+        *,
+        num_samples: int = 8,
+        reward_temperature: float | int = 1.0,
+        temperature: float = 0.7,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        max_new_tokens: int = 1024,
+    ):
+        check_positive({"reward_temperature (τ)": reward_temperature})
+        self.reward_temperature = reward_temperature
+        self.pool = SamplePool(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
+
+
 class Greedy:
     """The most likely token at every step.
 
@@ -34,7 +67,7 @@ class Greedy:
         return self.pool.solve(problems, policy, seed, repeat, select=first_sample)
 
 
-class SelfConsistency:
+class SelfConsistency(_Selector):
     """The answer that most of N samples agree on; ties go to the answer sampled first.
 
     Args:
@@ -42,17 +75,6 @@ class SelfConsistency:
         temperature, top_p, top_k: sampling of tokens.
         max_new_tokens: length limit of a response, >= 1.
     """
-
-    def __init__(
-        self,
-        *,
-        num_samples: int = 8,
-        temperature: float = 0.7,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        max_new_tokens: int = 1024,
-    ):
-        self.pool = SamplePool(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
 
     def solve(
         self,
@@ -78,7 +100,7 @@ def majority(problem: Problem, policy: Policy, rollouts: Sequence[Rollout]) -> l
     return vote(problem, policy, rollouts, [0.0] * len(rollouts))
 
 
-class BestOfN:
+class BestOfN(_Selector):
     """The sample of highest reward among N; ties go to the one sampled first.
 
     Args:
@@ -87,17 +109,6 @@ class BestOfN:
         max_new_tokens: length limit of a response, >= 1.
     """
 
-    def __init__(
-        self,
-        *,
-        num_samples: int = 8,
-        temperature: float = 0.7,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        max_new_tokens: int = 1024,
-    ):
-        self.pool = SamplePool(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
-
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
     ) -> list[Solution]:
@@ -105,7 +116,7 @@ class BestOfN:
         return self.pool.solve(problems, policy, seed, repeat, select=highest, reward=reward)
 
 
-class SoftBestOfN:
+class SoftBestOfN(_TemperedSelector):
     """One of N samples, drawn with probability proportional to exp(r/τ) (arXiv 2505.03156).
 
     τ → 0 is Best-of-N; τ → ∞ is a single sample of the policy. The draw adds Gumbel noise to r/τ, one number per
@@ -117,20 +128,6 @@ class SoftBestOfN:
         temperature, top_p, top_k: sampling of tokens.
         max_new_tokens: length limit of a response, >= 1.
     """
-
-    def __init__(
-        self,
-        *,
-        num_samples: int = 8,
-        reward_temperature: float | int = 1.0,
-        temperature: float = 0.7,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        max_new_tokens: int = 1024,
-    ):
-        check_positive({"reward_temperature (τ)": reward_temperature})
-        self.reward_temperature = reward_temperature
-        self.pool = SamplePool(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
@@ -147,7 +144,7 @@ class SoftBestOfN:
         return running_argmax((np.array(rewards, dtype=float) / self.reward_temperature + gumbel).tolist())
 
 
-class WeightedSelfConsistency:
+class WeightedSelfConsistency(_TemperedSelector):
     """The answer of largest total weight among N samples; a sample's weight is the softmax of r/τ over the pool.
 
     Ties go to the answer sampled first. τ → ∞ is Self-Consistency. With a likelihood reward and τ = 1 the weights are
@@ -159,20 +156,6 @@ class WeightedSelfConsistency:
         temperature, top_p, top_k: sampling of tokens.
         max_new_tokens: length limit of a response, >= 1.
     """
-
-    def __init__(
-        self,
-        *,
-        num_samples: int = 8,
-        reward_temperature: float | int = 1.0,
-        temperature: float = 0.7,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        max_new_tokens: int = 1024,
-    ):
-        check_positive({"reward_temperature (τ)": reward_temperature})
-        self.reward_temperature = reward_temperature
-        self.pool = SamplePool(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
 
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0

@@ -166,11 +166,15 @@ class SamplePool:
         begin = time.perf_counter()
         if reward is not None:
             reward.check_vocabulary(policy)
-            prompts_within_context(problems, reward, self.max_new_tokens)
+            reward_prompts = prompts_within_context(problems, reward, self.max_new_tokens)
         prompts = prompts_within_context(problems, policy, self.max_new_tokens)
         sampler = KeyedSampler(policy, self.sampling, seed, repeat)
         rollouts = sampler.draw(problems, prompts, "rollout", self.num_samples, self.max_new_tokens)
-        rewards, costs = self._score(problems, rollouts, reward)
+        if reward is None:
+            rewards = [[None] * self.num_samples for _ in problems]
+            costs = [[Cost()] * self.num_samples for _ in problems]
+        else:
+            rewards, costs = self._score(reward, reward_prompts, rollouts)
         winners = [select(*problem) for problem in zip(problems, rollouts, rewards, strict=True)]
         share = seconds_share(begin, len(problems) * self.num_samples)
         solutions = []
@@ -188,18 +192,15 @@ class SamplePool:
         return solutions
 
     def _score(
-        self, problems: Sequence[Problem], rollouts: Sequence[Sequence[Rollout]], reward: RewardModel | None
-    ) -> tuple[list[list[float | None]], list[list[Cost]]]:
-        """Return rewards and their costs, by problem and sample; None and nothing without a reward model."""
+        self, reward: RewardModel, prompts: Sequence[list[int]], rollouts: Sequence[Sequence[Rollout]]
+    ) -> tuple[list[list[float]], list[list[Cost]]]:
+        """Return rewards and their costs, by problem and sample."""
         count = self.num_samples
-        if reward is None:
-            return [[None] * count for _ in problems], [[Cost()] * count for _ in problems]
-        prompts = [reward.prompt_ids(problem.messages) for problem in problems]
         values, costs = scoring.rewards(
             reward,
             [prompt for prompt in prompts for _ in range(count)],
             [rollout.token_ids for samples in rollouts for rollout in samples],
-            pools=[number for number in range(len(problems)) for _ in range(count)],
+            pools=[number for number in range(len(prompts)) for _ in range(count)],
         )
         starts = range(0, len(values), count)
         return [values[i : i + count] for i in starts], [costs[i : i + count] for i in starts]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from .. import cost
@@ -47,10 +48,11 @@ def optimize(
 
     Raises:
         TypeError: an unknown keyword.
-        ValueError: a setting out of range, flip "gumbel" without uniforms, an empty rollout, or vocabularies that
-            differ.
+        ValueError: a setting out of range, flip "gumbel" without uniforms, lists of different lengths, a prompt that is
+            no chat, an empty rollout, vocabularies that differ, or torch's inference mode.
     """
     check_choice("engine", engine, ENGINES)
+    _check_inputs(prompts, prefix_ids, rollout_ids)
     settings = settings.replace(**changes)
     if settings.flip == "gumbel" and uniforms is None:
         raise ValueError("flip=gumbel needs uniforms, [length, vocab] numbers for every sequence; got none.")
@@ -65,6 +67,25 @@ def optimize(
             for sequence, source in zip(sequences, sources, strict=True)
         ]
     return _optimize_batched(policy, reward, sequences, settings, sources)
+
+
+def _check_inputs(
+    prompts: Sequence[Messages], prefix_ids: Sequence[Sequence[int]], rollout_ids: Sequence[Sequence[int]]
+) -> None:
+    """Raise ValueError unless there is a chat, a prefix and a rollout for every sequence, and gradients can be had."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("DTO needs gradients; torch's inference mode computes none. Call it outside, or use no_grad.")
+    lengths = [len(prompts), len(prefix_ids), len(rollout_ids)]
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            "prompts, prefix_ids and rollout_ids must be equally many; got {}, {} and {}.".format(*lengths)
+        )
+    for messages in prompts:
+        if isinstance(messages, str) or not all(isinstance(message, dict) for message in messages):
+            raise ValueError(
+                f"a prompt must be a chat, a list of messages; got {messages!r}. "
+                'Write [{"role": "user", "content": TEXT}].'
+            )
 
 
 def _optimize_batched(

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from ..models.language_models import LanguageModel
 from .kv_cache import TokenCache
 
 
@@ -100,3 +101,14 @@ class _DecodingLayer(DynamicLayer):
         self.keys[rows, :, self.columns] = key_states[:, :, 0]
         self.values[rows, :, self.columns] = value_states[:, :, 0]
         return self.keys[:, :, : self.width], self.values[:, :, : self.width]
+
+
+def read_tokens(
+    model: LanguageModel, cache: DecodingCache, tokens: Int[Tensor, " rows"]
+) -> Float[Tensor, "rows hidden"]:
+    """Read one more token in every row; return the hidden states that predict the next one."""
+    positions, columns = cache.open_column()
+    context = {"attention_mask": None, "position_ids": positions}
+    if columns is not None:
+        context = model.attention_inputs(columns, positions)
+    return model.hidden_states(model.embedding[tokens[:, None]], past_key_values=cache, **context)[:, -1]

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..models.language_models import Policy
 from . import batching, numerics
 from .cached_forward import read
-from .decoding_cache import DecodingCache
+from .decoding_cache import DecodingCache, read_tokens
 from .kv_cache import PrefixCache, TokenCache, shared_slots
 from .numerics import NonFiniteError, at_least_float32
 from .sampling import Sampling, draw
@@ -276,12 +276,7 @@ class _Decoder:
 
     def step(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows hidden"]:
         """Read the new tokens; return their hidden states."""
-        positions, columns = self.cache.open_column()
-        context = {"attention_mask": None, "position_ids": positions}
-        if columns is not None:
-            context = self.policy.attention_inputs(columns, positions)
-        embeddings = self.policy.embedding[tokens[:, None]]
-        return self.policy.hidden_states(embeddings, past_key_values=self.cache, **context)[:, -1]
+        return read_tokens(self.policy, self.cache, tokens)
 
     def finished(self) -> dict[int, Rollout]:
         """Return the rollouts of the ended sequences by index."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..config import fingerprint
 from ..config.cell import Cell
+from .record_files import read_object
 from .records import read_records, record_path, settings_path
 
 MAX_NAME_BYTES = 230  # of a record file; 255 is the limit of most file systems, and side files have longer names
@@ -100,11 +101,8 @@ def _settings(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: a file that is missing or damaged: nobody knows what made the records.
     """
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        settings = None
-    if not isinstance(settings, dict) or not settings:
+    settings = read_object(path)
+    if not settings:
         raise ValueError(
             f"{path} is missing or damaged, so the settings of the records beside it are unknown. Choose another "
             "results_dir=DIR, or pass overwrite=true to run them again."

@@ -102,7 +102,7 @@ def read_settings(path: Path) -> Settings | None:
     sidecar = settings_path(path)
     settings = read_object(sidecar)
     if settings is None and sidecar.exists():
-        warn_once(f"{sidecar} is damaged, so the settings of {path.name} are unknown. Restore it or run the cell anew.")
+        warn_once(f"{sidecar} is damaged, so the settings of {path.name} are unknown. Restore it or repeat the cell.")
     return settings
 
 

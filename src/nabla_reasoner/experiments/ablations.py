@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -19,7 +18,7 @@ from .command import Command
 from .table1 import reward_note
 
 
-def write(cell: dict[str, Any], note: str) -> None:
+def write(cell: Cell, note: str) -> None:
     """Write table.csv and table.md from the records on disk; each file is replaced as a whole.
 
     Args:
@@ -41,7 +40,7 @@ def write(cell: dict[str, Any], note: str) -> None:
     )
 
 
-def figure_name(cell: dict[str, Any]) -> str:
+def figure_name(cell: Cell) -> str:
     """Return the figure's name in figures/."""
     return "ablations" if cell.scale_name == "tiny" else f"ablations-{cell.scale_name}"
 

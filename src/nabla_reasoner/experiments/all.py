@@ -56,7 +56,7 @@ class Stages:
             if earlier.get("code") == self.state["code"] and not done.issuperset(names):
                 self.stages = stages
         elif path.exists():
-            warn_once(f"{path} is damaged: every stage begins anew.")
+            warn_once(f"{path} is damaged: every stage runs again.")
 
     def finished(self, name: str) -> bool:
         return self.stages.get(name, {}).get("status") == "finished"

@@ -123,7 +123,7 @@ def _read(path: Path) -> dict[str, Row]:
             row["problem_id"]: row for row in map(json.loads, lines) if {"weights", "num_beams", "reward"} <= {*row}
         }
     except (ValueError, TypeError, KeyError):
-        warn_once(f"{path} is damaged: the search begins anew.")
+        warn_once(f"{path} is damaged: the search runs again.")
         return {}
 
 

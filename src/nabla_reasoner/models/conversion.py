@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from .quiet import quiet_transformers
 from .tokenizers import load_tokenizer
 
 # Settings of a loaded config that describe the packed weights and their origin; they must not enter the plain folder.
@@ -155,14 +156,5 @@ def _atomic_folder(folder: Path) -> Iterator[Path]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide transformers' progress bars and its notices about newly initialised score heads."""
-    verbosity, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        if bars:
-            transformers.logging.enable_progress_bar()
+    with quiet_transformers(), warnings.catch_warnings(action="ignore"):
+        yield

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from .folder_size import check_sizes
+from .quiet import quiet_transformers
 from .tokenizers import load_tokenizer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
@@ -152,14 +153,8 @@ def _check_finite(name: str, model: torch.nn.Module) -> None:
 @contextmanager
 def _without_notices() -> Iterator[None]:
     """Hide transformers' notices on unused settings and its table of missing weights, which are errors here."""
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
+    with quiet_transformers(hide_bars=False), warnings.catch_warnings(action="ignore"):
+        yield
 
 
 def _replace_norms(model: torch.nn.Module, name: str) -> None:

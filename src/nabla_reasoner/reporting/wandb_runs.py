@@ -190,7 +190,7 @@ def write(folder: Path, make: Callable[[], Sequence[WandbRun]], *, experiment: s
 
 def _replace(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode: str) -> None:
     """Write a run, then remove the files of earlier ones with its id; if writing fails, they stay."""
-    pattern = f"wandb/*run-*-{entry.identity}"
+    pattern = f"wandb/*run-*-{entry.identity}*"  # W&B appends a number to the second run of one second
     old = set(folder.glob(pattern))
     try:
         log(entry, folder, experiment=experiment, scale=scale, mode=mode)
@@ -198,7 +198,7 @@ def _replace(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode
         for part in set(folder.glob(pattern)) - old:
             shutil.rmtree(part, ignore_errors=True)
         raise
-    if set(folder.glob(pattern)) - old or mode == "online":  # a run of the same second has the old folder's name
+    if set(folder.glob(pattern)) - old or mode == "online":
         for path in old:
             shutil.rmtree(path)
 
