@@ -16,7 +16,7 @@ from ..types import Problem
 from . import losses
 from .data import Padded, chat_example, pad
 from .loop import Schedule
-from .sft import READ, UPDATE, PolicyTraining, Score, verifiable_reward
+from .sft import PolicyTraining, Score, verifiable_reward
 
 
 class GroupSampling(NamedTuple):
@@ -119,7 +119,7 @@ class GroupRelativeTraining(PolicyTraining):
 
     def update_loss(self, responses: ResponseBatch) -> Float[Tensor, ""]:
         """Return the clipped loss of the responses under the present policy."""
-        self.count_tokens(responses.blocks, UPDATE)
+        self.count_flops(responses.blocks, updates=1)
         present = self.log_probabilities(self.model, responses.blocks)
         return losses.policy_loss(
             present,
@@ -156,7 +156,7 @@ class GroupRelativeTraining(PolicyTraining):
             ]
         )
         extra_reads = (self.sampling.updates_per_batch > 1) + (self.sampling.kl_weight > 0)
-        self.count_tokens(blocks, READ * (1 + extra_reads))
+        self.count_flops(blocks, reads=1 + extra_reads)
         self.log("train/reward", rewards.nanmean(), prog_bar=True)
         self.log("train/mixed_groups", (rewards.nan_to_num().std(1) > 0).float().mean())
         self.log("train/response_tokens", float(np.mean([len(rollout.token_ids) for rollout in rollouts])))

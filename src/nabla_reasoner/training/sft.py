@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from .. import cost
 from ..engine.generation import Rollout
 from ..evaluation.accuracy import grades, greedy_accuracy
 from ..models.language_models import Policy
@@ -16,7 +17,6 @@ from .data import Padded
 from .loop import Schedule, Training
 from .losses import next_token_loss
 
-READ, UPDATE = 2, 6  # FLOPs per parameter and token: a forward pass, a forward and a backward pass
 Score = Callable[[Sequence[Problem], Sequence[Rollout]], list[float]]
 
 
@@ -39,8 +39,8 @@ class PolicyTraining(Training):
 
     Attributes:
         accuracies: latest greedy accuracy of each task, in percent.
-        flops: floating-point operations of the training so far, by parameters and tokens: 2 N per token read or
-            sampled, 6 N per token of an update; validation is left out.
+        flops: floating-point operations of the training so far (`cost.forward_flops`, `cost.update_flops`); every token
+            is read or sampled with a prediction, and validation is left out.
     """
 
     def __init__(
@@ -56,10 +56,12 @@ class PolicyTraining(Training):
         self.accuracies: dict[str, float] = {}
         self.register_buffer("flops", torch.zeros((), dtype=torch.float64))  # a checkpoint keeps it
 
-    def count_tokens(self, blocks: Sequence[Padded], factor: int) -> None:
-        """Add `factor` N FLOPs for each token of prompts and responses."""
-        tokens = sum(int(block.last.sum()) + len(block.last) for block in blocks)
-        self.flops += factor * self.policy.parameters * tokens
+    def count_flops(self, blocks: Sequence[Padded], *, reads: int = 0, updates: int = 0) -> None:
+        """Add the FLOPs of forward passes over prompts and responses, and of updates from them."""
+        lengths = [int(last) + 1 for block in blocks for last in block.last]
+        texts = sum((cost.one_pass(0, length, length) for length in lengths), cost.Reads())
+        size = self.policy.size
+        self.flops += reads * cost.forward_flops(size, texts) + updates * cost.update_flops(size, texts)
         self.log("train/flops", self.flops)
 
     def validation_step(self, batch: list[Problem], index: int) -> None:
@@ -76,5 +78,5 @@ class SupervisedTraining(PolicyTraining):
     """SFT: cross-entropy of worked solutions."""
 
     def loss(self, batch: list[Padded]) -> Float[Tensor, ""]:
-        self.count_tokens(batch, UPDATE)
+        self.count_flops(batch, updates=1)
         return next_token_loss(self.model, batch, self.policy.vocab_size)
