@@ -1,7 +1,12 @@
 """Cost of a solution: tokens by kind, model calls, FLOPs, seconds, memory.
 
-FLOPs: a forward pass or a decoded token takes 2 N per token; so does a backward pass, since both models are frozen. N
-is the number of parameters in matrix products (`matmul_parameters`). Attention scores and padding are not counted.
+FLOPs of a forward pass over n tokens that attend to m keys (their own included): 2 N n in the layers' matrix products,
+4 A n m in attention (QKᵀ and its product with V; the whole rectangle, as dense kernels compute it), and 2 H for each
+position whose next token or score is predicted. N, H and A are those of `ModelSize`. A backward pass takes 2 N n in the
+layers, since weights are frozen, 8 A n m in attention, and 2 H for each predicted position. A row of ∂L/∂y in the
+vocabulary takes a product with each embedding matrix (`dto.gradients`). Element-wise work and padding are not counted.
+Every token that is read counts once: a decoded token is read when the next one is sampled, the last one never.
+
 Model calls follow the paper's Section 5.2: one per decoded token and one per pass over a whole sequence (prefill,
 forward, backward, reward), so up to four per gradient evaluation.
 """
@@ -9,6 +14,7 @@ forward, backward, reward), so up to four per gradient evaluation.
 import resource
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -50,65 +56,151 @@ def total(costs: Iterable[Cost]) -> Cost:
     return Cost(*map(sum, columns[:-1]), peak_bytes=max(columns[-1])) if columns else Cost()
 
 
-def decoding(parameters: int, tokens: int) -> Cost:
-    """Return the cost of sampling `tokens` tokens one by one from a policy of `parameters` parameters."""
-    return Cost(decode_tokens=tokens, model_calls=tokens, flops=2.0 * parameters * tokens)
+class ModelSize(NamedTuple):
+    """What a model computes per token.
+
+    Attributes:
+        layers: N, parameters in matrix products of the layers.
+        head: H, parameters of the output matrix or score head.
+        attention: A, layers × attention heads × size of a head.
+    """
+
+    layers: int
+    head: int
+    attention: int
+
+    def plus(self, other: "ModelSize") -> "ModelSize":
+        """Return the size of two models that read the same tokens."""
+        return ModelSize(*(left + right for left, right in zip(self, other, strict=True)))
 
 
-def prefill(parameters: int, tokens: int) -> Cost:
-    """Return the cost of one pass over `tokens` prompt and prefix tokens that fills the policy's cache."""
-    return Cost(policy_prefill_tokens=tokens, model_calls=1, flops=2.0 * parameters * tokens)
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What a model read.
+
+    Attributes:
+        tokens: number of tokens.
+        pairs: number of query–key pairs: each pass over n tokens with m keys adds n m.
+        outputs: number of positions at which the output matrix or score head was used.
+    """
+
+    tokens: int = 0
+    pairs: int = 0
+    outputs: int = 0
+
+    def __add__(self, other: "Reads") -> "Reads":
+        return Reads(self.tokens + other.tokens, self.pairs + other.pairs, self.outputs + other.outputs)
+
+    def __radd__(self, other: int) -> "Reads":
+        """Return the reads themselves: the start of `sum` is 0."""
+        return self
+
+    def __bool__(self) -> bool:
+        return self.tokens > 0
+
+    def with_outputs(self, outputs: int) -> "Reads":
+        """Return the same reads with another number of outputs."""
+        return Reads(self.tokens, self.pairs, outputs)
 
 
-def scoring(parameters: int, tokens: int) -> Cost:
-    """Return the cost of one forward pass of the reward model over `tokens` tokens."""
-    return Cost(reward_forward_tokens=tokens, model_calls=1, flops=2.0 * parameters * tokens)
+def one_pass(start: int, end: int, outputs: int = 0) -> Reads:
+    """Return the reads of one pass over the tokens from `start` to `end` of a text, with those before it cached."""
+    return Reads(end - start, (end - start) * end, outputs)
 
 
-def reward_steps(parameters: int, tokens: int) -> Cost:
-    """Return the cost of `tokens` tokens that the reward model reads one by one."""
-    return Cost(reward_forward_tokens=tokens, model_calls=tokens, flops=2.0 * parameters * tokens)
+def one_by_one(start: int, end: int, outputs: int = 0) -> Reads:
+    """Return the reads of tokens `start` to `end` of a text, a pass for each token."""
+    return Reads(end - start, (start + 1 + end) * (end - start) // 2, outputs)
 
 
-def reward_gradient(parameters: int, tokens: int) -> Cost:
-    """Return the cost of a forward and a backward pass of the reward model alone over `tokens` tokens."""
-    flops = 4.0 * parameters * tokens
+def decoded(start: int, tokens: int) -> Reads:
+    """Return the reads of sampling `tokens` tokens, >= 1, after a text of `start` tokens; the last one is not read."""
+    return one_by_one(start, start + tokens - 1, tokens)
+
+
+def forward_flops(size: ModelSize, reads: Reads) -> float:
+    """Return the FLOPs of forward passes."""
+    return 2.0 * size.layers * reads.tokens + 4.0 * size.attention * reads.pairs + 2.0 * size.head * reads.outputs
+
+
+def backward_flops(size: ModelSize, reads: Reads) -> float:
+    """Return the FLOPs of backward passes of a frozen model to its input embeddings."""
+    return 2.0 * size.layers * reads.tokens + 8.0 * size.attention * reads.pairs + 2.0 * size.head * reads.outputs
+
+
+def update_flops(size: ModelSize, reads: Reads) -> float:
+    """Return the FLOPs of a training step's forward and backward pass: the gradients of the weights cost as much again.
+
+    That is 6 N per token in the layers, and 12 A per pair in attention, which has no weights.
+    """
+    weights = 2.0 * (size.layers * reads.tokens + size.head * reads.outputs)
+    return forward_flops(size, reads) + backward_flops(size, reads) + weights
+
+
+def decoding(size: ModelSize, reads: Reads) -> Cost:
+    """Return the cost of tokens sampled one by one from a policy, one for each output."""
+    return Cost(decode_tokens=reads.outputs, model_calls=reads.outputs, flops=forward_flops(size, reads))
+
+
+def prefill(size: ModelSize, reads: Reads) -> Cost:
+    """Return the cost of one pass over prompt and prefix tokens that fills the policy's cache."""
+    return Cost(policy_prefill_tokens=reads.tokens, model_calls=1, flops=forward_flops(size, reads))
+
+
+def scoring(size: ModelSize, reads: Reads) -> Cost:
+    """Return the cost of one forward pass of the reward model."""
+    return Cost(reward_forward_tokens=reads.tokens, model_calls=1, flops=forward_flops(size, reads))
+
+
+def reward_steps(size: ModelSize, reads: Reads) -> Cost:
+    """Return the cost of tokens that the reward model reads one by one."""
+    return scoring(size, reads)._replace(model_calls=reads.tokens)
+
+
+def reward_gradient(size: ModelSize, reads: Reads) -> Cost:
+    """Return the cost of a forward and a backward pass of the reward model alone."""
+    flops = forward_flops(size, reads) + backward_flops(size, reads)
     return Cost(
-        reward_forward_tokens=tokens,
-        reward_backward_tokens=tokens,
+        reward_forward_tokens=reads.tokens,
+        reward_backward_tokens=reads.tokens,
         model_calls=2,
         flops=flops,
         gradient_flops=flops,
     )
 
 
-def policy_forward(parameters: int, tokens: int) -> Cost:
-    """Return the cost of one forward pass of the policy over `tokens` tokens, without a gradient."""
-    return Cost(policy_forward_tokens=tokens, model_calls=1, flops=2.0 * parameters * tokens)
+def policy_forward(size: ModelSize, reads: Reads) -> Cost:
+    """Return the cost of one forward pass of the policy, without a gradient."""
+    return Cost(policy_forward_tokens=reads.tokens, model_calls=1, flops=forward_flops(size, reads))
+
+
+def gradient_arithmetic(flops: float) -> Cost:
+    """Return the cost of products outside the models that a gradient needs."""
+    return Cost(flops=flops, gradient_flops=flops)
 
 
 def gradient_evaluation(
-    policy_parameters: int,
-    policy_tokens: int,
-    policy_backward: int,
-    reward_parameters: int,
-    reward_tokens: int,
-    reward_backward: int,
+    policy: ModelSize,
+    policy_forward: Reads,
+    policy_backward: Reads,
+    reward: ModelSize,
+    reward_forward: Reads,
+    reward_backward: Reads,
 ) -> Cost:
     """Return the cost of ∂L/∂y at one hard sequence: forward and backward passes of both models, cached tokens free.
 
     A pass over no tokens did not run and is not counted as a model call.
     """
-    flops = 2.0 * (
-        policy_parameters * (policy_tokens + policy_backward) + reward_parameters * (reward_tokens + reward_backward)
-    )
+    flops = forward_flops(policy, policy_forward) + backward_flops(policy, policy_backward)
+    flops += forward_flops(reward, reward_forward) + backward_flops(reward, reward_backward)
+    passes = (policy_forward, policy_backward, reward_forward, reward_backward)
     return Cost(
-        policy_forward_tokens=policy_tokens,
-        policy_backward_tokens=policy_backward,
-        reward_forward_tokens=reward_tokens,
-        reward_backward_tokens=reward_backward,
+        policy_forward_tokens=policy_forward.tokens,
+        policy_backward_tokens=policy_backward.tokens,
+        reward_forward_tokens=reward_forward.tokens,
+        reward_backward_tokens=reward_backward.tokens,
         gradient_evaluations=1,
-        model_calls=sum(count > 0 for count in (policy_tokens, policy_backward, reward_tokens, reward_backward)),
+        model_calls=sum(map(bool, passes)),
         flops=flops,
         gradient_flops=flops,
     )

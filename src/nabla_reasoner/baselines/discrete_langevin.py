@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import cost
 from ..dto import gradient_passes
-from ..dto.gradients import Gradient, onehot_gradient
+from ..dto.gradients import Gradient, onehot_gradient, row_cost
 from ..engine.sampling import Sampling, draw, keyed_uniforms
 from ..engine.sequences import ModelCaches, TokenSequence
 from ..engine.trajectory import Sample, SampleLog, is_finished
@@ -173,11 +173,11 @@ class _Chains:
         prompts = [chain.policy_prompt for chain in self.chains]
         limit = self.settings.max_new_tokens
         rollouts = [rollout for (rollout,) in self.sampler.draw(problems, prompts, "rollout", 1, limit)]
-        parameters = self.policy.parameters
         for chain, rollout in zip(self.chains, rollouts, strict=True):
             chain.state = rollout.token_ids
-            decoding = cost.decoding(parameters, len(rollout.token_ids))
-            chain.log.trajectory.charge(cost.prefill(parameters, len(chain.policy_prompt)), decoding)
+            chain.log.trajectory.charge(
+                cost.prefill(self.policy.size, rollout.prefilled), cost.decoding(self.policy.size, rollout.decoded)
+            )
         gradients = self._evaluate(self.chains, [chain.state for chain in self.chains])
         for chain, gradient in zip(self.chains, gradients, strict=True):
             chain.gradient = gradient
@@ -200,8 +200,8 @@ class _Chains:
             caches=self.caches,
             slots=[chain.slot for chain in chains],
         )
-        for chain, gradient in zip(chains, gradients, strict=True):
-            chain.log.trajectory.charge(gradient.cost)
+        for chain, response, gradient in zip(chains, responses, gradients, strict=True):
+            chain.log.trajectory.charge(gradient.cost, row_cost(gradient, self._free(response)))
         return gradients
 
     def _free(self, response: Sequence[int]) -> int:

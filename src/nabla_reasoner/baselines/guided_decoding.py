@@ -105,11 +105,14 @@ class _Judge:
         self.prompts = prompts
         self.signs = [sign for _, sign, _ in likelihood_models(reward, None)]
         self.readers = [StepReader(model, prompts) for model, _, _ in likelihood_models(reward, None)]
+        self.predictions = [0] * len(prompts)  # by row, positions whose candidates were scored
 
     def scores(
         self, rows: list[int], places: list[int], responses: list[list[int]], candidates: Int[Tensor, "rows k"]
     ) -> Float[Tensor, "rows k"]:
         """Return the score of each candidate; `places` are the rows' places in the readers."""
+        for row in rows:
+            self.predictions[row] += 1
         parts = zip(self.signs, self.readers, strict=True)
         logs = sum(sign * torch.log_softmax(reader.logits()[places], -1) for sign, reader in parts)
         return logs.gather(1, candidates)
@@ -120,8 +123,8 @@ class _Judge:
     def spent(self, responses: Sequence[list[int]]) -> list[Cost]:
         """Return the cost of each row."""
         return [
-            judge_cost(self.reward, len(prompt), len(tokens))
-            for prompt, tokens in zip(self.prompts, responses, strict=True)
+            judge_cost(self.reward, len(prompt), len(tokens), count)
+            for prompt, tokens, count in zip(self.prompts, responses, self.predictions, strict=True)
         ]
 
 

@@ -59,12 +59,12 @@ class JudgeGreedy:
         costs = [
             cost.total(
                 [
-                    cost.scoring(judge.parameters, len(prompt)),
-                    cost.decoding(judge.parameters, len(rollout.token_ids)),
+                    cost.scoring(judge.size, rollout.prefilled),
+                    cost.decoding(judge.size, rollout.decoded),
                     share,
                 ]
             )
-            for prompt, rollout in zip(prompts, rollouts, strict=True)
+            for rollout in rollouts
         ]
         return solutions(problems, policy, reward, [rollout.token_ids for rollout in rollouts], costs)
 
@@ -131,7 +131,7 @@ class LogitMixture:
         responses = batching.run(run, lengths, policy.batch_limits)
         share = seconds_share(begin, len(problems))
         judged = [
-            judge_cost(reward, len(prompt), len(tokens))
+            judge_cost(reward, len(prompt), len(tokens), len(tokens))
             for prompt, tokens in zip(judge_prompts, responses, strict=True)
         ]
         costs = decoding_costs(policy, prompts, responses, judged, share)

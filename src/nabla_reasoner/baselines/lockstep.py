@@ -90,15 +90,19 @@ def decode(
             reader.read(tokens[going])
 
 
-def judge_cost(reward: RewardModel, prompt_length: int, response_length: int) -> Cost:
+def judge_cost(reward: RewardModel, prompt_length: int, response_length: int, predictions: int) -> Cost:
     """Return the cost of a likelihood reward's models that take part in decoding a response.
 
     They read the prompt in one pass, then every token but the last one by one.
+
+    Args:
+        predictions: number of tokens that they predict.
     """
+    reads = cost.decoded(prompt_length, response_length).with_outputs(predictions)
     return cost.total(
         [
-            cost.scoring(reward.parameters, prompt_length),
-            cost.reward_steps(reward.parameters, response_length - 1),
+            cost.scoring(reward.size, cost.one_pass(0, prompt_length)),
+            cost.reward_steps(reward.size, reads),
         ]
     )
 
@@ -119,8 +123,8 @@ def decoding_costs(
     return [
         cost.total(
             [
-                cost.prefill(policy.parameters, len(prompt)),
-                cost.decoding(policy.parameters, len(tokens)),
+                cost.prefill(policy.size, cost.one_pass(0, len(prompt))),
+                cost.decoding(policy.size, cost.decoded(len(prompt), len(tokens))),
                 spent,
                 share,
             ]

@@ -177,8 +177,8 @@ class _Chains:
         responses = [prefix + rollout.token_ids for prefix, rollout in zip(prefixes, rollouts, strict=True)]
         for chain, rollout in zip(self.chains, rollouts, strict=True):
             chain.log.trajectory.charge(
-                cost.prefill(self.policy.parameters, rollout.prefilled),
-                cost.decoding(self.policy.parameters, len(rollout.token_ids)),
+                cost.prefill(self.policy.size, rollout.prefilled),
+                cost.decoding(self.policy.size, rollout.decoded),
             )
         return self._score(responses)
 

@@ -78,16 +78,16 @@ class PrefixScorer:
         """Read what the rows' slots do not hold yet."""
         behind = [i for i, row in enumerate(rows) if len(self.cache.ids[self.slots[row]]) < len(texts[i])]
 
-        def fill(indices: list[int]) -> list[int]:
+        def fill(indices: list[int]) -> list[cost.Reads]:
             batch = [texts[behind[i]] for i in indices]
             slots = [self.slots[rows[behind[i]]] for i in indices]
             reading = read(self.reward, batch, [len(text) - 1 for text in batch], self.cache, slots)
             self.cache.put(slots, batch, reading.starts, reading.cache)
-            return reading.lengths
+            return reading.reads
 
-        lengths = batching.run(fill, [len(texts[i]) for i in behind], self.reward.batch_limits)
-        for i, length in zip(behind, lengths, strict=True):
-            self._charge(rows[i], cost.scoring(self.reward.parameters, length))
+        reads = batching.run(fill, [len(texts[i]) for i in behind], self.reward.batch_limits)
+        for i, part in zip(behind, reads, strict=True):
+            self._charge(rows[i], cost.scoring(self.reward.size, part))
 
     def _exact(
         self, rows: Sequence[int], responses: Sequence[list[int]], candidates: Sequence[list[int]]
@@ -121,7 +121,7 @@ class PrefixScorer:
             for text, tokens in zip(texts, candidates, strict=True)
         ]
 
-        def predict(indices: list[int]) -> list[tuple[Tensor, int]]:
+        def predict(indices: list[int]) -> list[tuple[Tensor, cost.Reads]]:
             batch, batch_slots = [closed[i] for i in indices], [slots[i] for i in indices]
             limits = [len(texts[i]) for i in indices]
             reading = read(reward, batch, limits, self.cache, batch_slots, gradients=True)
@@ -133,11 +133,12 @@ class PrefixScorer:
             embeddings = at_least_float32(reward.embedding[tokens])  # [rows, candidates, hidden]
             moves = embeddings - embeddings[:, :1]
             predicted = values.detach()[:, None] + torch.einsum("rch,rh->rc", moves, at_least_float32(slopes[:, 0]))
-            return list(zip(predicted.double().cpu(), reading.lengths, strict=True))
+            reads = [part.with_outputs(1) for part in reading.reads]
+            return list(zip(predicted.double().cpu(), reads, strict=True))
 
         results = batching.run(predict, [len(text) for text in closed], reward.batch_limits)
-        for row, (_, length) in zip(rows, results, strict=True):
-            self._charge(row, cost.reward_gradient(reward.parameters, length))
+        for row, (_, reads) in zip(rows, results, strict=True):
+            self._charge(row, cost.reward_gradient(reward.size, reads))
         return torch.stack([predicted for predicted, _ in results])
 
     def _fork(self, row: int) -> int:

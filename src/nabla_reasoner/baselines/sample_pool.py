@@ -181,9 +181,9 @@ class SamplePool:
         for number, problem in enumerate(problems):
             log = SampleLog()
             # one prefill: all samples of a problem share its prompt
-            log.trajectory.charge(cost.prefill(policy.parameters, len(prompts[number])))
+            log.trajectory.charge(cost.prefill(policy.size, cost.one_pass(0, len(prompts[number]))))
             for index, rollout in enumerate(rollouts[number]):
-                decoding_cost = cost.decoding(policy.parameters, len(rollout.token_ids))
+                decoding_cost = cost.decoding(policy.size, rollout.decoded)
                 log.trajectory.charge(decoding_cost, costs[number][index], share)
                 log.samples.append(Sample(rollout.token_ids, rewards[number][index]))
                 log.choose(winners[number][index])

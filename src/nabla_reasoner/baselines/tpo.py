@@ -138,7 +138,7 @@ class TPO:
         replies = _sample(sampler, cases, requests, stage, 1, self.max_critique_tokens)
         share = seconds_share(begin, len(cases))
         for case, (reply,) in zip(cases, replies, strict=True):
-            case.log.trajectory.charge(cost.decoding(sampler.policy.parameters, len(reply.token_ids)), share)
+            case.log.trajectory.charge(cost.decoding(sampler.policy.size, reply.decoded), share)
         return [sampler.policy.decode(reply.token_ids).strip() for (reply,) in replies]
 
     def _respond(
@@ -159,7 +159,7 @@ class TPO:
             log = case.log
             for response in responses:
                 value, scoring_cost = next(results)
-                log.trajectory.charge(cost.decoding(policy.parameters, len(response.token_ids)), scoring_cost, share)
+                log.trajectory.charge(cost.decoding(policy.size, response.decoded), scoring_cost, share)
                 log.add(response.token_ids, value)
                 log.record(policy)
 
@@ -188,5 +188,5 @@ def _sample(
                 f"{policy.name}; got {len(prompt)} + {limit} for problem {case.problem.id}. Lower "
                 "max_new_tokens or max_critique_tokens."
             )
-        case.log.trajectory.charge(cost.prefill(policy.parameters, len(prompt)))
+        case.log.trajectory.charge(cost.prefill(policy.size, cost.one_pass(0, len(prompt))))
     return sampler.draw([case.problem for case in cases], prompts, f"{stage} sample", count, limit)

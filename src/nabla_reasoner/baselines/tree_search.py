@@ -146,7 +146,7 @@ class TreeSearch:
         with self.timed(self.trees):
             scoring.read_prompts(reward, [tree.reward_prompt for tree in self.trees], self.caches)
         for tree in self.trees:
-            tree.log.trajectory.charge(cost.scoring(reward.parameters, len(tree.reward_prompt)))
+            tree.log.trajectory.charge(cost.scoring(reward.size, cost.one_pass(0, len(tree.reward_prompt))))
 
     def timed(self, trees: Sequence[ProblemTree]) -> AbstractContextManager[None]:
         """Share the seconds of a block equally among the trees that take part in it."""
@@ -190,8 +190,8 @@ class TreeSearch:
         )
         for draw, rollout in zip(draws, rollouts, strict=True):
             if rollout.prefilled:
-                draw.tree.log.trajectory.charge(cost.prefill(self.policy.parameters, rollout.prefilled))
-            draw.tree.log.trajectory.charge(cost.decoding(self.policy.parameters, len(rollout.token_ids)))
+                draw.tree.log.trajectory.charge(cost.prefill(self.policy.size, rollout.prefilled))
+            draw.tree.log.trajectory.charge(cost.decoding(self.policy.size, rollout.decoded))
         return [rollout.token_ids for rollout in rollouts]
 
     def add_children(self, draws: Sequence[Draw], continuations: Sequence[list[int]]) -> list[Node]:

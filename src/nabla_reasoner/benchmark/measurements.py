@@ -75,7 +75,7 @@ def _gradient_flops(pair: EnginePair) -> Comparison:
 
 
 def lookup_and_gradient_flops(bench: BenchContext, point: str) -> Comparison:
-    """Compare FLOPs of every pass other than a rollout's or the scoring of a response.
+    """Compare FLOPs of every pass other than a rollout's or the scoring of a response; a look-up's of the layers only.
 
     These are gradient evaluations, and the forward passes in which the reference engine looks for uncertain positions.
     """
@@ -84,7 +84,7 @@ def lookup_and_gradient_flops(bench: BenchContext, point: str) -> Comparison:
     variants = []
     for name, solutions in pair.by_engine.items():
         spent = mean_cost(solutions)
-        flops = spent.gradient_flops + 2 * policy.parameters * lookup_tokens(spent, name)
+        flops = spent.gradient_flops + 2 * policy.size.layers * lookup_tokens(spent, name)
         variants.append(Variant(name, [spent.seconds], spent._replace(flops=flops)))
     return Comparison(*variants, note=pair.note, valid=pair.same)
 
@@ -237,7 +237,10 @@ def evaluation_against_decoding(bench: BenchContext, point: str) -> Comparison:
         spent[:] = [gradient.cost]
 
     seconds = interleaved({"decoding": decode, "evaluate": evaluate}, settings["repeats"], bench.device)
-    decoding_cost = [cost.prefill(policy.parameters, len(policy_prompt)), cost.decoding(policy.parameters, length)]
+    decoding_cost = [
+        cost.prefill(policy.size, cost.one_pass(0, len(policy_prompt))),
+        cost.decoding(policy.size, cost.decoded(len(policy_prompt), length)),
+    ]
     return Comparison(
         Variant("decoding", seconds["decoding"], cost.total(decoding_cost)),
         Variant("evaluate", seconds["evaluate"], cost.total(spent)),

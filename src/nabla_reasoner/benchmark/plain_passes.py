@@ -75,11 +75,16 @@ def classifier_gradient(
 
 def bare_cost(policy: Policy, reward: RewardModel, sequences: Sequence[TokenSequence]) -> Cost:
     """Return the cost of `bare_passes`, by the same formula as every engine's cost."""
-    read = sum(len(s.policy_prompt) + len(s.prefix) + len(s.rollout) for s in sequences)
+    nothing = cost.Reads()
+    read = sum((_whole(s, s.policy_prompt, len(s.rollout)) for s in sequences), nothing)
     closed = [with_end_token(sequence, reward) for sequence in sequences]
-    scored = sum(len(s.reward_prompt) + len(s.prefix) + len(s.rollout) for s in closed)
-    spent = cost.gradient_evaluation(policy.parameters, read, read, reward.parameters, scored, scored)
+    scored = sum((_whole(s, s.reward_prompt, 1 if reward.has_score_head else len(s.rollout)) for s in closed), nothing)
+    spent = cost.gradient_evaluation(policy.size, read, read, reward.size, scored, scored)
     return spent._replace(gradient_evaluations=len(sequences))
+
+
+def _whole(sequence: TokenSequence, prompt: list[int], outputs: int) -> cost.Reads:
+    return cost.one_pass(0, len(prompt) + len(sequence.prefix) + len(sequence.rollout), outputs)
 
 
 def random_sequences(policy: Policy, reward: RewardModel, length: int, count: int) -> list[TokenSequence]:

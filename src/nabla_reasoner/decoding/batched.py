@@ -252,7 +252,7 @@ class BatchedDecoder:
         for state, prefix, rollout in zip(states, prefixes, rollouts, strict=True):
             state.rollouts += 1
             if rollout.token_ids:
-                state.trajectory.charge(cost.prefill(self.policy.parameters, rollout.prefilled))
-                state.trajectory.charge(cost.decoding(self.policy.parameters, len(rollout.token_ids)))
+                state.trajectory.charge(cost.prefill(self.policy.size, rollout.prefilled))
+                state.trajectory.charge(cost.decoding(self.policy.size, rollout.decoded))
             self.observer.on_rollout(state, prefix, rollout)
         return rollouts

@@ -11,9 +11,11 @@ lost. What was evaluated is kept by its tokens, for later passes over the respon
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .. import cost
+from ..cost import Reads
 from ..dto import gradient_passes
 from ..dto.gradient_passes import Known
-from ..dto.gradients import Gradient
+from ..dto.gradients import Gradient, row_cost
 from ..dto.reward_forms import PREFIX
 from ..engine.sequences import ModelCaches, TokenSequence
 from ..models.language_models import Policy, RewardModel
@@ -83,6 +85,10 @@ class GradientReuse:
         latents = state.predictions.hidden[start:]
         offsets = [position - start for position in positions]
         norms = gate_norms(self.policy, state.gradient, latents, offsets, self.settings)
+        state.trajectory.charge(row_cost(state.gradient, len(offsets)))
+        if self.settings.variant.gate == "logits":
+            flops = cost.forward_flops(self.policy.size, Reads(outputs=len(offsets)))
+            state.trajectory.charge(cost.gradient_arithmetic(flops))
         return dict(zip(positions, norms, strict=True))
 
     def is_large(self, state: DecodingState) -> bool:

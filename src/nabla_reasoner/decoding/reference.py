@@ -142,7 +142,10 @@ class ReferenceDecoder:
         """Return the policy's predictions for every token from the cursor on, by a forward pass over the whole text."""
         state = self.state
         state.trajectory.charge(
-            cost.policy_forward(self.policy.parameters, len(state.policy_prompt) + len(state.tokens))
+            cost.policy_forward(
+                self.policy.size,
+                cost.one_pass(0, len(state.policy_prompt) + len(state.tokens), len(state.tokens) - state.cursor),
+            )
         )
         hidden = dto_reference.first_latents(self.policy, state.split_at_cursor(state.tokens))
         with torch.no_grad():
@@ -159,8 +162,8 @@ class ReferenceDecoder:
         text = state.policy_prompt + prefix
         uniforms = state.uniforms(f"rollout {state.rollouts - 1}", settings.max_new_tokens)
         (rollout,) = generation.sample(self.policy, [text], [uniforms], settings.rollout, [limit])
-        state.trajectory.charge(cost.prefill(self.policy.parameters, len(text)))
-        state.trajectory.charge(cost.decoding(self.policy.parameters, len(rollout.token_ids)))
+        state.trajectory.charge(cost.prefill(self.policy.size, rollout.prefilled))
+        state.trajectory.charge(cost.decoding(self.policy.size, rollout.decoded))
         return prefix + rollout.token_ids
 
     def score_token(self, token: int) -> float:
@@ -168,7 +171,8 @@ class ReferenceDecoder:
         state = self.state
         sequence = state.split_at_cursor(state.tokens)._replace(rollout=[token])
         count = len(state.reward_prompt) + len(sequence.prefix) + 1
-        state.trajectory.charge(cost.scoring(self.reward.parameters, count))
+        outputs = 1 if self.reward.has_score_head else len(sequence.prefix) + 1
+        state.trajectory.charge(cost.scoring(self.reward.size, cost.one_pass(0, count, outputs)))
         return objective.prefix_reward(self.policy, self.reward, sequence)
 
     def score(self, response: list[int]) -> float:

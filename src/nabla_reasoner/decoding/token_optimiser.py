@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import cost
 from ..dto import equal_kl_moves
 from ..dto.batched import BatchedDescent, DescentStart, Evaluate
 from ..dto.settings import DTOResult
@@ -90,5 +91,7 @@ class TokenOptimiser:
         """Return the policy's own logits at the cursors."""
         if not states:
             return torch.zeros(0, self.policy.vocab_size)
+        for state in states:
+            state.trajectory.charge(cost.Cost(flops=cost.forward_flops(self.policy.size, cost.Reads(outputs=1))))
         latents = torch.stack([state.predictions.hidden[state.cursor] for state in states])
         return numerics.at_least_float32(self.policy.logits(latents))

@@ -19,7 +19,7 @@ from ..engine.numerics import at_least_float32, project_to_hidden
 from ..engine.sequences import TokenSequence
 from ..models.language_models import Policy
 from . import straight_through
-from .gradients import Gradient, onehot_gradient
+from .gradients import Gradient, onehot_gradient, row_cost
 from .settings import DTOResult, DTOSettings
 
 Evaluate = Callable[[Sequence[TokenSequence], Sequence[int]], list[Gradient]]
@@ -133,6 +133,7 @@ class BatchedDescent:
                     parameter=first_parameter,
                     logits=first_logits,
                     onehot_gradient=first_gradient,
+                    costs=[row_cost(start.gradient, len(tokens)), self._head_cost(len(tokens))],
                     mean=torch.zeros_like(first_parameter),
                     square=torch.zeros_like(first_parameter),
                 )
@@ -157,7 +158,7 @@ class BatchedDescent:
             descent.key: DTOResult(
                 logits=descent.logits,
                 objective=descent.trace,
-                gradient_evaluations=len(descent.costs),
+                gradient_evaluations=descent.evaluations,
                 token_ids=descent.with_tokens(tokens).rollout,
                 cost=cost.total(descent.costs),
             )
@@ -201,6 +202,12 @@ class BatchedDescent:
         parts = zip(parameter.split(sizes), logits.split(sizes), mean.split(sizes), square.split(sizes), strict=True)
         for descent, part in zip(descents, parts, strict=True):
             descent.parameter, descent.logits, descent.mean, descent.square = part
+            if self.settings.parameter == "latents":
+                descent.costs.append(self._head_cost(2 * len(descent.positions)))
+
+    def _head_cost(self, rows: int) -> cost.Cost:
+        """Return the cost of products of `rows` rows with the output matrix."""
+        return cost.gradient_arithmetic(cost.forward_flops(self.policy.size, cost.Reads(outputs=rows)))
 
 
 @dataclass(eq=False)
@@ -218,7 +225,8 @@ class _Descent:
         onehot_gradient: ∂L/∂y of the rows.
         mean, square: Adam's moments of the parameter.
         trace: L at the hard sequence of each iteration.
-        costs: costs of the evaluations after the first.
+        costs: costs of the evaluations after the first, of rows of ∂L/∂y, and of the output matrix.
+        evaluations: number of evaluations after the first.
         target: hard sequence whose gradient is needed next.
         just_evaluated: True if the gradient was evaluated for the coming step, whatever the cache says.
     """
@@ -238,6 +246,7 @@ class _Descent:
     square: Float[Tensor, "rows width"]
     trace: list[float] = field(default_factory=list)
     costs: list[cost.Cost] = field(default_factory=list)
+    evaluations: int = 0
     target: TokenSequence | None = None
     just_evaluated: bool = False
 
@@ -262,6 +271,7 @@ class _Descent:
     def add_evaluation(self, gradient: Gradient) -> None:
         """Use the gradient that was evaluated at the target."""
         self.costs.append(gradient.cost)
+        self.evaluations += 1
         self._use(gradient)
         self.evaluated[tuple(self.tokens)] = gradient
         self.just_evaluated = True
@@ -270,6 +280,7 @@ class _Descent:
         self.sequence = self.target
         self.gradient = gradient
         self.onehot_gradient = onehot_gradient([gradient], [self.positions])
+        self.costs.append(row_cost(gradient, len(self.positions)))
 
     def with_tokens(self, tokens: Sequence[int]) -> TokenSequence:
         """Return the sequence with these hard tokens at the positions."""

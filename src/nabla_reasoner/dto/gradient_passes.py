@@ -51,8 +51,8 @@ class _RewardPart(NamedTuple):
     values: list[float | None]
     prefix_rewards: list[Float[Tensor, " _"]] | None
     terms: list[list[Term]]
-    forward: list[int]
-    backward: list[int]
+    forward: list[cost.Reads]
+    backward: list[cost.Reads]
 
 
 def evaluate(
@@ -120,10 +120,10 @@ def _evaluate_batch(policy: Policy, reward: RewardModel, batch: _Batch, objectiv
                 log_probabilities=policy_pass.log_probabilities[i],
                 nll_weight=objective.nll_weight,
                 cost=cost.gradient_evaluation(
-                    policy.parameters,
+                    policy.size,
                     policy_pass.forward[i],
                     policy_pass.backward[i],
-                    reward.parameters,
+                    reward.size,
                     part.forward[i],
                     part.backward[i],
                 ),

@@ -17,7 +17,7 @@ from ..engine.numerics import at_least_float32, project_to_vocab
 from ..models.language_models import Policy
 from .reward_forms import TERMS
 
-__all__ = ["TERMS", "Gradient", "Term", "onehot_gradient"]
+__all__ = ["TERMS", "Gradient", "Term", "onehot_gradient", "row_cost"]
 
 
 class Term(NamedTuple):
@@ -95,6 +95,15 @@ class Gradient(NamedTuple):
             log_probabilities=self.log_probabilities[start:],
             prefix_rewards=prefix_rewards,
         )
+
+
+def row_cost(gradient: Gradient, rows: int) -> cost.Cost:
+    """Return the cost of `rows` rows of ∂L/∂y: a product with an embedding or output matrix for each part."""
+    flops = 0.0
+    for term in gradient.terms:
+        parts = (term.embedding_gradient is not None) + bool(term.direct_weight)
+        flops += 2.0 * parts * gradient.terms[0].model.vocab_size * term.embedding.shape[1]
+    return cost.gradient_arithmetic(rows * flops)
 
 
 def onehot_gradient(gradients: Sequence[Gradient], positions: Sequence[Sequence[int]]) -> Float[Tensor, "rows vocab"]:

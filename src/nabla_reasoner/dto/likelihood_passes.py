@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..cost import Reads
 from ..engine.cached_forward import check_gradient, read
 from ..engine.numerics import NonFiniteError, first_non_finite, likelihood
 from ..engine.sequences import TokenSequence
@@ -37,7 +38,7 @@ class Scope(NamedTuple):
 
 
 class LikelihoodPass(NamedTuple):
-    """Pass of one model over a batch: per sequence its value, term, and tokens read forward and backward.
+    """Pass of one model over a batch: per sequence its value, term, and what was read forward and backward.
 
     Attributes:
         values: log π, in nats.
@@ -50,8 +51,8 @@ class LikelihoodPass(NamedTuple):
     terms: list[Term]
     log_probabilities: list[Float[Tensor, " _"]]
     before: list[float]
-    forward: list[int]
-    backward: list[int]
+    forward: list[Reads]
+    backward: list[Reads]
 
     def prefix_values(self, index: int, length: int) -> Float[Tensor, " length"]:
         """Return log π(y_≤l|x) of a sequence at each of its first `length` rollout tokens."""
@@ -107,8 +108,9 @@ def log_likelihoods(
         if scope.whole:
             store.cache.put_log_probs(store.slots, [left for left, _ in spans], parts)
     rollout_parts = [part[start - left :] for part, start, (left, _) in zip(parts, starts, spans, strict=True)]
-    forward = [count + length for count, length in zip(filled, reading.lengths, strict=True)]
-    return LikelihoodPass(values, terms, rollout_parts, before, forward, reading.lengths)
+    reads = [part.with_outputs(size) for part, size in zip(reading.reads, sizes, strict=True)]
+    forward = [before_rollout + part for before_rollout, part in zip(filled, reads, strict=True)]
+    return LikelihoodPass(values, terms, rollout_parts, before, forward, reads)
 
 
 def _forward_only(
@@ -126,7 +128,7 @@ def _forward_only(
         before + part.sum().item() for before, part in zip(predicted.before, predicted.log_probabilities, strict=True)
     ]
     return LikelihoodPass(
-        values, terms, predicted.log_probabilities, predicted.before, predicted.lengths, [0] * len(texts)
+        values, terms, predicted.log_probabilities, predicted.before, predicted.reads, [Reads()] * len(texts)
     )
 
 

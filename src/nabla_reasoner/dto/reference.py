@@ -94,18 +94,22 @@ def _evaluation_cost(policy: Policy, reward: RewardModel, sequence: TokenSequenc
     The process and prefix forms read the reward model once for every rollout token, each time from the prompt on.
     """
     sequence = settings.relevant_part(sequence)
-    tokens = len(sequence.prefix) + len(sequence.rollout)
-    read, scored = len(sequence.policy_prompt) + tokens, len(sequence.reward_prompt) + tokens
+    count = len(sequence.rollout)
+    tokens = len(sequence.prefix) + count
+    length = len(sequence.reward_prompt) + tokens
+    read = cost.one_pass(0, len(sequence.policy_prompt) + tokens, count)
+    scored = cost.one_pass(0, length, 1 if reward.has_score_head else tokens)
     if settings.reward_form != OUTCOME:
-        scored = sum(range(scored - len(sequence.rollout) + 1, scored + 1))
+        ends = range(length - count + 1, length + 1)
+        scored = sum((cost.one_pass(0, end, scored.outputs) for end in ends), cost.Reads())
     used = Objective(**settings.objective)
     return cost.gradient_evaluation(
-        policy.parameters,
+        policy.size,
         read,
-        read if used.policy_backward else 0,
-        reward.parameters,
+        read if used.policy_backward else cost.Reads(),
+        reward.size,
         scored,
-        scored if used.reward_backward(reward) else 0,
+        scored if used.reward_backward(reward) else cost.Reads(),
     )
 
 

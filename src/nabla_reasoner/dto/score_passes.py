@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..cost import Reads
 from ..engine import batching
 from ..engine.cached_forward import check_gradient, read
 from ..engine.kv_cache import PrefixCache
@@ -24,14 +25,14 @@ class ScorePass(NamedTuple):
         prefix_rewards: scores at the rollout's tokens; None if only whole responses were scored.
         embedding_gradients: gradient with respect to the embeddings of the rollout's tokens; None without a backward
             pass.
-        forward, backward: tokens read.
+        forward, backward: what was read.
     """
 
     values: list[float | None]
     prefix_rewards: list[Float[Tensor, " _"]] | None
     embedding_gradients: list[Float[Tensor, "_ hidden"] | None]
-    forward: list[int]
-    backward: list[int]
+    forward: list[Reads]
+    backward: list[Reads]
 
 
 def whole_responses(
@@ -74,13 +75,14 @@ def whole_responses(
             ]
     if store.keep and store.cache is not None:
         store.cache.put(store.slots, texts, reading.starts, reading.cache)
-    forward = [count + length for count, length in zip(filled, reading.lengths, strict=True)]
+    outputs = [1 + length * every_token for length in lengths]
+    reads = [part.with_outputs(count) for part, count in zip(reading.reads, outputs, strict=True)]
     return ScorePass(
         values=scores.detach().tolist(),
         prefix_rewards=None if at_tokens is None else list(at_tokens.detach().split(lengths)),
         embedding_gradients=gradients,
-        forward=forward,
-        backward=reading.lengths if backward else [0] * len(batch),
+        forward=[before_rollout + part for before_rollout, part in zip(filled, reads, strict=True)],
+        backward=reads if backward else [Reads()] * len(batch),
     )
 
 
@@ -99,7 +101,7 @@ def own_tokens(
     forward = fill(reward, texts, [len(text) - 1 for text in texts], store, allowed=0)
     rows = [(i, end) for i, start in enumerate(starts) for end in range(start + 1, len(texts[i]) + 1)]
 
-    def read_rows(indices: list[int]) -> list[tuple[Tensor, Tensor | None, int]]:
+    def read_rows(indices: list[int]) -> list[tuple[Tensor, Tensor | None, Reads]]:
         ends = [rows[k] for k in indices]
         parts, slots = [texts[i][:end] for i, end in ends], [store.slots[i] for i, _ in ends]
         reading = read(reward, parts, [end - 1 for _, end in ends], store.cache, slots, gradients=backward)
@@ -113,19 +115,20 @@ def own_tokens(
                 gradients = list(gradient[torch.arange(len(ends)), torch.tensor(reading.lengths) - 1])
         if store.keep:  # the slots hold all but the last token of each sequence
             put_new(Slots(store.cache, slots), reading)
-        return list(zip(scores.detach().unbind(), gradients, reading.lengths, strict=True))
+        reads = [part.with_outputs(1) for part in reading.reads]
+        return list(zip(scores.detach().unbind(), gradients, reads, strict=True))
 
     results = iter(batching.run(read_rows, [end for _, end in rows], reward.batch_limits))
     by_sequence = [[next(results) for _ in s.rollout] for s in batch]
-    read_counts = [sum(length for _, _, length in tokens) for tokens in by_sequence]
+    reads = [sum((part for _, _, part in tokens), Reads()) for tokens in by_sequence]
     return ScorePass(
         values=[None] * len(batch),
         prefix_rewards=[torch.stack([score for score, _, _ in tokens]) for tokens in by_sequence],
         embedding_gradients=[
             torch.stack([gradient for _, gradient, _ in tokens]) if backward else None for tokens in by_sequence
         ],
-        forward=[before + count for before, count in zip(forward, read_counts, strict=True)],
-        backward=read_counts if backward else [0] * len(batch),
+        forward=[before + part for before, part in zip(forward, reads, strict=True)],
+        backward=reads if backward else [Reads()] * len(batch),
     )
 
 

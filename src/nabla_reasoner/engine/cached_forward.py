@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..cost import Reads, one_pass
 from ..models.language_models import LanguageModel
 from . import batching
 from .kv_cache import TokenCache
@@ -39,6 +40,11 @@ class Reading(NamedTuple):
     def lengths(self) -> list[int]:
         """Number of tokens in the forward pass, by text."""
         return [len(text) - start for text, start in zip(self.texts, self.starts, strict=True)]
+
+    @property
+    def reads(self) -> list[Reads]:
+        """What the pass read, by text, without outputs."""
+        return [one_pass(start, len(text)) for text, start in zip(self.texts, self.starts, strict=True)]
 
     def last(self) -> Float[Tensor, "batch hidden"]:
         """Return the hidden states at the last token of each text."""

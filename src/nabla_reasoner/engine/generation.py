@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..cost import Reads, decoded, one_pass
 from ..models.language_models import Policy
 from . import batching, numerics
 from .cached_forward import read
@@ -43,13 +44,15 @@ class Rollout(NamedTuple):
     Attributes:
         token_ids: sampled tokens, a sampled end-of-response or stop token included.
         finished: whether it ended with an end-of-response token, and not at the length limit or a stop token.
-        prefilled: number of prompt and prefix tokens read for it; tokens that sequences share are counted once.
+        prefilled: prompt and prefix tokens read for it; what sequences share is counted once.
+        decoded: what sampling its tokens read.
         predictions: the policy's prediction of each token, if requested.
     """
 
     token_ids: list[int]
     finished: bool
-    prefilled: int = 0
+    prefilled: Reads = Reads()
+    decoded: Reads = Reads()
     predictions: TokenPredictions | None = None
 
 
@@ -111,7 +114,7 @@ def sample(
         if batching.attempt(lambda run=decoder.run, rows=rows: run(rows), rows) is None:
             policy.batch_limits.rows = rows // 2
         for i, rollout in decoder.finished().items():
-            results[i] = rollout._replace(prefilled=prefilled.pop(slots[i], 0))
+            results[i] = rollout._replace(prefilled=prefilled.pop(slots[i], Reads()))
         queue = [sequence for sequence in queue if sequence.index not in decoder.ended]
     return results
 
@@ -133,20 +136,21 @@ def _fork(
 
 def prefill(
     policy: Policy, cache: TokenCache, texts: dict[int, list[int]]
-) -> tuple[dict[int, Float[Tensor, " hidden"]], dict[int, int]]:
-    """Read the uncached tail of each slot's text; return, by slot, its last hidden state and the number of tokens."""
+) -> tuple[dict[int, Float[Tensor, " hidden"]], dict[int, Reads]]:
+    """Read the uncached tail of each slot's text; return, by slot, its last hidden state and what was read."""
     slots = list(texts)
-    lengths = [len(texts[slot]) - min(cache.shared(slot, texts[slot]), len(texts[slot]) - 1) for slot in slots]
+    starts = [min(cache.shared(slot, texts[slot]), len(texts[slot]) - 1) for slot in slots]
+    reads = [one_pass(start, len(texts[slot])) for slot, start in zip(slots, starts, strict=True)]
 
     def fill(indices: list[int]) -> list[Tensor]:
         batch_slots = [slots[i] for i in indices]
         batch = [texts[slot] for slot in batch_slots]
         reading = read(policy, batch, [len(text) - 1 for text in batch], cache, batch_slots)
         cache.put(batch_slots, batch, reading.starts, reading.cache)
-        return [reading.hidden[row, lengths[i] - 1] for row, i in enumerate(indices)]
+        return [reading.hidden[row, reads[i].tokens - 1] for row, i in enumerate(indices)]
 
-    hidden = batching.run(fill, lengths, policy.batch_limits)
-    return dict(zip(slots, hidden, strict=True)), dict(zip(slots, lengths, strict=True))
+    hidden = batching.run(fill, [part.tokens for part in reads], policy.batch_limits)
+    return dict(zip(slots, hidden, strict=True)), dict(zip(slots, reads, strict=True))
 
 
 class _Sequence(NamedTuple):
@@ -181,6 +185,7 @@ class _Decoder:
         waiting: sequences to be decoded; the last one is the next.
         rows: the sequence in each row of the batch, or None.
         tokens: sampled tokens by sequence index.
+        starts: number of tokens before them by sequence index.
         ended: indices of the sequences that have ended.
         predictions: predictions of all rows, a step each.
         prediction_rows: by sequence index, where its predictions are if those of all steps are concatenated.
@@ -193,6 +198,7 @@ class _Decoder:
     with_predictions: bool
     rows: list[_Sequence | None] = dataclasses.field(default_factory=list)
     tokens: dict[int, list[int]] = dataclasses.field(default_factory=dict)
+    starts: dict[int, int] = dataclasses.field(default_factory=dict)
     ended: set[int] = dataclasses.field(default_factory=set)
     predictions: list[TokenPredictions] = dataclasses.field(default_factory=list)
     prediction_rows: dict[int, list[int]] = dataclasses.field(default_factory=dict)
@@ -232,6 +238,7 @@ class _Decoder:
         for row, sequence in zip(rows, admitted, strict=True):
             self.rows[row] = sequence
             self.tokens[sequence.index] = []
+            self.starts[sequence.index] = len(sequence.prefix)
             self.prediction_rows[sequence.index] = []
         index = torch.tensor(rows, device=hidden.device)
         return hidden.index_copy(0, index, torch.stack([sequence.hidden for sequence in admitted]))
@@ -285,6 +292,7 @@ class _Decoder:
             i: Rollout(
                 self.tokens[i],
                 self.tokens[i][-1] in self.policy.eos_ids,
+                decoded=decoded(self.starts[i], len(self.tokens[i])),
                 predictions=steps and TokenPredictions(*(part[self.prediction_rows[i]] for part in steps)),
             )
             for i in self.ended

@@ -47,7 +47,7 @@ def prefix_rewards(
         caches: what was read before; prefixes read now are stored there too, candidates are not.
     """
 
-    def batch_rewards(indices: list[int]) -> list[tuple[list[float], int]]:
+    def batch_rewards(indices: list[int]) -> list[tuple[list[float], cost.Reads]]:
         batch = [requests[i] for i in indices]
         return (
             _score_candidates(reward, batch, caches)
@@ -58,14 +58,15 @@ def prefix_rewards(
     lengths = [(len(r.prompt) + len(r.prefix) + 1) * len(r.tokens) for r in requests]
     results = batching.run(batch_rewards, lengths, reward.batch_limits)
     return [values for values, _ in results], [
-        cost.scoring(reward.parameters, tokens) if tokens else cost.Cost() for _, tokens in results
+        cost.scoring(reward.size, reads) if reads else cost.Cost(flops=cost.forward_flops(reward.size, reads))
+        for _, reads in results
     ]
 
 
 def _score_candidates(
     reward: RewardModel, batch: Sequence[PrefixRequest], caches: ModelCaches
-) -> list[tuple[list[float], int]]:
-    """Return the score at each candidate of each request, and the number of tokens read."""
+) -> list[tuple[list[float], cost.Reads]]:
+    """Return the score at each candidate of each request, and what was read."""
     texts = [request.prompt + request.prefix for request in batch]
     store = Slots(caches.scorer, [request.slot for request in batch])
     filled = fill(reward, texts, [len(text) for text in texts], store, allowed=0)
@@ -77,19 +78,19 @@ def _score_candidates(
     if (row := first_non_finite(scores)) is not None:
         raise NonFiniteError(f"the score of {reward.name} at the last of {len(extended[row])} tokens")
     values: list[list[float]] = [[] for _ in batch]
-    for (i, _), score, length in zip(rows, scores.tolist(), reading.lengths, strict=True):
+    for (i, _), score, reads in zip(rows, scores.tolist(), reading.reads, strict=True):
         values[i].append(score)
-        filled[i] += length
+        filled[i] += reads.with_outputs(1)
     return list(zip(values, filled, strict=True))
 
 
 def _log_likelihoods(
     reward: RewardModel, batch: Sequence[PrefixRequest], caches: ModelCaches
-) -> list[tuple[list[float], int]]:
-    """Return the log-likelihood of each request's prefix with each candidate, and the number of tokens read."""
+) -> list[tuple[list[float], cost.Reads]]:
+    """Return the log-likelihood of each request's prefix with each candidate, and what was read."""
     texts = [request.prompt + request.prefix + [token_as_read(request.tokens[0], reward)] for request in batch]
     values = [[0.0] * len(request.tokens) for request in batch]
-    lengths = [0] * len(batch)
+    reads = [cost.Reads()] * len(batch)
     for number, (model, sign, cache) in enumerate(likelihood_models(reward, caches)):
         predicted = predict(
             model,
@@ -106,5 +107,5 @@ def _log_likelihoods(
             for k, token in enumerate(request.tokens):
                 values[i][k] += sign * (predicted.before[i] + log_probabilities[i, token_as_read(token, reward)].item())
         if number == 0:
-            lengths = predicted.lengths
-    return list(zip(values, lengths, strict=True))
+            reads = [part.with_outputs(part.outputs + 1) for part in predicted.reads]  # y_l is predicted once more
+    return list(zip(values, reads, strict=True))

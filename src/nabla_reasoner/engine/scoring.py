@@ -54,14 +54,13 @@ def rewards(
     requests = [_request(reward, p, r, close=close) for p, r in zip(prompts, responses, strict=True)]
     if caches is not None:
         scored = _score(reward, requests, caches, slots)
-        return [value for value, _ in scored], [cost.scoring(reward.parameters, tokens) for _, tokens in scored]
+        return [value for value, _ in scored], [cost.scoring(reward.size, reads) for _, reads in scored]
     pools = shared_slots([request.prompt for request in requests]) if pools is None else pools
     keys = [(pool, tuple(request.text)) for pool, request in zip(pools, requests, strict=True)]
     firsts = {key: index for index, key in reversed(list(enumerate(keys)))}
     scored = _score_pools(reward, {index: requests[index] for index in sorted(firsts.values())}, pools)
     return [scored[firsts[key]][0] for key in keys], [
-        cost.scoring(reward.parameters, scored[index][1]) if index in scored else cost.Cost()
-        for index in range(len(keys))
+        cost.scoring(reward.size, scored[index][1]) if index in scored else cost.Cost() for index in range(len(keys))
     ]
 
 
@@ -71,14 +70,14 @@ def _score(
     caches: ModelCaches | None,
     slots: Sequence[int],
     stored: Sequence[int] | None = None,
-) -> list[tuple[float, int]]:
-    """Return the reward of each response, and the number of tokens read for it.
+) -> list[tuple[float, cost.Reads]]:
+    """Return the reward of each response, and what was read for it.
 
     Args:
         stored: number of leading tokens of each text that branching caches keep; None keeps everything.
     """
 
-    def score(indices: list[int]) -> list[tuple[float, int]]:
+    def score(indices: list[int]) -> list[tuple[float, cost.Reads]]:
         batch_slots = [slots[i] for i in indices] if caches is not None else []
         scored = _score_batch(reward, [requests[i] for i in indices], caches, batch_slots, store=caches is not None)
         for i in indices if stored is not None else ():
@@ -91,7 +90,7 @@ def _score(
 
 def _score_pools(
     reward: RewardModel, requests: dict[int, _Request], pools: Sequence[int]
-) -> dict[int, tuple[float, int]]:
+) -> dict[int, tuple[float, cost.Reads]]:
     """Score distinct texts, reading each beginning once that several of a pool share; arguments as in `rewards`."""
     members: dict[int, list[int]] = {}
     for index in requests:
@@ -137,8 +136,8 @@ def read_prompts(reward: RewardModel, prompts: list[list[int]], caches: ModelCac
 
 def _score_batch(
     reward: RewardModel, batch: list[_Request], caches: ModelCaches | None, slots: list[int], *, store: bool
-) -> list[tuple[float, int]]:
-    """Return the reward of each response, and the number of tokens read for it."""
+) -> list[tuple[float, cost.Reads]]:
+    """Return the reward of each response, and what was read for it."""
     texts = [request.text for request in batch]
     if reward.has_score_head:
         cache = caches and caches.scorer
@@ -148,9 +147,9 @@ def _score_batch(
         scores = at_least_float32(reward.head_scores(reading.last()))
         if (row := first_non_finite(scores)) is not None:
             raise NonFiniteError(f"the score of {reward.name} at the last of {len(texts[row])} tokens")
-        return list(zip(scores.tolist(), reading.lengths, strict=True))
+        return list(zip(scores.tolist(), (part.with_outputs(1) for part in reading.reads), strict=True))
     firsts = [len(request.prompt) for request in batch]
-    totals, lengths = [0.0] * len(batch), []
+    totals, reads = [0.0] * len(batch), []
     for model, sign, cache in likelihood_models(reward, caches):
         reading = read(model, texts, [len(text) - 2 for text in texts], cache, slots, overlap=1)
         spans = reading.spans(firsts)
@@ -165,5 +164,5 @@ def _score_batch(
         if store:
             cache.put(slots, texts, reading.starts, reading.cache)
             cache.put_log_probs(slots, [left for left, _ in spans], parts)
-        lengths = reading.lengths
-    return list(zip(totals, lengths, strict=True))
+        reads = [part.with_outputs(right - left) for part, (left, right) in zip(reading.reads, spans, strict=True)]
+    return list(zip(totals, reads, strict=True))

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..cost import Reads
 from ..models.language_models import LanguageModel, Policy
 from .cached_forward import Reading, read
 from .kv_cache import TokenCache
@@ -38,32 +39,33 @@ def fill(
     firsts: Sequence[int] | None = None,
     *,
     allowed: int = MIN_PREFILL,
-) -> list[int]:
-    """Read the first `counts` tokens of texts into their slots without gradients; return the tokens read, by text.
+) -> list[Reads]:
+    """Read the first `counts` tokens of texts into their slots without gradients; return what was read, by text.
 
     Args:
         firsts: indices from which the tokens' log-probabilities are stored too; None stores none.
         allowed: largest number of missing tokens that are left out, because a later pass reads them.
     """
-    read_counts = [0] * len(texts)
+    reads = [Reads()] * len(texts)
     if store.cache is None:
-        return read_counts
+        return reads
     missing = [i for i, n in enumerate(counts) if n - store.cache.shared(store.slots[i], texts[i][:n]) > allowed]
     if not missing:
-        return read_counts
+        return reads
     prefixes, slots = [texts[i][: counts[i]] for i in missing], [store.slots[i] for i in missing]
     overlap = 0 if firsts is None and allowed == 0 else 1
     reading = read(model, prefixes, [len(prefix) - 1 for prefix in prefixes], store.cache, slots, overlap=overlap)
     store.cache.put(slots, prefixes, reading.starts, reading.cache)
+    outputs = [0] * len(missing)
     if firsts is not None:
         spans = reading.spans([firsts[i] for i in missing])  # empty if the prefix is the prompt alone
         if any(left < right for left, right in spans):
             values, _ = likelihood(model, *reading.predictors(spans))
-            parts = values.split([right - left for left, right in spans])
-            store.cache.put_log_probs(slots, [left for left, _ in spans], parts)
-    for i, length in zip(missing, reading.lengths, strict=True):
-        read_counts[i] = length
-    return read_counts
+            outputs = [right - left for left, right in spans]
+            store.cache.put_log_probs(slots, [left for left, _ in spans], values.split(outputs))
+    for i, tokens, count in zip(missing, reading.reads, outputs, strict=True):
+        reads[i] = tokens.with_outputs(count)
+    return reads
 
 
 def put_new(
@@ -101,13 +103,13 @@ class Predicted(NamedTuple):
         hidden: hidden states that predict the tokens from `start` on.
         log_probabilities: log-probability of each of these tokens, in nats.
         before: log-likelihood of the tokens from `first` to `start`, in nats.
-        lengths: number of tokens read.
+        reads: what was read.
     """
 
     hidden: list[Float[Tensor, "_ hidden"]]
     log_probabilities: list[Float[Tensor, " _"]]
     before: list[float]
-    lengths: list[int]
+    reads: list[Reads]
 
 
 @torch.no_grad()
@@ -133,7 +135,7 @@ def predict(
             known[i] = None
     unread = [i for i, states in enumerate(known) if states is None]
     results = {
-        i: (states, _log_probabilities(model, states, texts[i][starts[i] :]), 0)
+        i: (states, _log_probabilities(model, states, texts[i][starts[i] :]), Reads(outputs=len(states)))
         for i, states in enumerate(known)
         if states is not None
     }
@@ -144,10 +146,10 @@ def predict(
     if unread:
         part = Slots(store.cache, [store.slots[i] for i in unread] if store.cache is not None else [], store.keep)
         read_part = _read_predictors(*([values[i] for i in unread] for values in (texts, firsts, starts)), model, part)
-        for i, (states, values, sum_before, length) in zip(unread, read_part, strict=True):
-            results[i], before[i] = (states, values, length), sum_before
-    hidden, values, lengths = zip(*(results[i] for i in range(len(texts))), strict=True)
-    return Predicted(list(hidden), list(values), before, list(lengths))
+        for i, (states, values, sum_before, reads) in zip(unread, read_part, strict=True):
+            results[i], before[i] = (states, values, reads), sum_before
+    hidden, values, reads = zip(*(results[i] for i in range(len(texts))), strict=True)
+    return Predicted(list(hidden), list(values), before, list(reads))
 
 
 def _log_probabilities(
@@ -158,11 +160,11 @@ def _log_probabilities(
 
 def _read_predictors(
     texts: list[list[int]], firsts: list[int], starts: list[int], model: Policy, store: Slots
-) -> list[tuple[Tensor, Tensor, float, int]]:
+) -> list[tuple[Tensor, Tensor, float, Reads]]:
     """Return, per text, the entries of `Predicted` after one pass over what the cache does not hold."""
     contexts = [text[:-1] for text in texts]
     storing = store.cache is not None and (store.keep or list(map(len, contexts)) == starts)
-    filled = [0] * len(texts) if storing else fill(model, contexts, starts, store, firsts)
+    filled = [Reads()] * len(texts) if storing else fill(model, contexts, starts, store, firsts)
     reading = read(model, contexts, [start - 1 for start in starts], store.cache, store.slots, overlap=1)
     whole = reading._replace(texts=texts)
     spans = whole.spans(firsts)
@@ -175,11 +177,11 @@ def _read_predictors(
     if storing:
         cut = [part[: len(context) - left] for part, context, left in zip(parts, contexts, lefts, strict=True)]
         put_new(store, reading, lefts, cut)
-    results = []
+    results, reads = [], reading.reads
     for i, (part, first, left, start) in enumerate(zip(parts, firsts, lefts, starts, strict=True)):
         stored = store.cache.log_likelihood(store.slots[i], first, left) if store.cache is not None else 0.0
         begin = start - 1 - reading.starts[i]
         hidden = reading.hidden[i, begin : begin + len(texts[i]) - start].clone()  # not the whole batch's states
         before = stored + part[: start - left].sum().item()
-        results.append((hidden, part[start - left :], before, filled[i] + reading.lengths[i]))
+        results.append((hidden, part[start - left :], before, filled[i] + reads[i].with_outputs(len(part))))
     return results

@@ -9,6 +9,7 @@ import transformers
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..cost import ModelSize
 from ..types import Messages
 from . import architecture
 from .chat_format import read_format, special_ids
@@ -40,7 +41,7 @@ class LanguageModel:
         eos_ids: ids that end a response: the chat template's end-of-turn token first, then those of tokenizer and
             generation settings. The first one is appended to a response that was cut off.
         vocab_size: number of token ids the tokenizer knows. Some families pad the embedding matrix.
-        parameters: number of parameters that take part in matrix products (see `cost`).
+        size: what the model computes per token (see `cost`).
         context: largest number of tokens in a sequence.
         window: number of tokens that sliding attention reaches back; None without sliding layers.
         batch_limits: size limits of this model's batches.
@@ -55,7 +56,7 @@ class LanguageModel:
         self.window = architecture.sliding_window(model)
         self.vocab_size = vocabulary_size(tokenizer)
         self.eos_ids = _eos_ids(model, tokenizer)
-        self.parameters = matmul_parameters(model)
+        self.size = model_size(model)
         self.batch_limits = BatchLimits()
         self._cache_keyword = architecture.cache_keyword(model.base_model)
         self._scaled: tuple[tuple[Any, ...], Tensor] | None = None
@@ -125,14 +126,21 @@ class LanguageModel:
             )
 
 
-def matmul_parameters(model: torch.nn.Module) -> int:
-    """Return the number of parameters that take part in matrix products.
+def model_size(model: torch.nn.Module) -> ModelSize:
+    """Return the parameters in matrix products, and what attention computes.
 
-    All parameters, except an input embedding that is not also the output matrix: it is looked up, not multiplied.
+    An input embedding is looked up, not multiplied; the output matrix or score head counts apart from the layers.
     """
-    count = sum(parameter.numel() for parameter in model.parameters())
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    return count if head is not None and head.weight is embedding.weight else count - embedding.weight.numel()
+    embedding = model.get_input_embeddings()
+    head = model.get_output_embeddings() if model.can_generate() else getattr(model, "score", None)
+    in_head = head.weight.numel() if head is not None else 0
+    matrices = sum(parameter.numel() for parameter in model.base_model.parameters() if parameter.ndim > 1)
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return ModelSize(
+        layers=matrices - embedding.weight.numel(), head=in_head, attention=config.num_hidden_layers * heads * head_size
+    )
 
 
 def _eos_ids(model: torch.nn.Module, tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:

@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..types import Messages
-from .backbone import BatchLimits, LanguageModel, matmul_parameters
+from .backbone import BatchLimits, LanguageModel, model_size
 from .chat_format import ChatFormat, read_format, special_ids
 from .forward_check import check_forward
 from .loading import load, refusing
 
-__all__ = ["REWARD_MODEL_CLASSES", "BatchLimits", "LanguageModel", "Policy", "RewardModel", "matmul_parameters"]
+__all__ = ["REWARD_MODEL_CLASSES", "BatchLimits", "LanguageModel", "Policy", "RewardModel", "model_size"]
 
 REWARD_MODEL_CLASSES = {
     "classifier": transformers.AutoModelForSequenceClassification,
@@ -126,7 +126,7 @@ class RewardModel(LanguageModel):
         self.reference = reference
         self.strong = Policy(model, tokenizer, name) if kind == "likelihood" else None
         if reference is not None:
-            self.parameters += reference.parameters
+            self.size = self.size.plus(reference.size)
             if not _same_ids(tokenizer, reference):
                 raise ValueError(
                     f"a reward and its reference must share one vocabulary; got {len(tokenizer.get_vocab()):,} "

@@ -254,10 +254,11 @@ class AmortizedTraining(lightning.LightningModule):
 
 def batch_flops(
     *,
-    policy_parameters: int,
-    reward_parameters: int,
+    policy_size: cost.ModelSize,
+    reward_size: cost.ModelSize,
     prompt_size: int,
     length: int,
+    rewarded: int,
     prompts: int,
     answers: int,
     epochs: int,
@@ -265,16 +266,23 @@ def batch_flops(
     """Return the FLOPs of sampling one batch of answers, scoring it, and taking its optimiser steps.
 
     Sampling, the reference policy's log-probabilities and the reward read each prompt once for all its answers. An
-    optimiser step reads every answer with its prompt, forward (2 N per token) and backward with the gradients of the
-    weights (4 N).
+    optimiser step reads every answer with its prompt, forward and backward with the gradients of the weights.
 
     Args:
-        policy_parameters, reward_parameters: N of both models (see `cost`).
+        policy_size, reward_size: sizes of both models (see `cost`).
         prompt_size, length: number of tokens of a prompt and of an answer.
+        rewarded: positions of an answer at which the reward model's head is used.
         prompts, answers: number of each in the batch.
     """
-    read = prompts * prompt_size + answers * length
-    prompt_flops = cost.prefill(policy_parameters, prompts * prompt_size).flops
-    sampling = prompt_flops + cost.decoding(policy_parameters, answers * length).flops
-    scoring = cost.policy_forward(policy_parameters, read).flops + cost.scoring(reward_parameters, read).flops
-    return sampling + scoring + epochs * 6.0 * policy_parameters * answers * (prompt_size + length)
+    end = prompt_size + length
+
+    def price(reads: cost.Reads, size: cost.ModelSize = policy_size) -> float:
+        return cost.forward_flops(size, reads)
+
+    prompt = cost.one_pass(0, prompt_size)
+    sampling = prompts * price(prompt) + answers * price(cost.decoded(prompt_size, length))
+    reference = prompts * price(prompt) + answers * price(cost.one_pass(prompt_size, end, length))
+    scoring = prompts * price(prompt, reward_size)
+    scoring += answers * price(cost.one_pass(prompt_size, end, rewarded), reward_size)
+    update = cost.update_flops(policy_size, cost.one_pass(0, end, end))
+    return sampling + reference + scoring + epochs * answers * update

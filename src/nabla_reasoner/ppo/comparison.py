@@ -205,10 +205,11 @@ class PPOComparison:
             seed=seed,
         )
         batch_flops = amortized.batch_flops(
-            policy_parameters=self.policy.parameters,
-            reward_parameters=self.reward.parameters,
+            policy_size=self.policy.size,
+            reward_size=self.reward.size,
             prompt_size=scored.prompts.shape[1],
             length=self.settings.length,
+            rewarded=1 if self.reward.has_score_head else self.settings.length,
             prompts=sampler.prompts,
             answers=sampler.prompts * sampler.group,
             epochs=settings.epochs,

@@ -22,7 +22,7 @@ class FlopPrices(NamedTuple):
     Attributes:
         policy_prompt: reading the prompt with the policy.
         both_prompts: reading it with policy and reward model.
-        token: sampling one token.
+        token: sampling one token, the mean over an answer.
         rollout: sampling an answer.
         score: computing one reward.
         evaluation: one gradient evaluation of policy and reward model.
@@ -38,17 +38,20 @@ class FlopPrices(NamedTuple):
 
 def flop_prices(policy: Policy, reward: RewardModel, prompt: Messages, length: int) -> FlopPrices:
     """Compute the prices for one prompt and answers of `length` tokens."""
-    policy_size, reward_size = policy.parameters, reward.parameters
-    read = length + 1
-    policy_prompt = cost.prefill(policy_size, len(policy.prompt_ids(prompt))).flops
-    reward_prompt = cost.scoring(reward_size, len(reward.prompt_ids(prompt))).flops
+    policy_prompt_size, reward_prompt_size = len(policy.prompt_ids(prompt)), len(reward.prompt_ids(prompt))
+    policy_prompt = cost.forward_flops(policy.size, cost.one_pass(0, policy_prompt_size))
+    reward_prompt = cost.forward_flops(reward.size, cost.one_pass(0, reward_prompt_size))
+    rollout = cost.forward_flops(policy.size, cost.decoded(policy_prompt_size, length))
+    read = cost.one_pass(policy_prompt_size - 1, policy_prompt_size + length, length)
+    outputs = 1 if reward.has_score_head else length
+    scored = cost.one_pass(reward_prompt_size - 1, reward_prompt_size + length, outputs)
     return FlopPrices(
         policy_prompt=policy_prompt,
         both_prompts=policy_prompt + reward_prompt,
-        token=cost.decoding(policy_size, 1).flops,
-        rollout=cost.decoding(policy_size, length).flops,
-        score=cost.scoring(reward_size, read).flops,
-        evaluation=cost.gradient_evaluation(policy_size, read, read, reward_size, read, read).flops,
+        token=rollout / length,
+        rollout=rollout,
+        score=cost.forward_flops(reward.size, scored),
+        evaluation=cost.gradient_evaluation(policy.size, read, read, reward.size, scored, scored).flops,
     )
 
 

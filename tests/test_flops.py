@@ -1,0 +1,99 @@
+"""FLOPs of every method, against torch's own formulas applied to every operation that it runs."""
+
+import pytest
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from nabla_reasoner import Policy, RewardModel
+from nabla_reasoner.baselines import lockstep
+from nabla_reasoner.config.build import build_cell, load_models
+from nabla_reasoner.config.cell import Cell
+from nabla_reasoner.config.compose import compose_cells
+from nabla_reasoner.config.schema import choices
+from nabla_reasoner.decoding import nabla_reasoner
+
+PROBLEMS = 8
+LIKELIHOOD_ONLY = ("judge_greedy", "logit_mixture")
+METHODS = [name for name in choices("method") if name != "tpo"]  # its critiques exceed a tiny model's context
+CASES = [
+    *((name, "classifier", ()) for name in METHODS if name not in LIKELIHOOD_ONLY),
+    *((name, "likelihood", ()) for name in METHODS),
+    ("nabla_reasoner", "classifier", ("method.reward_form=process",)),
+    ("nabla_reasoner", "likelihood", ("method.reward_form=process",)),
+    ("nabla_reasoner", "classifier", ("dto.parameter=latents",)),
+    ("guided_decoding", "classifier", ("method.scorer=gradient",)),
+]
+
+
+class FlopCounter(TorchDispatchMode):
+    """Sum of torch's FLOPs of matrix products, forward and backward.
+
+    `FlopCounterMode` itself hooks into modules, which the gradients by inputs alone do not allow.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in flop_registry:
+            self.flops += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def models(cell: Cell) -> tuple[Policy, RewardModel]:
+    """Load a cell's models such that torch counts all they compute: attention as products, no padding."""
+    policy, reward = load_models(cell)
+    for model in (policy, reward, reward.strong):
+        if model is not None:
+            model.model.set_attn_implementation("eager")  # torch has no formula for the CPU's fused kernel
+            model.batch_limits.rows = model.batch_limits.tokens = 1
+    return policy, reward
+
+
+def counted(cell: Cell, count: int) -> tuple[float, float]:
+    """Return our FLOPs of a cell's first problems, and torch's."""
+    built = build_cell(cell)
+    policy, reward = models(cell)
+    ours = theirs = 0.0
+    for problem in built.problems[:count]:
+        with FlopCounter() as counter:
+            (solution,) = built.method.solve([problem], policy, reward, seed=0)
+        ours += solution.cost.flops
+        theirs += counter.flops
+    return ours, theirs
+
+
+@pytest.fixture
+def without_recorded_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out rewards that no decision needs: they are computed for the record and cost nothing."""
+
+    class NoScoring:
+        @staticmethod
+        def rewards(reward: RewardModel, prompts: list, responses: list) -> tuple[list[float], list]:
+            return [0.0] * len(responses), []
+
+    for module in (lockstep, nabla_reasoner):
+        monkeypatch.setattr(module, "scoring", NoScoring)
+
+
+def check(method: str, reward: str, overrides: tuple[str, ...], count: int) -> None:
+    (cell,) = compose_cells(
+        [f"method={method}", f"reward={reward}", "policy=tiny-base", "task=products", "scale=tiny", *overrides]
+    )
+    ours, theirs = counted(cell, count)
+    assert ours == pytest.approx(theirs, rel=0.002)
+
+
+@pytest.mark.usefixtures("without_recorded_rewards")
+@pytest.mark.parametrize("method", ["greedy", "nabla_reasoner_prefix"])
+def test_flops_agree_with_torch(method: str):
+    check(method, "classifier", (), 2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_recorded_rewards")
+@pytest.mark.parametrize(("method", "reward", "overrides"), CASES)
+def test_flops_of_methods_agree_with_torch(method: str, reward: str, overrides: tuple[str, ...]):
+    check(method, reward, overrides, PROBLEMS if "nabla" in method or "judge" in method else 2)
