@@ -1,0 +1,88 @@
+"""Settings of the methods compared on validation problems, and which of them are chosen."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..config.cell import Cell
+from ..config.sweeps import Sweep
+from ..evaluation.outcomes import Row
+from ..evaluation.provenance import mixed_versions
+from ..reporting import ablations, tables
+from ..reporting.ablation_runs import load_runs
+from ..reporting.ablations import DEFAULT, POOLED
+from .cell_sweep import run_cells
+from .command import Command
+from .table1 import reward_note
+
+COLUMNS = [*ablations.COLUMNS, "mean_accuracy", "chosen"]
+HEADER = ("method", "setting", "accuracy, %, over all cells", "minus Best-of-N, by policy", "FLOPs / Best-of-N", "")
+NOTE = (
+    "Validation problems; test problems are never read here. Accuracy: mean over policies and tasks. The setting of "
+    "highest accuracy is chosen for each method (of equal ones the cheapest), if every cell was run."
+)
+
+
+def mark_chosen(rows: Sequence[Row]) -> list[Row]:
+    """Add to each row its setting's mean accuracy over all cells, and whether it is chosen.
+
+    The mean is over the rows of one task each. Settings with an unfinished cell have no mean and are not chosen.
+    """
+    cells: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["task"] != POOLED:
+            cells.setdefault((row["group"], row["setting"]), []).append(row)
+    complete = {key: part for key, part in cells.items() if all(row["status"] == "ok" for row in part)}
+    means = {key: float(np.mean([row["accuracy"] for row in part])) for key, part in complete.items()}
+    flops = {key: float(np.mean([row["flops"] for row in part])) for key, part in complete.items()}
+    best = {
+        group: max((key for key in means if key[0] == group), key=lambda key: (means[key], -flops[key]))
+        for group in {group for group, _ in means} - {DEFAULT}
+    }
+    return [
+        row
+        | {
+            "mean_accuracy": means.get((row["group"], row["setting"])),
+            "chosen": best.get(row["group"]) == (row["group"], row["setting"]),
+        }
+        for row in rows
+    ]
+
+
+def format_settings(rows: Sequence[Row]) -> list[list[str]]:
+    """Format one line per setting under `HEADER`."""
+    lines = []
+    for group, setting in dict.fromkeys((row["group"], row["setting"]) for row in rows):
+        part = [row for row in rows if (row["group"], row["setting"]) == (group, setting)]
+        pooled = [row for row in part if row["task"] == POOLED] or part
+        mean = part[0]["mean_accuracy"]
+        differences = ", ".join(f"{row['difference']:+.1f}" for row in pooled if row["difference"] is not None)
+        ratios = ", ".join(f"{row['flops_ratio']:.2f}" for row in pooled if row["flops_ratio"] is not None)
+        status = "chosen" if part[0]["chosen"] else ""
+        lines.append(
+            [group, setting, part[0]["status"] if mean is None else f"{mean:.1f}", differences, ratios, status]
+        )
+    return lines
+
+
+def write(cell: Cell) -> None:
+    """Write table.csv and table.md from the records on disk; each file is replaced as a whole.
+
+    Args:
+        cell: any cell of the command.
+    """
+    root, settings = Path(cell.folder), ablations.table_settings(cell)
+    loaded = {folder: load_runs(root / folder) for folder in {setting.folder for setting in settings}}
+    rows = mark_chosen(ablations.table_rows(settings, loaded))
+    if not rows:
+        return
+    tables.replace_file(root / "table.csv", tables.csv_text(COLUMNS, rows))
+    body = tables.markdown(HEADER, format_settings(rows))
+    notes = [f"{text}\n" for text in [NOTE, reward_note(cell), *mixed_versions(root)]]
+    tables.replace_file(root / "table.md", "\n".join([body, *notes]))
+
+
+def run(command: Command, sweeps: Sequence[Sweep]) -> int:
+    """Run every setting on validation problems, and write the table; return the exit status."""
+    return run_cells(command, sweeps, lambda cells: write(cells[0]))
