@@ -20,7 +20,12 @@ EXAMPLES = {  # placeholders in the pages, and existing names that replace them
     "policy=mine": "policy=tiny-base",
     "reward=mine": "reward=likelihood",
     "task=gcd": "task=products",
-    "method=better_of_two,best_of_n": "method=greedy,best_of_n",
+    "task=mine": "task=products",
+    "method=two_pools,best_of_n": "method=greedy,best_of_n",
+    "method=two_pools": "method=greedy",
+    "method=best_of_16": "method=best_of_n",
+    "method.threshold=-0.1": "method.max_new_tokens=8",
+    "lengths": "table3",
 }
 NARROW = {"policy": "tiny-base", "reward": "likelihood", "task": "products", "method": "nabla_reasoner", "seed": "0"}
 COMMAND = re.compile(r"\./reproduce\.sh +([^`\n|]+)")

@@ -18,8 +18,10 @@ from ..models.loading import outline
 from ..tasks import problems
 from ..types import Method, Problem
 from .cell import Cell
-from .schema import CONFIGS, locate
+from .data_folder import locate
+from .schema import CONFIGS
 
+READ = ("base", "adapter")  # keywords of a preparation that name folders it reads
 KINDS: dict[type, tuple[tuple[type, ...], str]] = {  # of a default: types that a value may have
     bool: ((bool,), "true or false"),
     int: ((int,), "a whole number"),
@@ -95,7 +97,8 @@ def prepare_models(cell: Cell) -> None:
 
 @functools.cache
 def _prepare(target: str, keywords_json: str) -> None:
-    get_method(target)(**json.loads(keywords_json))
+    keywords = json.loads(keywords_json)
+    get_method(target)(**{key: locate(value) if key in READ else value for key, value in keywords.items()})
 
 
 def build_method(cell: Cell) -> Method:

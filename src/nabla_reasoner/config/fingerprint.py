@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .cell import Cell
-from .schema import locate
+from .data_folder import locate
 
 # Keys that change no record; `_target_` is where a method's class lies, not what it does.
 NOT_SETTINGS = {

@@ -8,14 +8,14 @@ from omegaconf import DictConfig
 
 from .cell import RunSettings
 from .compose import compose_experiment, compose_recipe, compose_settings
+from .data_folder import repository
 from .schema import CONFIGS, GROUPS, choices
 from .targets import Target, targets
 
 COMMENT = re.compile(r"^(\w+):[^#\n]*#[ ]*(.+)$", re.M)
 OVERVIEW = """usage: ./reproduce.sh TARGET [key=value ...]
 
-{targets}
-  {test:<18}lint and tests; --all adds the slow ones; other arguments go to pytest
+{targets}{test}
   {help:<18}this text; ./reproduce.sh TARGET --help lists the settings of a target
 
 examples: ./reproduce.sh table1 policy=tiny-base task=products seed=0 num_problems=20
@@ -27,7 +27,8 @@ is run again."""
 def overview() -> str:
     """Return the list of all targets."""
     lines = [f"  {f'{target.name} {target.argument}':<18}{target.summary}" for target in targets().values()]
-    return OVERVIEW.format(targets="\n".join(lines), test="test [--all]", help="help")
+    test = f"\n  {'test [--all]':<18}lint and tests; --all adds the slow ones; other arguments go to pytest"
+    return OVERVIEW.format(targets="\n".join(lines), test=test if repository() else "", help="help")
 
 
 def describe(target: Target) -> str:

@@ -12,6 +12,7 @@ from .schema import (
     Count,
     Device,
     Folder,
+    Name,
     Positive,
     Section,
     Seed,
@@ -38,6 +39,22 @@ class ReportSettings(ResultsSettings):
         if self.docs and self.scale != "tiny":
             raise ValueError(f"docs=true needs scale=tiny, whose rows stand in figures/data/; got scale={self.scale}.")
         return self
+
+
+class ExportSettings(Settings):
+    scale: str
+    results_dir: Folder
+
+
+class GradeSettings(Settings):
+    answer: Name
+    response: Name
+    task: Name
+    problem: Name | None
+    finished: Name | None
+    metadata: Name | None
+    output: Folder | None
+    overwrite: bool
 
 
 class FiguresSettings(Settings):
@@ -243,6 +260,8 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "cell": Cell,
     "results": ResultsSettings,
     "report": ReportSettings,
+    "export": ExportSettings,
+    "grade": GradeSettings,
     "figures": FiguresSettings,
     "plan": PlanSettings,
     "theorem": TheoremSettings,

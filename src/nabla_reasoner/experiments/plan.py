@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..config.cell import Cell, MethodSettings, ModelSettings
 from ..config.compose import compose_settings
-from ..config.schema import locate
+from ..config.data_folder import locate
 from ..config.sweeps import compose_sweeps
 from ..config.targets import Target, find, targets
 from .command import DONE, Command, refusing

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ..config import fingerprint
 from ..config.cell import Cell
-from ..config.schema import ROOT
+from ..config.data_folder import locate
 from ..config.sweeps import Sweep
 from ..evaluation.cell_records import record_file
 from ..evaluation.outcomes import Experiment, Row, lineage, read_experiment, start_policies
@@ -84,8 +84,9 @@ def reward_note(cell: Cell) -> str:
     reward = cell.reward
     note = f"Variant {cell.variant.name}. {_reward_sentence(reward.name, reward.kind, reward.path)}"
     manifest = reward.manifest
-    if manifest and (ROOT / manifest["file"]).is_file():
-        entry = json.loads((ROOT / manifest["file"]).read_text(encoding="utf-8"))["models"][manifest["entry"]]
+    file = Path(locate(manifest["file"])) if manifest else None
+    if file is not None and file.is_file():
+        entry = json.loads(file.read_text(encoding="utf-8"))["models"][manifest["entry"]]
         accuracies = ", ".join(f"{task} {value} %" for task, value in entry["greedy_accuracy"].items())
         return f"{note}; its own greedy accuracy: {accuracies} (the same reward serves every method)."
     return f"{note}."

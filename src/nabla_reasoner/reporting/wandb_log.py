@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..config.schema import locate
+from ..config.data_folder import locate
 from ..evaluation import provenance
 
 if TYPE_CHECKING:
