@@ -7,10 +7,10 @@ from typing import NamedTuple
 from ..engine.generation import Rollout
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from .batched import BatchedDecoder
+from .nabla_reasoner import solve_states
 from .observer import DecodingObserver
 from .settings import NablaSettings
-from .state import DecodingState, start_state, to_solution
+from .state import DecodingState, start_state
 
 
 class Response(NamedTuple):
@@ -138,8 +138,8 @@ def record(
     limit = settings.max_new_tokens
     states = [start_state(problem, policy, reward, max_new_tokens=limit, seed=seed, repeat=0) for problem in problems]
     recorder = _Recorder(len(states), tests_responses=settings.acceptance == "higher")
-    BatchedDecoder(settings, states, policy, reward, recorder).run()
+    solutions = solve_states(settings, states, policy, reward, recorder)
     return [
-        Trace(state.problem, to_solution(state, policy), record.responses, record.visits)
-        for state, record in zip(states, recorder.records, strict=True)
+        Trace(state.problem, solution, record.responses, record.visits)
+        for state, solution, record in zip(states, solutions, recorder.records, strict=True)
     ]
