@@ -33,9 +33,19 @@ class NablaReasoner:
         self.settings = NablaSettings.from_keywords(**keywords)
 
     def solve(
-        self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
+        self,
+        problems: Sequence[Problem],
+        policy: Policy,
+        reward: RewardModel,
+        seed: int = 0,
+        repeat: int = 0,
+        *,
+        observer: DecodingObserver | None = None,
     ) -> list[Solution]:
         """Solve problems together; the result does not depend on which problems share a batch.
+
+        Args:
+            observer: listener that is told of every event, with engine "fast" only.
 
         Returns:
             One solution per problem, in order. `search` counts rollouts, proposals and their outcomes, and holds the
@@ -47,7 +57,7 @@ class NablaReasoner:
             "prompt_twice": self.settings.variant.prompt_twice,
         }
         states = [start_state(problem, policy, reward, seed=seed, repeat=repeat, **limits) for problem in problems]
-        return solve_states(self.settings, states, policy, reward)
+        return solve_states(self.settings, states, policy, reward, observer)
 
 
 NablaReasoner.__signature__ = inspect.Signature(
