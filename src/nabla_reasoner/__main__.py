@@ -55,8 +55,10 @@ def _run(target: Target, arguments: Sequence[str]) -> int:
     """
     if target.repository:
         needs_repository(target.name)
+    from .config.compose import written_out
+
     positional = 1 if target.argument else 0
-    argument, overrides = "".join(arguments[:positional]), list(arguments[positional:])
+    argument, overrides = "".join(arguments[:positional]), written_out(arguments[positional:])
     if target.argument and not argument.strip():
         raise ValueError(f"{target.name} needs {target.argument}; got {argument!r}. Example: {target.example}")
     settings = _settings(target, overrides)

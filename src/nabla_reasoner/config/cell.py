@@ -107,7 +107,8 @@ class Cell(RunSettings):
     """What every cell has; methods and models check their own settings when they are built.
 
     `setting`, `only`, `settings` and `sizes` belong to the ablations; `further` and `grid` name further sweeps;
-    `absent` says why a row of Table 1 has no records; `estimate` holds typical sizes for `plan`.
+    `absent` says why a row of Table 1 has no records; `estimate` holds typical sizes for `plan`. `trace` and `quiet`
+    belong to `solve`.
     """
 
     policy: ModelSettings
@@ -127,6 +128,8 @@ class Cell(RunSettings):
     only: Any = None
     settings: dict[str, dict[str, dict[str, Any]]] = Field(default={})
     sizes: dict[str, list[int]] = Field(default={})
+    trace: Folder | None = None
+    quiet: bool = False
 
     @model_validator(mode="after")
     def _check_split(self) -> "Cell":

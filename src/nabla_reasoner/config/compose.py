@@ -202,6 +202,18 @@ def compose_recipe(target: Target, overrides: Sequence[str]) -> tuple[str, DictC
         return scale, _compose(f"train/{scale}", parsed)
 
 
+def written_out(arguments: Sequence[str]) -> list[str]:
+    """Return `--key value`, `--key=value` and `--key` (true) in the spelling of all settings, `key=value`."""
+    overrides, rest = [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--") and "=" not in word:
+            has_value = rest and "=" not in rest[0] and not rest[0].startswith("--")
+            word = f"{word}={rest.pop(0) if has_value else 'true'}"
+        overrides.append(word.removeprefix("--"))
+    return overrides
+
+
 def parse(overrides: Sequence[str], groups: bool = True) -> list[Override]:
     """Return the overrides read by Hydra's grammar.
 

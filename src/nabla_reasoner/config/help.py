@@ -13,6 +13,7 @@ from .schema import CONFIGS, GROUPS, choices
 from .targets import Target, targets
 
 COMMENT = re.compile(r"^(\w+):[^#\n]*#[ ]*(.+)$", re.M)
+OF_SOME = ("only", "trace", "quiet")  # settings that some targets have
 OVERVIEW = """usage: ./reproduce.sh TARGET [key=value ...]
 
 {targets}{test}
@@ -62,7 +63,7 @@ def _settings(target: Target) -> list[str]:
     for group in GROUPS:
         default = config["scale_name"] if group == "scale" else sweep.get(group, config[group]["name"])
         lines.append(_line(group, default, {group: f"one of: {', '.join(choices(group))}"}))
-    known = [*RunSettings.model_fields, *(["only"] if "only" in config else [])]
+    known = [*RunSettings.model_fields, *(name for name in OF_SOME if name in config)]
     lines += [_line(key, sweep.get(key, config[key]), notes) for key in known]
     return [
         *lines,

@@ -77,7 +77,7 @@ class BatchedDecoder:
         self.gradients = GradientReuse(
             self.settings, self.states, self.policy, self.reward, self.current, self.observer
         )
-        self.optimiser = TokenOptimiser(self.settings, self.policy, self.gradients.evaluate_flips)
+        self.optimiser = TokenOptimiser(self.settings, self.policy, self.gradients.evaluate_flips, self.observer)
         self.token_test = TokenTest(self.reward, self.current, self.observer)
 
     def run(self) -> None:
