@@ -11,14 +11,22 @@ from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 from transformers import PreTrainedTokenizerBase
 
+from ..baselines.discrete_langevin import DiscreteLangevin
 from ..baselines.judge_decoding import LIKELIHOOD_METHODS
 from ..baselines.lockstep import check_likelihood
+from ..baselines.mh_resampling import MHResampling
+from ..baselines.particle_filter import ParticleFilter
+from ..baselines.rap import RAP
+from ..baselines.repeated_sampling import BestOfN, Greedy, SelfConsistency, SoftBestOfN, WeightedSelfConsistency
+from ..baselines.tpo import TPO
+from ..baselines.tree_of_thoughts import TreeOfThoughts
+from ..decoding.nabla_reasoner import NablaReasoner
 from ..models.language_models import REWARD_MODEL_CLASSES, Policy, RewardModel
 from ..models.loading import outline
 from ..tasks import problems
 from ..types import Method, Problem
 from .cell import Cell
-from .schema import CONFIGS, locate
+from .schema import CONFIGS, choices, locate
 
 KINDS: dict[type, tuple[tuple[type, ...], str]] = {  # of a default: types that a value may have
     bool: ((bool,), "true or false"),
@@ -26,6 +34,12 @@ KINDS: dict[type, tuple[tuple[type, ...], str]] = {  # of a default: types that 
     float: ((int, float), "a number"),
     str: ((str,), "text"),
 }
+
+# Methods that sample whole continuations, or steps of one: a server may do it for them.
+SERVED_METHODS = (
+    *(Greedy, SelfConsistency, BestOfN, SoftBestOfN, WeightedSelfConsistency),
+    *(TreeOfThoughts, RAP, TPO, ParticleFilter, MHResampling, DiscreteLangevin, NablaReasoner),
+)
 
 
 class BuiltCell(NamedTuple):
@@ -102,7 +116,8 @@ def build_method(cell: Cell) -> Method:
     """Return the cell's method; its constructor checks the settings.
 
     Raises:
-        ValueError: a setting that the method does not have or refuses, or a kind of reward that it cannot use.
+        ValueError: a setting that the method does not have or refuses, a kind of reward that it cannot use, or rollouts
+            by a server for a method that cannot take them.
     """
     target, keywords = get_class(cell.method.target), cell.method.keywords()
     try:
@@ -112,7 +127,18 @@ def build_method(cell: Cell) -> Method:
         raise ValueError(f"method {cell.method.name}: {error}") from error
     if isinstance(method, LIKELIHOOD_METHODS):
         check_likelihood(cell.method.name, cell.reward.kind, cell.reward.name)
+    if cell.rollouts != "hf" and not isinstance(method, SERVED_METHODS):
+        raise ValueError(
+            f"rollouts={cell.rollouts} is for methods that sample whole continuations; {cell.method.name} takes every "
+            f"token from a model's own logits. Use rollouts=hf, or one of: {', '.join(_served_choices())}."
+        )
     return method
+
+
+def _served_choices() -> list[str]:
+    """Return the choices of `method` whose continuations a server may sample."""
+    targets = {name: OmegaConf.load(CONFIGS / "method" / f"{name}.yaml")["_target_"] for name in choices("method")}
+    return [name for name, target in targets.items() if get_class(target) in SERVED_METHODS]
 
 
 def _check_types(signature: inspect.Signature, keywords: dict[str, Any]) -> None:
@@ -124,12 +150,17 @@ def _check_types(signature: inspect.Signature, keywords: dict[str, Any]) -> None
                 raise ValueError(f"{name} must be {description}; got {value!r}. Write method.{name}={default}.")
 
 
-def load_models(cell: Cell) -> tuple[Policy, RewardModel]:
+def load_models(cell: Cell, *, served: bool = False) -> tuple[Policy, RewardModel]:
     """Return policy and reward model of a cell, and set torch's threads; the last of each stays loaded.
 
+    Args:
+        served: whether the caller lets a server sample where the cell asks for it; otherwise that is refused.
+
     Raises:
-        ValueError: a folder that cannot be read, or vocabularies that differ.
+        ValueError: a folder that cannot be read, vocabularies that differ, or rollouts that the caller cannot have.
     """
+    if cell.rollouts != "hf" and not served:
+        raise ValueError(f"rollouts must be hf for this target; got {cell.rollouts}. Leave rollouts=... out.")
     transformers.logging.disable_progress_bar()  # a bar for each weight file would hide the sweep's own lines
     if cell.threads is not None:
         torch.set_num_threads(cell.threads)

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "configs"
 GROUPS = ("policy", "reward", "variant", "task", "method", "scale")
 SPLITS = ("test", "validation")
+ROLLOUTS = ("hf", "vllm")
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]

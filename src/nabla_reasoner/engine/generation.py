@@ -45,12 +45,14 @@ class Rollout(NamedTuple):
         finished: whether it ended with an end-of-response token, and not at the length limit or a stop token.
         prefilled: number of prompt and prefix tokens read for it; tokens that sequences share are counted once.
         predictions: the policy's prediction of each token, if requested.
+        reread: number of tokens that the policy read once more for them, if a server sampled.
     """
 
     token_ids: list[int]
     finished: bool
     prefilled: int = 0
     predictions: TokenPredictions | None = None
+    reread: int = 0
 
 
 @torch.no_grad()

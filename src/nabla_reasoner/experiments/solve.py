@@ -4,8 +4,10 @@ import sys
 from pathlib import Path
 
 from ..config import build, compose
+from ..config.build import BuiltCell
 from ..config.cell import Cell
 from ..engine import scoring
+from ..evaluation.rollout_engine import RolloutEngine
 from ..models import Policy, RewardModel
 from ..tasks.grading import grade
 from ..tasks.trained_questions import EXAMPLES, trained_question
@@ -34,11 +36,17 @@ def run(command: Command, cell: Cell) -> int:
 def _run(command: Command, cell: Cell) -> int:
     shared = [override for override in command.overrides if not override.startswith(("method=", "method."))]
     problem = trained_question(command.argument, "question") or Problem("question", command.argument, None, "free")
+    with RolloutEngine(Path(cell.folder)) as engine:
+        return _answer(command, cell, problem, shared, engine)
+
+
+def _answer(command: Command, cell: Cell, problem: Problem, shared: list[str], engine: RolloutEngine) -> int:
+    """Load the models, and answer with greedy decoding and with the cell's method."""
     with refusing():
         (baseline,) = compose.compose_cells([f"experiment={command.target.name}", *shared, "method=greedy"])
         methods = {part.method.name: build.build_method(part) for part in (baseline, cell)}
         build.prepare_models(cell)
-        policy, reward = build.load_models(cell)
+        policy, reward = engine.models(BuiltCell(cell, methods[cell.method.name], [problem]))
         for model in (policy, reward):
             model.check_length(len(model.prompt_ids(problem.messages)), cell.max_new_tokens)
     print(f"policy {policy.name}, reward {reward.name} ({reward.kind})")
