@@ -137,8 +137,13 @@ def build_method(cell: Cell) -> Method:
 
 def _served_choices() -> list[str]:
     """Return the choices of `method` whose continuations a server may sample."""
-    targets = {name: OmegaConf.load(CONFIGS / "method" / f"{name}.yaml")["_target_"] for name in choices("method")}
-    return [name for name, target in targets.items() if get_class(target) in SERVED_METHODS]
+    return [name for name in choices("method") if get_class(_target(name)) in SERVED_METHODS]
+
+
+def _target(name: str) -> str:
+    """Return the class that a choice of `method` names, or the choice that it begins from."""
+    config = OmegaConf.load(CONFIGS / "method" / f"{name}.yaml")
+    return config["_target_"] if "_target_" in config else _target(config["defaults"][0])
 
 
 def _check_types(signature: inspect.Signature, keywords: dict[str, Any]) -> None:

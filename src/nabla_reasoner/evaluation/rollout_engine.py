@@ -126,7 +126,7 @@ def check_cells(cells: Sequence[Cell]) -> None:
 
 def mismatch_file(records: Path) -> Path:
     """Return the file beside a record file that holds the engines' differences, a line per chunk of problems."""
-    return records.parent / "engines" / records.name
+    return records.with_suffix(".engines.ndjson")
 
 
 def append_mismatch(records: Path, problems: Sequence[str], repeat: int, rollouts: ServedRollouts) -> None:
