@@ -77,7 +77,7 @@ class RolloutEngine:
                     "version": _version(client),
                     "model": model.name,
                     "max_model_len": model.max_tokens,
-                    "check": identity.check_model(client, policy, prompts[:TEST_PROMPTS]),
+                    "check": self._check(client, policy, prompts[:TEST_PROMPTS]),
                 }
             )
             self._key, self._client = key, client
@@ -85,6 +85,14 @@ class RolloutEngine:
             self._client, self.facts[-1]["max_model_len"], max(map(len, prompts)) + cell.max_new_tokens
         )
         return self._client
+
+    def _check(self, client: Client, policy: Policy, prompts: list[list[int]]) -> dict[str, Any]:
+        """Return what `identity.check_model` finds; its error names the log of a server that was started here."""
+        try:
+            return identity.check_model(client, policy, prompts)
+        except ValueError as error:
+            where = f" Its log: {self.folder / LOG}" if self._process is not None else ""
+            raise ValueError(f"{error}{where}") from error
 
     def _open(self, cell: Cell, policy: Policy) -> tuple[Client, identity.ServedModel]:
         """Return a client of the server that the cell names, or of one that is started now."""
