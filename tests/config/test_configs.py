@@ -44,6 +44,17 @@ def test_environment_file_pins_equal_pyproject_pins():
     assert all("==" in pin for pin in everything)
 
 
+def test_no_extra_brings_vllm():
+    """Check it: vLLM pins other versions of torch than this package: an extra with it cannot be installed at all."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pins = [pin for extra in project["optional-dependencies"].values() for pin in extra]
+    assert not any(pin.startswith("vllm") for pin in pins)
+    versions = {}
+    for pin in pins + project["dependencies"]:
+        name, version = pin.split("==")
+        assert versions.setdefault(name, version) == version, f"two versions of {name}"
+
+
 def test_reproduce_installs_pinned_torch():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pin = next(pin for pin in project["dependencies"] if pin.startswith("torch=="))

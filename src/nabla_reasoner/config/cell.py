@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from .schema import REWARD_KINDS, SPLITS, Count, Device, Folder, Section, Seed, Wandb
+from .schema import REWARD_KINDS, ROLLOUTS, SPLITS, Count, Device, Folder, Positive, Section, Seed, Wandb
 
 # Import path of a class or function of this package: settings must not make other code run.
 OurTarget = Annotated[str, Field(pattern=r"^nabla_reasoner\.[\w.]+$")]
@@ -95,12 +95,37 @@ class RunSettings(Section):
     threads: Count | None
     devices: Count
     num_nodes: Count
+    rollouts: Literal[ROLLOUTS]
+    server: Annotated[str, Field(pattern=r"^https?://")] | None
+    server_python: Folder | None
+    server_arguments: str | None
+    server_requests: Count
+    server_timeout: Positive
     pool_seeds: Count
     budget: bool
     overwrite: bool
     results_dir: Folder
     wandb: Wandb
     keep: bool
+
+    @model_validator(mode="after")
+    def _check_server(self) -> "RunSettings":
+        own = self.server_python or self.server_arguments
+        if self.rollouts == "hf" and (self.server or own):
+            raise ValueError(
+                "rollouts must be vllm where a server is named; got hf. Write rollouts=vllm, or drop server, "
+                "server_python and server_arguments."
+            )
+        if self.rollouts == "vllm" and (self.server is None) == (self.server_python is None):
+            raise ValueError(
+                f"rollouts=vllm needs either server=URL of a running server or server_python=PYTHON of an environment "
+                f"with vLLM; got {'both' if self.server else 'neither'}. docs/serving.md has the commands."
+            )
+        if self.server and self.server_arguments:
+            raise ValueError(
+                f"server_arguments must be left out for a server that runs already; got {self.server_arguments!r}."
+            )
+        return self
 
 
 class Cell(RunSettings):

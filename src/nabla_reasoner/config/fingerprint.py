@@ -56,6 +56,8 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
         parts["task"]["sha256"] = hashlib.sha256(Path(parts["task"].pop("path")).read_bytes()).hexdigest()
     if cell.split != "test":  # left out for test: records made before there was a choice have no split
         parts["split"] = cell.split
+    if cell.rollouts != "hf":  # left out for hf: records made before there was a choice have no engine
+        parts["rollouts"] = cell.rollouts
     kept = ("seed", "num_problems", "batch_size", "threads", "device", "dtype", "devices", "num_nodes")
     return {**parts, **{key: getattr(cell, key) for key in kept}}
 

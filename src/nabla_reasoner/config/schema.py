@@ -11,6 +11,7 @@ from .data_folder import data_folder
 CONFIGS = data_folder() / "configs"
 GROUPS = ("policy", "reward", "variant", "task", "method", "scale")
 SPLITS = ("test", "validation")
+ROLLOUTS = ("hf", "vllm")
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]

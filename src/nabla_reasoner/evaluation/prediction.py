@@ -20,9 +20,11 @@ from tqdm import tqdm
 from ..cost import Cost
 from ..models.language_models import Policy, RewardModel
 from ..models.quiet import quiet_libraries
+from ..serving.rollouts import ServedPolicy
 from ..tasks.grading import grade
 from ..types import Method, Problem, Solution
 from .records import append_records, failed_record, make_record, read_records
+from .rollout_engine import append_mismatch
 
 
 class Chunk(NamedTuple):
@@ -115,6 +117,20 @@ class RecordWriter(BasePredictionWriter):
         append_records(self.path, [self.make(problem, solution, batch.repeat) for problem, solution in missing])
 
 
+class MismatchWriter(lightning.Callback):
+    """Appends the differences between the server and the policy, measured while a chunk was solved.
+
+    Args:
+        path: JSONL file of the records.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        append_mismatch(self.path, [problem.id for problem in batch.problems], batch.repeat, pl_module.policy.rollouts)
+
+
 class ProgressBar(lightning.Callback):
     """Problems solved, rate and time left of one cell; not shown if the output is not a terminal."""
 
@@ -180,7 +196,11 @@ def run(
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[RecordWriter(path, make, done), ProgressBar(label, sum(len(chunk.problems) for chunk in todo))],
+            callbacks=[
+                RecordWriter(path, make, done),
+                *([MismatchWriter(path)] if isinstance(module.policy, ServedPolicy) else []),
+                ProgressBar(label, sum(len(chunk.problems) for chunk in todo)),
+            ],
         )
         loader = DataLoader(todo, batch_size=1, collate_fn=_only)
         try:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from ..config import build, compose
+from ..config.build import BuiltCell
 from ..config.cell import Cell
 from ..decoding.candidate_scores import with_scores
 from ..decoding.nabla_reasoner import NablaReasoner
@@ -12,6 +13,7 @@ from ..decoding.settings import NablaSettings
 from ..decoding.state import DecodingState
 from ..decoding.trace import Trace, TraceRecorder
 from ..engine import scoring
+from ..evaluation.rollout_engine import RolloutEngine
 from ..models import Policy, RewardModel
 from ..reporting.trace_page import number, token_text, trace_page
 from ..tasks.grading import grade
@@ -41,12 +43,18 @@ def run(command: Command, cell: Cell) -> int:
 def _run(command: Command, cell: Cell) -> int:
     shared = [override for override in command.overrides if not override.startswith(("method=", "method."))]
     problem = trained_question(command.argument, "question") or Problem("question", command.argument, None, "free")
+    with RolloutEngine(Path(cell.folder)) as engine:
+        return _answer(command, cell, problem, shared, engine)
+
+
+def _answer(command: Command, cell: Cell, problem: Problem, shared: list[str], engine: RolloutEngine) -> int:
+    """Load the models, and answer with greedy decoding and with the cell's method."""
     with refusing():
         (baseline,) = compose.compose_cells([f"experiment={command.target.name}", *shared, "method=greedy"])
         methods = {part.method.name: build.build_method(part) for part in (baseline, cell)}
         _check_trace(cell, methods[cell.method.name])
         build.prepare_models(cell)
-        policy, reward = build.load_models(cell)
+        policy, reward = engine.models(BuiltCell(cell, methods[cell.method.name], [problem]))
         for model in (policy, reward):
             model.check_length(len(model.prompt_ids(problem.messages)), cell.max_new_tokens)
     print(f"policy {policy.name}, reward {reward.name} ({reward.kind})")
