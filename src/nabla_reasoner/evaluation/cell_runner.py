@@ -11,7 +11,7 @@ import numpy as np
 from ..config.build import BuiltCell
 from ..config.cell import Cell
 from . import prediction
-from .cell_records import Stored, record_file, stored, write_settings
+from .cell_records import Stored, check_records, record_file, stored, write_settings
 from .results_folder import UNWRITABLE
 from .rollout_engine import RolloutEngine, mismatch_file
 
@@ -20,15 +20,20 @@ TABLE_SECONDS, TABLE_SHARE = 5, 10
 
 
 def run_cell(built: BuiltCell, label: str, engine: RolloutEngine) -> None:
-    """Solve the problems that the cell has no records of yet, and write their records and settings."""
+    """Solve the problems that the cell has no records of yet, and write their records and settings.
+
+    Raises:
+        ValueError: models that cannot be loaded, or that are not those of the records.
+    """
     cell = built.cell
     path = record_file(cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     if cell.overwrite:
         path.unlink(missing_ok=True)
         mismatch_file(path).unlink(missing_ok=True)
-    write_settings(cell)
     policy, reward = engine.models(built)
+    check_records(cell)  # again: loading may have fetched a newer model from the hub
+    write_settings(cell)
     prediction.run(
         prediction.Inference(built.method, policy, reward, cell.seed),
         built.problems,

@@ -121,7 +121,7 @@ def request_seed(noise: np.ndarray) -> int:
 def _prefilled(
     prefixes: Sequence[Sequence[int]], waiting: Sequence[int], store: TokenCache | None, slots: Sequence[int]
 ) -> dict[int, Reads]:
-    """Return, by slot, what is read of its prefix: the those that have not been read before, at least one."""
+    """Return, by slot, what is read of its prefix: tokens that have not been read before, at least one."""
     texts = {slots[i]: prefixes[i] for i in waiting}
     known = {slot: store.shared(slot, text) if store is not None else 0 for slot, text in texts.items()}
     return {slot: one_pass(min(known[slot], len(text) - 1), len(text)) for slot, text in texts.items()}

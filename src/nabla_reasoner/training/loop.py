@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor
 
 from ..models.quiet import quiet_libraries
+from .checkpoints import AtomicCheckpoints, read_checkpoint
 from .data import Mixture, Padded
 from .losses import next_token_loss
 
@@ -145,7 +146,7 @@ def fit(
             `BestWeights`), not its last.
 
     Raises:
-        ValueError: the checkpoint found was made by another recipe, model or tokenizer.
+        ValueError: the checkpoint found is damaged, or was made by another recipe, model or tokenizer.
     """
     checkpoint = _checkpoint(folder, name)
     resumes = checkpoint.is_file()
@@ -188,6 +189,7 @@ def _trainer(
         max_steps=num_steps,
         gradient_clip_val=1.0,
         logger=lightning.pytorch.loggers.CSVLogger(folder, name="log"),
+        plugins=[AtomicCheckpoints()],
         callbacks=[saving, TQDMProgressBar(refresh_rate=10), *([best] if best else [])],
         enable_model_summary=False,
         log_every_n_steps=1 if best else 50,
@@ -199,7 +201,7 @@ def _trainer(
 
 def _checked_steps(checkpoint: Path, identity: dict[str, Any]) -> int:
     """Return the optimiser steps done at a checkpoint; raise ValueError if it was made by another recipe."""
-    saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    saved = read_checkpoint(checkpoint)
     old = saved.get("hyper_parameters", {})
     changed = [
         f"{key}: {old.get(key)} -> {identity.get(key)}"

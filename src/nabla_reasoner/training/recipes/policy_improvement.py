@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ...models.tokenizers import load_tokenizer
 from ...types import Problem
+from ..checkpoints import read_log
 from ..data import Mixture, solution_examples
 from ..grpo import GroupRelativeTraining, GroupSampling
 from ..loop import FitResult, Schedule, discard_checkpoint, fit
@@ -144,9 +145,7 @@ def write_curve(path: Path, log: Path) -> None:
     Args:
         log: folder of the training's log; a resumed training has several versions of it.
     """
-    files = sorted(log.glob("version_*/metrics.csv"), key=lambda file: int(file.parent.name.split("_")[1]))
-    logged = pd.concat([pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""]) for file in files])
-    steps = logged.astype({"step": int}).groupby("step").last()  # the last value of each column
+    steps = read_log(log)
     curve = steps[steps["validation/accuracy"].notna() | (steps.index % 10 == 0)].drop(columns="epoch")
     path.parent.mkdir(parents=True, exist_ok=True)
     curve.dropna(axis=1, how="all").sort_index(axis=1).map(_short, na_action="ignore").to_csv(path)
