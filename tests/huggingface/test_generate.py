@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, d
 
 from nabla_reasoner import NablaReasoner, Policy, Problem, RewardModel
 from nabla_reasoner.huggingface import FOLDER, generate, problem_id
-from nabla_reasoner.huggingface.generation_settings import HONOURED, NEUTRAL, WITHOUT_EFFECT
+from nabla_reasoner.huggingface.generation_settings import HONORED, NEUTRAL, WITHOUT_EFFECT
 
 QUESTIONS = ["What is 12 + 34?", "6", "Add 5 and 6, then take 7."]
 SETTINGS = {"num_iterations": 3, "step_size": 0.5, "grad_threshold": 0.0, "max_rollouts": 3, "nll_weight": 0.1}
@@ -137,9 +137,9 @@ def test_local_folder_needs_trust(module_cache):
 
 def test_requirements_have_no_extras():
     lines = (Path(FOLDER) / "custom_generate/requirements.txt").read_text("utf-8").splitlines()
-    wanted = [line for line in lines if not line.startswith("#")]
-    assert wanted
-    assert not any("[" in line for line in wanted)
+    requirements = [line for line in lines if not line.startswith("#")]
+    assert requirements
+    assert not any("[" in line for line in requirements)
     dynamic_module_utils.check_python_requirements(FOLDER, requirements_file="custom_generate/requirements.txt")
 
 
@@ -290,9 +290,9 @@ def test_gradients_under_no_grad_but_not_in_inference_mode():
     with torch.inference_mode(), pytest.raises(ValueError, match="inference mode computes none"):
         call()
     with torch.inference_mode():
-        made = copy.deepcopy(causal_model())
+        model = copy.deepcopy(causal_model())
     with pytest.raises(ValueError, match="inference mode computes none"):
-        call(made)
+        call(model)
 
 
 def test_training_mode_is_refused():
@@ -354,6 +354,14 @@ def test_cache_under_its_later_name():
 def test_every_default_of_transformers_asks_for_nothing():
     defaults = GenerationConfig._get_default_generation_params()
     for name, value in defaults.items():
-        assert name in HONOURED | WITHOUT_EFFECT or value in (None, False, NEUTRAL.get(name)), name
+        assert name in HONORED | WITHOUT_EFFECT or value in (None, False, NEUTRAL.get(name)), name
     known = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
-    assert known >= {*HONOURED, *WITHOUT_EFFECT, *NEUTRAL}
+    assert known >= {*HONORED, *WITHOUT_EFFECT, *NEUTRAL}
+
+
+def test_answer_does_not_depend_on_earlier_calls():
+    """A reward model notes end tokens of every policy that it is checked with; a call must not leave any."""
+    before = reward().replaced_ends
+    call(eos_token_id=[9], num_return_sequences=1)
+    assert reward().replaced_ends == before
+    assert torch.equal(call(), answered())

@@ -55,8 +55,8 @@ def traced(kind: str = "likelihood", **settings: object) -> tuple[Trace, NablaRe
 @functools.cache
 def page(kind: str = "likelihood", **settings: object) -> str:
     policy, reward = models(kind)
-    found, method = traced(kind, **settings)
-    scored = with_scores(found, policy, reward)
+    recorded, method = traced(kind, **settings)
+    scored = with_scores(recorded, policy, reward)
     return trace_page(scored, policy, reward, method.settings, seed=2, verdict="not checked")
 
 
@@ -87,13 +87,13 @@ class Reader(html.parser.HTMLParser):
 
 def test_observed_search_is_the_plain_one_and_its_trace_that_of_record():
     policy, reward = models()
-    found, method = traced()
-    (plain,) = method.solve([found.problem], policy, reward, seed=2)
-    assert found.solution.token_ids == plain.token_ids
-    assert found.solution.search["revisions"] == plain.search["revisions"]
-    (recorded,) = trace.record(method.settings, [found.problem], policy, reward, seed=2)
-    assert recorded.visits == found.visits
-    decisions = [visit.decision for visit in found.visits if visit.decision is not None]
+    recorded, method = traced()
+    (plain,) = method.solve([recorded.problem], policy, reward, seed=2)
+    assert recorded.solution.token_ids == plain.token_ids
+    assert recorded.solution.search["revisions"] == plain.search["revisions"]
+    (again,) = trace.record(method.settings, [recorded.problem], policy, reward, seed=2)
+    assert again.visits == recorded.visits
+    decisions = [visit.decision for visit in recorded.visits if visit.decision is not None]
     assert decisions == plain.search["revisions"]
     assert {decision["accepted"] for decision in decisions} == {True, False}
 
@@ -109,14 +109,14 @@ def test_reference_engine_cannot_be_observed():
 @pytest.mark.parametrize("kind", ["likelihood", "classifier"])
 def test_norms_are_those_of_autograd(kind):
     policy, reward = models(kind)
-    found, method = traced(kind)
+    recorded, method = traced(kind)
     checked = 0
-    for response in found.responses:
+    for response in recorded.responses:
         if not response.norms:
             continue
         start = min(response.norms)
         prefix, rollout = response.tokens[:start], response.tokens[start:]
-        sequence = objective.make_sequence(policy, reward, found.problem.messages, prefix, rollout)
+        sequence = objective.make_sequence(policy, reward, recorded.problem.messages, prefix, rollout)
         onehots = torch.nn.functional.one_hot(torch.tensor(rollout), policy.vocab_size).double().requires_grad_()
         loss = objective.relaxed_objective(policy, reward, sequence, onehots, **method.settings.dto.weights)
         (gradient,) = torch.autograd.grad(loss, onehots)
@@ -129,10 +129,10 @@ def test_norms_are_those_of_autograd(kind):
 
 def test_objective_and_probabilities_are_those_of_dto():
     policy, reward = models()
-    found, method = traced()
-    for visit in found.visits:
-        tokens = found.responses[visit.response].tokens
-        case = ([found.problem.messages], [tokens[: visit.position]], [tokens[visit.position :]])
+    recorded, method = traced()
+    for visit in recorded.visits:
+        tokens = recorded.responses[visit.response].tokens
+        case = ([recorded.problem.messages], [tokens[: visit.position]], [tokens[visit.position :]])
         (result,) = optimizer.optimize(policy, reward, *case, settings=method.settings.dto)
         assert visit.objective == pytest.approx(result.objective, rel=1e-6)
         after = result.logits[0].softmax(-1)
@@ -140,21 +140,21 @@ def test_objective_and_probabilities_are_those_of_dto():
             [after[candidate.token].item() for candidate in visit.candidates], rel=1e-6
         )
         assert {visit.old, visit.new, after.argmax().item()} <= {candidate.token for candidate in visit.candidates}
-    assert any(len(set(visit.objective)) > 1 for visit in found.visits)
+    assert any(len(set(visit.objective)) > 1 for visit in recorded.visits)
 
 
 @pytest.mark.parametrize("kind", ["likelihood", "classifier"])
 def test_scores_are_the_reward_model_read_token_by_token(kind):
     policy, reward = models(kind)
-    found, _ = traced(kind)
-    visit = with_scores(found, policy, reward).visits[0]
-    prompt, tokens = reward.prompt_ids(found.problem.messages), found.responses[visit.response].tokens
+    recorded, _ = traced(kind)
+    visit = with_scores(recorded, policy, reward).visits[0]
+    prompt, tokens = reward.prompt_ids(recorded.problem.messages), recorded.responses[visit.response].tokens
     for candidate in visit.candidates:
         text = [*tokens[: visit.position], candidate.token]
         if candidate.token not in policy.eos_ids:
             text += tokens[visit.position + 1 :]
         (whole,), _ = scoring.rewards(reward, [prompt], [text])
-        sequence = objective.make_sequence(policy, reward, found.problem.messages, [], text)
+        sequence = objective.make_sequence(policy, reward, recorded.problem.messages, [], text)
         reads = [
             objective.prefix_reward(policy, reward, sequence._replace(prefix=text[:end], rollout=[text[end]]))
             for end in range(visit.position, len(text))
@@ -165,22 +165,22 @@ def test_scores_are_the_reward_model_read_token_by_token(kind):
 
 def test_page_shows_every_step_and_loads_nothing():
     policy, _ = models()
-    found, _ = traced()
+    recorded, _ = traced()
     reader = Reader(page(), "h3", "b", "p", "title")
-    assert len(reader.texts["h3"]) == len(found.visits)
-    for heading, visit in zip(reader.texts["h3"], found.visits, strict=True):
+    assert len(reader.texts["h3"]) == len(recorded.visits)
+    for heading, visit in zip(reader.texts["h3"], recorded.visits, strict=True):
         old, new = token_text(policy, visit.old), token_text(policy, visit.new)
         assert heading.endswith(f"Pass {visit.current_pass + 1}, position {visit.position}: {old} → {new}")
-    first = found.responses[0].tokens
+    first = recorded.responses[0].tokens
     assert reader.texts["b"][: len(first)] == [token_text(policy, token) for token in first]
-    decided = [visit.decision for visit in found.visits if visit.decision]
+    decided = [visit.decision for visit in recorded.visits if visit.decision]
     fates = [f"{'✓' if decision['accepted'] else '✗'} {fate(decision, 'higher')}" for decision in decided]
     assert [text for text in reader.texts["p"] if text[:1] in "✓✗" and text] == fates
     changes = [f"reward {number(decision['incumbent'])} → {number(decision['reward'])}" for decision in decided]
     assert [text for text in reader.texts["p"] if text.startswith("reward ")] == changes
     classes = [attributes["class"] for tag, attributes in reader.tags if tag == "article"]
     states = {None: "none", True: "accepted", False: "rejected"}
-    assert classes == [states[visit.decision and visit.decision["accepted"]] for visit in found.visits]
+    assert classes == [states[visit.decision and visit.decision["accepted"]] for visit in recorded.visits]
     addresses = [
         value for _, attributes in reader.tags for name, value in attributes.items() if name in ("src", "href")
     ]
@@ -209,9 +209,9 @@ def test_question_and_tokens_are_escaped():
     ids=str,
 )
 def test_page_of_every_kind_of_search(settings):
-    found, _ = traced(**settings)
+    recorded, _ = traced(**settings)
     reader = Reader(page(**settings), "p", "th")
-    assert sum(tag == "article" for tag, _ in reader.tags) == len(found.visits)
+    assert sum(tag == "article" for tag, _ in reader.tags) == len(recorded.visits)
     text = " ".join(reader.texts["p"])
     if settings == {"acceptance": "prefix_higher", "reward_form": "prefix"}:
         assert "rejected before a rollout: the reward of the text up to the token did not rise" in text

@@ -92,8 +92,8 @@ class RevisionPrinter(DecodingObserver):
         rewards = "not compared"
         if decision["reward"] is not None:
             rewards = f"reward {number(decision['incumbent'])} → {number(decision['reward'])}"
-        kept = "kept" if decision["accepted"] else "rejected"
-        print(f"  {self.count}. position {decision['position']}: {old} → {new}, {rewards}, {kept}", flush=True)
+        outcome = "kept" if decision["accepted"] else "rejected"
+        print(f"  {self.count}. position {decision['position']}: {old} → {new}, {rewards}, {outcome}", flush=True)
 
 
 def _check_trace(cell: Cell, method: Method) -> None:

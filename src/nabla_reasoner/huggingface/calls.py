@@ -18,7 +18,7 @@ from ..models.loading import refusing
 from ..models.tokenizers import load_tokenizer
 from ..types import Messages, Problem
 from . import prompts as prompt_rows
-from .generation_settings import REASONS, check_arguments, check_config, check_prepared, wanted
+from .generation_settings import REASONS, check_arguments, check_config, check_prepared, honored_settings
 
 OF_CONFIG = ("max_new_tokens", "rollout_temperature", "rollout_top_p", "rollout_top_k")  # set by the GenerationConfig
 SETTINGS = {name: value for name, value in NablaSettings.keywords().items() if name not in OF_CONFIG}
@@ -152,7 +152,7 @@ def _arguments_of_model_generate() -> dict[str, object]:
 def _answer(request: _Request) -> Tensor:
     """Answer every row; returns and raises as `generate`."""
     model, keywords = request.model, request.keywords
-    reward, asked = keywords["reward_model"], wanted(request.config, model)
+    reward, asked = keywords["reward_model"], honored_settings(request.config, model)
     _check_models(model, reward)
     settings = NablaSettings.from_keywords(
         **_taken(others := dict(request.others), SETTINGS),

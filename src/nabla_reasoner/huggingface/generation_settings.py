@@ -19,7 +19,7 @@ from transformers.generation import (
 
 from ..engine.sampling import Sampling
 
-HONOURED = {
+HONORED = {
     "max_new_tokens",
     "do_sample",
     "temperature",
@@ -78,7 +78,7 @@ OWN_PROCESSORS = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)  
 OWN_CRITERIA = (MaxLengthCriteria, EosTokenCriteria)
 
 
-class Wanted(NamedTuple):
+class HonoredSettings(NamedTuple):
     """What is honoured of a GenerationConfig.
 
     Attributes:
@@ -96,7 +96,7 @@ class Wanted(NamedTuple):
     pad_id: int | None
 
 
-def wanted(config: GenerationConfig, model: transformers.PreTrainedModel) -> Wanted:
+def honored_settings(config: GenerationConfig, model: transformers.PreTrainedModel) -> HonoredSettings:
     """Return what a complete config (defaults filled in) asks for.
 
     Raises:
@@ -113,7 +113,7 @@ def wanted(config: GenerationConfig, model: transformers.PreTrainedModel) -> Wan
             top_k=config.top_k or 0,
         )
     ends = _ids(config.eos_token_id)
-    return Wanted(
+    return HonoredSettings(
         max_new_tokens=config.max_new_tokens,
         rollout=rollout,
         copies=config.num_return_sequences or 1,
@@ -128,7 +128,7 @@ def check_config(config: GenerationConfig) -> None:
         f"{name}={value!r}"
         for name, value in sorted(vars(config).items())
         if not name.startswith("_")
-        and name not in HONOURED | WITHOUT_EFFECT
+        and name not in HONORED | WITHOUT_EFFECT
         and not (value is None or value is False or value == NEUTRAL.get(name))
     ]
     if refused:

@@ -137,9 +137,9 @@ def _step(
 ) -> dict[str, Any]:
     """Return what the page says of a visited position."""
     decision = visit.decision
-    kept, reason, rewards = None, "the draw kept the token: nothing was proposed", None
+    accepted, reason, rewards = None, "the draw kept the token: nothing was proposed", None
     if decision is not None:
-        kept, reason = decision["accepted"], fate(decision, settings.acceptance)
+        accepted, reason = decision["accepted"], fate(decision, settings.acceptance)
         if decision["reward"] is not None:
             rewards = number(decision["incumbent"]), number(decision["reward"])
     return {
@@ -148,7 +148,7 @@ def _step(
         "position": visit.position,
         "old": token_text(policy, visit.old),
         "new": token_text(policy, visit.new),
-        "kept": kept,
+        "kept": accepted,
         "reason": reason,
         "rewards": rewards,
         "evaluations": "∂L/∂y reused" if visit.reused else "∂L/∂y evaluated anew",
