@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..models import hub_cache
+from . import hub_cache
 from .cell import Cell
 from .data_folder import locate
 

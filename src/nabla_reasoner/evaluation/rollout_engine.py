@@ -11,7 +11,7 @@ from typing import Any
 from ..config import build
 from ..config.build import BuiltCell
 from ..config.cell import Cell
-from ..config.schema import locate
+from ..config.data_folder import locate
 from ..models.language_models import Policy, RewardModel
 from ..serving import identity
 from ..serving.client import Client, ServerError
