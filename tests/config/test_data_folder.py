@@ -10,7 +10,9 @@ import pytest
 import nabla_reasoner
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.config import data_folder
+from nabla_reasoner.config.targets import targets
 from nabla_reasoner.evaluation import provenance
+from nabla_reasoner.experiments import all as all_targets
 from nabla_reasoner.experiments import models
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +65,27 @@ def test_what_needs_a_checkout_is_refused_without_one(words: list[str], installe
     assert main([*words, *results]) == 2
     assert "needs the repository" in capsys.readouterr().err
     assert not (tmp_path / "results" / "tiny").exists()
+
+
+def test_all_runs_every_stage_but_those_that_need_a_checkout(installed: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(all_targets, "PACKAGE", installed)
+    monkeypatch.setattr(all_targets, "ROOT", installed / "_data")
+    started = []
+    (installed / "code.py").write_text("1")
+    before = all_targets.code()
+    (installed / "code.py").write_text("2")
+    assert all_targets.code() != before
+
+    def note(words: list[str], check: bool) -> subprocess.CompletedProcess:
+        started.append(words)
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(all_targets.subprocess, "run", note)
+    assert main(["all", f"results_dir={tmp_path}"]) == 0
+    assert all(words[:3] == [sys.executable, "-m", "nabla_reasoner"] for words in started)
+    expected = {target.name for target in targets().values() if target.in_all} - {"figures"}
+    assert {words[3] for words in started} == expected
+    assert "needs a checkout of the repository: figures." in capsys.readouterr().out
 
 
 def test_help_of_installed_package_names_its_own_command(installed: Path, capsys):

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import datasets
 import pandas as pd
 import pytest
 
@@ -14,6 +13,7 @@ from nabla_reasoner.experiments import export
 from nabla_reasoner.tasks.grading import grade
 from nabla_reasoner.types import Problem, Solution
 
+datasets = pytest.importorskip("datasets", reason="needs the extra data; pip install -e '.[data]'")
 PROBLEMS = [Problem(f"p{number}", "question", str(number), "math500") for number in range(3)]
 
 

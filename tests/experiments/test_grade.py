@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
-from pyarrow import Table, parquet
 from reasoning_gym.factory import create_dataset
 
 from nabla_reasoner.__main__ import main
@@ -46,8 +45,10 @@ def written(folder: Path, kind: str) -> Path:
     if kind == "jsonl":
         return write_jsonl(path, [{key: value or None for key, value in row.items()} for row in rows])
     if kind == "parquet":
+        pyarrow = pytest.importorskip("pyarrow", reason="needs the extra data; pip install -e '.[data]'")
+        parquet = pytest.importorskip("pyarrow.parquet")
         parquet.write_table(
-            Table.from_pylist([{key: value or None for key, value in row.items()} for row in rows]), path
+            pyarrow.Table.from_pylist([{key: value or None for key, value in row.items()} for row in rows]), path
         )
         return path
     with path.open("w", newline="", encoding="utf-8") as stream:
@@ -153,6 +154,8 @@ GOOD = '{"answer": "1", "response": "x", "task": "math500"}\n'
     ],
 )
 def test_bad_input_is_refused_in_one_line(name, text, words, said, tmp_path: Path, monkeypatch, capsys):
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow", reason="needs the extra data; pip install -e '.[data]'")
     monkeypatch.chdir(tmp_path)
     Path(name).write_text(text, encoding="utf-8")
     assert main(["grade", name, *words]) == 2
