@@ -24,6 +24,8 @@ NOT_SETTINGS = {
     "manifest",
     "answers",
     "scored",
+    "work",
+    "meaning",
 }
 
 # Files that decide what a model folder computes: weights, settings, tokenizer and chat templates.
