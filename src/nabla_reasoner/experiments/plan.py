@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config.cell import Cell
-from ..config.compose import compose_cells, compose_settings
+from ..config.compose import compose_cells, compose_recipe, compose_settings
 from ..config.sweeps import compose_sweeps
 from ..config.targets import Target, find, targets
-from ..planning import machines, text
+from ..planning import machines, text, training
 from ..planning.cells import check_memory, plan_cells
+from ..planning.training_recipes import scale_estimate, trainings
 from .command import DONE, Command, refusing
 
 OPTION = "gpu="
@@ -25,9 +26,25 @@ def run(command: Command, settings: None) -> int:
             _show_cells(target, cells, chosen)
         elif target.settings == "cell":
             _show_cells(target, compose_cells([f"experiment={target.name}", *overrides]), chosen)
+        elif target.settings == "train":
+            _show_trainings(target, overrides, chosen)
         else:
             _show_results(target, overrides)
     return DONE
+
+
+def _show_trainings(target: Target, overrides: Sequence[str], chosen: Sequence[str]) -> None:
+    """Print the plan of the trainings of a scale."""
+    scale, recipe = compose_recipe(target, overrides)
+    machine = machines.machine(chosen[-1] if chosen else scale_estimate(scale).machine)
+    planned = trainings(scale, recipe)
+    print(f"{target.name}, scale {scale}: {target.summary}")
+    if not planned:
+        print("nothing to plan: no model is trained, or those that are do not exist yet, so that their size is unknown")
+        return
+    print("\n".join(text.training_summary(planned, machine)))
+    training.check_memory(planned, machine)
+    print(f"fits. models would go to {recipe.folder}")
 
 
 def _show_results(target: Target, overrides: Sequence[str]) -> None:

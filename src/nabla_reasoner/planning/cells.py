@@ -34,9 +34,9 @@ class CellPlan:
     work: Work
     models: Models
     cost: Cost
-    seconds: float
+    seconds: float | int
     memory: Memory
-    records: float
+    records: float | int
 
     @property
     def name(self) -> str:

@@ -87,7 +87,7 @@ def total_cost(work: Work, problems: int, models: Models) -> Cost:
     return cost.total([decoding_cost(work, problems, models), passes_cost(work, problems, models)])
 
 
-def seconds(case: Case, work: Work, problems: int, models: Models, machine: Machine) -> float:
+def seconds(case: Case, work: Work, problems: int, models: Models, machine: Machine) -> float | int:
     """Return the seconds that one machine takes for `problems` problems, repeats included."""
     batches = math.ceil(problems / case.batch)
     context = case.prompt + case.length / 2
@@ -99,7 +99,9 @@ def seconds(case: Case, work: Work, problems: int, models: Models, machine: Mach
     return steps + max(arithmetic, launches) + work.row_steps * problems * machine.dto_seconds
 
 
-def _step_seconds(part: Decoding, context: float, readers: list[Model], width: int, machine: Machine) -> float:
+def _step_seconds(
+    part: Decoding, context: float | int, readers: list[Model], width: int, machine: Machine
+) -> float | int:
     rows = part.tokens / part.steps
     elements = sum(model.elements for model in readers)
     read = elements * width + rows * context * sum(model.cache_bytes(width) for model in readers)
@@ -109,7 +111,7 @@ def _step_seconds(part: Decoding, context: float, readers: list[Model], width: i
     return longest + rows * machine.row_seconds
 
 
-def record_bytes(case: Case, work: Work, problems: int) -> float:
+def record_bytes(case: Case, work: Work, problems: int) -> float | int:
     """Return the bytes of the records."""
     responses = max(work.decode / case.length, 1.0)
     return problems * (RECORD_BYTES + TOKEN_BYTES * case.length + RESPONSE_BYTES * responses)

@@ -26,14 +26,14 @@ class Machine(NamedTuple):
     """
 
     name: str
-    memory: float
-    bandwidth: float
-    flops: float
-    step_share: float = 0.7
-    pass_share: float = 0.4
-    layer_seconds: float = 1.0e-3
-    row_seconds: float = 10e-6
-    dto_seconds: float = 50e-6
+    memory: float | int
+    bandwidth: float | int
+    flops: float | int
+    step_share: float | int = 0.7
+    pass_share: float | int = 0.4
+    layer_seconds: float | int = 1.0e-3
+    row_seconds: float | int = 10e-6
+    dto_seconds: float | int = 50e-6
 
 
 def _cpu() -> Machine:

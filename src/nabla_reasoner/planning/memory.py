@@ -37,14 +37,14 @@ class Memory(NamedTuple):
         logits: rows of logits in decoding and in DTO, with the optimiser's moments, and stored hidden states.
     """
 
-    policy: float
-    reward: float
-    caches: float
-    activations: float
-    logits: float
+    policy: float | int
+    reward: float | int
+    caches: float | int
+    activations: float | int
+    logits: float | int
 
     @property
-    def total(self) -> float:
+    def total(self) -> float | int:
         """All parts together."""
         return sum(self)
 
@@ -117,6 +117,6 @@ def _raised(limits: Limits, name: str, value: int) -> Limits:
     return raised._replace(decode_rows=max(raised.decode_rows, raised.batch_size))
 
 
-def gigabytes(amount: float) -> str:
+def gigabytes(amount: float | int) -> str:
     """Format bytes in GB."""
     return f"{amount / GB:.1f}" if amount >= 0.1 * GB else f"{amount / GB:.3f}"

@@ -22,15 +22,21 @@ class Revisions(NamedTuple):
         any: probability that a problem has a proposal at all.
     """
 
-    count: float
-    tokens: float
-    rounds: float
-    steps: float
-    any: float
+    count: float | int
+    tokens: float | int
+    rounds: float | int
+    steps: float | int
+    any: float | int
 
 
 def expected(
-    length: float, proposals: float, *, max_rollouts: int, num_passes: int, later_passes: float, batch: int
+    length: float | int,
+    proposals: float | int,
+    *,
+    max_rollouts: int,
+    num_passes: int,
+    later_passes: float | int,
+    batch: int,
 ) -> Revisions:
     """Return the expectations of the module's model.
 
@@ -61,7 +67,7 @@ def expected(
     return Revisions(count, tokens, rounds, steps, any_proposal)
 
 
-def _at_least(number: int, mean: float) -> float:
+def _at_least(number: int, mean: float | int) -> float | int:
     """Return the probability that a Poisson variable of this mean is at least `number`."""
     term = total = math.exp(-mean)
     for k in range(1, number):
@@ -70,6 +76,6 @@ def _at_least(number: int, mean: float) -> float:
     return max(1 - total, 0.0)
 
 
-def _mean(reached: list[float], rests: list[float]) -> float:
+def _mean(reached: list[float], rests: list[float]) -> float | int:
     """Return the expected rest of the response at an event, from its distribution function at the borders of cells."""
     return sum((after - before) * rest for before, after, rest in zip(reached, reached[1:], rests, strict=False))

@@ -9,6 +9,10 @@ from .expected_cost import number_width
 from .machines import GB, Machine
 from .memory import gigabytes
 from .model_sizes import Model
+from .training import Training
+from .training import flops as training_flops
+from .training import memory as training_memory
+from .training import seconds as training_seconds
 from .work import typical
 
 HEADER = ("method", "decoded", "FLOPs", "hours", "policy", "reward", "caches", "activations", "logits", "GB in all")
@@ -55,7 +59,7 @@ def _source(cell: Cell, group: str, model: Model) -> str:
     return f"{origin}, {gigabytes(download_bytes(cell, group, model))} GB; sizes from configs/model_sizes.yaml"
 
 
-def download_bytes(cell: Cell, group: str, model: Model) -> float:
+def download_bytes(cell: Cell, group: str, model: Model) -> float | int:
     """Return the bytes to be fetched for a model: hub models are stored in bfloat16."""
     stated = getattr(cell, group).download_gb
     if model.on_disk:
@@ -65,22 +69,30 @@ def download_bytes(cell: Cell, group: str, model: Model) -> float:
 
 def _tasks(plans: Sequence[CellPlan]) -> list[str]:
     lines = ["tasks, with their typical lengths (estimate.tasks of the scale; max_new_tokens is the limit):"]
-    for plan in {plan.cell.task.name: plan for plan in plans}.values():
-        name, numbers = typical(plan.cell)
-        borrowed = "" if name == plan.cell.task.name else f"; not known, so those of {name} are assumed"
+    tasks: dict[str, CellPlan] = {}
+    for plan in plans:
+        tasks.setdefault(plan.cell.task.name, plan)
+    for name, plan in tasks.items():
+        known, numbers = typical(plan.cell)
+        borrowed = "" if known == name else f"; not known, so those of {known} are assumed"
         lines.append(
-            f"  {plan.cell.task.name}: {plan.problems} problems with repeats and seeds, prompts of "
-            f"{numbers.prompt_tokens:g} tokens, answers of {plan.case.length:g}, at most {plan.case.limit}{borrowed}"
+            f"  {name}: {plan.problems} problems with repeats and seeds, prompts of {numbers.prompt_tokens:g} tokens, "
+            f"answers of {plan.case.length:g}, at most {plan.case.limit}{borrowed}"
         )
     return lines
 
 
 def _budgets(plans: Sequence[CellPlan]) -> list[str]:
-    lines = ["budget of each method:"]
-    for plan in {plan.name: plan for plan in plans}.values():
-        meaning = plan.cell.method.meaning.format_map(_Settings(plan.cell.method.keywords()))
-        lines.append(f"  {plan.name}: {meaning or f'{plan.case.answers} responses'}")
-    return lines
+    methods: dict[str, CellPlan] = {}
+    for plan in plans:
+        methods.setdefault(plan.name, plan)
+    return ["budget of each method:", *(f"  {name}: {budget(plan)}" for name, plan in methods.items())]
+
+
+def budget(plan: CellPlan) -> str:
+    """Say what the budget of a plan's method counts, with its numbers."""
+    method = plan.cell.method
+    return method.meaning.format_map(_Settings(method.keywords())) or f"{plan.case.answers} responses"
 
 
 class _Settings(dict):
@@ -124,12 +136,12 @@ def _row(plan: CellPlan) -> tuple[str, ...]:
     )
 
 
-def number(value: float) -> str:
+def number(value: float | int) -> str:
     """Format a large number with three digits."""
     return f"{value:.3g}" if value >= 1e6 else f"{value:,.0f}"
 
 
-def hours(value: float) -> str:
+def hours(value: float | int) -> str:
     """Format seconds as hours."""
     return f"{value / 3600:.3g}" if value >= 36 else f"{value / 3600:.4f}"
 
@@ -177,3 +189,50 @@ def _assumptions(cell: Cell, machine: Machine) -> list[str]:
         "Tokens and FLOPs were within a factor of 1.5 of measured runs at scale=tiny and small; hours on a GPU were "
         "not compared with a run.",
     ]
+
+
+TRAINING_HEADER = (
+    "training",
+    "trained",
+    "tokens a step",
+    "steps",
+    "FLOPs",
+    "hours",
+    "weights",
+    "gradients",
+    "optimiser",
+    "activations",
+    "logits",
+    "sampling",
+    "GB in all",
+)
+
+
+def training_summary(trainings: Sequence[Training], machine: Machine) -> list[str]:
+    """Return a row for each training, and the assumptions."""
+    rows = [_training_row(training, machine) for training in trainings]
+    table = [TRAINING_HEADER, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(TRAINING_HEADER))]
+    devices = max(training.devices for training in trainings)
+    spent = sum(training_seconds(training, machine) for training in trainings)
+    return [
+        f"each training on {devices} x {machine.name}; memory of one device by part in GB:",
+        *(_line(row, widths) for row in table),
+        f"in all {hours(spent)} hours",
+        "assumed: every device holds weights, gradients and Adam's moments in float32; hours as for decoding and "
+        "passes of the other targets. Not compared with a run.",
+    ]
+
+
+def _training_row(training: Training, machine: Machine) -> tuple[str, ...]:
+    needed = training_memory(training, machine)
+    return (
+        training.name,
+        number(training.trained),
+        number(training.tokens * training.sequences),
+        str(training.steps),
+        number(sum(training_flops(training))),
+        hours(training_seconds(training, machine)),
+        *map(gigabytes, needed),
+        gigabytes(needed.total),
+    )

@@ -16,9 +16,9 @@ class Decoding(NamedTuple):
         rows: sequences at the start.
     """
 
-    tokens: float
-    steps: float
-    rows: float
+    tokens: float | int
+    steps: float | int
+    rows: float | int
 
 
 class Work(NamedTuple):
@@ -37,28 +37,28 @@ class Work(NamedTuple):
         row_steps: steps that DTO takes for single rows.
     """
 
-    decode: float = 0.0
-    prefill: float = 0.0
-    policy_forward: float = 0.0
-    policy_backward: float = 0.0
-    reward_forward: float = 0.0
-    reward_backward: float = 0.0
-    reward_steps: float = 0.0
+    decode: float | int = 0.0
+    prefill: float | int = 0.0
+    policy_forward: float | int = 0.0
+    policy_backward: float | int = 0.0
+    reward_forward: float | int = 0.0
+    reward_backward: float | int = 0.0
+    reward_steps: float | int = 0.0
     decodes: str = "policy"
     decodings: tuple[Decoding, ...] = ()
-    passes: float = 0.0
-    kept_tokens: float = 0.0
+    passes: float | int = 0.0
+    kept_tokens: float | int = 0.0
     padded: bool = True
     gradient: bool = False
-    rows: float = 0.0
-    row_steps: float = 0.0
+    rows: float | int = 0.0
+    row_steps: float | int = 0.0
 
 
 class Case(NamedTuple):
     """What every rule needs of a cell."""
 
     typical: Lengths
-    length: float
+    length: float | int
     limit: int
     answers: int
     settings: dict[str, Any]
@@ -66,23 +66,23 @@ class Case(NamedTuple):
     batch: int
 
     @property
-    def prompt(self) -> float:
+    def prompt(self) -> float | int:
         return self.typical.prompt_tokens
 
     @property
     def likelihood(self) -> bool:
         return self.cell.reward.kind == "likelihood"
 
-    def longest(self, count: float) -> float:
+    def longest(self, count: float | int) -> float | int:
         """Return the expected largest of `count` lengths, for normal lengths cut at the limit."""
         return min(self.length * (1 + self.cell.estimate.spread * math.sqrt(2 * math.log(max(count, 1)))), self.limit)
 
-    def stretch(self, batch: int, *, padded: bool) -> float:
+    def stretch(self, batch: int, *, padded: bool) -> float | int:
         """Return by what factor the cached tokens of a batch may exceed the mean: all padded, or three deviations."""
         longest = self.longest(batch) if padded else self.length * (1 + 3 * self.cell.estimate.spread / batch**0.5)
         return (self.prompt + min(longest, self.limit)) / (self.prompt + self.length)
 
-    def side_by_side(self, count: float, share: float = 1.0) -> Decoding:
+    def side_by_side(self, count: float | int, share: float | int = 1.0) -> Decoding:
         """Return the decoding of `count` responses, or ends of responses of a share of their length."""
         rows = min(count, self.cell.decode_rows)
         tail = self.longest(rows)

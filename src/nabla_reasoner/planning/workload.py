@@ -84,7 +84,7 @@ def _tree(case: Case) -> Work:
     )
 
 
-def _steps(case: Case) -> float:
+def _steps(case: Case) -> float | int:
     """Return the steps of a response, about as many as it has pieces of 25 tokens and at least two."""
     return max(case.length / 25, 2.0)
 
