@@ -35,6 +35,10 @@ class Machine(NamedTuple):
     row_seconds: float | int = 10e-6
     dto_seconds: float | int = 50e-6
 
+    def without_launches(self) -> "Machine":
+        """Return the machine bound by its bandwidth and arithmetic alone."""
+        return self._replace(layer_seconds=0.0, row_seconds=0.0, dto_seconds=0.0)
+
 
 def _cpu() -> Machine:
     """Return this computer's CPU: its own memory, and the speed of two cores, fitted to Table 1 at scale=tiny."""

@@ -45,7 +45,7 @@ def _model(model: Model, width: int) -> str:
     size = model.size
     padded = f" in {size.rows:,} rows (padded)" if size.rows != size.tokens else ""
     return (
-        f"{model.name}, {model.elements / 1e9:.3g} B parameters, {gigabytes(model.elements * width)} GB in memory, "
+        f"{model.name}, {model.elements / 1e6:,.1f} M parameters, {gigabytes(model.elements * width)} GB in memory, "
         f"{size.tokens:,} tokens{padded}; "
     )
 
@@ -167,6 +167,8 @@ def _totals(plans: Sequence[CellPlan], machine: Machine) -> list[str]:
         f"FLOPs {number(sum(plan.cost.flops for plan in plans))}",
         f"  {hours(spent)} hours on one {machine.name}; {hours(wall)} hours with devices={first.devices} "
         f"num_nodes={first.num_nodes}, one process each",
+        f"  {hours(sum(plan.least_seconds for plan in plans))} hours on one {machine.name} by its bandwidth and "
+        "arithmetic alone; the rest is launching kernels, which larger batches share",
         f"  peak memory {gigabytes(worst.memory.total)} of {gigabytes(machine.memory)} GB, in "
         f"{worst.cell.policy.name} {worst.cell.task.name} {worst.name}, with tokens_per_pass={first.tokens_per_pass} "
         f"decode_rows={first.decode_rows} batch_size={first.batch_size}",
