@@ -59,7 +59,7 @@ def test_plan_names_machine_parts_budget_disk_and_download(capsys: pytest.Captur
 
 def test_more_devices_take_fewer_hours(capsys: pytest.CaptureFixture[str]):
     main(["plan", "table1", *PAPER, "devices=8"])
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "hours on one" in line]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "num_nodes=" in line]
     alone, together = (float(part.split()[0]) for part in line.strip().split("; "))
     assert together == pytest.approx(alone / 8, rel=0.01)
 
@@ -71,9 +71,11 @@ def test_more_devices_take_fewer_hours(capsys: pytest.CaptureFixture[str]):
         (["table1", *PAPER, "gpu=RTX4090-24GB"], "No setting fits"),
         (["table1", *PAPER, "tokens_per_pass=32768"], "The largest settings that fit: tokens_per_pass="),
         (["table2", *PAPER, "policy=llama3.1-8b-instruct", "reward=skywork-8b"], "share one vocabulary"),
-        (["table1", *PAPER, "policy.path=nobody/nothing"], "sizes of nobody/nothing"),
+        (["table1", *PAPER, "policy.path=nobody/nothing"], "sizes of 'nobody/nothing'"),
         (["table1", *PAPER, "task.path=/nowhere.jsonl"], "must exist"),
         (["table1", *PAPER, "dtype=int3"], "dtype must be one of"),
+        (["table1", *NARROW, "method.max_rollouts=many"], "max_rollouts must be a whole number"),
+        (["table1", *NARROW, "method.num_passes=-3"], "num_passes must be a whole number"),
     ],
 )
 def test_plan_refuses_what_would_be_refused_or_not_fit(

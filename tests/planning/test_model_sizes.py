@@ -141,7 +141,7 @@ def test_tokens_of_a_folder_are_those_of_its_tokenizer():
 
 
 def test_unknown_model_is_refused_by_name():
-    with pytest.raises(ValueError, match="sizes of nobody/nothing must be known"):
+    with pytest.raises(ValueError, match="sizes of 'nobody/nothing' must be known"):
         load("nobody/nothing", classifier=False)
 
 

@@ -1,6 +1,6 @@
 """Expected work of the methods that evaluate gradients: ∇-Reasoner in all its forms, and discrete Langevin sampling."""
 
-from .revisions import Revisions, expected
+from .revisions import PASSES, Revisions, expected
 from .work import Case, Decoding, Work
 
 
@@ -30,7 +30,9 @@ def nabla(case: Case) -> Work:
         kept_tokens=(2 if tested else 1) * (case.prompt + case.length),
     )
     if settings["use_gradient"]:
-        unlimited = proposals * sum(estimate.later_passes**number for number in range(settings["num_passes"]))
+        unlimited = proposals * sum(
+            estimate.later_passes**number for number in range(min(settings["num_passes"], PASSES))
+        )
         visits = case.typical.uncertain * settings["num_passes"] * min(revised.count / unlimited, 1.0)
         common = common._replace(row_steps=settings["num_iterations"] * visits)
         return _with_gradients(case, common, revised)
@@ -60,7 +62,7 @@ def _with_gradients(case: Case, common: Work, revised: Revisions) -> Work:
         evaluations = settings["num_iterations"] * case.typical.uncertain * settings["num_passes"]
         first, later = 0.0, evaluations * case.length / 2
         rounds = evaluations
-    policy_tokens = first + later if settings["nll_weight"] > 0 else 0.0
+    policy_tokens = first + later if settings["nll_weight"] else 0.0
     return read._replace(
         policy_forward=policy_tokens,
         policy_backward=policy_tokens,

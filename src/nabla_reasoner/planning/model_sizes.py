@@ -116,7 +116,7 @@ def load(path: str, *, classifier: bool) -> Model:
     known = _table()
     if path not in known:
         raise ValueError(
-            f"the sizes of {path} must be known to plan a run: it is no folder with a config.json, and "
+            f"the sizes of {path!r} must be known to plan a run: it is no folder with a config.json, and "
             f"configs/model_sizes.yaml does not have it. Add it there, or give a folder. Known: {', '.join(known)}."
         )
     size = known[path]

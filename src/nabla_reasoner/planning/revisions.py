@@ -9,6 +9,7 @@ import math
 from typing import NamedTuple
 
 CELLS = 100  # in which a pass is cut for the sums
+PASSES = 50  # later ones have next to no proposals
 
 
 class Revisions(NamedTuple):
@@ -47,6 +48,7 @@ def expected(
         later_passes: proposals of a pass as a share of those of the pass before.
         batch: problems solved together.
     """
+    num_passes = min(num_passes, PASSES)
     rates = [proposals * later_passes**number / CELLS for number in range(num_passes) for _ in range(CELLS)]
     rests = [length * (1 - (cell + 0.5) / CELLS) for cell in range(CELLS)] * num_passes
     totals = [0.0]

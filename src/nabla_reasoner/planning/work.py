@@ -6,6 +6,20 @@ from typing import Any, NamedTuple
 from ..config.cell import Cell, MethodSettings
 from ..config.estimate import Lengths
 
+COUNTS = (  # settings of methods that the rules of `workload` count with
+    "num_samples",
+    "breadth",
+    "num_proposals",
+    "num_simulations",
+    "num_iterations",
+    "num_steps",
+    "num_particles",
+    "num_candidates",
+    "max_critique_tokens",
+    "max_rollouts",
+    "num_passes",
+)
+
 
 class Decoding(NamedTuple):
     """Sequences of a batch of problems that are decoded side by side.
@@ -19,6 +33,10 @@ class Decoding(NamedTuple):
     tokens: float | int
     steps: float | int
     rows: float | int
+
+    def times(self, count: int, share: float | int = 1.0) -> "Decoding":
+        """Return `count` of these one after the other, each with a share of the tokens."""
+        return self._replace(tokens=self.tokens * count * share, steps=self.steps * count)
 
 
 class Work(NamedTuple):
@@ -95,7 +113,25 @@ def expected_answers(method: MethodSettings) -> int | None:
     if method.answers is None:
         return None
     settings = method.keywords()
-    return sum(math.prod(settings.get(factor, factor) for factor in factors) for factors in method.answers)
+    factors = [[settings.get(factor, factor) for factor in product] for product in method.answers]
+    for factor in (factor for product in factors for factor in product):
+        _check_count("answers", factor)
+    return sum(map(math.prod, factors))
+
+
+def check_budget(method: MethodSettings) -> None:
+    """Raise ValueError unless the settings that the rules count with are whole numbers >= 1.
+
+    A run's method checks all of its settings when it is built; that needs torch.
+    """
+    for name, value in method.keywords().items():
+        if name in COUNTS:
+            _check_count(name, value)
+
+
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"method.{name} must be a whole number >= 1; got {value!r}. Write method.{name}=8.")
 
 
 def typical(cell: Cell) -> tuple[str, Lengths]:

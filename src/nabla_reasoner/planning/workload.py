@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from ..config.cell import Cell
 from .gradient_work import langevin, nabla
-from .work import Case, Decoding, Work, expected_answers, typical
+from .work import Case, Decoding, Work, check_budget, expected_answers, typical
 
 RAP_SHARE = 1.2  # tokens of RAP per completed response, in responses
 TEMPLATE_TOKENS = 60  # of TPO's own words in each of its prompts
@@ -30,6 +30,7 @@ TEMPLATE_TOKENS = 60  # of TPO's own words in each of its prompts
 def case_of(cell: Cell, batch: int) -> Case:
     """Return what the rules need of a cell whose problems are solved `batch` at a time."""
     _, numbers = typical(cell)
+    check_budget(cell.method)
     return Case(
         typical=numbers,
         length=min(numbers.response_tokens, cell.max_new_tokens),
@@ -97,7 +98,7 @@ def _rap(case: Case) -> Work:
     return sampled._replace(
         decode=decoded,
         reward_forward=case.prompt + math.sqrt(case.typical.distinct) * decoded,
-        decodings=tuple(rounds._replace(tokens=rounds.tokens * RAP_SHARE) for _ in range(case.answers)),
+        decodings=(rounds.times(case.answers, RAP_SHARE),),
         passes=1.0 + 2 * case.answers,
         kept_tokens=case.prompt + min(steps + case.length, decoded),
         padded=False,
@@ -116,7 +117,7 @@ def _tpo(case: Case) -> Work:
         decode=responses * case.length + 2 * rounds * reply,
         prefill=case.prompt + rounds * prompts,
         reward_forward=(1 + rounds) * case.prompt + case.typical.distinct * responses * case.length,
-        decodings=(answered, *[part for _ in range(rounds) for part in (replied, replied, answered)]),
+        decodings=(answered.times(1 + rounds), replied.times(2 * rounds)),
         passes=1.0 + 3 * rounds + 3 * (1 + rounds),
         kept_tokens=case.prompt + case.length,
     )
@@ -131,7 +132,7 @@ def _chain(case: Case) -> Work:
         decode=decoded,
         prefill=case.prompt + steps,
         reward_forward=case.prompt + math.sqrt(case.typical.distinct) * decoded,
-        decodings=(case.side_by_side(case.batch), *[longest for _ in range(steps)]),
+        decodings=(case.side_by_side(case.batch), longest.times(steps)),
         passes=2.0 * case.answers,
         kept_tokens=2 * (case.prompt + case.length),
     )
