@@ -1,6 +1,9 @@
 """Plans of cells: budgets, numbers of problems, durations, and what is refused."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -166,3 +169,20 @@ def test_a_likelihood_reward_counts_its_reference_model():
 def test_an_unknown_task_borrows_typical_lengths_and_says_so(tmp_path: Path):
     planned = plan("task=products", "task.name=mine", "num_problems=4", "method=greedy", on="cpu")
     assert any("mine" in line and "chain_sum are assumed" in line for line in text.summary([planned], machine("cpu")))
+
+
+@pytest.mark.slow
+def test_documented_hours_and_memory_are_planned():
+    """Within 10 %, so that a change of one cost does not need a new page. In a process without checks of types."""
+    page = (Path(__file__).resolve().parents[2] / "docs/planning.md").read_text("utf-8")
+    words = [sys.executable, "-m", "nabla_reasoner", "plan", "table1", "scale=paper"]
+    text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    planned = [
+        re.findall(pattern, text)[0]
+        for pattern in (r"([\d.]+) hours on one \S+;", r"peak memory ([\d.]+) of", r"([\d.]+) hours on one \S+ by its")
+    ]
+    (row,) = [line for line in page.splitlines() if line.startswith("| one H100-80GB |")]
+    documented = [cell.split()[0] for cell in row.split("|")[2:4]] + re.findall(
+        r"without it too: (\d+) on an H100", page
+    )
+    assert list(map(float, documented)) == pytest.approx(list(map(float, planned)), rel=0.1)
