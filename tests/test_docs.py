@@ -10,6 +10,7 @@ import pytest
 from nabla_reasoner import __main__
 from nabla_reasoner.config.compose import compose_cells
 from nabla_reasoner.config.targets import find, targets
+from nabla_reasoner.planning.machines import MACHINES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -47,6 +48,10 @@ def test_documented_command_is_valid(line: str):
     overrides = words[1:] if target.argument else words
     assert not target.argument or words, "the argument is missing"
     planned = find(words[0]) if name == "plan" else target
+    if name == "plan":  # the only setting of its own
+        machines = [word.removeprefix("gpu=") for word in overrides if word.startswith("gpu=")]
+        assert all(machine in MACHINES for machine in machines)
+        overrides = [word for word in overrides if not word.startswith("gpu=")]
     if planned.settings == "cells":  # one cell of the main grid is enough to check a command
         given = {word.split("=")[0] for word in overrides}
         narrow = {key: NARROW[key] for key in NARROW if "scale=" not in line or key in ("method", "seed")}

@@ -21,7 +21,7 @@ from ..baselines.repeated_sampling import BestOfN, Greedy, SelfConsistency, Soft
 from ..baselines.tpo import TPO
 from ..baselines.tree_of_thoughts import TreeOfThoughts
 from ..decoding.nabla_reasoner import NablaReasoner
-from ..models.language_models import REWARD_MODEL_CLASSES, Policy, RewardModel
+from ..models.language_models import REWARD_MODEL_CLASSES, BatchLimits, Policy, RewardModel
 from ..models.loading import outline
 from ..tasks import problems
 from ..types import Method, Problem
@@ -172,9 +172,10 @@ def load_models(cell: Cell, *, served: bool = False) -> tuple[Policy, RewardMode
     transformers.logging.disable_progress_bar()  # a bar for each weight file would hide the sweep's own lines
     if cell.threads is not None:
         torch.set_num_threads(cell.threads)
-    policy = _policy(locate(cell.policy.path), cell.device, cell.dtype)
+    limits = (cell.tokens_per_pass, cell.decode_rows)
+    policy = _policy(locate(cell.policy.path), cell.device, cell.dtype, limits)
     reference = locate(cell.reward.reference) if cell.reward.reference else None
-    reward = _reward(locate(cell.reward.path), cell.reward.kind, cell.device, cell.dtype, reference)
+    reward = _reward(locate(cell.reward.path), cell.reward.kind, cell.device, cell.dtype, reference, limits)
     reward.check_vocabulary(policy)
     return policy, reward
 
@@ -202,10 +203,18 @@ def outline_models(cell: Cell) -> tuple[Policy, RewardModel]:
 
 
 @functools.lru_cache(maxsize=1)
-def _policy(path: str, device: str, dtype: str) -> Policy:
-    return Policy.from_pretrained(path, device=device, dtype=dtype)
+def _policy(path: str, device: str, dtype: str, limits: tuple[int, int]) -> Policy:
+    policy = Policy.from_pretrained(path, device=device, dtype=dtype)
+    policy.batch_limits = BatchLimits(*limits)
+    return policy
 
 
 @functools.lru_cache(maxsize=1)
-def _reward(path: str, kind: str, device: str, dtype: str, reference: str | None) -> RewardModel:
-    return RewardModel.from_pretrained(path, kind=kind, device=device, dtype=dtype, reference=reference)
+def _reward(
+    path: str, kind: str, device: str, dtype: str, reference: str | None, limits: tuple[int, int]
+) -> RewardModel:
+    reward = RewardModel.from_pretrained(path, kind=kind, device=device, dtype=dtype, reference=reference)
+    for model in (reward, reward.strong, reward.reference):
+        if model is not None:
+            model.batch_limits = BatchLimits(*limits)
+    return reward

@@ -293,7 +293,18 @@ def plain_cell(config: DictConfig | dict[str, Any]) -> Cell:
     values = _without(_resolve(OmegaConf.create(config)), *NOT_OF_CELLS)
     if values.get("budget") is True and values["method"]["budget"]:
         values["method"] |= values["method"]["budget"]
+    _limit_to_benchmark(values)
     return check("cells", values)
+
+
+def _limit_to_benchmark(values: dict[str, Any]) -> None:
+    """Lower the number of problems of an ablation to that of a benchmark that has fewer."""
+    task, wanted = values["task"], values["num_problems"]
+    if values.get("setting") in (None, "default") or task.get("path") is not None:
+        return
+    size = task.get("size")
+    if isinstance(size, int) and isinstance(wanted, int) and wanted > size:
+        values["num_problems"] = size
 
 
 def _resolve(config: DictConfig) -> dict[str, Any]:

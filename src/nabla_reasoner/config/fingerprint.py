@@ -26,6 +26,8 @@ NOT_SETTINGS = {
     "manifest",
     "answers",
     "scored",
+    "work",
+    "meaning",
 }
 
 # Versions of what may be a hub name, by group and key.

@@ -49,7 +49,7 @@ def _settings(target: Target) -> list[str]:
     """Return a line for each setting."""
     notes = _comments(CONFIGS / "config.yaml") | _comments(CONFIGS / "experiment" / f"{target.name}.yaml")
     if target.settings == "plan":
-        return ["  those of the target that is planned"]
+        return [_line("gpu", None, notes), "  and those of the target that is planned"]
     if target.settings == "train":
         notes = _comments(CONFIGS / "train" / "tiny.yaml")
         scale, recipe = compose_recipe(target, [])

@@ -64,7 +64,9 @@ class FiguresSettings(Settings):
 
 
 class PlanSettings(Settings):
-    """`plan` takes the settings of the target that it is asked about."""
+    """`plan` also takes the settings of the target that it is asked about."""
+
+    gpu: str | None
 
 
 class SpaceSettings(Section):
