@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -40,7 +39,9 @@ class FakeServer:
         self.models = ["served"]
         self.delay = 1.0
         self.lock = threading.Lock()
+        self.closing = threading.Event()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.http.daemon_threads = False  # joined below: a thread inside torch must not outlive the interpreter
         self.url = f"http://127.0.0.1:{self.http.server_port}"
 
     def __enter__(self) -> "FakeServer":
@@ -49,8 +50,10 @@ class FakeServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closing.set()
         self.kill()
         self.thread.join()
+        self.http.server_close()
 
     def kill(self) -> None:
         """Stop answering: later connections are refused."""
@@ -130,8 +133,8 @@ class FakeServer:
                     error = {"error": {"message": "The answer is 42.\nEngine\tdied", "code": int(kind)}}
                     self._send(int(kind), json.dumps(error).encode())
                     return
-                if kind == "late":
-                    time.sleep(server.delay)
+                if kind == "late" and server.closing.wait(server.delay):
+                    return
                 payload = server.broken(kind or "", server.answer(body))
                 self._send(200, payload, missing=len(payload) if kind == "cut" else 0)
 

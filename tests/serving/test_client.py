@@ -46,12 +46,13 @@ def test_request_leaves_nothing_to_the_server():
 def test_passing_fault_is_retried_and_the_answer_is_the_undisturbed_one(policy, kind):
     with FakeServer(policy) as server:
         wanted = Client(server.url, "served").complete([request(policy)], policy.vocab_size)
-    with FakeServer(policy, lambda body, number: kind if number < 3 else None) as server:
-        server.delay = 0.5
-        client = Client(server.url, "served", timeout=0.2 if kind == "late" else 10)
+    faulty = 1 if kind == "late" else 2
+    with FakeServer(policy, lambda body, number: kind if number <= faulty else None) as server:
+        server.delay = 60
+        client = Client(server.url, "served", timeout=0.7 if kind == "late" else 60)
         assert client.complete([request(policy)], policy.vocab_size) == wanted
-        assert len(server.bodies) == 3
-        assert client.retries == 2
+        assert client.retries == len(server.bodies) - 1 >= faulty
+        assert client.retries == faulty or kind == "late", "a busy machine may be late again"
 
 
 @pytest.mark.parametrize("kind", ["500", "truncated", "vocabulary", "no choices"])

@@ -90,6 +90,7 @@ def test_server_that_never_answers_is_ended(tmp_path: Path):
         os.kill(pid, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its killed parent")
 def test_server_ends_if_the_run_is_killed(tmp_path: Path):
     path = python(tmp_path, STUB)

@@ -196,11 +196,7 @@ def run(
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[
-                RecordWriter(path, make, done),
-                *([MismatchWriter(path)] if isinstance(module.policy, ServedPolicy) else []),
-                ProgressBar(label, sum(len(chunk.problems) for chunk in todo)),
-            ],
+            callbacks=[*_writers(module, path, make, done), ProgressBar(label, _size(todo))],
         )
         loader = DataLoader(todo, batch_size=1, collate_fn=_only)
         try:
@@ -209,6 +205,19 @@ def run(
             for worker in multiprocessing.active_children():  # they would solve on; their records are written whole
                 worker.kill()
             raise KeyboardInterrupt from stopped
+
+
+def _size(chunks: Sequence[Chunk]) -> int:
+    """Return the number of problems in some chunks."""
+    return sum(len(chunk.problems) for chunk in chunks)
+
+
+def _writers(
+    module: Inference, path: Path, make: Callable[[Problem, Solution, int], dict], done: set[tuple[str, int]]
+) -> list[lightning.Callback]:
+    """Return what writes the files of a cell while it runs."""
+    served = [MismatchWriter(path)] if isinstance(module.policy, ServedPolicy) else []
+    return [RecordWriter(path, make, done), *served]
 
 
 def _processes(devices: int, num_nodes: int, chunk_count: int) -> int:

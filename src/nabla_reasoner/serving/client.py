@@ -16,6 +16,7 @@ from .completions import BadAnswerError, Completion, CompletionRequest, read_com
 ATTEMPTS = 6  # of one request
 PAUSE = 1.0  # seconds before the second attempt; doubled before each further one, 31 s in all
 RETRIED = {408, 425, 429}  # besides 500 and above: HTTP states that another attempt may mend
+CONNECT_SECONDS = 30.0  # to open a connection; a server that is there takes it at once
 BLOCK = 65536  # bytes read at a time
 SHOWN = 300  # characters of a server's own message in ours
 
@@ -139,9 +140,10 @@ class Client:
         """
         parts = urllib.parse.urlsplit(self.url)
         connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = connect(parts.hostname, parts.port, timeout=self.timeout)
+        connection = connect(parts.hostname, parts.port, timeout=min(self.timeout, CONNECT_SECONDS))
         try:
             connection.connect()
+            connection.sock.settimeout(self.timeout)
             batch.sockets.add(connection.sock)
             if batch.ended.is_set():  # looked at after the socket can be seen, which `end` looks for last
                 raise ConnectionAbortedError("nobody waits for the answer any more")

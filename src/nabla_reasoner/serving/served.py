@@ -16,8 +16,9 @@ from ..engine.sampling import Sampling
 from ..models.language_models import Policy
 from . import teacher_forcing
 from .client import Client
-from .completions import CompletionRequest
+from .completions import Completion, CompletionRequest
 from .mismatch import Mismatch, compare, joined
+from .teacher_forcing import ForcedPredictions
 
 MEASURED_EVERY = 8  # of the continuations that no method needs the policy's states of
 SEEDS = 2**53  # seeds of requests are below
@@ -62,6 +63,7 @@ class ServedRollouts:
         """
         waiting = [i for i, limit in enumerate(max_new_tokens) if limit > 0]
         measured = waiting if predictions else waiting[::MEASURED_EVERY]
+        compared = set(measured)
         requests = [
             CompletionRequest(
                 prompt=prefixes[i],
@@ -69,7 +71,7 @@ class ServedRollouts:
                 seed=request_seed(noise[i]),
                 max_tokens=max_new_tokens[i],
                 stops=sorted({*policy.eos_ids, *(stops[i] if stops is not None else ())}),
-                log_probs=i in measured,
+                log_probs=i in compared,
             )
             for i in waiting
         ]
@@ -77,18 +79,9 @@ class ServedRollouts:
         own_slots = slots if store is not None else shared_slots(prefixes)
         prefilled = _prefilled(prefixes, waiting, store, own_slots)
         kept = store if predictions else None
-        forced = teacher_forcing.predict(
-            policy,
-            [prefixes[i] for i in measured],
-            [completions[i].token_ids for i in measured],
-            kept,
-            [slots[i] for i in measured] if kept is not None else (),
-        )
-        compared = [compare(completions[i], own) for i, own in zip(measured, forced, strict=True)]
-        self.mismatch = joined([self.mismatch, *compared])
+        read = self._read(policy, prefixes, {i: completions[i] for i in measured}, kept, slots)
         if store is not None and not predictions:
             _note(prefixes, {i: completions[i].token_ids for i in waiting}, store, slots, output_slots)
-        read = dict(zip(measured, forced, strict=True)) if predictions else {}
         results = [Rollout([], False) for _ in prefixes]
         for i in waiting:
             tokens = completions[i].token_ids
@@ -101,6 +94,26 @@ class ServedRollouts:
                 reread=read[i].read if predictions else Reads(),
             )
         return results
+
+    def _read(
+        self,
+        policy: Policy,
+        prefixes: Sequence[Sequence[int]],
+        completions: dict[int, Completion],
+        store: TokenCache | None,
+        slots: Sequence[int],
+    ) -> dict[int, ForcedPredictions]:
+        """Return the policy's own predictions of some continuations, by index, and add to `mismatch`."""
+        forced = teacher_forcing.predict(
+            policy,
+            [prefixes[i] for i in completions],
+            [completion.token_ids for completion in completions.values()],
+            store,
+            [slots[i] for i in completions] if store is not None else (),
+        )
+        pairs = zip(completions.values(), forced, strict=True)
+        self.mismatch = joined([self.mismatch, *(compare(completion, own) for completion, own in pairs)])
+        return dict(zip(completions, forced, strict=True))
 
     def take_retries(self) -> int:
         """Return the number of repeated attempts since the last call, and begin anew."""
