@@ -27,6 +27,8 @@ from ..reporting.tables import csv_text, latex, markdown, one_line, replace_file
 from .cell_sweep import run_cells
 from .command import Command
 
+DRAWN = ("policy", "task", "method", "accuracy", "ci_low", "ci_high", "flops")  # columns that the figure needs
+
 
 def accuracy_against_flops(table: pd.DataFrame) -> Figure:
     """Draw accuracy with its 95 % interval against mean FLOPs per problem; one panel per policy and task.
@@ -190,8 +192,13 @@ def write_table(
 
 
 def draw_table(source: Path, folder: Path) -> Path | None:
-    """Draw accuracy against FLOPs from a table.csv as table1.png and .pdf of a folder; None without a finished row."""
-    table = pd.DataFrame(typed_rows(source), columns=COLUMNS)
+    """Draw accuracy against FLOPs from a table.csv as table1.png and .pdf of a folder; None without a finished row.
+
+    Raises:
+        ValueError: the file lacks a column of `DRAWN`.
+    """
+    rows = [{**row, **{column: row[column] for column in DRAWN}} for row in typed_rows(source)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
     if table.dropna(subset=["accuracy", "flops"]).empty:
         return None
     figure = accuracy_against_flops(table)
