@@ -89,6 +89,7 @@ case "$*" in
     plan* | help* | *--help | *-h | table[345]* | figure[34]* | report*) ;;  # these load no model, or a shipped one
     test*) extras=test,reference ;;
     models*dry_run=true*) extras=test,reference ;;
+    export* | grade*.parquet*) extras=test,data ;;
     *scale=small* | *smollm2*) extras=test,small ;;
     *scale=paper*) has_gpu || die "scale=paper needs an NVIDIA GPU; ./reproduce.sh plan $target scale=paper says what it takes."
         extras=test,paper ;;

@@ -10,6 +10,7 @@ import pytest
 from nabla_reasoner import __main__
 from nabla_reasoner.config.compose import compose_cells
 from nabla_reasoner.config.targets import find, targets
+from nabla_reasoner.planning.machines import MACHINES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,7 +21,12 @@ EXAMPLES = {  # placeholders in the pages, and existing names that replace them
     "policy=mine": "policy=tiny-base",
     "reward=mine": "reward=likelihood",
     "task=gcd": "task=products",
-    "method=better_of_two,best_of_n": "method=greedy,best_of_n",
+    "task=mine": "task=products",
+    "method=two_pools,best_of_n": "method=greedy,best_of_n",
+    "method=two_pools": "method=greedy",
+    "method=best_of_16": "method=best_of_n",
+    "method.threshold=-0.1": "method.max_new_tokens=8",
+    "lengths": "table3",
 }
 NARROW = {"policy": "tiny-base", "reward": "likelihood", "task": "products", "method": "nabla_reasoner", "seed": "0"}
 COMMAND = re.compile(r"\./reproduce\.sh +([^`\n|]+)")
@@ -42,6 +48,10 @@ def test_documented_command_is_valid(line: str):
     overrides = words[1:] if target.argument else words
     assert not target.argument or words, "the argument is missing"
     planned = find(words[0]) if name == "plan" else target
+    if name == "plan":  # the only setting of its own
+        machines = [word.removeprefix("gpu=") for word in overrides if word.startswith("gpu=")]
+        assert all(machine in MACHINES for machine in machines)
+        overrides = [word for word in overrides if not word.startswith("gpu=")]
     if planned.settings == "cells":  # one cell of the main grid is enough to check a command
         given = {word.split("=")[0] for word in overrides}
         narrow = {key: NARROW[key] for key in NARROW if "scale=" not in line or key in ("method", "seed")}

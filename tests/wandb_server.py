@@ -1,13 +1,14 @@
 """W&B server on the loopback interface, with the part of the API that uploading runs and saving a report needs.
 
 It keeps what clients send: `runs` (by id), `history` (lines by run id), `artifacts` (by name), `files` (path -> bytes),
-`reports`. It answers 401 to everything while `rejects_keys` is set.
+`reports`. While `rejects_keys` is set it answers 401 to everything; while `is_silent` is set it answers GET only.
 """
 
 import gzip
 import json
 import re
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -33,6 +34,7 @@ class Server(ThreadingHTTPServer):
         self.operations: list[str] = []
         self.projects: set[str] = set()
         self.rejects_keys = False
+        self.is_silent = False
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -241,6 +243,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         data = self.body()
+        while self.server.is_silent:
+            time.sleep(0.1)
         if self.server.rejects_keys:
             return self.reply({"errors": [{"message": "user is not logged in"}]}, 401)
         if self.path == "/graphql":

@@ -1,4 +1,4 @@
-"""Command line: `python -m nabla_reasoner TARGET [key=value ...]`.
+"""Command line: `python -m nabla_reasoner TARGET [key=value ...]`, or `nabla-reasoner TARGET` where it is installed.
 
 Exit status: 0 done; 1 some part failed; 2 the command was wrong (nothing was computed or changed); 130 interrupted.
 """
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from .config.data_folder import needs_repository, spelled
 from .config.targets import Target, find
 from .config.wandb_mode import chosen_mode
 from .evaluation.results_folder import UNWRITABLE
@@ -25,11 +26,11 @@ def main(arguments: Sequence[str]) -> int:
         if target is None or any(argument in HELP[1:] for argument in target_arguments):
             from .config import help as texts
 
-            print(texts.overview() if target is None else texts.describe(target))
+            print(spelled(texts.overview() if target is None else texts.describe(target)))
             return 0
         return _run(target, target_arguments)
     except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(spelled(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
         return WRONG
     except OSError as error:
         if error.errno not in UNWRITABLE:
@@ -52,8 +53,12 @@ def _run(target: Target, arguments: Sequence[str]) -> int:
     Raises:
         ValueError: a wrong setting or argument, or results that the target needs and are missing.
     """
+    if target.repository:
+        needs_repository(target.name)
+    from .config.compose import written_out
+
     positional = 1 if target.argument else 0
-    argument, overrides = "".join(arguments[:positional]), list(arguments[positional:])
+    argument, overrides = "".join(arguments[:positional]), written_out(arguments[positional:])
     if target.argument and not argument.strip():
         raise ValueError(f"{target.name} needs {target.argument}; got {argument!r}. Example: {target.example}")
     settings = _settings(target, overrides)
@@ -106,8 +111,13 @@ def run_process(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
-if __name__ == "__main__":
+def run_console() -> None:
+    """Run the command line of this process, in UTF-8 mode; ends the process with the exit status."""
     if sys.getfilesystemencoding() != "utf-8":  # names of files and models could not be written in this locale
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "nabla_reasoner", *sys.argv[1:]])
     sys.exit(run_process(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run_console()

@@ -15,9 +15,10 @@ import resource
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class Cost(NamedTuple):
@@ -206,9 +207,11 @@ def gradient_evaluation(
     )
 
 
-def peak_bytes(device: torch.device) -> int:
+def peak_bytes(device: "torch.device") -> int:
     """Return the peak memory so far: allocated on a CUDA device, otherwise resident in this process."""
     if device.type == "cuda":
+        import torch  # here, so that `plan` can price a run without loading torch
+
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on macOS, kibibytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from nabla_reasoner.config import build, compose, fingerprint
 from nabla_reasoner.config.schema import SPLITS, choices
 from nabla_reasoner.config.sweeps import compose_sweeps
+from nabla_reasoner.models.language_models import BatchLimits
 from nabla_reasoner.reporting import method_names as reporting_method_names
 from nabla_reasoner.reporting.method_names import STYLES
 from nabla_reasoner.training.recipes import tiny
@@ -42,6 +43,26 @@ def test_environment_file_pins_equal_pyproject_pins():
     assert "python" + project["requires-python"] in environment["dependencies"]
     everything = pip + project["optional-dependencies"]["small"] + project["optional-dependencies"]["paper"]
     assert all("==" in pin for pin in everything)
+
+
+def test_no_extra_brings_vllm():
+    """Check it: vLLM pins other versions of torch than this package: an extra with it cannot be installed at all."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pins = [pin for extra in project["optional-dependencies"].values() for pin in extra]
+    assert not any(pin.startswith("vllm") for pin in pins)
+    versions = {}
+    for pin in pins + project["dependencies"]:
+        name, version = pin.split("==")
+        assert versions.setdefault(name, version) == version, f"two versions of {name}"
+
+
+def test_models_are_loaded_with_the_limits_of_the_cell():
+    (cell,) = compose.compose_cells(["tokens_per_pass=512", "decode_rows=7"])
+    policy, reward = build.load_models(cell)
+    for model in (policy, reward, reward.strong):
+        assert (model.batch_limits.tokens, model.batch_limits.rows) == (512, 7)
+    (other,) = compose.compose_cells([])
+    assert build.load_models(other)[0].batch_limits == BatchLimits()  # the configured defaults are the library's
 
 
 def test_reproduce_installs_pinned_torch():

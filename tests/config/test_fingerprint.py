@@ -4,9 +4,12 @@ import os
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from nabla_reasoner.config import compose, fingerprint
+from nabla_reasoner.config.cell import Cell
+from nabla_reasoner.evaluation import cell_records
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
@@ -77,3 +80,58 @@ def test_reference_model_is_part_of_the_fingerprint(tmp_path):
     flip_byte(reference / "model.safetensors", 2**20)
     changed = fingerprint.differences(before, fingerprint.fingerprint(cell))
     assert [line.partition(":")[0] for line in changed] == ["reward.reference_weights"]
+
+
+def hub_cache(folder: Path, kind: str, name: str, commits: list[str], main: str | None) -> None:
+    """Lay out a cache of the hub: a snapshot per commit, the last one written last, and the branch main."""
+    place = folder / f"{kind}--{name.replace('/', '--')}"
+    for number, commit in enumerate(commits):
+        (place / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+        os.utime(place / "snapshots" / commit, ns=(number * 10**9, number * 10**9))
+    if main is not None:
+        (place / "refs").mkdir(exist_ok=True)
+        (place / "refs" / "main").write_text(main)
+
+
+def hub_cell() -> Cell:
+    words = ["policy=tiny-base", "policy.path=owner/policy", "task=math500", "method=greedy", "num_problems=4"]
+    (cell,) = compose.compose_cells(words)
+    return cell
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_commit_of_a_hub_name_is_part_of_the_fingerprint(cache: Path):
+    unknown = fingerprint.fingerprint(hub_cell())
+    hub_cache(cache, "models", "owner/policy", ["aaa", "bbb"], main="aaa")
+    hub_cache(cache, "datasets", "HuggingFaceH4/MATH-500", ["ddd", "eee"], main=None)
+    first = fingerprint.fingerprint(hub_cell())
+    assert (first["policy"]["weights"], first["task"]["commit"]) == ("aaa", "eee")
+    assert not fingerprint.differences(*fingerprint.without_unknown_versions(unknown, first))
+    hub_cache(cache, "models", "owner/policy", [], main="bbb")
+    second = fingerprint.fingerprint(hub_cell())
+    changed = fingerprint.differences(*fingerprint.without_unknown_versions(first, second))
+    assert changed == ["policy.weights: aaa -> bbb"]
+
+
+def test_branch_without_its_files_is_not_the_version(cache: Path):
+    """The files of the branch's commit were removed, or their download was cut off."""
+    hub_cache(cache, "models", "owner/policy", ["aaa"], main="ccc")
+    assert fingerprint.model_version("owner/policy") == "aaa"
+    assert fingerprint.model_version("owner/another") is None
+
+
+def test_records_of_another_commit_are_refused(cache: Path, tmp_path: Path, monkeypatch):
+    hub_cache(cache, "models", "owner/policy", ["aaa", "bbb"], main="aaa")
+    cell = hub_cell().changed(records=str(tmp_path), folder=str(tmp_path))
+    cell_records.record_file(cell).parent.mkdir(parents=True)
+    cell_records.write_settings(cell)
+    monkeypatch.setattr(cell_records, "stored", lambda path: cell_records.Stored(1, 1, 0))
+    cell_records.check_records(cell)
+    hub_cache(cache, "models", "owner/policy", [], main="bbb")
+    with pytest.raises(ValueError, match="policy.weights: aaa -> bbb"):
+        cell_records.check_records(cell)

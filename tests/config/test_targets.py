@@ -9,6 +9,7 @@ from hydra.utils import get_method
 
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.config.cell import RunSettings
+from nabla_reasoner.config.compose import written_out
 from nabla_reasoner.config.settings import CHECKS, SETTINGS
 from nabla_reasoner.config.targets import find, targets
 from nabla_reasoner.theory.suite import GROUPS
@@ -68,3 +69,17 @@ def test_missing_argument_is_refused_with_example(name: str, capsys):
 
 def test_schema_check_names_equal_theory_groups():
     assert CHECKS == tuple(GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "overrides"),
+    [
+        (["seed=1", "--trace", "out.html"], ["seed=1", "trace=out.html"]),
+        (["--trace=out.html", "--quiet", "seed=1"], ["trace=out.html", "quiet=true", "seed=1"]),
+        (["--quiet", "--trace", "a.html"], ["quiet=true", "trace=a.html"]),
+        (["--trace"], ["trace=true"]),
+        ([], []),
+    ],
+)
+def test_dashes_are_another_spelling_of_settings(arguments, overrides):
+    assert written_out(arguments) == overrides

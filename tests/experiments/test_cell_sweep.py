@@ -162,10 +162,10 @@ def test_failing_problem_becomes_failed_record_and_run_continues(tmp_path: Path,
 def test_failing_cell_leaves_other_cells_running(tmp_path: Path, monkeypatch, capsys):
     run_cell = cell_runner.run_cell
 
-    def breaking(built, label):
+    def breaking(built, label, engine):
         if built.cell.method.name == "greedy":
             raise OSError("no such device")
-        run_cell(built, label)
+        run_cell(built, label, engine)
 
     monkeypatch.setattr(cell_runner, "run_cell", breaking)
     assert main(command(tmp_path, "method=greedy,self_consistency")) == FAILED

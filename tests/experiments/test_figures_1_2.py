@@ -10,7 +10,7 @@ import torch
 import toys
 
 from nabla_reasoner.__main__ import main
-from nabla_reasoner.config.schema import ROOT
+from nabla_reasoner.config.data_folder import data_folder
 from nabla_reasoner.decoding import nabla_reasoner, trace
 from nabla_reasoner.dto import batched, gradient_passes, gradients, objective, straight_through
 from nabla_reasoner.experiments import figure1, figure2, token_pairs, walkthrough
@@ -160,7 +160,7 @@ def test_gradient_terms_sum_to_total_at_every_token(models):
 @pytest.mark.parametrize("module", [figure1, figure2])
 def test_shipped_rows_draw_a_figure(module):
     target = module.__name__.rpartition(".")[2]
-    tables = read_rows(ROOT / "figures" / "data", target, module.NAMES)
+    tables = read_rows(data_folder() / "figures" / "data", target, module.NAMES)
     figure = module.draw(*tables)
     assert len(figure.axes) >= 1
     if target == "figure1":
@@ -189,7 +189,7 @@ def test_command_reproduces_shipped_rows(target, tmp_path, capsys):
     name = {"figure1": "path", "figure2": "visits"}[target]
     computed, shipped = (
         pd.read_csv(folder / f"{target}_{name}.csv")
-        for folder in (tmp_path / "tiny" / target, ROOT / "figures" / "data")
+        for folder in (tmp_path / "tiny" / target, data_folder() / "figures" / "data")
     )
     pd.testing.assert_frame_equal(computed, shipped, rtol=1e-3)
     assert setting in capsys.readouterr().out

@@ -1,12 +1,16 @@
-"""The plan of a command: expected answers, and no heavy import."""
+"""The plan of a command: expected answers, refusals, text, and no heavy import."""
 
 import subprocess
 import sys
 
 import pytest
 
+from nabla_reasoner.__main__ import WRONG, main
 from nabla_reasoner.config.compose import compose_cells
-from nabla_reasoner.experiments.plan import expected_answers
+from nabla_reasoner.planning.work import expected_answers
+
+NARROW = ["policy=tiny-base", "task=products", "seed=0", "method=nabla_reasoner"]
+PAPER = ["scale=paper", "policy=qwen2.5-7b-instruct", "task=math500", "method=nabla_reasoner"]
 
 
 @pytest.mark.parametrize(
@@ -25,10 +29,67 @@ def test_expected_answers_count_whole_responses(overrides, answers):
     assert expected_answers(compose_cells(overrides)[0].method) == answers
 
 
-def test_plan_imports_no_torch():
+@pytest.mark.parametrize("words", [["table1"], ["models", "scale=paper", "gpu=H200-141GB"], ["figure1"], ["table3"]])
+def test_plan_imports_no_torch(words: list[str]):
     code = (
         "import sys; from nabla_reasoner.__main__ import main; "
-        "status = main(['plan', 'table1']); "
-        "sys.exit(status or ('torch' in sys.modules or 'transformers' in sys.modules))"
+        f"status = main(['plan', *{words}]); "
+        "sys.exit(10 if 'torch' in sys.modules or 'transformers' in sys.modules else status)"
     )
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    status = subprocess.run([sys.executable, "-c", code], check=False, **quiet).returncode
+    assert status == (WRONG if words[0] == "models" else 0)  # GRPO of all weights of a 7B policy fits no single GPU
+
+
+def test_plan_names_machine_parts_budget_disk_and_download(capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "table1", *PAPER, "gpu=H200-141GB", "devices=8"]) == 0
+    text = capsys.readouterr().out
+    for part in ("on one H200-141GB", "with devices=8", "policy", "reward", "caches", "activations", "logits"):
+        assert part in text
+    for part in (
+        "at most 8 rollouts",
+        "GB of weights",
+        "GB of records",
+        "download 23.3 GB",
+        "4,800 GB/s",
+        "151,665 tokens",
+    ):
+        assert part in text
+
+
+def test_more_devices_take_fewer_hours(capsys: pytest.CaptureFixture[str]):
+    main(["plan", "table1", *PAPER, "devices=8"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "num_nodes=" in line]
+    alone, together = (float(part.split()[0]) for part in line.strip().split("; "))
+    assert together == pytest.approx(alone / 8, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["table1", *NARROW, "gpu=V100"], "gpu must be one of"),
+        (["table1", *PAPER, "gpu=RTX4090-24GB"], "No setting fits"),
+        (["table1", *PAPER, "tokens_per_pass=32768"], "The largest settings that fit: tokens_per_pass="),
+        (["table2", *PAPER, "policy=llama3.1-8b-instruct", "reward=skywork-8b"], "share one vocabulary"),
+        (["table1", *PAPER, "policy.path=nobody/nothing"], "sizes of 'nobody/nothing'"),
+        (["table1", *PAPER, "task.path=/nowhere.jsonl"], "must exist"),
+        (["table1", *PAPER, "dtype=int3"], "dtype must be one of"),
+        (["table1", *NARROW, "method.max_rollouts=many"], "max_rollouts must be a whole number"),
+        (["table1", *NARROW, "method.num_passes=-3"], "num_passes must be a whole number"),
+    ],
+)
+def test_plan_refuses_what_would_be_refused_or_not_fit(
+    words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["plan", *words]) == WRONG
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert reason in errors
+
+
+def test_table_2_of_the_paper_pairs_models_of_one_vocabulary():
+    cells = compose_cells(["experiment=table2", "scale=paper"])
+    assert {(cell.policy.name, cell.reward.name) for cell in cells} == {
+        (policy, reward) for policy in ("qwen2.5-7b", "qwen2.5-7b-instruct") for reward in ("skywork", "skywork-8b")
+    }

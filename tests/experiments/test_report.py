@@ -1,6 +1,8 @@
 """Report: a self-contained page with sortable tables, and its publishing to a local W&B server."""
 
+import csv
 import html.parser
+import io
 import json
 import os
 import re
@@ -60,6 +62,37 @@ def server() -> Iterator[Server]:
     server = Server()
     yield server
     server.close()
+
+
+def without_column(path: Path, column: str) -> str:
+    """Return the text of a CSV file without one column."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, [name for name in rows[0] if name != column], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: value for name, value in row.items() if name != column} for row in rows)
+    return lines.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [("comparisons", "verdict"), ("table3", "rejected"), ("figure3", "method"), ("theorem_terms", "weights")],
+)
+def test_column_missing_from_evidence_is_named_with_its_file(tmp_path: Path, name: str, column: str):
+    source = ROOT / "figures" / "data"
+    (tmp_path / f"{name}.csv").write_text(without_column(source / f"{name}.csv", column), encoding="utf-8")
+    found = report.read_evidence(lambda other: (tmp_path if other == name else source) / f"{other}.csv")
+    with pytest.raises(ValueError, match=f"{name}.csv must have the column '{column}'; it has "):
+        claims.decide_claims(found)
+
+
+def test_report_of_a_table_without_a_column_is_refused_in_one_line(results: Path, capsys):
+    path = results / "tiny/table1/table.csv"
+    path.write_text(without_column(path, "flops"), encoding="utf-8")
+    assert main(["report", f"results_dir={results}"]) == WRONG
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert line.startswith(f"error: {path} must have the column 'flops'; it has policy, task, ")
 
 
 class Page(html.parser.HTMLParser):

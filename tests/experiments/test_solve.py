@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 import shlex
 
 import jinja2
@@ -122,3 +123,47 @@ def test_help_is_printed_and_never_decoded(word, capsys, monkeypatch):
 def test_empty_question_is_refused_with_the_example(arguments, capsys):
     assert main(arguments) == 2
     assert find("solve").example in capsys.readouterr().err
+
+
+def test_revisions_are_printed_as_they_are_decided_and_a_trace_is_written(capsys, tmp_path):
+    page = tmp_path / "out.html"
+    assert main(["solve", EXAMPLES["products"], *SETTINGS, "--trace", str(page)]) == 0
+    printed = capsys.readouterr().out
+    revisions = answers(printed)["nabla_reasoner, revisions"]
+    solution_lines = printed.split("\nnabla_reasoner\n")[1]
+    text = page.read_text("utf-8")
+    assert f"step by step: {page}" in solution_lines
+    shape = re.compile(r"\d+\. position (\d+): '(.+)' → '(.+)', reward (\S+) → (\S+), (kept|rejected)")
+    assert len(revisions) == text.count("✓ kept") + text.count("✗ rejected") > 0
+    for line in revisions:
+        position, old, new, before, after, fate = shape.fullmatch(line).groups()
+        assert f"Position {position}: {old} → {new}</h3>" in text
+        assert f"reward {before} → {after}</p>" in text
+        rose = float(after.replace("−", "-")) > float(before.replace("−", "-"))
+        assert rose == (fate == "kept")
+    assert "<p>right: the answer is 8245</p>" in text
+
+
+def test_quiet_prints_answers_only(capsys):
+    assert main(["solve", EXAMPLES["products"], *SETTINGS, "--quiet"]) == 0
+    assert "revisions" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["method=greedy", "trace=out.html"], "got method=greedy. Use method=nabla_reasoner"),
+        (["method.engine=reference", "trace=out.html"], "fast engine"),
+        (["trace=no/such/folder/out.html"], "Make the folder first"),
+        (["--trace"], "trace must be"),
+        (["--trail", "out.html"], "unknown setting 'trail'"),
+    ],
+)
+def test_trace_that_cannot_be_had_is_refused(settings, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["solve", EXAMPLES["products"], *SETTINGS, *settings]) == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert message in line
+    assert not printed.out
+    assert not list(tmp_path.iterdir())

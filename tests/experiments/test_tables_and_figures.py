@@ -12,7 +12,7 @@ import pytest
 import toy_runs
 
 from nabla_reasoner.__main__ import main
-from nabla_reasoner.config.schema import ROOT
+from nabla_reasoner.config.data_folder import data_folder
 from nabla_reasoner.cost import Cost
 from nabla_reasoner.evaluation.outcomes import read_table1
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
@@ -233,7 +233,7 @@ def test_unknown_settings_are_refused(word, capsys):
 def test_targets_write_documented_files(tmp_path: Path, capsys):
     results = tmp_path / "tiny"
     make_curves(results)
-    before = {path: path.stat().st_mtime_ns for path in (ROOT / "figures").rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in (data_folder() / "figures").rglob("*")}
     for target in ("figure3", "figure4", "table4", "table5"):
         assert main([target, f"results_dir={tmp_path}"]) == 0
     assert "| policy " in capsys.readouterr().out
@@ -245,4 +245,4 @@ def test_targets_write_documented_files(tmp_path: Path, capsys):
     assert not math.isnan(table.accuracy.sum())
     written = {path.name for path in (results / "table4").iterdir()} - {".lock"}
     assert written == {"table.csv", "table.md", "summary.json"}
-    assert {path: path.stat().st_mtime_ns for path in (ROOT / "figures").rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in (data_folder() / "figures").rglob("*")} == before

@@ -3,8 +3,12 @@
 import csv
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +21,9 @@ from wandb_server import Server
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.config.wandb_mode import check_mode, chosen_mode
 from nabla_reasoner.experiments import cell_sweep
-from nabla_reasoner.reporting import wandb_runs
+from nabla_reasoner.reporting import wandb_runs, wandb_upload
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -146,6 +152,179 @@ def test_disabled_wandb_writes_nothing(tmp_path: Path):
 def test_wrong_mode_is_refused_with_valid_modes():
     with pytest.raises(ValueError, match="offline, online, disabled; got 'on'"):
         check_mode("on")
+
+
+def fake_upload(monkeypatch: pytest.MonkeyPatch, error: str = "") -> list[list[str]]:
+    """Replace `wandb sync`; returns the folders of each upload."""
+    uploads = []
+
+    def upload(runs: list[Path], *, model_bytes: int) -> None:
+        uploads.append([run.name for run in runs])
+        if error:
+            raise wandb_upload.UploadError(error)
+        for run in runs:
+            (run / "run.wandb.synced").touch()
+
+    monkeypatch.setattr(wandb_runs, "upload", upload)
+    return uploads
+
+
+def test_online_uploads_what_the_server_does_not_have(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    written = fake_log(monkeypatch)
+    uploads = fake_upload(monkeypatch, "no answer")
+    write_one(tmp_path, 1.0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: not uploaded to W&B: no answer")
+    assert line.endswith(f"send them later: wandb sync {tmp_path}/wandb/offline-run-*")
+    assert len(offline_runs(tmp_path)) == 1
+    fake_upload(monkeypatch)
+    write_one(tmp_path, 1.0)
+    assert len(written) == 1, "the copy is sent, not written again"
+    uploads = fake_upload(monkeypatch)
+    write_one(tmp_path, 1.0)
+    assert not uploads, "the server has it"
+    write_one(tmp_path, 2.0)
+    assert uploads == [offline_runs(tmp_path)]
+    assert len(written) == 2
+
+
+def test_copy_that_was_removed_is_written_again_for_an_upload(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    fake_log(monkeypatch)
+    write_one(tmp_path, 1.0)
+    shutil.rmtree(tmp_path / "wandb" / offline_runs(tmp_path)[0])
+    monkeypatch.setenv("WANDB_MODE", "online")
+    uploads = fake_upload(monkeypatch)
+    write_one(tmp_path, 1.0)
+    assert uploads == [offline_runs(tmp_path)] != [[]]
+
+
+class Silent:
+    """A server on the loopback interface that accepts connections and never answers."""
+
+    def __init__(self):
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.connections: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                self.connections.append(self.socket.accept()[0])
+            except OSError:  # closed
+                return
+
+
+@pytest.fixture
+def silent() -> Iterator[Silent]:
+    silent = Silent()
+    yield silent
+    for connection in (silent.socket, *silent.connections):
+        connection.close()
+
+
+def test_silent_proxy_is_left_after_its_time(silent: Silent, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, silent.url)
+    monkeypatch.setattr(wandb_upload, "ANSWER_SECONDS", 0.3)
+    begin = time.monotonic()
+    with pytest.raises(wandb_upload.UploadError, match="http://wandb.invalid cannot be reached"):
+        wandb_upload.check_server("http://wandb.invalid")
+    assert time.monotonic() - begin < 10
+    assert silent.connections, "it was asked"
+
+
+def test_address_whose_name_is_never_resolved_is_left_after_its_time(monkeypatch):
+    ended = threading.Event()
+
+    def resolve(*_: object, **__: object) -> None:
+        ended.wait(60)
+        raise OSError("no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(wandb_upload, "ANSWER_SECONDS", 0.1)
+    begin = time.monotonic()
+    with pytest.raises(wandb_upload.UploadError):
+        wandb_upload.check_server("http://name.invalid")
+    ended.set()
+    assert time.monotonic() - begin < 10
+
+
+def mirror_in_process(folder: Path, mode: str, url: str, setup: str = "") -> subprocess.CompletedProcess:
+    """Mirror one run in a process of its own, as a command does; it ends only when wandb lets it."""
+    code = f"""
+from pathlib import Path
+from nabla_reasoner.reporting import wandb_runs, wandb_upload
+{setup}
+run = wandb_runs.WandbRun("one", "one", "greedy", {{}}, {{"accuracy": 1.0}})
+wandb_runs.write(Path({str(folder)!r}), lambda: [run], experiment="x", scale="tiny", mode={mode!r})
+"""
+    known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    own = {"WANDB_BASE_URL": url, "WANDB_API_KEY": wandb_server.KEY, "PYTHONPATH": str(ROOT / "src")}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=known | own, capture_output=True, text=True, timeout=120, check=True
+    )
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # urllib's own socket of the test above
+def test_address_without_a_web_server_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"this is no HTTP\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(wandb_upload.UploadError, match="cannot be reached"):
+            wandb_upload.check_server(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    with pytest.raises(wandb_upload.UploadError, match="api.wandb.ai cannot be reached"):
+        wandb_upload.check_server("api.wandb.ai")
+
+
+@pytest.mark.slow
+def test_offline_run_sends_nothing(tmp_path: Path, silent: Silent):
+    """wandb's own default sends telemetry when the process ends, and waits ten seconds for an answer."""
+    mirror_in_process(tmp_path, "offline", silent.url)
+    assert len(offline_runs(tmp_path)) == 1
+    assert not silent.connections
+
+
+@pytest.mark.slow
+def test_online_run_reaches_the_server(tmp_path: Path, server: Server):
+    done = mirror_in_process(tmp_path, "online", server.url)
+    assert not done.stderr
+    assert server.summaries["one"]["accuracy"] == 1.0
+    state = json.loads((tmp_path / "wandb" / wandb_runs.STATE).read_text(encoding="utf-8"))
+    assert state["one"][0] == "online"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("silent", "cannot be reached in 1 s"),
+        ("stops", "stopped answering"),
+        ("rejects", "not uploaded to W&B: "),
+    ],
+)
+def test_failed_upload_is_one_line_and_can_be_sent_later(
+    tmp_path: Path, server: Server, silent: Silent, behaviour: str, reason: str
+):
+    server.is_silent, server.rejects_keys = behaviour == "stops", behaviour == "rejects"
+    url = silent.url if behaviour == "silent" else server.url
+    limits = "wandb_upload.ANSWER_SECONDS, wandb_upload.RUN_SECONDS = 1, 8"
+    done = mirror_in_process(tmp_path, "online", url, limits)
+    (line,) = done.stderr.splitlines()
+    print(line)
+    assert reason in line
+    assert line.endswith(f"send them later: wandb sync {tmp_path}/wandb/offline-run-*")
+    server.is_silent = server.rejects_keys = False
+    sync(server, tmp_path)
+    assert server.summaries["one"]["accuracy"] == 1.0
 
 
 @pytest.mark.slow

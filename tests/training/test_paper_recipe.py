@@ -41,6 +41,18 @@ def test_group_size_one_is_refused_before_loading():
         paper.trainer_settings(config("shared.improvement.recipes.grpo.sampling.group_size=1"))
 
 
+def test_missing_vllm_is_refused_before_loading_and_may_be_left_out(monkeypatch):
+    monkeypatch.setattr(paper.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(paper, "train_with_trl", lambda config: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match=r"no vllm\. Make one \(docs/serving.md .* vllm=null"):
+        paper.train(config())
+    without = config("vllm=null")
+    paper.check_engine(without)
+    settings = paper.trainer_settings(without)
+    assert settings["use_vllm"] is False
+    assert not any(name.startswith("vllm") for name in settings)
+
+
 def test_trl_reward_is_grade_or_none_on_failure(monkeypatch):
     problems = [Problem("a", "1+1?", "2", "train"), Problem("b", "2+3?", "5", "train")]
     reward = paper.trl_reward(problems)

@@ -14,6 +14,7 @@ from ..engine.kv_cache import PrefixCache
 from ..engine.numerics import NonFiniteError, at_least_float32, first_non_finite
 from ..engine.trajectory import SampleLog
 from ..models.language_models import Policy, RewardModel
+from ..serving.rollouts import check_local
 from ..types import Problem, Solution
 
 
@@ -25,7 +26,12 @@ class StepReader:
     """
 
     def __init__(self, model: Policy, prompts: Sequence[list[int]]):
-        """Read the prompts, one per row."""
+        """Read the prompts, one per row.
+
+        Raises:
+            ValueError: a server samples for this model.
+        """
+        check_local(model, "chooses every token from the policy's own logits")
         self.model = model
         rows = list(range(len(prompts)))
         store = PrefixCache(len(prompts))

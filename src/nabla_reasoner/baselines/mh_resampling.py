@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 import torch
 
 from .. import cost
-from ..engine import generation, scoring
+from ..engine import scoring
 from ..engine.sampling import Sampling, keyed_uniforms
 from ..engine.sequences import ModelCaches
 from ..engine.trajectory import Sample, SampleLog
 from ..models.language_models import Policy, RewardModel
+from ..serving.rollouts import rollouts_of
 from ..types import Problem, Solution
 from . import markov_chain
 from .markov_chain import check_weight
@@ -162,7 +163,7 @@ class _Chains:
             self.caches.reference.fork(chain.slot, chain.spare, reward_length)
         slots = [chain.spare for chain in self.chains]
         limits = [self.settings.max_new_tokens - cut for cut in cuts]
-        rollouts = generation.sample(
+        rollouts = rollouts_of(self.policy)(
             self.policy,
             [chain.policy_prompt + prefix for chain, prefix in zip(self.chains, prefixes, strict=True)],
             [

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from .. import cost
 from ..cost import Cost
-from ..engine import generation, scoring
+from ..engine import scoring
 from ..engine.generation import Rollout
 from ..engine.sampling import Sampling, check_finite, keyed_uniforms
 from ..engine.trajectory import Sample, SampleLog, seconds_share
 from ..models.language_models import Policy, RewardModel
+from ..serving.rollouts import rollouts_of
 from ..tasks import grading
 from ..types import Problem, Solution
 
@@ -45,7 +46,8 @@ class KeyedSampler(NamedTuple):
             for k in range(count)
         ]
         prefixes = [prompt for prompt in prompts for _ in range(count)]
-        rollouts = generation.sample(self.policy, prefixes, noise, self.sampling, [limit] * len(prefixes))
+        sample = rollouts_of(self.policy)
+        rollouts = sample(self.policy, prefixes, noise, self.sampling, [limit] * len(prefixes))
         return [rollouts[i : i + count] for i in range(0, len(rollouts), count)]
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .. import cost
-from ..engine import generation, scoring
+from ..engine import scoring
 from ..engine.sampling import Sampling, keyed_uniforms
 from ..engine.sequences import ModelCaches
 from ..engine.trajectory import Sample, SampleLog, is_finished, shared_seconds
 from ..models.language_models import Policy, RewardModel
+from ..serving.rollouts import rollouts_of
 from ..types import Problem, Solution
 from .sample_pool import check_counts
 from .tree import Node, distinct, first_step
@@ -174,7 +175,7 @@ class TreeSearch:
     def sample(self, draws: Sequence[Draw]) -> list[list[int]]:
         """Sample all continuations in one batch; returns the new tokens of each."""
         limits = [self.settings.max_new_tokens - len(draw.node.tokens) for draw in draws]
-        rollouts = generation.sample(
+        rollouts = rollouts_of(self.policy)(
             self.policy,
             [draw.tree.policy_prompt + draw.node.tokens for draw in draws],
             [

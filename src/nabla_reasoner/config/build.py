@@ -11,21 +11,37 @@ from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 from transformers import PreTrainedTokenizerBase
 
+from ..baselines.discrete_langevin import DiscreteLangevin
 from ..baselines.judge_decoding import LIKELIHOOD_METHODS
 from ..baselines.lockstep import check_likelihood
-from ..models.language_models import REWARD_MODEL_CLASSES, Policy, RewardModel
+from ..baselines.mh_resampling import MHResampling
+from ..baselines.particle_filter import ParticleFilter
+from ..baselines.rap import RAP
+from ..baselines.repeated_sampling import BestOfN, Greedy, SelfConsistency, SoftBestOfN, WeightedSelfConsistency
+from ..baselines.tpo import TPO
+from ..baselines.tree_of_thoughts import TreeOfThoughts
+from ..decoding.nabla_reasoner import NablaReasoner
+from ..models.language_models import REWARD_MODEL_CLASSES, BatchLimits, Policy, RewardModel
 from ..models.loading import outline
 from ..tasks import problems
 from ..types import Method, Problem
 from .cell import Cell
-from .schema import CONFIGS, locate
+from .data_folder import locate
+from .schema import CONFIGS, choices
 
+READ = ("base", "adapter")  # keywords of a preparation that name folders it reads
 KINDS: dict[type, tuple[tuple[type, ...], str]] = {  # of a default: types that a value may have
     bool: ((bool,), "true or false"),
     int: ((int,), "a whole number"),
     float: ((int, float), "a number"),
     str: ((str,), "text"),
 }
+
+# Methods that sample whole continuations, or steps of one: a server may do it for them.
+SERVED_METHODS = (
+    *(Greedy, SelfConsistency, BestOfN, SoftBestOfN, WeightedSelfConsistency),
+    *(TreeOfThoughts, RAP, TPO, ParticleFilter, MHResampling, DiscreteLangevin, NablaReasoner),
+)
 
 
 class BuiltCell(NamedTuple):
@@ -95,14 +111,16 @@ def prepare_models(cell: Cell) -> None:
 
 @functools.cache
 def _prepare(target: str, keywords_json: str) -> None:
-    get_method(target)(**json.loads(keywords_json))
+    keywords = json.loads(keywords_json)
+    get_method(target)(**{key: locate(value) if key in READ else value for key, value in keywords.items()})
 
 
 def build_method(cell: Cell) -> Method:
     """Return the cell's method; its constructor checks the settings.
 
     Raises:
-        ValueError: a setting that the method does not have or refuses, or a kind of reward that it cannot use.
+        ValueError: a setting that the method does not have or refuses, a kind of reward that it cannot use, or rollouts
+            by a server for a method that cannot take them.
     """
     target, keywords = get_class(cell.method.target), cell.method.keywords()
     try:
@@ -112,7 +130,23 @@ def build_method(cell: Cell) -> Method:
         raise ValueError(f"method {cell.method.name}: {error}") from error
     if isinstance(method, LIKELIHOOD_METHODS):
         check_likelihood(cell.method.name, cell.reward.kind, cell.reward.name)
+    if cell.rollouts != "hf" and not isinstance(method, SERVED_METHODS):
+        raise ValueError(
+            f"rollouts={cell.rollouts} is for methods that sample whole continuations; {cell.method.name} takes every "
+            f"token from a model's own logits. Use rollouts=hf, or one of: {', '.join(_served_choices())}."
+        )
     return method
+
+
+def _served_choices() -> list[str]:
+    """Return the choices of `method` whose continuations a server may sample."""
+    return [name for name in choices("method") if get_class(_target(name)) in SERVED_METHODS]
+
+
+def _target(name: str) -> str:
+    """Return the class that a choice of `method` names, or the choice that it begins from."""
+    config = OmegaConf.load(CONFIGS / "method" / f"{name}.yaml")
+    return config["_target_"] if "_target_" in config else _target(config["defaults"][0])
 
 
 def _check_types(signature: inspect.Signature, keywords: dict[str, Any]) -> None:
@@ -124,18 +158,24 @@ def _check_types(signature: inspect.Signature, keywords: dict[str, Any]) -> None
                 raise ValueError(f"{name} must be {description}; got {value!r}. Write method.{name}={default}.")
 
 
-def load_models(cell: Cell) -> tuple[Policy, RewardModel]:
+def load_models(cell: Cell, *, served: bool = False) -> tuple[Policy, RewardModel]:
     """Return policy and reward model of a cell, and set torch's threads; the last of each stays loaded.
 
+    Args:
+        served: whether the caller lets a server sample where the cell asks for it; otherwise that is refused.
+
     Raises:
-        ValueError: a folder that cannot be read, or vocabularies that differ.
+        ValueError: a folder that cannot be read, vocabularies that differ, or rollouts that the caller cannot have.
     """
+    if cell.rollouts != "hf" and not served:
+        raise ValueError(f"rollouts must be hf for this target; got {cell.rollouts}. Leave rollouts=... out.")
     transformers.logging.disable_progress_bar()  # a bar for each weight file would hide the sweep's own lines
     if cell.threads is not None:
         torch.set_num_threads(cell.threads)
-    policy = _policy(locate(cell.policy.path), cell.device, cell.dtype)
+    limits = (cell.tokens_per_pass, cell.decode_rows)
+    policy = _policy(locate(cell.policy.path), cell.device, cell.dtype, limits)
     reference = locate(cell.reward.reference) if cell.reward.reference else None
-    reward = _reward(locate(cell.reward.path), cell.reward.kind, cell.device, cell.dtype, reference)
+    reward = _reward(locate(cell.reward.path), cell.reward.kind, cell.device, cell.dtype, reference, limits)
     reward.check_vocabulary(policy)
     return policy, reward
 
@@ -163,10 +203,18 @@ def outline_models(cell: Cell) -> tuple[Policy, RewardModel]:
 
 
 @functools.lru_cache(maxsize=1)
-def _policy(path: str, device: str, dtype: str) -> Policy:
-    return Policy.from_pretrained(path, device=device, dtype=dtype)
+def _policy(path: str, device: str, dtype: str, limits: tuple[int, int]) -> Policy:
+    policy = Policy.from_pretrained(path, device=device, dtype=dtype)
+    policy.batch_limits = BatchLimits(*limits)
+    return policy
 
 
 @functools.lru_cache(maxsize=1)
-def _reward(path: str, kind: str, device: str, dtype: str, reference: str | None) -> RewardModel:
-    return RewardModel.from_pretrained(path, kind=kind, device=device, dtype=dtype, reference=reference)
+def _reward(
+    path: str, kind: str, device: str, dtype: str, reference: str | None, limits: tuple[int, int]
+) -> RewardModel:
+    reward = RewardModel.from_pretrained(path, kind=kind, device=device, dtype=dtype, reference=reference)
+    for model in (reward, reward.strong, reward.reference):
+        if model is not None:
+            model.batch_limits = BatchLimits(*limits)
+    return reward

@@ -4,7 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from .schema import REWARD_KINDS, SPLITS, Count, Device, Folder, Section, Seed, Wandb
+from .estimate import Estimate
+from .schema import REWARD_KINDS, ROLLOUTS, SPLITS, Count, Device, Folder, Positive, Section, Seed, Wandb
+
+# Ways in which methods spend their tokens.
+WORKS = ("samples", "tree", "rap", "particles", "tpo", "chain", "langevin", "lockstep", "judge", "nabla")
 
 # Import path of a class or function of this package: settings must not make other code run.
 OurTarget = Annotated[str, Field(pattern=r"^nabla_reasoner\.[\w.]+$")]
@@ -31,14 +35,13 @@ class Part(Section):
 
 
 class ModelSettings(Part):
-    """A model: its folder or hub name, how it is unpacked, and its size in parameters and GB where the file names it.
+    """A model: its folder or hub name, how it is unpacked, and the GB of the package that it is unpacked from.
 
     `base` is the policy that a trained one began from.
     """
 
     path: str
     prepare: Preparation | None = None
-    parameters: float | None = None
     download_gb: float | None = None
     paper: str | None = None
     base: str | None = None
@@ -65,21 +68,24 @@ class TaskSettings(Part):
 class MethodSettings(Part):
     """A method: its class, the changes that `budget=true` applies, and its own settings.
 
-    `answers` and `scored` are for `plan`: the number of complete responses decoded per problem, as a sum of products
-    of numbers and names of settings (null: a typical number of the scale), and whether the reward model reads them.
+    Four more are for `plan`. `answers` is the number of complete responses decoded per problem, as a sum of products of
+    numbers and names of settings (null: a typical number of the scale). `scored` is whether the reward model reads
+    them. `work` names how the method spends its tokens (`planning.workload`). `meaning` says what its budget counts.
     """
 
     target: OurTarget = Field(alias="_target_")
     budget: dict[str, Any] | None
     answers: list[list[int | str]] | None = None
     scored: bool = True
+    work: Literal[WORKS] = "samples"
+    meaning: str = ""
 
     def keywords(self) -> dict[str, Any]:
         """Return the keywords of the method's class."""
         return {key: value for key, value in self.content().items() if key not in NOT_KEYWORDS}
 
 
-NOT_KEYWORDS = ("name", "budget", "_target_", "answers", "scored")
+NOT_KEYWORDS = ("name", "budget", "_target_", "answers", "scored", "work", "meaning")
 
 
 class RunSettings(Section):
@@ -89,12 +95,20 @@ class RunSettings(Section):
     num_problems: Count | None
     batch_size: Count
     max_new_tokens: Count
+    tokens_per_pass: Count
+    decode_rows: Count
     split: Literal[SPLITS]
     device: Device
     dtype: str
     threads: Count | None
     devices: Count
     num_nodes: Count
+    rollouts: Literal[ROLLOUTS]
+    server: Annotated[str, Field(pattern=r"^https?://")] | None
+    server_python: Folder | None
+    server_arguments: str | None
+    server_requests: Count
+    server_timeout: Positive
     pool_seeds: Count
     budget: bool
     overwrite: bool
@@ -102,13 +116,32 @@ class RunSettings(Section):
     wandb: Wandb
     keep: bool
 
+    @model_validator(mode="after")
+    def _check_server(self) -> "RunSettings":
+        own = self.server_python or self.server_arguments
+        if self.rollouts == "hf" and (self.server or own):
+            raise ValueError(
+                "rollouts must be vllm where a server is named; got hf. Write rollouts=vllm, or drop server, "
+                "server_python and server_arguments."
+            )
+        if self.rollouts == "vllm" and (self.server is None) == (self.server_python is None):
+            raise ValueError(
+                f"rollouts=vllm needs either server=URL of a running server or server_python=PYTHON of an environment "
+                f"with vLLM; got {'both' if self.server else 'neither'}. docs/serving.md has the commands."
+            )
+        if self.server and self.server_arguments:
+            raise ValueError(
+                f"server_arguments must be left out for a server that runs already; got {self.server_arguments!r}."
+            )
+        return self
+
 
 class Cell(RunSettings):
     """What every cell has; methods and models check their own settings when they are built.
 
-    `setting`, `only`, `settings` and `sizes` belong to the ablations, `positions` and `candidates` to `fidelity`;
-    `further` and `grid` name further sweeps; `absent` says why a row of Table 1 has no records; `estimate` holds
-    typical sizes for `plan`.
+    `setting`, `only`, `settings` and `sizes` belong to the ablations, `positions` and `candidates` to `fidelity`,
+    `trace` and `quiet` to `solve`; `further` and `grid` name further sweeps; `absent` says why a row of Table 1 has no
+    records; `estimate` holds typical sizes for `plan`.
     """
 
     policy: ModelSettings
@@ -120,7 +153,7 @@ class Cell(RunSettings):
     scale_name: str
     folder: Folder
     records: Folder
-    estimate: dict[str, float | int]
+    estimate: Estimate
     grid: dict[str, Any]
     absent: dict[str, str] = Field(default={})
     further: list[str] = Field(default=[])
@@ -130,6 +163,8 @@ class Cell(RunSettings):
     sizes: dict[str, list[int]] = Field(default={})
     positions: Count | None = None
     candidates: Annotated[int, Field(ge=2)] | None = None
+    trace: Folder | None = None
+    quiet: bool = False
 
     @model_validator(mode="after")
     def _check_split(self) -> "Cell":

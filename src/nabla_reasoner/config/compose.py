@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
@@ -24,6 +25,7 @@ from .targets import Target
 MISSING = object()
 PARTS = {"policy", "reward", "task", "method", "budget"}  # settings that change their own part only
 NOT_OF_CELLS = ("target", "sweep", "bench")  # settings of commands
+UNGROUPED = ("grade",)  # settings of targets whose own file is all they take: `task` may be a column
 TRAINED_METHODS = ("sft", "grpo")  # policies of their own, often looked for as methods
 
 
@@ -156,13 +158,23 @@ def compose_settings(target: Target, overrides: Sequence[str]) -> dict[str, Any]
         ValueError: as `compose_cells`; also a setting that the target does not take.
     """
     known = list(SETTINGS[target.settings].model_fields)
-    parsed = parse(overrides)
+    parsed = parse(overrides, groups=target.settings not in UNGROUPED)
     for override in parsed:
         key = override.key_or_group.split(".")[0]
         if key not in known:
             raise ValueError(
                 f"unknown setting {key!r} in {override.input_line!r}; settings of {target.name}: {', '.join(known)}."
             )
+    if target.settings in UNGROUPED:
+        own = yaml.safe_load((CONFIGS / "experiment" / f"{target.name}.yaml").read_text(encoding="utf-8"))
+        swept = [override.input_line for override in parsed if override.is_sweep_override()]
+        if swept:
+            raise ValueError(
+                f"{target.name} takes one value per setting; got {swept[0]!r}. Quote a value with a comma."
+            )
+        values = {key: own[key] for key in known} | {override.key_or_group: override.value() for override in parsed}
+        check(target.settings, values)
+        return values
     _check_scale(target, parsed)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         experiment = parse([f"experiment={target.name}"])
@@ -190,8 +202,24 @@ def compose_recipe(target: Target, overrides: Sequence[str]) -> tuple[str, DictC
         return scale, _compose(f"train/{scale}", parsed)
 
 
-def parse(overrides: Sequence[str]) -> list[Override]:
+def written_out(arguments: Sequence[str]) -> list[str]:
+    """Return `--key value`, `--key=value` and `--key` (true) in the spelling of all settings, `key=value`."""
+    overrides, rest = [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--") and "=" not in word:
+            has_value = rest and "=" not in rest[0] and not rest[0].startswith("--")
+            word = f"{word}={rest.pop(0) if has_value else 'true'}"
+        overrides.append(word.removeprefix("--"))
+    return overrides
+
+
+def parse(overrides: Sequence[str], groups: bool = True) -> list[Override]:
     """Return the overrides read by Hydra's grammar.
+
+    Args:
+        overrides: settings as typed.
+        groups: whether names of groups, such as `task`, stand for choices; otherwise they are ordinary settings.
 
     Raises:
         ValueError: one that is no `key=value`, or names a choice that does not exist.
@@ -208,7 +236,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             raise ValueError(f"the value in {text!r} holds special characters; quote it: {quoted}.") from error
         if isinstance(override.value(), Glob):
             raise ValueError(f"a setting must be a value or a list of values; got the pattern {text!r}.")
-        _check_choice(override)
+        if groups:
+            _check_choice(override)
         parsed.append(override)
     return parsed
 
@@ -264,7 +293,18 @@ def plain_cell(config: DictConfig | dict[str, Any]) -> Cell:
     values = _without(_resolve(OmegaConf.create(config)), *NOT_OF_CELLS)
     if values.get("budget") is True and values["method"]["budget"]:
         values["method"] |= values["method"]["budget"]
+    _limit_to_benchmark(values)
     return check("cells", values)
+
+
+def _limit_to_benchmark(values: dict[str, Any]) -> None:
+    """Lower the number of problems of an ablation to that of a benchmark that has fewer."""
+    task, wanted = values["task"], values["num_problems"]
+    if values.get("setting") in (None, "default") or task.get("path") is not None:
+        return
+    size = task.get("size")
+    if isinstance(size, int) and isinstance(wanted, int) and wanted > size:
+        values["num_problems"] = size
 
 
 def _resolve(config: DictConfig) -> dict[str, Any]:

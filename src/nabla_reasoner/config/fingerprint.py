@@ -1,13 +1,15 @@
 """Settings and files that decide a cell's records."""
 
+import copy
 import functools
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from . import hub_cache
 from .cell import Cell
-from .schema import locate
+from .data_folder import locate
 
 # Keys that change no record; `_target_` is where a method's class lies, not what it does.
 NOT_SETTINGS = {
@@ -24,7 +26,12 @@ NOT_SETTINGS = {
     "manifest",
     "answers",
     "scored",
+    "work",
+    "meaning",
 }
+
+# Versions of what may be a hub name, by group and key.
+VERSIONS = (("policy", "weights"), ("reward", "weights"), ("reward", "reference_weights"), ("task", "commit"))
 
 # Files that decide what a model folder computes: weights, settings, tokenizer and chat templates.
 MODEL_SUFFIXES = {
@@ -49,15 +56,25 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
     if parts["method"].get("reward_form") == "outcome":  # records made before there was a choice have no form
         parts["method"].pop("reward_form")
     for group in ("policy", "reward"):
-        parts[group]["weights"] = folder_digest(locate(parts[group]["path"]))
+        parts[group]["weights"] = model_version(parts[group]["path"])
     if parts["reward"].get("reference"):
-        parts["reward"]["reference_weights"] = folder_digest(locate(parts["reward"]["reference"]))
+        parts["reward"]["reference_weights"] = model_version(parts["reward"]["reference"])
     if parts["task"].get("path"):
         parts["task"]["sha256"] = hashlib.sha256(Path(parts["task"].pop("path")).read_bytes()).hexdigest()
+    elif parts["task"].get("hub"):
+        parts["task"]["commit"] = hub_cache.commit(parts["task"]["hub"]["repository"], "datasets")
     if cell.split != "test":  # left out for test: records made before there was a choice have no split
         parts["split"] = cell.split
+    if cell.rollouts != "hf":  # left out for hf: records made before there was a choice have no engine
+        parts["rollouts"] = cell.rollouts
     kept = ("seed", "num_problems", "batch_size", "threads", "device", "dtype", "devices", "num_nodes")
     return {**parts, **{key: getattr(cell, key) for key in kept}}
+
+
+def model_version(path: str) -> str | None:
+    """Return the digest of a model's folder, or the commit of a hub name; None if the local cache does not know it."""
+    found = locate(path)
+    return folder_digest(found) or hub_cache.commit(found, "models")
 
 
 def folder_digest(path: str) -> str | None:
@@ -91,6 +108,20 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     before, after = dict(_flatten(old)), dict(_flatten(new))
     keys = sorted(before.keys() | after.keys())
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
+
+
+def without_unknown_versions(old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return two fingerprints without the versions of hub names that either of them does not know.
+
+    A version is unknown before the first download, and in records made before versions were noted.
+    """
+    before, after = copy.deepcopy(old), copy.deepcopy(new)
+    for group, key in VERSIONS:
+        parts = [side.get(group, {}) for side in (before, after)]
+        if any(part.get(key) is None for part in parts):
+            for part in parts:
+                part.pop(key, None)
+    return before, after
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,15 +8,15 @@ from omegaconf import DictConfig
 
 from .cell import RunSettings
 from .compose import compose_experiment, compose_recipe, compose_settings
+from .data_folder import repository
 from .schema import CONFIGS, GROUPS, choices
 from .targets import Target, targets
 
-OWN = ("only", "positions", "candidates")  # settings that single targets with cells have
 COMMENT = re.compile(r"^(\w+):[^#\n]*#[ ]*(.+)$", re.M)
+OF_SOME = ("only", "positions", "candidates", "trace", "quiet")  # settings that some targets have
 OVERVIEW = """usage: ./reproduce.sh TARGET [key=value ...]
 
-{targets}
-  {test:<18}lint and tests; --all adds the slow ones; other arguments go to pytest
+{targets}{test}
   {help:<18}this text; ./reproduce.sh TARGET --help lists the settings of a target
 
 examples: ./reproduce.sh table1 policy=tiny-base task=products seed=0 num_problems=20
@@ -28,7 +28,8 @@ is run again."""
 def overview() -> str:
     """Return the list of all targets."""
     lines = [f"  {f'{target.name} {target.argument}':<18}{target.summary}" for target in targets().values()]
-    return OVERVIEW.format(targets="\n".join(lines), test="test [--all]", help="help")
+    test = f"\n  {'test [--all]':<18}lint and tests; --all adds the slow ones; other arguments go to pytest"
+    return OVERVIEW.format(targets="\n".join(lines), test=test if repository() else "", help="help")
 
 
 def describe(target: Target) -> str:
@@ -48,7 +49,7 @@ def _settings(target: Target) -> list[str]:
     """Return a line for each setting."""
     notes = _comments(CONFIGS / "config.yaml") | _comments(CONFIGS / "experiment" / f"{target.name}.yaml")
     if target.settings == "plan":
-        return ["  those of the target that is planned"]
+        return [_line("gpu", None, notes), "  and those of the target that is planned"]
     if target.settings == "train":
         notes = _comments(CONFIGS / "train" / "tiny.yaml")
         scale, recipe = compose_recipe(target, [])
@@ -62,7 +63,7 @@ def _settings(target: Target) -> list[str]:
     for group in GROUPS:
         default = config["scale_name"] if group == "scale" else sweep.get(group, config[group]["name"])
         lines.append(_line(group, default, {group: f"one of: {', '.join(choices(group))}"}))
-    known = [*RunSettings.model_fields, *(key for key in OWN if key in config)]
+    known = [*RunSettings.model_fields, *(name for name in OF_SOME if name in config)]
     lines += [_line(key, sweep.get(key, config[key]), notes) for key in known]
     return [
         *lines,

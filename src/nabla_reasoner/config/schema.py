@@ -1,16 +1,17 @@
-"""Paths and valid names, types with ranges, and the message about a wrong setting."""
+"""Valid names, types with ranges, and the message about a wrong setting."""
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-ROOT = Path(__file__).resolve().parents[3]
-CONFIGS = ROOT / "configs"
+from .data_folder import data_folder
+
+CONFIGS = data_folder() / "configs"
 GROUPS = ("policy", "reward", "variant", "task", "method", "scale")
 SPLITS = ("test", "validation")
+ROLLOUTS = ("hf", "vllm")
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -20,11 +21,7 @@ REWARD_KINDS = ("classifier", "token_classifier", "likelihood")
 WANDB_MODES = ("offline", "online", "disabled")
 Wandb = Literal[WANDB_MODES]
 Folder = Annotated[str, Field(min_length=1)]
-
-
-def locate(path: str) -> str:
-    """Return a model's folder, relative to here or to the repository's root; otherwise the name as it is (hub)."""
-    return str(ROOT / path) if not Path(path).exists() and (ROOT / path).exists() else path
+Name = Annotated[str, Field(min_length=1)]
 
 
 def choices(group: str) -> list[str]:

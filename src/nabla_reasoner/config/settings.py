@@ -12,6 +12,7 @@ from .schema import (
     Count,
     Device,
     Folder,
+    Name,
     Positive,
     Section,
     Seed,
@@ -40,6 +41,22 @@ class ReportSettings(ResultsSettings):
         return self
 
 
+class ExportSettings(Settings):
+    scale: str
+    results_dir: Folder
+
+
+class GradeSettings(Settings):
+    answer: Name
+    response: Name
+    task: Name
+    problem: Name | None
+    finished: Name | None
+    metadata: Name | None
+    output: Folder | None
+    overwrite: bool
+
+
 class FiguresSettings(Settings):
     results_dir: Folder | None
     recompute: bool
@@ -47,7 +64,9 @@ class FiguresSettings(Settings):
 
 
 class PlanSettings(Settings):
-    """`plan` takes the settings of the target that it is asked about."""
+    """`plan` also takes the settings of the target that it is asked about."""
+
+    gpu: str | None
 
 
 class SpaceSettings(Section):
@@ -243,6 +262,8 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "cell": Cell,
     "results": ResultsSettings,
     "report": ReportSettings,
+    "export": ExportSettings,
+    "grade": GradeSettings,
     "figures": FiguresSettings,
     "plan": PlanSettings,
     "theorem": TheoremSettings,

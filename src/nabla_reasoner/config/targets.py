@@ -29,6 +29,7 @@ class Target:
         heading: its heading in the report; empty if it has no section of its own.
         minutes: duration at scale=tiny on two idle cores.
         in_all: whether `./reproduce.sh all` runs it.
+        repository: whether it needs a checkout: it reads or writes files that no wheel has.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Target:
     heading: str = ""
     minutes: float | int = 0
     in_all: bool = True
+    repository: bool = False
 
     def path(self, scale: str) -> str:
         """Return the folder below `results_dir`."""

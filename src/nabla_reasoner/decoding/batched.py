@@ -22,11 +22,12 @@ from typing import NamedTuple
 import torch
 
 from .. import cost
-from ..engine import generation, scoring
+from ..engine import scoring
 from ..engine.generation import Rollout, TokenPredictions
 from ..engine.sequences import ModelCaches
 from ..engine.trajectory import shared_seconds
 from ..models.language_models import Policy, RewardModel
+from ..serving.rollouts import rollouts_of
 from .gradient_reuse import GradientReuse
 from .observer import DecodingObserver
 from .selection import uncertain
@@ -77,7 +78,7 @@ class BatchedDecoder:
         self.gradients = GradientReuse(
             self.settings, self.states, self.policy, self.reward, self.current, self.observer
         )
-        self.optimiser = TokenOptimiser(self.settings, self.policy, self.gradients.evaluate_flips)
+        self.optimiser = TokenOptimiser(self.settings, self.policy, self.gradients.evaluate_flips, self.observer)
         self.token_test = TokenTest(self.reward, self.current, self.observer)
 
     def run(self) -> None:
@@ -239,7 +240,7 @@ class BatchedDecoder:
         """Sample one rollout per problem after the prefix of its response; after an end token nothing is sampled."""
         limit = self.settings.max_new_tokens
         ended = [prefix and prefix[-1] in self.policy.eos_ids for prefix in prefixes]
-        rollouts = generation.sample(
+        rollouts = rollouts_of(self.policy)(
             self.policy,
             [state.policy_prompt + prefix for state, prefix in zip(states, prefixes, strict=True)],
             [state.uniforms(f"rollout {state.rollouts}", limit) for state in states],
@@ -254,5 +255,7 @@ class BatchedDecoder:
             if rollout.token_ids:
                 state.trajectory.charge(cost.prefill(self.policy.size, rollout.prefilled))
                 state.trajectory.charge(cost.decoding(self.policy.size, rollout.decoded))
+            if rollout.reread:
+                state.trajectory.charge(cost.policy_forward(self.policy.size, rollout.reread))
             self.observer.on_rollout(state, prefix, rollout)
         return rollouts

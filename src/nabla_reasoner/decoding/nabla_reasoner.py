@@ -8,9 +8,10 @@ from ..engine import scoring
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .batched import BatchedDecoder
+from .observer import DecodingObserver
 from .reference import ReferenceDecoder
 from .settings import NablaSettings
-from .state import start_state, to_solution
+from .state import DecodingState, start_state, to_solution
 
 
 class NablaReasoner:
@@ -32,9 +33,19 @@ class NablaReasoner:
         self.settings = NablaSettings.from_keywords(**keywords)
 
     def solve(
-        self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
+        self,
+        problems: Sequence[Problem],
+        policy: Policy,
+        reward: RewardModel,
+        seed: int = 0,
+        repeat: int = 0,
+        *,
+        observer: DecodingObserver | None = None,
     ) -> list[Solution]:
         """Solve problems together; the result does not depend on which problems share a batch.
+
+        Args:
+            observer: listener that is told of every event, with engine "fast" only.
 
         Returns:
             One solution per problem, in order. `search` counts rollouts, proposals and their outcomes, and holds the
@@ -46,18 +57,7 @@ class NablaReasoner:
             "prompt_twice": self.settings.variant.prompt_twice,
         }
         states = [start_state(problem, policy, reward, seed=seed, repeat=repeat, **limits) for problem in problems]
-        if self.settings.engine == "reference":
-            for state in states:
-                ReferenceDecoder(self.settings, state, policy, reward).run()
-        else:
-            BatchedDecoder(self.settings, states, policy, reward).run()
-        unscored = [state for state in states if state.reward is None]  # for the record: no decision needed it, no cost
-        rewards, _ = scoring.rewards(
-            reward, [state.reward_prompt for state in unscored], [state.tokens for state in unscored]
-        )
-        for state, value in zip(unscored, rewards, strict=True):
-            state.reward = value
-        return [to_solution(state, policy) for state in states]
+        return solve_states(self.settings, states, policy, reward, observer)
 
 
 NablaReasoner.__signature__ = inspect.Signature(
@@ -66,3 +66,34 @@ NablaReasoner.__signature__ = inspect.Signature(
         for name, default in NablaSettings.keywords().items()
     ]
 )
+
+
+def solve_states(
+    settings: NablaSettings,
+    states: Sequence[DecodingState],
+    policy: Policy,
+    reward: RewardModel,
+    observer: DecodingObserver | None = None,
+) -> list[Solution]:
+    """Decode problems from their first states; return one solution per state, in order.
+
+    Args:
+        observer: listener of the fast engine.
+
+    Raises:
+        ValueError: an observer for the reference engine, which has no events.
+    """
+    if settings.engine == "reference":
+        if observer is not None:
+            raise ValueError("the reference engine cannot be observed. Use engine=fast, which gives the same numbers.")
+        for state in states:
+            ReferenceDecoder(settings, state, policy, reward).run()
+    else:
+        BatchedDecoder(settings, list(states), policy, reward, observer or DecodingObserver()).run()
+    unscored = [state for state in states if state.reward is None]  # for the record: no decision needed it, no cost
+    rewards, _ = scoring.rewards(
+        reward, [state.reward_prompt for state in unscored], [state.tokens for state in unscored]
+    )
+    for state, value in zip(unscored, rewards, strict=True):
+        state.reward = value
+    return [to_solution(state, policy) for state in states]

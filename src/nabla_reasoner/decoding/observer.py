@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+from jaxtyping import Float
+from torch import Tensor
+
 from ..engine.generation import Rollout
 from .state import DecodingState
 
@@ -15,6 +18,13 @@ class DecodingObserver:
     def on_gradient(self, state: DecodingState) -> None:
         """Handle an evaluation of ∂L/∂y for the current position."""
 
+    def on_optimised(self, state: DecodingState, logits: Float[Tensor, " vocab"], objective: list[float]) -> None:
+        """Handle the logits at the cursor from which a token is drawn next.
+
+        Args:
+            objective: L at each iteration of DTO (see `DTOResult`); empty without DTO.
+        """
+
     def on_draw(self, state: DecodingState, token: int) -> None:
         """Handle a token drawn from the optimised logits at the cursor."""
 
@@ -23,3 +33,34 @@ class DecodingObserver:
 
     def on_decision(self, state: DecodingState) -> None:
         """Handle the decision on a proposal, recorded in the last entry of `state.proposals`."""
+
+
+class ObserverGroup(DecodingObserver):
+    """Listener that passes every event on to several others, in their order."""
+
+    def __init__(self, observers: Sequence[DecodingObserver]):
+        self.observers = observers
+
+    def on_select(self, state: DecodingState) -> None:
+        for observer in self.observers:
+            observer.on_select(state)
+
+    def on_gradient(self, state: DecodingState) -> None:
+        for observer in self.observers:
+            observer.on_gradient(state)
+
+    def on_optimised(self, state: DecodingState, logits: Float[Tensor, " vocab"], objective: list[float]) -> None:
+        for observer in self.observers:
+            observer.on_optimised(state, logits, objective)
+
+    def on_draw(self, state: DecodingState, token: int) -> None:
+        for observer in self.observers:
+            observer.on_draw(state, token)
+
+    def on_rollout(self, state: DecodingState, prefix: Sequence[int], rollout: Rollout) -> None:
+        for observer in self.observers:
+            observer.on_rollout(state, prefix, rollout)
+
+    def on_decision(self, state: DecodingState) -> None:
+        for observer in self.observers:
+            observer.on_decision(state)

@@ -21,11 +21,12 @@ import torch
 from .. import cost
 from ..dto import equal_kl_moves, gradient_passes, objective
 from ..dto import reference as dto_reference
-from ..engine import generation, numerics, scoring
+from ..engine import numerics, scoring
 from ..engine.generation import TokenPredictions
 from ..engine.sampling import draw
 from ..engine.sequences import TokenSequence
 from ..models.language_models import Policy, RewardModel
+from ..serving.rollouts import rollouts_of
 from .selection import gate_norms, uncertain
 from .settings import NablaSettings
 from .state import (
@@ -161,7 +162,7 @@ class ReferenceDecoder:
             return prefix
         text = state.policy_prompt + prefix
         uniforms = state.uniforms(f"rollout {state.rollouts - 1}", settings.max_new_tokens)
-        (rollout,) = generation.sample(self.policy, [text], [uniforms], settings.rollout, [limit])
+        (rollout,) = rollouts_of(self.policy)(self.policy, [text], [uniforms], settings.rollout, [limit])
         state.trajectory.charge(cost.prefill(self.policy.size, rollout.prefilled))
         state.trajectory.charge(cost.decoding(self.policy.size, rollout.decoded))
         return prefix + rollout.token_ids

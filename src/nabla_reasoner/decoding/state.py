@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +16,13 @@ from ..engine.trajectory import Trajectory, is_finished, search_summary
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .settings import Variant
+
+
+class Prompts(NamedTuple):
+    """Token ids of a problem's chat up to the answer, as the policy and as the reward model read it."""
+
+    policy: list[int]
+    reward: list[int]
 
 
 @dataclass(eq=False)
@@ -103,21 +110,21 @@ def start_state(
     seed: int,
     repeat: int,
     prompt_twice: bool = False,
+    prompts: Prompts | None = None,
 ) -> DecodingState:
     """Return the state of a problem before its first rollout.
 
     Args:
+        prompts: token ids to be used instead of those that the templates write for the problem's question.
         prompt_twice: whether the reward model reads the prompt inside the answer too (see `Variant`).
 
     Raises:
         ValueError: the prompt and `max_new_tokens` do not fit the context of the policy or of the reward model.
     """
+    if prompts is None:
+        prompts = Prompts(policy.prompt_ids(problem.messages), reward.prompt_ids(problem.messages))
     state = DecodingState(
-        problem=problem,
-        seed=seed,
-        repeat=repeat,
-        policy_prompt=policy.prompt_ids(problem.messages),
-        reward_prompt=reward.prompt_ids(problem.messages),
+        problem=problem, seed=seed, repeat=repeat, policy_prompt=prompts.policy, reward_prompt=prompts.reward
     )
     policy.check_length(len(state.policy_prompt), max_new_tokens)
     repeated = len(state.policy_prompt) if prompt_twice else 0

@@ -14,6 +14,7 @@ from ..dto.settings import DTOResult
 from ..engine import numerics
 from ..engine.sampling import draw
 from ..models.language_models import Policy
+from .observer import DecodingObserver
 from .settings import NablaSettings
 from .state import DecodingState, direction_stage
 
@@ -23,14 +24,16 @@ class TokenOptimiser:
 
     Args:
         evaluate: returns ∂L/∂y at hard sequences whose tokens flipped during DTO, given the sequences and their slots.
+        observer: listener that is told of the logits from which each token is drawn.
 
     Attributes:
         in_progress: problems with an unfinished descent, by slot.
     """
 
-    def __init__(self, settings: NablaSettings, policy: Policy, evaluate: Evaluate):
+    def __init__(self, settings: NablaSettings, policy: Policy, evaluate: Evaluate, observer: DecodingObserver):
         self.settings = settings
         self.policy = policy
+        self.observer = observer
         self.descents = BatchedDescent(policy, evaluate, settings.decoding_dto)
         self.in_progress: dict[int, DecodingState] = {}
 
@@ -43,18 +46,25 @@ class TokenOptimiser:
             Each problem whose descent ended, with its token.
         """
         if self.settings.use_gradient:
-            ended, logits = self._descend(states)
+            ended, logits, objectives = self._descend(states)
         else:
-            ended, logits = states, self._first_logits(states)
+            ended, logits, objectives = states, self._first_logits(states), [[] for _ in states]
         if not ended:
             return []
         uniforms = [state.uniforms(f"resample {state.current_pass} {state.cursor}", 1)[0] for state in ended]
         numerics.check_optimised(logits)
+        for state, row, objective in zip(ended, logits, objectives, strict=True):
+            self.observer.on_optimised(state, row, objective)
         tokens = draw(logits, torch.tensor(uniforms, dtype=torch.float64, device=logits.device), self.settings.resample)
         return list(zip(ended, tokens.tolist(), strict=True))
 
-    def _descend(self, states: Sequence[DecodingState]) -> tuple[list[DecodingState], Float[Tensor, "states vocab"]]:
-        """Return the problems whose descents ended, with their logits after DTO or a move of equal KL in its place."""
+    def _descend(
+        self, states: Sequence[DecodingState]
+    ) -> tuple[list[DecodingState], Float[Tensor, "states vocab"], list[list[float]]]:
+        """Return the problems whose descents ended, their logits after DTO or a move of equal KL, and L by iteration.
+
+        The logits are those at the cursors; the move is the one that the settings have in DTO's place.
+        """
         if states:
             self.descents.start({state.slot: self._descent_start(state) for state in states})
             self.in_progress |= {state.slot: state for state in states}
@@ -62,13 +72,14 @@ class TokenOptimiser:
         ended = [self.in_progress.pop(slot) for slot in results]
         for state, result in zip(ended, results.values(), strict=True):
             state.trajectory.charge(result.cost)
+        objectives = [result.objective for result in results.values()]
         optimised = torch.cat([result.logits[:1] for result in results.values()]) if ended else torch.zeros(0, 0)
         if not ended or self.settings.move == "gradient":
-            return ended, optimised
+            return ended, optimised, objectives
         first, uniforms = self._first_logits(ended), None
         if self.settings.move == "random":
             uniforms = np.stack([state.uniforms(direction_stage(state), first.shape[1]) for state in ended])
-        return ended, equal_kl_moves.apply_move(self.settings.move, first, optimised, uniforms)
+        return ended, equal_kl_moves.apply_move(self.settings.move, first, optimised, uniforms), objectives
 
     def _descent_start(self, state: DecodingState) -> DescentStart:
         """Return the start of DTO on the rollout from the cursor on; its first row is the one at the cursor."""

@@ -47,6 +47,7 @@ class Rollout(NamedTuple):
         prefilled: prompt and prefix tokens read for it; what sequences share is counted once.
         decoded: what sampling its tokens read.
         predictions: the policy's prediction of each token, if requested.
+        reread: what the policy read once more for them, if a server sampled.
     """
 
     token_ids: list[int]
@@ -54,6 +55,7 @@ class Rollout(NamedTuple):
     prefilled: Reads = Reads()
     decoded: Reads = Reads()
     predictions: TokenPredictions | None = None
+    reread: Reads = Reads()
 
 
 @torch.no_grad()

@@ -69,7 +69,8 @@ def _is_failed(record: dict[str, Any]) -> bool:
 def check_records(cell: Cell) -> None:
     """Raise ValueError if the cell has records that other settings made, or that cannot be read.
 
-    More problems than before extend the records; the settings in `FREE` may change.
+    More problems than before extend the records; the settings in `FREE` may change. The commit of a hub
+    name counts if it was known then and is known now.
     """
     path = record_file(cell)
     if not stored(path).count:
@@ -81,7 +82,7 @@ def check_records(cell: Cell) -> None:
     before, now = old.get("num_problems"), new["num_problems"]
     if before is not None and (now is None or now > before):
         old["num_problems"] = now
-    changed = fingerprint.differences(old, new)
+    changed = fingerprint.differences(*fingerprint.without_unknown_versions(old, new))
     if changed:
         raise ValueError(
             f"{path} was made with other settings ({'; '.join(changed[:4])}{'; ...' if len(changed) > 4 else ''}). "

@@ -8,26 +8,32 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import build
 from ..config.build import BuiltCell
 from ..config.cell import Cell
 from . import prediction
-from .cell_records import Stored, record_file, stored, write_settings
+from .cell_records import Stored, check_records, record_file, stored, write_settings
 from .results_folder import UNWRITABLE
+from .rollout_engine import RolloutEngine, mismatch_file
 
 # The table is rewritten when a cell ends, at most every TABLE_SECONDS and for at most a tenth of the time.
 TABLE_SECONDS, TABLE_SHARE = 5, 10
 
 
-def run_cell(built: BuiltCell, label: str) -> None:
-    """Solve the problems that the cell has no records of yet, and write their records and settings."""
+def run_cell(built: BuiltCell, label: str, engine: RolloutEngine) -> None:
+    """Solve the problems that the cell has no records of yet, and write their records and settings.
+
+    Raises:
+        ValueError: models that cannot be loaded, or that are not those of the records.
+    """
     cell = built.cell
     path = record_file(cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     if cell.overwrite:
         path.unlink(missing_ok=True)
+        mismatch_file(path).unlink(missing_ok=True)
+    policy, reward = engine.models(built)
+    check_records(cell)  # again: loading may have fetched a newer model from the hub
     write_settings(cell)
-    policy, reward = build.load_models(cell)
     prediction.run(
         prediction.Inference(built.method, policy, reward, cell.seed),
         built.problems,
@@ -45,11 +51,23 @@ def expected(built: BuiltCell) -> int:
     return len(built.problems) * built.cell.task.repeats
 
 
-class CellRunner:
-    """Runs the cells of one command, with their progress, failures and tables."""
+def is_pending(built: BuiltCell) -> bool:
+    """Return whether a cell has problems left to solve."""
+    return built.cell.overwrite or stored(record_file(built.cell)).count < expected(built)
 
-    def __init__(self, cells: Sequence[Cell], write_tables: Callable[[Sequence[Cell]], None]):
+
+class CellRunner:
+    """Runs the cells of one command, with their progress, failures and tables.
+
+    Args:
+        cells: of the command.
+        write_tables: rewrites the tables from the records.
+        engine: loads the models.
+    """
+
+    def __init__(self, cells: Sequence[Cell], write_tables: Callable[[Sequence[Cell]], None], engine: RolloutEngine):
         self.cells = cells
+        self.engine = engine
         self.write_tables = write_tables
         self.finished = 0
         self.broken: list[str] = []
@@ -78,7 +96,7 @@ class CellRunner:
 
     def _run_cell(self, built: BuiltCell, name: str) -> None:
         try:
-            run_cell(built, f"cell {self.finished + 1}/{len(self.cells)} {name}")
+            run_cell(built, f"cell {self.finished + 1}/{len(self.cells)} {name}", self.engine)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in UNWRITABLE:
                 raise

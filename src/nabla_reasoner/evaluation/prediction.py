@@ -20,9 +20,11 @@ from tqdm import tqdm
 from ..cost import Cost
 from ..models.language_models import Policy, RewardModel
 from ..models.quiet import quiet_libraries
+from ..serving.rollouts import ServedPolicy
 from ..tasks.grading import grade
 from ..types import Method, Problem, Solution
 from .records import append_records, failed_record, make_record, read_records
+from .rollout_engine import append_mismatch
 
 
 class Chunk(NamedTuple):
@@ -115,6 +117,20 @@ class RecordWriter(BasePredictionWriter):
         append_records(self.path, [self.make(problem, solution, batch.repeat) for problem, solution in missing])
 
 
+class MismatchWriter(lightning.Callback):
+    """Appends the differences between the server and the policy, measured while a chunk was solved.
+
+    Args:
+        path: JSONL file of the records.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        append_mismatch(self.path, [problem.id for problem in batch.problems], batch.repeat, pl_module.policy.rollouts)
+
+
 class ProgressBar(lightning.Callback):
     """Problems solved, rate and time left of one cell; not shown if the output is not a terminal."""
 
@@ -180,7 +196,7 @@ def run(
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[RecordWriter(path, make, done), ProgressBar(label, sum(len(chunk.problems) for chunk in todo))],
+            callbacks=[*_writers(module, path, make, done), ProgressBar(label, _size(todo))],
         )
         loader = DataLoader(todo, batch_size=1, collate_fn=_only)
         try:
@@ -189,6 +205,19 @@ def run(
             for worker in multiprocessing.active_children():  # they would solve on; their records are written whole
                 worker.kill()
             raise KeyboardInterrupt from stopped
+
+
+def _size(chunks: Sequence[Chunk]) -> int:
+    """Return the number of problems in some chunks."""
+    return sum(len(chunk.problems) for chunk in chunks)
+
+
+def _writers(
+    module: Inference, path: Path, make: Callable[[Problem, Solution, int], dict], done: set[tuple[str, int]]
+) -> list[lightning.Callback]:
+    """Return what writes the files of a cell while it runs."""
+    served = [MismatchWriter(path)] if isinstance(module.policy, ServedPolicy) else []
+    return [RecordWriter(path, make, done), *served]
 
 
 def _processes(devices: int, num_nodes: int, chunk_count: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .. import cost
-from ..config.schema import ROOT
+from ..config.data_folder import repository
 from .record_files import read_object, warn_once
 
 PACKAGES = (
@@ -34,11 +34,15 @@ KEYS = {"command", "started", "status", "device", "count", "config", "python", "
 def commit() -> dict[str, Any]:
     """Return the git commit of this copy and whether tracked files differ from it; nulls outside a repository.
 
-    figures/ is not compared, because commands draw it again.
+    A repository in which the package is only installed does not count. figures/ is not compared, because commands
+    draw it again.
     """
+    folder = repository()
+    if folder is None:
+        return {"commit": None, "dirty": None}
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
+        command = ["git", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:

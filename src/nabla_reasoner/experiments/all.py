@@ -8,18 +8,19 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config.schema import ROOT
+from ..config.data_folder import PACKAGE, SCRIPT, data_folder, repository, spelled
 from ..config.targets import Target, targets
 from ..evaluation import provenance
 from ..evaluation.record_files import read_object, warn_once
 from .command import DONE, FAILED, INTERRUPTED, Command
 
-SCRIPT = ROOT / "reproduce.sh"
+ROOT = data_folder()
 CODE = (".py", ".yaml", ".toml", ".sh", ".json", ".safetensors")
 
 
@@ -33,13 +34,20 @@ def stage_arguments(target: Target, scale: str, results: str) -> list[str]:
 
 def code() -> str:
     """Return a digest of everything that decides results; figures/ is left out, since the stages write it."""
+    folders = [*([] if repository() else [PACKAGE]), *(ROOT / name for name in ("src", "configs", "assets"))]
     files = [ROOT / name for name in ("pyproject.toml", "reproduce.sh")]
-    files += [path for folder in ("src", "configs", "assets") for path in (ROOT / folder).rglob("*")]
+    files += [path for folder in folders for path in folder.rglob("*")]
     digest = hashlib.sha256()
     for path in sorted(files):
-        if path.suffix in CODE:
+        if path.suffix in CODE and path.is_file():
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _program() -> list[str]:
+    """Return the words that begin a command line: reproduce.sh, which installs what is missing, or this Python."""
+    folder = repository()
+    return ["bash", str(folder / "reproduce.sh")] if folder else [sys.executable, "-m", "nabla_reasoner"]
 
 
 class Stages:
@@ -74,9 +82,12 @@ class Stages:
 def run(command: Command, settings: Mapping[str, str]) -> int:
     """Run every target that has not finished; return the exit status."""
     scale = settings["scale"]
-    selected = [
-        target for target in targets().values() if target.in_all and (not target.scales or scale in target.scales)
-    ]
+    known = [target for target in targets().values() if target.in_all]
+    selected = [target for target in known if not target.scales or scale in target.scales]
+    if repository() is None:
+        left_out = [target.name for target in selected if target.repository]
+        print(f"Left out, because it needs a checkout of the repository: {', '.join(left_out)}.")
+        selected = [target for target in selected if not target.repository]
     return run_stages(selected, scale, settings["results_dir"])
 
 
@@ -85,20 +96,20 @@ def run_stages(selected: Sequence[Target], scale: str, results: str) -> int:
     commands = {" ".join(stage_arguments(target, scale, results)): target for target in selected}
     stages = Stages(Path(results, scale, "all", "stages.json"), list(commands))
     for number, (name, target) in enumerate(commands.items(), start=1):
-        title = f"[{number}/{len(commands)}] ./reproduce.sh {name}"
+        title = f"[{number}/{len(commands)}] {spelled(SCRIPT)} {name}"
         if stages.finished(name):
             print(f"{title}: finished before", flush=True)
             continue
         left = sum(other.minutes for line, other in commands.items() if not stages.finished(line))
         print(f"{title}   (all that is left: about {left:.0f} min)", flush=True)
         begin = time.monotonic()
-        status = subprocess.run(["bash", str(SCRIPT), *stage_arguments(target, scale, results)], check=False).returncode
+        status = subprocess.run([*_program(), *stage_arguments(target, scale, results)], check=False).returncode
         if status in (INTERRUPTED, -2):
             raise KeyboardInterrupt
         stages.note(name, "finished" if status == 0 else f"exit status {status}", time.monotonic() - begin)
     print(f"\nStages, in {stages.path}:")
     for name in commands:
         entry = stages.stages[name]
-        print(f"  {entry['seconds'] / 60:5.1f} min  {entry['status']:16}  ./reproduce.sh {name}")
+        print(f"  {entry['seconds'] / 60:5.1f} min  {entry['status']:16}  {spelled(SCRIPT)} {name}")
     print(f"  {sum(stages.stages[name]['seconds'] for name in commands) / 60:5.1f} min  in all")
     return DONE if all(stages.finished(name) for name in commands) else FAILED

@@ -15,8 +15,9 @@ from ..config.schema import CONFIGS
 from ..config.sweeps import Sweep
 from ..evaluation import provenance
 from ..evaluation.cell_records import check_records, record_file
-from ..evaluation.cell_runner import CellRunner, failures
+from ..evaluation.cell_runner import CellRunner, failures, is_pending
 from ..evaluation.results_folder import locked, written_files
+from ..evaluation.rollout_engine import RolloutEngine, check_cells, engine_summary
 from ..reporting import wandb_runs
 from .command import DONE, FAILED, Command, refusing
 
@@ -40,13 +41,18 @@ def run_cells(
         with refusing():
             stack.enter_context(locked(Path(first.folder)))
             built = check(command, sweeps)
-        return _run_checked(command, sweeps, built, write_tables, finish)
+            engine = stack.enter_context(RolloutEngine(Path(first.folder)))
+            pending = [item for item in built if is_pending(item)]
+            if first.rollouts != "hf" and pending and not _launcher(command):
+                engine.models(pending[0])  # a server that is wrong is refused before anything is written
+        return _run_checked(command, sweeps, built, engine, write_tables, finish)
 
 
 def _run_checked(
     command: Command,
     sweeps: Sequence[Sweep],
     built: Sequence[BuiltCell],
+    engine: RolloutEngine,
     write_tables: Callable[[Sequence[Cell]], None],
     finish: Callable[[Path], None],
 ) -> int:
@@ -55,7 +61,7 @@ def _run_checked(
     varied = {group: sorted({getattr(cell, group).name for cell in cells}) for group in ("policy", "task", "method")}
     varied |= {"seed": sorted({cell.seed for cell in cells})}
     summary = provenance.Summary(folder, command.line, first.content(), varied, first.device)
-    runner = CellRunner(cells, write_tables)
+    runner = CellRunner(cells, write_tables, engine)
     try:
         if _launcher(command):
             for part in sweeps:
@@ -69,11 +75,13 @@ def _run_checked(
         finish(folder)
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failures"
-        summary.close(status, cells_finished=runner.finished, cells=len(cells))
+        engines = engine_summary(cells, engine.facts)
+        summary.close(status, cells_finished=runner.finished, cells=len(cells), **engines)
         raise
     failed = failures(cells)
     bad = bool(failed or runner.broken)
-    summary.close("failures" if bad else "finished", cells_finished=runner.finished, cells=len(cells))
+    engines = engine_summary(cells, engine.facts)
+    summary.close("failures" if bad else "finished", cells_finished=runner.finished, cells=len(cells), **engines)
     wandb_runs.mirror_cells(cells, [record_file(cell) for cell in cells], sweep=varied)
     for path in sorted(folder.glob("*.md")):
         if path.stem in ("table", "right_token"):
@@ -95,6 +103,7 @@ def check(command: Command, sweeps: Sequence[Sweep]) -> list[BuiltCell]:
             settings.
     """
     built = [build.build_cell(cell) for part in sweeps for cell in part.cells]
+    check_cells([item.cell for item in built])
     for cell in (item.cell for item in built):
         if not cell.overwrite:
             check_records(cell)

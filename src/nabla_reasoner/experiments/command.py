@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ..config.data_folder import SCRIPT, spelled
 from ..config.targets import Target
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -41,4 +42,4 @@ class Command:
     def line(self) -> str:
         """The command as typed."""
         arguments = [self.target.name, *([self.argument] if self.argument else []), *self.overrides]
-        return shlex.join(["./reproduce.sh", *arguments])
+        return f"{spelled(SCRIPT)} {shlex.join(arguments)}"

@@ -15,11 +15,12 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from ..config.schema import ROOT
+from ..config.data_folder import data_folder
 from ..config.targets import find
 from .command import DONE, FAILED, Command, Refused
 from .keep import gaps, keep_rows
 
+ROOT = data_folder()
 DATA = ROOT / "figures" / "data"
 OUTPUT = ROOT / "results" / "notebooks"
 NOTEBOOKS = ("figures", "walkthrough", "theorem_4_1")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..config import fingerprint
-from ..config.schema import ROOT
+from ..config.data_folder import data_folder, needs_repository, repository
 from ..config.sweeps import compose_sweeps
 from ..config.targets import Target, find, kept_rows, targets
 from ..evaluation.provenance import read_summary
@@ -21,7 +21,7 @@ from ..evaluation.record_files import read_settings
 from ..evaluation.records import read_records
 from .command import DONE, FAILED, Command
 
-GALLERY = ROOT / "figures"
+GALLERY = data_folder() / "figures"
 FREE = ("keep", "docs", "results_dir", "wandb", "overwrite", "recompute")  # settings that change no result
 OWN = ("report", "figures")  # targets that keep what other targets made, by themselves
 
@@ -41,11 +41,12 @@ def check(command: Command) -> None:
     """Refuse `keep=true` where nothing can be kept.
 
     Raises:
-        ValueError: other settings than the default ones, a target without rows in figures/data/, or results that it
-            reads and that are not complete.
+        ValueError: other settings than the default ones, a target without rows in figures/data/, results that it
+            reads and that are not complete, or no checkout to keep them in.
     """
     if not asked(command):
         return
+    needs_repository("keep=true")
     target = command.target
     if not target.keeps and target.name not in OWN:
         keepers = ", ".join([*(name for name, other in targets().items() if other.keeps), *OWN])
@@ -68,6 +69,8 @@ def finish(command: Command, status: int) -> int:
     if not target.keeps or target.name in OWN:
         return status
     if not asked(command):
+        if repository() is None:
+            return status
         print("Nothing was copied to figures/: that takes keep=true and a complete run of the default settings.")
         return status
     found = ["it did not finish"] if status != DONE else gaps(target, results)

@@ -1,18 +1,40 @@
 """Training of the models of a scale, by its recipe in `configs/train/`."""
 
 import importlib
+import os
+import shutil
+from pathlib import Path
 
 from omegaconf import DictConfig
 
+from ..config.data_folder import locate
 from .command import DONE, Command, refusing
 
 RECIPES = "nabla_reasoner.training.recipes"
+
+
+def copy_shipped(folder: str) -> None:
+    """Copy a recipe's folder to here if it is shipped but not here.
+
+    Training writes into the current folder. A single stage reads what the other stages wrote, and the manifest
+    describes all of it.
+    """
+    shipped = locate(folder)
+    if shipped == folder:
+        return
+    unfinished = f"{folder}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(shipped, unfinished)
+    os.replace(unfinished, folder)
+    print(f"Copied the shipped models from {shipped} to {Path.cwd() / folder}; the training replaces them there.")
 
 
 def run(command: Command, settings: tuple[str, DictConfig]) -> int:
     """Train the models that the recipe of the scale names; return the exit status."""
     scale, recipe = settings
     module = importlib.import_module(f"{RECIPES}.{scale}")  # imported late: peft and trl are optional dependencies
+    if recipe.get("folder"):
+        copy_shipped(recipe.folder)
     with refusing():
         module.train(recipe)
     return DONE

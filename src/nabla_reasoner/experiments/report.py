@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config.schema import ROOT
+from ..config.data_folder import data_folder, needs_repository, spelled
 from ..config.targets import Target, find, kept_rows, targets
 from ..config.wandb_mode import chosen_mode
 from ..evaluation.provenance import read_summary
@@ -27,6 +27,7 @@ from .command import Command, refusing
 from .recording import Recording
 from .table1 import draw_table
 
+ROOT = data_folder()
 KEPT = {  # field of the evidence: name of its rows in figures/data/, if it is another
     "rewards": "table2",
     "rejections": "table3",
@@ -36,6 +37,7 @@ KEPT = {  # field of the evidence: name of its rows in figures/data/, if it is a
     "checks": "theorem_checks",
     "terms": "theorem_terms",
 }
+PAGES = ("deviations", "outputs")  # of docs/; a wheel has them too
 README_START = "<!-- claims: written by ./reproduce.sh report docs=true -->\n"
 README_END = "<!-- end of claims -->"
 CLAIMS_PAGE = """# Claims of the paper, and verdicts
@@ -78,7 +80,7 @@ def gather(results: Path, scale: str) -> ReportInputs:
         figures={name: path for name, path in figures.items() if path.exists()},
         summaries={name: summary for name, summary in summaries.items() if summary is not None},
         grid=read_grid(scale),
-        pages={name: (ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("deviations", "outputs")},
+        pages={name: spelled((ROOT / f"docs/{name}.md").read_text(encoding="utf-8")) for name in PAGES},
     )
 
 
@@ -139,6 +141,8 @@ def run(command: Command, settings: dict[str, Any]) -> int:
     """Write the page, and publish it if wandb=online; return the exit status."""
     results, scale = Path(settings["results_dir"]), settings["scale"]
     with refusing():
+        if settings["docs"]:
+            needs_repository("docs=true")
         if settings["docs"] and scale != "tiny":
             raise ValueError(f"docs=true needs scale=tiny, which the docs are about; got scale={scale}.")
         inputs = gather(results, scale)

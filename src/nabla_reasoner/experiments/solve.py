@@ -4,9 +4,18 @@ import sys
 from pathlib import Path
 
 from ..config import build, compose
+from ..config.build import BuiltCell
 from ..config.cell import Cell
+from ..decoding.candidate_scores import with_scores
+from ..decoding.nabla_reasoner import NablaReasoner
+from ..decoding.observer import DecodingObserver, ObserverGroup
+from ..decoding.settings import NablaSettings
+from ..decoding.state import DecodingState
+from ..decoding.trace import Trace, TraceRecorder
 from ..engine import scoring
+from ..evaluation.rollout_engine import RolloutEngine
 from ..models import Policy, RewardModel
+from ..reporting.trace_page import number, token_text, trace_page
 from ..tasks.grading import grade
 from ..tasks.trained_questions import EXAMPLES, trained_question
 from ..types import Method, Problem, Solution
@@ -34,24 +43,82 @@ def run(command: Command, cell: Cell) -> int:
 def _run(command: Command, cell: Cell) -> int:
     shared = [override for override in command.overrides if not override.startswith(("method=", "method."))]
     problem = trained_question(command.argument, "question") or Problem("question", command.argument, None, "free")
+    with RolloutEngine(Path(cell.folder)) as engine:
+        return _answer(command, cell, problem, shared, engine)
+
+
+def _answer(command: Command, cell: Cell, problem: Problem, shared: list[str], engine: RolloutEngine) -> int:
+    """Load the models, and answer with greedy decoding and with the cell's method."""
     with refusing():
         (baseline,) = compose.compose_cells([f"experiment={command.target.name}", *shared, "method=greedy"])
         methods = {part.method.name: build.build_method(part) for part in (baseline, cell)}
+        _check_trace(cell, methods[cell.method.name])
         build.prepare_models(cell)
-        policy, reward = build.load_models(cell)
+        policy, reward = engine.models(BuiltCell(cell, methods[cell.method.name], [problem]))
         for model in (policy, reward):
             model.check_length(len(model.prompt_ids(problem.messages)), cell.max_new_tokens)
     print(f"policy {policy.name}, reward {reward.name} ({reward.kind})")
     if problem.answer is None and Path(cell.policy.path).parts[:2] == SHIPPED:
         print("\n".join([ONLY_TRAINED, *(f"  {' '.join(example.split())}" for example in EXAMPLES.values())]))
     for name, method in methods.items():
-        _show(name, method, problem, policy, reward, cell.seed)
+        watches = name == cell.method.name and isinstance(method, NablaReasoner) and method.settings.engine == "fast"
+        if not watches:
+            _show(name, problem, policy, reward, method.solve([problem], policy, reward, seed=cell.seed)[0])
+            continue
+        recorder = TraceRecorder(method.settings, policy, 1)
+        listeners = [*([recorder] if cell.trace else []), *([] if cell.quiet else [RevisionPrinter(name, policy)])]
+        (solution,) = method.solve([problem], policy, reward, seed=cell.seed, observer=ObserverGroup(listeners))
+        _show(name, problem, policy, reward, solution)
+        if cell.trace:
+            (trace,) = recorder.traces([problem], [solution])
+            _write(Path(cell.trace), with_scores(trace, policy, reward), policy, reward, method.settings, cell.seed)
     return DONE
 
 
-def _show(name: str, method: Method, problem: Problem, policy: Policy, reward: RewardModel, seed: int) -> None:
-    """Solve the problem and print response, verdict, reward and cost."""
-    (solution,) = method.solve([problem], policy, reward, seed=seed)
+class RevisionPrinter(DecodingObserver):
+    """Observer that prints a line for each proposal, as soon as it is decided."""
+
+    def __init__(self, name: str, policy: Policy):
+        self.name = name
+        self.policy = policy
+        self.count = 0
+
+    def on_decision(self, state: DecodingState) -> None:
+        if not self.count:
+            print(f"\n{self.name}, revisions")
+        self.count += 1
+        decision = state.proposals[-1]
+        old, new = (repr(token_text(self.policy, decision[key])) for key in ("old", "new"))
+        rewards = "not compared"
+        if decision["reward"] is not None:
+            rewards = f"reward {number(decision['incumbent'])} → {number(decision['reward'])}"
+        outcome = "kept" if decision["accepted"] else "rejected"
+        print(f"  {self.count}. position {decision['position']}: {old} → {new}, {rewards}, {outcome}", flush=True)
+
+
+def _check_trace(cell: Cell, method: Method) -> None:
+    """Raise ValueError if a trace is asked for and cannot be had, before anything is computed."""
+    if cell.trace is None:
+        return
+    if not isinstance(method, NablaReasoner) or method.settings.engine != "fast":
+        raise ValueError(
+            f"trace needs a method that is ∇-Reasoner on its fast engine; got method={cell.method.name}. "
+            "Use method=nabla_reasoner, or leave trace out."
+        )
+    folder = Path(cell.trace).absolute().parent
+    if not folder.is_dir() or Path(cell.trace).is_dir():
+        raise ValueError(f"trace must be a file in a folder that exists; got {cell.trace}. Make the folder first.")
+
+
+def _write(path: Path, trace: Trace, policy: Policy, reward: RewardModel, settings: NablaSettings, seed: int) -> None:
+    """Write the page of a solved problem, and say where."""
+    page = trace_page(trace, policy, reward, settings, seed=seed, verdict=verdict(trace.problem, trace.solution))
+    path.write_text(page, encoding="utf-8")
+    print(f"\nstep by step: {path.absolute()}")
+
+
+def _show(name: str, problem: Problem, policy: Policy, reward: RewardModel, solution: Solution) -> None:
+    """Print response, verdict, reward and cost of a solution."""
     value = solution.reward
     if value is None:  # the method did not use the reward model; shown for comparison, not part of its cost
         (value,), _ = scoring.rewards(reward, [reward.prompt_ids(problem.messages)], [solution.token_ids])

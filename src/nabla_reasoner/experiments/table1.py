@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ..config import fingerprint
 from ..config.cell import Cell
-from ..config.schema import ROOT
+from ..config.data_folder import locate
 from ..config.sweeps import Sweep
 from ..evaluation.cell_records import record_file
 from ..evaluation.outcomes import Experiment, Row, lineage, read_experiment, start_policies
@@ -26,6 +26,8 @@ from ..reporting.paper_numbers import paper_cells
 from ..reporting.tables import csv_text, latex, markdown, one_line, replace_file
 from .cell_sweep import run_cells
 from .command import Command
+
+DRAWN = ("policy", "task", "method", "accuracy", "ci_low", "ci_high", "flops")  # columns that the figure needs
 
 
 def accuracy_against_flops(table: pd.DataFrame) -> Figure:
@@ -84,8 +86,9 @@ def reward_note(cell: Cell) -> str:
     reward = cell.reward
     note = f"Variant {cell.variant.name}. {_reward_sentence(reward.name, reward.kind, reward.path)}"
     manifest = reward.manifest
-    if manifest and (ROOT / manifest["file"]).is_file():
-        entry = json.loads((ROOT / manifest["file"]).read_text(encoding="utf-8"))["models"][manifest["entry"]]
+    file = Path(locate(manifest["file"])) if manifest else None
+    if file is not None and file.is_file():
+        entry = json.loads(file.read_text(encoding="utf-8"))["models"][manifest["entry"]]
         accuracies = ", ".join(f"{task} {value} %" for task, value in entry["greedy_accuracy"].items())
         return f"{note}; its own greedy accuracy: {accuracies} (the same reward serves every method)."
     return f"{note}."
@@ -189,8 +192,13 @@ def write_table(
 
 
 def draw_table(source: Path, folder: Path) -> Path | None:
-    """Draw accuracy against FLOPs from a table.csv as table1.png and .pdf of a folder; None without a finished row."""
-    table = pd.DataFrame(typed_rows(source), columns=COLUMNS)
+    """Draw accuracy against FLOPs from a table.csv as table1.png and .pdf of a folder; None without a finished row.
+
+    Raises:
+        ValueError: the file lacks a column of `DRAWN`.
+    """
+    rows = [{**row, **{column: row[column] for column in DRAWN}} for row in typed_rows(source)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
     if table.dropna(subset=["accuracy", "flops"]).empty:
         return None
     figure = accuracy_against_flops(table)

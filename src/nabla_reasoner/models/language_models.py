@@ -1,5 +1,6 @@
 """Policy and reward model over Hugging Face models."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -209,6 +210,17 @@ class RewardModel(LanguageModel):
             )
         self.replaced_ends |= self._foreign_ends(policy.eos_ids)
         self._checked.append((policy.tokenizer, list(policy.eos_ids)))
+
+    def for_policy(self, policy: Policy) -> "RewardModel":
+        """Return this reward as it reads the responses of one policy, whatever others have been checked with it.
+
+        Raises:
+            ValueError: as `check_vocabulary`.
+        """
+        reward = copy.copy(self)
+        reward.replaced_ends, reward._checked = self._foreign_ends(self.eos_ids), []
+        reward.check_vocabulary(policy)
+        return reward
 
     @property
     def has_score_head(self) -> bool:

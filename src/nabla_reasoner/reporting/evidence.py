@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ..evaluation.outcomes import lineage
 from .method_names import OURS
-from .tables import read_csv
+from .tables import FileRow, read_csv
 
 NOT_RUN = "not run"
 Row = dict[str, str | float | int | None]
@@ -45,7 +45,7 @@ class Evidence(NamedTuple):
 
 def typed_rows(path: Path) -> list[Row]:
     """Read a CSV file: numbers as floats, empty cells as None, the rest as text; none if it is missing or damaged."""
-    return [{name: _typed(cell) for name, cell in row.items()} for row in read_csv(path)]
+    return [FileRow(path, {name: _typed(cell) for name, cell in row.items()}) for row in read_csv(path)]
 
 
 def _typed(cell: str) -> str | float | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..config.data_folder import spelled
 from ..config.targets import find, targets
 from . import accuracy_table
 from .claims import Decision
@@ -128,7 +129,7 @@ def _claims(decisions: Sequence[Decision], scale: str) -> list[Block]:
 
 
 def _not_run(target: str) -> Markdown:
-    return Markdown(f"Not run: `./reproduce.sh {target}`.")
+    return Markdown(spelled(f"Not run: `./reproduce.sh {target}`."))
 
 
 def _number(value: float | int | None, form: str) -> str:

@@ -3,11 +3,13 @@
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..evaluation.outcomes import Row
 from ..evaluation.record_files import warn_once
+
+Cell = str | float | int | None  # value of a row
 
 
 def table_texts(rows: str, header: Sequence[str], body: list[list[str]], notes: list[str]) -> dict[str, str]:
@@ -79,10 +81,32 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     return [], []
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
+class FileRow(dict[str, Cell]):
+    """A row of a CSV file, by column; asking for a column that the file lacks names both.
+
+    Args:
+        path: the file.
+        values: the row.
+
+    Raises:
+        ValueError: on a column that is missing, at `row[column]`.
+    """
+
+    def __init__(self, path: Path, values: Mapping[str, Cell]):
+        super().__init__(values)
+        self.path = path
+
+    def __missing__(self, column: str) -> Cell:
+        raise ValueError(
+            f"{self.path} must have the column {column!r}; it has {', '.join(self)}. Run the command again that "
+            "writes it, or restore the file."
+        )
+
+
+def read_csv(path: Path) -> list[FileRow]:
     """Read the rows of a CSV file; every value is text; none if the file is missing or damaged."""
     columns, rows = read_rows(path)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    return [FileRow(path, dict(zip(columns, row, strict=True))) for row in rows]
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""One run of Weights & Biases: its content, its id, and how it is written.
+"""One offline run of Weights & Biases: its content, its id, and how it is written.
 
 A run takes hundredths of a second: nothing about the machine is collected, in a single process.
 """
@@ -9,9 +9,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..config.schema import locate
+from ..config.data_folder import locate
 from ..evaluation import provenance
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 PROJECT = "nabla-reasoner"
 SMALL_BYTES = 64 * 2**20  # model folders up to this size are stored with the run; others by their address
-SECONDS = 30  # that a server has to answer
 TAG = 64  # characters of a tag
 
 
@@ -65,10 +65,21 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", name)
 
 
-def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode: str) -> None:
-    """Write one W&B run."""
+def import_wandb() -> ModuleType:
+    """Import wandb, silent and without telemetry.
+
+    Even an offline run would send telemetry, and wait for the server when Python exits.
+    """
+    for name, value in (("WANDB_SILENT", "true"), ("WANDB_ERROR_REPORTING", "false")):
+        os.environ.setdefault(name, value)
     import wandb
 
+    return wandb
+
+
+def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str) -> None:
+    """Write one offline W&B run below `folder`/wandb."""
+    wandb = import_wandb()
     version = provenance.commit()
     tags = [scale, experiment]
     if version["commit"]:
@@ -85,9 +96,7 @@ def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode: str
         disable_git=True,
         disable_job_creation=True,
         save_code=False,
-        init_timeout=SECONDS,
     )
-    os.environ.setdefault("WANDB_SILENT", "true")
     try:
         run = wandb.init(
             project=PROJECT,
@@ -97,7 +106,7 @@ def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode: str
             job_type=entry.job_type,
             tags=[tag[:TAG] for tag in tags],
             config=dict(entry.config),
-            mode=mode,
+            mode="offline",
             dir=str(folder),
             resume="allow",
             settings=settings,
@@ -114,14 +123,27 @@ def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode: str
         wandb.finish()
 
 
+def model_bytes(models: Mapping[str, str]) -> int:
+    """Return the size of the model folders that are stored with a run; models as in `WandbRun`."""
+    sizes = [_folder_bytes(Path(locate(path))) for path in models.values()]
+    return sum(size for size in sizes if size is not None and size <= SMALL_BYTES)
+
+
+def _folder_bytes(folder: Path) -> int | None:
+    """Return the size of a folder's files; None if it is no folder."""
+    if not folder.is_dir():
+        return None
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def _model_artifact(name: str, path: str) -> "wandb.Artifact":
     """Return a model as an artifact: the files of a small folder, otherwise a reference to its address."""
-    import wandb
-
+    wandb = import_wandb()
     artifact, folder = wandb.Artifact(_plain(name), type="model"), Path(path)
-    if not folder.is_dir():
+    size = _folder_bytes(folder)
+    if size is None:
         artifact.add_reference(f"https://huggingface.co/{path}", checksum=False)
-    elif sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= SMALL_BYTES:
+    elif size <= SMALL_BYTES:
         artifact.add_dir(str(folder), policy="immutable")  # not copied into wandb's own folder
     else:
         artifact.add_reference(folder.resolve().as_uri(), checksum=False)

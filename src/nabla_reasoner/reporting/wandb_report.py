@@ -1,12 +1,10 @@
 """Publishing of the report as a W&B Report, with its figures in a run."""
 
-import os
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import wandb_log
+from . import wandb_log, wandb_runs, wandb_upload
 from .html_report import Block, Figure, Heading, markdown
 from .wandb_log import PROJECT
 
@@ -25,12 +23,12 @@ def login() -> str:
     Raises:
         PublishingError: there is no key, the key is refused, or the server cannot be reached.
     """
-    import wandb
-
-    os.environ.setdefault("WANDB_SILENT", "true")
-    address = wandb.setup().settings.base_url
-    if not _reached(address):  # first, because wandb would retry for minutes
-        raise PublishingError(f"{address} cannot be reached. Run the same command again with a network.")
+    wandb = wandb_log.import_wandb()
+    address = wandb_upload.server_address()
+    try:
+        wandb_upload.check_server(address)  # first, because wandb would retry for minutes
+    except wandb_upload.UploadError as error:
+        raise PublishingError(f"{error}. Run the same command again with a network.") from error
     try:
         return wandb.Api(timeout=SECONDS).default_entity
     except wandb.errors.UsageError as error:
@@ -45,17 +43,6 @@ def login() -> str:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _reached(address: str) -> bool:
-    """Return whether a server answers at the address, with any status."""
-    try:
-        urllib.request.urlopen(address, timeout=SECONDS).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def wandb_blocks(blocks: Sequence[Block], entity: str) -> list[Any]:
@@ -105,7 +92,8 @@ def publish(blocks: Sequence[Block], folder: Path, *, scale: str) -> str:
     try:
         import wandb_workspaces.reports.v2 as wr
 
-        wandb_log.log(entry, folder, experiment=GROUP, scale=scale, mode="online")
+        wandb_runs.replace_run(entry, folder, experiment=GROUP, scale=scale)
+        wandb_upload.upload(wandb_runs.run_folders(entry, folder))
         report = wr.Report(
             project=PROJECT,
             entity=entity,

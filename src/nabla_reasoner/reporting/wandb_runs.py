@@ -2,7 +2,7 @@
 
 Runs are written after the work, from its result files, which do not depend on them. A run's id is a digest of
 experiment, scale, cell and settings, so that the same command writes the same runs: an unchanged run is kept, a changed
-one is replaced.
+one is replaced. Every run is written offline; with mode online those that the server does not have are then uploaded.
 """
 
 import hashlib
@@ -23,12 +23,14 @@ from ..evaluation.record_files import read_object, warn_once
 from ..evaluation.records import read_records
 from ..evaluation.statistics import accuracy_interval
 from .tables import read_rows, replace_file
-from .wandb_log import Table, WandbRun, identity, log
+from .wandb_log import Table, WandbRun, identity, log, model_bytes
+from .wandb_upload import UploadError, is_uploaded, upload
 
 SAMPLES = 5  # records of a cell that are uploaded as text
 SAMPLE_COLUMNS = ("question", "response", "extracted", "answer", "correct", "reward", "status")
 COSTS = ("model_calls", "decode_tokens", "gradient_evaluations", "flops", "gradient_flops", "seconds")
-STATE = "mirrored.json"
+STATE = "mirrored.json"  # by run id: where the run is, and a digest of its content
+OFFLINE, ONLINE = "offline", "online"
 
 
 def cell_entry(cell: Cell, path: Path) -> WandbRun:
@@ -164,10 +166,10 @@ def write(folder: Path, make: Callable[[], Sequence[WandbRun]], *, experiment: s
     """Write W&B runs; an error there is a warning, because the result files do not depend on them.
 
     Args:
-        folder: results of the experiment; offline runs are written to its folder `wandb`.
+        folder: results of the experiment; runs are written to its folder `wandb`.
         make: returns the runs; not called if W&B is disabled.
         experiment, scale: group and tag of the runs.
-        mode: offline, online or disabled; the variable WANDB_MODE overrides it.
+        mode: offline, online (upload too) or disabled; the variable WANDB_MODE overrides it.
     """
     mode = chosen_mode(mode)
     if mode == "disabled":
@@ -177,10 +179,15 @@ def write(folder: Path, make: Callable[[], Sequence[WandbRun]], *, experiment: s
     if state.exists() and not known:
         warn_once(f"{state} is damaged: the runs in {state.parent} are written again.")
     try:
-        changed = {entry.identity: entry for entry in make() if known.get(entry.identity) != _state(entry, mode)}
-        for entry in changed.values():
-            _replace(entry, folder, experiment=experiment, scale=scale, mode=mode)
-            known[entry.identity] = _state(entry, mode)
+        entries = [(entry, _digest(entry)) for entry in make()]
+        for entry, digest in entries:
+            told = known.get(entry.identity)
+            is_gone = mode == ONLINE and told == [OFFLINE, digest] and not run_folders(entry, folder)
+            if told not in ([OFFLINE, digest], [ONLINE, digest]) or is_gone:
+                replace_run(entry, folder, experiment=experiment, scale=scale)
+                known[entry.identity] = [OFFLINE, digest]
+        if mode == ONLINE:
+            _upload_new(entries, known, folder)
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         print(f"warning: no copy in W&B ({reason}); the files in {folder} are complete.", file=sys.stderr)
@@ -188,23 +195,51 @@ def write(folder: Path, make: Callable[[], Sequence[WandbRun]], *, experiment: s
         replace_file(state, json.dumps(known, indent=1) + "\n")
 
 
-def _replace(entry: WandbRun, folder: Path, *, experiment: str, scale: str, mode: str) -> None:
-    """Write a run, then remove the files of earlier ones with its id; if writing fails, they stay."""
-    pattern = f"wandb/*run-*-{entry.identity}*"  # W&B appends a number to the second run of one second
-    old = set(folder.glob(pattern))
+def _upload_new(entries: Sequence[tuple[WandbRun, str]], known: dict[str, Any], folder: Path) -> None:
+    """Upload the runs that the server does not have, and note them; if that fails, say how to send them later.
+
+    Args:
+        entries: runs with their digests.
+        known: state by id; changed in place.
+    """
+    missing = [(entry, digest) for entry, digest in entries if known[entry.identity] != [ONLINE, digest]]
+    folders = {entry.identity: run_folders(entry, folder) for entry, _ in missing}
     try:
-        log(entry, folder, experiment=experiment, scale=scale, mode=mode)
+        if missing:
+            size = sum(model_bytes(entry.models) for entry, _ in missing)
+            upload([run for runs in folders.values() for run in runs], model_bytes=size)
+    except UploadError as error:
+        pattern = folder / "wandb" / "offline-run-*"
+        print(
+            f"warning: not uploaded to W&B: {error}. The copies are complete; send them later: wandb sync {pattern}",
+            file=sys.stderr,
+        )
+    for entry, digest in missing:
+        if all(map(is_uploaded, folders[entry.identity])):
+            known[entry.identity] = [ONLINE, digest]
+
+
+def replace_run(entry: WandbRun, folder: Path, *, experiment: str, scale: str) -> None:
+    """Write a run, then remove the files of earlier ones with its id; if writing fails, they stay."""
+    old = set(run_folders(entry, folder))
+    try:
+        log(entry, folder, experiment=experiment, scale=scale)
     except BaseException:
-        for part in set(folder.glob(pattern)) - old:
+        for part in set(run_folders(entry, folder)) - old:
             shutil.rmtree(part, ignore_errors=True)
         raise
-    if set(folder.glob(pattern)) - old or mode == "online":
+    if set(run_folders(entry, folder)) - old:
         for path in old:
             shutil.rmtree(path)
 
 
-def _state(entry: WandbRun, mode: str) -> list[str]:
-    """Return the mode and a digest of a run's content."""
+def run_folders(entry: WandbRun, folder: Path) -> list[Path]:
+    """Return the folders of the runs with an id; W&B appends a number to the second run of one second."""
+    return sorted(folder.glob(f"wandb/*run-*-{entry.identity}*"))
+
+
+def _digest(entry: WandbRun) -> str:
+    """Return a digest of a run's content."""
     figures = {name: path.read_bytes().hex() for name, path in entry.figures.items()}
     content = json.dumps(entry._replace(figures=figures)._asdict(), sort_keys=True, default=str)
-    return [mode, hashlib.sha256(content.encode()).hexdigest()]
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..config import build
-from ..config.schema import locate
+from ..config.data_folder import locate
 from ..models import random_init
 from ..models.language_models import Policy, RewardModel
 from ..models.tokenizers import load_tokenizer

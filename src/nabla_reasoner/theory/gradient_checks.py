@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from ..config import build, compose
 from ..config.cell import Cell
-from ..config.schema import locate
+from ..config.data_folder import locate
 from ..engine import generation
 from ..engine.sampling import Sampling, keyed_uniforms
 from ..models.language_models import Policy, RewardModel

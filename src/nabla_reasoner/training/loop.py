@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProg
 from torch import Tensor
 
 from ..models.quiet import quiet_libraries
+from .checkpoints import AtomicCheckpoints, read_checkpoint
 from .data import Mixture, Padded
 from .losses import next_token_loss
 
@@ -153,7 +154,7 @@ def fit(
         patience: steps without a higher validation accuracy after which the training ends; None: at the last step.
 
     Raises:
-        ValueError: the checkpoint found was made by another recipe, model or tokenizer.
+        ValueError: the checkpoint found is damaged, or was made by another recipe, model or tokenizer.
     """
     checkpoint = _checkpoint(folder, name)
     resumes = checkpoint.is_file()
@@ -215,6 +216,7 @@ def _trainer(
         max_steps=num_steps,
         gradient_clip_val=1.0,
         logger=lightning.pytorch.loggers.CSVLogger(folder, name="log"),
+        plugins=[AtomicCheckpoints()],
         callbacks=[saving, TQDMProgressBar(refresh_rate=10), *validating],
         enable_model_summary=False,
         log_every_n_steps=1 if validating else 50,
@@ -232,7 +234,7 @@ def _has_stopped(saved: dict[str, Any], checks: int) -> bool:
 
 def _checked(checkpoint: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """Return a checkpoint; raise ValueError if it was made by another recipe."""
-    saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    saved = read_checkpoint(checkpoint)
     old = saved.get("hyper_parameters", {})
     changed = [
         f"{key}: {old.get(key)} -> {identity.get(key)}"

@@ -5,6 +5,7 @@ nothing. The loss equals that of `grpo.GroupRelativeTraining` (a test compares t
 mixed precision.
 """
 
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -56,15 +57,33 @@ def trainer_settings(config: DictConfig) -> dict[str, Any]:
         "use_bias_correction_kl": False,  # as in `losses.reference_divergence`
         "loss_type": LOSS_TYPES[sampling.normalisation],
         "scale_rewards": "group" if sampling.scale_advantages else "none",
-        "use_vllm": True,
-        "vllm_mode": config.vllm.mode,
-        "vllm_gpu_memory_utilization": config.vllm.gpu_memory_utilization,
+        **_engine_settings(config.vllm),
         "bf16": True,
         "report_to": ["wandb"],
         "save_steps": 50,
         "save_total_limit": 2,
         "logging_steps": 1,
     }
+
+
+def _engine_settings(vllm: DictConfig | None) -> dict[str, Any]:
+    """Return the arguments that choose what samples: vLLM, or with null the model's own `generate`."""
+    if vllm is None:
+        return {"use_vllm": False}
+    share = vllm.gpu_memory_utilization
+    return {"use_vllm": True, "vllm_mode": vllm.mode, "vllm_gpu_memory_utilization": share}
+
+
+def check_engine(config: DictConfig) -> None:
+    """Raise ValueError if vLLM is to sample and this environment does not have it.
+
+    vLLM pins other versions of torch and transformers than this package, so that no extra of it can bring vLLM.
+    """
+    if config.vllm is not None and importlib.util.find_spec("vllm") is None:
+        raise ValueError(
+            "TRL samples by vLLM in its own process, which needs an environment with vLLM and TRL; this one has no "
+            "vllm. Make one (docs/serving.md has the commands), or write vllm=null for the slower generate."
+        )
 
 
 def trl_reward(questions: Sequence[Problem]) -> Callable[..., list[float | None]]:
@@ -131,8 +150,13 @@ def dry_run(config: DictConfig) -> "trl.GRPOConfig":
 
 
 def train(config: DictConfig) -> None:
-    """Train, or with `dry_run=true` only check."""
+    """Train, or with `dry_run=true` only check.
+
+    Raises:
+        ValueError: as `trainer_settings` and `check_engine`.
+    """
     if config.dry_run:
         dry_run(config)
     else:
+        check_engine(config)
         train_with_trl(config)

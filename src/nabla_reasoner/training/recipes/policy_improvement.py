@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ...models.tokenizers import load_tokenizer
 from ...types import Problem
+from ..checkpoints import read_log
 from ..data import Mixture, solution_examples
 from ..grpo import GroupRelativeTraining, GroupSampling
 from ..loop import FitResult, Schedule, discard_checkpoint, fit
@@ -189,9 +190,7 @@ def write_curves(path: Path, logs: Mapping[str, Path]) -> None:
 
 
 def _curve(log: Path) -> pd.DataFrame:
-    files = sorted(log.glob("version_*/metrics.csv"), key=lambda file: int(file.parent.name.split("_")[1]))
-    logged = pd.concat([pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""]) for file in files])
-    steps = logged.astype({"step": int}).groupby("step").last()  # the last value of each column
+    steps = read_log(log)
     return steps[steps["validation/accuracy"].notna() | (steps.index % 10 == 0)].drop(columns="epoch")
 
 

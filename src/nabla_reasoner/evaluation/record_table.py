@@ -1,0 +1,61 @@
+"""All records of a results folder as one Arrow table, a row per problem and repeat.
+
+Needs pyarrow, which is optional: this module is imported when it is used.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+
+from ..cost import Cost
+from .record_files import NAME, record_files
+from .records import read_records
+
+TEXTS = ("policy", "task", "method", "problem_id", "response", "extracted", "answer", "status", "error")
+SCHEMA = pyarrow.schema(
+    [
+        ("experiment", pyarrow.string()),  # folder below the scale's, e.g. "table1" or "table1/budget"
+        *((name, pyarrow.string()) for name in TEXTS),
+        ("seed", pyarrow.int64()),
+        ("repeat", pyarrow.int64()),
+        ("correct", pyarrow.bool_()),
+        ("reward", pyarrow.float64()),
+        *(
+            (name, pyarrow.float64() if kind is float else pyarrow.int64())
+            for name, kind in Cost.__annotations__.items()
+        ),
+        ("search", pyarrow.string()),  # JSON text: its fields depend on the method
+        ("settings", pyarrow.string()),  # JSON text: what made the record; null if unknown
+    ]
+)
+
+
+def record_table(results: Path) -> pyarrow.Table:
+    """Return the records below a scale's results folder, ordered by file and line; costs are columns of their own.
+
+    Raises:
+        ValueError: no records, or a file that cannot be read.
+    """
+    rows = list(_rows(results))
+    if not rows:
+        raise ValueError(f"{results} must hold records; got none. Run ./reproduce.sh table1 first.")
+    return pyarrow.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _rows(results: Path) -> Iterator[dict[str, Any]]:
+    folders = {path.parent for path in results.rglob("*.jsonl") if NAME.fullmatch(path.name)}
+    for folder in sorted(folder for folder in folders if "wandb" not in folder.parts):
+        experiment = folder.parent if folder.name == "records" else folder
+        for file in record_files(folder):
+            settings = None if file.settings is None else json.dumps(file.settings, ensure_ascii=False)
+            for record in read_records(file.path):
+                yield {
+                    "experiment": experiment.relative_to(results).as_posix(),
+                    **{key: value for key, value in record.items() if key not in ("cost", "search")},
+                    **record["cost"],
+                    "search": json.dumps(record["search"], ensure_ascii=False),
+                    "settings": settings,
+                }

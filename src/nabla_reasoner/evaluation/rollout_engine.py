@@ -1,0 +1,163 @@
+"""The engine that samples for the cells of one command: Hugging Face's models, or a server of each policy."""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..config import build
+from ..config.build import BuiltCell
+from ..config.cell import Cell
+from ..config.data_folder import locate
+from ..models.language_models import Policy, RewardModel
+from ..serving import identity
+from ..serving.client import Client, ServerError
+from ..serving.mismatch import Mismatch, joined
+from ..serving.process import ServerProcess, ServerSettings, check_python
+from ..serving.rollouts import ServedPolicy
+from ..serving.served import ServedRollouts
+from .cell_records import record_file
+from .records import append_records
+
+TEST_PROMPTS = 4  # prompts of the cell whose greedy continuations are compared before the run
+LOG = "server.log"
+
+
+@dataclass
+class RolloutEngine:
+    """Loads the models of cells, and lets a server sample where they ask for it.
+
+    One server runs at a time. It is started when a cell of its policy comes, and stopped when one of another policy
+    does, or by `close`.
+
+    Attributes:
+        folder: of the results; holds the log of a server that is started here.
+        facts: what is known of each server, in order of use.
+    """
+
+    folder: Path
+    facts: list[dict[str, Any]] = field(default_factory=list)
+    _key: tuple[str, ...] | None = field(default=None, init=False)
+    _client: Client | None = field(default=None, init=False)
+    _process: ServerProcess | None = field(default=None, init=False)
+
+    def __enter__(self) -> "RolloutEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def models(self, built: BuiltCell) -> tuple[Policy, RewardModel]:
+        """Return policy and reward model of a cell; a server that samples for the policy has been checked.
+
+        Raises:
+            ValueError: as `build.load_models`; a server that cannot be started or reached, has another model, or takes
+                too short texts.
+        """
+        policy, reward = build.load_models(built.cell, served=True)
+        if built.cell.rollouts == "hf":
+            return policy, reward
+        return ServedPolicy(policy, ServedRollouts(self._server(built, policy))), reward
+
+    def _server(self, built: BuiltCell, policy: Policy) -> Client:
+        """Return the checked client of a cell's server."""
+        cell = built.cell
+        prompts = [policy.prompt_ids(problem.messages) for problem in built.problems]
+        key = (cell.policy.path, cell.dtype, cell.device)
+        if self._key != key or self._client is None or not (self._process is None or self._process.running):
+            self.close()
+            client, model = self._open(cell, policy)
+            self.facts.append(
+                {
+                    "policy": cell.policy.name,
+                    "server": "started here" if self._process else client.url,
+                    "version": _version(client),
+                    "model": model.name,
+                    "max_model_len": model.max_tokens,
+                    "check": self._check(client, policy, prompts[:TEST_PROMPTS]),
+                }
+            )
+            self._key, self._client = key, client
+        identity.check_length(
+            self._client, self.facts[-1]["max_model_len"], max(map(len, prompts)) + cell.max_new_tokens
+        )
+        return self._client
+
+    def _check(self, client: Client, policy: Policy, prompts: list[list[int]]) -> dict[str, Any]:
+        """Return what `identity.check_model` finds; its error names the log of a server that was started here."""
+        try:
+            return identity.check_model(client, policy, prompts)
+        except ValueError as error:
+            where = f" Its log: {self.folder / LOG}" if self._process is not None else ""
+            raise ValueError(f"{error}{where}") from error
+
+    def _open(self, cell: Cell, policy: Policy) -> tuple[Client, identity.ServedModel]:
+        """Return a client of the server that the cell names, or of one that is started now."""
+        url = cell.server
+        if url is None:
+            check_python(cell.server_python)
+            print(f"starting vLLM for {cell.policy.name}; its log is {self.folder / LOG}", file=sys.stderr, flush=True)
+            settings = ServerSettings(
+                python=cell.server_python,
+                model=locate(cell.policy.path),
+                dtype=cell.dtype,
+                device=cell.device,
+                max_tokens=policy.context,
+                arguments=shlex.split(cell.server_arguments or ""),
+            )
+            self._process = ServerProcess(settings, self.folder / LOG)
+            url = self._process.url
+        client = Client(url, timeout=cell.server_timeout, concurrency=cell.server_requests)
+        model = identity.served_model(client)
+        client.model = model.name
+        return client, model
+
+    def close(self) -> None:
+        """Stop the server if it was started here."""
+        if self._process is not None:
+            self._process.stop()
+        self._process = self._client = self._key = None
+
+
+def check_cells(cells: Sequence[Cell]) -> None:
+    """Raise ValueError if one running server is named for several policies: it serves one model."""
+    served = {cell.policy.name: cell.policy.path for cell in cells if cell.rollouts != "hf" and cell.server}
+    if len(set(served.values())) > 1:
+        raise ValueError(
+            f"server={next(cell.server for cell in cells if cell.server)} serves one policy; got {', '.join(served)}. "
+            "Write policy=NAME, or server_python=PYTHON, with which a server is started for each."
+        )
+
+
+def mismatch_file(records: Path) -> Path:
+    """Return the file beside a record file that holds the engines' differences, a line per chunk of problems."""
+    return records.with_suffix(".engines.ndjson")
+
+
+def append_mismatch(records: Path, problems: Sequence[str], repeat: int, rollouts: ServedRollouts) -> None:
+    """Append what was compared while a chunk was solved to the mismatch file of a record file."""
+    found = rollouts.take_mismatch()
+    line = {"repeat": repeat, "problems": list(problems), **found._asdict(), "retries": rollouts.take_retries()}
+    append_records(mismatch_file(records), [line])
+
+
+def engine_summary(cells: Sequence[Cell], facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the entry `engines` of a summary: servers, and the engines' differences over all cells; empty for hf."""
+    files = [mismatch_file(record_file(cell)) for cell in cells if cell.rollouts != "hf"]
+    if not files:
+        return {}
+    lines = [json.loads(line) for file in files if file.exists() for line in file.read_text("utf-8").splitlines()]
+    whole = joined(Mismatch(*(line[name] for name in Mismatch._fields)) for line in lines)
+    retries = sum(line["retries"] for line in lines)
+    return {"engines": {"rollouts": "vllm", "servers": list(facts), "retries": retries, **whole.summary()}}
+
+
+def _version(client: Client) -> str | None:
+    """Return the version that a server states; None if it states none."""
+    try:
+        return str(client.get("/version")["version"])
+    except (ServerError, KeyError, TypeError):
+        return None

@@ -1,0 +1,76 @@
+"""Grades of a file of completions, written beside it, and their accuracy."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..config.schema import CONFIGS, choices
+from ..evaluation.completion_files import FileRow, has_column, read_rows
+from ..evaluation.completions import Columns, Graded, grade_rows, notes, scores
+from ..tasks.extraction import is_generated
+from .command import DONE, FAILED, Command, refusing
+
+
+def run(command: Command, settings: Mapping[str, Any]) -> int:
+    """Grade the file, write the output and print the accuracy of each task; return the exit status."""
+    source = Path(command.argument)
+    output = Path(settings["output"] or f"{source}.graded.jsonl")
+    with refusing():
+        if output.exists() and not settings["overwrite"]:
+            raise ValueError(f"the output file must be new; {output} exists. Write output=FILE or overwrite=true.")
+        if output.resolve() == source.resolve():
+            raise ValueError(f"the output file must not be the file that is graded; got {output}. Write output=FILE.")
+        rows = read_rows(source)
+        columns, task = _columns(source, rows, settings)
+        graded = grade_rows(source, rows, columns, task)
+        _write(output, graded)
+    for score in scores(graded):
+        accuracy = score.accuracy
+        print(
+            f"{score.task}: {accuracy.mean:.1f} % correct (95 % interval {accuracy.low:.1f} to {accuracy.high:.1f}), "
+            f"{score.completions} completions of {score.problems} problems; compared by {score.grader}"
+        )
+    for note in notes(graded):
+        print(f"  {note}")
+    print(f"Grades in {output}")
+    return FAILED if any(item.grade is not None and item.grade.note is not None for item in graded) else DONE
+
+
+def _columns(source: Path, rows: list[FileRow], settings: Mapping[str, Any]) -> tuple[Columns, str]:
+    """Return the names of the columns, and the task of every row if there is no column for it.
+
+    Raises:
+        ValueError: `task` is neither a column nor the name of a task.
+    """
+    columns = Columns(**{name: settings[name] for name in Columns._fields})
+    name = settings["task"]
+    if has_column(rows, name):
+        return columns, ""
+    file = CONFIGS / "task" / f"{name}.yaml"
+    if not (file.is_file() or is_generated(name)):
+        raise ValueError(
+            f"task must be a column of {source} or the name of a task; got {name!r}. Columns: "
+            f"{', '.join(rows[0].values)}. Tasks: {', '.join(choices('task'))}, or a data set of reasoning-gym. Write "
+            "task=NAME, e.g. task=math500 for answers that are compared as mathematics."
+        )
+    dataset = yaml.safe_load(file.read_text(encoding="utf-8")).get("dataset") if file.is_file() else None
+    return columns._replace(task=None), dataset or name
+
+
+def _write(output: Path, graded: list[Graded]) -> None:
+    """Write one JSON object per row, in the order of the file; the output appears when it is complete.
+
+    Raises:
+        ValueError: the output cannot be written.
+    """
+    lines = [json.dumps(item.values(), ensure_ascii=False, default=str) + "\n" for item in graded]
+    temporary = output.with_name(f"{output.name}.unfinished")
+    try:
+        temporary.write_text("".join(lines), encoding="utf-8")
+        os.replace(temporary, output)
+    except OSError as error:
+        raise ValueError(f"{output} cannot be written: {error.strerror}. Write output=FILE.") from error

@@ -1,0 +1,80 @@
+"""Machines that a run can be planned for: memory, bandwidth and arithmetic as their vendors publish them.
+
+A decoding step reads all weights and the cached keys and values once, so that it is bound by bandwidth; a pass over
+whole texts is bound by arithmetic. Neither is ever faster than launching its kernels one by one, as PyTorch does.
+"""
+
+import os
+from typing import NamedTuple
+
+GB = 1e9
+
+
+class Machine(NamedTuple):
+    """One GPU, or the CPU of this computer.
+
+    Attributes:
+        name: as typed after `gpu=`.
+        memory: bytes. A driver reports a little more than the published GB; that is our reserve for its own needs.
+        bandwidth: bytes per second of its memory.
+        flops: floating-point operations per second, dense bfloat16 (float32 on a CPU).
+        step_share: share of `bandwidth` and `flops` that decoding reaches; our assumption.
+        pass_share: share of `flops` that passes over whole texts reach; our assumption.
+        layer_seconds: time to launch one layer of one pass or decoding step; our assumption.
+        row_seconds: time spent on one sequence in one decoding step, whatever the model; our assumption.
+        dto_seconds: time spent on one row in one step of DTO, whatever the model; our assumption.
+    """
+
+    name: str
+    memory: float | int
+    bandwidth: float | int
+    flops: float | int
+    step_share: float | int = 0.7
+    pass_share: float | int = 0.4
+    layer_seconds: float | int = 1.0e-3
+    row_seconds: float | int = 10e-6
+    dto_seconds: float | int = 50e-6
+
+    def without_launches(self) -> "Machine":
+        """Return the machine bound by its bandwidth and arithmetic alone."""
+        return self._replace(layer_seconds=0.0, row_seconds=0.0, dto_seconds=0.0)
+
+
+def _cpu() -> Machine:
+    """Return this computer's CPU: its own memory, and the speed of two cores, fitted to Table 1 at scale=tiny."""
+    return Machine(
+        name="cpu",
+        memory=float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+        bandwidth=15 * GB,
+        flops=120e9,
+        step_share=0.7,
+        pass_share=0.6,
+        layer_seconds=0.8e-3,
+        row_seconds=36e-6,
+        dto_seconds=70e-6,
+    )
+
+
+MACHINES = {
+    machine.name: machine
+    for machine in (
+        _cpu(),
+        Machine("RTX4090-24GB", memory=24 * GB, bandwidth=1008 * GB, flops=165.2e12),
+        Machine("A100-40GB", memory=40 * GB, bandwidth=1555 * GB, flops=312e12),
+        Machine("L40S-48GB", memory=48 * GB, bandwidth=864 * GB, flops=362.05e12),
+        Machine("A100-80GB", memory=80 * GB, bandwidth=2039 * GB, flops=312e12),
+        Machine("H100-80GB", memory=80 * GB, bandwidth=3350 * GB, flops=989.4e12),
+        Machine("H200-141GB", memory=141 * GB, bandwidth=4800 * GB, flops=989.4e12),
+    )
+}
+
+
+def machine(name: str) -> Machine:
+    """Return a machine by name.
+
+    Raises:
+        ValueError: an unknown name; the valid ones are listed.
+    """
+    if name not in MACHINES:
+        raise ValueError(f"gpu must be one of {', '.join(MACHINES)}; got {name!r}. Write gpu=H100-80GB.")
+    return MACHINES[name]

@@ -1,0 +1,51 @@
+"""Differences between two engines that run the same model: log-probabilities of the same tokens, and argmaxes."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from .completions import Completion
+from .teacher_forcing import ForcedPredictions
+
+
+class Mismatch(NamedTuple):
+    """Sums over tokens that one engine sampled and the other one read.
+
+    Attributes:
+        tokens: number of tokens compared.
+        total: sum of |Δ log-probability| over them, in nats.
+        largest: the largest of these differences.
+        argmaxes: number of tokens at which the most likely token differs.
+    """
+
+    tokens: int = 0
+    total: float = 0.0
+    largest: float = 0.0
+    argmaxes: int = 0
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Return what a reader wants to know; nulls if nothing was compared."""
+        return {
+            "tokens_compared": self.tokens,
+            "mean_log_prob_difference": self.total / self.tokens if self.tokens else None,
+            "largest_log_prob_difference": self.largest if self.tokens else None,
+            "share_of_differing_argmaxes": self.argmaxes / self.tokens if self.tokens else None,
+        }
+
+
+def compare(completion: Completion, forced: ForcedPredictions) -> Mismatch:
+    """Compare the server's log-probabilities of a continuation with the policy's own."""
+    own = forced.log_probs.double().tolist()
+    differences = [abs(value - known) for value, known in zip(completion.log_probs, own, strict=True)]
+    pairs = zip(completion.most_likely, forced.most_likely.tolist(), strict=True)
+    return Mismatch(len(own), sum(differences), max(differences), sum(theirs != ours for theirs, ours in pairs))
+
+
+def joined(parts: Iterable[Mismatch]) -> Mismatch:
+    """Return the differences over all tokens of several parts."""
+    whole = list(parts)
+    return Mismatch(
+        tokens=sum(part.tokens for part in whole),
+        total=sum((part.total for part in whole), start=0.0),
+        largest=max((part.largest for part in whole), default=0.0),
+        argmaxes=sum(part.argmaxes for part in whole),
+    )

@@ -1,0 +1,166 @@
+"""Complete runs whose continuations a server samples: faults, records, the engines' difference, refusals."""
+
+import json
+from pathlib import Path
+
+import pytest
+import toys
+from fake_server import FakeServer
+from toy_runs import command, records_below
+
+from nabla_reasoner import Policy
+from nabla_reasoner.__main__ import WRONG, main
+from nabla_reasoner.evaluation.records import read_records
+from nabla_reasoner.experiments.command import FAILED
+from nabla_reasoner.serving import client
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(client, "PAUSE", 0.001)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return Policy.from_pretrained(toys.model_folder("qwen2"))
+
+
+def served(results: Path, server: FakeServer, *more: str) -> list[str]:
+    return command(results, "rollouts=vllm", f"server={server.url}", *more)
+
+
+def is_check(body: dict) -> bool:
+    """Return whether a request belongs to the comparison before the run."""
+    return body["max_tokens"] == 16
+
+
+def test_greedy_records_equal_those_of_hugging_face(policy, tmp_path: Path):
+    assert main(command(tmp_path / "hf", "method=greedy")) == 0
+    assert not list((tmp_path / "hf").rglob("*.engines.*")), "nothing is written without a server"
+    assert "engines" not in json.loads((tmp_path / "hf/tiny/table1/summary.json").read_text("utf-8"))
+    with FakeServer(policy) as server:
+        assert main(served(tmp_path / "vllm", server, "method=greedy")) == 0
+        asked = len(server.bodies)
+        assert main(served(tmp_path / "vllm", server, "method=greedy")) == 0
+        assert len(server.bodies) == asked, "a complete cell asks for nothing"
+    (own,) = (tmp_path / "hf").rglob("*__s0.jsonl")
+    path = tmp_path / "vllm" / own.relative_to(tmp_path / "hf")
+    records = [{**record, "cost": None} for record in read_records(own)]
+    for record, other in zip(records, read_records(path), strict=True):
+        assert (other["response"], other["reward"], other["correct"]) == (
+            record["response"],
+            record["reward"],
+            record["correct"],
+        )
+    summary = json.loads((tmp_path / "vllm/tiny/table1/summary.json").read_text("utf-8"))
+    runs = summary["invocations"]
+    assert runs[0]["engines"]["servers"][0]["version"] == "fake"
+    for run in runs:
+        assert run["engines"]["tokens_compared"] > 0
+        assert run["engines"]["largest_log_prob_difference"] < 1e-4
+    lines = [json.loads(line) for line in path.with_suffix(".engines.ndjson").read_text("utf-8").splitlines()]
+    assert [problem for line in lines for problem in line["problems"]] == [r["problem_id"] for r in read_records(path)]
+    assert json.loads(path.with_suffix(".settings.json").read_text("utf-8"))["rollouts"] == "vllm"
+
+
+def test_server_killed_in_a_batch_leaves_failed_records_and_keeps_the_others(policy, tmp_path: Path, capsys):
+    def fault(body, number):
+        return "killed" if number == 4 + 3 else None  # after the check, in the second chunk of two
+
+    with FakeServer(policy, fault) as server:
+        assert main(served(tmp_path, server, "method=greedy")) == FAILED
+    records = read_records(next(tmp_path.rglob("*__s0.jsonl")))
+    assert [record["status"] for record in records] == ["ok", "ok", "failed", "failed", "failed"]
+    for record in records[2:]:
+        assert record["error"].startswith(f"ServerError: {server.url}, attempt")
+        assert (record["response"], record["extracted"], record["correct"]) == ("", None, False)
+    assert "3 problems failed" in capsys.readouterr().err
+
+
+def test_fault_of_one_problem_fails_that_problem_alone_and_its_text_is_not_graded(policy, tmp_path: Path):
+    poisoned: list[list[int]] = []
+
+    def fault(body, number):
+        if not is_check(body) and not poisoned:
+            poisoned.append(body["prompt"])
+        return "500" if not is_check(body) and body["prompt"] in poisoned else None
+
+    with FakeServer(policy, fault) as server:
+        assert main(served(tmp_path, server, "method=best_of_n", "method.num_samples=2")) == FAILED
+    records = read_records(next(path for path in tmp_path.rglob("*__s0.jsonl") if "budget" not in str(path)))
+    failed = [record for record in records if record["status"] == "failed"]
+    assert len(records) == 5
+    assert len(failed) == 1
+    assert "HTTP 500 (The answer is 42. Engine died)" in failed[0]["error"]
+    assert "42" not in failed[0]["response"]
+
+
+def test_passing_faults_change_no_record(policy, tmp_path: Path):
+    kinds = ["truncated", "500", "vocabulary", "cut", "no choices"]
+    narrow = ("method=self_consistency", "method.num_samples=2", "num_problems=2")
+    with FakeServer(policy) as server:
+        assert main(served(tmp_path / "whole", server, *narrow)) == 0
+        first = sorted(json.dumps(body, sort_keys=True) for body in server.bodies)
+    with FakeServer(policy, lambda body, number: kinds[number // 2 % 5] if number % 2 else None) as server:
+        assert main(served(tmp_path / "faulty", server, *narrow)) == 0
+        assert sorted({json.dumps(body, sort_keys=True) for body in server.bodies}) == sorted(set(first))
+    assert records_below(tmp_path / "whole") == records_below(tmp_path / "faulty")
+    retries = json.loads(next((tmp_path / "faulty").rglob("summary.json")).read_text("utf-8"))["engines"]["retries"]
+    assert retries > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["method=guided_decoding"], ["guided_decoding", "rollouts=hf", "best_of_n", "nabla_reasoner"]),
+        (["method=greedy", "policy=tiny-base,tiny-instruct"], ["serves one policy", "server_python"]),
+        (["method=greedy", "max_new_tokens=100"], ["max_model_len=20", "--max-model-len"]),
+        (["method=greedy", f"policy.path={toys.model_folder('qwen2', seed=1)}"], ["wrong model behind", "log-prob"]),
+    ],
+)
+def test_wrong_combination_is_refused_and_nothing_is_written(policy, tmp_path: Path, capsys, settings, words):
+    with FakeServer(policy, max_model_len=20 if "max_new_tokens=100" in settings else 256) as server:
+        asked = [word for word in served(tmp_path / "results", server) if "policy=" not in word or len(settings) < 2]
+        if any(word.startswith("policy=") for word in settings):
+            asked = [word for word in asked if not word.startswith("policy.path")]
+        assert main([*asked, *settings]) == WRONG
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    for word in words:
+        assert word in message
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["rollouts=vllm"], ["server=URL", "server_python=PYTHON", "neither"]),
+        (["rollouts=vllm", "server=http://127.0.0.1:9", "server_python=python"], ["both"]),
+        (["server=http://127.0.0.1:9"], ["rollouts must be vllm"]),
+        (["rollouts=vllm", "server=here"], ["server must be text like"]),
+        (["rollouts=tgi"], ["rollouts must be one of 'hf', 'vllm'"]),
+        (["rollouts=vllm", "server=http://127.0.0.1:9"], ["must be reachable"]),
+        (["rollouts=vllm", "server_python=/no/python"], ["server_python must be the Python", "cannot be run"]),
+        (["rollouts=vllm", "server_python=a", "server_requests=0"], ["server_requests must be a whole number >= 1"]),
+    ],
+)
+def test_wrong_setting_is_refused_in_one_line(tmp_path: Path, capsys, settings, words):
+    assert main(command(tmp_path / "results", "method=greedy", *settings)) == WRONG
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    for word in words:
+        assert word in message
+    assert not (tmp_path / "results").exists()
+
+
+def test_target_that_takes_no_server_says_so(tmp_path: Path, capsys):
+    settings = ["rollouts=vllm", "server=http://127.0.0.1:9", f"results_dir={tmp_path}", "num_problems=1"]
+    assert main(["figure2", *settings]) != 0
+    assert "rollouts must be hf for this target" in capsys.readouterr().err
+
+
+def test_solve_takes_a_server(policy, tmp_path: Path, capsys):
+    with FakeServer(policy) as server:
+        words = served(tmp_path, server, "method=best_of_n", "method.num_samples=2")
+        settings = [word for word in words[1:] if not word.startswith(("num_problems", "batch_size"))]
+        assert main(["solve", "1+2?", *settings]) == 0
+        assert len(server.bodies) > 3
+    assert "best_of_n" in capsys.readouterr().out

@@ -1,0 +1,188 @@
+"""Plans of cells: budgets, numbers of problems, durations, and what is refused."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nabla_reasoner.config.cell import Cell
+from nabla_reasoner.config.compose import compose_cells
+from nabla_reasoner.config.schema import choices
+from nabla_reasoner.planning import memory, text
+from nabla_reasoner.planning.cells import CellPlan, check_memory, limits_of, plan_cells, problem_count
+from nabla_reasoner.planning.expected_cost import Models, _step_seconds
+from nabla_reasoner.planning.machines import MACHINES, machine
+from nabla_reasoner.planning.model_sizes import load
+from nabla_reasoner.planning.work import Decoding
+
+H100 = machine("H100-80GB")
+PAPER = ("experiment=table1", "scale=paper", "policy=qwen2.5-7b", "task=math500", "seed=0")
+
+
+def plan(*overrides: str, on: str = "H100-80GB") -> CellPlan:
+    (planned,) = plan_cells(compose_cells(list(overrides)), machine(on))
+    return planned
+
+
+@pytest.fixture(scope="module")
+def cells() -> dict[str, Cell]:
+    """A cell of every method at scale=paper; methods that need a likelihood reward are only planned, not run."""
+    composed = compose_cells([*PAPER, "method=" + ",".join(choices("method"))])
+    return {cell.method.name: cell for cell in composed}
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "small", "large"),
+    [
+        ("nabla_reasoner", "max_rollouts", 4, 16),
+        ("nabla_without_gradient", "max_rollouts", 4, 16),
+        ("nabla_reasoner_multipass", "max_rollouts", 4, 16),
+        ("best_of_n", "num_samples", 4, 16),
+        ("self_consistency", "num_samples", 4, 16),
+        ("tree_of_thoughts", "num_proposals", 4, 16),
+        ("rap", "num_simulations", 4, 16),
+        ("tpo", "num_iterations", 1, 3),
+        ("mh_resampling", "num_steps", 4, 16),
+        ("particle_filter", "num_particles", 4, 16),
+        ("discrete_langevin", "num_steps", 4, 16),
+    ],
+)
+def test_a_larger_budget_costs_more_and_is_printed(
+    cells: dict[str, Cell], method: str, setting: str, small: int, large: int
+):
+    methods = [cells[method].method.model_copy(update={setting: value}) for value in (small, large)]
+    (first,), (second,) = (plan_cells([cells[method].changed(method=changed)], H100) for changed in methods)
+    assert second.cost.flops > 1.3 * first.cost.flops
+    assert second.cost.decode_tokens >= first.cost.decode_tokens
+    assert second.seconds > first.seconds
+    for planned, value in ((first, small), (second, large)):
+        assert str(value) in text.budget(planned).replace(",", "").split()
+
+
+def test_every_method_says_what_its_budget_counts(cells: dict[str, Cell]):
+    assert set(cells) == set(choices("method"))
+    for cell in cells.values():
+        assert cell.method.meaning.format(**cell.method.keywords())
+
+
+def test_problems_of_a_file_are_counted(tmp_path: Path):
+    file = tmp_path / "two.jsonl"
+    lines = [json.dumps({"id": str(number), "problem": "1+1", "answer": "2"}) for number in range(2)]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    cell = compose_cells(["scale=paper", "task=amc", f"task.path={file}"])[0]
+    assert problem_count(cell) == 2
+    assert plan("scale=paper", "task=amc", f"task.path={file}").problems == 2 * cell.task.repeats
+    for overrides, reason in (
+        ([f"task.path={tmp_path}/missing.jsonl"], "must exist"),
+        ([f"task.path={file}", "num_problems=3"], "between 1 and 2"),
+        (["num_problems=84"], "at most 83"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            problem_count(compose_cells(["scale=paper", "task=amc", *overrides])[0])
+
+
+def test_an_ablation_takes_no_more_problems_than_a_benchmark_has():
+    overrides = ["experiment=ablations", "scale=paper", "task=amc", "num_problems=100"]
+    assert problem_count(compose_cells([*overrides, "setting=all_rows"])[0]) == 83
+    with pytest.raises(ValueError, match="at most 83"):
+        problem_count(compose_cells(overrides)[0])
+
+
+def test_seeds_and_repeats_multiply_the_problems():
+    one, three = plan(*PAPER[:-1], "seed=0", "method=greedy"), plan(*PAPER[:-1], "seed=0,1,2", "method=greedy")
+    assert (one.problems, three.problems) == (500, 1500)
+    assert three.cost.flops == pytest.approx(3 * one.cost.flops)
+    assert three.records == pytest.approx(3 * one.records)
+
+
+def test_a_decoding_step_takes_its_slowest_part():
+    model = load("Qwen/Qwen2.5-7B", classifier=False)
+    quick = H100._replace(layer_seconds=0.0, row_seconds=0.0)
+    few, many = Decoding(tokens=80, steps=10, rows=8), Decoding(tokens=40_000, steps=10, rows=4000)
+    read = 2 * model.elements + 8 * 500 * 57_344  # weights, and 28 layers x 4 heads x 128 x 2 x 2 bytes per token
+    assert _step_seconds(few, 500, [model], 2, quick) == pytest.approx(read / (3350e9 * 0.7))
+    product = 2 * 4000 * model.matmul_parameters / (989.4e12 * 0.7)
+    assert _step_seconds(many, 0, [model], 2, quick) == pytest.approx(product)
+    assert _step_seconds(few, 500, [model], 2, H100) == pytest.approx(28 * H100.layer_seconds + 8 * H100.row_seconds)
+
+
+def test_weights_in_memory_are_the_parameters_in_the_dtype():
+    greedy = plan(*PAPER, "method=greedy")
+    assert greedy.memory.policy == 2 * greedy.models.policy.elements
+    assert greedy.memory.reward == 2 * greedy.models.reward.elements
+    assert plan(*PAPER, "method=greedy", "dtype=float32").memory.policy == 2 * greedy.memory.policy
+
+
+def test_a_gradient_pass_keeps_what_its_tokens_need():
+    """4.45 MB per token of Qwen2.5-7B were measured without repeated keys and values (see the model's own test)."""
+    planned = plan(*PAPER, "method=nabla_reasoner")
+    limits = limits_of(planned.cell)
+    doubled = planned.demand(limits._replace(tokens_per_pass=2 * limits.tokens_per_pass))
+    assert doubled.activations == pytest.approx(2 * planned.memory.activations)
+    assert planned.memory.activations / limits.tokens_per_pass == pytest.approx(4.45e6, rel=0.1)
+    assert plan(*PAPER, "method=nabla_without_gradient").memory.activations < 0.1 * planned.memory.activations
+
+
+def test_largest_settings_fit_and_larger_ones_do_not():
+    planned = plan(*PAPER, "method=nabla_reasoner", "tokens_per_pass=16384", "decode_rows=512", "batch_size=64")
+    limits = limits_of(planned.cell)
+    with pytest.raises(ValueError, match="The largest settings that fit"):
+        check_memory([planned], H100)
+    best = memory.largest([planned.demand], limits, H100, planned.longest)
+    assert memory.fits([planned.demand], best, H100)
+    assert best.tokens_per_pass >= planned.longest
+    for name, step in (("tokens_per_pass", 256), ("batch_size", 1)):
+        larger = best._replace(**{name: getattr(best, name) + step})
+        assert getattr(best, name) == getattr(limits, name) or not memory.fits([planned.demand], larger, H100)
+
+
+def test_defaults_of_the_paper_fit_the_machine_that_they_are_for():
+    cells = compose_cells(
+        ["experiment=table1", "scale=paper", "task=math500,aime24", "seed=0", "method=best_of_n,nabla_reasoner"]
+    )
+    check_memory(plan_cells(cells, H100), H100)
+
+
+def test_models_beyond_a_machine_name_those_that_hold_them():
+    planned = plan(*PAPER, "method=nabla_reasoner", on="RTX4090-24GB")
+    with pytest.raises(ValueError, match="No setting fits") as refusal:
+        check_memory([planned], machine("RTX4090-24GB"))
+    named = str(refusal.value).rpartition("hold it: ")[2].rstrip(".").split(", ")
+    assert "H100-80GB" in named
+    assert set(named) < set(MACHINES)
+
+
+def test_a_likelihood_reward_counts_its_reference_model():
+    planned = plan(
+        "policy=tiny-base", "method=best_of_n", "num_problems=4", "reward.reference=assets/policies/tiny-base", on="cpu"
+    )
+    alone = plan("policy=tiny-base", "method=best_of_n", "num_problems=4", on="cpu")
+    reference = load("assets/policies/tiny-base", classifier=False)
+    assert isinstance(planned.models, Models)
+    assert planned.models.reward_size == alone.models.reward_size.plus(reference.arithmetic)
+    assert planned.memory.reward == alone.memory.reward + 4 * reference.elements
+
+
+def test_an_unknown_task_borrows_typical_lengths_and_says_so(tmp_path: Path):
+    planned = plan("task=products", "task.name=mine", "num_problems=4", "method=greedy", on="cpu")
+    assert any("mine" in line and "chain_sum are assumed" in line for line in text.summary([planned], machine("cpu")))
+
+
+@pytest.mark.slow
+def test_documented_hours_and_memory_are_planned():
+    """Within 10 %, so that a change of one cost does not need a new page. In a process without checks of types."""
+    page = (Path(__file__).resolve().parents[2] / "docs/planning.md").read_text("utf-8")
+    words = [sys.executable, "-m", "nabla_reasoner", "plan", "table1", "scale=paper"]
+    text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    planned = [
+        re.findall(pattern, text)[0]
+        for pattern in (r"([\d.]+) hours on one \S+;", r"peak memory ([\d.]+) of", r"([\d.]+) hours on one \S+ by its")
+    ]
+    (row,) = [line for line in page.splitlines() if line.startswith("| one H100-80GB |")]
+    documented = [cell.split()[0] for cell in row.split("|")[2:4]] + re.findall(
+        r"without it too: (\d+) on an H100", page
+    )
+    assert list(map(float, documented)) == pytest.approx(list(map(float, planned)), rel=0.1)

@@ -1,0 +1,67 @@
+"""Plans of trainings: states by hand, adapters against peft, and the recipes of all scales."""
+
+import peft
+import pytest
+import transformers
+
+from nabla_reasoner.config.compose import compose_recipe
+from nabla_reasoner.config.targets import find
+from nabla_reasoner.planning.machines import machine
+from nabla_reasoner.planning.model_sizes import load
+from nabla_reasoner.planning.training import LORA_EXAMPLE, Training, adapter_parameters, check_memory, flops, memory
+from nabla_reasoner.planning.training_recipes import trainings
+
+H100 = machine("H100-80GB")
+BASE = "assets/policies/tiny-base"
+LORA = "{r: 32, lora_alpha: 64, target_modules: all-linear}"
+
+
+def recipe(scale: str, *overrides: str) -> list[Training]:
+    return trainings(*compose_recipe(find("models"), [f"scale={scale}", *overrides]))
+
+
+@pytest.mark.parametrize("lora", [LORA_EXAMPLE, {"r": 4, "target_modules": ["q_proj", "down_proj"]}])
+def test_adapter_has_the_parameters_of_peft(lora: dict):
+    model = transformers.AutoModelForCausalLM.from_pretrained(BASE)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **lora))
+    trained, _ = wrapped.get_nb_trainable_parameters()
+    assert adapter_parameters(load(BASE, classifier=False).size, lora) == trained
+
+
+def test_states_of_full_training_are_sixteen_bytes_a_parameter():
+    (job,) = recipe("paper", "policy=qwen2.5-7b")
+    needed = memory(job, H100)
+    assert needed.weights + needed.gradients + needed.optimiser == pytest.approx(16 * 7.62e9, rel=0.01)
+    assert needed.sampling == pytest.approx(0.35 * 80e9)
+
+
+def test_grpo_that_does_not_fit_names_an_adapter_that_does():
+    with pytest.raises(ValueError, match="An adapter fits") as refusal:
+        check_memory(recipe("paper", "policy=qwen2.5-7b"), H100)
+    assert LORA.strip("{}") in str(refusal.value)
+    check_memory(recipe("paper", "policy=qwen2.5-7b", f"lora={LORA}"), H100)
+
+
+def test_flops_of_a_step_are_six_per_parameter_and_token():
+    job = recipe("tiny", "only=[tiny-base]")[0]
+    tokens = 54 * (21 + 46) + 14 * (15 + 29) + 28 * (10 + 13.3)
+    assert flops(job) == (pytest.approx(6 * job.model.matmul_parameters * tokens * 950), 0.0)
+
+
+def test_recipes_give_the_trainings_that_they_run():
+    assert [job.name for job in recipe("tiny", "only=[likelihood,tiny-base-grpo]")] == [
+        "likelihood",
+        "tiny-base-grpo (grpo)",
+    ]
+    assert len(recipe("small")) == 2
+    (grpo,) = recipe("small", "only=[grpo]")
+    assert grpo.sequences == 16 * 8
+    assert grpo.adapter == adapter_parameters(grpo.model.size, {"r": 16, "target_modules": "all-linear"})
+
+
+def test_training_of_tiny_models_takes_about_what_it_took():
+    """docs/models.md: 90 minutes on two cores."""
+    from nabla_reasoner.planning.training import seconds
+
+    total = sum(seconds(job, machine("cpu")) for job in recipe("tiny"))
+    assert 90 * 60 / 2 < total < 90 * 60 * 1.5

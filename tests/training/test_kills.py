@@ -1,0 +1,78 @@
+"""A `models` command that is killed at random moments, and what a restart makes of its folder."""
+
+import multiprocessing
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nabla_reasoner.__main__ import run_process
+
+CONTEXT = multiprocessing.get_context("forkserver")  # every command starts from a process that has imported torch
+CONTEXT.set_forkserver_preload(["nabla_reasoner.training.recipes.tiny"])
+TASKS = ("chain_sum", "leg_counting", "products")
+KILLS = int(os.environ.get("NABLA_KILLS", "6"))  # more kills take minutes
+COMMAND = [
+    "models",
+    "folder=made",
+    "threads=1",
+    "only=[tokenizer,tiny-base,tiny-base-sft]",
+    "held_out={validation: 8, test: 8}",
+    *(f"tasks.{task}.train=60" for task in TASKS),
+    *(f"models.tiny-base.batch.{task}=2" for task in TASKS),
+    "models.tiny-base.architecture.hidden_size=32",
+    "models.tiny-base.architecture.num_hidden_layers=1",
+    "models.tiny-base.schedule.num_steps=110",  # one checkpoint besides the last
+    *(f"improvement.batch.{task}=2" for task in TASKS),
+    "improvement.questions=50",
+    "improvement.validation=4",
+    "improvement.every=5",
+    "improvement.max_new_tokens=8",
+    "improvement.recipes.sft.schedule.num_steps=40",
+]
+
+
+def _run(folder: Path) -> None:
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 1)
+    os.dup2(sink, 2)
+    os.chdir(folder)
+    sys.exit(run_process(COMMAND))
+
+
+def start(folder: Path) -> multiprocessing.Process:
+    folder.mkdir(exist_ok=True)
+    process = CONTEXT.Process(target=_run, args=(folder,))
+    process.start()
+    return process
+
+
+def finish(folder: Path) -> dict[str, bytes]:
+    """Run the command to its end; return all files that it made."""
+    process = start(folder)
+    process.join()
+    assert process.exitcode == 0
+    made = folder / "made"
+    return {str(path.relative_to(made)): path.read_bytes() for path in sorted(made.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.slow
+def test_killed_training_resumes_to_the_weights_and_curve_of_an_undisturbed_one(tmp_path: Path):
+    finish(tmp_path / "warm")  # fills the caches of the file system
+    begin = time.monotonic()
+    expected = finish(tmp_path / "whole")
+    seconds = time.monotonic() - begin
+    assert {"policies/tiny-base/model.safetensors", "curves/tiny-base-sft.csv"} < set(expected)
+    chance = random.Random(0)
+    for number in range(2):
+        folder = tmp_path / str(number)
+        for _ in range(KILLS // 2):
+            process = start(folder)
+            process.join(chance.uniform(0, seconds))
+            process.kill()
+            process.join()
+        assert finish(folder) == expected
+        assert not [path for path in folder.rglob("*") if path.suffix in (".ckpt", ".part")]
