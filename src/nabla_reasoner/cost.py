@@ -129,6 +129,11 @@ def backward_flops(size: ModelSize, reads: Reads) -> float:
     return 2.0 * size.layers * reads.tokens + 8.0 * size.attention * reads.pairs + 2.0 * size.head * reads.outputs
 
 
+def head_flops(size: ModelSize, outputs: int) -> float:
+    """Return the FLOPs of the output matrix or score head at `outputs` positions."""
+    return 2.0 * size.head * outputs
+
+
 def update_flops(size: ModelSize, reads: Reads) -> float:
     """Return the FLOPs of a training step's forward and backward pass: the gradients of the weights cost as much again.
 

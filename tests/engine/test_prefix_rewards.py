@@ -49,7 +49,7 @@ def test_prefix_rewards_equal_plain_passes_and_read_new_tokens_only(kind, refere
             prefixes = [prefix + [44, 45] for prefix in prefixes]
 
 
-def test_known_hidden_states_cost_nothing():
+def test_known_hidden_states_cost_predictions_only():
     reward, caches = toys.reward(reference=True), ModelCaches(1)
     prompt, prefix = reward.prompt_ids(toys.chat("6")), [9, 12]
     prefix_rewards(reward, [PrefixRequest(0, prompt, prefix, [50])], caches)
@@ -57,7 +57,8 @@ def test_known_hidden_states_cost_nothing():
     hidden = [model.hidden_states(model.embedding[ids])[0, -1] for model, _, _ in likelihood_models(reward, None)]
     (values,), (spent,) = prefix_rewards(reward, [PrefixRequest(0, prompt, prefix, TOKENS, hidden)], caches)
     assert values == pytest.approx([plain_reward(reward, [*prompt, *prefix, t], len(prompt)) for t in TOKENS], abs=1e-9)
-    assert (spent.flops, spent.model_calls) == (0, 0)
+    assert (spent.reward_forward_tokens, spent.model_calls) == (0, 0)
+    assert spent.flops == 2 * reward.size.head * 2  # of the first candidate, and of all together
     (fresh,), (whole,) = prefix_rewards(reward, [PrefixRequest(0, prompt, prefix, TOKENS, hidden)], ModelCaches(1))
     assert fresh == pytest.approx(values, abs=1e-9)  # the value needs the prefix's likelihood: it is read
     assert whole.reward_forward_tokens == len(prompt) + 2

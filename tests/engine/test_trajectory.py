@@ -4,7 +4,7 @@ import pytest
 import toys
 
 from nabla_reasoner import cost
-from nabla_reasoner.cost import Cost
+from nabla_reasoner.cost import Cost, ModelSize, Reads
 from nabla_reasoner.engine.trajectory import SampleLog, Trajectory, search_summary, shared_seconds
 from nabla_reasoner.types import Problem
 
@@ -17,9 +17,10 @@ def response(policy, text: str, *, finished: bool = True) -> list[int]:
 
 def test_entry_holds_cost_charged_before_it():
     policy, trajectory = toys.policy(), Trajectory()
-    trajectory.charge(cost.prefill(10, 3), cost.decoding(10, 2))
+    size = ModelSize(10, 0, 0)
+    trajectory.charge(cost.prefill(size, Reads(3)), cost.decoding(size, Reads(2, outputs=2)))
     trajectory.record(policy, 1, response(policy, "12"))
-    trajectory.charge(cost.decoding(10, 4))
+    trajectory.charge(cost.decoding(size, Reads(4, outputs=4)))
     trajectory.record(policy, 2, response(policy, "3", finished=False))
     first, second = trajectory.entries
     assert first == {

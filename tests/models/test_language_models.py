@@ -7,7 +7,7 @@ import torch
 import toys
 import transformers
 
-from nabla_reasoner.models.language_models import Policy, RewardModel, matmul_parameters
+from nabla_reasoner.models.language_models import Policy, RewardModel, model_size
 from nabla_reasoner.models.tokenizers import build_tokenizer
 
 
@@ -55,12 +55,14 @@ def test_float64_model_computes_in_float64():
     )
 
 
-def test_parameter_count_excludes_untied_input_embedding_only():
-    policy = toys.policy()
-    assert matmul_parameters(policy.model) == sum(p.numel() for p in policy.model.parameters())
-    classifier = toys.reward("classifier").model
-    embedding = classifier.get_input_embeddings().weight.numel()
-    assert matmul_parameters(classifier) == sum(p.numel() for p in classifier.parameters()) - embedding
+def test_size_counts_matrices_of_layers_head_and_attention():
+    for model in (toys.policy().model, toys.reward("classifier").model):
+        linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+        head = linear[-1].weight.numel()
+        size = model_size(model)
+        assert (size.layers, size.head) == (sum(module.weight.numel() for module in linear) - head, head)
+        queries = sum(module.out_features for name, module in model.named_modules() if name.endswith("q_proj"))
+        assert size.attention == queries
 
 
 def test_other_vocabulary_error_names_both_sizes(tmp_path):

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import cost
-from ..cost import Reads
 from ..dto import gradient_passes
 from ..dto.gradient_passes import Known
 from ..dto.gradients import Gradient, row_cost
@@ -87,8 +86,7 @@ class GradientReuse:
         norms = gate_norms(self.policy, state.gradient, latents, offsets, self.settings)
         state.trajectory.charge(row_cost(state.gradient, len(offsets)))
         if self.settings.variant.gate == "logits":
-            flops = cost.forward_flops(self.policy.size, Reads(outputs=len(offsets)))
-            state.trajectory.charge(cost.gradient_arithmetic(flops))
+            state.trajectory.charge(cost.gradient_arithmetic(cost.head_flops(self.policy.size, len(offsets))))
         return dict(zip(positions, norms, strict=True))
 
     def is_large(self, state: DecodingState) -> bool:

@@ -103,6 +103,6 @@ class TokenOptimiser:
         if not states:
             return torch.zeros(0, self.policy.vocab_size)
         for state in states:
-            state.trajectory.charge(cost.Cost(flops=cost.forward_flops(self.policy.size, cost.Reads(outputs=1))))
+            state.trajectory.charge(cost.Cost(flops=cost.head_flops(self.policy.size, 1)))
         latents = torch.stack([state.predictions.hidden[state.cursor] for state in states])
         return numerics.at_least_float32(self.policy.logits(latents))

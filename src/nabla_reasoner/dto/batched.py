@@ -207,7 +207,7 @@ class BatchedDescent:
 
     def _head_cost(self, rows: int) -> cost.Cost:
         """Return the cost of products of `rows` rows with the output matrix."""
-        return cost.gradient_arithmetic(cost.forward_flops(self.policy.size, cost.Reads(outputs=rows)))
+        return cost.gradient_arithmetic(cost.head_flops(self.policy.size, rows))
 
 
 @dataclass(eq=False)

@@ -116,7 +116,10 @@ def sample(
         if batching.attempt(lambda run=decoder.run, rows=rows: run(rows), rows) is None:
             policy.batch_limits.rows = rows // 2
         for i, rollout in decoder.finished().items():
-            results[i] = rollout._replace(prefilled=prefilled.pop(slots[i], Reads()))
+            results[i] = rollout._replace(
+                prefilled=prefilled.pop(slots[i], Reads()),
+                decoded=decoded(len(prefixes[i]), len(rollout.token_ids)),
+            )
         queue = [sequence for sequence in queue if sequence.index not in decoder.ended]
     return results
 
@@ -187,7 +190,6 @@ class _Decoder:
         waiting: sequences to be decoded; the last one is the next.
         rows: the sequence in each row of the batch, or None.
         tokens: sampled tokens by sequence index.
-        starts: number of tokens before them by sequence index.
         ended: indices of the sequences that have ended.
         predictions: predictions of all rows, a step each.
         prediction_rows: by sequence index, where its predictions are if those of all steps are concatenated.
@@ -200,7 +202,6 @@ class _Decoder:
     with_predictions: bool
     rows: list[_Sequence | None] = dataclasses.field(default_factory=list)
     tokens: dict[int, list[int]] = dataclasses.field(default_factory=dict)
-    starts: dict[int, int] = dataclasses.field(default_factory=dict)
     ended: set[int] = dataclasses.field(default_factory=set)
     predictions: list[TokenPredictions] = dataclasses.field(default_factory=list)
     prediction_rows: dict[int, list[int]] = dataclasses.field(default_factory=dict)
@@ -240,7 +241,6 @@ class _Decoder:
         for row, sequence in zip(rows, admitted, strict=True):
             self.rows[row] = sequence
             self.tokens[sequence.index] = []
-            self.starts[sequence.index] = len(sequence.prefix)
             self.prediction_rows[sequence.index] = []
         index = torch.tensor(rows, device=hidden.device)
         return hidden.index_copy(0, index, torch.stack([sequence.hidden for sequence in admitted]))
@@ -294,7 +294,6 @@ class _Decoder:
             i: Rollout(
                 self.tokens[i],
                 self.tokens[i][-1] in self.policy.eos_ids,
-                decoded=decoded(self.starts[i], len(self.tokens[i])),
                 predictions=steps and TokenPredictions(*(part[self.prediction_rows[i]] for part in steps)),
             )
             for i in self.ended

@@ -20,6 +20,7 @@ from .case_figure import Rows, write_case_figure
 from .command import Command
 
 NAMES = ("rollouts", "tokens", "visits")  # tables of the figure, in the order of `draw`'s parameters
+VISIT_COLUMNS = ("response", "position", "old", "new", "evaluations", "reused", "proposal")
 
 
 def draw(rollouts: pd.DataFrame, tokens: pd.DataFrame, visits: pd.DataFrame) -> Figure:
@@ -157,7 +158,14 @@ def _rows_of(case: trace.Trace, number: int, policy: Policy) -> Rows:
         rollouts.append({**problem, "rollout": index, **outcome})
         for position, (token, confidence) in enumerate(zip(response.tokens, response.confidence, strict=True)):
             tokens.append({"rollout": index, "position": position, "token": text(token), "confidence": confidence})
-    visits = [{**visit._asdict(), "old": text(visit.old), "new": text(visit.new)} for visit in case.visits]
+    visits = [
+        {
+            **{name: getattr(visit, name) for name in VISIT_COLUMNS},
+            "old": text(visit.old),
+            "new": text(visit.new),
+        }
+        for visit in case.visits
+    ]
     return {"rollouts": rollouts, "tokens": tokens, "visits": visits}
 
 

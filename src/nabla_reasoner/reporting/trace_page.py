@@ -151,7 +151,7 @@ def _step(
         "kept": accepted,
         "reason": reason,
         "rewards": rewards,
-        "evaluations": "∂L/∂y reused" if visit.reused else "∂L/∂y evaluated anew",
+        "evaluations": "∂L/∂y reused" if visit.reused else "∂L/∂y evaluated again",
         "flips": visit.evaluations - (0 if visit.reused else 1),
         "tokens": None if visit.proposal is None else _response(trace.responses[visit.proposal], policy, largest),
         "chart": _chart(visit.objective),

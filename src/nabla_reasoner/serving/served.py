@@ -116,12 +116,12 @@ class ServedRollouts:
         return dict(zip(completions, forced, strict=True))
 
     def take_retries(self) -> int:
-        """Return the number of repeated attempts since the last call, and begin anew."""
+        """Return the number of repeated attempts since the last call, and set it to zero."""
         taken, self.client.retries = self.client.retries, 0
         return taken
 
     def take_mismatch(self) -> Mismatch:
-        """Return the differences since the last call, and begin anew."""
+        """Return the differences since the last call, and forget them."""
         taken, self.mismatch = self.mismatch, Mismatch()
         return taken
 
