@@ -122,6 +122,22 @@ def test_training_without_progress_ends_after_patience(tmp_path):
     assert next(accuracies) == 90.0
 
 
+def test_training_stopped_on_the_way_goes_on_as_if_it_had_not(tmp_path):
+    schedule = loop.Schedule(10, 1e-2, warmup_steps=2)
+    weights = []
+    for name, stops in (("whole", [None]), ("in parts", [5, None])):
+        for until in stops:
+            torch.manual_seed(0)
+            where, _ = settings(tmp_path / name, 10)
+            module, data = (
+                loop.LanguageModelTraining(language_model(), schedule, SIZE),
+                Mixture({"a": examples()}, {"a": 4}, 5),
+            )
+            loop.fit(module, data, **where, interval=5, until=until)
+        weights.append(module.state_dict())
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
 def test_constant_schedule_keeps_its_peak():
     schedule = loop.Schedule(100, 1.0, warmup_steps=10, decay=False)
     assert [schedule.factor(step) for step in (0, 9, 50, 99)] == [0.1, 1.0, 1.0, 1.0]

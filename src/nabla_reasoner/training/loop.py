@@ -139,6 +139,7 @@ def fit(
     interval: int = 100,
     validation: Sequence[Any] | None = None,
     patience: int | None = None,
+    until: int | None = None,
 ) -> FitResult:
     """Run a training to its end; a killed one resumes from its last checkpoint.
 
@@ -152,6 +153,7 @@ def fit(
         validation: batches for the module's `validation_step`. With them the module ends with its best weights (see
             `BestWeights`), not its last.
         patience: steps without a higher validation accuracy after which the training ends; None: at the last step.
+        until: step at which this call stops at the latest; another call goes on from there. None: no such step.
 
     Raises:
         ValueError: the checkpoint found is damaged, or was made by another recipe, model or tokenizer.
@@ -171,7 +173,7 @@ def fit(
             callbacks.append(EarlyStopping("validation/accuracy", mode="max", patience=checks))
         ended = patience is not None and _has_stopped(saved, checks)
         trainer = _trainer(
-            saved["global_step"] if ended else module.schedule.num_steps,
+            saved["global_step"] if ended else min(until or module.schedule.num_steps, module.schedule.num_steps),
             checkpoint,
             callbacks,
             device=device,

@@ -55,7 +55,9 @@ def check_tokenizer(model: transformers.PreTrainedModel, folder: str, expected_f
         )
 
 
-def train_policy(config: DictConfig, recipe: DictConfig, start: str, name: str, data: Splits) -> TrainedPolicy:
+def train_policy(
+    config: DictConfig, recipe: DictConfig, start: str, name: str, data: Splits, until: int | None = None
+) -> TrainedPolicy:
     """Train the policy in folder `start` by one recipe.
 
     Args:
@@ -65,6 +67,7 @@ def train_policy(config: DictConfig, recipe: DictConfig, start: str, name: str, 
         start: folder of the policy at the start of training.
         name: names the training's checkpoints.
         data: problems by task and split.
+        until: step at which this call stops at the latest; another call goes on from there.
 
     Raises:
         ValueError: an unknown method, or a policy with another tokenizer.
@@ -91,6 +94,7 @@ def train_policy(config: DictConfig, recipe: DictConfig, start: str, name: str, 
         identity={"start": start, "recipe": recipe_values, "shared": OmegaConf.to_container(config)},
         interval=config.every,
         patience=config.patience,
+        until=until,
         validation=[parts["validation"][-config.validation :] for parts in data.values()],
     )
     return TrainedPolicy(saved.eval(), result, module.flops.item())
@@ -122,25 +126,32 @@ def build_training(
 
 
 def improve(config: DictConfig, name: str, data: Splits) -> None:
-    """Train one of the shipped improved policies with each learning rate of its recipe, and write the best.
+    """Train one of the shipped improved policies, and write the weights that are best on validation.
 
-    Written are its folder (weights in half precision), the curves of all rates, and a row per rate in
-    sweeps/improvement.csv.
+    Each learning rate of the recipe is tried for `trial_steps`; the best of them then goes on to the end. Without
+    `trial_steps` each is trained to its end. Written are the policy's folder (weights in half precision), the curves
+    of all rates, and a row per rate in sweeps/improvement.csv.
     """
     entry = config.improved[name]
     recipe = config.improvement.recipes[entry.recipe]
     if not Path(entry.start, "config.json").is_file():
         raise ValueError(f"{name} starts from {entry.start}, which must hold a model; it does not. Train that first.")
-    attempts: dict[str, TrainedPolicy] = {}
-    for rate in recipe.learning_rates:
-        run = f"{name}-{rate:g}"
-        schedule = {**recipe.schedule, "learning_rate": rate}
+
+    def attempt(run: str, until: int | None) -> TrainedPolicy:
+        schedule = {**recipe.schedule, "learning_rate": runs[run]}
         one_rate = OmegaConf.create({"method": recipe.method, "lora": recipe.lora, "schedule": schedule})
         one_rate.sampling = recipe.get("sampling")
-        attempts[run] = train_policy(shared_settings(config), one_rate, entry.start, run, data)
-        result = attempts[run].result
-        print(f"{run}: best at step {result.step} of {result.last_step}, {result.accuracy:.1f} % right", flush=True)
-    best = max(attempts, key=lambda run: attempts[run].result.accuracy)
+        trained = train_policy(shared_settings(config), one_rate, entry.start, run, data, until)
+        best_step, accuracy, last_step = trained.result
+        print(f"{run}: best at step {best_step} of {last_step}, {accuracy:.1f} % right", flush=True)
+        return trained
+
+    runs = {f"{name}-{rate:g}": rate for rate in recipe.learning_rates}
+    trial = recipe.trial_steps if len(runs) > 1 else None
+    attempts = {run: attempt(run, trial) for run in runs}
+    best = best_attempt(attempts)
+    if trial is not None:
+        attempts[best] = attempt(best, None)
     attempts[best].model.to(torch.float16).save_pretrained(entry.folder)
     if recipe.lora is None:
         load_tokenizer(entry.start).save_pretrained(entry.folder)
@@ -150,6 +161,11 @@ def improve(config: DictConfig, name: str, data: Splits) -> None:
     write_attempts(assets / "sweeps" / "improvement.csv", name, best, attempts)
     for run in attempts:
         discard_checkpoint(str(Path("checkpoints", run)), run)
+
+
+def best_attempt(attempts: Mapping[str, TrainedPolicy]) -> str:
+    """Return the training with the highest validation accuracy, the first of equals."""
+    return max(attempts, key=lambda run: attempts[run].result.accuracy)
 
 
 def write_attempts(path: Path, name: str, best: str, attempts: Mapping[str, TrainedPolicy]) -> None:
