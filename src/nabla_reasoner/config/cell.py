@@ -140,7 +140,7 @@ class Cell(RunSettings):
     """What every cell has; methods and models check their own settings when they are built.
 
     `setting`, `only`, `settings` and `sizes` belong to the ablations, `positions` and `candidates` to `fidelity`,
-    `trace` and `quiet` to `solve`; `further` and `grid` name further sweeps; `absent` says why a row of Table 1 has no
+    `trace` and `quiet` to `solve`; `further`, `extra` and `grid` name further sweeps; `absent` says why a row of Table 1 has no
     records; `estimate` holds typical sizes for `plan`.
     """
 
@@ -157,6 +157,7 @@ class Cell(RunSettings):
     grid: dict[str, Any]
     absent: dict[str, str] = Field(default={})
     further: list[str] = Field(default=[])
+    extra: list[dict[str, str]] = Field(default=[])
     setting: str | None = None
     only: Any = None
     settings: dict[str, dict[str, dict[str, Any]]] = Field(default={})

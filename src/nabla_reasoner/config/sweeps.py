@@ -7,7 +7,7 @@ from .cell import Cell
 from .compose import Grid, compose_cells
 from .fingerprint import differences
 
-OURS = ("nabla_reasoner", "nabla_reasoner_multipass")
+OURS = ("nabla_reasoner", "nabla_reasoner_multipass", "nabla_reasoner_prefix")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Sweep:
 def compose_sweeps(target: str, overrides: Sequence[str]) -> list[Sweep]:
     """Return the sweeps of an experiment.
 
-    `further` in the experiment's YAML names what follows the main grid: `trained`, the policies improved by training;
+    `further` in the experiment's YAML names what follows the main grid: `extra`, the sweeps that its entry `extra` lists;
     `pools`, the larger pools that comparisons at matched cost are cut from; `settings`, one sweep for each change.
 
     Raises:
@@ -38,9 +38,8 @@ def compose_sweeps(target: str, overrides: Sequence[str]) -> list[Sweep]:
     sweeps = [main]
     if "settings" in further:
         sweeps += _changes(main, grid)
-    if "trained" in further and not _chosen(overrides, "policy", "method", "budget"):
-        for part in main.cells[0].grid["trained"]:
-            sweeps.append(_sweep([*main.overrides, f"policy={part['policy']}", f"method={part['method']}"], grid))
+    if "extra" in further and not _chosen(overrides, "budget"):
+        sweeps += _extra(main, overrides, grid)
     if "pools" in further:
         sweeps += _pools(main, grid)
     _check_distinct([cell for part in sweeps for cell in part.cells])
@@ -68,6 +67,20 @@ def _sweep(overrides: list[str], grid: Grid) -> Sweep:
 
 def _chosen(overrides: Sequence[str], *keys: str) -> bool:
     return any(override.split("=")[0] in keys for override in overrides)
+
+
+def _extra(main: Sweep, overrides: Sequence[str], grid: Grid) -> list[Sweep]:
+    """Return the sweeps of `extra`: the main one with other choices.
+
+    One whose policy, method or reward the command line chooses is left out; a seed chosen there replaces its own.
+    """
+    sweeps = []
+    for part in main.cells[0].extra:
+        if not _chosen(overrides, *(key for key in part if key != "seed")):
+            replaced = {key: value for key, value in part.items() if not _chosen(overrides, key)}
+            kept = [override for override in main.overrides if not _chosen([override], *replaced)]
+            sweeps.append(_sweep([*kept, *(f"{key}={value}" for key, value in replaced.items())], grid))
+    return sweeps
 
 
 def _pools(main: Sweep, grid: Grid) -> list[Sweep]:

@@ -12,7 +12,7 @@ from ..evaluation.provenance import mixed_versions
 from ..reporting import ablations, figures, tables
 from ..reporting.ablation_runs import load_runs
 from ..reporting.ablations import COLUMNS, HEADER, POOLED, format_row, notes, table_rows, table_settings
-from . import right_token
+from . import right_token, row_movement
 from .cell_sweep import run_cells
 from .command import Command
 from .table1 import reward_note
@@ -63,7 +63,7 @@ def write_figure(folder: Path, name: str, command: str) -> None:
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:
-    """Run every setting, measure the right token of worked solutions, and write table and figure."""
+    """Run every setting, measure right tokens and the movement of rows, and write table and figure."""
     first = sweeps[0].cells[0]
 
     def write_tables(cells: Sequence[Cell]) -> None:
@@ -72,6 +72,8 @@ def run(command: Command, sweeps: Sequence[Sweep]) -> int:
     def finish(folder: Path) -> None:
         if first.only is None or "right_token" in first.only:
             right_token.write(sweeps[0].cells, folder)
+        if first.only is None or "row_movement" in first.only:
+            row_movement.write(sweeps[0].overrides, folder)
         write_figure(folder, figure_name(first), command.line)
 
     return run_cells(command, sweeps, write_tables, finish)

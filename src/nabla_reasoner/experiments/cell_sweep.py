@@ -84,7 +84,7 @@ def _run_checked(
     summary.close("failures" if bad else "finished", cells_finished=runner.finished, cells=len(cells), **engines)
     wandb_runs.mirror_cells(cells, [record_file(cell) for cell in cells], sweep=varied)
     for path in sorted(folder.glob("*.md")):
-        if path.stem in ("table", "right_token"):
+        if path.stem in ("table", "right_token", "row_movement"):
             print(f"\n{path.read_text(encoding='utf-8')}")
     print(f"Results in {folder}: {', '.join(written_files(folder))}; records in {Path(first.records, 'records')}")
     for name in dict.fromkeys(runner.broken):

@@ -1,7 +1,8 @@
 """Verdicts on the claims C1 to C10: a function for each rule in `claims`, which returns a verdict and a sentence.
 
-Policies improved by training do not count as cells of their own; ∇-Reasoner is the one-pass method. If in doubt, the
-weaker verdict is used.
+Policies improved by training do not count as cells of their own. Verdicts are on the paper's method: one pass, and a
+reward of the whole response. Where the prefix form was run, the sentence says what it does. If in doubt, the weaker
+verdict is used.
 """
 
 from .evidence import (
@@ -18,7 +19,7 @@ from .evidence import (
     postfix_shares,
     span,
 )
-from .method_names import BEST_OF_N, NULL_ARM, OURS, SEARCHES, STYLES, TRAINED
+from .method_names import BEST_OF_N, NULL_ARM, OURS, PREFIX, SEARCHES, STYLES, TRAINED
 
 REPRODUCED, PARTLY, NOT = "reproduced", "partly", "not reproduced"
 
@@ -37,6 +38,9 @@ def accuracy(evidence: Evidence) -> tuple[str, str]:
     )
     if best:
         text += f"; {span(row['difference'] for row in best)} over Best-of-N"
+    prefix = compared(evidence.comparisons, "greedy", "rollouts", PREFIX)
+    if prefix:
+        text += f"; in prefix form {span(row['difference'] for row in prefix)} over greedy"
     return REPRODUCED if len(certain) == len(gains) else PARTLY if large else NOT, text
 
 
@@ -74,6 +78,8 @@ def baselines(evidence: Evidence) -> tuple[str, str]:
         parts += [f"{STYLES[name].name} {', '.join(counts)}"] if counts else []
     parts += [f"SFT and GRPO {better_count(trained)}"] if trained else []
     text = f"better than {'; '.join(parts)}"
+    prefix = [row for name in SEARCHES for row in compared(evidence.comparisons, name, "flops", PREFIX)]
+    text += f"; in prefix form {better_count(prefix)} at matched FLOPs" if prefix else ""
     better = sum(row["verdict"] == "better" for row in as_run)
     worse = [row for row in [*as_run, *matched, *trained] if row["verdict"] == "worse"]
     if not worse and better == len(as_run) and trained:
@@ -82,21 +88,31 @@ def baselines(evidence: Evidence) -> tuple[str, str]:
 
 
 def reward_models(evidence: Evidence) -> tuple[str, str]:
-    """Decide C4 from how far accuracies under different rewards are apart."""
+    """Decide C4 from how far accuracies under different rewards are apart, for each form of the reward."""
+    text, spreads, best_two = _reward_spread(evidence, OURS)
+    if not spreads:
+        return NOT_RUN, text
+    prefix = _reward_spread(evidence, PREFIX)
+    text += f"; in prefix form, {prefix[0]}" if prefix[1] else ""
+    return REPRODUCED if max(spreads) <= 1 else PARTLY if max(best_two) <= 1 else NOT, text
+
+
+def _reward_spread(evidence: Evidence, method: str) -> tuple[str, list[float], list[float]]:
+    """Return a sentence, and by cell the spread over all rewards and the difference of the two best."""
     cells: dict[tuple[str, str], list[float]] = {}
     for row in evidence.rewards:
-        if row["method"] == OURS and row["accuracy"] is not None and not improved(row["policy"]):
+        if row["method"] == method and row["accuracy"] is not None and not improved(row["policy"]):
             cells.setdefault(cell_of(row), []).append(row["accuracy"])
     ordered = [sorted(values, reverse=True) for values in cells.values() if len(values) > 1]
     if not ordered:
-        return NOT_RUN, "no cell with more than one reward"
+        return "no cell with more than one reward", [], []
     spreads = [values[0] - values[-1] for values in ordered]
     best_two = [values[0] - values[1] for values in ordered]
     text = (
         f"over {max(map(len, ordered))} rewards accuracy spreads by {span(spreads, '.1f')} points in {len(ordered)} "
         f"cells; the two best rewards differ by {span(best_two, '.1f')}"
     )
-    return REPRODUCED if max(spreads) <= 1 else PARTLY if max(best_two) <= 1 else NOT, text
+    return text, spreads, best_two
 
 
 def rejected(evidence: Evidence) -> tuple[str, str]:
@@ -176,12 +192,18 @@ def bidirectional(evidence: Evidence) -> tuple[str, str]:
         f"{row['difference']:+.1f} ({row['difference_low']:+.1f} to {row['difference_high']:+.1f})" for row in past
     ]
     text += f"; without all that comes from later tokens accuracy changes by {', '.join(changes)} points"
+    prefix = compared(evidence.comparisons, OURS, "rollouts", PREFIX)
+    if prefix:
+        text += (
+            f" with a likelihood reward; reading the reward at the token itself, and nothing later, changes it by "
+            f"{span(row['difference'] for row in prefix)} points under Table 1's reward"
+        )
     helps = all(row["verdict"] == "worse" for row in past)
     return REPRODUCED if helps and min(shares["eq2"]) >= 1 else PARTLY, text
 
 
 def confident_tokens(evidence: Evidence) -> tuple[str, str]:
-    """Decide C8 from the checks of Eq. 25 and the ablation that optimises at every position."""
+    """Decide C8 from the checks of Eq. 25, how far DTO moves confident rows, and DTO at every position."""
     checks, failed = checked(evidence.checks, "eq25_")
     if not checks:
         return NOT_RUN, "no check of Eq. 25"
@@ -190,13 +212,21 @@ def confident_tokens(evidence: Evidence) -> tuple[str, str]:
         f"the gradient vanishes for confident rows: {len(checks) - len(failed)} of {len(checks)} checks of Eq. 25 pass "
         f"at vocabularies of {sizes[0]:,} to {sizes[-1]:,} (uniform rows move little too in large ones)"
     )
+    confident = [row for row in evidence.movement if row["confident"] == "True"]
+    for reward in dict.fromkeys(row["reward"] for row in confident):
+        rows = [row for row in confident if row["reward"] == reward]
+        text += (
+            f"; with the reward {reward} DTO flips {span((row['flipped'] for row in rows), '.1f')} % of the confident "
+            f"rows and moves a logit by up to {max(row['largest_change'] for row in rows):.1f}"
+        )
+    still = bool(confident) and max(row["flipped"] for row in confident) == 0
     every = pooled(evidence.ablations, "every_position")
     if not every:
         return NOT if failed else PARTLY, f"{text}; that skipping them is safe was not tested"
     gains = [f"{row['difference']:+.1f} (to {row['difference_high']:+.1f})" for row in every]
     text += f"; optimising at every position instead changes accuracy by {', '.join(gains)} points"
     safe = all(row["difference_high"] < 5 for row in every)
-    return NOT if failed else REPRODUCED if safe else PARTLY, text
+    return NOT if failed else REPRODUCED if safe and still else PARTLY, text
 
 
 def sampler(evidence: Evidence) -> tuple[str, str]:

@@ -20,7 +20,7 @@ class Grid(NamedTuple):
 
     Attributes:
         policies, tasks, methods, rewards: names; `rewards` of Table 2.
-        seeds: number of seeds of Table 1.
+        seeds: number of seeds of each method in Table 1.
         trained: whether it has policies improved by training.
         sizes: problems of each task in a complete run; None if that is not known.
         benchmarks: problems of each task that is a benchmark; None if problems are generated.
@@ -30,7 +30,7 @@ class Grid(NamedTuple):
     tasks: tuple[str, ...]
     methods: tuple[str, ...]
     rewards: tuple[str, ...]
-    seeds: int
+    seeds: dict[str, int]
     trained: bool
     sizes: dict[str, int | None]
     benchmarks: dict[str, int | None]
@@ -47,7 +47,7 @@ class Grid(NamedTuple):
             for row in table1
             if row["status"] == "ok"
             and row["num_problems"] >= (self.sizes.get(row["task"]) or 1)
-            and row["num_seeds"] >= self.seeds
+            and row["num_seeds"] >= self.seeds.get(row["method"], 1)
         }
         return len(wanted & complete), len(wanted)
 
@@ -55,16 +55,23 @@ class Grid(NamedTuple):
 def read_grid(scale: str) -> Grid:
     """Return the grid of a scale, as configs/scale/SCALE.yaml says."""
     settings = yaml.safe_load((CONFIGS / "scale" / f"{scale}.yaml").read_text(encoding="utf-8"))
-    grid = {key: tuple(str(value).split(",")) for key, value in settings["grid"].items() if key != "trained"}
+    grid = {key: tuple(str(value).split(",")) for key, value in settings["grid"].items() if "extra" not in key}
+    extra = settings["grid"]["extra"]
+    seeds = dict.fromkeys(grid["method"], len(grid["seed"]))
+    for part in extra:
+        if "policy" not in part:
+            seeds |= dict.fromkeys(
+                part["method"].split(","), len(part.get("seed", settings["grid"]["seed"]).split(","))
+            )
     files = {task: (CONFIGS / "task" / f"{task}.yaml").read_text(encoding="utf-8") for task in grid["task"]}
     benchmarks = {task: yaml.safe_load(text).get("size") for task, text in files.items()}
     return Grid(
         policies=grid["policy"],
         tasks=grid["task"],
-        methods=grid["method"],
+        methods=tuple(seeds),
         rewards=grid["reward"],
-        seeds=len(grid["seed"]),
-        trained=bool(settings["grid"].get("trained")),
+        seeds=seeds,
+        trained=any("policy" in part for part in extra),
         sizes={task: settings["num_problems"] or size for task, size in benchmarks.items()},
         benchmarks=benchmarks,
     )

@@ -28,6 +28,7 @@ class Evidence(NamedTuple):
         ppo: `ppo/ppo.csv`.
         bench: `bench/bench.csv`.
         ablations: `ablations/table.csv`.
+        movement: `ablations/row_movement.csv`.
     """
 
     comparisons: Rows = ()
@@ -41,6 +42,7 @@ class Evidence(NamedTuple):
     ppo: Rows = ()
     bench: Rows = ()
     ablations: Rows = ()
+    movement: Rows = ()
 
 
 def typed_rows(path: Path) -> list[Row]:
@@ -72,12 +74,12 @@ def span(values: Iterable[float | int], form: str = "+.1f") -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def compared(rows: Rows, baseline: str, matched_on: str) -> list[Row]:
-    """Return ∇-Reasoner's comparisons with a baseline that were run."""
+def compared(rows: Rows, baseline: str, matched_on: str, method: str = OURS) -> list[Row]:
+    """Return the comparisons of a form of ∇-Reasoner with a baseline that were run."""
     return [
         row
         for row in rows
-        if (row["method"], row["baseline"], row["matched_on"]) == (OURS, baseline, matched_on)
+        if (row["method"], row["baseline"], row["matched_on"]) == (method, baseline, matched_on)
         and row["verdict"] != NOT_RUN
         and not improved(row["policy"])
     ]

@@ -30,6 +30,9 @@ STYLES = {  # in the order of a table's rows
     "judge_greedy": MethodStyle("Judge alone, greedy", "the judge alone", "#882255", "1"),
     "logit_mixture": MethodStyle("Logits of policy and judge", "the logit mixture", "#332288", "2"),
     "guided_decoding": MethodStyle("Guided decoding", "guided decoding", "#117733", "3"),
+    "guided_decoding_gradient": MethodStyle(
+        "Guided decoding, by gradient", "guided decoding by gradient", "#999933", "x"
+    ),
     "tree_of_thoughts": MethodStyle("Tree of Thoughts", "Tree-of-Thoughts", "#009E73", "^"),
     "rap": MethodStyle("RAP, 8 simulations", "RAP", "#000000", "X"),
     "particle_filter": MethodStyle("Particle filter, N = 8", "the particle filter", "#44AA99", "8"),
@@ -41,7 +44,7 @@ STYLES = {  # in the order of a table's rows
     "nabla_without_gradient": MethodStyle("∇ without gradient (null arm)", "the null arm", "#E69F00", "D"),
     "nabla_reasoner": MethodStyle("∇-Reasoner, one pass", "∇-Reasoner", "#D55E00", "*"),
     "nabla_reasoner_multipass": MethodStyle("∇-Reasoner, up to 4 passes", "∇-Reasoner", "#CC79A7", "P"),
-    "nabla_reasoner_prefix": MethodStyle("∇-Reasoner, reward read at each token", "∇-Reasoner", "#332288", "p"),
+    "nabla_reasoner_prefix": MethodStyle("∇-Reasoner, prefix form", "∇-Reasoner in prefix form", "#AA3377", "*"),
 }
 METHODS = tuple(STYLES)
 
@@ -67,7 +70,8 @@ BEST_OF_N = "best_of_n"
 NULL_ARM = "nabla_without_gradient"  # the same loop without the gradient
 OURS = "nabla_reasoner"  # one pass, as the paper's
 MULTIPASS = "nabla_reasoner_multipass"  # our extension
-NABLA = (OURS, MULTIPASS)
+PREFIX = "nabla_reasoner_prefix"  # the reward read at each token, our extension
+NABLA = (OURS, MULTIPASS, PREFIX)
 SEARCHES = ("self_consistency", BEST_OF_N, "tree_of_thoughts", "rap", "tpo")  # sampling and search baselines
 TRAINED = ("sft", "grpo")  # greedy decoding of a policy improved by training
 ANYTIME = ("greedy", "self_consistency", BEST_OF_N, NULL_ARM, *NABLA)  # methods with a curve in Figure 4

@@ -100,7 +100,7 @@ def _partial(inputs: ReportInputs) -> list[Block]:
     complete, total = inputs.grid.complete_rows(inputs.table1)
     if complete == total:
         return []
-    seeds = inputs.grid.seeds
+    seeds = max(inputs.grid.seeds.values())
     return [
         Markdown(
             f"**Partial run:** {complete} of {total} cells of Table 1 (policy, task and method) are complete, with "
