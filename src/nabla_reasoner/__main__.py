@@ -42,6 +42,9 @@ def main(arguments: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return FAILED
+    except MemoryError as error:
+        print(f"error: out of memory: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr)
         return INTERRUPTED

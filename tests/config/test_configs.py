@@ -15,6 +15,7 @@ from nabla_reasoner.config.schema import SPLITS, choices
 from nabla_reasoner.config.sweeps import compose_sweeps
 from nabla_reasoner.models.language_models import BatchLimits
 from nabla_reasoner.reporting import method_names as reporting_method_names
+from nabla_reasoner.reporting import tables
 from nabla_reasoner.reporting.method_names import STYLES
 from nabla_reasoner.training.recipes import tiny
 
@@ -23,8 +24,29 @@ METHODS = {
     "greedy",
     "self_consistency",
     "best_of_n",
+    "guided_decoding",
+    "guided_decoding_gradient",
+    "tree_of_thoughts",
+    "particle_filter",
+    "nabla_without_gradient",
+    "nabla_reasoner",
+    "nabla_reasoner_prefix",
+}
+ONE_SEED = {
+    "soft_best_of_n",
+    "weighted_self_consistency",
+    "rap",
+    "mh_resampling",
+    "discrete_langevin",
+    "nabla_reasoner_multipass",
+}
+PAPER = {
+    "greedy",
+    "self_consistency",
+    "best_of_n",
     "tree_of_thoughts",
     "rap",
+    "tpo",
     "nabla_without_gradient",
     "nabla_reasoner",
     "nabla_reasoner_multipass",
@@ -75,7 +97,8 @@ def test_reproduce_installs_pinned_torch():
 
 def test_table1_has_every_policy_task_method_and_seed():
     cells = compose.compose_cells(["experiment=table1"])
-    assert len(cells) == 2 * 3 * 8 * 3
+    assert len(cells) == 2 * 3 * 10 * 3
+    assert names(cells, "reward") == {"classifier"}
     assert names(cells, "policy") == {"tiny-base", "tiny-instruct"}
     assert names(cells, "task") == {"chain_sum", "leg_counting", "products"}
     assert names(cells, "method") == METHODS
@@ -88,7 +111,7 @@ def test_table1_at_paper_scale_equals_paper_grid():
     cells = compose.compose_cells(["experiment=table1", "scale=paper"])
     assert names(cells, "policy") == {"qwen2.5-7b", "qwen2.5-7b-instruct", "llama3.1-8b-instruct"}
     assert names(cells, "task") == {"math500", "amc", "aime24", "aime25"}
-    assert names(cells, "method") == METHODS | {"tpo"}
+    assert names(cells, "method") == PAPER
     amc = next(cell for cell in cells if cell.task.name == "amc" and cell.method.name == "nabla_reasoner")
     assert amc.method.keywords()["parameter"] == "latents"
     assert amc.method.keywords()["step_size"] == 0.01
@@ -109,10 +132,12 @@ def test_scale_sets_models_and_command_line_overrides_grid():
 
 @pytest.mark.slow
 def test_methods_with_larger_pools_get_second_sweep():
-    main, pools = compose_sweeps("table1", ["policy=tiny-base", "task=chain_sum", "seed=0"])
+    main, extra, pools = compose_sweeps("table1", ["policy=tiny-base", "task=chain_sum", "seed=0"])
     cells, pooled = main.cells, pools.cells
+    assert names(extra.cells, "method") == ONE_SEED
     assert not any(cell.budget for cell in cells)
-    assert names(pooled, "method") == METHODS - {"greedy", "nabla_reasoner", "nabla_reasoner_multipass"}
+    pooling = {"self_consistency", "best_of_n", "tree_of_thoughts", "particle_filter", "nabla_without_gradient"}
+    assert names(pooled, "method") == pooling
     assert "budget=true" in pools.overrides
     sizes = {
         (c.budget, c.method.keywords()["num_samples"]) for c in cells + pooled if "num_samples" in c.method.keywords()
@@ -128,16 +153,45 @@ def test_whole_table_adds_sweeps_for_improved_policies():
     bases = {"tiny-base", "tiny-instruct"}
     assert {(f"{base}-{kind}", "greedy") for base in bases for kind in ("sft", "grpo")} < rows
     assert ("tiny-base-sft-grpo", "greedy") in rows
-    assert {(f"{base}-grpo", "nabla_reasoner") for base in bases} < rows
+    assert {(f"{base}-grpo", "nabla_reasoner_prefix") for base in bases} < rows
+    assert {(base, method) for base in bases for method in ONE_SEED} < rows
     assert names(sweeps[-1].cells, "policy") == bases
     assert len(compose_sweeps("table1", ["method=greedy", "seed=0"])) == 1, "a command that chooses methods means those"
 
 
+def test_chosen_seed_replaces_that_of_further_sweeps_and_chosen_methods_leave_them_out():
+    shared = ["task=products", "policy=tiny-base"]
+    sweeps = compose_sweeps("table1", [*shared, "seed=5,6"])
+    assert {cell.seed for cell in sweeps[1].cells} == {5, 6}
+    assert {cell.seed for cell in compose_sweeps("table1", shared)[1].cells} == {0}
+    assert len(compose_sweeps("table2", [*shared, "reward=likelihood"])) == 1
+
+
+@pytest.mark.parametrize(("table", "reward"), [("tune", "classifier"), ("tune_likelihood", "likelihood")])
+def test_settings_are_those_chosen_on_validation(table: str, reward: str):
+    """The methods' files hold the settings of the rows that the sweep marks as chosen."""
+    rows = tables.read_csv(ROOT / "figures" / "data" / f"{table}.csv")
+    chosen = {row["changes"] for row in rows if row["chosen"] == "True"}
+    assert chosen
+    for changes in chosen:
+        pairs = dict(pair.split("=") for pair in changes.split(", "))
+        name = "guided_decoding_gradient" if pairs.get("scorer") == "gradient" else pairs["method"]
+        keywords = compose.compose_cells([f"method={name}", f"reward={reward}"])[0].method.keywords()
+        same = {key: str(keywords[key]) == value for key, value in pairs.items() if key != "method"}
+        assert all(same.values()), (name, same)
+
+
 def test_table2_has_every_reward_with_separate_records():
-    (main,) = compose_sweeps("table2", ["task=products", "seed=0"])
+    main, judged, methods, verifiers = compose_sweeps("table2", ["task=products", "seed=0"])
     cells = main.cells
     assert names(cells, "reward") == {"likelihood-weak", "likelihood-medium", "likelihood", "classifier"}
-    assert names(cells, "method") == {"best_of_n", "nabla_without_gradient", "nabla_reasoner"}
+    forms = {"nabla_without_gradient", "nabla_reasoner", "nabla_reasoner_prefix"}
+    assert names(cells, "method") == {"best_of_n", "guided_decoding"} | forms
+    assert names(judged.cells, "method") == {"judge_greedy", "logit_mixture"}
+    assert names(judged.cells, "reward") == names(cells, "reward") - {"classifier"}
+    assert names(methods.cells, "reward") == {"likelihood"}
+    assert names(verifiers.cells, "policy") == {"tiny-base"}
+    assert {name.partition("-")[0] for name in names(verifiers.cells, "reward")} == {"verifier"}
     assert {cell.records for cell in cells} == {f"results/tiny/table2/{name}" for name in names(cells, "reward")}
     assert {cell.folder for cell in cells} == {"results/tiny/table2"}
 

@@ -101,6 +101,7 @@ class RunSettings(Section):
     device: Device
     dtype: str
     threads: Count | None
+    workers: Count
     devices: Count
     num_nodes: Count
     rollouts: Literal[ROLLOUTS]
@@ -140,8 +141,8 @@ class Cell(RunSettings):
     """What every cell has; methods and models check their own settings when they are built.
 
     `setting`, `only`, `settings` and `sizes` belong to the ablations, `positions` and `candidates` to `fidelity`,
-    `trace` and `quiet` to `solve`; `further`, `extra` and `grid` name further sweeps; `absent` says why a row of Table 1 has no
-    records; `estimate` holds typical sizes for `plan`.
+    `trace` and `quiet` to `solve`; `further`, `extra` and `grid` name further sweeps; `absent` says why a row of
+    Table 1 has no records; `estimate` holds typical sizes for `plan`.
     """
 
     policy: ModelSettings

@@ -26,8 +26,8 @@ class Sweep:
 def compose_sweeps(target: str, overrides: Sequence[str]) -> list[Sweep]:
     """Return the sweeps of an experiment.
 
-    `further` in the experiment's YAML names what follows the main grid: `extra`, the sweeps that its entry `extra` lists;
-    `pools`, the larger pools that comparisons at matched cost are cut from; `settings`, one sweep for each change.
+    `further` in the experiment's YAML names what follows the main grid: `extra`, the sweeps that its entry `extra`
+    lists; `pools`, the larger pools that comparisons at matched cost are cut from; `settings`, one for each change.
 
     Raises:
         ValueError: a wrong setting (see `compose_cells`).

@@ -1,17 +1,21 @@
-"""The cells of one command, run one after the other, with progress, time left, failures and tables."""
+"""The cells of one command, with progress, time left, failures and tables."""
 
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from ..config import build
 from ..config.build import BuiltCell
 from ..config.cell import Cell
-from . import prediction
-from .cell_records import Stored, check_records, record_file, stored, write_settings
+from ..cost import peak_bytes
+from . import prediction, side_by_side
+from .cell_records import check_records, record_file, stored, write_settings
 from .results_folder import UNWRITABLE
 from .rollout_engine import RolloutEngine, mismatch_file
 
@@ -19,8 +23,11 @@ from .rollout_engine import RolloutEngine, mismatch_file
 TABLE_SECONDS, TABLE_SHARE = 5, 10
 
 
-def run_cell(built: BuiltCell, label: str, engine: RolloutEngine) -> None:
+def run_cell(built: BuiltCell, label: str | None, engine: RolloutEngine) -> None:
     """Solve the problems that the cell has no records of yet, and write their records and settings.
+
+    Args:
+        label: text before the progress bar; None shows no bar.
 
     Raises:
         ValueError: models that cannot be loaded, or that are not those of the records.
@@ -44,6 +51,15 @@ def run_cell(built: BuiltCell, label: str, engine: RolloutEngine) -> None:
         label=label,
         **{key: getattr(cell, key) for key in ("batch_size", "device", "devices", "num_nodes")},
     )
+
+
+def run_elsewhere(built: BuiltCell, folder: Path) -> tuple[float, int]:
+    """Run a cell in a process of its own; return seconds, and the process's largest memory in bytes."""
+    began = time.monotonic()
+    build.prepare_models(built.cell)
+    with RolloutEngine(folder) as engine:
+        run_cell(built, None, engine)
+    return time.monotonic() - began, peak_bytes(torch.device("cpu"))
 
 
 def expected(built: BuiltCell) -> int:
@@ -70,10 +86,40 @@ class CellRunner:
         self.engine = engine
         self.write_tables = write_tables
         self.finished = 0
+        self.peak_bytes = 0
+        self.workers = 1
+        self.left = list(cells)
         self.broken: list[str] = []
         self.started = time.monotonic()
         self.table_due = 0.0
         self.seconds: dict[str, list[float]] = {}
+
+    def run_all(self, items: Sequence[BuiltCell]) -> None:
+        """Run all cells, side by side where `workers` asks for it and there is enough to do.
+
+        Raises:
+            OSError: results can no longer be written.
+            MemoryError: a process was killed.
+        """
+        pending = [item for item in items if is_pending(item)]
+        records = sum(expected(item) for item in pending)
+        self.workers = side_by_side.useful_workers(pending[0].cell, records) if pending else 1
+        if self.workers == 1:
+            for item in items:
+                self.run(item)
+            return
+        for item in items:
+            if not is_pending(item):
+                self.run(item)
+        print(f"{len(pending)} cells, {self.workers} at a time", flush=True)
+        before = {record_file(item.cell): _done(item.cell) for item in pending}
+        work = partial(run_elsewhere, folder=self.engine.folder)
+        for ended in side_by_side.run(pending, self.workers, work):
+            self.peak_bytes = max(self.peak_bytes, ended.peak_bytes)
+            if ended.error is not None:
+                self._report(ended.built, ended.error)
+            self.check_complete(ended.built)
+            self._finish(ended.built, before[record_file(ended.built.cell)], ended.seconds)
 
     def run(self, built: BuiltCell) -> None:
         """Run one cell, unless it is complete; an error is reported and does not stop the other cells.
@@ -81,28 +127,34 @@ class CellRunner:
         Raises:
             OSError: results can no longer be written; every further cell would fail too.
         """
+        before, began = _done(built.cell), time.monotonic()
+        if before < expected(built):
+            try:
+                run_cell(built, f"cell {self.finished + 1}/{len(self.cells)} {cell_name(built.cell)}", self.engine)
+            except Exception as error:
+                self._report(built, error)
+            self.check_complete(built)
+        self._finish(built, before, time.monotonic() - began)
+
+    def _finish(self, built: BuiltCell, before: int, seconds: float) -> None:
+        """Count a cell as finished, note its time, and print its result."""
         cell = built.cell
-        name = cell_name(cell)
-        before = Stored() if cell.overwrite else stored(record_file(cell))
-        if before.count < expected(built):
-            began = time.monotonic()
-            self._run_cell(built, name)
-            share = (stored(record_file(cell)).count - before.count) / expected(built)
-            self.seconds.setdefault(_kind(cell), []).append((time.monotonic() - began) / max(share, 0.01))
+        if before < expected(built):
+            share = (stored(record_file(cell)).count - before) / expected(built)
+            self.seconds.setdefault(_kind(cell), []).append(seconds / max(share, 0.01))
         self.finished += 1
+        self.left = [other for other in self.left if other is not cell]
         if time.monotonic() > self.table_due or self.finished == len(self.cells):
             self._tabulate()
-        print(f"[{self.finished}/{len(self.cells)}] {name}: {self.result(built)}; {self._clock()}", flush=True)
+        result = f"{cell_name(cell)}: {self.result(built)}; {self._clock()}"
+        print(f"[{self.finished}/{len(self.cells)}] {result}", flush=True)
 
-    def _run_cell(self, built: BuiltCell, name: str) -> None:
-        try:
-            run_cell(built, f"cell {self.finished + 1}/{len(self.cells)} {name}", self.engine)
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in UNWRITABLE:
-                raise
-            traceback.print_exc()
-            print(f"cell {name} failed: {type(error).__name__}: {error}", file=sys.stderr)
-        self.check_complete(built)
+    def _report(self, built: BuiltCell, error: Exception) -> None:
+        """Print an error of a cell; raise it if results can no longer be written."""
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            raise error
+        traceback.print_exception(error)
+        print(f"cell {cell_name(built.cell)} failed: {type(error).__name__}: {error}", file=sys.stderr)
 
     def check_complete(self, built: BuiltCell) -> None:
         """Count the cell as broken if records are missing."""
@@ -135,9 +187,14 @@ class CellRunner:
         if not self.seconds:
             return elapsed
         overall = np.mean([value for values in self.seconds.values() for value in values])
-        remaining = (self.seconds.get(_kind(cell)) for cell in self.cells[self.finished :])
-        left = sum((np.mean(same) if same else overall for same in remaining), start=0.0)
+        remaining = (self.seconds.get(_kind(cell)) for cell in self.left)
+        left = sum((np.mean(same) if same else overall for same in remaining), start=0.0) / self.workers
         return f"{elapsed}, about {_minutes(left)} left"
+
+
+def _done(cell: Cell) -> int:
+    """Return the number of records that the cell keeps."""
+    return 0 if cell.overwrite else stored(record_file(cell)).count
 
 
 def _kind(cell: Cell) -> str:

@@ -134,8 +134,9 @@ class MismatchWriter(lightning.Callback):
 class ProgressBar(lightning.Callback):
     """Problems solved, rate and time left of one cell; not shown if the output is not a terminal."""
 
-    def __init__(self, label: str, total: int):
-        self.bar = tqdm(total=total, desc=label, unit="problem", leave=False, disable=not sys.stderr.isatty())
+    def __init__(self, label: str | None, total: int):
+        hidden = label is None or not sys.stderr.isatty()
+        self.bar = tqdm(total=total, desc=label, unit="problem", leave=False, disable=hidden)
 
     def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         self.bar.update(len(batch.problems))
@@ -156,7 +157,7 @@ def run(
     device: str,
     devices: int,
     num_nodes: int,
-    label: str,
+    label: str | None,
 ) -> None:
     """Solve the problems that `path` has no record of, and append their records.
 
@@ -168,7 +169,7 @@ def run(
         repeats, batch_size: see `chunks`.
         device: "cpu" or a CUDA device.
         devices, num_nodes: processes of the trainer; each solves its share of the chunks.
-        label: text before the progress bar.
+        label: text before the progress bar; None shows no bar.
 
     Raises:
         KeyboardInterrupt: the run was interrupted; all finished chunks are on disk.

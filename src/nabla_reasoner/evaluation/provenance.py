@@ -122,10 +122,14 @@ class Summary:
             print(f"note: {folder} holds results of an earlier run with {'; '.join(changed)}.", file=sys.stderr)
         self._write()
 
-    def close(self, status: str, **facts: Any) -> None:
-        """Write the final status ("finished", "failures" or "interrupted"), wall-clock, peak memory and `facts`."""
+    def close(self, status: str, *, peak_bytes: int = 0, **facts: Any) -> None:
+        """Write the final status ("finished", "failures" or "interrupted"), wall-clock, peak memory and `facts`.
+
+        Args:
+            peak_bytes: largest memory of another process that did the work, if there was one.
+        """
         seconds = round(time.time() - self.started, 1)
-        peak = cost.peak_bytes(torch.device(self.device))
+        peak = max(cost.peak_bytes(torch.device(self.device)), peak_bytes)
         self.entry.update(status=status, wall_clock_seconds=seconds, peak_bytes=peak, **facts)
         self._write()
 

@@ -70,8 +70,7 @@ def _run_checked(
                 runner.check_complete(item)
             runner.finished = len(built)
         else:
-            for item in built:
-                runner.run(item)
+            runner.run_all(built)
         finish(folder)
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failures"
@@ -81,7 +80,13 @@ def _run_checked(
     failed = failures(cells)
     bad = bool(failed or runner.broken)
     engines = engine_summary(cells, engine.facts)
-    summary.close("failures" if bad else "finished", cells_finished=runner.finished, cells=len(cells), **engines)
+    summary.close(
+        "failures" if bad else "finished",
+        peak_bytes=runner.peak_bytes,
+        cells_finished=runner.finished,
+        cells=len(cells),
+        **engines,
+    )
     wandb_runs.mirror_cells(cells, [record_file(cell) for cell in cells], sweep=varied)
     for path in sorted(folder.glob("*.md")):
         if path.stem in ("table", "right_token", "row_movement"):

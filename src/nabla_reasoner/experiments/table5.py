@@ -111,7 +111,7 @@ def hardware(folder: Path) -> str:
         return "Hardware: unknown, there is no summary.json."
     threads = "torch's own number of" if config["threads"] is None else config["threads"]
     text = f"Hardware: {run['device']}, {run['count']} visible; device {config['device']}, {config['dtype']}, "
-    text += f"{threads} threads, batches of {config['batch_size']}"
+    text += f"{threads} threads, up to {config.get('workers', 1)} cells side by side, batches of {config['batch_size']}"
     return text + (f"; peak of the whole run {peak / 2**20:.0f} MiB." if peak else ".")
 
 

@@ -1,0 +1,90 @@
+"""Cells in several processes: the same records as one after the other, errors, killed processes, interruption."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import toy_runs
+
+from nabla_reasoner.__main__ import main
+from nabla_reasoner.config import build, compose
+from nabla_reasoner.config.build import BuiltCell
+from nabla_reasoner.evaluation import side_by_side
+
+COMMAND = [
+    "table1",
+    "policy=tiny-base",
+    "task=products",
+    "seed=0,1",
+    "method=greedy,self_consistency",
+    "wandb=disabled",
+]
+
+
+def test_processes_are_used_where_they_help():
+    (cell,) = compose.compose_cells([])
+    assert cell.workers == 2
+    assert side_by_side.useful_workers(cell, 10_000) == 2
+    assert side_by_side.useful_workers(cell, side_by_side.MIN_RECORDS) == 1
+    for changes in ({"device": "cuda"}, {"rollouts": "vllm"}, {"devices": 2}, {"workers": 1}):
+        assert side_by_side.useful_workers(cell.changed(**changes), 10_000) == 1
+    assert side_by_side.useful_workers(cell.changed(workers=16), 2000) == 4
+
+
+def measured(built: BuiltCell) -> tuple[float, int]:
+    return float(built.cell.seed), os.getpid()
+
+
+def refused(built: BuiltCell) -> tuple[float, int]:
+    raise ValueError("no such token")
+
+
+def killed(built: BuiltCell) -> tuple[float, int]:
+    os._exit(1)
+
+
+def test_results_errors_and_killed_processes():
+    items = [build.build_cell(cell) for cell in compose.compose_cells(["num_problems=1", "seed=3,4"])]
+    ended = list(side_by_side.run(items, 2, measured))
+    assert sorted((each.built.cell.seed, each.seconds, each.error) for each in ended) == [
+        (3, 3.0, None),
+        (4, 4.0, None),
+    ]
+    assert os.getpid() not in {each.peak_bytes for each in ended}
+    assert [str(each.error) for each in side_by_side.run(items, 2, refused)] == ["no such token"] * 2
+    with pytest.raises(MemoryError, match=r"was killed; workers=2 means .* workers=1"):
+        list(side_by_side.run(items, 2, killed))
+
+
+@pytest.mark.slow
+def test_records_equal_those_of_one_process(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(side_by_side, "MIN_RECORDS", 20)
+    few = [*COMMAND, "num_problems=30"]
+    assert main([*few, f"results_dir={tmp_path / 'one'}", "workers=1"]) == 0
+    assert main([*few, f"results_dir={tmp_path / 'two'}"]) == 0
+    output = capsys.readouterr().out
+    assert output.count("4 cells, 2 at a time") == 1
+    assert output.count("[4/4]") == 2
+    one, two = (toy_runs.records_below(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == 4
+    assert one == two
+
+
+@pytest.mark.slow
+def test_interrupted_processes_end_and_the_command_resumes(tmp_path: Path):
+    command = [sys.executable, "-m", "nabla_reasoner", *COMMAND[:-2], "method=best_of_n", "wandb=disabled"]
+    command += [f"results_dir={tmp_path}", "num_problems=300", "batch_size=10"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    end = time.monotonic() + 120
+    while len(toy_runs.records_below(tmp_path)) < 2 and time.monotonic() < end:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
+    assert "Interrupted. Run the same command again to resume." in output
+    children = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout
+    assert children == ""
