@@ -47,6 +47,7 @@ def killed(built: BuiltCell) -> tuple[float, int]:
     os._exit(1)
 
 
+@pytest.mark.slow
 def test_results_errors_and_killed_processes():
     items = [build.build_cell(cell) for cell in compose.compose_cells(["num_problems=1", "seed=3,4"])]
     ended = list(side_by_side.run(items, 2, measured))

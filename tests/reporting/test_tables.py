@@ -17,7 +17,7 @@ import yaml
 from toy_runs import ladder
 
 from nabla_reasoner.cost import Cost
-from nabla_reasoner.evaluation.outcomes import load_outcomes
+from nabla_reasoner.evaluation.outcomes import load_outcomes, training_flops
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
 from nabla_reasoner.experiments.table1 import write_table
 from nabla_reasoner.reporting import accuracy_table, comparisons, paper_numbers, tables
@@ -29,6 +29,7 @@ DOCUMENTED = (
     "policy,task,method,accuracy,ci_low,ci_high,num_problems,num_seeds,num_failed,model_calls,decode_tokens,flops,"
     "seconds,paper_value,paper_source,status"
 )
+ADDED = ",valid_steps,training_flops,break_even_outcome,break_even_prefix"
 DOCUMENTED_COMPARISONS = "policy,task,method,baseline,matched_on,difference,ci_low,ci_high,p_value,num_problems,verdict"
 
 
@@ -59,7 +60,7 @@ def read(path: Path) -> list[dict]:
 
 def test_files_have_the_documented_columns(tmp_path):
     write_table(tmp_path, grid=grid())
-    assert (tmp_path / "table.csv").read_text().splitlines()[0] == DOCUMENTED + ",valid_steps"
+    assert (tmp_path / "table.csv").read_text().splitlines()[0] == DOCUMENTED + ADDED
     assert (tmp_path / "comparisons.csv").read_text().splitlines()[0] == DOCUMENTED_COMPARISONS + ",note,p_adjusted"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparisons.csv", "table.csv", "table.md", "table.tex"]
 
@@ -380,6 +381,34 @@ def test_verdicts_hold_after_holms_adjustment():
     none = "no difference shown"
     assert family(0.01, 0.04) == [(0.02, "better"), (0.04, "better")]
     assert family(0.04, 0.2, 0.03) == [(0.09, none), (0.2, none), (0.09, none)]
+
+
+def test_break_even_counts_training_against_costlier_answers(tmp_path):
+    """By hand: 1e9 FLOPs of training pay off after 1e9 / (5e6 - 1e6) = 250 questions, or 1e9 / (2e6 - 1e6) = 1000."""
+    folder = tmp_path / "records"
+    flops = {"greedy": 1e6, "nabla_reasoner": 5e6, "nabla_reasoner_prefix": 2e6}
+    for method, spent in flops.items():
+        write(folder, method, 0, [1, 0], cost=Cost(flops=spent))
+    write(folder, "greedy", 0, [1, 1], cost=Cost(flops=1e6), policy="tiny-base-sft")
+    rows = grid([*flops, "sft"], (0,))
+    rows[-1]["training_flops"] = 1e9
+    table = accuracy_table.table_rows(load_outcomes(folder), rows, [])
+    assert [table[-1][name] for name in accuracy_table.BREAK_EVEN] == [250, 1000]
+    assert all(row["training_flops"] is None and row["break_even_prefix"] is None for row in table[:-1])
+    (note,) = accuracy_table.training_notes(table)
+    assert "from 1,000 questions of chain_sum on (250 for the outcome form)" in note
+    rows[-1]["training_flops"] = None
+    assert accuracy_table.training_notes(accuracy_table.table_rows(load_outcomes(folder), rows, [])) == []
+
+
+def test_training_of_a_trained_policy_counts_earlier_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "assets" / "sweeps" / "improvement.csv"
+    file.parent.mkdir(parents=True)
+    rows = ["tiny-base-sft,False,9e9", "tiny-base-sft,True,1e9", "tiny-base-sft-grpo,True,2e9"]
+    file.write_text("\n".join(["policy,shipped,flops", *rows]), encoding="utf-8")
+    names = ("tiny-base", "tiny-base-sft", "tiny-base-sft-grpo", "tiny-base-grpo", "no-such-policy")
+    assert [training_flops(name) for name in names] == [None, 1e9, 3e9, None, None]
 
 
 def test_table_says_how_many_right_answers_have_true_steps(tmp_path):

@@ -17,6 +17,7 @@ NOT_SETTINGS = {
     "paper",
     "base",
     "trained_by",
+    "training",
     "size",
     "prepare",
     "parameters",

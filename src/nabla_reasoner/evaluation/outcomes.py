@@ -4,6 +4,7 @@
 """
 
 import bisect
+import csv
 import functools
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import yaml
 from jaxtyping import Float
 
+from ..config.data_folder import locate
 from ..config.schema import CONFIGS
 from ..tasks.written_steps import steps_are_true
 from . import record_files
@@ -231,6 +233,20 @@ class Lineage(NamedTuple):
 
     base: str
     trained_by: str
+
+
+def training_flops(policy: str) -> float | None:
+    """Return the FLOPs of a policy's training up to its shipped weights, earlier trainings included; None if unknown."""
+    path = CONFIGS / "policy" / f"{policy}.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    file = Path(locate(settings.get("training", "")))
+    if not file.is_file():
+        return None
+    with file.open(newline="", encoding="utf-8") as stream:
+        shipped = {row["policy"]: row["flops"] for row in csv.DictReader(stream) if row.get("shipped") == "True"}
+    if policy not in shipped:
+        return None
+    return float(shipped[policy]) + (training_flops(settings["base"]) or 0.0)
 
 
 @functools.cache

@@ -13,15 +13,15 @@ from ..config.cell import Cell
 from ..config.data_folder import locate
 from ..config.sweeps import Sweep
 from ..evaluation.cell_records import record_file
-from ..evaluation.outcomes import Experiment, Row, lineage, read_experiment, start_policies
+from ..evaluation.outcomes import Experiment, Row, lineage, read_experiment, start_policies, training_flops
 from ..evaluation.record_files import Cells, RecordFile, StoredCell
 from ..evaluation.records import CellKey
 from ..reporting import paper_numbers
-from ..reporting.accuracy_table import COLUMNS, HEADER, NOTE, format_row, table_rows
+from ..reporting.accuracy_table import COLUMNS, HEADER, NOTE, format_row, table_rows, training_notes
 from ..reporting.comparisons import COMPARED, COMPARISON_COLUMNS, comparison_rows, format_comparisons
 from ..reporting.evidence import typed_rows
 from ..reporting.figures import legend_below, save
-from ..reporting.method_names import STYLES, rank
+from ..reporting.method_names import STYLES, TRAINED, rank
 from ..reporting.paper_numbers import paper_cells
 from ..reporting.tables import csv_text, latex, markdown, one_line, replace_file
 from .cell_sweep import run_cells
@@ -132,6 +132,7 @@ def table_grid(cells: Sequence[Cell], stored: Cells) -> list[Row]:
     policies, tasks = (
         {getattr(cell, group).name: getattr(cell, group).paper for cell in cells} for group in ("policy", "task")
     )
+    trained = {key.policy for key in sources if lineage(key.policy)}
     rows = []
     for key in sorted(sources, key=lambda key: (key[:2], rank(key.method))):
         names, seeds = sources[key].names, sources[key].seeds
@@ -142,7 +143,9 @@ def table_grid(cells: Sequence[Cell], stored: Cells) -> list[Row]:
         if first.experiment_name == "table2":
             paper["method"] = f"{key.method}_{first.reward.paper}"  # the paper's columns are the reward's sizes
         row = {**key._asdict(), "seeds": seeds, "paper_cell": paper, "expected": sources[key].expected(seeds)}
-        rows.append({**row, "absent": absent.get(key.method, "not run")})
+        policy = next((name for name in trained if lineage(name) == (key.policy, key.method)), key.policy)
+        own = training_flops(policy) if key.method in ("greedy", *TRAINED) else None
+        rows.append({**row, "absent": absent.get(key.method, "not run"), "training_flops": own})
     return rows
 
 
@@ -181,7 +184,13 @@ def write_table(
     replace_file(folder / "table.csv", csv_text(COLUMNS, rows))
     replace_file(folder / "comparisons.csv", csv_text(COMPARISON_COLUMNS, comparisons))
     sources = list(dict.fromkeys(row["paper_source"] for row in rows if row["paper_value"] is not None))
-    notes = [NOTE, *notes, *experiment.notes(), *(f"[{i}] {source}" for i, source in enumerate(sources, start=1))]
+    notes = [
+        NOTE,
+        *notes,
+        *training_notes(rows),
+        *experiment.notes(),
+        *(f"[{i}] {source}" for i, source in enumerate(sources, start=1)),
+    ]
     body = [format_row(row, sources) for row in rows]
     text = markdown(HEADER, body) + "".join(f"\n{one_line(note)}\n" for note in notes)
     compared = format_comparisons(comparisons)

@@ -3,22 +3,25 @@
 Rows are computed from outcomes; a cell without outcomes is "not run". A row of the grid is a dict with `policy`,
 `task`, `method`, `seeds` (list), and `paper_cell`: {policy, benchmark} of the paper's cell beside ours, either may be
 None, and `method` if the paper's name differs. `absent` says why there are no records, if there is a reason; `expected`
-is the number of records of a complete run, if the settings say it.
+is the number of records of a complete run, if the settings say it; `training_flops` is what the policy's training cost.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from ..evaluation.outcomes import Outcome, Outcomes, Row, completeness, correct_array, row_outcomes
+from ..evaluation.outcomes import Outcome, Outcomes, Row, completeness, correct_array, lineage, row_outcomes
 from ..evaluation.statistics import accuracy_interval
+from .method_names import OURS, PREFIX, TRAINED
 from .paper_numbers import paper_value
 
 COSTS = ("model_calls", "decode_tokens", "flops", "seconds")
 COLUMNS = (
     "policy task method accuracy ci_low ci_high num_problems num_seeds num_failed model_calls decode_tokens flops "
-    "seconds paper_value paper_source status valid_steps"
+    "seconds paper_value paper_source status valid_steps training_flops break_even_outcome break_even_prefix"
 ).split()
+BREAK_EVEN = {"break_even_outcome": OURS, "break_even_prefix": PREFIX}  # column, and the method it compares with
 
 
 def table_rows(outcomes: Outcomes, grid: Sequence[Row], paper: Sequence[Row]) -> list[Row]:
@@ -43,12 +46,33 @@ def table_rows(outcomes: Outcomes, grid: Sequence[Row], paper: Sequence[Row]) ->
         if expected is None:
             expected = longest.get(row["task"], 0) * len(row["seeds"])
         rows.append(_table_row(row, attempts, expected, paper))
+    for row in rows:
+        row |= _break_even(row, rows)
     return rows
+
+
+def _break_even(row: Row, rows: Sequence[Row]) -> Row:
+    """Return from how many questions on a trained policy costs less than each form of ∇-Reasoner, training included.
+
+    The number is None if it is not known, or if its answers cost more than ∇-Reasoner's.
+    """
+    if row["training_flops"] is None or row["flops"] is None:
+        return {}
+    origin = lineage(row["policy"])
+    start = row["policy"] if row["method"] in TRAINED else origin and origin.base
+    found = {}
+    for column, method in BREAK_EVEN.items():
+        cell = {"policy": start, "task": row["task"], "method": method}
+        costs = [other["flops"] for other in rows if other["flops"] and cell.items() <= other.items()]
+        if costs and costs[0] > row["flops"]:
+            found[column] = math.ceil(row["training_flops"] / (costs[0] - row["flops"]))
+    return found
 
 
 def _table_row(row: Row, outcomes: list[Outcome], expected: int, paper: Sequence[Row]) -> Row:
     result: Row = dict.fromkeys(COLUMNS) | {key: row[key] for key in ("policy", "task", "method")}
     result["paper_value"], result["paper_source"] = paper_value(row, paper)
+    result["training_flops"] = row.get("training_flops")
     result["status"] = row.get("absent", "not run")
     if not outcomes:
         return result
@@ -92,6 +116,21 @@ NOTE = (
     "written steps are true by arithmetic. Paper: reported in arXiv 2603.04948, never ours; "
     "? unknown, - not in the paper."
 )
+
+
+def training_notes(rows: Sequence[Row]) -> list[str]:
+    """Return a sentence for each trained policy: what its training cost, and from where on it is the cheaper way."""
+    notes = []
+    for row in rows:
+        if row["training_flops"] is not None and row["method"] in TRAINED and row["break_even_prefix"] is not None:
+            outcome = row["break_even_outcome"]
+            paid = "" if outcome is None else f" ({outcome:,} for the outcome form)"
+            notes.append(
+                f"{row['method'].upper()} of {row['policy']}: {row['training_flops']:.2g} FLOPs up to the weights kept. "
+                f"With these it costs less than ∇-Reasoner in prefix form from {row['break_even_prefix']:,} questions "
+                f"of {row['task']} on{paid}."
+            )
+    return notes
 
 
 def format_row(row: Row, sources: list[str]) -> list[str]:

@@ -183,8 +183,9 @@ def write_attempts(path: Path, name: str, best: str, attempts: Mapping[str, Trai
         for run, trained in attempts.items()
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    others = pd.read_csv(path, dtype=str) if path.exists() else pd.DataFrame(columns=list(rows[0]))
-    others = others[others.policy != name] if list(others.columns) == list(rows[0]) else others.iloc[:0]
+    others = pd.read_csv(path, dtype=str) if path.exists() else pd.DataFrame()
+    same = list(others.columns) == list(rows[0])
+    others = others[others.policy != name] if same else pd.DataFrame(columns=list(rows[0]))
     pd.concat([others, pd.DataFrame(rows).astype(str)]).sort_values("policy", kind="stable").to_csv(path, index=False)
 
 
