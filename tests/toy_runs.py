@@ -16,6 +16,7 @@ def command(results: Path, *more: str) -> list[str]:
         "policy=tiny-base",
         f"policy.path={toys.model_folder('qwen2')}",
         "task=products",
+        "reward=likelihood",
         f"reward.path={toys.model_folder('llama', seed=7)}",
         "num_problems=5",
         "batch_size=2",

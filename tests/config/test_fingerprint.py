@@ -77,7 +77,7 @@ def test_reference_model_is_part_of_the_fingerprint(tmp_path):
     reference = Path(shutil.copytree(ASSETS / "policies" / "tiny-base", tmp_path / "reference"))
     cell = cell.changed(reward=cell.reward.model_copy(update={"reference": str(reference)}))
     before = fingerprint.fingerprint(cell)
-    flip_byte(reference / "model.safetensors", 2**20)
+    flip_byte(reference / "model.safetensors", 2**19)
     changed = fingerprint.differences(before, fingerprint.fingerprint(cell))
     assert [line.partition(":")[0] for line in changed] == ["reward.reference_weights"]
 

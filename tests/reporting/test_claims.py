@@ -147,7 +147,14 @@ def test_skipping_is_safe_only_if_tested():
     checks = [check("eq25_is_autograd__V8"), check("eq25_is_autograd__V640")]
     every = {"setting": "every_position", "task": "all", "difference": 0.7, "difference_high": 3.1}
     assert claim_rules.confident_tokens(Evidence(checks=checks))[0] == PARTLY
-    assert claim_rules.confident_tokens(Evidence(checks=checks, ablations=[every]))[0] == REPRODUCED
+    still = {"confident": "True", "reward": "classifier", "flipped": 0.0, "largest_change": 3.5}
+    moved = {**still, "flipped": 5.5}
+    evidence = Evidence(checks=checks, ablations=[every], movement=[still, {**moved, "confident": "False"}])
+    verdict, text = claim_rules.confident_tokens(evidence)
+    assert verdict == REPRODUCED
+    assert "with the reward classifier DTO flips 0.0 % of the confident rows and moves a logit by up to 3.5" in text
+    assert claim_rules.confident_tokens(evidence._replace(movement=[still, moved]))[0] == PARTLY
+    assert claim_rules.confident_tokens(evidence._replace(movement=()))[0] == PARTLY
     wide = {**every, "difference_high": 6.0}
     assert claim_rules.confident_tokens(Evidence(checks=checks, ablations=[wide]))[0] == PARTLY
     assert claim_rules.confident_tokens(Evidence(checks=[*checks, check("eq25_x__V8", "False")]))[0] == NOT
@@ -162,8 +169,8 @@ def test_sampler_needs_the_distribution_and_the_flow():
 
 
 def test_affordable_needs_seconds_and_savings():
-    def spent(quantity: str, ratio: float) -> Row:
-        return {"policy": "p", "quantity": quantity, "ratio": ratio}
+    def spent(quantity: str, ratio: float, method: str = "nabla_reasoner") -> Row:
+        return {"policy": "p", "method": method, "quantity": quantity, "ratio": ratio}
 
     rows = [spent("seconds", 1.1), spent("flops", 0.6), {**spent("seconds", 9), "policy": "tiny-base-sft"}]
     saved = {"case": "gradient_flops__p__t", "variant": "fast", "ratio_to_reference": 0.2}
@@ -172,6 +179,10 @@ def test_affordable_needs_seconds_and_savings():
     slow = [spent("seconds", 1.3), spent("flops", 0.6)]
     assert claim_rules.affordable(Evidence(expenses=slow, bench=[saved]))[0] == PARTLY
     assert claim_rules.affordable(Evidence(expenses=slow))[0] == NOT
+    prefix = [spent("seconds", 0.7, "nabla_reasoner_prefix"), spent("flops", 0.4, "nabla_reasoner_prefix")]
+    verdict, text = claim_rules.affordable(Evidence(expenses=[*slow, *prefix]))
+    assert verdict == NOT, "the paper's form decides"
+    assert text.endswith("in prefix form 0.40 of its FLOPs and 0.70 of its seconds")
 
 
 def test_typed_rows_have_numbers_texts_and_gaps(tmp_path: Path):

@@ -77,7 +77,7 @@ def test_missing_cells_never_show_the_papers_number(tmp_path):
     assert all(row["verdict"] == "not run" and row["difference"] == "" for row in read(tmp_path / "comparisons.csv"))
     line = next(line for line in (tmp_path / "table.md").read_text().splitlines() if "best_of_n" in line)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[3:6] == ["", "", "70.2 [1]"]
+    assert cells[3:7] == ["", "", "", "70.2 [1]"]
     assert cells[-1] == "not run"
 
 
@@ -246,7 +246,7 @@ def test_markdown_columns_line_up_with_interval_and_sources(tmp_path):
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[3] == "75.0"
     assert re.fullmatch(r"6\d\.\d to 8\d\.\d", cells[4])
-    assert cells[5] == "71.0 [1]"
+    assert cells[6] == "71.0 [1]"
     assert "[1] second-hand note (qwen2.5-7b, math500; another policy and task than ours)" in text
     assert "its own greedy accuracy is 92 %" in text
     assert "+50.0 [+" in text  # the comparison at equal rollouts

@@ -20,7 +20,7 @@ PROBLEMS = {
 
 
 def load_likelihood():
-    model = transformers.AutoModelForCausalLM.from_pretrained(LIKELIHOOD)
+    model = transformers.AutoModelForCausalLM.from_pretrained(LIKELIHOOD, dtype=torch.float32)
     return model, load_tokenizer(str(LIKELIHOOD))
 
 

@@ -236,7 +236,7 @@ class Lineage(NamedTuple):
 
 
 def training_flops(policy: str) -> float | None:
-    """Return the FLOPs of a policy's training up to its shipped weights, earlier trainings included; None if unknown."""
+    """Return the FLOPs of a policy's training up to its shipped weights, earlier ones included; None if unknown."""
     path = CONFIGS / "policy" / f"{policy}.yaml"
     settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     file = Path(locate(settings.get("training", "")))

@@ -36,6 +36,7 @@ KEPT = {  # field of the evidence: name of its rows in figures/data/, if it is a
     "budgets": "figure4",
     "checks": "theorem_checks",
     "terms": "theorem_terms",
+    "movement": "ablations_row_movement",
 }
 PAGES = ("deviations", "outputs")  # of docs/; a wheel has them too
 README_START = "<!-- claims: written by ./reproduce.sh report docs=true -->\n"

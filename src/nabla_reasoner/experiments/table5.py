@@ -5,25 +5,26 @@ from pathlib import Path
 
 import numpy as np
 
-from ..evaluation.outcomes import Row, RunKey, read_table1
+from ..evaluation.outcomes import Experiment, Row, RunKey, read_table1
 from ..evaluation.provenance import read_summary
 from ..evaluation.records import CellKey
 from ..evaluation.statistics import ratio_interval
 from ..reporting import paper_numbers, tables
-from ..reporting.method_names import BEST_OF_N, OURS
+from ..reporting.method_names import BEST_OF_N, OURS, PREFIX
 from ..reporting.tables import table_texts
 from .command import Command
 from .from_results import write_result_table
 
-COMPARED = (BEST_OF_N, OURS)  # in the paper's Table 5
+FORMS = (OURS, PREFIX)  # each is compared with Best-of-8; the first is the paper's
 QUANTITIES = {"seconds": "seconds", "flops": "FLOPs", "decode_tokens": "tokens", "peak_bytes": "bytes"}
 COLUMNS = (
-    "policy task quantity best_of_n nabla_reasoner ratio ci_low ci_high paper_best_of_n paper_nabla_reasoner "
+    "policy task method quantity best_of_n nabla_reasoner ratio ci_low ci_high paper_best_of_n paper_nabla_reasoner "
     "paper_ratio num_problems num_seeds note"
 ).split()
 HEADER = (
     "policy",
     "task",
+    "method",
     "quantity",
     "Best-of-8",
     "∇-Reasoner",
@@ -49,29 +50,35 @@ def table_rows(folder: Path) -> list[Row]:
     experiment = read_table1(folder)
     rows = []
     for policy, task in dict.fromkeys(key[:2] for key in experiment.records):
-        cells = [CellKey(policy, task, method) for method in COMPARED]
-        base, ours = (
-            {outcome.key: outcome.cost for outcome in experiment.records.get(cell, []) if outcome.ok} for cell in cells
-        )
-        keys = sorted(base.keys() & ours.keys())
-        for quantity, unit in QUANTITIES.items() if keys else ():
-            values = [[costs[key][quantity] for key in keys] for costs in (base, ours)]
-            names = {"policy": policy, "task": task, "quantity": quantity}
-            row = names | _compared(keys, *values, quantity) | _paper_values(unit)
-            partial = [f"{cell.method} {experiment.status(cell)}" for cell in cells if experiment.status(cell) != "ok"]
-            rows.append(row | {"note": "; ".join(filter(None, [row["note"], *partial]))})
+        for method in FORMS:
+            rows += _cell_rows(experiment, policy, task, method)
     if not rows:
         raise ValueError(
-            f"{folder / 'table1' / 'records'} must hold records of {' and '.join(COMPARED)} for one policy and task; "
+            f"{folder / 'table1' / 'records'} must hold records of {BEST_OF_N} and {OURS} for one policy and task; "
             "got none. Run ./reproduce.sh table1 first."
         )
     return rows
 
 
-def _paper_values(unit: str) -> Row:
-    """Return the paper's values per prompt, and their ratio; None if it does not report both."""
+def _cell_rows(experiment: Experiment, policy: str, task: str, method: str) -> list[Row]:
+    cells = [CellKey(policy, task, name) for name in (BEST_OF_N, method)]
+    base, ours = (
+        {outcome.key: outcome.cost for outcome in experiment.records.get(cell, []) if outcome.ok} for cell in cells
+    )
+    keys, rows = sorted(base.keys() & ours.keys()), []
+    for quantity, unit in QUANTITIES.items() if keys else ():
+        values = [[costs[key][quantity] for key in keys] for costs in (base, ours)]
+        names = {"policy": policy, "task": task, "method": method, "quantity": quantity}
+        row = names | _compared(keys, *values, quantity) | _paper_values(unit, method)
+        partial = [f"{cell.method} {experiment.status(cell)}" for cell in cells if experiment.status(cell) != "ok"]
+        rows.append(row | {"note": "; ".join(filter(None, [row["note"], *partial]))})
+    return rows
+
+
+def _paper_values(unit: str, method: str) -> Row:
+    """Return the paper's values per prompt, and their ratio; None if it does not report both methods."""
     reported = {(cell["method"], cell["unit"]): cell["value"] for cell in paper_numbers.paper_cells("table5")}
-    base, ours = (reported.get((method, unit)) for method in COMPARED)
+    base, ours = (reported.get((name, unit)) for name in (BEST_OF_N, method))
     if base is None or ours is None:
         return dict.fromkeys(("paper_best_of_n", "paper_nabla_reasoner", "paper_ratio"))
     return {
@@ -138,6 +145,7 @@ def format_row(row: Row) -> list[str]:
     return [
         row["policy"],
         row["task"],
+        row["method"],
         row["quantity"],
         number("best_of_n"),
         number("nabla_reasoner"),

@@ -23,6 +23,7 @@ from ..engine.sampling import draw, keyed_uniforms
 from ..models.language_models import Policy, RewardModel
 from ..reporting.figures import GREEN, ORANGE
 from ..tasks import grading
+from ..tasks.written_steps import steps_are_true
 from ..types import Problem
 
 CASES = ["reward=classifier", "policy=tiny-base", "num_problems=100", "threads=1"]  # read at the end token only
@@ -125,7 +126,8 @@ def early_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """Return accepted revisions of a first rollout within the first third of its tokens, over test problems.
 
     `found` marks those in which the answer went from wrong to right and the gradient decided: the random number that
-    drew the new token from DTO's logits draws the old token from the policy's.
+    drew the new token from DTO's logits draws the old token from the policy's. `true_steps` says whether all steps of the
+    last response are true: a right answer with a false step is a repair in name only, for which the reward was enough.
     """
     rows = []
     for cell in cells:
@@ -157,6 +159,7 @@ def early_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                         "last": texts[1],
                         "right_before": right[0],
                         "right_after": right[1],
+                        "true_steps": steps_are_true(run.problem.task, texts[1]),
                         "reward_before": first.reward,
                         "reward_after": run.responses[visit.proposal].reward,
                         "found": policy_token == visit.old and dto_token == visit.new and right == [False, True],

@@ -126,7 +126,7 @@ def training_notes(rows: Sequence[Row]) -> list[str]:
             outcome = row["break_even_outcome"]
             paid = "" if outcome is None else f" ({outcome:,} for the outcome form)"
             notes.append(
-                f"{row['method'].upper()} of {row['policy']}: {row['training_flops']:.2g} FLOPs up to the weights kept. "
+                f"{row['method'].upper()} of {row['policy']}: {row['training_flops']:.2g} FLOPs to the weights kept. "
                 f"With these it costs less than ∇-Reasoner in prefix form from {row['break_even_prefix']:,} questions "
                 f"of {row['task']} on{paid}."
             )

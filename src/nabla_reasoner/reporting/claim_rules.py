@@ -97,9 +97,9 @@ def reward_models(evidence: Evidence) -> tuple[str, str]:
     return REPRODUCED if max(spreads) <= 1 else PARTLY if max(best_two) <= 1 else NOT, text
 
 
-def _reward_spread(evidence: Evidence, method: str) -> tuple[str, list[float], list[float]]:
+def _reward_spread(evidence: Evidence, method: str) -> tuple[str, list[float | int], list[float | int]]:
     """Return a sentence, and by cell the spread over all rewards and the difference of the two best."""
-    cells: dict[tuple[str, str], list[float]] = {}
+    cells: dict[tuple[str, str], list[float | int]] = {}
     for row in evidence.rewards:
         if row["method"] == method and row["accuracy"] is not None and not improved(row["policy"]):
             cells.setdefault(cell_of(row), []).append(row["accuracy"])
@@ -253,8 +253,10 @@ def sampler(evidence: Evidence) -> tuple[str, str]:
 def affordable(evidence: Evidence) -> tuple[str, str]:
     """Decide C10 from seconds relative to Best-of-8, and from gradient FLOPs relative to the plain engine."""
     expenses = [row for row in evidence.expenses if row["ratio"] is not None and not improved(row["policy"])]
-    seconds, flops = (
-        [row["ratio"] for row in expenses if row["quantity"] == quantity] for quantity in ("seconds", "flops")
+    seconds, flops, prefix_seconds, prefix_flops = (
+        [row["ratio"] for row in expenses if (row["method"], row["quantity"]) == (method, quantity)]
+        for method in (OURS, PREFIX)
+        for quantity in ("seconds", "flops")
     )
     gradients = [
         row["ratio_to_reference"]
@@ -269,6 +271,10 @@ def affordable(evidence: Evidence) -> tuple[str, str]:
     if seconds:
         parts.append(f"{span(flops, '.2f')} of Best-of-8's FLOPs (paper: 25.8)")
         parts.append(f"{span(seconds, '.2f')} of its seconds (paper: 1.12)")
+    if prefix_seconds:
+        parts.append(
+            f"in prefix form {span(prefix_flops, '.2f')} of its FLOPs and {span(prefix_seconds, '.2f')} of its seconds"
+        )
     if gradients:
         parts.append(f"gradients at {span(gradients, '.2f')} of the plain engine's FLOPs")
     held = [bool(seconds) and max(seconds) <= 1.25, bool(gradients) and max(gradients) <= 0.5]

@@ -115,7 +115,8 @@ def lacking(claim: str, evidence: Evidence, grid: Grid) -> str:
             parts = [f"no checks {', '.join(f'{prefix}*' for prefix in absent)}"] if absent else []
             return "; ".join([*parts, *([] if evidence.ppo else ["no distance to ρ*"])])
         case "C10":
-            seconds = [row for row in evidence.expenses if row["quantity"] == "seconds" and row["ratio"] is not None]
+            seconds = [row for row in evidence.expenses if (row["method"], row["quantity"]) == (OURS, "seconds")]
+            seconds = [row for row in seconds if row["ratio"] is not None]
             wanted = [(seconds, [()], ())]
             cases = {row["case"] for row in evidence.bench if row["ratio_to_reference"] is not None}
             measured = [cell for cell in _cells(grid) if f"gradient_flops__{'__'.join(cell)}" in cases]
