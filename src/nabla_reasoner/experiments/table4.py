@@ -73,7 +73,9 @@ REASONS = {
     ("paper", "seed"): {0: "draws are keyed by seed, problem and stage; the released seed gives others"},
     ("paper", "variant"): {"fixed": "the released algorithm without its mistakes; variant=release has them"},
     ("tiny", "grad_threshold"): {0.0: SWITCHED_OFF},
-    ("tiny", "step_size"): {0.1: "0.01 hardly moves a logit of these models; chosen on validation questions (./reproduce.sh tune)"},
+    ("tiny", "step_size"): {
+        0.1: "0.01 hardly moves a logit of these models; chosen on validation questions (./reproduce.sh tune)"
+    },
     ("tiny", "step_size_final"): {0.01: "a tenth of step_size, as in the paper"},
     ("tiny", "max_new_tokens"): dict.fromkeys((24, 72), FITS),
     ("tiny", "rollout_temperature"): {0.7: OUR_CHOICE},

@@ -126,8 +126,8 @@ def early_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """Return accepted revisions of a first rollout within the first third of its tokens, over test problems.
 
     `found` marks those in which the answer went from wrong to right and the gradient decided: the random number that
-    drew the new token from DTO's logits draws the old token from the policy's. `true_steps` says whether all steps of the
-    last response are true: a right answer with a false step is a repair in name only, for which the reward was enough.
+    drew the new token from DTO's logits draws the old token from the policy's. `true_steps` says whether all
+    steps of the last response are true: a right answer with a false step is a repair in name only.
     """
     rows = []
     for cell in cells:

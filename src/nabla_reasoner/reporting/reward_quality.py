@@ -1,0 +1,85 @@
+"""What ∇-Reasoner in prefix form gains over Best-of-N, against the quality of the reward model.
+
+The gains are those of Table 2; the quality is that of `fidelity`. A point is a reward, a policy and a task.
+"""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .figures import legend_below
+from .method_names import BEST_OF_N, PREFIX
+
+QUALITIES = {  # column of fidelity.csv, and its axis
+    "token_auc": "AUC of the reward of a beginning\n(every token, against the verdict on the response)",
+    "gain_gradient": "fidelity: choices by gradient right more often\nthan the policy's (points)",
+}
+FAMILIES = {  # of rewards, by the beginning of the name: label, colour
+    "likelihood": ("likelihood of a language model", "#0072B2"),
+    "classifier": ("classifier grown from the likelihood", "#D55E00"),
+    "verifier-implicit": ("verifier, log-ratio to its start, at four steps", "#009E73"),
+    "verifier": ("verifier with a score head", "#CC79A7"),
+}
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def gain_rows(fidelity: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per reward, policy and task that both tables hold.
+
+    Args:
+        fidelity: rows of `fidelity.csv`.
+        comparisons: rows of `table2_comparisons.csv`.
+
+    Returns:
+        Columns reward, policy, task, `QUALITIES`, and difference, ci_low, ci_high of the prefix form minus Best-of-N.
+    """
+    gains = comparisons[
+        (comparisons.method == PREFIX) & (comparisons.baseline == BEST_OF_N) & (comparisons.matched_on == "rollouts")
+    ]
+    quality = fidelity[(fidelity.form == "prefix") & (fidelity.part == "all")]
+    keys = ["reward", "policy", "task"]
+    joined = gains[[*keys, "difference", "ci_low", "ci_high"]].merge(quality[[*keys, *QUALITIES]], on=keys)
+    return joined.dropna(subset=["difference"]).reset_index(drop=True)
+
+
+def family(reward: str) -> tuple[str, str]:
+    """Return label and colour of a reward's family."""
+    return next((style for start, style in FAMILIES.items() if reward.startswith(start)), (reward, "#999999"))
+
+
+def gains(rows: pd.DataFrame) -> Figure:
+    """Draw the gains over Best-of-N against each measure of quality.
+
+    Args:
+        rows: as from `gain_rows`.
+    """
+    figure, panels = plt.subplots(1, len(QUALITIES), figsize=(9, 3.8), sharey=True)
+    for panel, (column, label) in zip(panels, QUALITIES.items(), strict=True):
+        _draw(panel, rows, column)
+        panel.set_xlabel(label, fontsize=9)
+        panel.axhline(0, color="black", linewidth=0.8)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("prefix form minus Best-of-8, points")
+    legend_below(figure, ncol=3)
+    return figure
+
+
+def _draw(panel: Axes, rows: pd.DataFrame, column: str) -> None:
+    markers = dict(zip(rows.task.unique(), MARKERS, strict=False))
+    for label, colour in dict.fromkeys(family(str(reward)) for reward in rows.reward):
+        panel.plot([], [], "_", markersize=10, markeredgewidth=4, color=colour, label=label)
+    for task, marker in markers.items():
+        panel.plot([], [], marker, color="black", markersize=5, label=task)
+    for (reward, task), points in rows.groupby(["reward", "task"], sort=False):
+        _, colour = family(str(reward))
+        panel.errorbar(
+            points[column],
+            points.difference,
+            yerr=[points.difference - points.ci_low, points.ci_high - points.difference],
+            color=colour,
+            marker=markers[task],
+            markersize=5,
+            linestyle="none",
+            capsize=2,
+        )
