@@ -22,6 +22,8 @@ DIFFICULTY = {
     "chain_sum": {"min_terms": 5, "max_terms": 6, "min_digits": 2, "max_digits": 2},
     "leg_counting": {"min_animals": 3, "max_animals": 4, "min_instances": 1, "max_instances": 15},
     "products": {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
+    "gcd": {"min_numbers": 2, "max_numbers": 2, "min_value": 10, "max_value": 299},
+    "simple_equations": {"min_terms": 2, "max_terms": 2, "max_value": 60, "operators_weights": [0.5, 0.5, 0.0]},
 }
 
 

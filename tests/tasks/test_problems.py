@@ -14,6 +14,8 @@ SETTINGS = {
     "chain_sum": {"min_terms": 5, "max_terms": 6, "min_digits": 2, "max_digits": 2},
     "leg_counting": {"min_animals": 3, "max_animals": 5},
     "products": {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
+    "gcd": {"min_numbers": 2, "max_numbers": 2, "min_value": 10, "max_value": 299},
+    "simple_equations": {"min_terms": 2, "max_terms": 2, "max_value": 60, "operators_weights": [0.5, 0.5, 0.0]},
 }
 
 
@@ -55,10 +57,33 @@ def test_no_held_out_product_is_trained_in_either_order():
 def test_worked_solution_equations_hold_and_end_in_answer(name):
     for problem in problems.generate(name, split="validation", size=100, settings=SETTINGS[name]):
         solution = worked_solutions.worked_solution(problem)
-        for line in solution.split(";"):
+        for line in solution.removesuffix(f"gcd={problem.answer}").strip(";").split(";"):
             left, right = line.split("=")
             assert eval(left) == int(right)  # the test's own arithmetic, on our own text
         assert solution.split("=")[-1] == problem.answer
+
+
+@pytest.mark.parametrize(
+    ("equation", "solution"),
+    [
+        ("6*s + 32 = 50", "50-32=18;18/6=3"),
+        ("22*p - 38 = 358", "358+38=396;396/22=18"),
+        ("50 - 2*s = 6", "50-6=44;44/2=22"),
+        ("7 + 3*x = 19", "19-7=12;12/3=4"),
+    ],
+)
+def test_linear_equations_are_solved_in_two_steps(equation: str, solution: str):
+    problem = Problem("1", "q", "a", "simple_equations", {"equation": equation})
+    assert worked_solutions.worked_solution(problem) == solution
+
+
+def test_unseen_families_are_trained_by_the_recipe_of_the_tuned_ones():
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        tuned, unseen = (compose(f"train/{name}").models for name in ("tiny", "unseen"))
+    for name, other in (("unseen-base", "tiny-base"), ("likelihood", "likelihood"), ("classifier", "classifier")):
+        changed = {key for key in {**unseen[name], **tuned[other]} if unseen[name].get(key) != tuned[other].get(key)}
+        assert changed <= {"folder", "batch", "policies"}
+        assert sum(unseen[name].batch.values()) == sum(tuned[other].batch.values())
 
 
 def test_chain_sum_solutions_average_over_forty_characters():

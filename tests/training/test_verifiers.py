@@ -81,7 +81,9 @@ def configuration(folder: Path, entry) -> OmegaConf:
     (folder / "tokenizer").parent.mkdir(parents=True, exist_ok=True)
     tiny.load_tokenizer(toys.model_folder("llama")).save_pretrained(folder / "tokenizer")
     questions = {"tasks": {"toy": {"train": 12}}, "held_out": {"validation": 0, "test": 0}}
-    return OmegaConf.create({"folder": str(folder), "device": "cpu", "models": models, **questions})
+    return OmegaConf.create(
+        {"folder": str(folder), "checkpoints": "checkpoints", "device": "cpu", "models": models, **questions}
+    )
 
 
 def classifier(seed: int = 5) -> torch.nn.Module:

@@ -4,6 +4,8 @@ A problem has one canonical solution. The beginning of a response is therefore c
 text, which gives process labels for the reward model without any search.
 """
 
+import re
+
 from ..types import Problem
 
 
@@ -13,6 +15,8 @@ def worked_solution(problem: Problem) -> str:
     chain_sum     "45+67=112;112-30=82"  running totals, left to right
     leg_counting  "24+78=102;102+44=146" legs of each animal, added up
     products      "1410+282=1692"        partial products of the second factor's tens and units
+    gcd           "84%36=12;36%12=0;gcd=12"  Euclid's algorithm on two numbers, the larger one first
+    simple_equations  "50-32=18;18/6=3"  the constant to the other side, then divided by the factor of the unknown
 
     Raises:
         ValueError: no canonical solution is defined for the problem's task.
@@ -29,10 +33,37 @@ def worked_solution(problem: Problem) -> str:
         first, second = (int(factor) for factor in problem.metadata["expression"].split(" * "))
         tens, units = second // 10 * 10, second % 10
         return f"{first * tens}+{first * units}={first * second}"
+    if problem.task == "gcd":
+        return _euclid(*sorted(problem.metadata["numbers"], reverse=True))
+    if problem.task == "simple_equations":
+        return _solved_equation(problem.metadata["equation"])
     raise ValueError(
-        f"a worked solution is defined for chain_sum, leg_counting and products; got task {problem.task!r}. "
+        "a worked solution is defined for chain_sum, leg_counting, products, gcd and simple_equations; got task "
+        f"{problem.task!r}. "
         "Add its canonical solution to worked_solutions.py."
     )
+
+
+def _euclid(larger: int, smaller: int) -> str:
+    lines = []
+    while smaller:
+        lines.append(f"{larger}%{smaller}={larger % smaller}")
+        larger, smaller = smaller, larger % smaller
+    return ";".join([*lines, f"gcd={larger}"])
+
+
+def _solved_equation(equation: str) -> str:
+    """Return the solution of a linear equation with one constant on the left: "6*s + 32 = 50" or "50 - 2*s = 6"."""
+    left, total = equation.split(" = ")
+    terms = re.findall(r"([-+]?)\s*(?:(\d+)\*)?([a-z]|\d+)", left)
+    unknown, constant = sorted(terms, key=lambda term: term[2].isdigit())
+    negative, factor = unknown[0] == "-", int(unknown[1] or 1)
+    number, taken = int(constant[2]), constant[0] == "-"
+    if negative:  # "50 - 2*s = 6": the unknown's term is what is missing to the constant
+        first, rest = f"{number}-{total}", number - int(total)
+    else:
+        first, rest = f"{total}{'+' if taken else '-'}{number}", int(total) + (number if taken else -number)
+    return f"{first}={rest};{rest}/{factor}={rest // factor}"
 
 
 def _running_totals(start: int, steps: list[tuple[str, int]]) -> str:

@@ -87,7 +87,7 @@ def fit_and_save(config: DictConfig, name: str, module: loop.Training, mixture: 
         module,
         mixture,
         device=config.device,
-        folder=str(Path("checkpoints", name)),
+        folder=str(Path(config.checkpoints, name)),
         name=name,
         identity={
             "recipe": _without_precision(OmegaConf.to_container(recipe, resolve=True)),
@@ -98,7 +98,7 @@ def fit_and_save(config: DictConfig, name: str, module: loop.Training, mixture: 
         module.model.to(torch.float16)
     module.model.eval().save_pretrained(Path(config.folder, recipe.folder))
     load_tokenizer(tokenizer_folder(config)).save_pretrained(Path(config.folder, recipe.folder))
-    loop.discard_checkpoint(str(Path("checkpoints", name)), name)
+    loop.discard_checkpoint(str(Path(config.checkpoints, name)), name)
 
 
 def _without_precision(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def train(config: DictConfig) -> None:
     torch.set_num_threads(config.threads)
     data = splits(config)
     settings = OmegaConf.to_container(config, resolve=True)
-    stages = Stages(Path("checkpoints", "stages.json"), {key: settings[key] for key in DATA})
+    stages = Stages(Path(config.checkpoints, "stages.json"), {key: settings[key] for key in DATA})
     for name, stage in stages_of(config, data).items():
         recipe = [_without_precision(settings["models"].get(name, {})), settings["improved"].get(name)]
         recipe.append(settings["improvement"] if name in settings["improved"] else None)
