@@ -29,7 +29,7 @@ DOCUMENTED = (
     "policy,task,method,accuracy,ci_low,ci_high,num_problems,num_seeds,num_failed,model_calls,decode_tokens,flops,"
     "seconds,paper_value,paper_source,status"
 )
-ADDED = ",valid_steps,training_flops,break_even_outcome,break_even_prefix"
+ADDED = ",valid_steps,training_flops,break_even_outcome,break_even_prefix,any_of_n,regret"
 DOCUMENTED_COMPARISONS = "policy,task,method,baseline,matched_on,difference,ci_low,ci_high,p_value,num_problems,verdict"
 
 
@@ -409,6 +409,23 @@ def test_training_of_a_trained_policy_counts_earlier_ones(tmp_path, monkeypatch)
     file.write_text("\n".join(["policy,shipped,flops", *rows]), encoding="utf-8")
     names = ("tiny-base", "tiny-base-sft", "tiny-base-sft-grpo", "tiny-base-grpo", "no-such-policy")
     assert [training_flops(name) for name in names] == [None, 1e9, 3e9, None, None]
+
+
+def test_selectors_have_pass_at_n_and_regret(tmp_path):
+    """Three problems: one solved by a sample that was not chosen, one by none, one failed."""
+    folder = tmp_path / "records"
+    for method in ("best_of_n", "tree_of_thoughts"):
+        for index, samples in enumerate(([True, False], [False, False], [True, True], None)):
+            names = {"policy": "a", "method": method, "seed": 0, "repeat": 0}
+            record = failed_record(Problem(f"p{index}", "q", "4", "chain_sum"), "-", **names)
+            if samples is not None:
+                kept = [{"reward": 0.0, "correct": right} for right in samples]
+                record |= {"correct": samples[1], "status": "ok", "error": None, "search": {"samples": kept}}
+            append_records(record_path(folder, "a", "chain_sum", method, 0), [record])
+    rows = grid(["best_of_n", "tree_of_thoughts"], (0,), "a")
+    selector, search = accuracy_table.table_rows(load_outcomes(folder), rows, [])
+    assert (selector["accuracy"], selector["any_of_n"], selector["regret"]) == (25, 50, 25)
+    assert (search["any_of_n"], search["regret"]) == (None, None)
 
 
 def test_table_says_how_many_right_answers_have_true_steps(tmp_path):

@@ -15,7 +15,7 @@ from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .profile import Part
 
-NABLA, BEST_OF_N = "nabla_reasoner", "best_of_n"
+NABLA, PREFIX, BEST_OF_N = "nabla_reasoner", "nabla_reasoner_prefix", "best_of_n"
 
 
 class Variant(NamedTuple):
@@ -84,9 +84,14 @@ class BenchContext:
             self.cells[command] = compose.compose_cells(command)[0]
         return self.cells[command]
 
-    def models(self, policy: str) -> tuple[Policy, RewardModel]:
-        """Return a policy and the reward model of Table 1."""
-        cell = self.cell(policy, self.settings["tasks"][0], NABLA)
+    def main_reward(self, policy: str) -> str:
+        """Return the override that chooses Table 1's reward model, which need not be that of the other cases."""
+        return f"reward={self.cell(policy, self.settings['tasks'][0], NABLA).grid['main_reward']}"
+
+    def models(self, policy: str, *overrides: str) -> tuple[Policy, RewardModel]:
+        """Return a policy and the reward model that the overrides choose, or the scale's."""
+        rewards = (override for override in overrides if override.startswith("reward="))
+        cell = self.cell(policy, self.settings["tasks"][0], NABLA, *rewards)
         build.prepare_models(cell)
         return build.load_models(cell)
 
@@ -100,7 +105,7 @@ class BenchContext:
     ) -> Callable[[Sequence[Problem]], list[Solution]]:
         """Return a function that solves problems by a method with Table 1's settings."""
         solving = build.build_method(self.cell(policy, task, method, *overrides))
-        models = self.models(policy)
+        models = self.models(policy, *overrides)
         return lambda problems: solving.solve(problems, *models, seed=0)
 
     def solutions(self, policy: str, task: str, count: int, method: str, *overrides: str) -> list[Solution]:

@@ -16,7 +16,7 @@ from ..models import random_init
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from . import memory, plain_passes, profile
-from .context import BEST_OF_N, NABLA, BenchContext, Comparison, Variant, mean, mean_cost
+from .context import BEST_OF_N, NABLA, PREFIX, BenchContext, Comparison, Variant, mean, mean_cost
 from .timing import WARM_UP, interleaved
 
 REFERENCE = "method.engine=reference"
@@ -38,16 +38,20 @@ class EnginePair(NamedTuple):
     same: bool
 
 
-def engines(bench: BenchContext, point: str, count: int, *overrides: str) -> EnginePair:
+def engines(
+    bench: BenchContext, point: str, count: int, *overrides: str, method: str = NABLA, shared: Sequence[str] = ()
+) -> EnginePair:
     """Solve the same problems by both engines.
 
     Args:
         count: number of problems.
         overrides: further settings of the reference engine.
+        method: form of ∇-Reasoner.
+        shared: settings of both engines.
     """
     policy, task = point.split("__")
-    reference = bench.solutions(policy, task, count, NABLA, REFERENCE, *overrides)
-    fast = bench.solutions(policy, task, count, NABLA)
+    reference = bench.solutions(policy, task, count, method, *shared, REFERENCE, *overrides)
+    fast = bench.solutions(policy, task, count, method, *shared)
     same = sum(a.token_ids == b.token_ids for a, b in zip(reference, fast, strict=True))
     note = f"{same} of {count} responses are the same tokens"
     return EnginePair({"reference": reference, "fast": fast}, note, same == count)
@@ -59,6 +63,15 @@ def gradient_flops(bench: BenchContext, point: str) -> Comparison:
     The reference engine keeps the gradient within a DTO call until a token flips (Alg. 4).
     """
     return _gradient_flops(engines(bench, point, bench.settings["num_problems"]))
+
+
+def prefix_gradient_flops(bench: BenchContext, point: str) -> Comparison:
+    """Compare the same FLOPs for the prefix form under Table 1's reward.
+
+    The reference engine reads the whole text at every evaluation; the fast one reads one token on a cache.
+    """
+    shared = (bench.main_reward(point.split("__")[0]),)
+    return _gradient_flops(engines(bench, point, bench.settings["num_problems"], method=PREFIX, shared=shared))
 
 
 def printed_gradient_flops(bench: BenchContext, point: str) -> Comparison:
@@ -100,20 +113,38 @@ def lookup_tokens(spent: Cost, engine: str) -> int | float:
 
 def best_of_n_flops(bench: BenchContext, point: str) -> Comparison:
     """Compare all FLOPs of a problem: prefill, decoding, gradients and scores."""
+    return _best_of_n_flops(bench, point, NABLA)
+
+
+def prefix_best_of_n_flops(bench: BenchContext, point: str) -> Comparison:
+    """Compare the same FLOPs of the prefix form, under Table 1's reward."""
+    return _best_of_n_flops(bench, point, PREFIX, bench.main_reward(point.split("__")[0]))
+
+
+def _best_of_n_flops(bench: BenchContext, point: str, method: str, *shared: str) -> Comparison:
     policy, task = point.split("__")
     variants = []
-    for name in (BEST_OF_N, NABLA):
-        spent = mean_cost(bench.solutions(policy, task, bench.settings["batch_problems"], name))
+    for name in (BEST_OF_N, method):
+        spent = mean_cost(bench.solutions(policy, task, bench.settings["batch_problems"], name, *shared))
         variants.append(Variant(name, [spent.seconds], spent))
     return Comparison(*variants)
 
 
 def best_of_n_seconds(bench: BenchContext, point: str) -> Comparison:
     """Compare seconds per problem, one batch of problems solved together by each method."""
+    return _best_of_n_seconds(bench, point, NABLA)
+
+
+def prefix_best_of_n_seconds(bench: BenchContext, point: str) -> Comparison:
+    """Compare the same seconds of the prefix form, under Table 1's reward."""
+    return _best_of_n_seconds(bench, point, PREFIX, bench.main_reward(point.split("__")[0]))
+
+
+def _best_of_n_seconds(bench: BenchContext, point: str, method: str, *shared: str) -> Comparison:
     policy, task = point.split("__")
     count = bench.settings["batch_problems"]
     problems = bench.problems(task, count)
-    solvers = {name: bench.solver(policy, task, name) for name in (BEST_OF_N, NABLA)}
+    solvers = {name: bench.solver(policy, task, name, *shared) for name in (BEST_OF_N, method)}
     solutions: dict[str, list[Solution]] = {}
 
     def timed_run(name: str) -> Callable[[int], None]:

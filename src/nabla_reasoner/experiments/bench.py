@@ -13,6 +13,9 @@ first's:
     lookup_and_gradient_flops     FLOPs besides rollouts and scores; fast engine / reference engine (Alg. 4)
     best_of_n_flops               all FLOPs; ∇-Reasoner, one pass / Best-of-8 (the paper's Table 5: 25.8)
     best_of_n_seconds             seconds; ∇-Reasoner, one pass / Best-of-8
+    prefix_gradient_flops         as gradient_flops (Alg. 4), for the prefix form under Table 1's reward
+    prefix_best_of_n_flops        all FLOPs; prefix form / Best-of-8, under Table 1's reward
+    prefix_best_of_n_seconds      seconds; the same
     engine_seconds                seconds; fast engine on a batch / reference engine, one problem at a time
     evaluation_seconds            seconds; one gradient evaluation of a batch / bare passes of the same models
     dto_memory                    peak bytes besides weights; one DTO call / bare passes of the same models

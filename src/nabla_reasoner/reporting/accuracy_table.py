@@ -13,13 +13,14 @@ import numpy as np
 
 from ..evaluation.outcomes import Outcome, Outcomes, Row, completeness, correct_array, lineage, row_outcomes
 from ..evaluation.statistics import accuracy_interval
-from .method_names import OURS, PREFIX, TRAINED
+from .method_names import OURS, PREFIX, SELECTORS, TRAINED
 from .paper_numbers import paper_value
 
 COSTS = ("model_calls", "decode_tokens", "flops", "seconds")
 COLUMNS = (
     "policy task method accuracy ci_low ci_high num_problems num_seeds num_failed model_calls decode_tokens flops "
-    "seconds paper_value paper_source status valid_steps training_flops break_even_outcome break_even_prefix"
+    "seconds paper_value paper_source status valid_steps training_flops break_even_outcome break_even_prefix "
+    "any_of_n regret"
 ).split()
 BREAK_EVEN = {"break_even_outcome": OURS, "break_even_prefix": PREFIX}  # column, and the method it compares with
 
@@ -27,7 +28,9 @@ BREAK_EVEN = {"break_even_outcome": OURS, "break_even_prefix": PREFIX}  # column
 def table_rows(outcomes: Outcomes, grid: Sequence[Row], paper: Sequence[Row]) -> list[Row]:
     """Return one row of `COLUMNS` per row of the grid; unknown values are None.
 
-    Failed problems count as wrong. Costs are means per problem and repeat, over those that did not fail.
+    `any_of_n` is the accuracy of the best possible selection from a selector's samples (pass@N), and `regret` what the
+    selection loses to it. Failed problems count as wrong. Costs are means per problem and repeat, over those that did
+    not fail.
 
     Args:
         outcomes: of the experiment's records.
@@ -89,6 +92,10 @@ def _table_row(row: Row, outcomes: list[Outcome], expected: int, paper: Sequence
     right = [outcome.true_steps for outcome in outcomes if outcome.correct]
     if right and None not in right:
         result["valid_steps"] = 100 * float(np.mean(right))
+    if solved and row["method"] in SELECTORS and all(outcome.samples for outcome in solved):
+        found = correct_array(keys, (any(sample.correct for sample in outcome.samples) for outcome in outcomes))
+        result["any_of_n"] = accuracy_interval(found).mean
+        result["regret"] = result["any_of_n"] - result["accuracy"]
     if solved:
         result |= {name: float(np.mean([outcome.cost[name] for outcome in solved])) for name in COSTS}
     return result

@@ -73,6 +73,7 @@ MULTIPASS = "nabla_reasoner_multipass"  # our extension
 PREFIX = "nabla_reasoner_prefix"  # the reward read at each token, our extension
 NABLA = (OURS, MULTIPASS, PREFIX)
 SEARCHES = ("self_consistency", BEST_OF_N, "tree_of_thoughts", "rap", "tpo")  # sampling and search baselines
+SELECTORS = ("self_consistency", BEST_OF_N, "soft_best_of_n", "weighted_self_consistency")  # of one pool of samples
 TRAINED = ("sft", "grpo")  # greedy decoding of a policy improved by training
 ANYTIME = ("greedy", "self_consistency", BEST_OF_N, NULL_ARM, *NABLA)  # methods with a curve in Figure 4
 REJECTING = (BEST_OF_N, NULL_ARM, *NABLA)  # methods with a rejection rate in Table 3
