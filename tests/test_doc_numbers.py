@@ -15,17 +15,38 @@ LABELS = {  # of docs/results.md
     "greedy": "Greedy",
     "self_consistency": "Self-Consistency, N = 8",
     "best_of_n": "Best-of-8",
+    "soft_best_of_n": "soft Best-of-8",
+    "weighted_self_consistency": "weighted Self-Consistency, N = 8",
     "tree_of_thoughts": "Tree-of-Thoughts, b = 1, k = 8",
     "rap": "RAP (MCTS), 8 simulations",
-    "tpo": "TPO",
+    "particle_filter": "particle filter, N = 8",
+    "mh_resampling": "Metropolis-Hastings resampling, 14 steps",
+    "discrete_langevin": "discrete Langevin, 8 steps",
+    "guided_decoding": "guided decoding, exact scores of 16 tokens",
+    "guided_decoding_gradient": "guided decoding, 16 tokens by the gradient",
     "sft": "SFT, greedy",
     "grpo": "GRPO, greedy",
     "nabla_without_gradient": "null arm (∇ without gradient)",
-    "nabla_reasoner": "**∇-Reasoner**, one pass, N_max = 8",
-    "nabla_reasoner_multipass": "∇-Reasoner, up to 4 passes, N_max = 8",
+    "nabla_reasoner": "**∇-Reasoner**, outcome form (the paper's)",
+    "nabla_reasoner_multipass": "∇-Reasoner, outcome form, up to 4 passes",
+    "nabla_reasoner_prefix": "**∇-Reasoner**, prefix form",
 }
-GRPO = {"best_of_n": "GRPO + Best-of-8", "nabla_without_gradient": "GRPO + null arm"}
-GRPO |= {"nabla_reasoner": "**GRPO + ∇-Reasoner**, one pass"}
+JUDGED = {  # of the likelihood reward's own table
+    "judge_greedy": "the reward model alone, greedy",
+    "logit_mixture": "logits of policy and reward model added",
+    **LABELS,
+}
+GRPO = {"best_of_n": "GRPO + Best-of-8", "nabla_reasoner_prefix": "GRPO + ∇-Reasoner, prefix form"}
+REWARDS = ("likelihood-weak", "likelihood-medium", "likelihood", "classifier")
+VERIFIERS = {
+    "verifier-implicit-300": "log-ratio, 300 steps",
+    "verifier-implicit-700": "log-ratio, 700 steps",
+    "verifier-implicit-1300": "log-ratio, 1,300 steps",
+    "verifier-implicit": "log-ratio, 3,000 steps",
+    "verifier-outcome": "score head, outcome labels",
+    "verifier-process": "score head, process labels",
+}
+NO_DIFFERENCE = "no difference shown"
 SETTINGS = {  # of docs/ablations.md
     "default": "default",
     "gumbel": "flip: argmax with the Gumbel noise that explains the draw",
@@ -108,71 +129,122 @@ def interval(row: pd.Series) -> str:
 
 def readme_table(rows: Rows) -> Iterator[str]:
     """README's part of Table 1: accuracy, interval, FLOPs over Best-of-8's."""
+    shown = ("greedy", "best_of_n", "tree_of_thoughts", "guided_decoding_gradient", "nabla_reasoner")
     for policy in POLICIES:
         for task in TASKS:
-            cells = [f"{policy}, {task}"]
-            best = one(rows["table1"], policy=policy, task=task, method="best_of_n")
-            for method in ("greedy", "best_of_n", "tree_of_thoughts", "nabla_without_gradient", "nabla_reasoner"):
-                row = one(rows["table1"], policy=policy, task=task, method=method)
-                cells.append(f"{interval(row)} · {'1' if method == 'best_of_n' else f'{row.flops / best.flops:.2f}'}")
-            yield line(*cells)
+            cells = [cell_text(rows, policy, task, method) for method in (*shown, "nabla_reasoner_prefix")]
+            yield line(f"{policy}, {task}", *cells)
+
+
+def cell_text(rows: Rows, policy: str, task: str, method: str, table: str = "table1", **reward: str) -> str:
+    """Accuracy, interval, FLOPs over Best-of-8's of the policy that training began from."""
+    start = policy.removesuffix("-grpo")
+    row = one(rows[table], policy=policy, task=task, method=method, **reward)
+    best = one(rows[table], policy=start, task=task, method="best_of_n", **reward)
+    return f"{interval(row)} · {'1' if (policy, method) == (start, 'best_of_n') else f'{row.flops / best.flops:.2f}'}"
 
 
 def table1(rows: Rows) -> Iterator[str]:
     for policy in POLICIES:
         for name, labels in ((policy, LABELS), (f"{policy}-grpo", GRPO)):
             for method, label in labels.items():
-                found = [one(rows["table1"], policy=name, task=task, method=method) for task in TASKS]
-                cells = [f"{interval(row)} · {row.flops / 1e6:.0f}" for row in found]
-                yield line(label, *(["not applicable"] * 3 if method == "tpo" else cells))
+                yield line(label, *(cell_text(rows, name, task, method) for task in TASKS))
+
+
+def difference(row: pd.Series) -> str:
+    text = f"{signed(row.difference)} ({signed(row.ci_low)} to {signed(row.ci_high)})"
+    return bold(text, row.verdict != NO_DIFFERENCE)
 
 
 def paired(rows: Rows) -> Iterator[str]:
-    both = ("self_consistency", "best_of_n", "tree_of_thoughts", "rap")
-    baselines = [(name, on) for name in both for on in ("rollouts", "flops")]
-    baselines += [("sft", "rollouts"), ("grpo", "rollouts")]
-    baselines += [("nabla_without_gradient", on) for on in ("rollouts", "flops")]
-    for policy in POLICIES:
-        grpo = [(f"{policy}-grpo", name, "rollouts") for name in ("best_of_n", "nabla_without_gradient")]
-        for name, baseline, matched_on in [*((policy, *pair) for pair in baselines), *grpo]:
-            cells = []
-            for task in TASKS:
-                row = one(
-                    rows["comparisons"],
-                    policy=name,
-                    task=task,
-                    method="nabla_reasoner",
-                    baseline=baseline,
-                    matched_on=matched_on,
-                )
-                text = f"{signed(row.difference)} ({signed(row.ci_low)} to {signed(row.ci_high)})"
-                cells.append(bold(text, row.verdict != "no difference shown"))
-            yield line(f"{name}: {LABELS[baseline]}", "as run" if matched_on == "rollouts" else "FLOPs", *cells)
+    both = [(name, on) for name in ("best_of_n", "tree_of_thoughts") for on in ("rollouts", "flops")]
+    others = ("particle_filter", "guided_decoding", "guided_decoding_gradient", "nabla_reasoner", "sft", "grpo")
+    compared = {
+        "nabla_reasoner_prefix": [*both, *((name, "rollouts") for name in others)],
+        "nabla_reasoner": [("greedy", "rollouts"), *both[:2], ("nabla_without_gradient", "rollouts")],
+    }
+    for method, baselines in compared.items():
+        for policy in POLICIES:
+            for baseline, matched_on in baselines:
+                names = {"policy": policy, "method": method, "baseline": baseline, "matched_on": matched_on}
+                cells = [difference(one(rows["comparisons"], task=task, **names)) for task in TASKS]
+                form = "prefix" if method.endswith("prefix") else "outcome"
+                label = LABELS[baseline].replace("**", "")
+                yield line(f"{form} form, {policy}: {label}", "as run" if matched_on == "rollouts" else "FLOPs", *cells)
+
+
+def values_of(rows: Rows, reward: str, policy: str, method: str) -> str:
+    """Accuracies of Table 2 on the three tasks."""
+    names = {"reward": reward, "policy": policy, "method": method}
+    return " / ".join(f"{one(rows['table2'], task=task, **names).accuracy:.0f}" for task in TASKS)
+
+
+def minus(rows: Rows, reward: str, policy: str, method: str, baseline: str = "best_of_n") -> str:
+    names = {"reward": reward, "policy": policy, "method": method, "baseline": baseline, "matched_on": "rollouts"}
+    found = [one(rows["table2_comparisons"], task=task, **names) for task in TASKS]
+    return " / ".join(bold(signed(row.difference), row.verdict != NO_DIFFERENCE) for row in found)
 
 
 def table2(rows: Rows) -> Iterator[str]:
-    """Accuracies of Table 2; differences are of accuracies on the same problems."""
+    """Accuracies of Table 2, and differences of both forms from Best-of-8 on the same problems."""
+    shown = ("best_of_n", "guided_decoding", "nabla_without_gradient", "nabla_reasoner", "nabla_reasoner_prefix")
     for policy in POLICIES:
-        for reward in ("likelihood-weak", "likelihood-medium", "likelihood", "classifier"):
-            values = {
-                method: [
-                    one(rows["table2"], reward=reward, policy=policy, task=task, method=method).accuracy
-                    for task in TASKS
-                ]
-                for method in ("best_of_n", "nabla_without_gradient", "nabla_reasoner")
-            }
-            cells = [" / ".join(f"{value:.0f}" for value in values[method]) for method in values]
-            for method in ("best_of_n", "nabla_without_gradient"):
-                pairs = zip(values["nabla_reasoner"], values[method], strict=True)
-                cells.append(" / ".join(signed(ours - other) for ours, other in pairs))
+        for reward in REWARDS:
+            cells = [values_of(rows, reward, policy, method) for method in shown]
+            cells += [minus(rows, reward, policy, method) for method in shown[-2:]]
             yield line(policy, f"`{reward}`", *cells)
+
+
+def judged(rows: Rows) -> Iterator[str]:
+    """All methods under the likelihood reward: accuracies, and the range of FLOPs over Best-of-8's."""
+    table = rows["table2"][rows["table2"].reward == "likelihood"]
+    for method, label in JUDGED.items():
+        if method not in set(table.method) or method in ("sft", "grpo"):
+            continue
+        cells = [values_of(rows, "likelihood", policy, method) for policy in POLICIES]
+        flops = table.set_index(["policy", "task", "method"]).flops
+        ratios = flops.xs(method, level=2) / flops.xs("best_of_n", level=2)
+        yield line(label, *cells, "1" if method == "best_of_n" else ranged(ratios, ".2f"))
+
+
+def verifiers(rows: Rows) -> Iterator[str]:
+    fidelity = rows["fidelity"]
+    for reward, label in VERIFIERS.items():
+        own = fidelity[(fidelity.reward == reward) & (fidelity.policy == "tiny-base") & (fidelity.part == "all")]
+        aucs = [one(own, task=task, form="prefix").token_auc for task in TASKS]
+        cells = [values_of(rows, reward, "tiny-base", m) for m in ("best_of_n", "guided_decoding")]
+        prefix = values_of(rows, reward, "tiny-base", "nabla_reasoner_prefix")
+        auc = " / ".join(f"{value:.2f}" for value in aucs)
+        yield line(label, auc, *cells, prefix, minus(rows, reward, "tiny-base", "nabla_reasoner_prefix"))
+
+
+def true_steps(rows: Rows) -> Iterator[str]:
+    shown = ("greedy", "best_of_n", "tree_of_thoughts", "guided_decoding_gradient", "nabla_reasoner")
+    for method in (*shown, "nabla_reasoner_prefix"):
+        found = [one(rows["table1"], policy=p, task=task, method=method) for p in POLICIES for task in TASKS]
+        yield line(LABELS[method].replace("**", ""), *(f"{row.valid_steps:.1f}" for row in found))
+
+
+def selectors(rows: Rows) -> Iterator[str]:
+    for method in ("self_consistency", "weighted_self_consistency", "soft_best_of_n", "best_of_n"):
+        found = [one(rows["table1"], policy=p, task=task, method=method) for p in POLICIES for task in TASKS]
+        yield line(LABELS[method], *(f"{row.regret:.1f} of {row.any_of_n:.1f}" for row in found))
+
+
+def training(rows: Rows) -> Iterator[str]:
+    for policy in POLICIES:
+        for method in ("sft", "grpo"):
+            found = [one(rows["table1"], policy=policy, task=task, method=method) for task in TASKS]
+            cells = [f"{row.accuracy:.1f} · {row.break_even_prefix:,.0f}" for row in found]
+            yield line(f"{policy}, {LABELS[method]}", f"{found[0].training_flops / 1e12:.1f}", *cells)
 
 
 def table3(rows: Rows) -> Iterator[str]:
     for method, label in (
         ("best_of_n", "Best-of-8"),
         ("nabla_without_gradient", "null arm"),
-        ("nabla_reasoner", "∇-Reasoner, one pass"),
+        ("nabla_reasoner", "∇-Reasoner, outcome form"),
+        ("nabla_reasoner_prefix", "∇-Reasoner, prefix form"),
     ):
         table = rows["table3"]
         cells = table[table.policy.isin(POLICIES) & (table.method == method) & (table.variant != "release")]
@@ -253,7 +325,7 @@ def profile_table(rows: Rows) -> Iterator[str]:
 
 TABLES = {
     "README.md": (readme_table,),
-    "docs/results.md": (table1, paired, table2, table3),
+    "docs/results.md": (table1, paired, table2, judged, verifiers, true_steps, selectors, training, table3),
     "docs/ablations.md": (ablation_table, right_token_table),
     "docs/ppo.md": (ppo_table,),
     "docs/benchmark.md": (profile_table,),
