@@ -122,17 +122,39 @@ def test_same_seed_samples_the_same_responses():
 
 
 def test_response_with_failed_grading_is_ignored():
-    """A group of failed rollouts has zero advantages; one failed rollout does not change those of the others."""
+    """A group of failed rollouts has no advantages; one failed rollout does not change those of the others."""
     values = iter([[float("nan")] * 4 + [1.0, 0.0, float("nan"), 1.0]])
     module = grpo(lambda problems, rollouts: next(values))
     module.log = lambda *args, **kwargs: None
-    advantages = module.sample_responses(make_problems(2)).advantages.view(2, 4)
-    assert not advantages[0].any()
-    assert advantages[1, 2] == 0
+    advantages = module.sample_responses(make_problems(2)).advantages
+    assert len(advantages) == 3
     deviation = math.sqrt(1 / 3) + 1e-4  # advantages of 1, 0, 1, whose mean is 2/3
     torch.testing.assert_close(
-        advantages[1, [0, 1, 3]].double(), torch.tensor([1 / 3, -2 / 3, 1 / 3], dtype=torch.float64) / deviation
+        advantages.double(), torch.tensor([1 / 3, -2 / 3, 1 / 3], dtype=torch.float64) / deviation
     )
+
+
+@pytest.mark.parametrize("normalisation", ["token", "sequence", "length"])
+def test_responses_left_out_change_neither_loss_nor_gradient(normalisation, monkeypatch):
+    rewards = [1.0, 1.0, 1.0, 1.0, 1.0, 0.0, float("nan"), 1.0, 0.0, 0.0, 1.0, 0.0]
+
+    def update(leave_out: bool) -> tuple[int, torch.Tensor, list[torch.Tensor]]:
+        module = grpo(lambda problems, rollouts: rewards, normalisation=normalisation)
+        module.log = lambda *args, **kwargs: None
+        if not leave_out:
+            monkeypatch.setattr(type(module), "_informative", lambda self, advantages: list(range(len(advantages))))
+        batch = module.sample_responses(make_problems(3))
+        monkeypatch.undo()
+        loss = module.update_loss(batch)
+        loss.backward()
+        return len(batch.advantages), loss, [p.grad for p in module.model.parameters()]
+
+    fewer, loss, gradients = update(True)
+    every, expected, wanted = update(False)
+    assert (fewer, every) == (7, 12)
+    torch.testing.assert_close(loss, expected)
+    for mine, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-7)
 
 
 def test_failed_grading_gives_nan_reward(monkeypatch):

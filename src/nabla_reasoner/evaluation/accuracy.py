@@ -17,8 +17,10 @@ def sample_responses(
     policy: Policy, problems: Sequence[Problem], noise: Sequence[np.ndarray], sampling: Sampling, max_new_tokens: int
 ) -> list[Rollout]:
     """Sample one response to each problem; arguments as for `generation.sample`."""
-    prompts = [policy.prompt_ids(problem.messages) for problem in problems]
-    return generation.sample(policy, prompts, noise, sampling, [max_new_tokens] * len(prompts))
+    distinct = {problem.question: problem for problem in problems}  # a question may be repeated, for several samples
+    prompts = {question: policy.prompt_ids(problem.messages) for question, problem in distinct.items()}
+    limits = [max_new_tokens] * len(problems)
+    return generation.sample(policy, [prompts[problem.question] for problem in problems], noise, sampling, limits)
 
 
 def grades(policy: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:

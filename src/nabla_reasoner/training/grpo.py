@@ -14,9 +14,9 @@ from ..engine.sampling import Sampling, check_finite, keyed_uniforms
 from ..evaluation.accuracy import sample_responses
 from ..types import Problem
 from . import losses
-from .data import Padded, chat_example, pad
+from .data import Example, Padded, pad
 from .loop import Schedule
-from .sft import PolicyTraining, Score, verifiable_reward
+from .sft import PolicyTraining, Score, text_lengths, verifiable_reward
 
 
 class GroupSampling(NamedTuple):
@@ -67,12 +67,14 @@ class ResponseBatch(NamedTuple):
         advantages: one per response, in the order of the blocks.
         old: log π of each token under the policy that sampled it; None if that policy is the one being updated.
         reference: log π_ref of each token; None if the KL weight is 0.
+        share: weight in the batch's average; responses left out, whose advantage is zero, have the rest.
     """
 
     blocks: list[Padded]
     advantages: Float[Tensor, " responses"]
     old: Float[Tensor, "responses seq"] | None
     reference: Float[Tensor, "responses seq"] | None
+    share: float = 1.0
 
 
 class GroupRelativeTraining(PolicyTraining):
@@ -119,9 +121,9 @@ class GroupRelativeTraining(PolicyTraining):
 
     def update_loss(self, responses: ResponseBatch) -> Float[Tensor, ""]:
         """Return the clipped loss of the responses under the present policy."""
-        self.count_flops(responses.blocks, updates=1)
+        self.count_flops(text_lengths(responses.blocks), updates=1)
         present = self.log_probabilities(self.model, responses.blocks)
-        return losses.policy_loss(
+        return responses.share * losses.policy_loss(
             present,
             present.detach() if responses.old is None else responses.old,
             responses.advantages,
@@ -149,23 +151,39 @@ class GroupRelativeTraining(PolicyTraining):
         rollouts = sample_responses(self.policy, repeated, noise, Sampling(self.sampling.temperature), limit)
         rewards = torch.tensor(self.score(repeated, rollouts), device=self.device).view(-1, size)
         self._check_rewards(rewards)
-        blocks = pad(
-            [
-                chat_example(self.policy.tokenizer, problem, rollout.token_ids)
-                for problem, rollout in zip(repeated, rollouts, strict=True)
-            ]
-        )
+        prompts = {problem.question: self.policy.prompt_ids(problem.messages) for problem in ordered}
+        examples = [
+            Example(problem.task, prompts[problem.question], rollout.token_ids, None)
+            for problem, rollout in zip(repeated, rollouts, strict=True)
+        ]
+        advantages = losses.group_advantages(rewards, scale=self.sampling.scale_advantages).flatten()
+        kept = self._informative(advantages)
+        blocks = pad([examples[index] for index in kept])
+        self.count_flops((len(e.prompt_ids) + len(e.response_ids) for e in examples), reads=1)
         extra_reads = (self.sampling.updates_per_batch > 1) + (self.sampling.kl_weight > 0)
-        self.count_flops(blocks, reads=1 + extra_reads)
+        self.count_flops(text_lengths(blocks), reads=extra_reads)
         self.log("train/reward", rewards.nanmean(), prog_bar=True)
         self.log("train/mixed_groups", (rewards.nan_to_num().std(1) > 0).float().mean())
         self.log("train/response_tokens", float(np.mean([len(rollout.token_ids) for rollout in rollouts])))
         return ResponseBatch(
             blocks,
-            losses.group_advantages(rewards, scale=self.sampling.scale_advantages).flatten(),
+            advantages[kept],
             old=self.log_probabilities(self.model, blocks) if self.sampling.updates_per_batch > 1 else None,
             reference=self.log_probabilities(self.reference[0], blocks) if self.sampling.kl_weight > 0 else None,
+            share=self._share(examples, kept),
         )
+
+    def _informative(self, advantages: Float[Tensor, " responses"]) -> list[int]:
+        """Return the responses that an update needs: without a KL term, one of zero advantage has no gradient."""
+        if self.sampling.kl_weight > 0 or not advantages.any():
+            return list(range(len(advantages)))
+        return advantages.nonzero()[:, 0].tolist()
+
+    def _share(self, examples: Sequence[Example], kept: Sequence[int]) -> float:
+        """Return the weight of some responses in the average over all."""
+        if self.sampling.normalisation != "token":
+            return len(kept) / len(examples)
+        return sum(len(examples[i].response_ids) for i in kept) / sum(len(e.response_ids) for e in examples)
 
     def log_probabilities(self, model: torch.nn.Module, blocks: Sequence[Padded]) -> Float[Tensor, "responses seq"]:
         """Return log π of every response token, in nats, with the rows of all blocks concatenated."""

@@ -1,6 +1,6 @@
 """Supervised fine-tuning of an existing policy, and the reward and validation that it shares with GRPO."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -27,6 +27,11 @@ def verifiable_reward(policy: Policy) -> Score:
         return [float("nan") if grade.note else float(grade.correct) for grade in grades(policy, problems, rollouts)]
 
     return score
+
+
+def text_lengths(blocks: Sequence[Padded]) -> list[int]:
+    """Return the number of tokens of each prompt with its response."""
+    return [int(last) + 1 for block in blocks for last in block.last]
 
 
 class PolicyTraining(Training):
@@ -56,9 +61,8 @@ class PolicyTraining(Training):
         self.accuracies: dict[str, float] = {}
         self.register_buffer("flops", torch.zeros((), dtype=torch.float64))  # a checkpoint keeps it
 
-    def count_flops(self, blocks: Sequence[Padded], *, reads: int = 0, updates: int = 0) -> None:
-        """Add the FLOPs of forward passes over prompts and responses, and of updates from them."""
-        lengths = [int(last) + 1 for block in blocks for last in block.last]
+    def count_flops(self, lengths: Iterable[int], *, reads: int = 0, updates: int = 0) -> None:
+        """Add the FLOPs of forward passes over texts of these lengths, prompts included, and of updates from them."""
         texts = sum((cost.one_pass(0, length, length) for length in lengths), cost.Reads())
         size = self.policy.size
         self.flops += reads * cost.forward_flops(size, texts) + updates * cost.update_flops(size, texts)
@@ -78,5 +82,5 @@ class SupervisedTraining(PolicyTraining):
     """SFT: cross-entropy of worked solutions."""
 
     def loss(self, batch: list[Padded]) -> Float[Tensor, ""]:
-        self.count_flops(batch, updates=1)
+        self.count_flops(text_lengths(batch), updates=1)
         return next_token_loss(self.model, batch, self.policy.vocab_size)
