@@ -146,6 +146,13 @@ def test_defaults_of_the_paper_fit_the_machine_that_they_are_for():
     check_memory(plan_cells(cells, H100), H100)
 
 
+def test_every_cell_for_a_single_card_fits_it():
+    cells = compose_cells(["experiment=table1", "scale=single_gpu"])
+    assert {cell.task.name: cell.num_problems for cell in cells} == {"math500": 100, "gsm8k": 200}
+    card = machine(cells[0].estimate.machine)
+    check_memory(plan_cells(cells, card), card)
+
+
 def test_models_beyond_a_machine_name_those_that_hold_them():
     planned = plan(*PAPER, "method=nabla_reasoner", on="RTX4090-24GB")
     with pytest.raises(ValueError, match="No setting fits") as refusal:

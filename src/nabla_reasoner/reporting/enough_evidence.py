@@ -4,9 +4,7 @@ import itertools
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-import yaml
-
-from ..config.schema import CONFIGS
+from ..config.compose import compose_cells
 from .evidence import NOT_RUN, Evidence, Row, Rows, compared, pooled
 from .method_names import BEST_OF_N, NULL_ARM, OURS, SEARCHES, TRAINED
 
@@ -54,26 +52,23 @@ class Grid(NamedTuple):
 
 def read_grid(scale: str) -> Grid:
     """Return the grid of a scale, as configs/scale/SCALE.yaml says."""
-    settings = yaml.safe_load((CONFIGS / "scale" / f"{scale}.yaml").read_text(encoding="utf-8"))
-    grid = {key: tuple(str(value).split(",")) for key, value in settings["grid"].items() if "extra" not in key}
-    extra = settings["grid"]["extra"]
-    seeds = dict.fromkeys(grid["method"], len(grid["seed"]))
-    for part in extra:
+    (first,) = compose_cells([f"scale={scale}"])
+    grid = first.grid
+    cells = compose_cells([f"scale={scale}", f"task={grid['task']}"])
+    seeds = dict.fromkeys(grid["method"].split(","), len(grid["seed"].split(",")))
+    for part in grid["extra"]:
         if "policy" not in part:
-            seeds |= dict.fromkeys(
-                part["method"].split(","), len(part.get("seed", settings["grid"]["seed"]).split(","))
-            )
-    files = {task: (CONFIGS / "task" / f"{task}.yaml").read_text(encoding="utf-8") for task in grid["task"]}
-    benchmarks = {task: yaml.safe_load(text).get("size") for task, text in files.items()}
+            count = len(part.get("seed", grid["seed"]).split(","))
+            seeds |= dict.fromkeys(part["method"].split(","), count)
     return Grid(
-        policies=grid["policy"],
-        tasks=grid["task"],
+        policies=tuple(grid["policy"].split(",")),
+        tasks=tuple(cell.task.name for cell in cells),
         methods=tuple(seeds),
-        rewards=grid["reward"],
+        rewards=tuple(grid["reward"].split(",")),
         seeds=seeds,
-        trained=any("policy" in part for part in extra),
-        sizes={task: settings["num_problems"] or size for task, size in benchmarks.items()},
-        benchmarks=benchmarks,
+        trained=any("policy" in part for part in grid["extra"]),
+        sizes={cell.task.name: cell.num_problems or cell.task.size for cell in cells},
+        benchmarks={cell.task.name: cell.task.size for cell in cells},
     )
 
 
