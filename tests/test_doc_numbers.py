@@ -306,6 +306,20 @@ def ppo_table(rows: Rows) -> Iterator[str]:
         yield line(label, *values, f"{flops:.2f}" if flops < 1 else f"{flops:.0f}" if flops > 100 else f"{flops:.1f}")
 
 
+def step_table(rows: Rows) -> Iterator[str]:
+    """Validation accuracies by step size; bold: the size that configs/ holds."""
+    kept = {("outcome", "tune"): "0.1", ("outcome", "tune_likelihood"): "3"}
+    for form, method in (("outcome", "nabla_reasoner"), ("prefix", "nabla_reasoner_prefix")):
+        for table, reward in (("tune", "classifier"), ("tune_likelihood", "likelihood")):
+            own = rows[table][rows[table].group == method].drop_duplicates("setting").set_index("setting").mean_accuracy
+            cells = []
+            for size in ("0.03", "0.1", "0.3", "1", "3", "10"):
+                name = f"outcome_{size}" if form == "outcome" else f"prefix_test_{size}"
+                text = f"{own[name]:.1f}" if name in own else ""
+                cells.append(bold(text, size == kept.get((form, table), "1")))
+            yield line(f"{form}, {reward}", *cells)
+
+
 def profile_table(rows: Rows) -> Iterator[str]:
     table = rows["bench_profile"]
     table = table[table.variant == "nabla_reasoner"]
@@ -326,6 +340,7 @@ def profile_table(rows: Rows) -> Iterator[str]:
 TABLES = {
     "README.md": (readme_table,),
     "docs/results.md": (table1, paired, table2, judged, verifiers, true_steps, selectors, training, table3),
+    "docs/deviations.md": (step_table,),
     "docs/ablations.md": (ablation_table, right_token_table),
     "docs/ppo.md": (ppo_table,),
     "docs/benchmark.md": (profile_table,),

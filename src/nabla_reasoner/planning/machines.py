@@ -41,17 +41,17 @@ class Machine(NamedTuple):
 
 
 def _cpu() -> Machine:
-    """Return this computer's CPU: its own memory, and the speed of two cores, fitted to Table 1 at scale=tiny."""
+    """Return this computer's CPU: its own memory, and the speed of one core, fitted to Table 1 at scale=tiny."""
     return Machine(
         name="cpu",
         memory=float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
-        bandwidth=15 * GB,
-        flops=120e9,
+        bandwidth=8 * GB,
+        flops=62e9,
         step_share=0.7,
         pass_share=0.6,
-        layer_seconds=0.8e-3,
-        row_seconds=36e-6,
-        dto_seconds=70e-6,
+        layer_seconds=1.2e-3,
+        row_seconds=75e-6,
+        dto_seconds=130e-6,
     )
 
 

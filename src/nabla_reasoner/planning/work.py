@@ -52,7 +52,7 @@ class Work(NamedTuple):
         padded: whether the caches hold as many tokens for every problem as for the longest one.
         gradient: whether passes keep what a backward pass needs.
         rows: rows of logits that DTO updates in one problem.
-        row_steps: steps that DTO takes for single rows.
+        row_steps: steps that DTO takes for single rows, or tokens that guided decoding scores one by one.
     """
 
     decode: float | int = 0.0

@@ -151,7 +151,8 @@ def _lockstep(case: Case) -> Work:
         reward_steps=case.length - 1 if both else 0,
         decodes="both" if both else "policy",
         decodings=(case.side_by_side(case.batch),),
-        passes=2.0 if both else 2.0 + asked,
+        passes=2.0 if both else 2.0 + min(asked * case.batch, case.longest(case.batch)),  # one at a step, of all asked
+        row_steps=0 if both else candidates,
         kept_tokens=case.prompt,
     )
 
