@@ -347,11 +347,68 @@ TABLES = {
 }
 
 
-def results_sentences(rows: Rows) -> Iterator[str]:
+def flops_ratios(rows: Rows, method: str) -> pd.Series:
+    """FLOPs over Best-of-8's, in the six cells of Table 1."""
     table = rows["table1"]
     flops = table[table.policy.isin(POLICIES)].set_index(["policy", "task", "method"]).flops
-    ratios = flops.xs("nabla_reasoner", level=2) / flops.xs("best_of_n", level=2)
-    yield f"One pass costs {ranged(ratios, '.2f')} of Best-of-8's FLOPs (the paper's Table 5: 25.8 times)."
+    return flops.xs(method, level=2) / flops.xs("best_of_n", level=2)
+
+
+def pairs(rows: Rows, method: str, baseline: str, matched_on: str = "rollouts") -> pd.DataFrame:
+    """Comparisons in the six cells."""
+    table = rows["comparisons"]
+    chosen = (table.method == method) & (table.baseline == baseline) & (table.matched_on == matched_on)
+    found = table[chosen & table.policy.isin(POLICIES)]
+    assert len(found) == 6
+    return found
+
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "all six")
+
+
+def verdicts(table: pd.DataFrame, verdict: str) -> str:
+    return NUMBERS[int((table.verdict == verdict).sum())]
+
+
+def signed_range(values: Iterable[float]) -> str:
+    return f"{signed(min(values))} to {signed(max(values))}"
+
+
+def story(rows: Rows) -> Iterator[str]:
+    """The numbered findings of docs/results.md."""
+    outcome = pairs(rows, "nabla_reasoner", "best_of_n")
+    ratios = flops_ratios(rows, "nabla_reasoner")
+    yield (
+        f"With the classifier it is worse than Best-of-8 in {verdicts(outcome, 'worse')} cells "
+        f"({signed_range(outcome.difference)} points), at {ranged(ratios, '.2f')} times its FLOPs."
+    )
+    null = pairs(rows, "nabla_reasoner", "nabla_without_gradient")
+    better = null[null.verdict == "better"]
+    yield (
+        f"Against the null arm it gains {signed_range(better.difference)} points in {NUMBERS[len(better)]} cells; in "
+        "the others no difference is shown."
+    )
+    prefix, tree = (pairs(rows, "nabla_reasoner_prefix", name) for name in ("best_of_n", "tree_of_thoughts"))
+    ratios = flops_ratios(rows, "nabla_reasoner_prefix")
+    yield (
+        f"It is better than Best-of-8 in {verdicts(prefix, 'better')} cells ({signed_range(prefix.difference)} points), "
+        f"at {ranged(ratios, '.2f')} of its FLOPs, and better than Tree-of-Thoughts in {verdicts(tree, 'better')}."
+    )
+    guided = pairs(rows, "nabla_reasoner_prefix", "guided_decoding_gradient")
+    ratios = flops_ratios(rows, "guided_decoding_gradient")
+    yield (
+        "One gradient at each uncertain token is added to the policy's logits of its 16 likeliest tokens. No difference to "
+        f"the prefix form is shown in {verdicts(guided, NO_DIFFERENCE)} cells, at {ranged(ratios, '.2f')} of Best-of-8's "
+        "FLOPs."
+    )
+    yield (
+        "Exact scores of the 16 tokens at each uncertain position take "
+        f"{ranged(flops_ratios(rows, 'guided_decoding'), '.2f')} of Best-of-8's FLOPs."
+    )
+
+
+def results_sentences(rows: Rows) -> Iterator[str]:
+    yield from story(rows)
     rejected = rows["table3"]
     best = rejected[rejected.policy.isin(POLICIES) & (rejected.method == "best_of_n")]
     assert (abs(best.rejected - best.by_chance) < 1).all()
@@ -361,28 +418,17 @@ def results_sentences(rows: Rows) -> Iterator[str]:
     yield "the rate is 0 in every cell"
     cases = rows["walkthrough_cases"]
     right = int(cases.right_after.sum())
+    shown = cases[cases.found & cases.true_steps].iloc[0]
+    false = (cases.found & ~cases.true_steps).sum()
     yield f"This is one of {cases.found.sum()} such cases among 300 test problems"
     yield f"In all, {len(cases)} early revisions were accepted; {right} of these answers were right in the end."
-    first = cases[cases.found].iloc[0]
-    yield f"There a revision changes token {first.position} of {first.length}"  # counted from 0
-    chain = cases[cases.found & (cases.task == "chain_sum")]
-    yield f"The same file shows this for all {('no', 'one', 'two', 'three', 'four')[len(chain)]} `chain_sum` cases."
-    best_reward = rows["figure4"][rows["figure4"].method == "best_reward"]
-    ceilings = {task: {f"{value:.0f}" for value in best_reward[best_reward.task == task].accuracy} for task in TASKS}
-    (chain_sum,), (legs,), (products,) = (ceilings[task] for task in TASKS)
-    assert legs == products
-    yield f"It is {chain_sum} % on `chain_sum`, {legs} % on `leg_counting` and `products`"
-    searched = rows["figure1_search"]
-    yield from _figure1(searched)
-    classifier = [sum_of(rows, policy, "products") for policy in POLICIES]
-    yield f"gradient adds {classifier[0]:.1f} and {classifier[1]:.1f} points on `products`"
-
-
-def sum_of(rows: Rows, policy: str, task: str) -> float:
-    """∇-Reasoner minus the null arm under the classifier, in points."""
-    cell = {"reward": "classifier", "policy": policy, "task": task}
-    ours, null = (one(rows["table2"], method=m, **cell) for m in ("nabla_reasoner", "nabla_without_gradient"))
-    return ours.accuracy - null.accuracy
+    yield f"There a revision changes token {shown.position} of {shown.length}"  # counted from 0
+    yield f"In {false} of the {cases.found.sum()} cases a written step is false"
+    yield from _figure1(rows["figure1_search"])
+    own = rows["table5"]
+    own = own[own.policy.isin(POLICIES) & (own.quantity == "seconds") & (own.method == "nabla_reasoner_prefix")].ratio
+    reached = NUMBERS[int((own <= 0.7).sum())]
+    yield f"The prefix form takes {ranged(own, '.2f')} of Best-of-8's seconds; the target of 0.7 is reached in {reached}"
 
 
 def _figure1(searched: pd.DataFrame) -> Iterator[str]:
