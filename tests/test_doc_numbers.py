@@ -389,17 +389,17 @@ def story(rows: Rows) -> Iterator[str]:
         "the others no difference is shown."
     )
     prefix, tree = (pairs(rows, "nabla_reasoner_prefix", name) for name in ("best_of_n", "tree_of_thoughts"))
-    ratios = flops_ratios(rows, "nabla_reasoner_prefix")
+    gains, ratios = signed_range(prefix.difference), flops_ratios(rows, "nabla_reasoner_prefix")
     yield (
-        f"It is better than Best-of-8 in {verdicts(prefix, 'better')} cells ({signed_range(prefix.difference)} points), "
+        f"It is better than Best-of-8 in {verdicts(prefix, 'better')} cells ({gains} points), "
         f"at {ranged(ratios, '.2f')} of its FLOPs, and better than Tree-of-Thoughts in {verdicts(tree, 'better')}."
     )
     guided = pairs(rows, "nabla_reasoner_prefix", "guided_decoding_gradient")
     ratios = flops_ratios(rows, "guided_decoding_gradient")
     yield (
-        "One gradient at each uncertain token is added to the policy's logits of its 16 likeliest tokens. No difference to "
-        f"the prefix form is shown in {verdicts(guided, NO_DIFFERENCE)} cells, at {ranged(ratios, '.2f')} of Best-of-8's "
-        "FLOPs."
+        "One gradient at each uncertain token is added to the policy's logits of its 16 likeliest tokens. "
+        f"In {verdicts(guided, NO_DIFFERENCE)} cells no difference to the prefix form is shown, at "
+        f"{ranged(ratios, '.2f')} of Best-of-8's FLOPs."
     )
     yield (
         "Exact scores of the 16 tokens at each uncertain position take "
@@ -427,8 +427,8 @@ def results_sentences(rows: Rows) -> Iterator[str]:
     yield from _figure1(rows["figure1_search"])
     own = rows["table5"]
     own = own[own.policy.isin(POLICIES) & (own.quantity == "seconds") & (own.method == "nabla_reasoner_prefix")].ratio
-    reached = NUMBERS[int((own <= 0.7).sum())]
-    yield f"The prefix form takes {ranged(own, '.2f')} of Best-of-8's seconds; the target of 0.7 is reached in {reached}"
+    reached = f"the target of 0.7 is reached in {NUMBERS[int((own <= 0.7).sum())]}"
+    yield f"The prefix form takes {ranged(own, '.2f')} of Best-of-8's seconds; {reached}"
 
 
 def _figure1(searched: pd.DataFrame) -> Iterator[str]:
