@@ -161,10 +161,10 @@ def test_partial_run_says_how_much_there_is(results: Path):
     assert "Partial run" not in opening()
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace(",300,3,", ",20,3,", 1), encoding="utf-8")
-    assert "**Partial run:** 47 of 48 cells of Table 1" in opening()
+    assert "**Partial run:** 95 of 96 cells of Table 1" in opening()
     header, *rows = text.splitlines(keepends=True)
     path.write_text(header + rows[0].removesuffix("ok\n") + "partial: 5 of 900\n", encoding="utf-8")
-    assert "**Partial run:** 0 of 48 cells of Table 1" in opening()
+    assert "**Partial run:** 0 of 96 cells of Table 1" in opening()
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_report_shows_verdicts_of_claim_rules(results: Path):
     decisions = claims.decide_claims(found.evidence)
     made = report_sections.report_blocks(found, decisions)
     table = next(block for block in made if isinstance(block, html_report.Table) and "verdict" in block.columns)
-    assert [row[2] for row in table.rows] == [decision.verdict for decision in decisions]
+    assert [row[1] for row in table.rows] == [decision.verdict for decision in decisions]
     changed = found.evidence._replace(comparisons=[])
     assert claims.decide_claims(changed)[0].verdict == NOT_RUN != decisions[0].verdict
 
@@ -261,7 +261,7 @@ def test_page_blocks_and_demoted_headings():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["scale=huge"], "paper, small, tiny"),
+        (["scale=huge"], "paper, single_gpu, small, tiny, unseen"),
         (["wandb=on"], "'offline', 'online', 'disabled'"),
         (["seed=1"], "results_dir"),
         (["scale=small", "docs=true"], "docs=true needs scale=tiny"),

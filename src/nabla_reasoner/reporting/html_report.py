@@ -1,7 +1,6 @@
 """Report blocks, and their two local formats: one self-contained HTML page, and Markdown."""
 
 import base64
-import html
 import importlib.resources
 import os
 import re
@@ -9,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jinja2
 import mistune
+from markupsafe import Markup
 
 from .tables import markdown_cell
 
@@ -68,55 +69,44 @@ def to_html(blocks: Sequence[Block]) -> str:
     Args:
         blocks: the first is the page's title, a heading of level 1.
     """
-    style, script = (
-        importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-        for name in ("report.css", "report.js")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_read),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
     )
-    title = next(block.text for block in blocks if isinstance(block, Heading) and block.level == 1)
-    links = "".join(
-        f'<li><a href="#{anchor(block.text)}">{html.escape(block.text)}</a></li>'
-        for block in blocks
-        if isinstance(block, Heading) and block.level == 2
-    )
-    first, *rest = (_html(block) for block in blocks)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<link rel="icon" href="data:,">\n<style>\n{style}</style>\n</head>\n<body>\n{first}\n'
-        f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n'
-        + "\n".join(rest)
-        + f"\n<script>\n{script}</script>\n</body>\n</html>\n"
+    environment.filters |= {"anchor": anchor, "rendered": _rendered}
+    headings = [block for block in blocks if isinstance(block, Heading)]
+    return environment.get_template("report.html").render(
+        title=next(heading.text for heading in headings if heading.level == 1),
+        sections=[heading.text for heading in headings if heading.level == 2],
+        blocks=[_content(block) for block in blocks],
+        marks=MARKS,
+        style=_read("report.css"),
+        script=_read("report.js"),
     )
 
 
-def _html(block: Block) -> str:
-    match block:
-        case Heading(level, text):
-            return f'<h{level} id="{anchor(text)}">{html.escape(text)}</h{level}>'
-        case Markdown(text):
-            return _rendered(text)
-        case Table(columns, rows):
-            head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-            body = "".join(f"<tr>{''.join(_html_cell(cell) for cell in row)}</tr>\n" for row in rows)
-            return _scrolled(f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>")
-        case Figure(path, caption):
-            data = base64.b64encode(path.read_bytes()).decode()
-            image = f'<img src="data:image/png;base64,{data}" alt="{html.escape(path.stem)}">'
-            return f"<figure>{image}<figcaption>{_rendered(caption)}</figcaption></figure>"
-        case Code(text):
-            return f"<pre>{html.escape(text)}</pre>"
+def _read(name: str) -> str:
+    """Return a file of this folder."""
+    return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _html_cell(cell: str) -> str:
-    mark = f' class="{MARKS[cell]}"' if cell in MARKS else ""
-    return f"<td{mark}>{html.escape(cell)}</td>"
+def _content(block: Block) -> dict[str, object]:
+    """Return what the template reads of a block: its kind, and its fields."""
+    kind = type(block).__name__.lower()
+    if isinstance(block, Figure):
+        data = base64.b64encode(block.path.read_bytes()).decode()
+        return {"kind": kind, "data": data, "name": block.path.stem, "caption": block.caption}
+    return {"kind": kind, **block._asdict()}
 
 
-def _rendered(text: str) -> str:
+def _rendered(text: str) -> Markup:
     """Return Markdown as HTML; tags in it are shown as text, images and links to files are left out."""
     page = mistune.create_markdown(escape=True, plugins=["table"])(_without_images(text))
     page = re.sub(r'<a href="(?!https?:|#)[^"]*">(.*?)</a>', r"\1", page)
-    return re.sub(r"<table>.*?</table>", lambda match: _scrolled(match[0]), page, flags=re.DOTALL)
+    return Markup(re.sub(r"<table>.*?</table>", lambda match: _scrolled(match[0]), page, flags=re.DOTALL))
 
 
 def _scrolled(table: str) -> str:

@@ -11,7 +11,7 @@ from .claims import Decision
 from .enough_evidence import MIN_PROBLEMS, TOO_LITTLE, Grid
 from .evidence import Evidence, Row
 from .html_report import Block, Code, Figure, Heading, Markdown, Table, demoted, page_blocks
-from .method_names import OURS, label
+from .method_names import OURS, PREFIX, label
 
 FIGURES = ("figure1", "figure2", "figure3", "figure4")
 CAPTIONS = {
@@ -104,7 +104,8 @@ def _partial(inputs: ReportInputs) -> list[Block]:
     return [
         Markdown(
             f"**Partial run:** {complete} of {total} cells of Table 1 (policy, task and method) are complete, with "
-            f"all problems of scale={inputs.scale} and {seeds} seed{'s' if seeds > 1 else ''}."
+            f"all problems of scale={inputs.scale} and {'up to ' if seeds > 1 else ''}{seeds} "
+            f"seed{'s' if seeds > 1 else ''}."
         )
     ]
 
@@ -115,7 +116,7 @@ def _commit(summary: dict[str, Any]) -> str:
 
 def _claims(decisions: Sequence[Decision], scale: str) -> list[Block]:
     rows = [
-        [claim.name, claim.text, verdict, evidence, scale, ", ".join(claim.targets)]
+        [claim.name, verdict, claim.text, evidence, scale, ", ".join(claim.targets)]
         for claim, verdict, evidence in decisions
     ]
     rules = "\n".join(f"- **{claim.name}.** {claim.rule}" for claim, _, _ in decisions)
@@ -124,7 +125,7 @@ def _claims(decisions: Sequence[Decision], scale: str) -> list[Block]:
         "paper's own models. ∇-Reasoner is the one-pass method; a cell is a policy and a task. A verdict needs every "
         f"cell of the scale, with {MIN_PROBLEMS} problems (or a whole benchmark); otherwise it is “{TOO_LITTLE}”."
     )
-    columns = ["", "claim", "verdict", "evidence", "scale", "from"]
+    columns = ["", "verdict", "claim", "evidence", "scale", "from"]
     return [Markdown(note), Table(columns, rows), Heading(3, "Rules of the verdicts"), Markdown(rules)]
 
 
@@ -144,7 +145,7 @@ def _table1(inputs: ReportInputs) -> list[Block]:
     for row in inputs.table1:
         texts = accuracy_table.format_row(row, sources)
         costs = [_number(row[name], ",.4g" if name != "flops" else ".3g") for name in accuracy_table.COSTS]
-        rows.append([*texts[:2], label(row["method"]), *texts[3:6], *costs, *texts[10:]])
+        rows.append([*texts[:2], label(row["method"]), *texts[3:7], *costs, *texts[11:]])
     columns = ["ours, %" if name == "accuracy, %" else name for name in accuracy_table.HEADER]
     notes = [accuracy_table.NOTE, *(f"[{number}] {source}" for number, source in enumerate(sources, start=1))]
     blocks: list[Block] = [Table(columns, rows), Markdown("\n\n".join(notes))]
@@ -155,26 +156,28 @@ def _table1(inputs: ReportInputs) -> list[Block]:
 
 
 def _comparisons(comparisons: Sequence[Row]) -> list[Block]:
-    """Return ∇-Reasoner (one pass) against each method, as run and at matched FLOPs."""
+    """Return both one-pass forms of ∇-Reasoner against each method, as run and at matched FLOPs."""
     pairs: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in comparisons:
-        if row["method"] == OURS and row["verdict"] != "not run":
-            pairs.setdefault((row["policy"], row["task"], row["baseline"]), {})[row["matched_on"]] = row
+        if row["method"] in (OURS, PREFIX) and row["verdict"] != "not run":
+            key = (row["method"], row["policy"], row["task"], row["baseline"])
+            pairs.setdefault(key, {})[row["matched_on"]] = row
     if not pairs:
         return [_not_run("table1")]
     rows = []
-    for (policy, task, baseline), matched in pairs.items():
+    for (method, policy, task, baseline), matched in pairs.items():
         cells = []
         for row in (matched["rollouts"], matched["flops"]):
             interval = f"{row['ci_low']:+.1f} to {row['ci_high']:+.1f}"
-            cells += [f"{row['difference']:+.1f}", interval, f"{row['p_value']:.2g}", row["verdict"]]
-        rows.append([policy, task, label(baseline), *cells, matched["flops"]["note"]])
+            cells += [f"{row['difference']:+.1f}", interval, f"{row['p_adjusted']:.2g}", row["verdict"]]
+        rows.append([label(method), policy, task, label(baseline), *cells, matched["flops"]["note"]])
     names = ["difference", "95 % interval", "p", "verdict"]
-    columns = ["policy", "task", "∇-Reasoner minus", *(f"{name}, as run" for name in names)]
+    columns = ["", "policy", "task", "minus", *(f"{name}, as run" for name in names)]
     columns += [*(f"{name}, equal FLOPs" for name in names), "how matched"]
     note = (
         "Points of accuracy on the same problems. Equal FLOPs: the baseline's pool cut at the smallest size that costs "
-        "at least as much, so that it never gets less, or its largest pool where that costs less."
+        "at least as much, so that it never gets less, or its largest pool where that costs less. p: adjusted by "
+        "Holm's method over all comparisons of one form."
     )
     return [Markdown(note), Table(columns, rows)]
 
