@@ -111,7 +111,13 @@ def run_process(arguments: Sequence[str]) -> int:
     # Before torch is loaded: its threads sleep while they wait. With spinning threads and another process on the cores,
     # one cell took 30 s instead of 1 s; on idle cores no difference is seen.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return main(arguments)
+    try:
+        status = main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe has closed it, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at exit goes nowhere
+        return FAILED
+    return status
 
 
 def run_console() -> None:

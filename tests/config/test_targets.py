@@ -7,7 +7,7 @@ import sys
 import pytest
 from hydra.utils import get_method
 
-from nabla_reasoner.__main__ import main
+from nabla_reasoner.__main__ import FAILED, main
 from nabla_reasoner.config.cell import RunSettings
 from nabla_reasoner.config.compose import written_out
 from nabla_reasoner.config.settings import CHECKS, SETTINGS
@@ -83,3 +83,12 @@ def test_schema_check_names_equal_theory_groups():
 )
 def test_dashes_are_another_spelling_of_settings(arguments, overrides):
     assert written_out(arguments) == overrides
+
+
+def test_output_that_nobody_reads_ends_the_command_quietly():
+    words = [sys.executable, "-m", "nabla_reasoner", "help"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()  # as `head` does
+    assert process.wait(timeout=60) == FAILED
+    assert process.stderr.read() == ""
+    process.stderr.close()
