@@ -15,7 +15,12 @@ def comparison(reward: str, difference: float | None, **changes: str) -> dict[st
 
 def quality(reward: str, auc: float, **changes: str) -> dict[str, object]:
     row = {"reward": reward, "policy": "p", "task": "t", "form": "prefix", "part": "all"}
-    return {**row, "token_auc": auc, "gain_gradient": 10 * auc, **changes}
+    return {**row, "token_auc": 0.0, "gain_gradient": 10 * auc, **changes}
+
+
+def manifest(**aucs: float) -> dict[str, object]:
+    rewards = {name.replace("_", "-"): {"auc": 1.0, "token_auc": auc} for name, auc in aucs.items()}
+    return {"models": {"p": {"validation": {"t": {"rewards": rewards}}}, "likelihood": {"folder": "rewards/x"}}}
 
 
 def rows() -> pd.DataFrame:
@@ -25,7 +30,8 @@ def rows() -> pd.DataFrame:
     comparisons += [comparison("classifier", None), comparison("unmeasured", 1.0)]
     measured = [quality("likelihood", 0.9), quality("likelihood", 0.1, form="outcome"), quality("classifier", 0.8)]
     measured += [quality("verifier-implicit-300", 0.6), quality("likelihood", 0.2, part="first third")]
-    return reward_quality.gain_rows(pd.DataFrame(measured), pd.DataFrame(comparisons))
+    aucs = reward_quality.token_aucs(manifest(likelihood=0.9, classifier=0.8, verifier_implicit_300=0.6))
+    return reward_quality.gain_rows(pd.DataFrame(measured), pd.DataFrame(comparisons), aucs)
 
 
 def test_gains_are_joined_with_quality_by_reward_policy_and_task():

@@ -1,7 +1,11 @@
 """What ∇-Reasoner in prefix form gains over Best-of-N, against the quality of the reward model.
 
-The gains are those of Table 2; the quality is that of `fidelity`. A point is a reward, a policy and a task.
+The gains are those of Table 2. The AUC is that of the models' manifest, the fidelity that of `fidelity`. A point is a
+reward, a policy and a task.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -24,12 +28,13 @@ FAMILIES = {  # of rewards, by the beginning of the name: label, colour
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
-def gain_rows(fidelity: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per reward, policy and task that both tables hold.
+def gain_rows(fidelity: pd.DataFrame, comparisons: pd.DataFrame, aucs: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per reward, policy and task that all tables hold.
 
     Args:
         fidelity: rows of `fidelity.csv`.
         comparisons: rows of `table2_comparisons.csv`.
+        aucs: rows of `token_aucs`.
 
     Returns:
         Columns reward, policy, task, `QUALITIES`, and difference, ci_low, ci_high of the prefix form minus Best-of-N.
@@ -39,8 +44,24 @@ def gain_rows(fidelity: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame
     ]
     quality = fidelity[(fidelity.form == "prefix") & (fidelity.part == "all")]
     keys = ["reward", "policy", "task"]
-    joined = gains[[*keys, "difference", "ci_low", "ci_high"]].merge(quality[[*keys, *QUALITIES]], on=keys)
+    joined = gains[[*keys, "difference", "ci_low", "ci_high"]].merge(quality[[*keys, "gain_gradient"]], on=keys)
+    joined = joined.merge(aucs, on=keys)
     return joined.dropna(subset=["difference"]).reset_index(drop=True)
+
+
+def token_aucs(manifest: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the AUC of every reward on every policy and task, as the manifest of the models has it.
+
+    Returns:
+        Columns reward, policy, task, token_auc.
+    """
+    rows = [
+        {"reward": reward, "policy": policy, "task": task, "token_auc": measured["token_auc"]}
+        for policy, entry in manifest["models"].items()
+        for task, part in entry.get("validation", {}).items()
+        for reward, measured in part["rewards"].items()
+    ]
+    return pd.DataFrame(rows, columns=["reward", "policy", "task", "token_auc"])
 
 
 def family(reward: str) -> tuple[str, str]:
