@@ -29,7 +29,8 @@ COMMAND = [
     *(f"improvement.batch.{task}=2" for task in TASKS),
     "improvement.questions=50",
     "improvement.validation=4",
-    "improvement.every=5",
+    "improvement.recipes.sft.every=5",
+    "improvement.recipes.grpo.every=5",
     "improvement.max_new_tokens=8",
     "improvement.recipes.sft.schedule.num_steps=40",
 ]

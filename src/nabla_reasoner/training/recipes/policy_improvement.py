@@ -62,8 +62,8 @@ def train_policy(
 
     Args:
         config: `improvement` of the training configuration: questions, batch, validation, shared by all recipes.
-        recipe: `method` (sft or grpo), `schedule`, `lora` (settings of peft's adapter; null trains all weights), and
-            for grpo `sampling`. The schedule holds one learning rate.
+        recipe: `method` (sft or grpo), `every` (steps between validations), `schedule` with one learning rate, `lora`
+            (settings of peft's adapter; null trains all weights), and for grpo `sampling`.
         start: folder of the policy at the start of training.
         name: names the training's checkpoints.
         data: problems by task and split.
@@ -92,7 +92,7 @@ def train_policy(
         folder=str(Path("checkpoints", name)),
         name=name,
         identity={"start": start, "recipe": recipe_values, "shared": OmegaConf.to_container(config)},
-        interval=config.every,
+        interval=recipe.every,
         patience=config.patience,
         until=until,
         validation=[parts["validation"][-config.validation :] for parts in data.values()],
@@ -139,7 +139,8 @@ def improve(config: DictConfig, name: str, data: Splits) -> None:
 
     def attempt(run: str, until: int | None) -> TrainedPolicy:
         schedule = {**recipe.schedule, "learning_rate": runs[run]}
-        one_rate = OmegaConf.create({"method": recipe.method, "lora": recipe.lora, "schedule": schedule})
+        one_rate = {"method": recipe.method, "lora": recipe.lora, "every": recipe.every, "schedule": schedule}
+        one_rate = OmegaConf.create(one_rate)
         one_rate.sampling = recipe.get("sampling")
         trained = train_policy(shared_settings(config), one_rate, entry.start, run, data, until)
         best_step, accuracy, last_step = trained.result
