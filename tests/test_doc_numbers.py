@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -321,6 +322,41 @@ def step_table(rows: Rows) -> Iterator[str]:
             yield line(f"{form}, {reward}", *cells)
 
 
+def manifest() -> dict[str, Any]:
+    return json.loads((ROOT / "assets/manifest.json").read_text(encoding="utf-8"))["models"]
+
+
+def policies_table(rows: Rows) -> Iterator[str]:
+    for policy in POLICIES:
+        for task in TASKS:
+            own = manifest()[policy]["validation"][task]
+            rewards = [own["rewards"][name] for name in ("classifier", "likelihood")]
+            values = [own["greedy"], own["one_sample"], own["any_of_8"], *(reward["best_of_8"] for reward in rewards)]
+            aucs = [f"{reward['auc']:.3f}" for reward in rewards]
+            yield line(policy, task, *(f"{value:.1f}" for value in values), *aucs)
+
+
+def rewards_table(rows: Rows) -> Iterator[str]:
+    names = ["likelihood-weak", "likelihood-medium", "likelihood", "classifier", *reversed(VERIFIERS)]
+    entries = manifest()
+    for name in names:
+        cells = []
+        for measured in ("gap_closed", "token_auc"):
+            for policy in POLICIES:
+                parts = [entries[policy]["validation"][task]["rewards"][name][measured] for task in TASKS]
+                cells.append(f"{sum(parts) / len(parts):.2f}".replace("-", "−"))
+        own = entries.get("tiny-instruct" if name == "likelihood-weak" else name, {}).get("greedy_accuracy")
+        greedy = " / ".join(f"{own[task]:.0f}" for task in TASKS) if own else "–"
+        yield line(f"`{name}`", *cells, greedy)
+
+
+def improved_table(rows: Rows) -> Iterator[str]:
+    table = pd.read_csv(ROOT / "assets/sweeps/improvement.csv")
+    for row in table[table.shipped].itertuples():
+        steps = f"{row.best_step:,} of {row.last_step:,}"
+        yield line(row.policy, f"{row.learning_rate:g}", steps, f"{row.flops:.1e}", f"{row.validation_accuracy:.1f}")
+
+
 def profile_table(rows: Rows) -> Iterator[str]:
     table = rows["bench_profile"]
     table = table[table.variant == "nabla_reasoner"]
@@ -342,6 +378,7 @@ TABLES = {
     "README.md": (readme_table,),
     "docs/results.md": (table1, paired, table2, judged, verifiers, true_steps, selectors, training, table3),
     "docs/deviations.md": (step_table,),
+    "docs/models.md": (policies_table, rewards_table, improved_table),
     "docs/ablations.md": (ablation_table, right_token_table),
     "docs/ppo.md": (ppo_table,),
     "docs/benchmark.md": (profile_table,),
