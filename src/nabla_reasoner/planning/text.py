@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from ..config.cell import Cell
+from ..evaluation import side_by_side
 from .cells import CellPlan
 from .expected_cost import number_width
 from .machines import GB, Machine
@@ -149,8 +150,9 @@ def hours(value: float | int) -> str:
 def _totals(plans: Sequence[CellPlan], machine: Machine) -> list[str]:
     first = plans[0].cell
     processes = first.devices * first.num_nodes
+    workers = side_by_side.useful_workers(first, sum(plan.problems for plan in plans))
     spent = sum(plan.seconds for plan in plans)
-    wall = sum(plan.seconds / min(processes, _batches(plan)) for plan in plans)
+    wall = sum(plan.seconds / min(processes, _batches(plan)) for plan in plans) / workers
     fetched = {
         (plan.cell.policy.name if group == "policy" else plan.cell.reward.name, model.name): (plan.cell, group, model)
         for plan in plans
@@ -161,12 +163,13 @@ def _totals(plans: Sequence[CellPlan], machine: Machine) -> list[str]:
     download = sum(download_bytes(*item) for item in by_name.values())
     weights = sum(model.on_disk or 2 * model.elements for _, _, model in by_name.values())
     worst = max(plans, key=lambda plan: plan.memory.total)
+    side = "" if workers == 1 else f", {workers} cells side by side, which need their memory each"
     return [
         "in all:",
         f"  decoded tokens {number(sum(plan.cost.decode_tokens for plan in plans))}, "
         f"FLOPs {number(sum(plan.cost.flops for plan in plans))}",
         f"  {hours(spent)} hours on one {machine.name}; {hours(wall)} hours with devices={first.devices} "
-        f"num_nodes={first.num_nodes}, one process each",
+        f"num_nodes={first.num_nodes}, one process each{side}",
         f"  {hours(sum(plan.least_seconds for plan in plans))} hours on one {machine.name} by its bandwidth and "
         "arithmetic alone; the rest is launching kernels, which larger batches share",
         f"  peak memory {gigabytes(worst.memory.total)} of {gigabytes(machine.memory)} GB, in "
