@@ -42,7 +42,7 @@ def write(cell: Cell, note: str) -> None:
 
 def figure_name(cell: Cell) -> str:
     """Return the figure's name in figures/."""
-    return "ablations" if cell.scale_name == "tiny" else f"ablations-{cell.scale_name}"
+    return cell.experiment_name if cell.scale_name == "tiny" else f"{cell.experiment_name}-{cell.scale_name}"
 
 
 def write_figure(folder: Path, name: str, command: str) -> None:
@@ -57,7 +57,7 @@ def write_figure(folder: Path, name: str, command: str) -> None:
         "Each part of the method against the default ∇-Reasoner on the same problems, all tasks together: difference "
         "in accuracy with its 95 % interval (left), FLOPs as a multiple of the default's (right). Better or worse: the "
         "interval excludes zero, and the p-value, adjusted by Holm's method over all settings shown, is below 0.05.\n\n"
-        f"Made by `{command}`; rows in data/{name}.csv.\n",
+        f"Made by `{command}`; rows in data/{name.replace('-', '_')}.csv.\n",
         encoding="utf-8",
     )
 
@@ -70,9 +70,10 @@ def run(command: Command, sweeps: Sequence[Sweep]) -> int:
         write(cells[0], reward_note(cells[0]))
 
     def finish(folder: Path) -> None:
-        if first.only is None or "right_token" in first.only:
+        asked = first.settings if first.only is None else first.only
+        if "right_token" in asked:
             right_token.write(sweeps[0].cells, folder)
-        if first.only is None or "row_movement" in first.only:
+        if "row_movement" in asked:
             row_movement.write(sweeps[0].overrides, folder)
         write_figure(folder, figure_name(first), command.line)
 

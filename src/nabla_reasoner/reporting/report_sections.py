@@ -65,7 +65,7 @@ def report_blocks(inputs: ReportInputs, decisions: Sequence[Decision]) -> list[B
         *_figures(inputs),
         Heading(2, find("theorem").heading),
         *_theory(inputs),
-        *_results(inputs, "ppo", "bench", "ablations", "fidelity"),
+        *_results(inputs, "ppo", "bench", "ablations", "ablations-classifier", "fidelity"),
         *page_blocks(inputs.pages["deviations"]),
         Heading(2, "Hardware, versions, commands"),
         *_circumstances(inputs.summaries),
