@@ -69,7 +69,7 @@ def test_page_has_a_file_and_a_command_for_each_kind():
     for kind in ("configs/policy", "configs/reward", "configs/task", "configs/method", "configs/experiment"):
         assert any(name.startswith(f"{kind}/") for name in names), kind
     lines = " ".join(text for kind, text in steps() if kind == "line")
-    for word in ("policy=mine", "reward=mine", "task=gcd", "task=mine", "method=two_pools", "lengths", "best_of_16"):
+    for word in ("policy=mine", "reward=mine", "task=lcm", "task=mine", "method=two_pools", "lengths", "best_of_16"):
         assert word in lines
 
 
@@ -97,7 +97,7 @@ def test_steps_of_the_page_run_in_order(copy: Path):
     assert table(copy, "mine")["mine", "products", "greedy"]["status"] == "ok"
     (settings,) = (copy / "results" / "ratio").rglob("mine__products__nabla_reasoner__s0.settings.json")
     assert json.loads(settings.read_text(encoding="utf-8"))["reward"]["reference"] == "models/mine"
-    assert table(copy, "gcd")["tiny-base", "gcd", "greedy"]["num_problems"] == "4"
+    assert table(copy, "lcm")["tiny-base", "lcm", "greedy"]["num_problems"] == "4"
     assert table(copy, "questions")["tiny-base", "mine", "greedy"]["num_problems"] == "2"
 
     pools, strict = (table(copy, name)["tiny-base", "products", "two_pools"] for name in ("pools", "strict"))

@@ -11,7 +11,7 @@ import pytest
 import toy_runs
 
 from nabla_reasoner.__main__ import main
-from nabla_reasoner.config import build, compose
+from nabla_reasoner.config import build, compose, workers
 from nabla_reasoner.config.build import BuiltCell
 from nabla_reasoner.evaluation import side_by_side
 
@@ -28,11 +28,11 @@ COMMAND = [
 def test_processes_are_used_where_they_help():
     (cell,) = compose.compose_cells([])
     assert cell.workers == 2
-    assert side_by_side.useful_workers(cell, 10_000) == 2
-    assert side_by_side.useful_workers(cell, side_by_side.MIN_RECORDS) == 1
+    assert workers.useful_workers(cell, 10_000) == 2
+    assert workers.useful_workers(cell, workers.MIN_RECORDS) == 1
     for changes in ({"device": "cuda"}, {"rollouts": "vllm"}, {"devices": 2}, {"workers": 1}):
-        assert side_by_side.useful_workers(cell.changed(**changes), 10_000) == 1
-    assert side_by_side.useful_workers(cell.changed(workers=16), 2000) == 4
+        assert workers.useful_workers(cell.changed(**changes), 10_000) == 1
+    assert workers.useful_workers(cell.changed(workers=16), 2000) == 4
 
 
 def measured(built: BuiltCell) -> tuple[float, int]:
@@ -63,7 +63,7 @@ def test_results_errors_and_killed_processes():
 
 @pytest.mark.slow
 def test_records_equal_those_of_one_process(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr(side_by_side, "MIN_RECORDS", 20)
+    monkeypatch.setattr(workers, "MIN_RECORDS", 20)
     few = [*COMMAND, "num_problems=30"]
     assert main([*few, f"results_dir={tmp_path / 'one'}", "workers=1"]) == 0
     assert main([*few, f"results_dir={tmp_path / 'two'}"]) == 0

@@ -64,7 +64,7 @@ def test_default_setting_equals_table1_cell():
 def test_unknown_setting_error_names_valid_ones_writes_nothing(tmp_path: Path, capsys, only: str):
     assert main(command(tmp_path / "results", f"only={only}")) == WRONG
     *_, error = capsys.readouterr().err.splitlines()
-    assert error.startswith("error: only must be a list of flip, direction, gradient")
+    assert error.startswith("error: only must be a list of flip, direction, form, gradient")
     assert "gumbel" in error
     assert not (tmp_path / "results").exists()
 

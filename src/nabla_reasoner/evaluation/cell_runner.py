@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..config import build
+from ..config import build, workers
 from ..config.build import BuiltCell
 from ..config.cell import Cell
 from ..cost import peak_bytes
@@ -103,7 +103,7 @@ class CellRunner:
         """
         pending = [item for item in items if is_pending(item)]
         records = sum(expected(item) for item in pending)
-        self.workers = side_by_side.useful_workers(pending[0].cell, records) if pending else 1
+        self.workers = workers.useful_workers(pending[0].cell, records) if pending else 1
         if self.workers == 1:
             for item in items:
                 self.run(item)

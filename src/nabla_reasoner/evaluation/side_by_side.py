@@ -9,9 +9,6 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
 from ..config.build import BuiltCell
-from ..config.cell import Cell
-
-MIN_RECORDS = 500  # records to be made per process; for fewer, starting one (some seconds) is not worth it
 
 
 class Ended(NamedTuple):
@@ -28,16 +25,6 @@ class Ended(NamedTuple):
     seconds: float
     peak_bytes: int
     error: Exception | None
-
-
-def useful_workers(cell: Cell, records: int) -> int:
-    """Return how many processes to use for cells with so many records to make; 1 means none but this one.
-
-    Cells on a GPU, and cells whose continuations a server samples, run one after the other.
-    """
-    if cell.device != "cpu" or cell.rollouts != "hf" or cell.devices * cell.num_nodes > 1:
-        return 1
-    return max(1, min(cell.workers, records // MIN_RECORDS))
 
 
 def run(items: Sequence[BuiltCell], workers: int, work: Callable[[BuiltCell], tuple[float, int]]) -> Iterator[Ended]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from ..config.cell import Cell
-from ..evaluation import side_by_side
+from ..config.workers import useful_workers
 from .cells import CellPlan
 from .expected_cost import number_width
 from .machines import GB, Machine
@@ -150,7 +150,7 @@ def hours(value: float | int) -> str:
 def _totals(plans: Sequence[CellPlan], machine: Machine) -> list[str]:
     first = plans[0].cell
     processes = first.devices * first.num_nodes
-    workers = side_by_side.useful_workers(first, sum(plan.problems for plan in plans))
+    workers = useful_workers(first, sum(plan.problems for plan in plans))
     spent = sum(plan.seconds for plan in plans)
     wall = sum(plan.seconds / min(processes, _batches(plan)) for plan in plans) / workers
     fetched = {

@@ -4,7 +4,9 @@ The gains are those of Table 2. The AUC is that of the models' manifest, the fid
 reward, a policy and a task.
 """
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -62,6 +64,11 @@ def token_aucs(manifest: Mapping[str, Any]) -> pd.DataFrame:
         for reward, measured in part["rewards"].items()
     ]
     return pd.DataFrame(rows, columns=["reward", "policy", "task", "token_auc"])
+
+
+def read_aucs(manifest: Path) -> pd.DataFrame:
+    """Return the AUCs that a manifest file holds, as `token_aucs`."""
+    return token_aucs(json.loads(manifest.read_text(encoding="utf-8")))
 
 
 def family(reward: str) -> tuple[str, str]:
