@@ -67,6 +67,7 @@ def accuracy_against_flops(table: pd.DataFrame) -> Figure:
                         color=style.colour,
                         marker=style.marker,
                         markersize=9 if style.marker in "*P" else 6,
+                        markeredgewidth=1.8 if style.marker in "1234x+" else 1.0,
                         linestyle="none",
                         capsize=2,
                     )

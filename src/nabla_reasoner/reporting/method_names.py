@@ -42,8 +42,8 @@ STYLES = {  # in the order of a table's rows
     "sft": MethodStyle("SFT, greedy", "SFT", "#8C564B", "<"),
     "grpo": MethodStyle("GRPO, greedy", "GRPO", "#4D4D4D", ">"),
     "nabla_without_gradient": MethodStyle("∇ without gradient (null arm)", "the null arm", "#E69F00", "D"),
-    "nabla_reasoner": MethodStyle("∇-Reasoner, one pass", "∇-Reasoner", "#D55E00", "*"),
-    "nabla_reasoner_multipass": MethodStyle("∇-Reasoner, up to 4 passes", "∇-Reasoner", "#CC79A7", "+"),
+    "nabla_reasoner": MethodStyle("∇-Reasoner, outcome form", "∇-Reasoner", "#D55E00", "*"),
+    "nabla_reasoner_multipass": MethodStyle("∇-Reasoner, outcome form, up to 4 passes", "∇-Reasoner", "#CC79A7", "+"),
     "nabla_reasoner_prefix": MethodStyle("∇-Reasoner, prefix form", "∇-Reasoner in prefix form", "#661100", "P"),
 }
 METHODS = tuple(STYLES)
