@@ -55,6 +55,10 @@ SETTINGS = {  # of docs/ablations.md
     "no_gradient": "no DTO (null arm)",
     "sharpen": "sharpening of the same KL",
     "random": "random direction, same KL",
+    "process": "process form",
+    "prefix": "prefix form",
+    "prefix_no_gradient": "prefix form's test, no DTO",
+    "prefix_no_test": "prefix form, no test",
     "without_postfix": "without δ_postfix of the policy",
     "past_only": "past only: no part of the gradient from what follows",
     "future_only": "future only: no direct part",
@@ -269,6 +273,32 @@ def ablation_table(rows: Rows) -> Iterator[str]:
         yield line(label, accuracies + few, difference, p, f"{pooled.rejected:.0f} %", f"{pooled.flops_ratio:.2f}")
 
 
+def forms_table(rows: Rows) -> Iterator[str]:
+    """The forms under the classifier."""
+    table = rows["ablations_classifier"]
+    labels = {"default": "outcome form", **SETTINGS, "prefix_outcome_test": "prefix form, tested by the whole response"}
+    for setting in dict.fromkeys(table.setting):
+        pooled = one(table, setting=setting, task="all")
+        accuracies = " / ".join(f"{one(table, setting=setting, task=task).accuracy:.0f}" for task in TASKS)
+        label = "outcome form" if setting == "default" else labels[setting]
+        text = ""
+        if setting != "default":
+            text = f"{signed(pooled.difference)} ({signed(pooled.difference_low)} to {signed(pooled.difference_high)})"
+            text = bold(text, pooled.verdict != NO_DIFFERENCE)
+        yield line(label, accuracies, text, f"{pooled.rejected:.0f} %", f"{pooled.flops_ratio:.2f}")
+
+
+def movement_table(rows: Rows) -> Iterator[str]:
+    table = rows["ablations_row_movement"]
+    for reward in ("likelihood", "classifier"):
+        for confident in (True, False):
+            own = table[(table.reward == reward) & (table.confident == confident)].set_index("task")
+            flipped = " / ".join(f"{own.flipped[task]:.1f}" for task in TASKS)
+            kl = " / ".join(f"{own.median_kl[task]:.1g}" for task in TASKS)
+            rows_of = "confident" if confident else "uncertain"
+            yield line(reward, rows_of, f"{own.largest_change.max():.1f}", kl, flipped)
+
+
 def right_token_table(rows: Rows) -> Iterator[str]:
     for arm, label in MOVES.items():
         cells = []
@@ -379,7 +409,7 @@ TABLES = {
     "docs/results.md": (table1, paired, table2, judged, verifiers, true_steps, selectors, training, table3),
     "docs/deviations.md": (step_table,),
     "docs/models.md": (policies_table, rewards_table, improved_table),
-    "docs/ablations.md": (ablation_table, right_token_table),
+    "docs/ablations.md": (ablation_table, forms_table, movement_table, right_token_table),
     "docs/ppo.md": (ppo_table,),
     "docs/benchmark.md": (profile_table,),
 }
