@@ -74,7 +74,7 @@ def run(command: Command, sweeps: Sequence[Sweep]) -> int:
         if "right_token" in asked:
             right_token.write(sweeps[0].cells, folder)
         if "row_movement" in asked:
-            row_movement.write(sweeps[0].overrides, folder)
+            row_movement.write(sweeps[0], folder)
         write_figure(folder, figure_name(first), command.line)
 
     return run_cells(command, sweeps, write_tables, finish)

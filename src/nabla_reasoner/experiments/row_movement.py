@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..config import build, compose
 from ..config.cell import Cell
+from ..config.sweeps import Sweep
 from ..decoding.settings import NablaSettings
 from ..dto import equal_kl_moves, objective, optimizer, reference
 from ..engine import generation, numerics
@@ -124,15 +125,14 @@ def cells_by_reward(overrides: Sequence[str], rewards: str) -> list[Cell]:
     return compose.compose_cells([*overrides, f"reward={rewards}"])
 
 
-def write(overrides: Sequence[str], folder: Path) -> None:
+def write(sweep: Sweep, folder: Path) -> None:
     """Measure on the first problems of each policy, task and reward; write row_movement.csv and row_movement.md.
 
     Args:
-        overrides: of the sweep over policies and tasks.
+        sweep: over policies and tasks.
     """
-    result = []
-    (first, *_) = compose.compose_cells(overrides)
-    for cell in cells_by_reward(overrides, first.grid["moved_rewards"]):
+    result, first = [], sweep.cells[0]
+    for cell in cells_by_reward(sweep.overrides, first.grid["moved_rewards"]):
         count = min(cell.grid["moved_problems"], cell.num_problems or cell.grid["moved_problems"])
         if not count or cell.seed != first.seed:
             continue

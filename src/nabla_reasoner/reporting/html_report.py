@@ -1,17 +1,16 @@
 """Report blocks, and their two local formats: one self-contained HTML page, and Markdown."""
 
 import base64
-import importlib.resources
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jinja2
 import mistune
 from markupsafe import Markup
 
+from . import templates
 from .tables import markdown_cell
 
 
@@ -69,28 +68,18 @@ def to_html(blocks: Sequence[Block]) -> str:
     Args:
         blocks: the first is the page's title, a heading of level 1.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_read),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"anchor": anchor, "rendered": _rendered}
+    pages = templates.environment()
+    pages.filters |= {"anchor": anchor, "rendered": _rendered, "scrolled": _scrolled}
     headings = [block for block in blocks if isinstance(block, Heading)]
-    return environment.get_template("report.html").render(
+    page = pages.get_template("report.html").render(
         title=next(heading.text for heading in headings if heading.level == 1),
         sections=[heading.text for heading in headings if heading.level == 2],
         blocks=[_content(block) for block in blocks],
         marks=MARKS,
-        style=_read("report.css"),
-        script=_read("report.js"),
+        style=templates.read("report.css"),
+        script=templates.read("report.js"),
     )
-
-
-def _read(name: str) -> str:
-    """Return a file of this folder."""
-    return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return f"{page}\n"
 
 
 def _content(block: Block) -> dict[str, object]:
@@ -109,9 +98,9 @@ def _rendered(text: str) -> Markup:
     return Markup(re.sub(r"<table>.*?</table>", lambda match: _scrolled(match[0]), page, flags=re.DOTALL))
 
 
-def _scrolled(table: str) -> str:
+def _scrolled(table: str) -> Markup:
     """Put a table into a scrolling box, so that a wide one does not widen the page, nor a long one fill it."""
-    return f'<div class="scroll{" tall" if table.count("<tr>") > 24 else ""}">{table}</div>'
+    return Markup(f'<div class="scroll{" tall" if table.count("<tr>") > 24 else ""}">{table}</div>')
 
 
 def _without_images(text: str) -> str:

@@ -3,16 +3,14 @@
 The page loads nothing: styles stand in it, charts are SVG, and switching between its two colourings needs no script.
 """
 
-import importlib.resources
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-import jinja2
 
 from ..decoding.settings import NablaSettings
 from ..decoding.trace import Response, Trace, Visit
 from ..dto.reward_forms import REWARD_FORMS
 from ..models.language_models import Policy, RewardModel
+from . import templates
 
 WIDTH, HEIGHT, MARGIN = 280, 96, 6  # of a chart, in its own units
 VISIBLE = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥"})
@@ -38,35 +36,36 @@ def trace_page(
         settings: of the search.
         verdict: a line on whether the answer is right.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_read), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
     largest = max((norm for response in trace.responses for norm in response.norms.values()), default=0.0)
     solution = trace.solution
-    return environment.get_template("trace.html").render(
-        question=trace.problem.question,
-        answer=solution.response,
-        verdict=verdict,
-        facts={
-            "policy": policy.name,
-            "reward model": f"{reward.name} ({reward.kind})",
-            "reward of the answer": "not computed" if solution.reward is None else number(solution.reward),
-            "rollouts": f"{solution.search['rollouts']} of at most {settings.max_rollouts}",
-            "proposals": f"{solution.search['accepted']} kept, {solution.search['rejected']} rejected",
-            "visited positions": solution.search["visited"],
-            "gradient evaluations": solution.cost.gradient_evaluations,
-            "seed": seed,
-        },
-        gate=_gate(settings),
-        norm_of="∂L/∂z" if settings.variant.gate == "logits" else "∂L/∂y",
-        largest=number(largest),
-        reward_form=settings.dto.reward_form,
-        reward_forms=REWARD_FORMS,
-        first=_response(trace.responses[0], policy, largest),
-        steps=[_step(i, visit, trace, policy, settings, largest) for i, visit in enumerate(trace.visits, start=1)],
-        passes=settings.num_passes,
-        width=WIDTH,
-        height=HEIGHT,
+    return (
+        templates.environment()
+        .get_template("trace.html")
+        .render(
+            question=trace.problem.question,
+            answer=solution.response,
+            verdict=verdict,
+            facts={
+                "policy": policy.name,
+                "reward model": f"{reward.name} ({reward.kind})",
+                "reward of the answer": "not computed" if solution.reward is None else number(solution.reward),
+                "rollouts": f"{solution.search['rollouts']} of at most {settings.max_rollouts}",
+                "proposals": f"{solution.search['accepted']} kept, {solution.search['rejected']} rejected",
+                "visited positions": solution.search["visited"],
+                "gradient evaluations": solution.cost.gradient_evaluations,
+                "seed": seed,
+            },
+            gate=_gate(settings),
+            norm_of="∂L/∂z" if settings.variant.gate == "logits" else "∂L/∂y",
+            largest=number(largest),
+            reward_form=settings.dto.reward_form,
+            reward_forms=REWARD_FORMS,
+            first=_response(trace.responses[0], policy, largest),
+            steps=[_step(i, visit, trace, policy, settings, largest) for i, visit in enumerate(trace.visits, start=1)],
+            passes=settings.num_passes,
+            width=WIDTH,
+            height=HEIGHT,
+        )
     )
 
 
@@ -97,10 +96,6 @@ def token_text(policy: Policy, token: int) -> str:
 def number(value: float) -> str:
     """Return a number with four significant digits and a true minus sign."""
     return f"{value:.4g}".replace("-", "−")
-
-
-def _read(name: str) -> str:
-    return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _gate(settings: NablaSettings) -> str:
