@@ -55,7 +55,7 @@ def _run(target: Target, arguments: Sequence[str]) -> int:
     """
     if target.repository:
         needs_repository(target.name)
-    from .config.compose import written_out
+    from .config.overrides import written_out
 
     positional = 1 if target.argument else 0
     argument, overrides = "".join(arguments[:positional]), written_out(arguments[positional:])

@@ -9,7 +9,7 @@ from hydra.utils import get_method
 
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.config.cell import RunSettings
-from nabla_reasoner.config.compose import written_out
+from nabla_reasoner.config.overrides import written_out
 from nabla_reasoner.config.settings import CHECKS, SETTINGS
 from nabla_reasoner.config.targets import find, targets
 from nabla_reasoner.theory.suite import GROUPS

@@ -5,20 +5,19 @@ Composing needs no torch, so a wrong choice is answered at once.
 
 import functools
 import itertools
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
-from hydra.errors import HydraException, OverrideParseException
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from .cell import Cell
-from .schema import CONFIGS, GROUPS, choices
+from .overrides import parse
+from .schema import CONFIGS, GROUPS
 from .settings import SETTINGS, check
 from .targets import Target
 
@@ -26,7 +25,6 @@ MISSING = object()
 PARTS = {"policy", "reward", "task", "method", "budget"}  # settings that change their own part only
 NOT_OF_CELLS = ("target", "sweep", "bench")  # settings of commands
 UNGROUPED = ("grade",)  # settings of targets whose own file is all they take: `task` may be a column
-TRAINED_METHODS = ("sft", "grpo")  # policies of their own, often looked for as methods
 
 
 def compose_cells(overrides: Sequence[str], grid: "Grid | None" = None) -> list[Cell]:
@@ -200,59 +198,6 @@ def compose_recipe(target: Target, overrides: Sequence[str]) -> tuple[str, DictC
         groups = [override for override in parsed if override.key_or_group in GROUPS]
         _check_keys(_compose(f"train/{scale}", groups), parsed)
         return scale, _compose(f"train/{scale}", parsed)
-
-
-def written_out(arguments: Sequence[str]) -> list[str]:
-    """Return `--key value`, `--key=value` and `--key` (true) in the spelling of all settings, `key=value`."""
-    overrides, rest = [], list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if word.startswith("--") and "=" not in word:
-            has_value = rest and "=" not in rest[0] and not rest[0].startswith("--")
-            word = f"{word}={rest.pop(0) if has_value else 'true'}"
-        overrides.append(word.removeprefix("--"))
-    return overrides
-
-
-def parse(overrides: Sequence[str], groups: bool = True) -> list[Override]:
-    """Return the overrides read by Hydra's grammar.
-
-    Args:
-        overrides: settings as typed.
-        groups: whether names of groups, such as `task`, stand for choices; otherwise they are ordinary settings.
-
-    Raises:
-        ValueError: one that is no `key=value`, or names a choice that does not exist.
-    """
-    parser, parsed = OverridesParser.create(), []
-    for text in overrides:
-        if "=" not in text or not text[0].isalpha():
-            raise ValueError(f"Use key=value; got {text!r}. ./reproduce.sh TARGET --help lists the settings.")
-        try:
-            (override,) = parser.parse_overrides([text])
-        except OverrideParseException as error:
-            key, _, value = text.partition("=")
-            quoted = shlex.quote(f'{key}="{value}"')
-            raise ValueError(f"the value in {text!r} holds special characters; quote it: {quoted}.") from error
-        if isinstance(override.value(), Glob):
-            raise ValueError(f"a setting must be a value or a list of values; got the pattern {text!r}.")
-        if groups:
-            _check_choice(override)
-        parsed.append(override)
-    return parsed
-
-
-def _check_choice(override: Override) -> None:
-    """Raise ValueError if a group's choice has no file."""
-    group = override.key_or_group
-    if group not in GROUPS:
-        return
-    values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
-    for value in values:
-        if value not in choices(group):
-            trained = group == "method" and value in TRAINED_METHODS
-            hint = " SFT and GRPO are policies of their own: policy=tiny-base-sft method=greedy." if trained else ""
-            raise ValueError(f"{group}/{value} does not exist; valid: {', '.join(choices(group))}.{hint}")
 
 
 def _check_scale(target: Target, overrides: Sequence[Override]) -> None:

@@ -6,12 +6,11 @@ share every tensor operation.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import cost
@@ -19,6 +18,7 @@ from ..engine.numerics import at_least_float32, project_to_hidden
 from ..engine.sequences import TokenSequence
 from ..models.language_models import Policy
 from . import straight_through
+from .descent import Descent, hard_tokens, joined
 from .gradients import Gradient, onehot_gradient, row_cost
 from .settings import DTOResult, DTOSettings
 
@@ -99,8 +99,8 @@ class BatchedDescent:
         self.evaluate = evaluate
         self.settings = settings
         self.on_step = on_step
-        self.ready: list[_Descent] = []
-        self.waiting: list[_Descent] = []
+        self.ready: list[Descent] = []
+        self.waiting: list[Descent] = []
 
     def __bool__(self) -> bool:
         return bool(self.ready or self.waiting)
@@ -121,7 +121,7 @@ class BatchedDescent:
                     first_logits, sampled, start.uniforms, self.settings.draw_temperature
                 )
             self.ready.append(
-                _Descent(
+                Descent(
                     key=key,
                     positions=list(start.positions),
                     sequence=start.sequence,
@@ -141,13 +141,13 @@ class BatchedDescent:
 
     def proceed(self) -> dict[int, DTOResult]:
         """Step until at least one descent ends; return the results of those that ended, by key."""
-        ended: list[_Descent] = []
+        ended: list[Descent] = []
         while not ended:
             if not self.ready:
                 self._evaluate_waiting()
             while self.ready:
                 stepping = []
-                for descent, tokens in zip(self.ready, _hard_tokens(self.ready), strict=True):
+                for descent, tokens in zip(self.ready, hard_tokens(self.ready), strict=True):
                     has_gradient = descent.move_to(tokens, self.settings.gradient_caching)
                     (stepping if has_gradient else self.waiting).append(descent)
                 if stepping:
@@ -162,7 +162,7 @@ class BatchedDescent:
                 token_ids=descent.with_tokens(tokens).rollout,
                 cost=cost.total(descent.costs),
             )
-            for descent, tokens in zip(ended, _hard_tokens(ended), strict=True)
+            for descent, tokens in zip(ended, hard_tokens(ended), strict=True)
         }
 
     def _evaluate_waiting(self) -> None:
@@ -171,7 +171,7 @@ class BatchedDescent:
             descent.add_evaluation(gradient)
         self.ready, self.waiting = self.waiting, []
 
-    def _step(self, descents: Sequence["_Descent"]) -> None:
+    def _step(self, descents: Sequence[Descent]) -> None:
         """Take one step of Adam (β = 0.9 and 0.999, ε = 1e-8) for each descent, at its own iteration.
 
         Written out because torch's optimiser keeps one step count per tensor; the reference engine uses torch's.
@@ -182,8 +182,8 @@ class BatchedDescent:
             descent.trace.append(descent.gradient.loss)
         sizes = [len(descent.positions) for descent in descents]
         gradient = straight_through.logits_gradient(
-            _joined([descent.logits for descent in descents]),
-            _joined([descent.onehot_gradient for descent in descents]),
+            joined([descent.logits for descent in descents]),
+            joined([descent.onehot_gradient for descent in descents]),
             temperature=self.settings.ste_temperature,
         )
         if self.settings.parameter == "latents":
@@ -193,11 +193,11 @@ class BatchedDescent:
         def column(numbers: list[float]) -> Tensor:
             return torch.tensor(numbers, dtype=gradient.dtype, device=gradient.device)[:, None]
 
-        mean = torch.lerp(_joined([d.mean for d in descents]), gradient, 0.1)
-        square = _joined([d.square for d in descents]).mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+        mean = torch.lerp(joined([d.mean for d in descents]), gradient, 0.1)
+        square = joined([d.square for d in descents]).mul_(0.999).addcmul_(gradient, gradient, value=0.001)
         rate = column([self.settings.step(count - 1) / (1 - 0.9**count) for count in counts])
         width = column([math.sqrt(1 - 0.999**count) for count in counts])
-        parameter = _joined([d.parameter for d in descents]) - rate * mean / (square.sqrt() / width + 1e-8)
+        parameter = joined([d.parameter for d in descents]) - rate * mean / (square.sqrt() / width + 1e-8)
         logits = parameter if self.settings.parameter == "logits" else _head(self.policy, parameter)
         parts = zip(parameter.split(sizes), logits.split(sizes), mean.split(sizes), square.split(sizes), strict=True)
         for descent, part in zip(descents, parts, strict=True):
@@ -208,103 +208,6 @@ class BatchedDescent:
     def _head_cost(self, rows: int) -> cost.Cost:
         """Return the cost of products of `rows` rows with the output matrix."""
         return cost.gradient_arithmetic(cost.head_flops(self.policy.size, rows))
-
-
-@dataclass(eq=False)
-class _Descent:
-    """One descent in progress.
-
-    Attributes:
-        key, positions: as in `DescentStart` and `DescentStep`.
-        sequence: current hard sequence.
-        gradient: ∂L/∂y there.
-        evaluated: gradients evaluated so far, by the hard tokens at the positions.
-        first_argmax, sampled, noise: what `straight_through.hard_tokens` needs, per row.
-        parameter: logits or latents, one row per position.
-        logits: logits of the rows.
-        onehot_gradient: ∂L/∂y of the rows.
-        mean, square: Adam's moments of the parameter.
-        trace: L at the hard sequence of each iteration.
-        costs: costs of the evaluations after the first, of rows of ∂L/∂y, and of the output matrix.
-        evaluations: number of evaluations after the first.
-        target: hard sequence whose gradient is needed next.
-        just_evaluated: True if the gradient was evaluated for the coming step, whatever the cache says.
-    """
-
-    key: int
-    positions: list[int]
-    sequence: TokenSequence
-    gradient: Gradient
-    evaluated: dict[tuple[int, ...], Gradient]
-    first_argmax: Int[Tensor, " rows"]
-    sampled: Int[Tensor, " rows"]
-    noise: Float[Tensor, "rows vocab"] | None
-    parameter: Float[Tensor, "rows width"]
-    logits: Float[Tensor, "rows vocab"]
-    onehot_gradient: Float[Tensor, "rows vocab"]
-    mean: Float[Tensor, "rows width"]
-    square: Float[Tensor, "rows width"]
-    trace: list[float] = field(default_factory=list)
-    costs: list[cost.Cost] = field(default_factory=list)
-    evaluations: int = 0
-    target: TokenSequence | None = None
-    just_evaluated: bool = False
-
-    @property
-    def tokens(self) -> list[int]:
-        """Hard tokens of the rows."""
-        return [self.sequence.rollout[position] for position in self.positions]
-
-    def move_to(self, tokens: list[int], caching: bool) -> bool:
-        """Make the sequence with these hard tokens the current one; False if its gradient must be evaluated first."""
-        if self.just_evaluated:
-            self.just_evaluated = False
-            return True
-        if caching and tokens == self.tokens:
-            return True
-        self.target = self.with_tokens(tokens)
-        if not caching or tuple(tokens) not in self.evaluated:
-            return False
-        self._use(self.evaluated[tuple(tokens)])
-        return True
-
-    def add_evaluation(self, gradient: Gradient) -> None:
-        """Use the gradient that was evaluated at the target."""
-        self.costs.append(gradient.cost)
-        self.evaluations += 1
-        self._use(gradient)
-        self.evaluated[tuple(self.tokens)] = gradient
-        self.just_evaluated = True
-
-    def _use(self, gradient: Gradient) -> None:
-        self.sequence = self.target
-        self.gradient = gradient
-        self.onehot_gradient = onehot_gradient([gradient], [self.positions])
-        self.costs.append(row_cost(gradient, len(self.positions)))
-
-    def with_tokens(self, tokens: Sequence[int]) -> TokenSequence:
-        """Return the sequence with these hard tokens at the positions."""
-        rollout = list(self.sequence.rollout)
-        for position, token in zip(self.positions, tokens, strict=True):
-            rollout[position] = token
-        return self.sequence._replace(rollout=rollout)
-
-
-def _hard_tokens(descents: Sequence[_Descent]) -> list[list[int]]:
-    """Return the hard tokens of each descent's rows."""
-    noises = [descent.noise for descent in descents if descent.noise is not None]  # all descents have noise, or none
-    hard = straight_through.hard_tokens(
-        _joined([descent.logits for descent in descents]),
-        _joined([descent.first_argmax for descent in descents]),
-        _joined([descent.sampled for descent in descents]),
-        _joined(noises) if noises else None,
-    )
-    return [part.tolist() for part in hard.split([len(descent.positions) for descent in descents])]
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """Concatenate rows; a single part, which may be [length, vocab], is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _head(policy: Policy, latents: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:

@@ -1,0 +1,65 @@
+"""Overrides of a command line: their spelling, Hydra's grammar, and whether a choice exists."""
+
+import shlex
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import OverrideParseException
+
+from .schema import GROUPS, choices
+
+TRAINED_METHODS = ("sft", "grpo")  # policies of their own, often looked for as methods
+
+
+def written_out(arguments: Sequence[str]) -> list[str]:
+    """Return `--key value`, `--key=value` and `--key` (true) in the spelling of all settings, `key=value`."""
+    overrides, rest = [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--") and "=" not in word:
+            has_value = rest and "=" not in rest[0] and not rest[0].startswith("--")
+            word = f"{word}={rest.pop(0) if has_value else 'true'}"
+        overrides.append(word.removeprefix("--"))
+    return overrides
+
+
+def parse(overrides: Sequence[str], groups: bool = True) -> list[Override]:
+    """Return the overrides read by Hydra's grammar.
+
+    Args:
+        overrides: settings as typed.
+        groups: whether names of groups, such as `task`, stand for choices; otherwise they are ordinary settings.
+
+    Raises:
+        ValueError: one that is no `key=value`, or names a choice that does not exist.
+    """
+    parser, parsed = OverridesParser.create(), []
+    for text in overrides:
+        if "=" not in text or not text[0].isalpha():
+            raise ValueError(f"Use key=value; got {text!r}. ./reproduce.sh TARGET --help lists the settings.")
+        try:
+            (override,) = parser.parse_overrides([text])
+        except OverrideParseException as error:
+            key, _, value = text.partition("=")
+            quoted = shlex.quote(f'{key}="{value}"')
+            raise ValueError(f"the value in {text!r} holds special characters; quote it: {quoted}.") from error
+        if isinstance(override.value(), Glob):
+            raise ValueError(f"a setting must be a value or a list of values; got the pattern {text!r}.")
+        if groups:
+            _check_choice(override)
+        parsed.append(override)
+    return parsed
+
+
+def _check_choice(override: Override) -> None:
+    """Raise ValueError if a group's choice has no file."""
+    group = override.key_or_group
+    if group not in GROUPS:
+        return
+    values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
+    for value in values:
+        if value not in choices(group):
+            trained = group == "method" and value in TRAINED_METHODS
+            hint = " SFT and GRPO are policies of their own: policy=tiny-base-sft method=greedy." if trained else ""
+            raise ValueError(f"{group}/{value} does not exist; valid: {', '.join(choices(group))}.{hint}")
