@@ -119,19 +119,19 @@ def decoded(start: int, tokens: int) -> Reads:
     return one_by_one(start, start + tokens - 1, tokens)
 
 
+def head_flops(size: ModelSize, outputs: int) -> float:
+    """Return the FLOPs of the output matrix or score head at `outputs` positions."""
+    return 2.0 * size.head * outputs
+
+
 def forward_flops(size: ModelSize, reads: Reads) -> float:
     """Return the FLOPs of forward passes."""
-    return 2.0 * size.layers * reads.tokens + 4.0 * size.attention * reads.pairs + 2.0 * size.head * reads.outputs
+    return 2.0 * size.layers * reads.tokens + 4.0 * size.attention * reads.pairs + head_flops(size, reads.outputs)
 
 
 def backward_flops(size: ModelSize, reads: Reads) -> float:
     """Return the FLOPs of backward passes of a frozen model to its input embeddings."""
-    return 2.0 * size.layers * reads.tokens + 8.0 * size.attention * reads.pairs + 2.0 * size.head * reads.outputs
-
-
-def head_flops(size: ModelSize, outputs: int) -> float:
-    """Return the FLOPs of the output matrix or score head at `outputs` positions."""
-    return 2.0 * size.head * outputs
+    return 2.0 * size.layers * reads.tokens + 8.0 * size.attention * reads.pairs + head_flops(size, reads.outputs)
 
 
 def update_flops(size: ModelSize, reads: Reads) -> float:

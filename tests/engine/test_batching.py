@@ -6,7 +6,7 @@ import toys
 
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.dto import likelihood_passes
-from nabla_reasoner.engine import batching, generation
+from nabla_reasoner.engine import batching, continuous_batching
 from nabla_reasoner.models.language_models import BatchLimits
 from nabla_reasoner.types import Problem
 
@@ -81,7 +81,7 @@ def test_solve_short_of_memory_gives_same_answers(monkeypatch: pytest.MonkeyPatc
     gradients, steps = [], []
     limited_pass = small_memory(likelihood_passes.log_likelihoods, 2, gradients)
     monkeypatch.setattr(likelihood_passes, "log_likelihoods", limited_pass)
-    step = generation._Decoder.step
+    step = continuous_batching.ContinuousBatch.step
 
     def limited(self, tokens):
         steps.append(len(self.rows))
@@ -89,7 +89,7 @@ def test_solve_short_of_memory_gives_same_answers(monkeypatch: pytest.MonkeyPatc
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return step(self, tokens)
 
-    monkeypatch.setattr(generation._Decoder, "step", limited)
+    monkeypatch.setattr(continuous_batching.ContinuousBatch, "step", limited)
     with pytest.warns(UserWarning, match="halved"):
         short = method.solve(problems, policy, reward)
     assert max(gradients) > 2

@@ -23,7 +23,8 @@ import torch
 
 from .. import cost
 from ..engine import scoring
-from ..engine.generation import Rollout, TokenPredictions
+from ..engine.continuous_batching import TokenPredictions
+from ..engine.generation import Rollout
 from ..engine.sequences import ModelCaches
 from ..engine.trajectory import shared_seconds
 from ..models.language_models import Policy, RewardModel

@@ -22,7 +22,7 @@ from .. import cost
 from ..dto import equal_kl_moves, gradient_passes, objective
 from ..dto import reference as dto_reference
 from ..engine import numerics, scoring
-from ..engine.generation import TokenPredictions
+from ..engine.continuous_batching import TokenPredictions
 from ..engine.sampling import draw
 from ..engine.sequences import TokenSequence
 from ..models.language_models import Policy, RewardModel

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..dto import gradients, straight_through
 from ..dto.gradients import Gradient
 from ..engine import numerics
-from ..engine.generation import TokenPredictions
+from ..engine.continuous_batching import TokenPredictions
 from ..models.language_models import Policy
 from .settings import NablaSettings
 

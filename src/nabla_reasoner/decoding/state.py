@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..dto.gradients import Gradient
-from ..engine.generation import TokenPredictions
+from ..engine.continuous_batching import TokenPredictions
 from ..engine.sampling import keyed_uniforms
 from ..engine.sequences import TokenSequence
 from ..engine.trajectory import Trajectory, is_finished, search_summary

@@ -18,6 +18,7 @@ from ..dto.batched import DescentStart
 from ..dto.gradients import Gradient
 from ..dto.settings import DTOSettings
 from ..engine import generation, numerics, scoring
+from ..engine.continuous_batching import TokenPredictions
 from ..engine.sampling import Sampling, filtered_probabilities, keyed_uniforms
 from ..engine.sequences import TokenSequence
 from ..models.language_models import Policy, RewardModel
@@ -56,7 +57,7 @@ class Pair(NamedTuple):
 
 def first_rollouts(
     problems: Sequence[Problem], policy: Policy, settings: NablaSettings, seed: int
-) -> list[tuple[list[int], generation.TokenPredictions]]:
+) -> list[tuple[list[int], TokenPredictions]]:
     """Return the first rollouts of ∇-Reasoner (same draws), with the policy's predictions along them."""
     limit = settings.max_new_tokens
     rollouts = generation.sample(

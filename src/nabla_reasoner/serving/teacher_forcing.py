@@ -10,7 +10,7 @@ from torch import Tensor
 from ..cost import Reads, one_pass
 from ..engine import batching, numerics
 from ..engine.cached_forward import read
-from ..engine.generation import TokenPredictions
+from ..engine.continuous_batching import TokenPredictions
 from ..engine.kv_cache import TokenCache
 from ..engine.numerics import NonFiniteError, at_least_float32
 from ..models.language_models import Policy
