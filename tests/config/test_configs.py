@@ -123,7 +123,7 @@ def test_table1_at_paper_scale_equals_paper_grid():
 def test_scale_sets_models_and_command_line_overrides_grid():
     cells = compose.compose_cells(["experiment=table1", "scale=small"])
     assert names(cells, "policy") == {"smollm2"}
-    assert names(cells, "reward") == {"smollm2"}
+    assert names(cells, "reward") == {"smollm2-verifier"}
     narrow = ["task=products", "method=greedy,best_of_n", "seed=5", "num_problems=7"]
     cells = compose.compose_cells(["experiment=table1", *narrow])
     assert len(cells) == 2 * 2

@@ -113,11 +113,20 @@ def test_runs_of_smollm2_are_predicted(tmp_path: Path):
     lines = [json.dumps({"id": str(number), "problem": "1+1", "answer": "2"}) for number in range(8)]
     file.write_text("\n".join(lines), encoding="utf-8")
     rows, compared = documented_smollm2(), 0
-    generated = plans("experiment=table1", "scale=small")
+    old = ("reward=smollm2", "method=" + ",".join(NAMES))  # as these rows were run
+    generated = plans("experiment=table1", "scale=small", "task=products,chain_sum", *old)
     for plan in [
         *generated,
         *plans(
-            "experiment=table1", "scale=small", "task=math500", f"task.path={file}", "num_problems=8", "batch_size=4"
+            *(
+                "experiment=table1",
+                "scale=small",
+                "task=math500",
+                f"task.path={file}",
+                "num_problems=8",
+                "batch_size=4",
+            ),
+            *old,
         ),
     ]:
         row = rows.get((plan.cell.task.name, NAMES[plan.name]))

@@ -54,9 +54,10 @@ def test_recipes_give_the_trainings_that_they_run():
         "tiny-base-grpo (grpo)",
     ]
     assert len(recipe("small")) == 2
-    (grpo,) = recipe("small", "only=[grpo]")
+    (grpo,) = recipe("small", "only=[smollm2-grpo]")
     assert grpo.sequences == 16 * 8
-    assert grpo.adapter == adapter_parameters(grpo.model.size, {"r": 16, "target_modules": "all-linear"})
+    lora = {"r": 2, "target_modules": "all-linear", "layers_to_transform": list(range(12, 30))}
+    assert grpo.adapter == adapter_parameters(grpo.model.size, lora)
 
 
 def test_training_of_tiny_models_takes_about_what_it_took():

@@ -24,6 +24,7 @@ DIFFICULTY = {
     "products": {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
     "gcd": {"min_numbers": 2, "max_numbers": 2, "min_value": 10, "max_value": 299},
     "simple_equations": {"min_terms": 2, "max_terms": 2, "max_value": 60, "operators_weights": [0.5, 0.5, 0.0]},
+    "basic_arithmetic": {"max_terms": 2, "operators": ["+", "-", "*"], "allow_parentheses": False},
 }
 
 

@@ -16,6 +16,7 @@ SETTINGS = {
     "products": {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
     "gcd": {"min_numbers": 2, "max_numbers": 2, "min_value": 10, "max_value": 299},
     "simple_equations": {"min_terms": 2, "max_terms": 2, "max_value": 60, "operators_weights": [0.5, 0.5, 0.0]},
+    "basic_arithmetic": {"max_terms": 2, "operators": ["+", "-", "*"], "allow_parentheses": False},
 }
 
 
@@ -75,6 +76,11 @@ def test_worked_solution_equations_hold_and_end_in_answer(name):
 def test_linear_equations_are_solved_in_two_steps(equation: str, solution: str):
     problem = Problem("1", "q", "a", "simple_equations", {"equation": equation})
     assert worked_solutions.worked_solution(problem) == solution
+
+
+def test_legs_of_a_single_kind_of_animal_are_a_product():
+    problem = Problem("1", "q", "48", "leg_counting", {"animals": {"dog": 12}})
+    assert worked_solutions.worked_solution(problem) == "12*4=48"
 
 
 def test_unseen_families_are_trained_by_the_recipe_of_the_tuned_ones():

@@ -60,18 +60,17 @@ def _tiny(recipe: dict[str, Any], estimate: Estimate) -> list[Training]:
 
 
 def _small(recipe: dict[str, Any], estimate: Estimate) -> list[Training]:
-    """Return the candidates of the reward, and GRPO of the policy if it is asked for."""
+    """Return the rewards' adapters, and the trainings of the policy that are asked for."""
     model = load(recipe["policy"]["path"], classifier=False)
-    adapter = adapter_parameters(model.size, recipe["lora"])
     lengths = _mean([estimate.tasks[task] for task in recipe["tasks"]])
     jobs = []
-    for name, entry in recipe["candidates"].items():
+    for name, entry in recipe["rewards"].items():
         if name in recipe["only"]:
             count = sum(entry["batch"].values())
             job = Training(
                 name=f"adapter of the {name} reward",
                 model=model,
-                adapter=adapter,
+                adapter=adapter_parameters(model.size, entry["lora"]),
                 sequences=count,
                 per_device=count,
                 tokens=lengths.prompt_tokens + lengths.response_tokens,

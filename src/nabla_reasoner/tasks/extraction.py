@@ -9,7 +9,8 @@ A comma between groups of three digits is removed for these tasks: their scorer 
 import functools
 import re
 
-INTEGER_TASKS = frozenset({"chain_sum", "leg_counting", "products"})  # generated tasks that are answered by an integer
+# generated tasks that are answered by an integer
+INTEGER_TASKS = frozenset({"chain_sum", "leg_counting", "products", "gcd", "simple_equations", "basic_arithmetic"})
 
 BOX_OR_BRACE = re.compile(r"\\+f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
 STATEMENT = re.compile(r"\banswer(?:\s+is\b|\s*:)[\s*:]*([^\n]+)", re.IGNORECASE)

@@ -13,10 +13,11 @@ def worked_solution(problem: Problem) -> str:
     """Return the canonical response to a generated problem; the final answer follows the last "=".
 
     chain_sum     "45+67=112;112-30=82"  running totals, left to right
-    leg_counting  "24+78=102;102+44=146" legs of each animal, added up
+    leg_counting  "24+78=102;102+44=146" legs of each animal, added up; of a single one "12*4=48"
     products      "1410+282=1692"        partial products of the second factor's tens and units
     gcd           "84%36=12;36%12=0;gcd=12"  Euclid's algorithm on two numbers, the larger one first
     simple_equations  "50-32=18;18/6=3"  the constant to the other side, then divided by the factor of the unknown
+    basic_arithmetic  "38*7=266"     the expression and its value
 
     Raises:
         ValueError: no canonical solution is defined for the problem's task.
@@ -27,7 +28,11 @@ def worked_solution(problem: Problem) -> str:
     if problem.task == "leg_counting":
         from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
-        legs = [count * ANIMALS[animal] for animal, count in problem.metadata["animals"].items()]
+        animals = problem.metadata["animals"]
+        legs = [count * ANIMALS[animal] for animal, count in animals.items()]
+        if len(animals) == 1:
+            ((animal, count),) = animals.items()
+            return f"{count}*{ANIMALS[animal]}={legs[0]}"
         return _running_totals(legs[0], [("+", number) for number in legs[1:]])
     if problem.task == "products":
         first, second = (int(factor) for factor in problem.metadata["expression"].split(" * "))
@@ -37,10 +42,11 @@ def worked_solution(problem: Problem) -> str:
         return _euclid(*sorted(problem.metadata["numbers"], reverse=True))
     if problem.task == "simple_equations":
         return _solved_equation(problem.metadata["equation"])
+    if problem.task == "basic_arithmetic":
+        return f"{problem.metadata['expression'].replace(' ', '')}={problem.answer}"
     raise ValueError(
-        "a worked solution is defined for chain_sum, leg_counting, products, gcd and simple_equations; got task "
-        f"{problem.task!r}. "
-        "Add its canonical solution to worked_solutions.py."
+        "a worked solution is defined for chain_sum, leg_counting, products, gcd, simple_equations and "
+        f"basic_arithmetic; got task {problem.task!r}. Add its canonical solution to worked_solutions.py."
     )
 
 

@@ -1,16 +1,17 @@
-"""Recipe of the reward of scale=small: a LoRA adapter on the policy's own backbone.
+"""Recipe of scale=small: two rewards as LoRA adapters on the policy's own backbone, and policies improved by training.
+
+    likelihood  the policy tuned on right answers; the reward is the log-likelihood of a response under it
+    verifier    a score head, with the grader's verdict as the label of every token (Cobbe et al., arXiv 2110.14168)
 
 `./reproduce.sh models scale=small` runs it; stages as in configs/train/small.yaml. A likelihood reward trained on our
-terse worked solutions would rank by format. So it is trained on the policy's own graded answers, on wrong ones with the
-result replaced by the right one, and on right ones moved to other training questions. Of the candidates the one with
-the best Best-of-N on validation problems is shipped.
+terse worked solutions would rank by format, so both are trained on the policy's own graded answers.
 """
 
+import functools
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import lightning
 import numpy as np
@@ -19,245 +20,197 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ...engine import scoring
-from ...engine.sampling import Sampling, keyed_uniforms
-from ...evaluation.accuracy import greedy_accuracy, sample_responses
+from ...evaluation.accuracy import greedy_accuracy
 from ...models import conversion
-from ...models.language_models import Policy, RewardModel
+from ...models.language_models import RewardModel
 from ...models.quiet import quiet_libraries
 from ...models.tokenizers import load_tokenizer
-from ...tasks import grading
-from ...types import Problem
-from .. import loop, reward_model
+from .. import loop, verifier
 from ..data import Example, Mixture
-from . import manifest, policy_improvement, tiny
+from ..stages import Stages
+from . import manifest, policy_improvement, small_answers, small_prompts
 from .policy_improvement import Splits
+from .small_answers import Answer
 
-CHUNK = 64  # answers sampled at once
-MOVE_ATTEMPTS = 20  # right answers tried for each training question
-# Candidate name: kind of reward, and whether the policy is its reference.
-CANDIDATES = {"classifier": ("classifier", False), "likelihood": ("likelihood", False), "ratio": ("likelihood", True)}
-
-
-class Answer(NamedTuple):
-    """A response to a problem.
-
-    Attributes:
-        problem: the problem answered.
-        response: text of the response.
-        finished: whether it ended with an end-of-response token.
-        correct: the grader's verdict.
-    """
-
-    problem: Problem
-    response: str
-    finished: bool
-    correct: bool
+KINDS = {"likelihood": "likelihood", "verifier": "classifier"}  # kind of each reward, by its name in the recipe
+DATA = ("seed", "policy", "tasks", "held_out", "samples", "sampling", "max_new_tokens")  # what every stage depends on
 
 
-def make_splits(config: DictConfig) -> Splits:
-    """Generate problems by task and split, with the suffix used in runs; the splits share no held-out question."""
-    return {
-        task: {
-            split: [problem._replace(question=problem.question + config.tasks[task].suffix) for problem in problems]
-            for split, problems in parts.items()
-        }
-        for task, parts in tiny.splits(config).items()
+def train_likelihood(config: DictConfig, data: Splits) -> None:
+    """Tune the policy's adapter on right answers: as sampled, corrected, and moved to other training questions."""
+    answers = small_answers.by_origin(config, data, small_answers.training_answers(config, data))
+    model = _base(config, "likelihood", "CAUSAL_LM")
+    reward = RewardModel(model, load_tokenizer(config.policy.path), "likelihood", "likelihood")
+    batch = config.rewards.likelihood.batch
+    pools = {
+        origin: [small_answers.reward_example(reward, answer, "all") for answer in answers[origin]] for origin in batch
     }
+    training = functools.partial(loop.LanguageModelTraining, vocab_size=reward.strong.vocab_size)
+    _fit(config, "likelihood", model, pools, training)
 
 
-def sample_answers(config: DictConfig, problems: Sequence[Problem], count: int, stage: str) -> list[Answer]:
-    """Sample `count` answers of the policy to each problem and grade them; a file keeps them for a resumed run."""
-    path = Path(config.work_folder, f"{stage}.jsonl")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    repeated = [problem for problem in problems for _ in range(count)]
-    if any(row[0] != problem.id for row, problem in zip(rows, repeated, strict=False)):
-        raise ValueError(f"{path} must hold answers to the same questions; it holds others. Delete it.")
-    if len(rows) < len(repeated):
-        policy = Policy.from_pretrained(config.policy.path, device=config.device)
-    for start in range(len(rows), len(repeated), CHUNK):
-        chunk = repeated[start : start + CHUNK]
-        noise = [
-            keyed_uniforms(config.seed, problem.id, 0, f"{stage} {(start + i) % count}", config.max_new_tokens)
-            for i, problem in enumerate(chunk)
-        ]
-        rollouts = sample_responses(policy, chunk, noise, Sampling(**config.sampling), config.max_new_tokens)
-        new_rows = [
-            [problem.id, policy.decode(rollout.token_ids), rollout.finished]
-            for problem, rollout in zip(chunk, rollouts, strict=True)
-        ]
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in new_rows))
-        rows += new_rows
-        print(f"{stage}: {len(rows)} of {len(repeated)} answers", flush=True)
-    return [
-        Answer(problem, text, finished, grading.grade(problem, text, finished).correct)
-        for problem, (_, text, finished) in zip(repeated, rows, strict=False)
-    ]
+def train_verifier(config: DictConfig, data: Splits) -> None:
+    """Train the verifier's adapter and score head on all sampled answers."""
+    answers = small_answers.training_answers(config, data)
+    model = _base(config, "verifier", "SEQ_CLS")
+    tokenizer = load_tokenizer(config.policy.path)
+    reward = RewardModel(model, tokenizer, "verifier", "classifier")
+    pools: dict[str, list[Example]] = {task: [] for task in data}
+    for answer in answers:
+        task = answer.problem.task
+        pools[task].append(small_answers.reward_example(reward, answer, task))
+    weight = config.rewards.verifier.language_weight
+    training = functools.partial(verifier.VerifierTraining, language_weight=weight, checkpoints={}, tokenizer=tokenizer)
+    _fit(config, "verifier", model, pools, training)
 
 
-def corrected(answer: Answer) -> Answer | None:
-    """Return a wrong answer with its result replaced by the right one; None if it states no integer."""
-    stated = grading.extract_answer(answer.response, answer.problem.task, answer.finished)
-    if answer.correct or not answer.finished or stated is None or not re.fullmatch(r"-?\d+", stated):
-        return None
-    text = re.sub(rf"(?<![\d.]){re.escape(stated)}(?![\d.]*\d)", answer.problem.answer, answer.response)
-    changed = answer._replace(response=text, correct=grading.grade(answer.problem, text).correct)
-    return changed if changed.correct else None
+def _base(config: DictConfig, name: str, task_type: str) -> torch.nn.Module:
+    """Return the policy's backbone, with a score head of zeros for a classifier; seeds the training."""
+    lightning.seed_everything(config.rewards[name].seed, verbose=False)
+    if task_type == "SEQ_CLS":
+        return verifier.from_language_model(config.policy.path)
+    return conversion.load_base(config.policy.path, task_type)
 
 
-def moved(answer: Answer, other: Problem) -> Answer | None:
-    """Return a right answer moved to another question of its task; None if it has numbers of unknown origin."""
-    old, new = answer.problem.metadata["expression"], other.metadata["expression"]
-    if not answer.correct or re.sub(r"\d+", "", old) != re.sub(r"\d+", "", new):
-        return None
-    old_numbers = [*re.findall(r"\d+", old), answer.problem.answer]
-    replacements = dict(zip(old_numbers, [*re.findall(r"\d+", new), other.answer], strict=True))
-    number = r"-?\d+" if answer.problem.answer.startswith("-") else r"\d+"
-    is_ambiguous = len(replacements) < len(old_numbers)
-    if is_ambiguous or not set(re.findall(number, answer.response)) <= set(replacements):
-        return None
-    text = re.sub(number, lambda match: replacements[match[0]], answer.response)
-    changed = Answer(other, text, True, grading.grade(other, text).correct)
-    return changed if changed.correct else None
+def _fit(
+    config: DictConfig,
+    name: str,
+    base: torch.nn.Module,
+    pools: dict[str, list[Example]],
+    training: Callable[..., loop.Training],
+) -> None:
+    """Train an adapter on a model, and write it in half precision into the reward's folder.
 
-
-def reward_example(reward: RewardModel, answer: Answer) -> Example:
-    """Return an answer as a training sequence in the reward model's format; its last label is the grade."""
-    prompt = reward.prompt_ids(answer.problem.messages)
-    text = reward.tokenizer.encode(answer.response, add_special_tokens=False)
-    response = [*text, reward.eos_ids[0], *reward.suffix_ids]
-    labels = [0.0] * (len(response) - 1) + [float(answer.correct)]
-    return Example("all", prompt, response, labels)
-
-
-def training_answers(config: DictConfig, data: Splits) -> dict[str, list[Answer]]:
-    """Return training answers by origin: right and wrong as sampled, corrected, and moved to other questions."""
-    answers: dict[str, list[Answer]] = {"right": [], "wrong": [], "corrected": [], "moved": []}
-    generator = np.random.default_rng(config.seed)
-    for task, parts in data.items():
-        questions = parts["train"][: config.samples.questions]
-        sampled = sample_answers(config, questions, config.samples.per_question, f"train-{task}")
-        right = [answer for answer in sampled if answer.correct]
-        answers["right"] += right
-        answers["wrong"] += [answer for answer in sampled if not answer.correct]
-        answers["corrected"] += [changed for answer in sampled if (changed := corrected(answer))]
-        for other in parts["train"]:
-            attempts = (moved(right[i], other) for i in generator.permutation(len(right))[:MOVE_ATTEMPTS])
-            answers["moved"] += [changed for changed in attempts if changed][:1]
-    return answers
-
-
-def train_candidate(config: DictConfig, name: str, answers: dict[str, list[Answer]]) -> None:
-    """Train one candidate's adapter and write it, in half precision, into the work folder."""
-    recipe = config.candidates[name]
-    lightning.seed_everything(recipe.seed, verbose=False)
-    task_type = "SEQ_CLS" if name == "classifier" else "CAUSAL_LM"
-    base = conversion.load_base(config.policy.path, task_type)
-    reward = RewardModel(base, load_tokenizer(config.policy.path), name, name)
-    examples = {origin: [reward_example(reward, answer) for answer in answers[origin]] for origin in recipe.batch}
-    sizes = {origin: len(pool) for origin, pool in examples.items()}
+    Args:
+        pools: examples by group of the recipe's `batch`.
+        training: makes the training from model and schedule.
+    """
+    recipe = config.rewards[name]
+    sizes = {group: len(pool) for group, pool in pools.items()}
     print(f"{name}: training answers {sizes}", flush=True)
-    if not all(examples.values()):
-        raise ValueError("every origin in a batch must have answers; one has none. Raise samples.questions.")
-    lora = OmegaConf.to_container(config.lora)
-    wrapped = peft.get_peft_model(base, peft.LoraConfig(task_type=task_type, **lora))
+    task_type = "SEQ_CLS" if KINDS[name] == "classifier" else "CAUSAL_LM"
+    settings = OmegaConf.to_container(recipe.lora, resolve=True)
+    wrapped = peft.get_peft_model(base, peft.LoraConfig(task_type=task_type, **settings))
     model = wrapped.get_base_model()  # the same layers without peft's wrapper: `base_model` is the backbone again
-    schedule = loop.Schedule(**recipe.schedule)
+    identity = {"recipe": OmegaConf.to_container(recipe, resolve=True), "answers": sizes, "start": config.policy.path}
     loop.fit(
-        reward_model.RewardTraining(model, schedule, process_weight=0.0)
-        if name == "classifier"
-        else loop.LanguageModelTraining(model, schedule, reward.strong.vocab_size),
-        Mixture(examples, dict(recipe.batch), recipe.seed),
+        training(model, loop.Schedule(**recipe.schedule)),
+        Mixture(pools, dict(recipe.batch), recipe.seed),
         device=config.device,
-        folder=config.work_folder,
+        folder=str(Path(config.work_folder, name)),
         name=name,
-        identity=OmegaConf.to_container(recipe),
+        identity=identity,
+        interval=recipe.every,
     )
     folder = adapter_folder(config, name)
     wrapped.eval().to(torch.float16).save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
-    loop.discard_checkpoint(config.work_folder, name)
+    (folder / "manifest.json").unlink(missing_ok=True)  # of the adapter that was here before
+    loop.discard_checkpoint(str(Path(config.work_folder, name)), name)
 
 
 def adapter_folder(config: DictConfig, name: str) -> Path:
-    """Return the folder of a candidate's adapter before one of them is chosen."""
-    return Path(config.work_folder, f"{name}-adapter")
+    """Return the folder of a reward's adapter."""
+    return Path(config.folder, config.rewards[name].folder)
 
 
-def load_candidate(config: DictConfig, name: str) -> RewardModel:
-    """Load a candidate as runs do: merged into a plain folder, the ratio with the policy as its reference."""
-    kind, has_reference = CANDIDATES[name]
-    folder = Path(config.work_folder, f"{kind}-merged")
-    conversion.merge(str(folder), base=config.policy.path, adapter=str(adapter_folder(config, kind)))
-    return RewardModel.from_pretrained(str(folder), kind=kind, reference=config.policy.path if has_reference else None)
+def load_reward(config: DictConfig, name: str) -> RewardModel:
+    """Load a reward as runs do: merged into a plain folder."""
+    folder = Path(config.work_folder, f"{name}-merged")
+    conversion.merge(str(folder), base=config.policy.path, adapter=str(adapter_folder(config, name)))
+    return RewardModel.from_pretrained(str(folder), kind=KINDS[name], device=config.device)
 
 
-def measure(reward: RewardModel, answers: Sequence[Answer], count: int) -> dict[str, float]:
-    """Return the quality of a reward on `count` answers to each of some problems; percent, and AUC in [0, 1].
+def quality(reward: RewardModel, answers: Sequence[Answer], count: int) -> dict[str, float]:
+    """Return how well a reward ranks `count` answers to each of some problems: percentages, and AUC in [0, 1].
 
-    `auc_within` compares right with wrong answers to the same problem only, as a search does.
+    `auc_within` compares right with wrong answers to the same problem only, as a search does. `token_auc` is that of
+    the rewards of all beginnings against the verdict on the response.
     """
-    prompts = [reward.prompt_ids(answer.problem.messages) for answer in answers]
-    responses = [reward.tokenizer.encode(answer.response, add_special_tokens=False) for answer in answers]
+    problems = [answer.problem for answer in answers]
+    prompts = [reward.prompt_ids(problem.messages) for problem in problems]
+    responses = [answer.token_ids for answer in answers]
     scores = np.array(scoring.rewards(reward, prompts, responses)[0]).reshape(-1, count)
-    correct = np.array([answer.correct for answer in answers]).reshape(-1, count)
+    correct = np.array([answer.correct for answer in answers])
     result = {
         "num_problems": len(scores),
-        **manifest.selection_quality(scores, correct),
-        "auc_within": manifest.auc_within(scores, correct),
+        **manifest.selection_quality(scores, correct.reshape(-1, count)),
+        "auc_within": manifest.auc_within(scores, correct.reshape(-1, count)),
+        "token_auc": manifest.token_auc(reward, problems, responses, correct),
     }
     return {name: round(float(value), 3) for name, value in result.items()}
 
 
-def choose(config: DictConfig, data: Splits) -> None:
-    """Measure the candidates on validation problems and ship the one with the best mean Best-of-N."""
+def measure(config: DictConfig, data: Splits) -> None:
+    """Measure the rewards on the policy's answers to validation questions; write manifest.json beside each adapter."""
     count = config.validation.per_question
+    answers = small_answers.validation_answers(config, data)
+    for name in config.rewards:
+        if not (adapter_folder(config, name) / "adapter_model.safetensors").is_file():
+            print(f"{name}: no adapter in {adapter_folder(config, name)}", flush=True)
+            continue
+        reward = load_reward(config, name)
+        results = {task: quality(reward, part, count) for task, part in answers.items()}
+        content = {
+            "made_by": "./reproduce.sh models scale=small",
+            "shipped": KINDS[name],
+            "measured_on": f"{config.validation.questions} validation problems per task, {count} samples each",
+            "validation": results,
+            **_greedy(config, reward, data),
+            "recipe": OmegaConf.to_container(config.rewards[name], resolve=True),
+            **{key: OmegaConf.to_container(config[key], resolve=True) for key in ("tasks", "samples", "sampling")},
+        }
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        (adapter_folder(config, name) / "manifest.json").write_text(text, encoding="utf-8")
+        print(name, json.dumps(results), flush=True)
+
+
+def _greedy(config: DictConfig, reward: RewardModel, data: Splits) -> Mapping[str, Any]:
+    """Return the greedy accuracy of a likelihood reward's own model on the validation problems, in percent."""
+    if reward.strong is None:
+        return {}
     problems_of = {task: parts["validation"][: config.validation.questions] for task, parts in data.items()}
-    sampled = {
-        task: sample_answers(config, problems, count, f"validation-{task}") for task, problems in problems_of.items()
+    return {
+        "judge_greedy_accuracy": {  # the key in the shipped file
+            task: round(greedy_accuracy(reward.strong, problems, config.max_new_tokens), 1)
+            for task, problems in problems_of.items()
+        }
     }
-    results, likelihood_accuracy = {}, {}
-    for name, (kind, _) in CANDIDATES.items():
-        if (adapter_folder(config, kind) / "adapter_config.json").is_file():
-            reward = load_candidate(config, name)
-            results[name] = {task: measure(reward, answers, count) for task, answers in sampled.items()}
-            print(name, json.dumps(results[name]), flush=True)
-            if name == "likelihood":
-                likelihood_accuracy = {
-                    task: round(greedy_accuracy(reward.strong, problems, config.max_new_tokens), 1)
-                    for task, problems in problems_of.items()
-                }
-    best = max(results, key=lambda name: np.mean([row[f"best_of_{count}"] for row in results[name].values()]))
-    folder, source = Path(config.folder), adapter_folder(config, CANDIDATES[best][0])
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in ("adapter_model.safetensors", "adapter_config.json"):
-        (folder / file).write_bytes((source / file).read_bytes())
-    content = {
-        "made_by": "./reproduce.sh models scale=small",
-        "shipped": best,
-        "measured_on": f"{config.validation.questions} validation problems per task, {count} samples each",
-        "candidates": results,
-        "judge_greedy_accuracy": likelihood_accuracy,  # the key in the shipped file
-        "recipe": OmegaConf.to_container(config, resolve=True),
+
+
+def stages_of(config: DictConfig, data: Splits) -> dict[str, Callable[[], object]]:
+    """Return what each stage runs, in order.
+
+    Raises:
+        ValueError: `only` names a stage that does not exist.
+    """
+    stages: dict[str, Callable[[], object]] = {
+        "prompts": functools.partial(small_prompts.compare, config),
+        "samples": functools.partial(small_answers.training_answers, config, data),
+        "likelihood": functools.partial(train_likelihood, config, data),
+        "verifier": functools.partial(train_verifier, config, data),
+        "measure": functools.partial(measure, config, data),
     }
-    (folder / "manifest.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"shipped {best} in {folder}; set configs/reward/smollm2.yaml accordingly")
+    for name in config.improved:
+        stages[name] = functools.partial(policy_improvement.improve, config, name, data)
+    for name in config.only:
+        if name not in stages:
+            raise ValueError(f"only must name stages among {', '.join(stages)}; got {name!r}.")
+    return stages
 
 
 @quiet_libraries()
 def train(config: DictConfig) -> None:
-    """Run the stages named in `only`, in their order."""
+    """Run the stages named in `only`, in their order; a stopped command goes on with the stage that was running."""
     torch.set_num_threads(config.threads)
     package = {key: value for key, value in config.policy.prepare.items() if key != "_target_"}
     conversion.unpack(**package)
-    data = make_splits(config)
-    if {"samples", "classifier", "likelihood"} & set(config.only):
-        answers = training_answers(config, data)
-    for name in ("classifier", "likelihood"):
-        if name in config.only:
-            train_candidate(config, name, answers)
-    if "grpo" in config.only:
-        policy_improvement.improve(config, "grpo", data)
-    if "choose" in config.only:
-        choose(config, data)
+    settings = OmegaConf.to_container(config, resolve=True)
+    stages = Stages(Path(config.work_folder, "stages.json"), {key: settings[key] for key in DATA})
+    for name, stage in stages_of(config, small_answers.make_splits(config)).items():
+        recipe = [settings[key].get(name) for key in ("rewards", "improved")]
+        recipe.append(settings["improvement"] if name in settings["improved"] else settings["prompts"])
+        if name in config.only and stages.should_run(name, recipe):
+            stage()
+            stages.note_finished(name, recipe)
+    stages.end()

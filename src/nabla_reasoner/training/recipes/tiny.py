@@ -40,7 +40,7 @@ def splits(config: DictConfig) -> Splits:
     result = {}
     for task, details in config.tasks.items():
         sizes = {"test": config.held_out.test, "validation": config.held_out.validation, "train": details.train}
-        settings = dict(details.settings)
+        settings = OmegaConf.to_container(details.settings)
         held_out: set[str] = set()
         result[task] = {}
         for split, size in sizes.items():
