@@ -261,8 +261,8 @@ def test_recipe_and_runs_share_tasks_and_sampling():
     assert set(scale["grid"]["reward"].split(",")) == {"smollm2", "smollm2-verifier"}
 
 
-@pytest.mark.skipif(not CHOSEN.is_file(), reason="the stage `prompts` was not run yet")
-def test_recipe_has_the_chosen_prompts():
+@pytest.mark.xfail(strict=True, reason="one of 14 candidates fits; two tasks are still to be found")
+def test_every_task_of_the_recipe_is_chosen():
     recipe = yaml.safe_load((ROOT / "configs/train/small.yaml").read_text(encoding="utf-8"))
     rows = pd.read_csv(CHOSEN, keep_default_na=False)
     chosen = {row.task: (json.loads(row.difficulty), row.suffix) for row in rows[rows.chosen].itertuples()}

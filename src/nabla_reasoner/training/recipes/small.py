@@ -207,10 +207,10 @@ def train(config: DictConfig) -> None:
     conversion.unpack(**package)
     settings = OmegaConf.to_container(config, resolve=True)
     stages = Stages(Path(config.work_folder, "stages.json"), {key: settings[key] for key in DATA})
+    improved = {name: [entry, settings["improvement"]] for name, entry in settings["improved"].items()}
+    own = {"prompts": settings["prompts"], **settings["rewards"], **improved}  # settings of single stages
     for name, stage in stages_of(config, small_answers.make_splits(config)).items():
-        recipe = [settings[key].get(name) for key in ("rewards", "improved")]
-        recipe.append(settings["improvement"] if name in settings["improved"] else settings["prompts"])
-        if name in config.only and stages.should_run(name, recipe):
+        if name in config.only and stages.should_run(name, own.get(name)):
             stage()
-            stages.note_finished(name, recipe)
+            stages.note_finished(name, own.get(name))
     stages.end()
