@@ -40,6 +40,7 @@ JUDGED = {  # of the likelihood reward's own table
 }
 GRPO = {"best_of_n": "GRPO + Best-of-8", "nabla_reasoner_prefix": "GRPO + ∇-Reasoner, prefix form"}
 REWARDS = ("likelihood-weak", "likelihood-medium", "likelihood", "classifier")
+UNSEEN = ("gcd", "simple_equations")  # tasks of scale=unseen
 VERIFIERS = {
     "verifier-implicit-300": "log-ratio, 300 steps",
     "verifier-implicit-700": "log-ratio, 700 steps",
@@ -85,6 +86,8 @@ SETTINGS = {  # of docs/ablations.md
     **{f"passes_4, N_max {n}": f"up to 4 passes, N_max {n}" for n in (2, 4, 8, 16, 32)},
     "all_rows": "all rows updated",
     "without_caching": "gradients not cached",
+    "variant_release": "`variant=release`",
+    "variant_paper": "`variant=paper`",
 }
 MOVES = {
     "gradient": "DTO",
@@ -177,6 +180,27 @@ def paired(rows: Rows) -> Iterator[str]:
                 form = "prefix" if method.endswith("prefix") else "outcome"
                 label = LABELS[baseline].replace("**", "")
                 yield line(f"{form} form, {policy}: {label}", "as run" if matched_on == "rollouts" else "FLOPs", *cells)
+
+
+def unseen(rows: Rows) -> Iterator[str]:
+    """Accuracy, interval and FLOPs ratio on the tasks for which nothing was chosen."""
+    for method, label in LABELS.items():
+        if method not in ("sft", "grpo"):
+            cells = [cell_text(rows, "unseen-base", task, method, "table1_unseen") for task in UNSEEN]
+            yield line(label, *cells)
+
+
+def unseen_paired(rows: Rows) -> Iterator[str]:
+    compared = {
+        "prefix": ("best_of_n", "tree_of_thoughts", "guided_decoding_gradient", "nabla_reasoner"),
+        "outcome": ("best_of_n", "nabla_without_gradient"),
+    }
+    for form, baselines in compared.items():
+        method = "nabla_reasoner_prefix" if form == "prefix" else "nabla_reasoner"
+        for baseline in baselines:
+            names = {"method": method, "baseline": baseline, "matched_on": "rollouts"}
+            cells = [difference(one(rows["comparisons_unseen"], task=task, **names)) for task in UNSEEN]
+            yield line(f"{form} form: {LABELS[baseline].replace('**', '')}", *cells)
 
 
 def values_of(rows: Rows, reward: str, policy: str, method: str) -> str:
@@ -406,7 +430,10 @@ def profile_table(rows: Rows) -> Iterator[str]:
 
 TABLES = {
     "README.md": (readme_table,),
-    "docs/results.md": (table1, paired, table2, judged, verifiers, true_steps, selectors, training, table3),
+    "docs/results.md": (
+        *(table1, paired, table2, judged, verifiers, true_steps, selectors, training, table3),
+        *(unseen, unseen_paired),
+    ),
     "docs/deviations.md": (step_table,),
     "docs/models.md": (policies_table, rewards_table, improved_table),
     "docs/ablations.md": (ablation_table, forms_table, movement_table, right_token_table),
