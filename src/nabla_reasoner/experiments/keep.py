@@ -22,7 +22,7 @@ from ..evaluation.records import read_records
 from .command import DONE, FAILED, Command
 
 GALLERY = data_folder() / "figures"
-FREE = ("keep", "docs", "results_dir", "wandb", "overwrite", "recompute")  # settings that change no result
+FREE = ("keep", "docs", "results_dir", "wandb", "workers", "overwrite", "recompute")  # settings that change no result
 OWN = ("report", "figures")  # targets that keep what other targets made, by themselves
 
 
