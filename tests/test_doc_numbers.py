@@ -40,6 +40,7 @@ JUDGED = {  # of the likelihood reward's own table
 }
 GRPO = {"best_of_n": "GRPO + Best-of-8", "nabla_reasoner_prefix": "GRPO + ∇-Reasoner, prefix form"}
 REWARDS = ("likelihood-weak", "likelihood-medium", "likelihood", "classifier")
+OUTCOME = "nabla_reasoner"
 UNSEEN = ("gcd", "simple_equations")  # tasks of scale=unseen
 VERIFIERS = {
     "verifier-implicit-300": "log-ratio, 300 steps",
@@ -201,6 +202,21 @@ def unseen_paired(rows: Rows) -> Iterator[str]:
             names = {"method": method, "baseline": baseline, "matched_on": "rollouts"}
             cells = [difference(one(rows["comparisons_unseen"], task=task, **names)) for task in UNSEEN]
             yield line(f"{form} form: {LABELS[baseline].replace('**', '')}", *cells)
+
+
+def unseen_story(rows: Rows) -> str:
+    """The sentence on the tasks for which nothing was chosen."""
+    table = rows["comparisons_unseen"]
+    own = table[(table.baseline == "best_of_n") & (table.matched_on == "rollouts")].set_index(["method", "task"])
+    flops = rows["table1_unseen"].set_index(["method", "task"]).flops
+    gains, losses = ([own.difference[name, task] for task in UNSEEN] for name in ("nabla_reasoner_prefix", OUTCOME))
+    ratios = [flops["nabla_reasoner_prefix", task] / flops["best_of_n", task] for task in UNSEEN]
+    assert all(own.verdict["nabla_reasoner_prefix", task] == "better" for task in UNSEEN)
+    return (
+        f"On `gcd` and `simple_equations` the prefix form is {gains[0]:.1f} and {gains[1]:.1f} points better than "
+        f"Best-of-8, at {ratios[0]:.2f} and {ratios[1]:.2f} of its FLOPs. The outcome form is {-losses[0]:.1f} and "
+        f"{-losses[1]:.1f} points below it."
+    )
 
 
 def values_of(rows: Rows, reward: str, policy: str, method: str) -> str:
@@ -496,14 +512,18 @@ def story(rows: Rows) -> Iterator[str]:
         f"In {verdicts(guided, NO_DIFFERENCE)} cells no difference to the prefix form is shown, at "
         f"{ranged(ratios, '.2f')} of Best-of-8's FLOPs."
     )
+    accuracy = rows["table1"].set_index(["policy", "task", "method"]).accuracy
+    apart = (accuracy.xs("guided_decoding", level=2) - accuracy.xs("guided_decoding_gradient", level=2)).abs().max()
     yield (
         "Exact scores of the 16 tokens at each uncertain position take "
-        f"{ranged(flops_ratios(rows, 'guided_decoding'), '.2f')} of Best-of-8's FLOPs."
+        f"{ranged(flops_ratios(rows, 'guided_decoding'), '.2f')} of Best-of-8's FLOPs. Accuracies differ by at most "
+        f"{apart:.1f} points."
     )
 
 
 def results_sentences(rows: Rows) -> Iterator[str]:
     yield from story(rows)
+    yield unseen_story(rows)
     rejected = rows["table3"]
     best = rejected[rejected.policy.isin(POLICIES) & (rejected.method == "best_of_n")]
     assert (abs(best.rejected - best.by_chance) < 1).all()
