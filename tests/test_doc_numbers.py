@@ -537,8 +537,7 @@ def results_sentences(rows: Rows) -> Iterator[str]:
     assert (abs(best.rejected - best.by_chance) < 1).all()
     yield "is within a point of Best-of-8's."
     released = rejected[(rejected.variant == "release") & rejected.rejected.notna()]
-    assert set(released.rejected) == {0}
-    yield "the rate is 0 in every cell"
+    yield f"Under the released acceptance test it is {ranged(released.rejected)} %."
     cases = rows["walkthrough_cases"]
     right = int(cases.right_after.sum())
     shown = cases[cases.found & cases.true_steps].iloc[0]
@@ -686,15 +685,9 @@ def plain(text: str) -> str:
     return text.replace("**", "")
 
 
-def lines_of(name: str, make: Callable[[Rows], Iterator[str]]) -> list[str]:
-    lines = page(name).splitlines()
-    # which differences of Table 2 are bold rests on comparisons that are not kept
-    return list(map(plain, lines)) if make is table2 else lines
-
-
 @pytest.mark.parametrize(("name", "make"), [(name, make) for name, makers in TABLES.items() for make in makers])
 def test_table_rows_are_those_of_the_data(name: str, make: Callable[[Rows], Iterator[str]], rows: Rows):
-    lines = lines_of(name, make)
+    lines = page(name).splitlines()
     missing = [expected for expected in make(rows) if expected not in lines]
     assert not missing, f"{name} must have these lines:\n" + "\n".join(missing)
 
@@ -727,7 +720,7 @@ def test_every_line_of_readmes_results_comes_from_the_data(rows: Rows):
     [
         ("table1", "accuracy", {"policy": "tiny-base", "task": "chain_sum", "method": "greedy"}, ("README.md", table1)),
         ("table1", "flops", {"policy": "tiny-instruct", "task": "products", "method": "nabla_reasoner"}, (table1,)),
-        ("comparisons", "ci_low", {"method": "nabla_reasoner", "baseline": "rap"}, (paired,)),
+        ("comparisons", "ci_low", {"method": "nabla_reasoner", "baseline": "greedy"}, (paired,)),
         ("table2", "accuracy", {"reward": "classifier", "method": "best_of_n"}, (table2,)),
         ("table3", "rejected", {"method": "best_of_n"}, (table3,)),
         ("ablations", "difference", {"setting": "past_only", "task": "all"}, (ablation_table, ablation_sentences)),
