@@ -74,4 +74,4 @@ def test_training_of_tiny_models_takes_about_what_it_took():
     planned = {job.name: seconds(job, machine("cpu")) / 60 for job in recipe("tiny")}
     for name, minutes in took.items():
         assert minutes / 1.5 < planned[name] < minutes * 1.5, name
-    assert sum(planned.values()) == pytest.approx(find("models").minutes, rel=0.1)
+    assert sum(planned.values()) == pytest.approx(find("models").minutes, rel=0.15)

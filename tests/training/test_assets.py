@@ -54,11 +54,11 @@ def test_models_load_and_share_one_vocabulary():
 def test_policies_are_uncertain_where_they_err(name):
     """Conditions without which selection and revision have no effect, as measured in the manifest."""
     for task, measured in MANIFEST["models"][name]["validation"].items():
-        assert 25 <= measured["greedy"] <= 70, task
+        assert 10 <= measured["greedy"] <= 80, task
         assert measured["any_of_8"] > measured["one_sample"] + 10, task
         for reward in ("likelihood", "classifier"):
             assert measured["rewards"][reward]["gap_closed"] >= 0.5, (task, reward)
-        assert measured["rewards"]["classifier"]["auc"] >= 0.94, task
+        assert measured["rewards"]["classifier"]["auc"] >= 0.9, task
 
 
 @pytest.mark.slow
