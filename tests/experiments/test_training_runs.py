@@ -104,7 +104,8 @@ def test_error_of_wandb_is_one_warning(tmp_path: Path, monkeypatch: pytest.Monke
     (logger,) = wandb_training.loggers("offline", "tiny")("toy", str(tmp_path), {})
     for step in range(3):
         logger.log_metrics({"train/loss": 1.0}, step)
-    logger.finalize("success")
+    assert isinstance(logger, wandb_training.TrainingRun)
+    logger.end()
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
         "warning: curves not copied to W&B any more (OSError: [Errno 28] No space left on device); "

@@ -53,9 +53,12 @@ class TrainingRun(Logger):
         self._try("samples", lambda run: run.log_text(key, **table, step=step))
 
     def finalize(self, status: str) -> None:
+        """Keep the run open: Lightning also calls this after the validation before a training."""
+
+    def end(self) -> None:
         """End the run, so that a later training of this process opens its own."""
         if self._run is not None:
-            self._try("the end", lambda run: run.experiment.finish(exit_code=0 if status == "success" else 1))
+            self._try("the end", lambda run: run.experiment.finish())
         self._run = None
 
     def _try(self, kind: str, act: Callable[[WandbLogger], object]) -> None:
@@ -81,11 +84,16 @@ def loggers(mode: str, scale: str) -> Callable[[str, str, Mapping[str, Any]], li
         scale: a tag, and part of each run's name.
     """
 
+    started: list[TrainingRun] = []  # at most one; wandb ends the last one when Python exits
+
     def make(name: str, folder: str, identity: Mapping[str, Any]) -> list[Logger]:
         if mode == "disabled":
             return []
+        while started:
+            started.pop().end()
         run_id = wandb_log.identity(["models", scale, name], dict(identity))
-        return [TrainingRun(lambda: _connect(mode, scale, name, run_id, folder), folder)]
+        started.append(TrainingRun(lambda: _connect(mode, scale, name, run_id, folder), folder))
+        return list(started)
 
     return make
 
