@@ -22,7 +22,7 @@ from nabla_reasoner.config.schema import choices
 from nabla_reasoner.decoding import state
 from nabla_reasoner.engine.sampling import keyed_uniforms
 
-PROBLEMS = [Problem(f"p{number}", "+".join("7" * (number % 4 + 1)) + "=?", None, "free") for number in range(8)]
+PROBLEMS = [Problem(f"p{number}", "+".join("7" * (number % 4 + 1)) + "=?", None, "free") for number in range(9)]
 METHODS = [name for name in choices("method") if name != "tpo"]  # its critiques exceed a toy model's context
 
 DRAWING = (
@@ -39,7 +39,7 @@ DRAWING = (
 
 def results(method: str, problems: list[Problem], batch_size: int) -> dict[str, tuple]:
     """Token ids, outcome counts and decoded tokens by problem."""
-    (cell,) = compose_cells([f"method={method}", "max_new_tokens=4", "scale=tiny"])
+    (cell,) = compose_cells([f"method={method}", "max_new_tokens=6", "scale=tiny"])
     policy, reward = toys.policy(), toys.reward()
     solved = {}
     for start in range(0, len(problems), batch_size):

@@ -119,6 +119,17 @@ def test_report_keeps_what_is_complete_and_names_the_rest(tmp_path: Path, galler
     assert "data/bench.csv" not in files(gallery)
 
 
+def test_report_keeps_the_rows_of_its_own_scale(tmp_path: Path, gallery: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(keep, "_cell_gaps", lambda target, results, scale: [] if scale == "unseen" else ["not run"])
+    folder = tmp_path / "unseen" / "table1"
+    folder.mkdir(parents=True)
+    for name in ("table.csv", "comparisons.csv"):
+        (folder / name).write_text("x\n", encoding="utf-8")
+    ppo_run(tmp_path)
+    assert keep.keep_complete(tmp_path, [find("table1"), find("ppo")], "unseen") == []
+    assert files(gallery) == {"data/table1_unseen.csv", "data/comparisons_unseen.csv"}, "ppo has no scales"
+
+
 @pytest.mark.parametrize("complete", [True, False])
 def test_drawn_figures_are_kept_with_complete_rows_only(tmp_path: Path, gallery: Path, monkeypatch, complete: bool):
     ppo_run(tmp_path / "results")

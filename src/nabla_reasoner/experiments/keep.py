@@ -31,15 +31,20 @@ def asked(command: Command) -> bool:
     return any(word.lower() == "keep=true" for word in command.overrides)
 
 
-def scale_of(words: Sequence[str]) -> str:
-    """Return the scale of a command line."""
-    return next((word.removeprefix("scale=") for word in reversed(words) if word.startswith("scale=")), "tiny")
+def setting(command: Command, name: str, default: str) -> str:
+    """Return a setting as it was typed last, without quotes; the default if it was not."""
+    words = [word.partition("=")[2] for word in command.overrides if word.startswith(f"{name}=")]
+    return words[-1].strip("'\"") if words else default
+
+
+def scale_of(command: Command) -> str:
+    """Return the scale."""
+    return setting(command, "scale", "tiny")
 
 
 def results_folder(command: Command) -> Path:
     """Return the folder of all results."""
-    words = [word.removeprefix("results_dir=") for word in command.overrides if word.startswith("results_dir=")]
-    return Path(words[-1].strip("'\"") if words else "results")
+    return Path(setting(command, "results_dir", "results"))
 
 
 def check(command: Command) -> None:
@@ -63,7 +68,7 @@ def check(command: Command) -> None:
             "Leave these out, or leave out keep=true: the results then stay in results_dir."
         )
     if target.name not in OWN:
-        scale = scale_of(command.overrides)
+        scale = scale_of(command)
         found = [gap for name in target.reads for gap in gaps(find(name), results_folder(command), scale)]
         if found:
             raise ValueError(f"keep=true needs complete results; got: {'; '.join(found)}.")
@@ -79,7 +84,7 @@ def finish(command: Command, status: int) -> int:
             return status
         print("Nothing was copied to figures/: that takes keep=true and a complete run of the default settings.")
         return status
-    scale = scale_of(command.overrides)
+    scale = scale_of(command)
     found = ["it did not finish"] if status != DONE else gaps(target, results, scale)
     if found:
         print(f"Not kept in figures/: {'; '.join(found)}.")
@@ -130,15 +135,20 @@ def keep_rows(results: Path, data: Path, chosen: Iterable[Target] | None = None,
     return kept
 
 
-def keep_complete(results: Path, chosen: Sequence[Target]) -> list[str]:
-    """Keep the targets whose runs are complete; returns why others were not kept."""
+def keep_complete(results: Path, chosen: Sequence[Target], scale: str = "tiny") -> list[str]:
+    """Keep the targets whose runs are complete; returns why others were not kept.
+
+    Targets without scales belong to scale=tiny.
+    """
     reasons = []
     for target in chosen:
-        found = gaps(target, results)
+        if scale != "tiny" and scale not in target.scales:
+            continue
+        found = gaps(target, results, scale)
         if found:
             reasons += found
         else:
-            keep(target, results)
+            keep(target, results, scale)
     return reasons
 
 

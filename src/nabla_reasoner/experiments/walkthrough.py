@@ -115,10 +115,9 @@ def draws(
     """
     before = own_logits(policy, reward, problem, tokens)[position]
     prompts, prefix, rest = [problem.messages], [list(tokens[:position])], [list(tokens[position:])]
-    with_reward = settings.dto
     moved = [
         optimizer.optimize(policy, reward, prompts, prefix, rest, settings=dto)[0].logits[0]
-        for dto in (with_reward, with_reward.replace(reward_weight=0.0))
+        for dto in (settings.dto, settings.dto.replace(reward_weight=0.0))
     ]
     uniform = torch.tensor(keyed_uniforms(seed, problem.id, 0, f"resample 0 {position}", 1)).repeat(3)
     policy_token, dto_token, token_without_reward = draw(

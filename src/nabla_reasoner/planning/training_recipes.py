@@ -4,11 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from ..config.compose import compose_cells
 from ..config.estimate import Estimate, Lengths
-from ..config.schema import CONFIGS
 from .model_sizes import Model, load
 from .training import Training, adapter_parameters
 
@@ -21,16 +20,8 @@ def trainings(scale: str, recipe: DictConfig) -> list[Training]:
 
 def scale_estimate(scale: str) -> Estimate:
     """Return the typical numbers of a scale, and the machine that it is meant for."""
-    return Estimate.model_validate(OmegaConf.to_container(_estimate_of(scale)))
-
-
-def _estimate_of(scale: str) -> DictConfig:
-    """Return `estimate` of a scale's file, over that of the scale it inherits from."""
-    content = yaml.safe_load((CONFIGS / "scale" / f"{scale}.yaml").read_text(encoding="utf-8"))
-    inherited = [name for name in content.get("defaults", []) if isinstance(name, str) and name != "_self_"]
-    merged = OmegaConf.merge(*map(_estimate_of, inherited), content.get("estimate", {}))
-    assert isinstance(merged, DictConfig)
-    return merged
+    (cell,) = compose_cells([f"scale={scale}"])
+    return cell.estimate
 
 
 def _paper(recipe: dict[str, Any], estimate: Estimate) -> list[Training]:

@@ -114,16 +114,12 @@ class GroupRelativeTraining(PolicyTraining):
         self.reference = [reference.eval().requires_grad_(False)] if reference is not None else []
         self.responses: ResponseBatch | None = None
         self.has_positive_reward = False
-        self.divergence: Tensor | None = None  # of the latest update, from the reference policy, in nats
 
     def loss(self, batch: list[Problem]) -> Float[Tensor, ""]:
         """Return the loss of one update; every `updates_per_batch`-th one samples new responses first."""
         if self.global_step % self.sampling.updates_per_batch == 0 or self.responses is None:
             self.responses = self.sample_responses(batch)
-        loss = self.update_loss(self.responses)
-        if self.divergence is not None:
-            self.log("train/kl", self.divergence)
-        return loss
+        return self.update_loss(self.responses)
 
     def update_loss(self, responses: ResponseBatch) -> Float[Tensor, ""]:
         """Return the clipped loss of the responses under the present policy."""
@@ -131,7 +127,7 @@ class GroupRelativeTraining(PolicyTraining):
         present = self.log_probabilities(self.model, responses.blocks)
         if responses.reference is not None:
             kl = losses.reference_divergence(present.detach(), responses.reference)
-            self.divergence = kl[response_mask(responses.blocks)].mean()
+            self.log("train/kl", kl[response_mask(responses.blocks)].mean())
         return responses.share * losses.policy_loss(
             present,
             present.detach() if responses.old is None else responses.old,
