@@ -272,7 +272,7 @@ def test_bare_cost_equals_cost_of_uncached_evaluation():
 def test_random_models_have_requested_vocabulary():
     policy, reward = random_init.random_models(SHAPE, SHAPE, 500, "classifier", CPU, torch.float32)
     assert (policy.vocab_size, len(policy.embedding), len(reward.embedding)) == (500, 500, 500)
-    reward.check_vocabulary(policy)
+    reward.for_policy(policy)
     assert policy.prompt_ids(toys.chat("w0 w1"))[1:3] == [5, 6]
 
 
