@@ -27,6 +27,7 @@ class FakeServer:
 
     Attributes:
         bodies: requests for completions, in order of arrival.
+        models: names of the models that it serves; others are answered by HTTP 404, as vLLM does.
         delay: seconds by which an answer is late.
     """
 
@@ -138,6 +139,10 @@ class FakeServer:
                 with server.lock:
                     server.bodies.append(body)
                     kind = server.fault(body, len(server.bodies))
+                if body["model"] not in server.models:
+                    error = {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}}
+                    self._send(404, json.dumps(error).encode())
+                    return
                 if kind == "killed":
                     server.kill()
                     self.close_connection = True

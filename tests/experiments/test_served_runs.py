@@ -83,22 +83,47 @@ def test_server_killed_in_a_batch_leaves_failed_records_and_keeps_the_others(pol
     assert "3 problems failed" in capsys.readouterr().err
 
 
-def test_fault_of_one_problem_fails_that_problem_alone_and_its_text_is_not_graded(policy, tmp_path: Path):
+REASONS = {
+    "500": "HTTP 500 (The answer is 42. Engine died)",
+    "400": "HTTP 400 (The answer is 42. Engine died)",
+    "truncated": "bytes that are no whole JSON text",
+    "vocabulary": "outside the policy's vocabulary",
+    "late": "no answer in time",
+}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow if k == "late" else ()) for k in REASONS])
+def test_fault_of_one_problem_fails_that_problem_alone_and_its_text_is_not_graded(policy, tmp_path: Path, kind):
     poisoned: list[list[int]] = []
 
     def fault(body, number):
         if not is_check(body) and not poisoned:
             poisoned.append(body["prompt"])
-        return "500" if not is_check(body) and body["prompt"] in poisoned else None
+        return kind if not is_check(body) and body["prompt"] in poisoned else None
 
     with FakeServer(policy, fault) as server:
-        assert main(served(tmp_path, server, "method=best_of_n", "method.num_samples=2")) == FAILED
-    records = read_records(next(path for path in tmp_path.rglob("*__s0.jsonl") if "budget" not in str(path)))
+        server.delay = 60
+        words = ["method=nabla_reasoner", "method.max_rollouts=1", f"server_timeout={2 if kind == 'late' else 60}"]
+        assert main(served(tmp_path, server, *words)) == FAILED
+    records = read_records(next(tmp_path.rglob("*__s0.jsonl")))
     failed = [record for record in records if record["status"] == "failed"]
     assert len(records) == 5
     assert len(failed) == 1
-    assert "HTTP 500 (The answer is 42. Engine died)" in failed[0]["error"]
-    assert "42" not in failed[0]["response"]
+    assert REASONS[kind] in failed[0]["error"]
+    assert (failed[0]["response"], failed[0]["extracted"], failed[0]["correct"]) == ("", None, False)
+
+
+def test_server_that_comes_back_with_another_model_answers_nothing(policy, tmp_path: Path):
+    with FakeServer(policy) as server:
+
+        def fault(body, number):
+            server.models = ["served"] if number < 4 + 3 else ["another"]  # from the second chunk of two on
+
+        server.fault = fault
+        assert main(served(tmp_path, server, "method=greedy")) == FAILED
+    records = read_records(next(tmp_path.rglob("*__s0.jsonl")))
+    assert [record["status"] for record in records] == ["ok", "ok", "failed", "failed", "failed"]
+    assert all("HTTP 404 (The model `served` does not exist.)" in record["error"] for record in records[2:])
 
 
 def test_passing_faults_change_no_record(policy, tmp_path: Path):
@@ -191,6 +216,8 @@ def test_wrong_server_of_a_reward_is_refused_and_nothing_is_written(reward, tmp_
         asked = command(tmp_path / "results", "method=best_of_n", f"reward_server={server.url}")
         if settings[0].startswith("reward="):
             asked = [word for word in asked if not word.startswith("reward")] + [f"reward_server={server.url}"]
+        if "," in settings[0]:
+            asked[0] = "table2"  # other tables take one reward
         assert main([*asked, *settings]) == WRONG
     message = capsys.readouterr().err.strip().splitlines()[-1]
     for word in words:
