@@ -15,7 +15,7 @@ from nabla_reasoner.config.targets import targets
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTION = "Solve the following multiplication: 97 * 85. Give only the result as your final answer."
-CELL = ["table1", "policy=tiny-base", "task=products", "method=greedy", "num_problems=4"]
+CELL = ["table1", "policy=tiny-base", "task=products", "method=greedy", "reward=likelihood", "num_problems=4"]
 
 
 @pytest.fixture(scope="module")

@@ -201,6 +201,7 @@ ANSWERS: dict[str, Callable[[Server, dict[str, Any]], dict[str, Any]]] = {
     "ServerFeaturesQuery": lambda server, variables: {"serverInfo": {"features": []}},
     "CreateProject": create_project,
     "upsertView": upsert_view,
+    "ArtifactType": lambda server, variables: {"project": {"artifact": None}},
     "ProjectInternalId": lambda server, variables: {"project": server.project(variables["projectName"])},
 }
 

@@ -12,7 +12,7 @@ import toys
 
 from nabla_reasoner import cost
 from nabla_reasoner.__main__ import INTERRUPTED, WRONG, main
-from nabla_reasoner.benchmark import cases, measurements, memory, plain_passes, profile, results, timing
+from nabla_reasoner.benchmark import cases, evaluations, measurements, memory, plain_passes, profile, results, timing
 from nabla_reasoner.benchmark.context import NABLA, BenchContext, Comparison, Variant
 from nabla_reasoner.benchmark.figure import RATIOS, draw_bench
 from nabla_reasoner.config.compose import compose_settings
@@ -299,14 +299,14 @@ def test_bare_cost_equals_cost_of_uncached_evaluation():
 def test_random_models_have_requested_vocabulary():
     policy, reward = random_init.random_models(SHAPE, SHAPE, 500, "classifier", CPU, torch.float32)
     assert (policy.vocab_size, len(policy.embedding), len(reward.embedding)) == (500, 500, 500)
-    reward.check_vocabulary(policy)
+    reward.for_policy(policy)
     assert policy.prompt_ids(toys.chat("w0 w1"))[1:3] == [5, 6]
 
 
 def test_utilisation_runs_on_small_models():
     own = {"policy_shape": SHAPE, "reward_shape": SHAPE, "vocab_size": 300, "length": 32, "matrix_size": 64}
     context = BenchContext({**settings(*SMALL), "utilisation": own})
-    comparison = measurements.utilisation(context, "")
+    comparison = evaluations.utilisation(context, "")
     assert comparison.baseline.spent.flops == 2 * 64**3
     evaluation = comparison.measured
     assert evaluation.spent.gradient_evaluations == 1

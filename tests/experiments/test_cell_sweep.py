@@ -29,7 +29,7 @@ def test_table1_writes_records_tables_and_summary(tmp_path: Path, capsys):
     assert main(command(tmp_path)) == 0
     folder = tmp_path / "tiny" / "table1"
     files = records_below(folder)
-    assert len(files) == 8 + 5, "eight methods, and the larger pools of five"
+    assert len(files) == 16 + 5, "sixteen methods, and the larger pools of five"
     assert all(len(records) == 5 for records in files.values())
     rows = list(csv.DictReader((folder / "table.csv").read_text(encoding="utf-8").splitlines()))
     assert {row["method"] for row in rows if row["num_problems"] == "5"} == {path.split("__")[2] for path in files}
@@ -42,7 +42,7 @@ def test_table1_writes_records_tables_and_summary(tmp_path: Path, capsys):
     for key in ("config", "commit", "dirty", "packages", "device", "wall_clock_seconds", "peak_bytes"):
         assert key in content
     printed = capsys.readouterr().out
-    assert "[13/13]" in printed
+    assert "[21/21]" in printed
     assert "left" in printed
     assert str(folder) in printed
 

@@ -31,6 +31,16 @@ def files(gallery: Path) -> set[str]:
     return {str(path.relative_to(gallery)) for path in gallery.rglob("*") if path.is_file()}
 
 
+def test_rows_of_another_scale_bear_its_name_and_replace_no_figure(tmp_path: Path, gallery: Path, monkeypatch):
+    monkeypatch.setattr(keep, "_cell_gaps", lambda target, results, scale: [] if scale == "unseen" else ["not run"])
+    folder = tmp_path / "unseen" / "table1"
+    folder.mkdir(parents=True)
+    for name in ("table.csv", "comparisons.csv", "table1.png"):
+        (folder / name).write_text("x\n", encoding="utf-8")
+    assert finish("table1", tmp_path, "keep=true", "scale=unseen") == DONE
+    assert files(gallery) == {"data/table1_unseen.csv", "data/comparisons_unseen.csv"}
+
+
 def ppo_run(results: Path, *, status: str = "finished", words: str = "") -> None:
     """What a run of ppo leaves."""
     folder = results / "tiny" / "ppo"
@@ -86,8 +96,8 @@ def test_failed_command_is_not_kept(tmp_path: Path, gallery: Path):
     ("words", "said"),
     [
         (
-            ["table3", "keep=true", "scale=small"],
-            "keep=true needs a complete run of the default settings; got scale=small",
+            ["table1", "keep=true", "policy=tiny-base"],
+            "keep=true needs a complete run of the default settings; got policy=tiny-base",
         ),
         (["ppo", "keep=true", "seed=3"], "got seed=3"),
         (["bench", "keep=true", "cases=[dto_memory]"], "got cases=[dto_memory]"),
@@ -107,6 +117,17 @@ def test_report_keeps_what_is_complete_and_names_the_rest(tmp_path: Path, galler
     assert keep.keep_complete(tmp_path, [find("ppo"), find("bench")]) == ["bench was not run"]
     assert "data/ppo.csv" in files(gallery)
     assert "data/bench.csv" not in files(gallery)
+
+
+def test_report_keeps_the_rows_of_its_own_scale(tmp_path: Path, gallery: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(keep, "_cell_gaps", lambda target, results, scale: [] if scale == "unseen" else ["not run"])
+    folder = tmp_path / "unseen" / "table1"
+    folder.mkdir(parents=True)
+    for name in ("table.csv", "comparisons.csv"):
+        (folder / name).write_text("x\n", encoding="utf-8")
+    ppo_run(tmp_path)
+    assert keep.keep_complete(tmp_path, [find("table1"), find("ppo")], "unseen") == []
+    assert files(gallery) == {"data/table1_unseen.csv", "data/comparisons_unseen.csv"}, "ppo has no scales"
 
 
 @pytest.mark.parametrize("complete", [True, False])

@@ -360,7 +360,7 @@ def test_every_default_of_transformers_asks_for_nothing():
 
 
 def test_answer_does_not_depend_on_earlier_calls():
-    """A reward model notes end tokens of every policy that it is checked with; a call must not leave any."""
+    """A reward model reads every policy's end tokens as its own; none may stay when another policy is served."""
     before = reward().replaced_ends
     call(eos_token_id=[9], num_return_sequences=1)
     assert reward().replaced_ends == before

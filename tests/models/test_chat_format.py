@@ -73,22 +73,21 @@ def test_text_read_equals_finished_chat_of_template(template, kind, eos, monkeyp
     reward = RewardModel.from_pretrained(folder(TEMPLATES[template], classifier=kind == "classifier", eos=eos), kind)
     answer = reward.tokenizer.encode(ANSWER, add_special_tokens=False)
     ends = [reward.tokenizer.convert_tokens_to_ids(token) for token in ("<|end|>", "<|pad|>")]
+    policy = Policy.from_pretrained(toys.model_folder("llama"))
+    texts = []
     for end in ends:
-        policy = Policy.from_pretrained(toys.model_folder("llama"))
         policy.eos_ids = [end]
-        reward.check_vocabulary(policy)
-    texts = read_texts(reward, [answer, *([*answer, end] for end in ends)], monkeypatch)
+        texts += read_texts(reward.for_policy(policy), [answer, [*answer, end]], monkeypatch)
     expected = whole_chat(reward)
     if kind == "likelihood":  # what follows the end of turn changes no token's log-likelihood
         expected = expected[: len(expected) - len(reward.format.closing) + 1]
-    assert texts == [expected] * 3
+    assert texts == [expected] * 4
 
 
 def test_finishing_is_not_punished_by_another_end_token():
     """FAULTS K9: cut, ended by the policy's token and ended by the reward's token are one text."""
     policy = Policy.from_pretrained(folder(TEMPLATES["other end of turn"], eos="<|pad|>"))
-    reward = RewardModel.from_pretrained(folder(TEMPLATES["plain"], seed=1), "likelihood")
-    reward.check_vocabulary(policy)
+    reward = RewardModel.from_pretrained(folder(TEMPLATES["plain"], seed=1), "likelihood").for_policy(policy)
     answer = policy.tokenizer.encode(ANSWER, add_special_tokens=False)
     prompts = [reward.prompt_ids(CHAT)] * 3
     values, _ = scoring.rewards(reward, prompts, [answer, [*answer, policy.eos_ids[0]], [*answer, reward.eos_ids[0]]])
@@ -101,7 +100,7 @@ def test_finishing_is_not_punished_by_another_end_token():
 def test_gradient_with_replaced_end_token_equals_autograd(kind):
     policy = Policy.from_pretrained(folder(TEMPLATES["other end of turn"], eos="<|pad|>"), dtype="float64")
     path = folder(TEMPLATES["line break"], classifier=kind == "classifier", seed=1)
-    reward = RewardModel.from_pretrained(path, kind, dtype="float64")
+    reward = RewardModel.from_pretrained(path, kind, dtype="float64").for_policy(policy)
     answer = policy.tokenizer.encode(ANSWER, add_special_tokens=False)
     weights = {"reward_weight": 0.7, "nll_weight": 0.3}
     for rollout in (answer, [*answer, policy.eos_ids[0]], [*answer[:2], policy.eos_ids[0], *answer[2:]]):
@@ -183,3 +182,23 @@ def test_best_of_n_ranks_by_the_text_of_the_template():
         expected = reward.model(input_ids=torch.tensor([before + ids + reward.format.closing])).logits.item()
     assert solution.reward == pytest.approx(expected, abs=1e-4)
     assert np.isfinite(expected)
+
+
+def test_reward_of_a_policy_does_not_depend_on_policies_served_before():
+    """The end token of one policy is an ordinary token of another, which the reward model must read as it is."""
+    policy = Policy.from_pretrained(toys.model_folder("llama"))
+    answer = policy.tokenizer.encode(ANSWER, add_special_tokens=False)
+    other = Policy(policy.model, policy.tokenizer, "ends with a word", eos_ids=[answer[1]])
+    reward = RewardModel.from_pretrained(folder(TEMPLATES["plain"], seed=1), "likelihood")
+    prompt, rollout = policy.prompt_ids(CHAT), [*answer, policy.eos_ids[0]]
+    weights = {"reward_weight": 1.0, "nll_weight": 0.1, "num_iterations": 2}
+
+    def answers(served: Policy) -> list[float]:
+        (result,) = optimize(served, reward, prompts=[CHAT], prefix_ids=[[]], rollout_ids=[rollout], **weights)
+        (value,), _ = scoring.rewards(reward.for_policy(served), [prompt], [rollout])
+        return [value, *result.objective]
+
+    first, with_other = answers(policy), answers(other)
+    assert first != with_other
+    assert answers(policy) == first
+    assert answers(other) == with_other

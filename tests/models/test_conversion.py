@@ -110,4 +110,4 @@ def test_unpacked_model_answers_and_scores(tmp_path: Path):
     conversion.merge(str(tmp_path / "reward"), base=str(tmp_path / "model"), adapter=adapter)
     reference = str(tmp_path / "model") if reward["reference"] else None
     likelihood = RewardModel.from_pretrained(str(tmp_path / "reward"), kind=reward["kind"], reference=reference)
-    likelihood.check_vocabulary(policy)
+    likelihood.for_policy(policy)

@@ -75,7 +75,7 @@ def test_other_vocabulary_error_names_both_sizes(tmp_path):
     reward = RewardModel.from_pretrained(str(folder), kind="likelihood")
     policy = toys.policy()
     with pytest.raises(ValueError, match=rf"one vocabulary; got {len(policy.tokenizer)} .* and {len(tokenizer)} "):
-        reward.check_vocabulary(policy)
+        reward.for_policy(policy)
 
 
 def test_missing_folder_weights_or_template_named_in_error(tmp_path):

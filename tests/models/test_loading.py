@@ -123,7 +123,7 @@ def test_matrix_with_fewer_rows_than_tokens_refused_and_padding_accepted():
     padded = str(small_models.folder("qwen2", vocab_size=320))
     policy, reward = Policy.from_pretrained(padded), RewardModel.from_pretrained(padded, "likelihood", reference=padded)
     assert policy.vocab_size == 280
-    reward.check_vocabulary(policy)
+    reward.for_policy(policy)
 
 
 def test_device_that_torch_does_not_know_is_not_called_damaged_weights():

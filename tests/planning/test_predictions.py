@@ -150,4 +150,6 @@ def test_run_of_best_of_n_and_the_prefix_form_is_predicted():
 
 @pytest.mark.slow
 def test_run_of_every_method_is_predicted():
-    assert_run_is_predicted("policy=tiny-base", "task=products", "num_problems=12", f"method={ALL}")
+    assert_run_is_predicted(
+        "policy=tiny-base", "task=products", "num_problems=12", "reward=likelihood", f"method={ALL}"
+    )

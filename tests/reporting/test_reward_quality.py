@@ -15,11 +15,11 @@ def comparison(reward: str, difference: float | None, **changes: str) -> dict[st
 
 def quality(reward: str, auc: float, **changes: str) -> dict[str, object]:
     row = {"reward": reward, "policy": "p", "task": "t", "form": "prefix", "part": "all"}
-    return {**row, "token_auc": 0.0, "gain_gradient": 10 * auc, **changes}
+    return {**row, "auc_within": 0.0, "gain_gradient": 10 * auc, **changes}
 
 
 def manifest(**aucs: float) -> dict[str, object]:
-    rewards = {name.replace("_", "-"): {"auc": 1.0, "token_auc": auc} for name, auc in aucs.items()}
+    rewards = {name.replace("_", "-"): {"auc": 1.0, "auc_within": auc} for name, auc in aucs.items()}
     return {"models": {"p": {"validation": {"t": {"rewards": rewards}}}, "likelihood": {"folder": "rewards/x"}}}
 
 
@@ -30,13 +30,13 @@ def rows() -> pd.DataFrame:
     comparisons += [comparison("classifier", None), comparison("unmeasured", 1.0)]
     measured = [quality("likelihood", 0.9), quality("likelihood", 0.1, form="outcome"), quality("classifier", 0.8)]
     measured += [quality("verifier-implicit-300", 0.6), quality("likelihood", 0.2, part="first third")]
-    aucs = reward_quality.token_aucs(manifest(likelihood=0.9, classifier=0.8, verifier_implicit_300=0.6))
+    aucs = reward_quality.within_aucs(manifest(likelihood=0.9, classifier=0.8, verifier_implicit_300=0.6))
     return reward_quality.gain_rows(pd.DataFrame(measured), pd.DataFrame(comparisons), aucs)
 
 
 def test_gains_are_joined_with_quality_by_reward_policy_and_task():
     joined = rows()
-    assert joined[["reward", "token_auc", "gain_gradient", "difference"]].values.tolist() == [
+    assert joined[["reward", "auc_within", "gain_gradient", "difference"]].values.tolist() == [
         ["likelihood", 0.9, 9.0, 9.0],
         ["verifier-implicit-300", 0.6, 6.0, -4.0],
     ]

@@ -167,8 +167,7 @@ def test_vllm_gives_what_hugging_face_gives(tmp_path: Path):
     """One test for all: a server takes half a minute to start."""
     model = model_folder(tmp_path / "smollm2")
     policy = Policy.from_pretrained(str(model))
-    reward = RewardModel.from_pretrained(str(model), kind="likelihood")
-    reward.check_vocabulary(policy)
+    reward = RewardModel.from_pretrained(str(model), "likelihood").for_policy(policy)
     prompts = [policy.prompt_ids([{"role": "user", "content": question}]) for question in QUESTIONS]
     settings = ServerSettings(str(PYTHON), str(model), "float32", "cpu", 512)
     process = ServerProcess(settings, tmp_path / "server.log", start_seconds=600)

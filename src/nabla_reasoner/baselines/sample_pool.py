@@ -167,7 +167,7 @@ class SamplePool:
         """
         begin = time.perf_counter()
         if reward is not None:
-            reward.check_vocabulary(policy)
+            reward = reward.for_policy(policy)
             reward_prompts = prompts_within_context(problems, reward, self.max_new_tokens)
         prompts = prompts_within_context(problems, policy, self.max_new_tokens)
         sampler = KeyedSampler(policy, self.sampling, seed, repeat)

@@ -115,7 +115,7 @@ class TPO:
             ValueError: a prompt (question, critique, instructions or revision) beyond the policy's context, or a
                 response beyond the reward model's.
         """
-        reward.check_vocabulary(policy)
+        reward = reward.for_policy(policy)
         sampler = KeyedSampler(policy, self.sampling, seed, repeat)
         cases = [_Case(problem, reward.prompt_ids(problem.messages)) for problem in problems]
         for case in cases:

@@ -123,7 +123,7 @@ class TreeSearch:
         seed: int,
         repeat: int,
     ):
-        reward.check_vocabulary(policy)
+        reward = reward.for_policy(policy)
         self.policy = policy
         self.reward = reward
         self.settings = settings

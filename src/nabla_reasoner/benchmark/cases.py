@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from . import measurements, served_sampling
+from . import evaluations, measurements, served_sampling
 from .context import BenchContext, Comparison
 
 
@@ -129,7 +129,7 @@ CASES = {
         small=True,
     ),
     "evaluation_seconds": Case(
-        measurements.evaluation_seconds,
+        evaluations.evaluation_seconds,
         "seconds",
         "seconds: one gradient evaluation of a batch / bare passes",
         single_point,
@@ -156,7 +156,7 @@ CASES = {
         targets={"tiny": 1.25},
     ),
     "evaluation_against_decoding": Case(
-        measurements.evaluation_against_decoding,
+        evaluations.evaluation_against_decoding,
         "seconds",
         "seconds: one gradient evaluation / decoding the same sequence token by token",
         values_of("decoded_lengths"),
@@ -164,7 +164,7 @@ CASES = {
         targets={},
     ),
     "evaluation_by_length": Case(
-        measurements.evaluation_by_length,
+        evaluations.evaluation_by_length,
         "seconds",
         "growth of the seconds with length: one gradient evaluation / bare passes",
         values_of("growth_lengths"),
@@ -172,7 +172,7 @@ CASES = {
         targets={"tiny": 1.0},
     ),
     "evaluation_by_batch": Case(
-        measurements.evaluation_by_batch,
+        evaluations.evaluation_by_batch,
         "seconds",
         "growth of the seconds with the batch: one gradient evaluation / bare passes",
         values_of("growth_batches"),
@@ -180,7 +180,7 @@ CASES = {
         targets={"tiny": 1.0},
     ),
     "utilisation": Case(
-        measurements.utilisation,
+        evaluations.utilisation,
         "rate",
         "FLOP/s: one gradient evaluation by models of 7 B and 4 B / a large matrix product",
         single_point,

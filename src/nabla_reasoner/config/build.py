@@ -178,8 +178,7 @@ def load_models(cell: Cell, *, served: bool = False) -> tuple[Policy, RewardMode
     policy = _policy(locate(cell.policy.path), cell.device, cell.dtype, limits)
     reference = locate(cell.reward.reference) if cell.reward.reference else None
     reward = _reward(locate(cell.reward.path), cell.reward.kind, cell.device, cell.dtype, reference, limits)
-    reward.check_vocabulary(policy)
-    return policy, reward
+    return policy, reward.for_policy(policy)
 
 
 def outline_models(cell: Cell) -> tuple[Policy, RewardModel]:
@@ -200,8 +199,7 @@ def outline_models(cell: Cell) -> tuple[Policy, RewardModel]:
         cell.reward.kind,
         Policy(*outlined("likelihood", reference), reference) if reference else None,
     )
-    reward.check_vocabulary(policy)
-    return policy, reward
+    return policy, reward.for_policy(policy)
 
 
 @functools.lru_cache(maxsize=1)

@@ -13,8 +13,9 @@ GROUPS = ("policy", "reward", "variant", "task", "method", "scale")
 SPLITS = ("test", "validation")
 ROLLOUTS = ("hf", "vllm")
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
+LARGEST = 10**12  # of a count or length; products of several stay finite
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 Seed = Annotated[int, Field(ge=0)]
 Device = Literal["cpu", "cuda"]
 REWARD_KINDS = ("classifier", "token_classifier", "likelihood")
@@ -42,9 +43,11 @@ class Section(BaseModel):
 
 
 def check_finite_numbers(values: Any, key: str = "") -> None:
-    """Raise ValueError naming the first number in nested settings that is NaN or infinity."""
+    """Raise ValueError naming the first number in nested settings that is not finite or exceeds 64 bits."""
     if isinstance(values, float) and not math.isfinite(values):
         raise ValueError(f"{key} must be a finite number; got {values}. Write {key}=VALUE.")
+    if isinstance(values, int) and not -(2**63) <= values < 2**63:
+        raise ValueError(f"{key} must be a number of at most 64 bits; got {len(str(abs(values)))} digits.")
     if isinstance(values, dict | list):
         for name, value in values.items() if isinstance(values, dict) else enumerate(values):
             check_finite_numbers(value, f"{key}.{name}" if key else str(name))
@@ -74,6 +77,7 @@ def describe_error(error: ValidationError) -> str:
         "finite_number": "a finite number",
         "greater_than_equal": f"a whole number >= {context.get('ge')}",
         "greater_than": f"a number > {context.get('gt')}",
+        "less_than_equal": f"a number <= {context.get('le')}",
         "literal_error": f"one of {str(context.get('expected', '')).replace(' or ', ', ')}",
         "too_short": f"a list of at least {context.get('min_length')}",
         "too_long": f"a list of at most {context.get('max_length')}",

@@ -51,7 +51,7 @@ class NablaReasoner:
             One solution per problem, in order. `search` counts rollouts, proposals and their outcomes, and holds the
             anytime trajectory.
         """
-        reward.check_vocabulary(policy)
+        reward = reward.for_policy(policy)
         limits = {
             "max_new_tokens": self.settings.max_new_tokens,
             "prompt_twice": self.settings.variant.prompt_twice,

@@ -211,7 +211,7 @@ def record(
     settings: NablaSettings, problems: Sequence[Problem], policy: Policy, reward: RewardModel, *, seed: int = 0
 ) -> list[Trace]:
     """Solve problems with the fast engine and return their traces; the solutions are those of `NablaReasoner`."""
-    reward.check_vocabulary(policy)
+    reward = reward.for_policy(policy)
     limit = settings.max_new_tokens
     states = [start_state(problem, policy, reward, max_new_tokens=limit, seed=seed, repeat=0) for problem in problems]
     recorder = TraceRecorder(settings, policy, len(states))

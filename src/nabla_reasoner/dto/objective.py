@@ -49,7 +49,7 @@ def make_sequence(
     Raises:
         ValueError: empty rollout, vocabularies that differ, or a text beyond the context of a model.
     """
-    reward.check_vocabulary(policy)
+    reward = reward.for_policy(policy)
     if not rollout:
         raise ValueError("a rollout must hold at least one token; got none. Sample one from the prefix first.")
     sequence = TokenSequence(policy.prompt_ids(messages), reward.prompt_ids(messages), list(prefix), list(rollout))
@@ -206,6 +206,7 @@ def gradient_terms(
     δ_reward is that of the reward form; in the prefix form δ_postfix is zero (see `reward_forms`).
     """
     check_weights(reward_weight, nll_weight)
+    reward = reward.for_policy(policy)
     sequences = [
         make_sequence(policy, reward, messages, prefix, rollout)
         for messages, prefix, rollout in zip(prompts, prefix_ids, rollout_ids, strict=True)

@@ -56,6 +56,7 @@ def optimize(
     settings = settings.replace(**changes)
     if settings.flip == "gumbel" and uniforms is None:
         raise ValueError("flip=gumbel needs uniforms, [length, vocab] numbers for every sequence; got none.")
+    reward = reward.for_policy(policy)
     sequences = [
         objective.make_sequence(policy, reward, messages, prefix, rollout)
         for messages, prefix, rollout in zip(prompts, prefix_ids, rollout_ids, strict=True)

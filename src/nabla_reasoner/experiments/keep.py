@@ -1,7 +1,7 @@
 """Committed evidence: rows and figures copied to `figures/`, only where `keep=true` asks for it.
 
-What is kept comes from a complete run of the default settings: every cell of the target, all its problems. Anything
-else stays in the results folder.
+What is kept comes from a complete run of a scale's default settings: every cell of the target, all its problems.
+Anything else stays in the results folder. Rows of another scale than `tiny` have its name at their end; no figures.
 """
 
 import json
@@ -22,7 +22,7 @@ from ..evaluation.records import read_records
 from .command import DONE, FAILED, Command
 
 GALLERY = data_folder() / "figures"
-FREE = ("keep", "docs", "results_dir", "wandb", "overwrite", "recompute")  # settings that change no result
+FREE = ("keep", "docs", "results_dir", "wandb", "workers", "overwrite", "recompute")  # settings that change no result
 OWN = ("report", "figures")  # targets that keep what other targets made, by themselves
 
 
@@ -31,10 +31,20 @@ def asked(command: Command) -> bool:
     return any(word.lower() == "keep=true" for word in command.overrides)
 
 
+def setting(command: Command, name: str, default: str) -> str:
+    """Return a setting as it was typed last, without quotes; the default if it was not."""
+    words = [word.partition("=")[2] for word in command.overrides if word.startswith(f"{name}=")]
+    return words[-1].strip("'\"") if words else default
+
+
+def scale_of(command: Command) -> str:
+    """Return the scale."""
+    return setting(command, "scale", "tiny")
+
+
 def results_folder(command: Command) -> Path:
     """Return the folder of all results."""
-    words = [word.removeprefix("results_dir=") for word in command.overrides if word.startswith("results_dir=")]
-    return Path(words[-1].strip("'\"") if words else "results")
+    return Path(setting(command, "results_dir", "results"))
 
 
 def check(command: Command) -> None:
@@ -58,7 +68,8 @@ def check(command: Command) -> None:
             "Leave these out, or leave out keep=true: the results then stay in results_dir."
         )
     if target.name not in OWN:
-        found = [gap for name in target.reads for gap in gaps(find(name), results_folder(command))]
+        scale = scale_of(command)
+        found = [gap for name in target.reads for gap in gaps(find(name), results_folder(command), scale)]
         if found:
             raise ValueError(f"keep=true needs complete results; got: {'; '.join(found)}.")
 
@@ -73,18 +84,21 @@ def finish(command: Command, status: int) -> int:
             return status
         print("Nothing was copied to figures/: that takes keep=true and a complete run of the default settings.")
         return status
-    found = ["it did not finish"] if status != DONE else gaps(target, results)
+    scale = scale_of(command)
+    found = ["it did not finish"] if status != DONE else gaps(target, results, scale)
     if found:
         print(f"Not kept in figures/: {'; '.join(found)}.")
         return FAILED
-    print(f"Kept in {GALLERY}: {', '.join(keep(target, results))}")
+    print(f"Kept in {GALLERY}: {', '.join(keep(target, results, scale))}")
     return status
 
 
-def keep(target: Target, results: Path) -> list[str]:
-    """Copy a target's rows to figures/data/ and its figures to figures/; returns their names."""
-    folder = results / target.path("tiny")
-    kept = keep_rows(results, GALLERY / "data", [target])
+def keep(target: Target, results: Path, scale: str = "tiny") -> list[str]:
+    """Copy a target's rows to figures/data/ and at scale=tiny its figures to figures/; returns their names."""
+    kept = keep_rows(results, GALLERY / "data", [target], scale)
+    if scale != "tiny":
+        return kept
+    folder = results / target.path(scale)
     if target.name == "table1":
         from .table1 import draw_table
 
@@ -96,15 +110,16 @@ def keep(target: Target, results: Path) -> list[str]:
     return [*kept, *pictures]
 
 
-def keep_rows(results: Path, data: Path, chosen: Iterable[Target] | None = None) -> list[str]:
-    """Copy the rows that targets left at scale=tiny to `data`; returns their names there.
+def keep_rows(results: Path, data: Path, chosen: Iterable[Target] | None = None, scale: str = "tiny") -> list[str]:
+    """Copy the rows that targets left to `data`; returns their names there.
 
     Args:
         chosen: targets; None takes all.
     """
     names = {target.name for target in chosen} if chosen is not None else set(targets())
+    end = "" if scale == "tiny" else f"_{scale}"
     sources = {
-        name: results / target.path("tiny") / file
+        f"{name}{end}": results / target.path(scale) / file
         for name, (target, file) in kept_rows().items()
         if target.name in names
     }
@@ -120,37 +135,42 @@ def keep_rows(results: Path, data: Path, chosen: Iterable[Target] | None = None)
     return kept
 
 
-def keep_complete(results: Path, chosen: Sequence[Target]) -> list[str]:
-    """Keep the targets whose runs are complete; returns why others were not kept."""
+def keep_complete(results: Path, chosen: Sequence[Target], scale: str = "tiny") -> list[str]:
+    """Keep the targets whose runs are complete; returns why others were not kept.
+
+    Targets without scales belong to scale=tiny.
+    """
     reasons = []
     for target in chosen:
-        found = gaps(target, results)
+        if scale != "tiny" and scale not in target.scales:
+            continue
+        found = gaps(target, results, scale)
         if found:
             reasons += found
         else:
-            keep(target, results)
+            keep(target, results, scale)
     return reasons
 
 
-def gaps(target: Target, results: Path) -> list[str]:
-    """Return why a target's results are no complete run of its default settings; nothing if they are."""
+def gaps(target: Target, results: Path, scale: str = "tiny") -> list[str]:
+    """Return why a target's results are no complete run of a scale's default settings; nothing if they are."""
     if target.settings == "cells":
-        return _cell_gaps(target, results)
-    summary = read_summary(results / target.path("tiny"))
+        return _cell_gaps(target, results, scale)
+    summary = read_summary(results / target.path(scale))
     if summary is None:
         return [f"{target.name} was not run"]
     changed = _changed(shlex.split(summary["command"])[2:])
     found = [f"{target.name} was run with {' '.join(changed)}"] if changed else []
     found += [f"{target.name} ended with the status {summary['status']}"] if summary["status"] != "finished" else []
-    return [*found, *(gap for name in target.reads for gap in gaps(find(name), results))]
+    return [*found, *(gap for name in target.reads for gap in gaps(find(name), results, scale))]
 
 
-def _cell_gaps(target: Target, results: Path) -> list[str]:
+def _cell_gaps(target: Target, results: Path, scale: str) -> list[str]:
     """Compare the records of every default cell with its settings and its number of problems."""
     from ..evaluation.cell_records import record_file
 
     missing = []
-    overrides = [f"results_dir='{results}'"]
+    overrides = [f"results_dir='{results}'", *([f"scale={scale}"] if target.scales else [])]
     cells = [cell for part in compose_sweeps(target.name, overrides) for cell in part.cells]
     for cell in cells:
         path = record_file(cell)
@@ -164,4 +184,4 @@ def _cell_gaps(target: Target, results: Path) -> list[str]:
 
 def _changed(overrides: Sequence[str]) -> list[str]:
     """Return the settings that decide results."""
-    return [word for word in overrides if word.split("=")[0] not in FREE and word != "scale=tiny"]
+    return [word for word in overrides if word.split("=")[0] not in (*FREE, "scale")]

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ..config.data_folder import locate
+from ..config.wandb_mode import check_mode, chosen_mode
 from .command import DONE, Command, refusing
 
 RECIPES = "nabla_reasoner.training.recipes"
@@ -32,9 +33,16 @@ def copy_shipped(folder: str) -> None:
 def run(command: Command, settings: tuple[str, DictConfig]) -> int:
     """Train the models that the recipe of the scale names; return the exit status."""
     scale, recipe = settings
+    with refusing():
+        check_mode(recipe.wandb)
+        mode = chosen_mode(recipe.wandb)
     module = importlib.import_module(f"{RECIPES}.{scale}")  # imported late: peft and trl are optional dependencies
     if recipe.get("folder"):
         copy_shipped(recipe.folder)
-    with refusing():
+    # imported late: the command line starts without torch
+    from ..reporting import wandb_training
+    from ..training.loop import further_loggers
+
+    with refusing(), further_loggers(wandb_training.loggers(mode, scale)):
         module.train(recipe)
     return DONE

@@ -156,7 +156,8 @@ def run(command: Command, settings: dict[str, Any]) -> int:
         (folder / "report.html").write_text(to_html(blocks), encoding="utf-8")
         (folder / "report.md").write_text(to_markdown(blocks, folder), encoding="utf-8")
         if settings["keep"]:
-            reasons = keep.keep_complete(results, [find(name) for name in command.target.reads if find(name).keeps])
+            sources = [find(name) for name in command.target.reads if find(name).keeps]
+            reasons = keep.keep_complete(results, sources, scale)
             print("".join(f"Not kept in figures/: {reason}.\n" for reason in reasons), end="")
         if settings["docs"]:
             write_docs()

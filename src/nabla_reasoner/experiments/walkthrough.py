@@ -107,14 +107,23 @@ def draws(
     tokens: Sequence[int],
     position: int,
     seed: int,
-) -> tuple[int, int]:
-    """Return the tokens that the loop's random number draws from the policy's logits, and from those after DTO."""
+) -> tuple[int, int, int]:
+    """Return the tokens that the loop's random number draws from three rows of logits.
+
+    Returns:
+        From the policy's logits, from those after DTO, and from those after DTO without the reward (λ = 0).
+    """
     before = own_logits(policy, reward, problem, tokens)[position]
     prompts, prefix, rest = [problem.messages], [list(tokens[:position])], [list(tokens[position:])]
-    (moved,) = optimizer.optimize(policy, reward, prompts, prefix, rest, settings=settings.dto)
-    uniform = torch.tensor(keyed_uniforms(seed, problem.id, 0, f"resample 0 {position}", 1)).repeat(2)
-    before_dto, after_dto = draw(torch.stack([before, moved.logits[0]]), uniform, settings.resample).tolist()
-    return before_dto, after_dto
+    moved = [
+        optimizer.optimize(policy, reward, prompts, prefix, rest, settings=dto)[0].logits[0]
+        for dto in (settings.dto, settings.dto.replace(reward_weight=0.0))
+    ]
+    uniform = torch.tensor(keyed_uniforms(seed, problem.id, 0, f"resample 0 {position}", 1)).repeat(3)
+    policy_token, dto_token, token_without_reward = draw(
+        torch.stack([before, *moved]), uniform, settings.resample
+    ).tolist()
+    return policy_token, dto_token, token_without_reward
 
 
 def early_cells() -> list[Cell]:
@@ -125,8 +134,9 @@ def early_cells() -> list[Cell]:
 def early_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """Return accepted revisions of a first rollout within the first third of its tokens, over test problems.
 
-    `found` marks those in which the answer went from wrong to right and the gradient decided: the random number that
-    drew the new token from DTO's logits draws the old token from the policy's. `true_steps` says whether all
+    `found` marks those in which the answer went from wrong to right and the reward's gradient decided: the random
+    number that drew the new token from DTO's logits draws the old one from the policy's, and from those after DTO
+    without the reward. `true_steps` says whether all
     steps of the last response are true: a right answer with a false step is a repair in name only.
     """
     rows = []
@@ -141,7 +151,7 @@ def early_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                     continue
                 texts = [policy.decode(tokens) for tokens in (first.tokens, run.solution.token_ids)]
                 right = [grading.grade(run.problem, text, True).correct for text in texts]
-                policy_token, dto_token = draws(
+                policy_token, dto_token, without_reward = draws(
                     settings, policy, reward, run.problem, first.tokens, visit.position, seed
                 )
                 rows.append(
@@ -155,6 +165,7 @@ def early_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                         "new": token_text(policy, visit.new),
                         "policy_draw": token_text(policy, policy_token),
                         "dto_draw": token_text(policy, dto_token),
+                        "draw_without_reward": token_text(policy, without_reward),
                         "first": texts[0],
                         "last": texts[1],
                         "right_before": right[0],
@@ -162,7 +173,9 @@ def early_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                         "true_steps": steps_are_true(run.problem.task, texts[1]),
                         "reward_before": first.reward,
                         "reward_after": run.responses[visit.proposal].reward,
-                        "found": policy_token == visit.old and dto_token == visit.new and right == [False, True],
+                        "found": policy_token == without_reward == visit.old
+                        and dto_token == visit.new
+                        and right == [False, True],
                     }
                 )
     return rows

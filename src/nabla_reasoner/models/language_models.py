@@ -110,8 +110,8 @@ class RewardModel(LanguageModel):
         strong: the stronger causal LM as a `Policy`; None for a model with a score head.
         suffix_ids: tokens the chat template writes after the end-of-turn token; only kind "classifier" reads them.
         text_scores: another engine that scores whole responses; None: this model does. Gradients are always its own.
-        replaced_ends: end tokens that are read as `eos_ids[0]`: those of the policies that `check_vocabulary` has seen,
-            and special ones of its own settings.
+        replaced_ends: end tokens that are read as `eos_ids[0]`: special ones of its own settings and, in what
+            `for_policy` returns, those of the policy.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class RewardModel(LanguageModel):
         self.suffix_ids = self.format.closing[1:] if kind == "classifier" else []
         self._special_ids = special_ids(tokenizer)
         self.replaced_ends = self._foreign_ends(self.eos_ids)
-        self._checked: list[tuple[transformers.PreTrainedTokenizerBase, list[int]]] = []
+        self._by_policy: list[tuple[transformers.PreTrainedTokenizerBase, list[int], RewardModel]] = []
 
     @classmethod
     def from_pretrained(
@@ -206,13 +206,17 @@ class RewardModel(LanguageModel):
                     "or choose another reward model."
                 )
 
-    def check_vocabulary(self, policy: Policy) -> None:
-        """Raise ValueError unless every token of the policy has the same id here: both models read the same ids.
+    def for_policy(self, policy: Policy) -> "RewardModel":
+        """Return this reward as it reads the responses of one policy, whatever policies it has served before.
 
         The policy's end tokens are noted: a response that ends with one is read with this model's own end token.
+
+        Raises:
+            ValueError: a token of the policy with another id here; both models must read the same ids.
         """
-        if any(tokenizer is policy.tokenizer and ends == policy.eos_ids for tokenizer, ends in self._checked):
-            return
+        for tokenizer, ends, reward in self._by_policy:
+            if tokenizer is policy.tokenizer and ends == policy.eos_ids:
+                return reward
         rows = len(self.model.get_input_embeddings().weight)
         if not _same_ids(policy.tokenizer, self) or rows < policy.vocab_size:
             raise ValueError(
@@ -220,18 +224,9 @@ class RewardModel(LanguageModel):
                 f"({policy.name}) and {len(self.tokenizer.get_vocab()):,} tokens ({self.name}) that do not agree. "
                 "Choose a reward model of the same family."
             )
-        self.replaced_ends |= self._foreign_ends(policy.eos_ids)
-        self._checked.append((policy.tokenizer, list(policy.eos_ids)))
-
-    def for_policy(self, policy: Policy) -> "RewardModel":
-        """Return this reward as it reads the responses of one policy, whatever others have been checked with it.
-
-        Raises:
-            ValueError: as `check_vocabulary`.
-        """
         reward = copy.copy(self)
-        reward.replaced_ends, reward._checked = self._foreign_ends(self.eos_ids), []
-        reward.check_vocabulary(policy)
+        reward.replaced_ends = self._foreign_ends([*self.eos_ids, *policy.eos_ids])
+        self._by_policy.append((policy.tokenizer, list(policy.eos_ids), reward))
         return reward
 
     def scored_by(self, text_scores: TextScores) -> "RewardModel":
@@ -247,7 +242,7 @@ class RewardModel(LanguageModel):
                 f"{having}. Leave reward_server=... out, or choose another reward."
             )
         reward = copy.copy(self)
-        reward.text_scores = text_scores
+        reward.text_scores, reward._by_policy = text_scores, []
         return reward
 
     @property

@@ -4,11 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from ..config.compose import compose_cells
 from ..config.estimate import Estimate, Lengths
-from ..config.schema import CONFIGS
 from .model_sizes import Model, load
 from .training import Training, adapter_parameters
 
@@ -16,13 +15,13 @@ from .training import Training, adapter_parameters
 def trainings(scale: str, recipe: DictConfig) -> list[Training]:
     """Return the trainings of a scale's recipe; those of models that are not on this machine yet are left out."""
     values = {key: _plain(recipe[key]) for key in recipe if key != "shared"}
-    return {"tiny": _tiny, "small": _small, "paper": _paper}[scale](values, scale_estimate(scale))
+    return {"tiny": _tiny, "unseen": _tiny, "small": _small, "paper": _paper}[scale](values, scale_estimate(scale))
 
 
 def scale_estimate(scale: str) -> Estimate:
     """Return the typical numbers of a scale, and the machine that it is meant for."""
-    content = yaml.safe_load((CONFIGS / "scale" / f"{scale}.yaml").read_text(encoding="utf-8"))
-    return Estimate.model_validate(content["estimate"])
+    (cell,) = compose_cells([f"scale={scale}"])
+    return cell.estimate
 
 
 def _paper(recipe: dict[str, Any], estimate: Estimate) -> list[Training]:
@@ -93,7 +92,7 @@ def _improved(recipe: dict[str, Any], estimate: Estimate) -> list[Training]:
             continue
         group = kind["sampling"]["group_size"] if "sampling" in kind else 1
         label = f"{name} ({entry['recipe']})"
-        job = _supervised(label, model, settings["batch"], kind["schedule"]["num_steps"], estimate)
+        job = _supervised(label, model, settings["batch"], _steps(kind), estimate)
         count = job.sequences * group
         sampled = job.tokens - _mean([estimate.tasks[task] for task in settings["batch"]]).prompt_tokens
         jobs.append(
@@ -105,6 +104,12 @@ def _improved(recipe: dict[str, Any], estimate: Estimate) -> list[Training]:
             )
         )
     return jobs
+
+
+def _steps(recipe: dict[str, Any]) -> int:
+    """Return the steps of all learning rates: each is tried, and the best goes on to the end, at the latest."""
+    rates, whole, trial = len(recipe["learning_rates"]), recipe["schedule"]["num_steps"], recipe["trial_steps"]
+    return rates * whole if trial is None or rates == 1 else (rates - 1) * trial + whole
 
 
 def _supervised(name: str, model: Model, batch: dict[str, int], steps: int, estimate: Estimate) -> Training:

@@ -68,8 +68,7 @@ class PPOComparison:
         folder = self.folder / "models"
         letter_task.train(folder, self.texts, self.models, self.settings.seed)
         self.policy = Policy.from_pretrained(str(folder / "policy"))
-        self.reward = RewardModel.from_pretrained(str(folder / "judge"), kind="likelihood")
-        self.reward.check_vocabulary(self.policy)
+        self.reward = RewardModel.from_pretrained(str(folder / "judge"), "likelihood").for_policy(self.policy)
 
     def measure_test_time(self, tick: Tick) -> None:
         """Run every test-time method on the compared prompts and add its rows."""

@@ -18,7 +18,7 @@ from .figures import legend_below
 from .method_names import BEST_OF_N, PREFIX
 
 QUALITIES = {  # column of fidelity.csv, and its axis
-    "token_auc": "AUC of the reward of a beginning\n(every token, against the verdict on the response)",
+    "auc_within": "AUC of the reward\n(right against wrong answers to the same problem)",
     "gain_gradient": "fidelity: choices by gradient right more often\nthan the policy's (points)",
 }
 FAMILIES = {  # of rewards, by the beginning of the name: label, colour
@@ -36,7 +36,7 @@ def gain_rows(fidelity: pd.DataFrame, comparisons: pd.DataFrame, aucs: pd.DataFr
     Args:
         fidelity: rows of `fidelity.csv`.
         comparisons: rows of `table2_comparisons.csv`.
-        aucs: rows of `token_aucs`.
+        aucs: rows of `within_aucs`.
 
     Returns:
         Columns reward, policy, task, `QUALITIES`, and difference, ci_low, ci_high of the prefix form minus Best-of-N.
@@ -51,24 +51,24 @@ def gain_rows(fidelity: pd.DataFrame, comparisons: pd.DataFrame, aucs: pd.DataFr
     return joined.dropna(subset=["difference"]).reset_index(drop=True)
 
 
-def token_aucs(manifest: Mapping[str, Any]) -> pd.DataFrame:
+def within_aucs(manifest: Mapping[str, Any]) -> pd.DataFrame:
     """Return the AUC of every reward on every policy and task, as the manifest of the models has it.
 
     Returns:
-        Columns reward, policy, task, token_auc.
+        Columns reward, policy, task, auc_within.
     """
     rows = [
-        {"reward": reward, "policy": policy, "task": task, "token_auc": measured["token_auc"]}
+        {"reward": reward, "policy": policy, "task": task, "auc_within": measured["auc_within"]}
         for policy, entry in manifest["models"].items()
         for task, part in entry.get("validation", {}).items()
         for reward, measured in part["rewards"].items()
     ]
-    return pd.DataFrame(rows, columns=["reward", "policy", "task", "token_auc"])
+    return pd.DataFrame(rows, columns=["reward", "policy", "task", "auc_within"])
 
 
 def read_aucs(manifest: Path) -> pd.DataFrame:
-    """Return the AUCs that a manifest file holds, as `token_aucs`."""
-    return token_aucs(json.loads(manifest.read_text(encoding="utf-8")))
+    """Return the AUCs that a manifest file holds, as `within_aucs`."""
+    return within_aucs(json.loads(manifest.read_text(encoding="utf-8")))
 
 
 def family(reward: str) -> tuple[str, str]:
@@ -82,14 +82,14 @@ def gains(rows: pd.DataFrame) -> Figure:
     Args:
         rows: as from `gain_rows`.
     """
-    figure, panels = plt.subplots(1, len(QUALITIES), figsize=(9, 3.8), sharey=True)
+    figure, panels = plt.subplots(1, len(QUALITIES), figsize=(9, 4.2), sharey=True)
     for panel, (column, label) in zip(panels, QUALITIES.items(), strict=True):
         _draw(panel, rows, column)
         panel.set_xlabel(label, fontsize=9)
         panel.axhline(0, color="black", linewidth=0.8)
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("prefix form minus Best-of-8, points")
-    legend_below(figure, ncol=3)
+    panels[0].set_ylabel("prefix form minus\nBest-of-8, points")
+    legend_below(figure, ncol=3, inches=0.65)
     return figure
 
 

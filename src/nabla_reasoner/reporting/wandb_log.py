@@ -77,16 +77,11 @@ def import_wandb() -> ModuleType:
     return wandb
 
 
-def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str) -> None:
-    """Write one offline W&B run below `folder`/wandb."""
-    wandb = import_wandb()
-    version = provenance.commit()
-    tags = [scale, experiment]
-    if version["commit"]:
-        tags.append(version["commit"][:8] + ("-dirty" if version["dirty"] else ""))
+def run_settings() -> "wandb.Settings":
+    """Return settings of every run: nothing is printed, and nothing about the machine is collected."""
     # Settings named x_… are private to the pinned wandb. They leave out what takes most of a run's time and says
     # nothing about the results: system statistics, metadata, machine facts and the list of installed packages.
-    settings = wandb.Settings(
+    return import_wandb().Settings(
         silent=True,
         console="off",
         x_disable_stats=True,
@@ -97,6 +92,19 @@ def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str) -> None:
         disable_job_creation=True,
         save_code=False,
     )
+
+
+def tags(scale: str, experiment: str) -> list[str]:
+    """Return the tags of a run: scale, experiment and commit."""
+    version, result = provenance.commit(), [scale, experiment]
+    if version["commit"]:
+        result.append(version["commit"][:8] + ("-dirty" if version["dirty"] else ""))
+    return [tag[:TAG] for tag in result]
+
+
+def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str) -> None:
+    """Write one offline W&B run below `folder`/wandb."""
+    wandb = import_wandb()
     try:
         run = wandb.init(
             project=PROJECT,
@@ -104,12 +112,12 @@ def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str) -> None:
             name=entry.name,
             group=experiment,
             job_type=entry.job_type,
-            tags=[tag[:TAG] for tag in tags],
+            tags=tags(scale, experiment),
             config=dict(entry.config),
             mode="offline",
             dir=str(folder),
             resume="allow",
-            settings=settings,
+            settings=run_settings(),
         )
         logged: dict[str, Any] = dict(entry.metrics)
         for name, table in entry.tables.items():

@@ -48,6 +48,7 @@ def enumerate_pairs(
     Args:
         candidates: K, the number of tokens at each position.
     """
+    reward = reward.for_policy(policy)
     prompt = policy.prompt_ids(messages) + list(prefix)
     rows, choices = [], []
     with torch.no_grad():

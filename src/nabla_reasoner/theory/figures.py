@@ -285,4 +285,4 @@ def _postfix(axis: Axes, shares: pd.DataFrame) -> None:
     _label(axis, "δ_postfix by position and length", "quarter of the response", "share of δ_postfix in ∂L/∂z, %")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
-    axis.legend()
+    axis.legend(ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)

@@ -54,6 +54,7 @@ def decomposition(
         summed: names of the terms that are summed; all three make the proposition hold.
         claimed_reward_weight: λ given to the terms; the objective's (None) makes the proposition hold.
     """
+    reward = reward.for_policy(policy)
     weights = {"reward_weight": reward_weight, "nll_weight": nll_weight}
     claimed = weights | ({} if claimed_reward_weight is None else {"reward_weight": claimed_reward_weight})
     (terms,) = objective.gradient_terms(policy, reward, [messages], [[]], [rollout], **claimed)

@@ -67,7 +67,7 @@ class RelaxedText:
         others: Sequence[str],
     ):
         self.policy = policy
-        self.reward = reward
+        self.reward = reward.for_policy(policy)
         prefix_ids, ids = (policy.tokenizer.encode(part, add_special_tokens=False) for part in (prefix, text))
         others_ids = [policy.tokenizer.encode(other, add_special_tokens=False) for other in others]
         if len(positions) != 2 or len(others) != 2 or not all(0 <= position < len(ids) for position in positions):

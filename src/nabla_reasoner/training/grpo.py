@@ -18,6 +18,8 @@ from .data import Example, Padded, pad
 from .loop import Schedule
 from .sft import PolicyTraining, Score, text_lengths, verifiable_reward
 
+SHOWN = 8  # responses of a batch that loggers may show
+
 
 class GroupSampling(NamedTuple):
     """GRPO's settings.
@@ -123,6 +125,9 @@ class GroupRelativeTraining(PolicyTraining):
         """Return the clipped loss of the responses under the present policy."""
         self.count_flops(text_lengths(responses.blocks), updates=1)
         present = self.log_probabilities(self.model, responses.blocks)
+        if responses.reference is not None:
+            kl = losses.reference_divergence(present.detach(), responses.reference)
+            self.log("train/kl", kl[response_mask(responses.blocks)].mean())
         return responses.share * losses.policy_loss(
             present,
             present.detach() if responses.old is None else responses.old,
@@ -162,6 +167,10 @@ class GroupRelativeTraining(PolicyTraining):
         self.count_flops((len(e.prompt_ids) + len(e.response_ids) for e in examples), reads=1)
         extra_reads = (self.sampling.updates_per_batch > 1) + (self.sampling.kl_weight > 0)
         self.count_flops(text_lengths(blocks), reads=extra_reads)
+        self.samples = [
+            [problem.question, self.policy.decode(rollout.token_ids), float(reward)]
+            for problem, rollout, reward in zip(repeated[:SHOWN], rollouts, rewards.flatten().tolist(), strict=False)
+        ]
         self.log("train/reward", rewards.nanmean(), prog_bar=True)
         self.log("train/mixed_groups", (rewards.nan_to_num().std(1) > 0).float().mean())
         self.log("train/response_tokens", float(np.mean([len(rollout.token_ids) for rollout in rollouts])))

@@ -1,8 +1,10 @@
 """Training loop: optimiser and schedule, resumable checkpoints, and selection of the best weights, with Lightning."""
 
 import abc
+import contextlib
+import contextvars
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,12 +12,27 @@ import lightning
 import torch
 from jaxtyping import Float
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger
 from torch import Tensor
 
 from ..models.quiet import quiet_libraries
 from .checkpoints import AtomicCheckpoints, read_checkpoint
 from .data import Mixture, Padded
 from .losses import next_token_loss
+
+# Makes further loggers of a training from its name, its folder and its identity.
+LoggerFactory = Callable[[str, str, Mapping[str, Any]], Sequence[Logger]]
+_further: contextvars.ContextVar[LoggerFactory | None] = contextvars.ContextVar("further_loggers", default=None)
+
+
+@contextlib.contextmanager
+def further_loggers(make: LoggerFactory) -> Iterator[None]:
+    """Let every training within the context also log to these loggers, beside its CSV file."""
+    token = _further.set(make)
+    try:
+        yield
+    finally:
+        _further.reset(token)
 
 
 class Schedule(NamedTuple):
@@ -59,6 +76,11 @@ class Training(lightning.LightningModule, abc.ABC):
         loss = self.loss(batch)
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the norm of the gradient, before it is clipped."""
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(
@@ -166,6 +188,7 @@ def fit(
     best = BestWeights() if validation is not None else None
     loader = torch.utils.data.DataLoader(data, batch_size=None)
     validation_loader = torch.utils.data.DataLoader(list(validation), batch_size=None) if best else None
+    make = _further.get()
     with quiet_libraries():
         callbacks = [best] if best else []
         if patience is not None:
@@ -176,8 +199,8 @@ def fit(
             saved["global_step"] if ended else min(until or module.schedule.num_steps, module.schedule.num_steps),
             checkpoint,
             callbacks,
+            [CSVLogger(folder, name="log"), *(make(name, folder, identity) if make else [])],
             device=device,
-            folder=folder,
             interval=interval,
         )
         if best and not resumes:
@@ -202,9 +225,9 @@ def _trainer(
     num_steps: int,
     checkpoint: Path,
     validating: Sequence[lightning.Callback],
+    loggers: Sequence[Logger],
     *,
     device: str,
-    folder: str,
     interval: int,
 ) -> lightning.Trainer:
     # With validation, the checkpoint is written after it: the states of `validating` in it include that measurement.
@@ -217,7 +240,7 @@ def _trainer(
         devices=1,
         max_steps=num_steps,
         gradient_clip_val=1.0,
-        logger=lightning.pytorch.loggers.CSVLogger(folder, name="log"),
+        logger=list(loggers),
         plugins=[AtomicCheckpoints()],
         callbacks=[saving, TQDMProgressBar(refresh_rate=10), *validating],
         enable_model_summary=False,

@@ -17,6 +17,7 @@ from .data import Padded
 from .loop import Schedule, Training
 from .losses import next_token_loss
 
+SAMPLE_COLUMNS = ["question", "response", "reward"]
 Score = Callable[[Sequence[Problem], Sequence[Rollout]], list[float]]
 
 
@@ -44,6 +45,8 @@ class PolicyTraining(Training):
 
     Attributes:
         accuracies: latest greedy accuracy of each task, in percent.
+        samples: a few of the latest sampled responses, as rows of `SAMPLE_COLUMNS`; a logger with `log_text` shows them
+            at every validation.
         flops: floating-point operations of the training so far (`cost.forward_flops`, `cost.update_flops`); every token
             is read or sampled with a prediction, and validation is left out.
     """
@@ -59,6 +62,7 @@ class PolicyTraining(Training):
         self.policy = Policy(model, tokenizer, "the policy in training")
         self.max_new_tokens = max_new_tokens
         self.accuracies: dict[str, float] = {}
+        self.samples: list[list[str | float]] = []
         self.register_buffer("flops", torch.zeros((), dtype=torch.float64))  # a checkpoint keeps it
 
     def count_flops(self, lengths: Iterable[int], *, reads: int = 0, updates: int = 0) -> None:
@@ -76,6 +80,9 @@ class PolicyTraining(Training):
         for task, accuracy in self.accuracies.items():
             self.log(f"validation/{task}", accuracy)
         self.log("validation/accuracy", float(np.mean(list(self.accuracies.values()))), prog_bar=True)
+        for logger in self.loggers:
+            if self.samples and hasattr(logger, "log_text"):
+                logger.log_text("samples", SAMPLE_COLUMNS, self.samples, step=self.global_step)
 
 
 class SupervisedTraining(PolicyTraining):

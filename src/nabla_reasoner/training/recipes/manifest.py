@@ -57,11 +57,15 @@ def write(config: DictConfig, data: dict[str, dict[str, list[Problem]]]) -> None
                 task: round(greedy_accuracy(reward.strong, problems, MAX_NEW_TOKENS), 1)
                 for task, problems in validation.items()
             }
+    far: dict[tuple[str, str], float] = {}
     for name, entry in entries.items():
         if entry["folder"].startswith("policies/"):
             policy = Policy.from_pretrained(str(folder / entry["folder"]))
             measured = rewards if name in config.models else {"likelihood": rewards["likelihood"]}
-            entry["validation"] = {task: measure(policy, measured, problems) for task, problems in validation.items()}
+            entry["validation"] = {
+                task: measure(policy, measured, problems, far) for task, problems in validation.items()
+            }
+            print(f"manifest: {name} measured", flush=True)
     manifest = {
         "made_by": "./reproduce.sh models",
         "measured_on": f"{NUM_PROBLEMS} validation problems per task, {NUM_SAMPLES} samples, temperature {TEMPERATURE}",
@@ -112,8 +116,19 @@ def describe(assets: Path, folder: Path, recipe: DictConfig) -> dict[str, Any]:
     }
 
 
-def measure(policy: Policy, rewards: dict[str, RewardModel], problems: Sequence[Problem]) -> dict[str, Any]:
-    """Return accuracies of one policy on one task in percent, and the quality of each reward there."""
+def measure(
+    policy: Policy,
+    rewards: dict[str, RewardModel],
+    problems: Sequence[Problem],
+    far: dict[tuple[str, str], float] | None = None,
+) -> dict[str, Any]:
+    """Return accuracies of one policy on one task in percent, and the quality of each reward there.
+
+    Args:
+        far: results of `far_ranking` by reward and task, which are the same for every policy; new ones are added.
+    """
+    far = {} if far is None else far
+    task = problems[0].task
     repeated = [problem for problem in problems for _ in range(NUM_SAMPLES)]
     noise = [keyed_uniforms(0, p.id, 0, f"rollout {k}", MAX_NEW_TOKENS) for p in problems for k in range(NUM_SAMPLES)]
     rollouts = sample_responses(policy, repeated, noise, Sampling(TEMPERATURE), MAX_NEW_TOKENS)
@@ -128,6 +143,8 @@ def measure(policy: Policy, rewards: dict[str, RewardModel], problems: Sequence[
         "rewards": {},
     }
     for name, reward in rewards.items():
+        if (name, task) not in far:
+            far[name, task] = far_ranking(policy, reward, problems)
         values, _ = scoring.rewards(reward, [reward.prompt_ids(problem.messages) for problem in repeated], responses)
         scores = np.array(values).reshape(-1, NUM_SAMPLES)
         quality = selection_quality(scores, correct)
@@ -138,7 +155,7 @@ def measure(policy: Policy, rewards: dict[str, RewardModel], problems: Sequence[
             "auc_within": round(auc_within(scores, correct), 3),
             "token_auc": round(token_auc(reward, problems, responses[::NUM_SAMPLES], correct[:, 0]), 3),
             "calibration_error": round(calibration_error(probability(reward, scores), correct), 3),
-            "outranks_far_answers": round(far_ranking(policy, reward, problems), 3),
+            "outranks_far_answers": round(far[name, task], 3),
         }
     return result
 

@@ -7,11 +7,13 @@ mixed precision.
 
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ...config.wandb_mode import chosen_mode
 from ...tasks import grading, problems
 from ...types import Problem
 from ..grpo import GroupSampling
@@ -59,7 +61,7 @@ def trainer_settings(config: DictConfig) -> dict[str, Any]:
         "scale_rewards": "group" if sampling.scale_advantages else "none",
         **_engine_settings(config.vllm),
         "bf16": True,
-        "report_to": ["wandb"],
+        "report_to": [] if chosen_mode(config.wandb) == "disabled" else ["wandb"],
         "save_steps": 50,
         "save_total_limit": 2,
         "logging_steps": 1,
@@ -114,6 +116,7 @@ def train_with_trl(config: DictConfig) -> None:
     import peft
     import trl
 
+    os.environ |= {"WANDB_MODE": chosen_mode(config.wandb), "WANDB_PROJECT": "nabla-reasoner"}  # TRL opens the run
     questions = load_questions(config)
     rows = [{"prompt": problem.messages, "problem_id": problem.id} for problem in questions]
     lora = OmegaConf.to_container(config.lora) if config.lora is not None else None

@@ -22,6 +22,7 @@ from ..grpo import GroupRelativeTraining, GroupSampling
 from ..loop import FitResult, Schedule, discard_checkpoint, fit
 from ..sft import PolicyTraining, SupervisedTraining
 
+UNSHOWN = ["train/gradient_norm", "train/kl"]  # columns of the log that committed curves leave out
 Splits = dict[str, dict[str, list[Problem]]]
 
 
@@ -209,7 +210,9 @@ def write_curves(path: Path, logs: Mapping[str, Path]) -> None:
 
 def _curve(log: Path) -> pd.DataFrame:
     steps = read_log(log)
-    return steps[steps["validation/accuracy"].notna() | (steps.index % 10 == 0)].drop(columns="epoch")
+    return steps[steps["validation/accuracy"].notna() | (steps.index % 10 == 0)].drop(
+        columns=["epoch", *UNSHOWN], errors="ignore"
+    )
 
 
 def _short(text: str) -> str:
