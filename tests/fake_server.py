@@ -22,11 +22,12 @@ class FakeServer:
     Args:
         policy: the model that samples.
         fault: is told of each request for a completion and its number, and returns what goes wrong, if anything:
-            "500", "400", "killed", "late", "truncated", "cut", "vocabulary", "no choices", "text", "log_probs" or
-            "abort".
+            "500", "400", "killed", "late", "truncated", "cut", "vocabulary", "no choices", "text", "log_probs",
+            "scores" or "abort".
 
     Attributes:
         bodies: requests for completions, in order of arrival.
+        models: names of the models that it serves; others are answered by HTTP 404, as vLLM does.
         delay: seconds by which an answer is late.
     """
 
@@ -75,6 +76,7 @@ class FakeServer:
                 "prompt_token_ids": prompt,
                 "finish_reason": "stop" if ids[-1] in stops else "length",
                 "logprobs": self.log_probs(prompt, ids) if body["logprobs"] else None,
+                "prompt_logprobs": self.prompt_log_probs(prompt) if body.get("prompt_logprobs") else None,
             }
         return {"id": "cmpl-1", "object": "text_completion", "choices": [choice]}
 
@@ -92,6 +94,16 @@ class FakeServer:
             "top_logprobs": tops,
         }
 
+    @torch.no_grad()
+    def prompt_log_probs(self, prompt: list[int]) -> list[dict[str, Any] | None]:
+        logits = self.policy.model(torch.tensor([prompt])).logits[0, :-1]
+        values = logits[:, : self.policy.vocab_size].log_softmax(-1)
+        entries = [
+            {str(t): {"logprob": row[t].item(), "rank": 1 + int((row > row[t]).sum())} for t in (i, int(row.argmax()))}
+            for row, i in zip(values, prompt[1:], strict=True)
+        ]
+        return [None, *entries]
+
     def broken(self, kind: str, answer: dict[str, Any]) -> bytes:
         """Return an answer with one thing wrong in it."""
         choice = answer["choices"][0]
@@ -103,6 +115,8 @@ class FakeServer:
             del choice["token_ids"]
         elif kind == "log_probs":
             choice["logprobs"] = {"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": [{"a": -1.0}]}
+        elif kind == "scores":
+            choice["prompt_logprobs"] = choice["prompt_logprobs"][:-1]
         elif kind == "abort":
             choice["token_ids"], choice["finish_reason"] = choice["token_ids"][:1], "abort"
         payload = json.dumps(answer).encode()
@@ -125,6 +139,10 @@ class FakeServer:
                 with server.lock:
                     server.bodies.append(body)
                     kind = server.fault(body, len(server.bodies))
+                if body["model"] not in server.models:
+                    error = {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}}
+                    self._send(404, json.dumps(error).encode())
+                    return
                 if kind == "killed":
                     server.kill()
                     self.close_connection = True

@@ -60,6 +60,7 @@ SHAPE = {
     "tie_word_embeddings": True,
 }
 CPU = torch.device("cpu")
+RATES = {"hf": [4.0, 3.0, 2.0], "vllm": [1.0, 2.0, 1.0]}  # seconds of both engines in a made-up comparison
 
 
 @pytest.mark.slow
@@ -97,7 +98,7 @@ def test_run_writes_documented_columns_and_quotients_of_rows(tmp_path, capsys):
 def test_every_case_runs_at_smallest_size(tmp_path):
     assert main(["bench", *SMALL, f"results_dir={tmp_path}"]) == 0
     table = pd.read_csv(tmp_path / "tiny" / "bench" / "bench.csv")
-    assert set(table.case.str.partition("__")[0]) == set(cases.CASES)
+    assert set(table.case.str.partition("__")[0]) == {name for name, case in cases.CASES.items() if case.tiny}
     assert table[table.case == "dto_memory"].peak_bytes.gt(0).all()
     (skipped,) = table[table.case == "utilisation"].variant
     assert skipped == "not run: needs an NVIDIA GPU and device=cuda"
@@ -214,6 +215,32 @@ def test_growth_verdict_compares_last_and_first_point():
     verdict = results.verdict("evaluation_by_batch", {"1": comparison(1, 2), "64": comparison(4, 6)}, "seconds", 1.0)
     assert verdict.value.startswith("0.75 (from 1 to 64: evaluation x 3, bare passes x 4)")
     assert verdict.reached == "yes"
+
+
+def test_tokens_per_second_are_compared_by_their_ratio_and_its_range():
+    variants = (Variant(name, seconds, Cost(decode_tokens=60)) for name, seconds in RATES.items())
+    comparison = Comparison(*variants)
+    assert [results.quantity(variant, "tokens") for variant in comparison.variants] == [20, 60]
+    verdict = results.verdict("sampling_rate", {"a__b": comparison}, "tokens", None)
+    assert (verdict.value, verdict.spread) == ("3", "1.5 to 4")
+
+
+def test_sampling_rate_needs_a_server_at_scale_small_only(tmp_path):
+    assert "sampling_rate" not in bench.chosen_cases(settings("scale=tiny"))
+    assert "sampling_rate" in bench.chosen_cases(settings("scale=small"))
+    context = BenchContext(settings("scale=small"))
+    reason = bench._measure(context, "sampling_rate", "smollm2__products")
+    assert reason.startswith("not run: needs server_python=PYTHON")
+    case = cases.CASES["sampling_rate"]
+    text = results.markdown({"sampling_rate": {"smollm2__products": reason}}, cases.CASES, "small", "facts")
+    assert f"| sampling_rate | {case.title} | {reason} |" in text
+
+
+def test_wrong_server_python_is_refused_before_anything_is_measured(tmp_path, capsys):
+    words = ["scale=small", "cases=[sampling_rate]", "server_python=/no/python", f"results_dir={tmp_path}"]
+    assert main(["bench", *words]) == WRONG
+    assert "server_python must be the Python of an environment with vLLM" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.csv"))
 
 
 def test_crossing_is_interpolated_within_range_only():

@@ -8,7 +8,7 @@ import toys
 from fake_server import FakeServer
 from toy_runs import command, records_below
 
-from nabla_reasoner import Policy
+from nabla_reasoner import Policy, RewardModel
 from nabla_reasoner.__main__ import WRONG, main
 from nabla_reasoner.evaluation.records import read_records
 from nabla_reasoner.experiments.command import FAILED
@@ -23,6 +23,12 @@ def short_pauses(monkeypatch):
 @pytest.fixture(scope="module")
 def policy() -> Policy:
     return Policy.from_pretrained(toys.model_folder("qwen2"))
+
+
+@pytest.fixture(scope="module")
+def reward() -> Policy:
+    """Return the model of the reward that `toy_runs.command` names."""
+    return RewardModel.from_pretrained(toys.model_folder("llama", seed=7), kind="likelihood").strong
 
 
 def served(results: Path, server: FakeServer, *more: str) -> list[str]:
@@ -77,22 +83,47 @@ def test_server_killed_in_a_batch_leaves_failed_records_and_keeps_the_others(pol
     assert "3 problems failed" in capsys.readouterr().err
 
 
-def test_fault_of_one_problem_fails_that_problem_alone_and_its_text_is_not_graded(policy, tmp_path: Path):
+REASONS = {
+    "500": "HTTP 500 (The answer is 42. Engine died)",
+    "400": "HTTP 400 (The answer is 42. Engine died)",
+    "truncated": "bytes that are no whole JSON text",
+    "vocabulary": "outside the policy's vocabulary",
+    "late": "no answer in time",
+}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow if k == "late" else ()) for k in REASONS])
+def test_fault_of_one_problem_fails_that_problem_alone_and_its_text_is_not_graded(policy, tmp_path: Path, kind):
     poisoned: list[list[int]] = []
 
     def fault(body, number):
         if not is_check(body) and not poisoned:
             poisoned.append(body["prompt"])
-        return "500" if not is_check(body) and body["prompt"] in poisoned else None
+        return kind if not is_check(body) and body["prompt"] in poisoned else None
 
     with FakeServer(policy, fault) as server:
-        assert main(served(tmp_path, server, "method=best_of_n", "method.num_samples=2")) == FAILED
-    records = read_records(next(path for path in tmp_path.rglob("*__s0.jsonl") if "budget" not in str(path)))
+        server.delay = 60
+        words = ["method=nabla_reasoner", "method.max_rollouts=1", f"server_timeout={2 if kind == 'late' else 60}"]
+        assert main(served(tmp_path, server, *words)) == FAILED
+    records = read_records(next(tmp_path.rglob("*__s0.jsonl")))
     failed = [record for record in records if record["status"] == "failed"]
     assert len(records) == 5
     assert len(failed) == 1
-    assert "HTTP 500 (The answer is 42. Engine died)" in failed[0]["error"]
-    assert "42" not in failed[0]["response"]
+    assert REASONS[kind] in failed[0]["error"]
+    assert (failed[0]["response"], failed[0]["extracted"], failed[0]["correct"]) == ("", None, False)
+
+
+def test_server_that_comes_back_with_another_model_answers_nothing(policy, tmp_path: Path):
+    with FakeServer(policy) as server:
+
+        def fault(body, number):
+            server.models = ["served"] if number < 4 + 3 else ["another"]  # from the second chunk of two on
+
+        server.fault = fault
+        assert main(served(tmp_path, server, "method=greedy")) == FAILED
+    records = read_records(next(tmp_path.rglob("*__s0.jsonl")))
+    assert [record["status"] for record in records] == ["ok", "ok", "failed", "failed", "failed"]
+    assert all("HTTP 404 (The model `served` does not exist.)" in record["error"] for record in records[2:])
 
 
 def test_passing_faults_change_no_record(policy, tmp_path: Path):
@@ -130,9 +161,75 @@ def test_wrong_combination_is_refused_and_nothing_is_written(policy, tmp_path: P
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("own_rollouts", [True, False])
+def test_rewards_of_a_server_give_the_records_of_hugging_faces_scores(policy, reward, tmp_path: Path, own_rollouts):
+    narrow = ("method=best_of_n,nabla_reasoner", "num_problems=2", "max_new_tokens=4")
+    with FakeServer(policy) as sampler, FakeServer(reward) as scorer:
+        sampling = [] if own_rollouts else ["rollouts=vllm", f"server={sampler.url}"]
+        assert main(command(tmp_path / "hf", *narrow, *sampling)) == 0
+        assert main(command(tmp_path / "vllm", *narrow, *sampling, f"reward_server={scorer.url}")) == 0
+        asked = len(scorer.bodies)
+        assert asked > 4
+        assert all(body["prompt_logprobs"] == 1 for body in scorer.bodies)
+        assert main(command(tmp_path / "vllm", *narrow, *sampling, f"reward_server={scorer.url}")) == 0
+        assert len(scorer.bodies) == asked, "a complete cell asks for nothing"
+    for path in (tmp_path / "hf").rglob("*__s0.jsonl"):
+        other = tmp_path / "vllm" / path.relative_to(tmp_path / "hf")
+        for record, served_record in zip(read_records(path), read_records(other), strict=True):
+            assert (served_record["response"], served_record["status"]) == (record["response"], "ok")
+            assert served_record["reward"] == pytest.approx(record["reward"], abs=1e-3)
+        lines = [json.loads(line) for line in other.with_suffix(".engines.ndjson").read_text("utf-8").splitlines()]
+        assert {line["model"] for line in lines} == {"reward"} | (set() if own_rollouts else {"policy"})
+        assert json.loads(other.with_suffix(".settings.json").read_text("utf-8"))["reward_scores"] == "vllm"
+    engines = json.loads((tmp_path / "vllm/tiny/table1/summary.json").read_text("utf-8"))["invocations"][0]["engines"]
+    assert engines["reward_scores"]["tokens_compared"] > 0
+    assert engines["reward_scores"]["largest_log_prob_difference"] < 1e-4
+    assert ("tokens_compared" in engines) is not own_rollouts
+    assert [server["check"]["tokens_compared"] for server in engines["servers"] if "reward" in server] == [2 * 16]
+
+
+def test_scoring_server_killed_in_a_batch_leaves_failed_records_and_keeps_the_others(reward, tmp_path: Path):
+    def fault(body, number):
+        return "killed" if number == 4 + 3 else None  # after the check, in the second chunk of two
+
+    with FakeServer(reward, fault) as server:
+        words = ["method=best_of_n", "method.num_samples=1", f"reward_server={server.url}"]
+        assert main(command(tmp_path, *words)) == FAILED
+    records = read_records(next(path for path in tmp_path.rglob("*__s0.jsonl") if "budget" not in str(path)))
+    assert [record["status"] for record in records] == ["ok", "ok", "failed", "failed", "failed"]
+    for record in records[2:]:
+        assert record["error"].startswith(f"ServerError: {server.url}, attempt")
+        assert (record["response"], record["reward"], record["correct"]) == ("", None, False)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        (["reward=classifier"], ["reward_server needs a likelihood reward without a reference", "classifier"]),
+        (["reward=likelihood,likelihood-weak"], ["reward_server serves one reward; got likelihood, likelihood-weak"]),
+        (["max_new_tokens=100"], ["max_model_len=70", "--max-model-len"]),
+        ([f"reward.path={toys.model_folder('llama', seed=8)}"], ["wrong model behind", "log-likelihood"]),
+    ],
+)
+def test_wrong_server_of_a_reward_is_refused_and_nothing_is_written(reward, tmp_path: Path, capsys, settings, words):
+    with FakeServer(reward, max_model_len=70) as server:
+        asked = command(tmp_path / "results", "method=best_of_n", f"reward_server={server.url}")
+        if settings[0].startswith("reward="):
+            asked = [word for word in asked if not word.startswith("reward")] + [f"reward_server={server.url}"]
+        if "," in settings[0]:
+            asked[0] = "table2"  # other tables take one reward
+        assert main([*asked, *settings]) == WRONG
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    for word in words:
+        assert word in message
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["reward_server=http://127.0.0.1:9"], ["a server must be reachable"]),
+        (["reward_server=here"], ["reward_server must be text like"]),
         (["rollouts=vllm"], ["server=URL", "server_python=PYTHON", "neither"]),
         (["rollouts=vllm", "server=http://127.0.0.1:9", "server_python=python"], ["both"]),
         (["server=http://127.0.0.1:9"], ["rollouts must be vllm"]),
@@ -155,6 +252,8 @@ def test_target_that_takes_no_server_says_so(tmp_path: Path, capsys):
     settings = ["rollouts=vllm", "server=http://127.0.0.1:9", f"results_dir={tmp_path}", "num_problems=1"]
     assert main(["figure2", *settings]) != 0
     assert "rollouts must be hf for this target" in capsys.readouterr().err
+    assert main(["figure2", "reward_server=http://127.0.0.1:9", *settings[2:]]) != 0
+    assert "reward_server must be left out for this target" in capsys.readouterr().err
 
 
 def test_solve_takes_a_server(policy, tmp_path: Path, capsys):

@@ -200,7 +200,7 @@ def test_server_must_be_reachable_and_serve_one_long_enough_model(policy, server
     with pytest.raises(ValueError, match=r"300 tokens together; .* max_model_len=256"):
         identity.check_length(Client(server.url), 256, 300)
     server.models = ["one", "two"]
-    with pytest.raises(ValueError, match="exactly one model, the policy; got one, two"):
+    with pytest.raises(ValueError, match="exactly one model; got one, two"):
         identity.served_model(Client(server.url))
     server.kill()
     with pytest.raises(ValueError, match="must be reachable"):

@@ -145,9 +145,9 @@ class TreeSearch:
             policy.check_length(len(tree.policy_prompt), settings.max_new_tokens)
             reward.check_length(len(tree.reward_prompt), settings.max_new_tokens)
         with self.timed(self.trees):
-            scoring.read_prompts(reward, [tree.reward_prompt for tree in self.trees], self.caches)
-        for tree in self.trees:
-            tree.log.trajectory.charge(cost.scoring(reward.size, cost.one_pass(0, len(tree.reward_prompt))))
+            costs = scoring.read_prompts(reward, [tree.reward_prompt for tree in self.trees], self.caches)
+        for tree, spent in zip(self.trees, costs, strict=True):
+            tree.log.trajectory.charge(spent)
 
     def timed(self, trees: Sequence[ProblemTree]) -> AbstractContextManager[None]:
         """Share the seconds of a block equally among the trees that take part in it."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from . import evaluations, measurements
+from . import evaluations, measurements, served_sampling
 from .context import BenchContext, Comparison
 
 
@@ -18,6 +18,7 @@ class Case(NamedTuple):
         weight: seconds on two idle cores at scale=tiny; used for the estimate of the time left only.
         targets: largest acceptable ratio, by scale.
         small: whether scale=small has this case too.
+        tiny: whether scale=tiny has it.
     """
 
     measure: Callable[[BenchContext, str], Comparison]
@@ -27,6 +28,7 @@ class Case(NamedTuple):
     weight: float
     targets: dict[str, float]
     small: bool = False
+    tiny: bool = True
 
 
 def single_point(settings: dict[str, Any]) -> list[str]:
@@ -134,6 +136,16 @@ CASES = {
         weight=5,
         targets={"tiny": 1.3, "small": 1.3},
         small=True,
+    ),
+    "sampling_rate": Case(
+        served_sampling.sampling_rate,
+        "tokens",
+        "tokens per second of rollouts: vLLM / Hugging Face's engine, the same prompts and lengths",
+        first_policy,
+        weight=120,
+        targets={},
+        small=True,
+        tiny=False,  # vLLM takes no heads of 28
     ),
     "dto_memory": Case(
         measurements.dto_memory,

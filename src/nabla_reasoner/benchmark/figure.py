@@ -22,6 +22,7 @@ RATIOS = {
     "prefix_best_of_n_seconds": "seconds:\nprefix form / Best-of-8",
     "engine_seconds": "seconds per problem:\nfast, batch / reference engine",
     "evaluation_seconds": "seconds:\ngradient evaluation / bare passes",
+    "sampling_rate": "tokens per second:\nvLLM / Hugging Face",
     "dto_memory": "peak memory:\nDTO call / bare passes",
     "utilisation": "FLOP/s:\ngradient evaluation / matmul",
 }

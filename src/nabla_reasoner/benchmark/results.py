@@ -25,7 +25,14 @@ COLUMNS = [
 PROFILE_COLUMNS = ["case", "variant", "part", "seconds", "share", "calls"]
 SPREAD_COLUMNS = ["case", "variant", "repeat", "seconds"]
 DECODING_SHARE = 1 / 8  # fraction of the decoding time that one evaluation should stay below
-UNITS = {"seconds": ("s", 1.0), "flops": ("MFLOPs", 1e6), "peak_bytes": ("MiB", 2**20), "rate": ("GFLOP/s", 1e9)}
+UNITS = {
+    "seconds": ("s", 1.0),
+    "flops": ("MFLOPs", 1e6),
+    "peak_bytes": ("MiB", 2**20),
+    "rate": ("GFLOP/s", 1e9),
+    "tokens": ("tokens/s", 1.0),
+}
+TIMED = ("seconds", "rate", "tokens")  # kinds that vary between repeats
 
 # By case and point, the comparison, or the reason why there is none.
 Results = Mapping[str, Mapping[str, Comparison | str]]
@@ -47,11 +54,15 @@ class Verdict(NamedTuple):
     reached: str
 
 
-def quantity(variant: Variant, kind: str) -> int | float:
-    """Return what a case compares: median "seconds", "flops", "peak_bytes", or "rate" in FLOP/s."""
-    seconds = statistics.median(variant.seconds)
-    if kind == "rate":
-        return variant.spent.flops / seconds
+def quantity(variant: Variant, kind: str, seconds: float | None = None) -> int | float:
+    """Return what a case compares: "seconds", "flops", "peak_bytes", "rate" in FLOP/s, or "tokens" decoded per second.
+
+    Args:
+        seconds: a single timing; None takes the median.
+    """
+    seconds = statistics.median(variant.seconds) if seconds is None else seconds
+    if kind in ("rate", "tokens"):
+        return (variant.spent.flops if kind == "rate" else variant.spent.decode_tokens) / seconds
     return {"seconds": seconds, "flops": variant.spent.flops, "peak_bytes": variant.peak_bytes}[kind]
 
 
@@ -143,8 +154,8 @@ def verdict(case: str, points: Mapping[str, Comparison | str], kind: str, target
     if len(ratios) > 1:
         median = statistics.median(ratios.values())
         value += f" (worst of {len(ratios)}: {worst.replace('__', ', ')}; median {median:.3g})"
-    timed = kind in ("seconds", "rate")
-    low, high = _range(points[worst]) if timed else (ratios[worst], ratios[worst])
+    timed = kind in TIMED
+    low, high = _range(points[worst], kind) if timed else (ratios[worst], ratios[worst])
     spread = _range_text(low, high) if timed else "one run" if kind == "peak_bytes" else "exact"
     invalid = sum(not comparison.valid for comparison in points.values())
     if invalid:
@@ -164,10 +175,13 @@ def _reached(value: float, low: float, high: float, target: float | None) -> str
     return ("yes" if value <= target else "no") + (" (within the spread)" if low <= target < high else "")
 
 
-def _range(comparison: Comparison) -> tuple[float, float]:
-    """Return the smallest and largest ratio of two consecutive timings."""
-    timings = zip(comparison.measured.seconds, comparison.baseline.seconds, strict=True)
-    ratios = [seconds / baseline for seconds, baseline in timings]
+def _range(comparison: Comparison, kind: str) -> tuple[float, float]:
+    """Return the smallest and largest ratio over pairs of consecutive timings."""
+    measured, baseline = (
+        [quantity(variant, kind, seconds) for seconds in variant.seconds]
+        for variant in (comparison.measured, comparison.baseline)
+    )
+    ratios = [value / reference for value, reference in zip(measured, baseline, strict=True)]
     return min(ratios), max(ratios)
 
 
@@ -186,7 +200,9 @@ def _crossing_verdict(points: Mapping[str, Comparison]) -> Verdict:
     else:
         where = "not below 1/8 within the range"
     last = list(points)[-1]
-    return Verdict(f"{where}; {ratios[-1]:.3g} at {last}", f"{_range_text(*_range(points[last]))} at {last}", "-", "-")
+    return Verdict(
+        f"{where}; {ratios[-1]:.3g} at {last}", f"{_range_text(*_range(points[last], 'seconds'))} at {last}", "-", "-"
+    )
 
 
 def _growth_verdict(points: Mapping[str, Comparison], target: float | None) -> Verdict:
@@ -233,7 +249,7 @@ def markdown(results: Results, cases: Mapping[str, Case], scale: str, facts: str
         quantities = [
             f"{quantity(variant, kind) / scale_factor:.4g} {unit} ({variant.name})" for variant in comparison.variants
         ]
-        spread = _range_text(*_range(comparison)) if len(comparison.baseline.seconds) > 1 else "-"
+        spread = _range_text(*_range(comparison, kind)) if len(comparison.baseline.seconds) > 1 else "-"
         lines.append(
             f"| {name} | {point.replace('__', ', ')} | {' | '.join(quantities)} | {ratio(comparison, kind):.3g} "
             f"| {spread} | {comparison.note} |"

@@ -162,13 +162,15 @@ def load_models(cell: Cell, *, served: bool = False) -> tuple[Policy, RewardMode
     """Return policy and reward model of a cell, and set torch's threads; the last of each stays loaded.
 
     Args:
-        served: whether the caller lets a server sample where the cell asks for it; otherwise that is refused.
+        served: whether the caller lets servers sample and score where the cell asks for it; otherwise it is refused.
 
     Raises:
         ValueError: a folder that cannot be read, vocabularies that differ, or rollouts that the caller cannot have.
     """
     if cell.rollouts != "hf" and not served:
         raise ValueError(f"rollouts must be hf for this target; got {cell.rollouts}. Leave rollouts=... out.")
+    if cell.reward_server is not None and not served:
+        raise ValueError(f"reward_server must be left out for this target; got {cell.reward_server}.")
     transformers.logging.disable_progress_bar()  # a bar for each weight file would hide the sweep's own lines
     if cell.threads is not None:
         torch.set_num_threads(cell.threads)

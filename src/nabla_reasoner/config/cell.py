@@ -110,6 +110,7 @@ class RunSettings(Section):
     server_arguments: str | None
     server_requests: Count
     server_timeout: Positive
+    reward_server: Annotated[str, Field(pattern=r"^https?://")] | None
     pool_seeds: Count
     budget: bool
     overwrite: bool
@@ -169,12 +170,31 @@ class Cell(RunSettings):
     quiet: bool = False
 
     @model_validator(mode="after")
+    def _check_reward_server(self) -> "Cell":
+        if self.reward_server and (self.reward.kind != "likelihood" or self.reward.reference):
+            having = f"the reference {self.reward.reference}" if self.reward.reference else f"kind={self.reward.kind}"
+            raise ValueError(
+                f"reward_server needs a likelihood reward without a reference model; {self.reward.name} has {having}. "
+                "Leave reward_server out, or write reward=likelihood."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_split(self) -> "Cell":
         if self.split != "test" and self.task.dataset is None:
             raise ValueError(
                 f"split={self.split} is for generated tasks only; got task {self.task.name}. Use split=test."
             )
         return self
+
+    @property
+    def served(self) -> bool:
+        """Whether a server samples, or scores responses."""
+        return self.rollouts != "hf" or self.reward_server is not None
+
+    def unserved(self) -> "Cell":
+        """Return the cell with all work done here, by Hugging Face's models."""
+        return self.changed(rollouts="hf", reward_server=None)
 
     def changed(self, **values: Any) -> "Cell":
         """Return the cell with other values, which are not checked again."""

@@ -234,6 +234,7 @@ class BenchSettings(Settings):
     device: Device
     threads: Count | None
     cases: list[str] | None = Field(min_length=1)
+    server_python: Folder | None
     repeats: Count
     policies: Annotated[list[str], Field(min_length=1)]
     tasks: Annotated[list[str], Field(min_length=1)]

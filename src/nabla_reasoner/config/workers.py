@@ -8,8 +8,8 @@ MIN_RECORDS = 500  # records to be made per process; for fewer, starting one (so
 def useful_workers(cell: Cell, records: int) -> int:
     """Return how many processes to use for cells with so many records to make; 1 means none but this one.
 
-    Cells on a GPU, and cells whose continuations a server samples, run one after the other.
+    Cells on a GPU, and cells for which a server works, run one after the other.
     """
-    if cell.device != "cpu" or cell.rollouts != "hf" or cell.devices * cell.num_nodes > 1:
+    if cell.device != "cpu" or cell.served or cell.devices * cell.num_nodes > 1:
         return 1
     return max(1, min(cell.workers, records // MIN_RECORDS))

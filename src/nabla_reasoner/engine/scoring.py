@@ -36,7 +36,8 @@ def rewards(
     """Return r(y|x) of each response, and the cost of each.
 
     Without `caches`, the responses of a pool are read at the least cost: equal ones once, and a beginning that several
-    share once. The first of them in order pays; an equal one costs nothing.
+    share once. The first of them in order pays; an equal one costs nothing. Another engine (`reward.text_scores`) reads
+    every text as a whole; caches are left as they are then.
 
     Args:
         prompts: chat prompts by the reward model's template.
@@ -52,16 +53,28 @@ def rewards(
         NonFiniteError: a score or log-probability that is NaN or infinite.
     """
     requests = [_request(reward, p, r, close=close) for p, r in zip(prompts, responses, strict=True)]
-    if caches is not None:
+    if caches is not None and reward.text_scores is None:
         scored = _score(reward, requests, caches, slots)
         return [value for value, _ in scored], [cost.scoring(reward.size, reads) for _, reads in scored]
-    pools = shared_slots([request.prompt for request in requests]) if pools is None else pools
+    if caches is not None:
+        pools = slots
+    elif pools is None:
+        pools = shared_slots([request.prompt for request in requests])
     keys = [(pool, tuple(request.text)) for pool, request in zip(pools, requests, strict=True)]
     firsts = {key: index for index, key in reversed(list(enumerate(keys)))}
-    scored = _score_pools(reward, {index: requests[index] for index in sorted(firsts.values())}, pools)
+    distinct = {index: requests[index] for index in sorted(firsts.values())}
+    scored = _score_pools(reward, distinct, pools) if reward.text_scores is None else _score_elsewhere(reward, distinct)
     return [scored[firsts[key]][0] for key in keys], [
         cost.scoring(reward.size, scored[index][1]) if index in scored else cost.Cost() for index in range(len(keys))
     ]
+
+
+def _score_elsewhere(reward: RewardModel, requests: dict[int, _Request]) -> dict[int, tuple[float, cost.Reads]]:
+    """Let the reward's other engine score texts; arguments and result as of `_score_pools`."""
+    texts, firsts = [r.text for r in requests.values()], [len(r.prompt) for r in requests.values()]
+    values = reward.text_scores(reward, texts, firsts)
+    reads = [cost.one_pass(0, len(text), len(text) - first) for text, first in zip(texts, firsts, strict=True)]
+    return dict(zip(requests, zip(values, reads, strict=True), strict=True))
 
 
 def _score(
@@ -120,8 +133,10 @@ def _request(reward: RewardModel, prompt: Sequence[int], response: Sequence[int]
     return _Request(list(prompt), [*prompt, *response, *suffix])
 
 
-def read_prompts(reward: RewardModel, prompts: list[list[int]], caches: ModelCaches) -> None:
-    """Read every prompt once, the i-th into slot i."""
+def read_prompts(reward: RewardModel, prompts: list[list[int]], caches: ModelCaches) -> list[cost.Cost]:
+    """Read every prompt once, the i-th into slot i, unless another engine scores; return the cost of each."""
+    if reward.text_scores is not None:
+        return [cost.Cost() for _ in prompts]
     models = [(model, cache) for model, _, cache in likelihood_models(reward, caches)] or [(reward, caches.scorer)]
 
     def fill(slots: list[int]) -> list[None]:
@@ -132,6 +147,7 @@ def read_prompts(reward: RewardModel, prompts: list[list[int]], caches: ModelCac
         return [None] * len(slots)
 
     batching.run(fill, [len(prompt) for prompt in prompts], reward.batch_limits)
+    return [cost.scoring(reward.size, cost.one_pass(0, len(prompt))) for prompt in prompts]
 
 
 def _score_batch(

@@ -21,6 +21,8 @@ from ..cost import Cost
 from ..models.language_models import Policy, RewardModel
 from ..models.quiet import quiet_libraries
 from ..serving.rollouts import ServedPolicy
+from ..serving.served import ServedRollouts
+from ..serving.served_scores import ServedScores
 from ..tasks.grading import grade
 from ..types import Method, Problem, Solution
 from .records import append_records, failed_record, make_record, read_records
@@ -118,7 +120,7 @@ class RecordWriter(BasePredictionWriter):
 
 
 class MismatchWriter(lightning.Callback):
-    """Appends the differences between the server and the policy, measured while a chunk was solved.
+    """Appends the differences between servers and the models here, measured while a chunk was solved.
 
     Args:
         path: JSONL file of the records.
@@ -128,7 +130,8 @@ class MismatchWriter(lightning.Callback):
         self.path = path
 
     def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        append_mismatch(self.path, [problem.id for problem in batch.problems], batch.repeat, pl_module.policy.rollouts)
+        problems = [problem.id for problem in batch.problems]
+        append_mismatch(self.path, problems, batch.repeat, _engines(pl_module))
 
 
 class ProgressBar(lightning.Callback):
@@ -217,8 +220,13 @@ def _writers(
     module: Inference, path: Path, make: Callable[[Problem, Solution, int], dict], done: set[tuple[str, int]]
 ) -> list[lightning.Callback]:
     """Return what writes the files of a cell while it runs."""
-    served = [MismatchWriter(path)] if isinstance(module.policy, ServedPolicy) else []
-    return [RecordWriter(path, make, done), *served]
+    return [RecordWriter(path, make, done), *([MismatchWriter(path)] if _engines(module) else [])]
+
+
+def _engines(module: Inference) -> dict[str, ServedRollouts | ServedScores]:
+    """Return what serves the module's policy and reward, as far as they are served."""
+    engines = {"policy": module.policy.rollouts} if isinstance(module.policy, ServedPolicy) else {}
+    return engines if module.reward.text_scores is None else {**engines, "reward": module.reward.text_scores}
 
 
 def _processes(devices: int, num_nodes: int, chunk_count: int) -> int:

@@ -1,4 +1,4 @@
-"""The engine that samples for the cells of one command: Hugging Face's models, or a server of each policy."""
+"""The engines that sample and score for the cells of one command: Hugging Face's models, or servers."""
 
 import json
 import shlex
@@ -17,8 +17,10 @@ from ..serving import identity
 from ..serving.client import Client, ServerError
 from ..serving.mismatch import Mismatch, joined
 from ..serving.process import ServerProcess, ServerSettings, check_python
+from ..serving.prompt_scores import TOKENS_AFTER
 from ..serving.rollouts import ServedPolicy
 from ..serving.served import ServedRollouts
+from ..serving.served_scores import ServedScores, check_scores
 from .cell_records import record_file
 from .records import append_records
 
@@ -28,10 +30,10 @@ LOG = "server.log"
 
 @dataclass
 class RolloutEngine:
-    """Loads the models of cells, and lets a server sample where they ask for it.
+    """Loads the models of cells, and lets servers sample and score where they ask for it.
 
-    One server runs at a time. It is started when a cell of its policy comes, and stopped when one of another policy
-    does, or by `close`.
+    One server of a policy runs at a time. It is started when a cell of its policy comes, and stopped when one of
+    another policy does, or by `close`. A server that scores responses is never started here.
 
     Attributes:
         folder: of the results; holds the log of a server that is started here.
@@ -43,6 +45,7 @@ class RolloutEngine:
     _key: tuple[str, ...] | None = field(default=None, init=False)
     _client: Client | None = field(default=None, init=False)
     _process: ServerProcess | None = field(default=None, init=False)
+    _scores: tuple[tuple[str, ...], Client, int | None] | None = field(default=None, init=False)
 
     def __enter__(self) -> "RolloutEngine":
         return self
@@ -58,9 +61,28 @@ class RolloutEngine:
                 too short texts.
         """
         policy, reward = build.load_models(built.cell, served=True)
+        if built.cell.reward_server is not None:
+            reward = reward.scored_by(ServedScores(self._reward_server(built, reward)))
         if built.cell.rollouts == "hf":
             return policy, reward
         return ServedPolicy(policy, ServedRollouts(self._server(built, policy))), reward
+
+    def _reward_server(self, built: BuiltCell, reward: RewardModel) -> Client:
+        """Return the checked client of the server that scores a cell's responses."""
+        cell = built.cell
+        prompts = [reward.prompt_ids(problem.messages) for problem in built.problems]
+        key = (cell.reward.path, cell.dtype)
+        if self._scores is None or self._scores[0] != key:
+            client = Client(cell.reward_server, timeout=cell.server_timeout, concurrency=cell.server_requests)
+            model = _served_model(client)
+            check = check_scores(client, reward, prompts[:TEST_PROMPTS])
+            facts = {"server": client.url, "version": _version(client), "model": model.name, "check": check}
+            self.facts.append({"reward": cell.reward.name, **facts, "max_model_len": model.max_tokens})
+            self._scores = (key, client, model.max_tokens)
+        _, client, max_tokens = self._scores
+        closing = 1 + TOKENS_AFTER  # the end of the turn, and a token that is sampled and ignored
+        identity.check_length(client, max_tokens, max(map(len, prompts)) + cell.max_new_tokens + closing)
+        return client
 
     def _server(self, built: BuiltCell, policy: Policy) -> Client:
         """Return the checked client of a cell's server."""
@@ -111,9 +133,7 @@ class RolloutEngine:
             self._process = ServerProcess(settings, self.folder / LOG)
             url = self._process.url
         client = Client(url, timeout=cell.server_timeout, concurrency=cell.server_requests)
-        model = identity.served_model(client)
-        client.model = model.name
-        return client, model
+        return client, _served_model(client)
 
     def close(self) -> None:
         """Stop the server if it was started here."""
@@ -123,13 +143,16 @@ class RolloutEngine:
 
 
 def check_cells(cells: Sequence[Cell]) -> None:
-    """Raise ValueError if one running server is named for several policies: it serves one model."""
+    """Raise ValueError if one running server is named for several policies or rewards: it serves one model."""
     served = {cell.policy.name: cell.policy.path for cell in cells if cell.rollouts != "hf" and cell.server}
     if len(set(served.values())) > 1:
         raise ValueError(
             f"server={next(cell.server for cell in cells if cell.server)} serves one policy; got {', '.join(served)}. "
             "Write policy=NAME, or server_python=PYTHON, with which a server is started for each."
         )
+    scored = {cell.reward.name: cell.reward.path for cell in cells if cell.reward_server}
+    if len(set(scored.values())) > 1:
+        raise ValueError(f"reward_server serves one reward; got {', '.join(scored)}. Write reward=NAME.")
 
 
 def mismatch_file(records: Path) -> Path:
@@ -137,22 +160,52 @@ def mismatch_file(records: Path) -> Path:
     return records.with_suffix(".engines.ndjson")
 
 
-def append_mismatch(records: Path, problems: Sequence[str], repeat: int, rollouts: ServedRollouts) -> None:
-    """Append what was compared while a chunk was solved to the mismatch file of a record file."""
-    found = rollouts.take_mismatch()
-    line = {"repeat": repeat, "problems": list(problems), **found._asdict(), "retries": rollouts.take_retries()}
-    append_records(mismatch_file(records), [line])
+def append_mismatch(
+    records: Path, problems: Sequence[str], repeat: int, engines: dict[str, ServedRollouts | ServedScores]
+) -> None:
+    """Append what was compared while a chunk was solved to the mismatch file of a record file.
+
+    Args:
+        engines: what served the models "policy" and "reward", those that were served.
+    """
+    lines = [
+        {
+            "repeat": repeat,
+            "problems": list(problems),
+            "model": model,
+            **engine.take_mismatch()._asdict(),
+            "retries": engine.take_retries(),
+        }
+        for model, engine in engines.items()
+    ]
+    append_records(mismatch_file(records), lines)
 
 
 def engine_summary(cells: Sequence[Cell], facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the entry `engines` of a summary: servers, and the engines' differences over all cells; empty for hf."""
-    files = [mismatch_file(record_file(cell)) for cell in cells if cell.rollouts != "hf"]
+    """Return the entry `engines` of a summary: servers, and the engines' differences over all cells; empty for hf.
+
+    The differences of sampled tokens stand at its top, those of scored tokens under `reward_scores`.
+    """
+    files = [mismatch_file(record_file(cell)) for cell in cells if cell.served]
     if not files:
         return {}
     lines = [json.loads(line) for file in files if file.exists() for line in file.read_text("utf-8").splitlines()]
-    whole = joined(Mismatch(*(line[name] for name in Mismatch._fields)) for line in lines)
+    by_model: dict[str, list[Mismatch]] = {"policy": [], "reward": []}
+    for line in lines:  # lines without a model were written when only policies were served
+        by_model[line.get("model", "policy")].append(Mismatch(*(line[name] for name in Mismatch._fields)))
+    whole = {model: joined(parts).summary() for model, parts in by_model.items()}
+    sampled = whole["policy"] if any(cell.rollouts != "hf" for cell in cells) else {}
+    scored = {"reward_scores": whole["reward"]} if any(cell.reward_server for cell in cells) else {}
     retries = sum(line["retries"] for line in lines)
-    return {"engines": {"rollouts": "vllm", "servers": list(facts), "retries": retries, **whole.summary()}}
+    servers = {"rollouts": cells[0].rollouts, "servers": list(facts), "retries": retries}
+    return {"engines": {**servers, **sampled, **scored}}
+
+
+def _served_model(client: Client) -> identity.ServedModel:
+    """Return the model of a server, and let the client name it in requests."""
+    model = identity.served_model(client)
+    client.model = model.name
+    return model
 
 
 def _version(client: Client) -> str | None:

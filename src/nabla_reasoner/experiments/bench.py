@@ -18,6 +18,7 @@ first's:
     prefix_best_of_n_seconds      seconds; the same
     engine_seconds                seconds; fast engine on a batch / reference engine, one problem at a time
     evaluation_seconds            seconds; one gradient evaluation of a batch / bare passes of the same models
+    sampling_rate                 tokens per second of rollouts; vLLM / Hugging Face (scale=small, needs server_python)
     dto_memory                    peak bytes besides weights; one DTO call / bare passes of the same models
     evaluation_against_decoding   seconds; one gradient evaluation / decoding the same sequence; by length
     evaluation_by_length          seconds; one gradient evaluation / bare passes; by length, one sequence
@@ -42,6 +43,7 @@ from ..benchmark.context import NABLA, BenchContext, Comparison
 from ..benchmark.figure import draw_bench
 from ..evaluation import provenance
 from ..reporting import figures
+from ..serving.process import check_python
 from .command import Command, refusing
 from .recording import Progress, Recording
 
@@ -84,6 +86,8 @@ def _measure(bench: BenchContext, name: str, point: str) -> Comparison | str:
     """Return a measurement, or the reason why there is none: a failing case must not stop the others."""
     if name == "utilisation" and bench.device.type != "cuda":
         return "not run: needs an NVIDIA GPU and device=cuda"
+    if name == "sampling_rate" and bench.settings["server_python"] is None:
+        return "not run: needs server_python=PYTHON of an environment with vLLM (docs/serving.md)"
     try:
         return CASES[name].measure(bench, point)
     except Exception as error:
@@ -105,6 +109,8 @@ def run(command: Command, settings: dict[str, Any]) -> int:
     """Measure the selected cases; return the exit status."""
     with refusing():
         settings = {**settings, "cases": chosen_cases(settings)}
+        if settings["server_python"] is not None:
+            check_python(settings["server_python"])
         bench = BenchContext(settings)
         for policy, task in (point.split("__") for point in cells(settings)):
             bench.cell(policy, task, NABLA)  # a wrong name is refused before anything is computed
@@ -146,7 +152,7 @@ def chosen_cases(settings: dict[str, Any]) -> list[str]:
     """
     if settings["device"] == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda needs an NVIDIA GPU; none was found. Use device=cpu.")
-    valid = [name for name, case in CASES.items() if settings["scale"] == "tiny" or case.small]
+    valid = [name for name, case in CASES.items() if (case.tiny if settings["scale"] == "tiny" else case.small)]
     unknown = [name for name in settings["cases"] or [] if name not in valid]
     if unknown:
         raise ValueError(

@@ -43,7 +43,7 @@ def run_cells(
             built = check(command, sweeps)
             engine = stack.enter_context(RolloutEngine(Path(first.folder)))
             pending = [item for item in built if is_pending(item)]
-            if first.rollouts != "hf" and pending and not _launcher(command):
+            if first.served and pending and not _launcher(command):
                 engine.models(pending[0])  # a server that is wrong is refused before anything is written
         return _run_checked(command, sweeps, built, engine, write_tables, finish)
 

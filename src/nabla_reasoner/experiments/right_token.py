@@ -204,7 +204,7 @@ def write(cells: Sequence[Cell], folder: Path) -> None:
         count = min(cell.grid["worked_problems"], cell.num_problems or 0)
         if not count or cell.task.dataset is None or cell.seed != cells[0].seed:
             continue
-        policy, reward = build.load_models(cell.changed(rollouts="hf"))  # its rollouts need no server
+        policy, reward = build.load_models(cell.unserved())
         problems, settings = build.build_problems(cell)[:count], build.build_method(cell).settings
         selected = positions(policy, problems, settings.confidence_threshold, settings.max_new_tokens)
         if not selected:

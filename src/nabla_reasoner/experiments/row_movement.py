@@ -136,7 +136,7 @@ def write(sweep: Sweep, folder: Path) -> None:
         count = min(cell.grid["moved_problems"], cell.num_problems or cell.grid["moved_problems"])
         if not count or cell.seed != first.seed:
             continue
-        policy, reward = build.load_models(cell.changed(rollouts="hf"))  # its rollouts need no server
+        policy, reward = build.load_models(cell.unserved())
         problems, settings = build.build_problems(cell)[:count], build.build_method(cell).settings
         moved = move_rows(policy, reward, problems, settings, cell.seed)
         names = {"policy": cell.policy.name, "task": cell.task.name, "reward": cell.reward.name}

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 import transformers
@@ -14,7 +15,7 @@ from .chat_format import ChatFormat, read_format, special_ids
 from .forward_check import check_forward
 from .loading import load, refusing
 
-__all__ = ["REWARD_MODEL_CLASSES", "BatchLimits", "LanguageModel", "Policy", "RewardModel", "model_size"]
+__all__ = ["REWARD_MODEL_CLASSES", "BatchLimits", "LanguageModel", "Policy", "RewardModel", "TextScores", "model_size"]
 
 REWARD_MODEL_CLASSES = {
     "classifier": transformers.AutoModelForSequenceClassification,
@@ -83,6 +84,15 @@ class Policy(LanguageModel):
         return self.head(hidden)[..., : self.vocab_size]
 
 
+@runtime_checkable
+class TextScores(Protocol):
+    """Another engine that runs the model of a likelihood reward."""
+
+    def __call__(self, reward: "RewardModel", texts: Sequence[list[int]], firsts: Sequence[int]) -> list[float]:
+        """Return the log-likelihood of each text's tokens from index `first` on, in nats."""
+        ...
+
+
 class RewardModel(LanguageModel):
     """A reward r(y|x), differentiable in the response's tokens.
 
@@ -99,6 +109,7 @@ class RewardModel(LanguageModel):
         parameters: as in `LanguageModel`, the reference model's included.
         strong: the stronger causal LM as a `Policy`; None for a model with a score head.
         suffix_ids: tokens the chat template writes after the end-of-turn token; only kind "classifier" reads them.
+        text_scores: another engine that scores whole responses; None: this model does. Gradients are always its own.
         replaced_ends: end tokens that are read as `eos_ids[0]`: special ones of its own settings and, in what
             `for_policy` returns, those of the policy.
     """
@@ -125,6 +136,7 @@ class RewardModel(LanguageModel):
         super().__init__(model, tokenizer, name)
         self.kind = kind
         self.reference = reference
+        self.text_scores: TextScores | None = None
         self.strong = Policy(model, tokenizer, name) if kind == "likelihood" else None
         if reference is not None:
             self.size = self.size.plus(reference.size)
@@ -215,6 +227,22 @@ class RewardModel(LanguageModel):
         reward = copy.copy(self)
         reward.replaced_ends = self._foreign_ends([*self.eos_ids, *policy.eos_ids])
         self._by_policy.append((policy.tokenizer, list(policy.eos_ids), reward))
+        return reward
+
+    def scored_by(self, text_scores: TextScores) -> "RewardModel":
+        """Return this reward with whole responses scored by another engine.
+
+        Raises:
+            ValueError: a classifier, or a likelihood reward with a reference model: two models would be needed.
+        """
+        if self.strong is None or self.reference is not None:
+            having = f"kind={self.kind}" if self.strong is None else f"the reference model {self.reference.name}"
+            raise ValueError(
+                f"only a likelihood reward without a reference model can be scored by a server; {self.name} has "
+                f"{having}. Leave reward_server=... out, or choose another reward."
+            )
+        reward = copy.copy(self)
+        reward.text_scores, reward._by_policy = text_scores, []
         return reward
 
     @property

@@ -6,12 +6,14 @@ import socket
 import threading
 import time
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from .completions import BadAnswerError, Completion, CompletionRequest, read_completion, request_body
+from .prompt_scores import ScoreRequest, read_scores, score_body
 
 ATTEMPTS = 6  # of one request
 PAUSE = 1.0  # seconds before the second attempt; doubled before each further one, 31 s in all
@@ -27,6 +29,13 @@ class ServerError(RuntimeError):
 
 class _PassingError(Exception):
     """An HTTP state that another attempt may mend."""
+
+
+class _Question(NamedTuple):
+    """The JSON object of a request, and what turns the bytes of its answer into a result or raises BadAnswerError."""
+
+    body: dict[str, Any]
+    read: Callable[[bytes], Completion]
 
 
 @dataclass
@@ -89,9 +98,30 @@ class Client:
         Raises:
             ServerError: some request failed for good; the others are dropped.
         """
+        reads = [partial(read_completion, request=request, vocab_size=vocab_size) for request in requests]
+        return self._ask_all(
+            [_Question(request_body(self.model, r), read) for r, read in zip(requests, reads, strict=True)]
+        )
+
+    def score(self, requests: Sequence[ScoreRequest], vocab_size: int) -> list[Completion]:
+        """Return log-probability and most likely token at each given token of the texts, in order.
+
+        Args:
+            vocab_size: of the scoring model; ids in answers must be below it.
+
+        Raises:
+            ServerError: some request failed for good; the others are dropped.
+        """
+        reads = [partial(read_scores, request=request, vocab_size=vocab_size) for request in requests]
+        return self._ask_all(
+            [_Question(score_body(self.model, r), read) for r, read in zip(requests, reads, strict=True)]
+        )
+
+    def _ask_all(self, questions: Sequence[_Question]) -> list[Completion]:
+        """Return the answers in order; raises as `complete`."""
         batch = _Batch()
-        with ThreadPoolExecutor(min(self.concurrency, max(len(requests), 1))) as pool:
-            futures = [pool.submit(self._complete, request, vocab_size, batch) for request in requests]
+        with ThreadPoolExecutor(min(self.concurrency, max(len(questions), 1))) as pool:
+            futures = [pool.submit(self._ask, question, batch) for question in questions]
             try:
                 ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
                 if failed := next((future for future in futures if future in ended and future.exception()), None):
@@ -101,11 +131,11 @@ class Client:
                 batch.end()
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _complete(self, request: CompletionRequest, vocab_size: int, batch: _Batch) -> Completion:
-        body = json.dumps(request_body(self.model, request)).encode()
+    def _ask(self, question: _Question, batch: _Batch) -> Completion:
+        body = json.dumps(question.body).encode()
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                completion = read_completion(self._send("POST", "/v1/completions", body, batch), request, vocab_size)
+                answer = question.read(self._send("POST", "/v1/completions", body, batch))
             except (OSError, http.client.HTTPException, _PassingError, BadAnswerError) as error:
                 silent = not isinstance(error, _PassingError | BadAnswerError)
                 if attempt == ATTEMPTS or batch.ended.is_set() or (self.down and silent):
@@ -115,7 +145,7 @@ class Client:
                 batch.ended.wait(PAUSE * 2 ** (attempt - 1))
             else:
                 self.down = False
-                return completion
+                return answer
         raise AssertionError("the last attempt returns or raises")
 
     def get(self, path: str) -> Any:

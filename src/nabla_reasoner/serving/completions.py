@@ -86,6 +86,23 @@ def read_completion(payload: bytes, request: CompletionRequest, vocab_size: int)
         BadAnswerError: text that is no whole JSON object; no or several choices; ids that are missing, out of range,
             or end otherwise than asked; log-probabilities that do not belong to the ids.
     """
+    choice = read_choice(payload, request.prompt)
+    ids = choice.get("token_ids")
+    _check_ids(ids, choice.get("finish_reason"), request, vocab_size)
+    if not request.log_probs:
+        return Completion(ids, [], [])
+    return Completion(ids, *_read_log_probs(choice.get("logprobs"), ids))
+
+
+def read_choice(payload: bytes, prompt: Sequence[int]) -> dict[str, Any]:
+    """Return the one choice of an answer.
+
+    Args:
+        prompt: token ids that were sent.
+
+    Raises:
+        BadAnswerError: text that is no whole JSON object; no or several choices; another prompt than was sent.
+    """
     try:
         answer = json.loads(payload)
     except ValueError as error:
@@ -95,13 +112,9 @@ def read_completion(payload: bytes, request: CompletionRequest, vocab_size: int)
         count = len(choices) if isinstance(choices, list) else "no list of"
         raise BadAnswerError(f"{count} choices where one was asked for")
     (choice,) = choices
-    if choice.get("prompt_token_ids") not in (None, list(request.prompt)):
+    if choice.get("prompt_token_ids") not in (None, list(prompt)):
         raise BadAnswerError("a prompt that is not the one that was sent")
-    ids = choice.get("token_ids")
-    _check_ids(ids, choice.get("finish_reason"), request, vocab_size)
-    if not request.log_probs:
-        return Completion(ids, [], [])
-    return Completion(ids, *_read_log_probs(choice.get("logprobs"), ids))
+    return choice
 
 
 def _check_ids(ids: Any, reason: Any, request: CompletionRequest, vocab_size: int) -> None:

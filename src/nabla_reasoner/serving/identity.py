@@ -35,12 +35,12 @@ def served_model(client: Client) -> ServedModel:
         listed = client.get("/v1/models")
         models = [ServedModel(str(model["id"]), model.get("max_model_len")) for model in listed["data"]]
     except ServerError as error:
-        raise ValueError(f"the server of rollouts=vllm must be reachable; {error}. Start it, or correct it.") from error
+        raise ValueError(f"a server must be reachable; {error}. Start it, or correct it.") from error
     except (KeyError, TypeError) as error:
         raise ValueError(f"{client.url}/v1/models must list models as vLLM does; got {str(listed)[:100]!r}.") from error
     if len(models) != 1:
         names = ", ".join(model.name for model in models) or "none"
-        raise ValueError(f"{client.url} must serve exactly one model, the policy; got {names}.")
+        raise ValueError(f"{client.url} must serve exactly one model; got {names}.")
     return models[0]
 
 

@@ -1,0 +1,106 @@
+"""Whole responses scored by a server that runs a likelihood reward's own model.
+
+The model here reads every `MEASURED_EVERY`-th text too, and all texts of a check before the run. These tell how far the
+two engines differ. Gradients, and rewards of single tokens, are always those of the model here.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..models.language_models import RewardModel
+from . import teacher_forcing
+from .client import Client, ServerError
+from .completions import Completion
+from .identity import BOUNDS, TEST_TOKENS
+from .mismatch import Mismatch, compare, joined
+from .prompt_scores import ScoreRequest
+from .served import MEASURED_EVERY
+from .teacher_forcing import ForcedPredictions
+
+
+class ServedScores:
+    """A server's log-likelihoods of responses.
+
+    Args:
+        client: connection to the server.
+
+    Attributes:
+        mismatch: difference of the engines over what was compared since `take_mismatch`.
+    """
+
+    def __init__(self, client: Client):
+        self.client = client
+        self.mismatch = Mismatch()
+
+    def __call__(self, reward: RewardModel, texts: Sequence[list[int]], firsts: Sequence[int]) -> list[float]:
+        """Return the log-likelihood of each text's tokens from index `first` on, in nats.
+
+        Raises:
+            ServerError: a request that failed for good.
+            NonFiniteError: logits of the model here that are NaN or infinite.
+        """
+        requests = [ScoreRequest(text, first) for text, first in zip(texts, firsts, strict=True)]
+        scored = self.client.score(requests, reward.strong.vocab_size)
+        measured = slice(None, None, MEASURED_EVERY)
+        forced = _own(reward, requests[measured])
+        differences = (compare(theirs, own) for theirs, own in zip(scored[measured], forced, strict=True))
+        self.mismatch = joined([self.mismatch, *differences])
+        return [sum(completion.log_probs) for completion in scored]
+
+    def take_retries(self) -> int:
+        """Return the number of repeated attempts since the last call, and set it to zero."""
+        taken, self.client.retries = self.client.retries, 0
+        return taken
+
+    def take_mismatch(self) -> Mismatch:
+        """Return the differences since the last call, and forget them."""
+        taken, self.mismatch = self.mismatch, Mismatch()
+        return taken
+
+
+def check_scores(client: Client, reward: RewardModel, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Compare a server's log-probabilities of test responses with those of the reward's own model.
+
+    The responses are the last tokens of the prompts: what matters is that both engines read the same.
+
+    Args:
+        prompts: token ids of a few chat prompts by the reward's template.
+
+    Returns:
+        What was measured, for the record.
+
+    Raises:
+        ValueError: the engines disagree at a token, or the server does not answer; the message has both scores.
+    """
+    bound = BOUNDS[reward.strong.model.dtype]
+    requests = [ScoreRequest([*prompt, *prompt[-TEST_TOKENS:]], len(prompt)) for prompt in prompts]
+    try:
+        scored = client.score(requests, reward.strong.vocab_size)
+    except ServerError as error:
+        raise ValueError(f"a test response must be scored by the server of reward_server; {error}.") from error
+    forced = _own(reward, requests)
+    for completion, own in zip(scored, forced, strict=True):
+        _check_score(client, reward, completion, own.log_probs.tolist(), bound)
+    found = joined(compare(completion, own) for completion, own in zip(scored, forced, strict=True))
+    return {"bound": bound, **found.summary()}
+
+
+def _check_score(client: Client, reward: RewardModel, scored: Completion, own: list[float], bound: float) -> None:
+    """Raise ValueError if a token's log-probability differs by more than the bound, in nats."""
+    place = max(range(len(own)), key=lambda i: abs(scored.log_probs[i] - own[i]))
+    theirs, ours = scored.log_probs[place], own[place]
+    if abs(theirs - ours) > bound:
+        raise ValueError(
+            f"wrong model behind {client.url}: a test response has log-likelihood {sum(scored.log_probs):.4f} there "
+            f"and {sum(own):.4f} under {reward.name}; its token {place} has {theirs:.4f} and {ours:.4f}, which must "
+            f"agree up to {bound}. Serve {reward.name} in {reward.strong.model.dtype} without quantisation."
+        )
+
+
+def _own(reward: RewardModel, requests: Sequence[ScoreRequest]) -> list[ForcedPredictions]:
+    """Return the predictions of the scored tokens by the model here."""
+    return teacher_forcing.predict(
+        reward.strong,
+        [request.text[: request.first] for request in requests],
+        [request.text[request.first :] for request in requests],
+    )
