@@ -15,10 +15,11 @@ from ..config.schema import CONFIGS
 from ..config.sweeps import Sweep
 from ..evaluation import provenance
 from ..evaluation.cell_records import check_records, record_file
-from ..evaluation.cell_runner import CellRunner, failures, is_pending
+from ..evaluation.cell_runner import CellRunner, expected, failures, is_pending
 from ..evaluation.results_folder import locked, written_files
 from ..evaluation.rollout_engine import RolloutEngine, check_cells, engine_summary
 from ..reporting import wandb_runs
+from ..reporting.wandb_live import shown_live
 from .command import DONE, FAILED, Command, refusing
 
 
@@ -63,15 +64,16 @@ def _run_checked(
     summary = provenance.Summary(folder, command.line, first.content(), varied, first.device)
     runner = CellRunner(cells, write_tables, engine)
     try:
-        if _launcher(command):
-            for part in sweeps:
-                _launch(part, runner.run)
-            for item in built:
-                runner.check_complete(item)
-            runner.finished = len(built)
-        else:
-            runner.run_all(built)
-        finish(folder)
+        with shown_live([(item.cell, expected(item)) for item in built if is_pending(item)]):
+            if _launcher(command):
+                for part in sweeps:
+                    _launch(part, runner.run)
+                for item in built:
+                    runner.check_complete(item)
+                runner.finished = len(built)
+            else:
+                runner.run_all(built)
+            finish(folder)
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failures"
         engines = engine_summary(cells, engine.facts)
