@@ -21,7 +21,7 @@ from nabla_reasoner.config import compose
 from nabla_reasoner.config.wandb_mode import chosen_mode
 from nabla_reasoner.evaluation.cell_records import record_file, write_settings
 from nabla_reasoner.evaluation.records import append_records
-from nabla_reasoner.reporting import running_metrics, wandb_live, wandb_live_process, wandb_runs
+from nabla_reasoner.reporting import running_metrics, wandb_live, wandb_live_process, wandb_log, wandb_runs
 from nabla_reasoner.reporting.wandb_live_process import LiveCell, follow
 
 SLACK = 3  # seconds that a busy machine may take beyond a limit
@@ -174,11 +174,15 @@ def test_server_that_fails_is_tried_again_with_nothing_lost(cells: Cells):
         ("Online", "online"),
         (" OFFLINE ", "offline"),
         ("DISABLED", "disabled"),
+        (" ", "online"),
     ],
 )
-def test_every_spelling_of_wandb_is_known(variable: str, mode: str, monkeypatch: pytest.MonkeyPatch):
+def test_every_spelling_is_one_mode_for_us_and_for_wandb(variable: str, mode: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_MODE", variable)
     assert chosen_mode("online") == mode
+    settings = wandb_log.import_wandb().Settings()
+    settings.update_from_env_vars(os.environ)  # refuses what wandb does not know
+    assert settings.mode == mode
 
 
 def table_cell(folder: Path, *words: str) -> wandb_live.Cell:

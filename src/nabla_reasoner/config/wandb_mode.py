@@ -27,3 +27,12 @@ def chosen_mode(setting: str) -> str:
     if mode and mode not in WANDB_MODES:
         check_mode(variable, "the environment variable WANDB_MODE")
     return mode or setting
+
+
+def spell_out() -> None:
+    """Write WANDB_MODE as wandb itself reads it: without blanks, in lower case, or not at all where it is empty."""
+    mode = chosen_mode("")
+    if mode:
+        os.environ["WANDB_MODE"] = mode
+    else:
+        os.environ.pop("WANDB_MODE", None)

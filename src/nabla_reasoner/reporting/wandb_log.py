@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config.data_folder import locate
+from ..config.wandb_mode import spell_out
 
 if TYPE_CHECKING:
     import wandb
@@ -75,6 +76,7 @@ def import_wandb() -> ModuleType:
     """
     for name, value in (("WANDB_SILENT", "true"), ("WANDB_ERROR_REPORTING", "false")):
         os.environ.setdefault(name, value)
+    spell_out()
     import wandb
 
     return wandb
