@@ -10,7 +10,7 @@ import pytest
 from nabla_reasoner.__main__ import INTERRUPTED, WRONG, main
 from nabla_reasoner.experiments import theorem
 from nabla_reasoner.experiments.command import FAILED
-from nabla_reasoner.theory import figures, suite
+from nabla_reasoner.theory import gradient_figure, suite
 from nabla_reasoner.theory.check import Check, seen
 from nabla_reasoner.theory.context import Findings
 from nabla_reasoner.theory.suite import Group
@@ -147,7 +147,7 @@ def test_shares_by_quarter_are_position_means():
         }
         for i, share in enumerate([0.2, 0.4, 0.5, 0.6, 0.8])
     ]
-    table = figures.terms_by_quarter(pd.DataFrame(rows))
+    table = gradient_figure.terms_by_quarter(pd.DataFrame(rows))
     assert table.quarter.tolist() == [0, 1, 2, 3]
     assert table.prefix_share.tolist() == pytest.approx([0.3, 0.5, 0.6, 0.8])
     assert table.positions.tolist() == [2, 1, 1, 1]

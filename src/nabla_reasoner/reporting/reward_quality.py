@@ -82,14 +82,14 @@ def gains(rows: pd.DataFrame) -> Figure:
     Args:
         rows: as from `gain_rows`.
     """
-    figure, panels = plt.subplots(1, len(QUALITIES), figsize=(9, 4.2), sharey=True)
+    figure, panels = plt.subplots(1, len(QUALITIES), figsize=(9, 3.55), sharey=True)
     for panel, (column, label) in zip(panels, QUALITIES.items(), strict=True):
         _draw(panel, rows, column)
         panel.set_xlabel(label, fontsize=9)
         panel.axhline(0, color="black", linewidth=0.8)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("prefix form minus\nBest-of-8, points")
-    legend_below(figure, ncol=3, inches=0.65)
+    legend_below(figure, ncol=3)
     return figure
 
 
