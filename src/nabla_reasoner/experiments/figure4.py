@@ -26,14 +26,13 @@ from ..evaluation.outcomes import (
 from ..evaluation.records import CellKey
 from ..evaluation.statistics import accuracy_interval
 from ..reporting import tables
-from ..reporting.budget_curves import BEST_REWARD, CEILING, COST_AXES, curves
+from ..reporting.budget_curves import BEST_REWARD, CEILING, COST_AXES, FILES, curves
 from ..reporting.figures import Drawing, paragraphs
 from ..reporting.method_names import ANYTIME, BEST_OF_N, MULTIPASS, OURS, STYLES
 from . import reward_ceiling
 from .command import Command
 from .from_results import write_result_figure
 
-PARTS = {"": "model_calls", "_flops": "flops", "_seconds": "seconds"}  # of a file's name; the paper's axis has none
 ROUNDING = 1e-3  # of rewards: records keep six digits
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
 COLUMNS = (
@@ -251,7 +250,7 @@ def figure4(results: Path, scale: str, command: str) -> Drawing:
     """Return a figure for each measure of compute, their caption and rows."""
     experiment = read_table1(results)
     rows = curve_rows(experiment, reward_ceiling.rows(results, scale))
-    figures = {part: curves(pd.DataFrame(rows), axis) for part, axis in PARTS.items()}
+    figures = {name.removeprefix("figure4"): curves(pd.DataFrame(rows), axis) for name, axis in FILES.items()}
     return Drawing(figures, caption(rows, command) + paragraphs(experiment.notes()), tables.csv_text(COLUMNS, rows))
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..config import build
 from ..config.cell import Cell
 from ..config.compose import compose_cells
+from ..config.targets import find
 from ..decoding import trace
 from ..decoding.candidate_scores import with_scores
 from ..decoding.nabla_reasoner import NablaReasoner
@@ -56,6 +57,8 @@ def write_pages(results: Path, scale: str, folder: Path) -> list[tuple[str, str]
 
 
 def _write(results: Path, scale: str, folder: Path) -> list[tuple[str, str]]:
+    if not (results / find("table1").path(scale) / "records").is_dir():
+        return []
     cells = compose_cells(
         ["experiment=table1", f"scale={scale}", f"results_dir='{results}'", f"method={','.join(METHODS)}", "seed=0"]
     )

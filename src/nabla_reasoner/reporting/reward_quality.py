@@ -21,11 +21,11 @@ QUALITIES = {  # column of fidelity.csv, and its axis
     "auc_within": "AUC of the reward\n(right against wrong answers to the same problem)",
     "gain_gradient": "fidelity: choices by gradient right more often\nthan the policy's (points)",
 }
-FAMILIES = {  # of rewards, by the beginning of the name: label, colour
+FAMILIES = {  # of rewards, by the beginning of the name: label, colour (told apart by lightness too)
     "likelihood": ("likelihood of a language model", "#0072B2"),
     "classifier": ("classifier grown from the likelihood", "#D55E00"),
     "verifier-implicit": ("verifier, log-ratio to its start, at four steps", "#009E73"),
-    "verifier": ("verifier with a score head", "#CC79A7"),
+    "verifier": ("verifier with a score head", "#56B4E9"),
 }
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
