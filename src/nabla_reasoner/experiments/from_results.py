@@ -3,9 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from ..reporting.figures import write_figure
+from ..reporting.figures import Drawing, write_figure
 from .command import Command, refusing
 from .recording import Recording
 
@@ -30,12 +28,12 @@ def write_result_table(
 
 
 def write_result_figure(
-    command: Command, settings: Mapping[str, str], draw: Callable[[Path, str, str], tuple[Figure, str, str]]
+    command: Command, settings: Mapping[str, str], draw: Callable[[Path, str, str], Drawing]
 ) -> int:
-    """Write the figure of a target with its caption and rows, and print the caption; return the exit status.
+    """Write the figures of a target with their caption and rows, and print the caption; return the exit status.
 
     Args:
-        draw: figure, caption and rows as CSV, from the scale's results folder, the scale and the command line.
+        draw: figures, caption and rows, from the scale's results folder, the scale and the command line.
     """
     scale = settings["scale"]
     results = Path(settings["results_dir"], scale)

@@ -128,7 +128,7 @@ def keep_rows(results: Path, data: Path, chosen: Iterable[Target] | None = None,
     for name in kept:
         shutil.copyfile(sources[name], data / f"{name}.csv")
     if "theorem_terms" in kept:  # thousands of positions, drawn as means by quarter of the answer
-        from ..theory.figures import terms_by_quarter
+        from ..theory.gradient_figure import terms_by_quarter
 
         terms = terms_by_quarter(pd.read_csv(sources["theorem_terms"]))
         terms.to_csv(data / "theorem_terms.csv", index=False, float_format="%.4g")
