@@ -249,6 +249,20 @@ def test_validation_problems_equal_held_out_ones():
         build.build_problems(compose.compose_cells(["task=products", "num_problems=401", "split=validation"])[0])
 
 
+def test_settings_of_a_benchmark_are_chosen_on_its_training_split(monkeypatch):
+    splits = []
+
+    def load_hub(*, split: str, **others: object) -> list:
+        splits.append(split)
+        return []
+
+    monkeypatch.setattr("nabla_reasoner.tasks.problems.load_hub", load_hub)
+    for split in SPLITS:
+        (cell,) = compose.compose_cells(["scale=coder", "task=gsm8k", "num_problems=3", f"split={split}"])
+        build.build_problems(cell)
+    assert dict(zip(SPLITS, splits, strict=True)) == {"test": "test", "validation": "train"}
+
+
 def test_fingerprint_depends_on_split():
     cells = [compose.compose_cells([f"split={split}"])[0] for split in SPLITS]
     assert fingerprint.differences(*map(fingerprint.fingerprint, cells)) == ["split: None -> validation"]

@@ -77,8 +77,9 @@ def _problems(task_json: str, size: int | None, split: str, scale: str) -> list[
         return [problem._replace(question=problem.question + task.get("suffix", "")) for problem in generated]
     if task["path"] is not None:
         return problems.load_jsonl(task["path"], task=task["name"], size=size, suffix=task["suffix"])
+    source = task["hub"] if split == "test" else {**task["hub"], "split": task["training_split"]}
     try:
-        return problems.load_hub(task=task["name"], size=size, suffix=task["suffix"], **task["hub"])
+        return problems.load_hub(task=task["name"], size=size, suffix=task["suffix"], **source)
     except Exception as error:  # no `datasets`, no network, a renamed data set: each raises types of its own
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(

@@ -54,7 +54,11 @@ class RewardSettings(ModelSettings):
 
 
 class TaskSettings(Part):
-    """A task: generated if it has a `dataset`, otherwise read from the file `path` or from the hub."""
+    """A task: generated if it has a `dataset`, otherwise read from the file `path` or from the hub.
+
+    Attributes:
+        training_split: the hub's split that split=validation reads; null: none. A file at `path` is read as it is.
+    """
 
     repeats: Count
     max_new_tokens: Count | None = None
@@ -62,6 +66,7 @@ class TaskSettings(Part):
     path: str | None = None
     size: Count | None = None
     suffix: str = ""
+    training_split: str | None = None
     paper: str | None = None
 
 
@@ -111,7 +116,7 @@ class RunSettings(Section):
     server_requests: Count
     server_timeout: Positive
     reward_server: Annotated[str, Field(pattern=r"^https?://")] | None
-    pool_seeds: Count
+    pool_seeds: Annotated[int, Field(ge=0)]
     budget: bool
     overwrite: bool
     results_dir: Folder
@@ -181,9 +186,10 @@ class Cell(RunSettings):
 
     @model_validator(mode="after")
     def _check_split(self) -> "Cell":
-        if self.split != "test" and self.task.dataset is None:
+        if self.split != "test" and self.task.dataset is None and self.task.training_split is None:
             raise ValueError(
-                f"split={self.split} is for generated tasks only; got task {self.task.name}. Use split=test."
+                f"split={self.split} needs one of the generated tasks, or a benchmark with a training split; got task "
+                f"{self.task.name}. Use split=test."
             )
         return self
 
