@@ -19,7 +19,7 @@ def write_result_table(
     scale = settings["scale"]
     results = Path(settings["results_dir"], scale)
     with refusing():
-        texts = make(results, scale, command.line)
+        texts = make(results, scale, command.recipe)
     with Recording(command, settings, scale=scale, varied={"seed": []}) as recording:
         for name, text in texts.items():
             (recording.folder / name).write_text(text, encoding="utf-8")
@@ -38,7 +38,7 @@ def write_result_figure(
     scale = settings["scale"]
     results = Path(settings["results_dir"], scale)
     with refusing():
-        drawing = draw(results, scale, command.line)
+        drawing = draw(results, scale, command.recipe)
     with Recording(command, settings, scale=scale, varied={"seed": []}) as recording:
         path = write_figure(command.target.name, drawing, results, scale)
         print(path.read_text(encoding="utf-8"))

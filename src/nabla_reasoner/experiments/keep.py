@@ -19,10 +19,10 @@ from ..config.targets import Target, find, kept_rows, targets
 from ..evaluation.provenance import read_summary
 from ..evaluation.record_files import read_settings
 from ..evaluation.records import read_records
-from .command import DONE, FAILED, Command
+from .command import DONE, FAILED, HOW, Command
 
 GALLERY = data_folder() / "figures"
-FREE = ("keep", "docs", "results_dir", "wandb", "workers", "overwrite", "recompute")  # settings that change no result
+FREE = ("keep", "docs", *HOW)  # settings that change no result
 OWN = ("report", "figures")  # targets that keep what other targets made, by themselves
 
 
