@@ -49,7 +49,7 @@ def run_cell(built: BuiltCell, label: str | None, engine: RolloutEngine) -> None
         method=cell.method.name,
         repeats=cell.task.repeats,
         label=label,
-        **{key: getattr(cell, key) for key in ("batch_size", "device", "devices", "num_nodes")},
+        **{key: getattr(cell, key) for key in ("batch_size", "device", "devices", "threads")},
     )
 
 
