@@ -103,7 +103,6 @@ class RunSettings(Section):
     threads: Count | None
     workers: Count
     devices: Count
-    num_nodes: Count
     rollouts: Literal[ROLLOUTS]
     server: Annotated[str, Field(pattern=r"^https?://")] | None
     server_python: Folder | None

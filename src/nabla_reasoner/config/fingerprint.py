@@ -70,7 +70,7 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
         parts["rollouts"] = cell.rollouts
     if cell.reward_server is not None:  # the server's scores differ from our own by rounding
         parts["reward_scores"] = "vllm"
-    kept = ("seed", "num_problems", "batch_size", "threads", "device", "dtype", "devices", "num_nodes")
+    kept = ("seed", "num_problems", "batch_size", "threads", "device", "dtype", "devices")
     return {**parts, **{key: getattr(cell, key) for key in kept}}
 
 

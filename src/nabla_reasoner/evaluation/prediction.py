@@ -190,11 +190,7 @@ def run(
     """
     done = {(record["problem_id"], record["repeat"]) for record in read_records(path)} if path.exists() else set()
     all_chunks = chunks(problems, repeats, batch_size)
-    todo = [
-        chunk
-        for chunk in all_chunks
-        if any((problem.id, chunk.repeat) not in done for problem in chunk.problems)
-    ]
+    todo = [chunk for chunk in all_chunks if any((problem.id, chunk.repeat) not in done for problem in chunk.problems)]
     if not todo:
         return
     make = functools.partial(_record, policy=policy, method=method, seed=module.seed)
@@ -220,9 +216,11 @@ def run(
         loader = DataLoader(todo, batch_size=1, collate_fn=_only)
         try:
             trainer.predict(module, loader, return_predictions=False)
-        except (SystemExit, KeyboardInterrupt) as stopped:  # Lightning turns an interrupt into an exit
+        except (SystemExit, KeyboardInterrupt) as stopped:
             processes.stop_children()
-            raise KeyboardInterrupt from stopped
+            if isinstance(stopped, SystemExit) and not isinstance(stopped.__context__, KeyboardInterrupt):
+                raise  # of a handler of signals, e.g. submitit's: its status says that the job is to be queued again
+            raise KeyboardInterrupt from stopped  # Lightning turns an interrupt into an exit
     # several processes append in any order, in an earlier run of this cell too
     sort_records(path, [(problem.id, chunk.repeat) for chunk in all_chunks for problem in chunk.problems])
 

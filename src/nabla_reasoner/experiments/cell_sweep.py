@@ -4,14 +4,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import hydra
-
-from ..config import build, compose
+from ..config import build
 from ..config.build import BuiltCell
 from ..config.cell import Cell
-from ..config.schema import CONFIGS
 from ..config.sweeps import Sweep
 from ..evaluation import provenance
 from ..evaluation.cell_records import check_records, record_file
@@ -19,6 +15,7 @@ from ..evaluation.cell_runner import CellRunner, failures, is_pending
 from ..evaluation.results_folder import locked, written_files
 from ..evaluation.rollout_engine import RolloutEngine, check_cells, engine_summary
 from ..reporting import wandb_runs
+from . import launching
 from .command import DONE, FAILED, Command, refusing
 
 
@@ -43,7 +40,7 @@ def run_cells(
             built = check(command, sweeps)
             engine = stack.enter_context(RolloutEngine(Path(first.folder)))
             pending = [item for item in built if is_pending(item)]
-            if first.served and pending and not _launcher(command):
+            if first.served and pending and not launching.launcher(command.overrides):
                 engine.models(pending[0])  # a server that is wrong is refused before anything is written
         return _run_checked(command, sweeps, built, engine, write_tables, finish)
 
@@ -63,12 +60,9 @@ def _run_checked(
     summary = provenance.Summary(folder, command.line, first.content(), varied, first.device)
     runner = CellRunner(cells, write_tables, engine)
     try:
-        if _launcher(command):
-            for part in sweeps:
-                _launch(part, runner.run)
-            for item in built:
-                runner.check_complete(item)
-            runner.finished = len(built)
+        if launching.launcher(command.overrides):
+            launching.launch_all(sweeps, runner)
+            runner.collect(built)
         else:
             runner.run_all(built)
         finish(folder)
@@ -107,12 +101,13 @@ def check(command: Command, sweeps: Sequence[Sweep]) -> list[BuiltCell]:
         ValueError: a wrong problem file, method or model, a prompt beyond the context, or records made with other
             settings.
     """
+    launching.check(command.overrides)
     built = [build.build_cell(cell) for part in sweeps for cell in part.cells]
     check_cells([item.cell for item in built])
     for cell in (item.cell for item in built):
         if not cell.overwrite:
             check_records(cell)
-    if _launcher(command):
+    if launching.launcher(command.overrides):
         return built  # the models may lie on other machines only
     for cell, _, problems in _different_models(built):
         policy, reward = build.outline_models(cell)
@@ -128,20 +123,3 @@ def _different_models(built: Sequence[BuiltCell]) -> list[BuiltCell]:
         (item.cell.policy.path, item.cell.reward.path, item.cell.task.name, item.cell.method.scored) for item in built
     ]
     return list(dict(zip(keys, built, strict=True)).values())
-
-
-def _launcher(command: Command) -> bool:
-    return any(override.startswith("hydra/launcher=") for override in command.overrides)
-
-
-def _launch(part: Sweep, run: Callable[[BuiltCell], None]) -> None:
-    """Hand a sweep to the launcher of Hydra that the command names (SLURM)."""
-
-    def job(config: Any) -> None:
-        run(build.build_cell(compose.plain_cell(config)))
-
-    arguments, sys.argv = sys.argv, [sys.argv[0], "--multirun", *compose.swept(part.overrides)]
-    try:
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
-    finally:
-        sys.argv = arguments
