@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import toys
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from toy_runs import without_timings
 
 from nabla_reasoner import BestOfN, Problem
+from nabla_reasoner.config.schema import REWARD_DEVICES
 from nabla_reasoner.evaluation import prediction, processes
 from nabla_reasoner.evaluation.processes import ProcessError
 from nabla_reasoner.evaluation.records import read_records, sort_records
@@ -91,6 +93,28 @@ def test_process_that_does_not_join_in_time_ends_the_run(tmp_path: Path, monkeyp
 def test_progress_bar_of_a_terminal_can_be_sent_to_another_process(monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert pickle.loads(pickle.dumps(prediction.ProgressBar("cell 1/2"))).label == "cell 1/2"
+
+
+def test_reward_has_the_device_that_the_setting_names(monkeypatch):
+    cards = {place: processes.reward_device(torch.device("cuda", 2), place) for place in REWARD_DEVICES}
+    assert {place: str(device) for place, device in cards.items()} == {"same": "cuda:2", "next": "cuda:3", "cpu": "cpu"}
+    assert processes.devices(3, "same") == 3
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert processes.devices(2, "next") == [0, 2]
+    with pytest.raises(ValueError, match="two GPUs for each of 3 processes; found 4"):
+        processes.devices(3, "next")
+
+
+def test_reward_of_its_own_device_is_moved_there_and_not_by_lightning():
+    policy, reward = toys.policy(dtype="float32"), toys.reward(dtype="float32", reference=True)
+    together = prediction.Inference(BestOfN(**SETTINGS), policy, reward, 0)
+    assert {id(model) for model in together.models} == {id(m.model) for m in (policy, reward, reward.reference)}
+    apart = prediction.Inference(BestOfN(**SETTINGS), policy, reward, 0, "cpu")
+    assert [model for model in apart.modules() if model in (reward.model, reward.reference.model)] == []
+    apart.to("meta")  # stands for the GPU that Lightning moves the policy to
+    apart.on_predict_start()
+    assert {policy.device.type, reward.device.type, reward.reference.device.type} == {"meta", "cpu"}
+    assert reward.device.type == reward.reference.device.type == "cpu"
 
 
 def raised(error: Exception) -> Exception:

@@ -229,6 +229,13 @@ def test_unwritable_tables_do_not_stop_cells(tmp_path: Path, monkeypatch, capsys
     assert "not done: the tables" in capsys.readouterr().err
 
 
+def test_summary_states_the_attention_of_both_models(tmp_path: Path):
+    assert main(command(tmp_path, "method=greedy")) == 0
+    content = json.loads(next(tmp_path.rglob("summary.json")).read_text(encoding="utf-8"))
+    assert content["attention"] == {"tiny-base": "sdpa", "likelihood": "sdpa"}
+    assert content["config"]["dtype"] == "float32"
+
+
 def test_narrowed_command_keeps_earlier_rows(tmp_path: Path):
     assert main(command(tmp_path, "method=greedy,self_consistency")) == 0
     assert main(command(tmp_path, "method=greedy", "seed=1")) == 0

@@ -177,7 +177,7 @@ def load_models(cell: Cell, *, served: bool = False) -> tuple[Policy, RewardMode
     limits = (cell.tokens_per_pass, cell.decode_rows)
     policy = _policy(locate(cell.policy.path), cell.device, cell.dtype, limits)
     reference = locate(cell.reward.reference) if cell.reward.reference else None
-    reward = _reward(locate(cell.reward.path), cell.reward.kind, cell.device, cell.dtype, reference, limits)
+    reward = _reward(locate(cell.reward.path), cell.reward.kind, cell.reward_place, cell.dtype, reference, limits)
     return policy, reward.for_policy(policy)
 
 

@@ -5,7 +5,22 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from .estimate import Estimate
-from .schema import REWARD_KINDS, ROLLOUTS, SPLITS, Count, Device, Folder, Positive, Section, Seed, Wandb
+from .schema import (
+    CPU,
+    NEXT,
+    REWARD_DEVICES,
+    REWARD_KINDS,
+    ROLLOUTS,
+    SAME,
+    SPLITS,
+    Count,
+    Device,
+    Folder,
+    Positive,
+    Section,
+    Seed,
+    Wandb,
+)
 
 # Ways in which methods spend their tokens.
 WORKS = ("samples", "tree", "rap", "particles", "tpo", "chain", "langevin", "lockstep", "judge", "nabla")
@@ -99,6 +114,7 @@ class RunSettings(Section):
     decode_rows: Count
     split: Literal[SPLITS]
     device: Device
+    reward_device: Literal[REWARD_DEVICES]
     dtype: str
     threads: Count | None
     workers: Count
@@ -179,12 +195,26 @@ class Cell(RunSettings):
         return self
 
     @model_validator(mode="after")
+    def _check_reward_device(self) -> "Cell":
+        if self.reward_device == NEXT and self.device != "cuda":
+            raise ValueError(
+                "reward_device=next needs device=cuda, with a second GPU for the reward model; got "
+                f"device={self.device}. Leave reward_device out."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_split(self) -> "Cell":
         if self.split != "test" and self.task.dataset is None:
             raise ValueError(
                 f"split={self.split} is for generated tasks only; got task {self.task.name}. Use split=test."
             )
         return self
+
+    @property
+    def reward_place(self) -> str:
+        """Torch's name of the device that the reward model is loaded on."""
+        return {SAME: self.device, NEXT: "cuda:1", CPU: "cpu"}[self.reward_device]
 
     @property
     def served(self) -> bool:

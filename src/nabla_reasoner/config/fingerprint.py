@@ -68,6 +68,8 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
         parts["split"] = cell.split
     if cell.rollouts != "hf":  # left out for hf: records made before there was a choice have no engine
         parts["rollouts"] = cell.rollouts
+    if cell.reward_place == "cpu" and cell.device != "cpu":  # a CPU's scores differ from a GPU's by rounding
+        parts["reward_device"] = "cpu"
     if cell.reward_server is not None:  # the server's scores differ from our own by rounding
         parts["reward_scores"] = "vllm"
     kept = ("seed", "num_problems", "batch_size", "threads", "device", "dtype", "devices")

@@ -18,6 +18,7 @@ Count = Annotated[int, Field(ge=1, le=LARGEST)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 Seed = Annotated[int, Field(ge=0)]
 Device = Literal["cpu", "cuda"]
+SAME, NEXT, CPU = REWARD_DEVICES = ("same", "next", "cpu")  # where the reward model lies
 REWARD_KINDS = ("classifier", "token_classifier", "likelihood")
 WANDB_MODES = ("offline", "online", "disabled")
 Wandb = Literal[WANDB_MODES]

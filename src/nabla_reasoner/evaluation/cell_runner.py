@@ -46,7 +46,7 @@ def _run_locked(built: BuiltCell, label: str | None, engine: RolloutEngine) -> N
     check_records(cell)  # again: loading may have fetched a newer model from the hub
     write_settings(cell)
     prediction.run(
-        prediction.Inference(built.method, policy, reward, cell.seed),
+        prediction.Inference(built.method, policy, reward, cell.seed, cell.reward_device),
         built.problems,
         path,
         policy=cell.policy.name,

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..config.schema import SAME
 from ..cost import Cost
 from ..models.language_models import Policy, RewardModel
 from ..models.quiet import quiet_libraries
@@ -55,15 +56,24 @@ class Inference(lightning.LightningModule):
         method: the method.
         policy, reward: the models; registered here so that Lightning moves them to its device.
         seed: key of every random draw, together with problem id and repeat.
+        reward_device: where the reward model lies: "same", "next" or "cpu" (see `processes.reward_device`).
     """
 
-    def __init__(self, method: Method, policy: Policy, reward: RewardModel, seed: int):
+    def __init__(self, method: Method, policy: Policy, reward: RewardModel, seed: int, reward_device: str = SAME):
         super().__init__()
         self.method = method
         self.policy = policy
         self.reward = reward
         self.seed = seed
-        self.models = torch.nn.ModuleList([policy.model, reward.model])
+        self.reward_device = reward_device
+        judges = [model.model for model in (reward, reward.reference) if model is not None]
+        self.models = torch.nn.ModuleList([policy.model, *(judges if reward_device == SAME else [])])
+        self.placed = [] if reward_device == SAME else judges  # no submodules: Lightning leaves them alone
+
+    def on_predict_start(self) -> None:
+        """Move a reward model that has a device of its own there."""
+        for model in self.placed:
+            model.to(processes.reward_device(self.device, self.reward_device))
 
     def transfer_batch_to_device(self, batch: Chunk, device: torch.device, dataloader_idx: int) -> Chunk:
         """Return the chunk unchanged: it holds text only."""
@@ -179,7 +189,7 @@ def run(
         policy, method: names in the records.
         repeats, batch_size: see `chunks`.
         device: "cpu" or a CUDA device.
-        devices: processes of the trainer; each solves its share of the chunks.
+        devices: processes of the trainer, one GPU each, or two with the reward's; each solves its share of the chunks.
         threads: torch threads of each of several processes on the CPU; None: Lightning's choice.
         label: text before the progress bar; None shows no bar.
 
@@ -198,7 +208,7 @@ def run(
     with quiet_libraries(), processes.described_errors():
         trainer = lightning.Trainer(
             accelerator="cpu" if device == "cpu" else "gpu",
-            devices=count,
+            devices=processes.devices(count, module.reward_device),
             strategy=processes.make_strategy(count),
             plugins=processes.environment(),
             inference_mode=False,  # with torch.enable_grad() in predict_step: DTO needs gradients

@@ -19,6 +19,8 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
+from ..config.schema import CPU, NEXT, SAME
+
 START_SECONDS = 600  # that a process waits for the others at its start, where each copies the models to its device
 ENDING = (signal.SIGTERM, signal.SIGINT)  # signals that end a process at once; records are appended whole
 RESUMES = "Finished problems are on disk; the same command resumes."
@@ -39,6 +41,27 @@ def make_strategy(count: int) -> str | Strategy:
 def environment() -> LightningEnvironment:
     """Return the surroundings of the processes: this command starts them itself, within a job of SLURM too."""
     return LightningEnvironment()
+
+
+def devices(count: int, reward: str) -> int | list[int]:
+    """Return Lightning's devices of `count` processes: their number, or every second GPU if the reward has the next.
+
+    Raises:
+        ValueError: fewer GPUs than that takes.
+    """
+    if reward != NEXT:
+        return count
+    if torch.cuda.device_count() < 2 * count:
+        raise ValueError(
+            f"reward_device=next takes two GPUs for each of {count} processes; found {torch.cuda.device_count()}. Use "
+            "fewer with devices=N, or reward_device=same."
+        )
+    return list(range(0, 2 * count, 2))
+
+
+def reward_device(own: torch.device, reward: str) -> torch.device:
+    """Return the device of the reward model of a process whose policy is on `own`: own, the next GPU, or the CPU."""
+    return {SAME: own, NEXT: torch.device("cuda", (own.index or 0) + 1), CPU: torch.device("cpu")}[reward]
 
 
 class WorkerProcess(lightning.Callback):

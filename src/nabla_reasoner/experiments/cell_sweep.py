@@ -37,18 +37,19 @@ def run_cells(
     with ExitStack() as stack:
         with refusing():
             stack.enter_context(locked(Path(first.folder)))
-            built = check(command, sweeps)
+            built, attention = check(command, sweeps)
             engine = stack.enter_context(RolloutEngine(Path(first.folder)))
             pending = [item for item in built if is_pending(item)]
             if first.served and pending and not launching.launcher(command.overrides):
                 engine.models(pending[0])  # a server that is wrong is refused before anything is written
-        return _run_checked(command, sweeps, built, engine, write_tables, finish)
+        return _run_checked(command, sweeps, built, attention, engine, write_tables, finish)
 
 
 def _run_checked(
     command: Command,
     sweeps: Sequence[Sweep],
     built: Sequence[BuiltCell],
+    attention: dict[str, str],
     engine: RolloutEngine,
     write_tables: Callable[[Sequence[Cell]], None],
     finish: Callable[[Path], None],
@@ -57,7 +58,7 @@ def _run_checked(
     first, folder = cells[0], Path(cells[0].folder)
     varied = {group: sorted({getattr(cell, group).name for cell in cells}) for group in ("policy", "task", "method")}
     varied |= {"seed": sorted({cell.seed for cell in cells})}
-    summary = provenance.Summary(folder, command.line, first.content(), varied, first.device)
+    summary = provenance.Summary(folder, command.line, first.content(), varied, first.device, attention=attention)
     runner = CellRunner(cells, write_tables, engine)
     try:
         if launching.launcher(command.overrides):
@@ -94,8 +95,11 @@ def _run_checked(
     return FAILED if bad else DONE
 
 
-def check(command: Command, sweeps: Sequence[Sweep]) -> list[BuiltCell]:
+def check(command: Command, sweeps: Sequence[Sweep]) -> tuple[list[BuiltCell], dict[str, str]]:
     """Build every cell, and check models, problems and existing records before compute is spent.
+
+    Returns:
+        The cells, and the implementation of attention of each model by its name; of none with a launcher.
 
     Raises:
         ValueError: a wrong problem file, method or model, a prompt beyond the context, or records made with other
@@ -108,13 +112,15 @@ def check(command: Command, sweeps: Sequence[Sweep]) -> list[BuiltCell]:
         if not cell.overwrite:
             check_records(cell)
     if launching.launcher(command.overrides):
-        return built  # the models may lie on other machines only
+        return built, {}  # the models may lie on other machines only
+    attention: dict[str, str] = {}
     for cell, _, problems in _different_models(built):
         policy, reward = build.outline_models(cell)
         for model in (policy, reward) if cell.method.scored else (policy,):
             lengths = [len(model.prompt_ids(problem.messages)) for problem in problems]
             model.check_length(max(lengths), cell.max_new_tokens)
-    return built
+        attention |= {cell.policy.name: policy.attention, cell.reward.name: reward.attention}
+    return built, attention
 
 
 def _different_models(built: Sequence[BuiltCell]) -> list[BuiltCell]:
