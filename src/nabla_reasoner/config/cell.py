@@ -4,7 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from .data_folder import locate
 from .estimate import Estimate
+from .hub_cache import is_hub_name
 from .schema import (
     CPU,
     NEXT,
@@ -13,6 +15,7 @@ from .schema import (
     ROLLOUTS,
     SAME,
     SPLITS,
+    Commit,
     Count,
     Device,
     Folder,
@@ -52,20 +55,42 @@ class Part(Section):
 class ModelSettings(Part):
     """A model: its folder or hub name, how it is unpacked, and the GB of the package that it is unpacked from.
 
-    `base` is the policy that a trained one began from.
+    `revision` pins a hub name to a commit. `base` is the policy that a trained one began from.
     """
 
     path: str
+    revision: Commit | None = None
     prepare: Preparation | None = None
     download_gb: float | None = None
     paper: str | None = None
     base: str | None = None
+
+    @model_validator(mode="after")
+    def _check_revision(self) -> "ModelSettings":
+        if self.revision is not None and not is_hub_name(locate(self.path)):
+            raise ValueError(
+                f"revision must be left out for a folder, whose files are what is read; got {self.revision} for "
+                f"{self.path}."
+            )
+        return self
+
+    @property
+    def source(self) -> str:
+        """Where the model is loaded from: a folder, or a hub name with the commit that it is pinned to."""
+        return locate(self.path) + (f"@{self.revision}" if self.revision is not None else "")
 
 
 class RewardSettings(ModelSettings):
     kind: Literal[REWARD_KINDS]
     reference: str | None
     manifest: dict[str, str] | None = None
+
+
+class HubData(Section):
+    """A data set on the hub; further keys are those of `tasks.problems.load_hub`."""
+
+    repository: str
+    revision: Commit | None = None
 
 
 class TaskSettings(Part):
@@ -75,6 +100,7 @@ class TaskSettings(Part):
     max_new_tokens: Count | None = None
     dataset: str | None = None
     path: str | None = None
+    hub: HubData | None = None
     size: Count | None = None
     suffix: str = ""
     paper: str | None = None

@@ -23,6 +23,7 @@ REWARD_KINDS = ("classifier", "token_classifier", "likelihood")
 WANDB_MODES = ("offline", "online", "disabled")
 Wandb = Literal[WANDB_MODES]
 Folder = Annotated[str, Field(min_length=1)]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]  # of a model or data set on the hub, in full
 Name = Annotated[str, Field(min_length=1)]
 
 

@@ -57,6 +57,8 @@ def _source(cell: Cell, group: str, model: Model) -> str:
         return "here"
     settings = cell.policy if group == "policy" else cell.reward
     origin = "unpacked on first use" if settings.prepare else "to be fetched from the hub, unless its cache has it"
+    if settings.revision is not None:
+        origin += f", at commit {settings.revision}"
     return f"{origin}, {gigabytes(download_bytes(cell, group, model))} GB; sizes from configs/model_sizes.yaml"
 
 
