@@ -57,13 +57,14 @@ def run(path: Path, count: int, *, devices: int, batch_size: int, method: BestOf
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 2), (2, 1), (5, 2), (12, 2)])
-def test_records_of_two_processes_are_those_of_one(tmp_path: Path, monkeypatch, count: int, batch_size: int):
+def test_records_of_two_processes_are_those_of_one(tmp_path: Path, monkeypatch, capfd, count: int, batch_size: int):
     for name in ("NTASKS", "NTASKS_PER_NODE", "NNODES"):  # a job of SLURM starts one task, which starts the others
         monkeypatch.setenv(f"SLURM_{name}", "1")
     one = run(tmp_path / "one.jsonl", count, devices=1, batch_size=batch_size)
     two = run(tmp_path / "two.jsonl", count, devices=2, batch_size=batch_size)
     assert two == one
     assert len(one) == count
+    assert "istributed" not in capfd.readouterr().err, "Lightning would say it for every cell"
     assert "MASTER_PORT" not in os.environ, "a port that was used may be taken when the next cell begins"
 
 

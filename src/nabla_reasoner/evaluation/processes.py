@@ -10,7 +10,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
 import lightning
@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..config.schema import CPU, NEXT, SAME
+from ..models.quiet import quiet_libraries
 
 START_SECONDS = 600  # that a process waits for the others at its start, where each copies the models to its device
 ENDING = (signal.SIGTERM, signal.SIGINT)  # signals that end a process at once; records are appended whole
@@ -73,6 +74,12 @@ class WorkerProcess(lightning.Callback):
 
     def __init__(self, threads: int | None):
         self.threads = threads
+
+    def __setstate__(self, state: dict[str, int | None]) -> None:
+        """Hide Lightning's notices in the process that this arrives in, from its start to its end."""
+        self.__dict__.update(state)
+        self.quiet = ExitStack()
+        self.quiet.enter_context(quiet_libraries())
 
     def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Set threads, and let the process end at once with the one that started it, or on a signal.
