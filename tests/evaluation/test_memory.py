@@ -39,7 +39,7 @@ def test_memory_is_the_same_after_500_and_2000_problems(tmp_path: Path):
             batch_size=50,
             device="cpu",
             devices=1,
-            num_nodes=1,
+            threads=None,
             label="",
         )
         resident.append(resident_bytes())

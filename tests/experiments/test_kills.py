@@ -31,8 +31,8 @@ def _run(words: list[str], file_bytes: int | None) -> None:
     sys.exit(run_process(words))
 
 
-def start(folder: Path, file_bytes: int | None = None) -> multiprocessing.Process:
-    process = CONTEXT.Process(target=_run, args=(command(folder, METHODS), file_bytes))
+def start(folder: Path, file_bytes: int | None = None, *more: str) -> multiprocessing.Process:
+    process = CONTEXT.Process(target=_run, args=([*command(folder, METHODS), *more], file_bytes))
     process.start()
     return process
 
@@ -71,6 +71,25 @@ def test_killed_runs_complete_to_the_records_of_an_undisturbed_run(tmp_path: Pat
             process.kill()
             process.join()
         assert_restart_completes(tmp_path / str(number), records)
+
+
+@pytest.mark.slow
+def test_two_processes_killed_with_their_parent_resume_to_the_records_of_one(tmp_path: Path, undisturbed):
+    """Killing the command leaves no process that solves on: it would write problems which the restart solves too."""
+    records, _ = undisturbed
+    chance, words = random.Random(1), (None, "devices=2", "method=best_of_n")
+    whole = {name: entries for name, entries in records.items() if "best_of_n" in name and "records/" in name}
+    for _ in range(max(2, KILLS // 5)):
+        process = start(tmp_path, *words)
+        while process.is_alive() and not list(tmp_path.rglob("*.settings.json")):  # the models are loaded
+            time.sleep(0.01)
+        process.join(chance.uniform(0, 15))
+        process.kill()
+        process.join()
+    process = start(tmp_path, *words)
+    process.join()
+    assert process.exitcode == 0
+    assert {name: entries for name, entries in records_below(tmp_path).items() if name in whole} == whole
 
 
 @pytest.mark.slow

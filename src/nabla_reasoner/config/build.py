@@ -176,9 +176,9 @@ def load_models(cell: Cell, *, served: bool = False) -> tuple[Policy, RewardMode
     if cell.threads is not None:
         torch.set_num_threads(cell.threads)
     limits = (cell.tokens_per_pass, cell.decode_rows)
-    policy = _policy(locate(cell.policy.path), cell.device, cell.dtype, limits)
+    policy = _policy(cell.policy.source, cell.device, cell.dtype, limits)
     reference = locate(cell.reward.reference) if cell.reward.reference else None
-    reward = _reward(locate(cell.reward.path), cell.reward.kind, cell.device, cell.dtype, reference, limits)
+    reward = _reward(cell.reward.source, cell.reward.kind, cell.reward_place, cell.dtype, reference, limits)
     return policy, reward.for_policy(policy)
 
 
@@ -192,10 +192,10 @@ def outline_models(cell: Cell) -> tuple[Policy, RewardModel]:
     def outlined(kind: str, path: str) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
         return outline(REWARD_MODEL_CLASSES[kind], locate(path), cell.device, cell.dtype)
 
-    policy = Policy(*outlined("likelihood", cell.policy.path), cell.policy.path)
+    policy = Policy(*outlined("likelihood", cell.policy.source), cell.policy.path)
     reference = cell.reward.reference
     reward = RewardModel(
-        *outlined(cell.reward.kind, cell.reward.path),
+        *outlined(cell.reward.kind, cell.reward.source),
         cell.reward.path,
         cell.reward.kind,
         Policy(*outlined("likelihood", reference), reference) if reference else None,
