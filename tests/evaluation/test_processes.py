@@ -38,12 +38,16 @@ class Dying(BestOfN):
 
 
 class Late(BestOfN):
-    """Holds up the second process before it can join the first."""
+    """Holds up all processes but the first, before they can join it; `arrived` is a file that the first one makes."""
+
+    arrived: Path
 
     def __setstate__(self, state: dict) -> None:
-        if multiprocessing.current_process().name.endswith("2"):
-            time.sleep(300)
         self.__dict__.update(state)
+        try:
+            self.arrived.touch(exist_ok=False)
+        except FileExistsError:
+            time.sleep(300)
 
 
 def run(path: Path, count: int, *, devices: int, batch_size: int, method: BestOfN | None = None) -> list:
@@ -86,8 +90,10 @@ def test_killed_process_ends_the_others_and_the_run_resumes(tmp_path: Path, monk
 @pytest.mark.slow
 def test_process_that_does_not_join_in_time_ends_the_run(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(processes, "START_SECONDS", 5)
+    method = Late(**SETTINGS)
+    method.arrived = tmp_path / "arrived"
     with pytest.raises(ProcessError, match="did not all start within 5 s"):
-        run(tmp_path / "records.jsonl", 2, devices=2, batch_size=1, method=Late(**SETTINGS))
+        run(tmp_path / "records.jsonl", 2, devices=2, batch_size=1, method=method)
     assert not multiprocessing.active_children()
 
 

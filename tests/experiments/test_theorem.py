@@ -37,7 +37,7 @@ SMALL = [
     "estimators.samples=4000",
     "threads=1",
     "noise.kl_weights=[1.5]",
-    "prop_c1.models=[tiny-base/likelihood,smollm2/smollm2]",
+    "prop_c1.models=[tiny-base/likelihood]",
     "convergence.simulated=1",
 ]
 
