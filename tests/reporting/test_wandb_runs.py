@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -287,6 +288,7 @@ def silent() -> Iterator[Silent]:
 def test_silent_proxy_is_left_after_its_time(silent: Silent, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, silent.url)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of the first request of this process
     monkeypatch.setattr(wandb_upload, "ANSWER_SECONDS", 0.3)
     begin = time.monotonic()
     with pytest.raises(wandb_upload.UploadError, match="http://wandb.invalid cannot be reached"):
