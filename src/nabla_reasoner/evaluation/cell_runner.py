@@ -17,7 +17,7 @@ from ..cost import peak_bytes
 from . import prediction, side_by_side
 from .cell_records import check_records, locked, record_file, stored, write_settings
 from .results_folder import UNWRITABLE
-from .rollout_engine import RolloutEngine, mismatch_file
+from .rollout_engine import RolloutEngine, remove_records
 
 # The table is rewritten when a cell ends, at most every TABLE_SECONDS and for at most a tenth of the time.
 TABLE_SECONDS, TABLE_SHARE = 5, 10
@@ -40,8 +40,7 @@ def _run_locked(built: BuiltCell, label: str | None, engine: RolloutEngine) -> N
     cell = built.cell
     path = record_file(cell)
     if cell.overwrite:
-        path.unlink(missing_ok=True)
-        mismatch_file(path).unlink(missing_ok=True)
+        remove_records(cell)
     policy, reward = engine.models(built)
     check_records(cell)  # again: loading may have fetched a newer model from the hub
     write_settings(cell)

@@ -20,12 +20,12 @@ from ..config.schema import SAME
 from ..cost import Cost
 from ..models.language_models import Policy, RewardModel
 from ..models.quiet import quiet_libraries
+from ..serving.mismatch import ComparedServer
 from ..serving.rollouts import ServedPolicy
-from ..serving.served import ServedRollouts
-from ..serving.served_scores import ServedScores
 from ..tasks.grading import grade
 from ..types import Method, Problem, Solution
 from . import processes
+from .error_text import error_text
 from .records import append_records, failed_record, make_record, read_records, sort_records
 from .rollout_engine import append_mismatch
 
@@ -102,7 +102,7 @@ class Inference(lightning.LightningModule):
         try:
             return self._solve([problem], repeat)[0]
         except Exception as error:
-            return Solution(problem.id, "", [], None, Cost(), {}, error=_reason(error))
+            return Solution(problem.id, "", [], None, Cost(), {}, error=error_text(error))
 
 
 class RecordWriter(BasePredictionWriter):
@@ -204,25 +204,10 @@ def run(
     if not todo:
         return
     make = functools.partial(_record, policy=policy, method=method, seed=module.seed)
+    callbacks = [processes.WorkerProcess(threads), *_writers(module, path, make, done), ProgressBar(label)]
     count = min(devices, len(todo))  # no more processes than there are chunks
     with quiet_libraries(), processes.described_errors():
-        trainer = lightning.Trainer(
-            accelerator="cpu" if device == "cpu" else "gpu",
-            devices=processes.devices(count, module.reward_device),
-            strategy=processes.make_strategy(count),
-            plugins=processes.environment(),
-            inference_mode=False,  # with torch.enable_grad() in predict_step: DTO needs gradients
-            deterministic="warn",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[
-                processes.WorkerProcess(threads),
-                *_writers(module, path, make, done),
-                ProgressBar(label),
-            ],
-        )
+        trainer = _trainer(device, count, module.reward_device, callbacks)
         loader = DataLoader(todo, batch_size=1, collate_fn=_only)
         try:
             trainer.predict(module, loader, return_predictions=False)
@@ -235,6 +220,23 @@ def run(
     sort_records(path, [(problem.id, chunk.repeat) for chunk in all_chunks for problem in chunk.problems])
 
 
+def _trainer(device: str, count: int, reward_device: str, callbacks: list[lightning.Callback]) -> lightning.Trainer:
+    """Return the trainer of `count` processes that predict and write nothing by themselves."""
+    return lightning.Trainer(
+        accelerator="cpu" if device == "cpu" else "gpu",
+        devices=processes.devices(count, reward_device),
+        strategy=processes.make_strategy(count),
+        plugins=processes.environment(),
+        inference_mode=False,  # with torch.enable_grad() in predict_step: DTO needs gradients
+        deterministic="warn",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+    )
+
+
 def _writers(
     module: Inference, path: Path, make: Callable[[Problem, Solution, int], dict], done: set[tuple[str, int]]
 ) -> list[lightning.Callback]:
@@ -242,7 +244,7 @@ def _writers(
     return [RecordWriter(path, make, done), *([MismatchWriter(path)] if _engines(module) else [])]
 
 
-def _engines(module: Inference) -> dict[str, ServedRollouts | ServedScores]:
+def _engines(module: Inference) -> dict[str, ComparedServer]:
     """Return what serves the module's policy and reward, as far as they are served."""
     engines = {"policy": module.policy.rollouts} if isinstance(module.policy, ServedPolicy) else {}
     return engines if module.reward.text_scores is None else {**engines, "reward": module.reward.text_scores}
@@ -253,11 +255,7 @@ def _record(problem: Problem, solution: Solution, repeat: int, *, policy: str, m
     try:
         return make_record(problem, solution, **names, grade=grade)
     except Exception as error:  # if the grader raises, only this problem fails
-        return failed_record(problem, f"grading: {_reason(error)}", **names, cost=solution.cost)
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return failed_record(problem, f"grading: {error_text(error)}", **names, cost=solution.cost)
 
 
 def _only(batch: list[Chunk]) -> Chunk:

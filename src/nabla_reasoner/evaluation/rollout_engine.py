@@ -15,7 +15,7 @@ from ..config.data_folder import locate
 from ..models.language_models import Policy, RewardModel
 from ..serving import identity
 from ..serving.client import Client, ServerError
-from ..serving.mismatch import Mismatch, joined
+from ..serving.mismatch import ComparedServer, Mismatch, joined
 from ..serving.process import ServerProcess, ServerSettings, check_python
 from ..serving.prompt_scores import TOKENS_AFTER
 from ..serving.rollouts import ServedPolicy
@@ -160,9 +160,14 @@ def mismatch_file(records: Path) -> Path:
     return records.with_suffix(".engines.ndjson")
 
 
-def append_mismatch(
-    records: Path, problems: Sequence[str], repeat: int, engines: dict[str, ServedRollouts | ServedScores]
-) -> None:
+def remove_records(cell: Cell) -> None:
+    """Remove a cell's records and the engines' differences beside them, where there are any."""
+    path = record_file(cell)
+    for file in (path, mismatch_file(path)):
+        file.unlink(missing_ok=True)
+
+
+def append_mismatch(records: Path, problems: Sequence[str], repeat: int, engines: dict[str, ComparedServer]) -> None:
     """Append what was compared while a chunk was solved to the mismatch file of a record file.
 
     Args:

@@ -14,9 +14,8 @@ from omegaconf import DictConfig
 from ..config import build, compose
 from ..config.schema import CONFIGS
 from ..config.sweeps import Sweep
-from ..evaluation.cell_records import record_file
 from ..evaluation.cell_runner import CellRunner
-from ..evaluation.rollout_engine import mismatch_file
+from ..evaluation.rollout_engine import remove_records
 
 OVERRIDE, PLUGIN = "hydra/launcher=", "hydra_plugins.hydra_submitit_launcher"
 
@@ -52,8 +51,7 @@ def launch_all(sweeps: Sequence[Sweep], runner: CellRunner) -> None:
         overrides = list(part.overrides)
         if part.cells[0].overwrite:  # here and once: a job that is queued again must keep what it has solved
             for cell in part.cells:
-                for path in (record_file(cell), mismatch_file(record_file(cell))):
-                    path.unlink(missing_ok=True)
+                remove_records(cell)
             overrides.append("overwrite=false")
         try:
             _launch(overrides, runner)

@@ -18,6 +18,7 @@ from pathlib import Path
 from ..config.cell import Cell
 from ..config.wandb_mode import chosen_mode
 from ..evaluation.cell_records import record_file
+from ..evaluation.error_text import error_text
 from ..evaluation.records import settings_path
 from . import wandb_live_process
 from .wandb_live_process import PLAN, LiveCell, Plan, changed
@@ -44,8 +45,7 @@ def shown_live(cells: Sequence[tuple[Cell, int]]) -> Iterator[None]:
         folder = Path(tempfile.mkdtemp(prefix="nabla-wandb-"))
         process = _start(cells, folder)
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"warning: cells are not shown in W&B while they run ({reason}).", file=sys.stderr)
+        print(f"warning: cells are not shown in W&B while they run ({error_text(error)}).", file=sys.stderr)
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from ..evaluation.error_text import error_text
 from . import wandb_log, wandb_upload
 from .running_metrics import Metrics, RunningMetrics, is_point
 from .wandb_log import WandbRun
@@ -47,7 +48,7 @@ class LiveCell(NamedTuple):
         run: fields of its `WandbRun`, without the settings that decide its records.
         key: names that the id of the run is made of, together with these settings.
         records: its record file.
-        settings: file of these settings; it is written anew when the cell starts.
+        settings: file of these settings; it is written again when the cell starts.
         before: time of that file before the cells run, in ns; None if there was none.
         expected: number of records that it will have.
     """
@@ -169,7 +170,7 @@ def follow(
                 try:
                     cell.run, cell.identity = connect(entry), entry.identity
                 except Exception as error:
-                    warn(_reason(error))
+                    warn(error_text(error)[:300])
                     retry_at = time.monotonic() + RETRY_SECONDS
                     continue
             cell.read()
@@ -182,10 +183,6 @@ def follow(
                 growing.remove(cell)
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
 def _connect(plan: Plan, folder: Path, entry: WandbRun) -> OpenRun:
     wandb_upload.check_server(wandb_upload.server_address())
     settings = wandb_log.run_settings()
@@ -195,7 +192,7 @@ def _connect(plan: Plan, folder: Path, entry: WandbRun) -> OpenRun:
 
 
 def _note(path: Path, sent: Mapping[str, int]) -> None:
-    """Add steps to the file of the last steps sent; a damaged file is written anew."""
+    """Add steps to the file of the last steps sent; a damaged file is replaced."""
     known = {}
     with suppress(FileNotFoundError, ValueError, TypeError):
         known = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -238,7 +235,7 @@ def main(folder: Path) -> None:
             plan.cells, lambda entry: _connect(plan, folder, entry), ended.wait, warn, lambda sent: _note(path, sent)
         )
     except Exception as error:
-        warn(_reason(error))
+        warn(error_text(error)[:300])
     finally:
         os._exit(0)  # without wandb's own end, which waits for dead servers
 

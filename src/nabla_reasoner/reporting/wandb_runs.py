@@ -17,6 +17,7 @@ from typing import Any
 from ..config import build, fingerprint
 from ..config.cell import Cell
 from ..config.wandb_mode import chosen_mode
+from ..evaluation.error_text import error_text
 from ..evaluation.outcomes import correct_array, outcome_of
 from ..evaluation.record_files import read_object, warn_once
 from ..evaluation.records import read_records
@@ -209,8 +210,7 @@ def write(folder: Path, make: Callable[[], Sequence[WandbRun]], *, experiment: s
         if mode == ONLINE:
             _upload_new(entries, known, folder)
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"warning: no copy in W&B ({reason}); the files in {folder} are complete.", file=sys.stderr)
+        print(f"warning: no copy in W&B ({error_text(error)}); the files in {folder} are complete.", file=sys.stderr)
     if known and state.parent.is_dir():
         replace_file(state, json.dumps(known, indent=1) + "\n")
 
