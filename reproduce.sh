@@ -110,6 +110,7 @@ fi
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 if [ "$target" = test ]; then
     shift
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # two workers with two threads each would wait for one another
     "$python" -m ruff check . && "$python" -m ruff format --check --quiet . && exec "$python" -m pytest -n 2 --dist worksteal "$@"
     exit 1
 fi

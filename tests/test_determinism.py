@@ -22,7 +22,7 @@ from nabla_reasoner.config.schema import choices
 from nabla_reasoner.decoding import state
 from nabla_reasoner.engine.sampling import keyed_uniforms
 
-PROBLEMS = [Problem(f"p{number}", "+".join("7" * (number % 4 + 1)) + "=?", None, "free") for number in range(9)]
+PROBLEMS = [Problem(f"p{number}", "+".join("7" * (number % 4 + 1)) + "=?", None, "free") for number in range(6)]
 METHODS = [name for name in choices("method") if name != "tpo"]  # its critiques exceed a toy model's context
 
 DRAWING = (
@@ -53,7 +53,7 @@ def results(method: str, problems: list[Problem], batch_size: int) -> dict[str, 
 @pytest.mark.parametrize("method", METHODS)
 def test_results_do_not_depend_on_batch_or_order(method: str):
     whole = results(method, PROBLEMS, 64)
-    assert results(method, PROBLEMS, 7) == whole
+    assert results(method, PROBLEMS, 4) == whole
     assert results(method, PROBLEMS, 1) == whole
     shuffled = [PROBLEMS[index] for index in np.random.default_rng(0).permutation(len(PROBLEMS))]
     assert results(method, shuffled, 5) == whole

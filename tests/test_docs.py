@@ -27,6 +27,7 @@ EXAMPLES = {  # placeholders in the pages, and existing names that replace them
     "method=best_of_16": "method=best_of_n",
     "method.threshold=-0.1": "method.max_new_tokens=8",
     "lengths": "table3",
+    **{f"{part}.revision=COMMIT": f"{part}.revision={40 * 'a'}" for part in ("policy", "reward", "task.hub")},
 }
 NARROW = {"policy": "tiny-base", "reward": "likelihood", "task": "products", "method": "nabla_reasoner", "seed": "0"}
 COMMAND = re.compile(r"\./reproduce\.sh +([^`\n|]+)")

@@ -135,3 +135,17 @@ def test_records_of_another_commit_are_refused(cache: Path, tmp_path: Path, monk
     hub_cache(cache, "models", "owner/policy", [], main="bbb")
     with pytest.raises(ValueError, match="policy.weights: aaa -> bbb"):
         cell_records.check_records(cell)
+
+
+def test_device_of_the_reward_counts_where_it_changes_rounding(monkeypatch):
+    monkeypatch.setattr(fingerprint, "model_version", lambda path: None)
+    places = {
+        (device, place): fingerprint.fingerprint(
+            compose.compose_cells([f"device={device}", f"reward_device={place}"])[0]
+        )
+        for device, place in (("cpu", "same"), ("cpu", "cpu"), ("cuda", "same"), ("cuda", "next"), ("cuda", "cpu"))
+    }
+    named = {key: parts["reward_device"] for key, parts in places.items() if "reward_device" in parts}
+    assert named == {("cuda", "cpu"): "cpu"}, "records made before there was a choice name no device"
+    with pytest.raises(ValueError, match="reward_device=next needs device=cuda"):
+        compose.compose_cells(["reward_device=next"])

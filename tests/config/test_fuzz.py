@@ -72,7 +72,7 @@ def test_wrong_value_is_refused_before_anything_is_built(word: str):
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(SETTING)
 def test_random_value_of_a_setting_is_accepted_or_refused(setting: str):
     assert_accepted_or_refused([setting])

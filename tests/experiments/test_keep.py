@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from nabla_reasoner.evaluation.records import append_records, failed_record, set
 from nabla_reasoner.experiments import figures, keep
 from nabla_reasoner.experiments.command import DONE, FAILED, Command
 from nabla_reasoner.types import Problem
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -186,3 +189,12 @@ def test_targets_that_read_need_complete_sources(tmp_path: Path, gallery: Path, 
     assert main(["figure3", "keep=true", f"results_dir={tmp_path}"]) == 2
     assert "keep=true needs complete results; got: 1 of 2 cells of table1" in capsys.readouterr().err
     assert not files(gallery)
+
+
+def test_caption_names_the_command_without_what_changes_no_result():
+    words = ("policy=tiny-base", "results_dir=/tmp/mine", "wandb=disabled", "workers=1", "keep=true")
+    command = Command(find("figure1"), words)
+    assert command.recipe == "./reproduce.sh figure1 policy=tiny-base keep=true"
+    assert all(word in command.line for word in words)
+    for caption in (ROOT / "figures").glob("*.md"):
+        assert not re.search(r"(results_dir|wandb|workers)=", caption.read_text("utf-8")), caption

@@ -25,14 +25,15 @@ def _run(words: list[str], file_bytes: int | None) -> None:
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
     os.dup2(sink, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     if file_bytes is not None:  # stands for a full disk: writing beyond it fails
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     sys.exit(run_process(words))
 
 
-def start(folder: Path, file_bytes: int | None = None) -> multiprocessing.Process:
-    process = CONTEXT.Process(target=_run, args=(command(folder, METHODS), file_bytes))
+def start(folder: Path, file_bytes: int | None = None, *more: str) -> multiprocessing.Process:
+    process = CONTEXT.Process(target=_run, args=([*command(folder, METHODS), *more], file_bytes))
     process.start()
     return process
 
@@ -71,6 +72,31 @@ def test_killed_runs_complete_to_the_records_of_an_undisturbed_run(tmp_path: Pat
             process.kill()
             process.join()
         assert_restart_completes(tmp_path / str(number), records)
+
+
+def in_order(files: dict[str, list]) -> dict[str, list]:
+    """Return the records of each file, sorted by problem."""
+    return {name: sorted(entries, key=lambda entry: entry["problem_id"]) for name, entries in files.items()}
+
+
+@pytest.mark.slow
+def test_two_processes_killed_with_their_parent_resume_to_the_records_of_one(tmp_path: Path, undisturbed):
+    """Killing the command leaves no process that solves on: it would write problems which the restart solves too."""
+    records, _ = undisturbed
+    chance, words = random.Random(1), (None, "devices=2", "method=best_of_n")
+    whole = {name: entries for name, entries in records.items() if "best_of_n" in name and "records/" in name}
+    for _ in range(max(2, KILLS // 5)):
+        process = start(tmp_path, *words)
+        while process.is_alive() and not list(tmp_path.rglob("*.settings.json")):  # the models are loaded
+            time.sleep(0.01)
+        process.join(chance.uniform(0, 15))
+        process.kill()
+        process.join()
+    process = start(tmp_path, *words)
+    process.join()
+    assert process.exitcode == 0
+    restarted = {name: entries for name, entries in records_below(tmp_path).items() if name in whole}
+    assert in_order(restarted) == in_order(whole)  # a kill may fall between the last record and the sorting
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def test_plan_names_machine_parts_budget_disk_and_download(capsys: pytest.Captur
 
 def test_more_devices_take_fewer_hours(capsys: pytest.CaptureFixture[str]):
     main(["plan", "table1", *PAPER, "devices=8"])
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "num_nodes=" in line]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "with devices=" in line]
     alone, together = (float(part.split()[0]) for part in line.strip().split("; "))
     assert together == pytest.approx(alone / 8, rel=0.01)
 

@@ -14,7 +14,7 @@ import torch
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.cost import ModelSize
 from nabla_reasoner.experiments import ppo
-from nabla_reasoner.ppo import amortized, letter_task, tables
+from nabla_reasoner.ppo import amortized, figure, letter_task, tables
 from nabla_reasoner.ppo import exact_distributions as exact
 from nabla_reasoner.ppo.amortized import AmortizedSettings, AmortizedTraining, PromptSampler, ScoredPrompts
 from nabla_reasoner.training import losses
@@ -316,3 +316,7 @@ def test_small_run_writes_files_and_verdict_from_rows(tmp_path, capsys):
     (loop,) = table[(table.method == "nabla_reasoner") & (table.reward_weight == 1)].kl
     (null,) = table[(table.method == "nabla_without_gradient") & (table.reward_weight == 1)].kl
     assert f"(λ = 1: {loop:.2f} against {null:.2f} without it" in text
+
+
+def test_methods_of_the_figure_differ_without_colour():
+    assert len({(style.marker, style.line) for style in figure.STYLES.values()}) == len(figure.STYLES)

@@ -198,6 +198,33 @@ def test_paper_value_never_replaces_ours(results: Path):
     assert table.rows[0][paper] == "70.2 [1]"
 
 
+def test_paired_comparisons_lead_with_the_verdict_and_say_on_how_many_problems(results: Path):
+    found = report.gather(results, "tiny")
+    few = [{**row, "num_problems": 30 if row["task"] == "products" else 300} for row in found.evidence.comparisons]
+    table = next(block for block in report_sections._comparisons(few) if isinstance(block, html_report.Table))
+    assert table.columns[0] == "verdict, as run"
+    task, problems = table.columns.index("task"), table.columns.index("problems")
+    assert {(row[task] == "products", row[problems]) for row in table.rows} == {(True, "30"), (False, "300")}
+    verdicts = {row["verdict"] for row in few if row["matched_on"] == "rollouts"} - {NOT_RUN}
+    assert {row[0] for row in table.rows} <= verdicts
+
+
+def test_links_stand_in_every_format():
+    links = html_report.Links("Pages:", [("traces/1.html", "a < b")])
+    page = html_report.to_html([html_report.Heading(1, "t"), links])
+    assert '<li><a href="traces/1.html">a &lt; b</a></li>' in page
+    assert html_report.markdown(links, Path()) == "Pages:\n\n- [a < b](traces/1.html)"
+    assert html_report.markdown(links) == "Pages:\n\n- a < b"
+
+
+def test_figures_of_one_target_stand_together(results: Path):
+    shutil.copyfile(ROOT / "figures/figure4_flops.png", results / "tiny/figure4/figure4_flops.png")
+    found = report.gather(results, "tiny")
+    names = [block.path.stem for block in report_sections._figures(found) if isinstance(block, html_report.Figure)]
+    assert names == ["figure4", "figure4_flops"]
+    assert report._figure_name("figure4", Path("figure4-small_flops.png"), "small") == "figure4_flops"
+
+
 def test_report_shows_verdicts_of_claim_rules(results: Path):
     found = report.gather(results, "tiny")
     decisions = claims.decide_claims(found.evidence)
@@ -352,6 +379,28 @@ def test_nothing_is_published_unless_requested(results: Path, monkeypatch: pytes
     assert main(["report", f"results_dir={results}"]) == 0
 
 
+PHONE = """<!DOCTYPE html><meta charset="utf-8"><body><script>
+const frame = document.createElement('iframe');
+frame.style.cssText = 'width:400px;height:900px;border:0';
+frame.srcdoc = PAGE;
+frame.onload = () => {
+  const page = frame.contentDocument, whole = page.documentElement;
+  const table = page.querySelector('#claims-and-verdicts ~ .scroll table');
+  const visible = [...table.querySelectorAll('td[data-name=verdict]')].filter(cell => {
+    const box = cell.getBoundingClientRect();
+    return box.width > 100 && box.left >= 0 && box.right <= 400;
+  });
+  document.documentElement.dataset.seen = JSON.stringify({
+    fits: whole.clientWidth > 380 && whole.scrollWidth <= whole.clientWidth,
+    cards: table.scrollWidth <= table.parentElement.clientWidth,
+    verdicts: visible.length,
+  });
+};
+document.body.append(frame);
+</script></body>
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not BROWSER.exists(), reason="needs /usr/bin/chromium (Debian's package chromium)")
 def test_page_opens_and_sorts_in_a_browser(results: Path, tmp_path: Path):
@@ -380,6 +429,10 @@ def test_page_opens_and_sorts_in_a_browser(results: Path, tmp_path: Path):
     rows = evidence.typed_rows(results / "tiny/table1/table.csv")
     largest = max(row["accuracy"] for row in rows if row["accuracy"] is not None)
     assert float(re.search(r'data-first="([^"]+)"', dom)[1]) == pytest.approx(largest, abs=0.05)
+    phone = tmp_path / "phone.html"
+    phone.write_text(PHONE.replace("PAGE", json.dumps(text).replace("</", "<\\/")), encoding="utf-8")
+    seen = json.loads(re.search(r'data-seen="([^"]+)"', browse(phone, "--dump-dom"))[1].replace("&quot;", '"'))
+    assert seen == {"fits": True, "cards": True, "verdicts": len(claims.CLAIMS)}
     shot = tmp_path / "shot.png"
     browse(source, "--window-size=1400,3000", f"--screenshot={shot}")
     assert shot.stat().st_size > 50_000

@@ -18,6 +18,7 @@ from nabla_reasoner.evaluation.outcomes import read_table1
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
 from nabla_reasoner.evaluation.statistics import ratio_interval
 from nabla_reasoner.experiments import figure3, figure4, table3, table4, table5
+from nabla_reasoner.reporting.method_names import STYLES
 from nabla_reasoner.types import Problem
 
 matplotlib.use("Agg")
@@ -176,6 +177,23 @@ def test_caption_compares_with_smallest_pool_costing_no_less(tmp_path: Path):
     assert "+50.0 at equal model calls (N = 3)" in figure4.caption(make_curves(tmp_path), "c")
 
 
+def test_caption_has_the_end_of_every_curve_and_its_ceiling(tmp_path: Path):
+    text = figure4.caption(make_curves(tmp_path), "c")
+    assert "| accuracy at the end, % (N) | greedy | Best-of-N | ∇-Reasoner | any of N |" in text
+    assert "| tiny-base, chain_sum | 50.0 (1) | 0.0 (4) | 50.0 (3) | 100.0 (4) |" in text
+
+
+@pytest.mark.parametrize("axis", ["model_calls", "flops", "seconds"])
+def test_curves_are_the_rows_on_each_axis(tmp_path: Path, axis: str):
+    rows = pd.DataFrame(make_curves(tmp_path))
+    (panel,) = figure4.curves(rows, axis).axes
+    for method, name in (("best_of_n", "Best-of-N"), ("any_of_n", "ceiling of Best-of-N: any of the N samples right")):
+        (drawn,) = [line for line in panel.lines if line.get_label() == name]
+        expected = rows[rows.method == method]
+        assert list(drawn.get_xdata()) == list(expected[axis])
+        assert list(drawn.get_ydata()) == list(expected.accuracy)
+
+
 def test_ceiling_uses_highest_known_reward(tmp_path: Path):
     make_curves(tmp_path)
     path = record_path(tmp_path / "table1/records", "tiny-base", "chain_sum", "greedy", 0)  # p0 is right, p1 wrong
@@ -191,8 +209,10 @@ def test_ceiling_uses_highest_known_reward(tmp_path: Path):
     rows = figure4.curve_rows(read_table1(tmp_path), {"chain_sum": {**found, "p0": {"reward": -0.9, "correct": False}}})
     assert rows[-1]["accuracy"] == 50
     panel = figure4.curves(pd.DataFrame(rows)).axes[0]
-    (drawn,) = [line for line in panel.lines if line.get_label() == "ceiling: highest reward found"]
+    (drawn,) = [line for line in panel.lines if line.get_label() == "ceiling of the reward: highest reward found"]
     assert set(drawn.get_ydata()) == {50}
+    floor = next(line for line in panel.lines if line.get_color() == STYLES["greedy"].colour)
+    assert set(floor.get_ydata()) == {50}
     assert "50.0 (beam search" in figure4.caption(rows, "c")
     assert "not searched" in figure4.caption(figure4.curve_rows(read_table1(tmp_path), {}), "c")
 
@@ -237,8 +257,9 @@ def test_targets_write_documented_files(tmp_path: Path, capsys):
     for target in ("figure3", "figure4", "table4", "table5"):
         assert main([target, f"results_dir={tmp_path}"]) == 0
     assert "| policy " in capsys.readouterr().out
-    for name in ("figure3", "figure4"):
-        files = {f"{name}.{suffix}" for suffix in ("png", "pdf", "md", "csv")} | {"summary.json"}
+    for name, parts in (("figure3", [""]), ("figure4", ["", "_flops", "_seconds"])):
+        files = {f"{name}{part}.{suffix}" for part in parts for suffix in ("png", "pdf")}
+        files |= {f"{name}.md", f"{name}.csv", "summary.json"}
         assert {path.name for path in (results / name).iterdir()} - {".lock"} == files
     table = pd.read_csv(results / "figure4" / "figure4.csv")
     assert list(table.columns) == list(figure4.COLUMNS)

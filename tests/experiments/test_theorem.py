@@ -4,13 +4,14 @@ import math
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 
 from nabla_reasoner.__main__ import INTERRUPTED, WRONG, main
 from nabla_reasoner.experiments import theorem
 from nabla_reasoner.experiments.command import FAILED
-from nabla_reasoner.theory import figures, suite
+from nabla_reasoner.theory import gradient_figure, suite
 from nabla_reasoner.theory.check import Check, seen
 from nabla_reasoner.theory.context import Findings
 from nabla_reasoner.theory.suite import Group
@@ -36,7 +37,7 @@ SMALL = [
     "estimators.samples=4000",
     "threads=1",
     "noise.kl_weights=[1.5]",
-    "prop_c1.models=[tiny-base/likelihood,smollm2/smollm2]",
+    "prop_c1.models=[tiny-base/likelihood]",
     "convergence.simulated=1",
 ]
 
@@ -147,7 +148,7 @@ def test_shares_by_quarter_are_position_means():
         }
         for i, share in enumerate([0.2, 0.4, 0.5, 0.6, 0.8])
     ]
-    table = figures.terms_by_quarter(pd.DataFrame(rows))
+    table = gradient_figure.terms_by_quarter(pd.DataFrame(rows))
     assert table.quarter.tolist() == [0, 1, 2, 3]
     assert table.prefix_share.tolist() == pytest.approx([0.3, 0.5, 0.6, 0.8])
     assert table.positions.tolist() == [2, 1, 1, 1]
@@ -160,6 +161,25 @@ def test_committed_rows_pass_and_are_drawn(tmp_path):
     assert (rows.value <= rows.tolerance).all()
     assert set(theorem.draw(data, tmp_path, prefix="theorem_")) == {"theorem", "gradients"}
     assert (tmp_path / "theorem.png").stat().st_size > 10_000
+
+
+def test_lines_of_the_gradient_figure_differ_without_colour():
+    data = ROOT / "figures" / "data"
+    figure = gradient_figure.gradients(*(pd.read_csv(data / f"theorem_{name}.csv") for name in ("curves", "terms")))
+    panels = {panel.get_title(): panel for panel in figure.axes}
+    titles = [title for title in panels if title.startswith(("δ_postfix", "Estimators"))]
+    assert len(titles) == 4
+    for title in titles:
+        handles, labels = panels[title].get_legend_handles_labels()
+        styles = {(line.get_marker(), line.get_linestyle(), line.get_fillstyle()) for line in handles}
+        # the legend of the models shows the marker of the first estimator, filled, once more
+        assert len(styles) == len(labels) - title.startswith("Estimators")
+    lines = [
+        line for line in panels["Eq. 25: 0 where confident, 1/√V where uniform"].lines if "V = " in line.get_label()
+    ]
+    assert len(lines) == 4
+    lightness = [np.dot(matplotlib.colors.to_rgb(line.get_color()), (0.2126, 0.7152, 0.0722)) for line in lines]
+    assert all(before - after > 0.05 for before, after in zip(lightness, lightness[1:], strict=False))
 
 
 @pytest.mark.slow

@@ -3,10 +3,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import small_models
 import torch
 import toys
 import transformers
 
+from nabla_reasoner.models import loading
 from nabla_reasoner.models.language_models import Policy, RewardModel, model_size
 from nabla_reasoner.models.tokenizers import build_tokenizer
 
@@ -110,3 +112,14 @@ def test_classifier_with_two_labels_rejected(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="one label|weights of"):
         RewardModel.from_pretrained(str(folder), kind="classifier")
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "llama", "gpt2"])
+def test_attention_is_that_of_the_loaded_model_with_or_without_weights(architecture):
+    folder = str(small_models.folder(architecture))
+    policy = Policy.from_pretrained(folder)
+    layers = {type(module).__name__: module for module in policy.model.modules()}
+    used = next(module for name, module in layers.items() if name.endswith("Attention"))
+    assert policy.attention == used.config._attn_implementation == "sdpa"
+    model, tokenizer = loading.outline(transformers.AutoModelForCausalLM, folder, "cpu", "float32")
+    assert Policy(model, tokenizer, folder).attention == policy.attention

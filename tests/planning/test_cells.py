@@ -193,3 +193,16 @@ def test_documented_hours_and_memory_are_planned():
         r"without it too: (\d+) on an H100", page
     )
     assert list(map(float, documented)) == pytest.approx(list(map(float, planned)), rel=0.1)
+
+
+def test_reward_on_a_device_of_its_own_halves_what_each_holds():
+    """Two devices share the parts of one; the plan shows the device that needs more."""
+    (same,), (other,), (host,) = (
+        plan_cells(compose_cells([*PAPER, "method=nabla_reasoner", f"reward_device={place}"]), machine("A100-80GB"))
+        for place in ("same", "next", "cpu")
+    )
+    assert host.memory.reward == 0
+    assert host.memory.policy == same.memory.policy
+    assert (other.memory.policy, other.memory.reward) in {(same.memory.policy, 0), (0, same.memory.reward)}
+    assert host.memory.total <= other.memory.total < same.memory.total
+    assert other.memory.total + same.memory.policy + same.memory.reward >= same.memory.total

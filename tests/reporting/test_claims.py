@@ -220,14 +220,17 @@ def test_verdicts_from_some_cells_say_so(cells: int):
     found = verdicts(few)
     assert {found[name] for name in ("C1", "C2", "C3", "C4", "C5", "C6", "C10")} == {TOO_LITTLE}
     text = next(decision.evidence for decision in claims.decide_claims(few) if decision.claim.name == "C2")
-    assert text.endswith(f"{cells} of 6 cells with 200 problems")
+    assert text.endswith(f"{cells} of 6 cells with 200 problems, the others are not complete")
 
 
 def test_verdicts_from_few_problems_say_so():
     def few(rows: list[Row]) -> list[Row]:
         return [{**row, "num_problems": 199} if row.get("num_problems") else row for row in rows]
 
-    found = verdicts(Evidence(**{name: few(rows) for name, rows in COMMITTED._asdict().items()}))
+    evidence = Evidence(**{name: few(rows) for name, rows in COMMITTED._asdict().items()})
+    found = verdicts(evidence)
+    text = next(decision.evidence for decision in claims.decide_claims(evidence) if decision.claim.name == "C1")
+    assert text.endswith("0 of 6 cells with 200 problems, at most 199 in the others")
     assert {name for name, verdict in found.items() if verdict == TOO_LITTLE} == {
         f"C{number}" for number in range(1, 9)
     } | {"C10"}

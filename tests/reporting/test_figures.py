@@ -12,6 +12,7 @@ from nabla_reasoner.__main__ import main
 from nabla_reasoner.experiments import figures as figures_target
 from nabla_reasoner.experiments.table1 import accuracy_against_flops
 from nabla_reasoner.reporting import figures
+from nabla_reasoner.reporting.method_names import STYLES
 from nabla_reasoner.theory.gradient_checks import TermRow
 
 matplotlib.use("Agg")
@@ -29,6 +30,23 @@ def test_finished_row_is_a_point_with_its_interval():
         bars = panels[f"{policy}, {task}"].containers
         drawn = sorted((bar.lines[0].get_xdata()[0], bar.lines[0].get_ydata()[0]) for bar in bars)
         assert drawn == sorted(zip(rows.flops, rows.accuracy, strict=True))
+
+
+@pytest.mark.parametrize("cells", [1, 6])
+def test_legend_of_a_partial_run_is_whole_and_covers_no_panel(cells: int):
+    names = [("tiny-base", "products"), ("tiny-base", "chain_sum")]
+    part = (
+        TABLE if cells == 6 else TABLE[[cell in names[:cells] for cell in zip(TABLE.policy, TABLE.task, strict=True)]]
+    )
+    figure = accuracy_against_flops(part)
+    (legend,) = figure.legends
+    labels = {text.get_text() for text in legend.get_texts()}
+    assert labels == {STYLES[method].label for method in part.dropna(subset=["accuracy"]).method}
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+    assert 0 <= box.y0
+    assert box.y1 <= min(panel.get_tightbbox().y0 for panel in figure.axes)
+    assert min(panel.get_position().height * figure.get_figheight() for panel in figure.axes) > 1.5, "inches"
 
 
 @pytest.mark.parametrize("name", ["a$b", "$\\frac$", "x_y^z"])
@@ -49,6 +67,18 @@ def test_figures_are_the_same_bytes_on_every_run(tmp_path):
         figures.save(accuracy_against_flops(TABLE), tmp_path, name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
+
+
+def test_figures_of_another_scale_carry_its_name(tmp_path):
+    caption = "# figure9.png, figure9_flops.png\n\nMade by `./reproduce.sh figure9 scale=small`; `figure9.csv`.\n"
+    drawn = {part: accuracy_against_flops(TABLE.head(3)) for part in ("", "_flops")}
+    path = figures.write_figure("figure9", figures.Drawing(drawn, caption, "a\n"), tmp_path, "small")
+    names = {"figure9-small.png", "figure9-small.pdf", "figure9-small_flops.png", "figure9-small_flops.pdf"}
+    assert {file.name for file in path.parent.iterdir()} == names | {"figure9-small.csv", "figure9-small.md"}
+    assert path.read_text(encoding="utf-8") == (
+        "# figure9-small.png, figure9-small_flops.png\n\n"
+        "Made by `./reproduce.sh figure9 scale=small`; `figure9-small.csv`.\n"
+    )
 
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -316,7 +316,7 @@ def test_rewrite_replaces_whole_files_with_new_records(tmp_path):
 @pytest.mark.slow
 def test_rewriting_a_full_grid_takes_seconds(tmp_path):
     rows = []
-    for policy in ("tiny-base", "tiny-instruct"):
+    for policy in ("tiny-base",):  # half of the grid
         for task in ("chain_sum", "leg_counting", "products"):
             rows += grid(policy=policy, task=task, seeds=(0, 1, 2))
             for number, method in enumerate(METHODS):
@@ -330,7 +330,7 @@ def test_rewriting_a_full_grid_takes_seconds(tmp_path):
     write_table(tmp_path, grid=rows)
     seconds = time.process_time() - begin
     print(f"\n{seconds:.1f} s for {len(rows)} rows")
-    assert seconds < 20
+    assert seconds < 10
 
 
 MEASURED = """

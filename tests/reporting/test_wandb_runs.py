@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def entry(name: str, **changes: object) -> wandb_runs.WandbRun:
     return wandb_runs.WandbRun(wandb_runs.identity([name], None), name, "greedy", {}, {}, {}, {}, {})._replace(
         **changes
     )
+
+
+def curve(last: int) -> dict[str, object]:
+    """Return the fields of a run after `last` records, with a point for each but the last."""
+    return {"metrics": {"num_problems": last}, "step": last, "curve": {n: {"num_problems": n} for n in range(1, last)}}
 
 
 def offline_runs(folder: Path) -> list[str]:
@@ -200,6 +206,60 @@ def test_copy_that_was_removed_is_written_again_for_an_upload(tmp_path: Path, mo
     assert uploads == [offline_runs(tmp_path)] != [[]]
 
 
+def logged_points(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Replace wandb; returns the steps of the curve of each run that was written."""
+    written = []
+
+    def log(entry: wandb_runs.WandbRun, folder: Path, **scope: str) -> None:
+        (folder / "wandb" / f"offline-run-{len(written)}-{entry.identity}").mkdir(parents=True)
+        written.append(list(entry.curve))
+
+    monkeypatch.setattr(wandb_runs, "log", log)
+    return written
+
+
+def write_curve(folder: Path, last: int) -> None:
+    made = [entry("one", **curve(last))]
+    wandb_runs.write(folder, lambda: made, experiment="x", scale="tiny", mode="offline")
+
+
+def test_points_that_a_server_has_are_left_out(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    written = logged_points(monkeypatch)
+    write_curve(tmp_path, 3)
+    write_curve(tmp_path, 4)
+    assert written == [[1, 2], [1, 2, 3]], "nothing was sent yet"
+    (tmp_path / "wandb" / offline_runs(tmp_path)[0] / "run.wandb.synced").touch()  # by `wandb sync`
+    write_curve(tmp_path, 7)
+    write_curve(tmp_path, 8)
+    assert written[2:] == [[5, 6], [5, 6, 7]]
+    monkeypatch.setenv("WANDB_MODE", "online")
+    uploads = fake_upload(monkeypatch)
+    write_curve(tmp_path, 9)
+    write_curve(tmp_path, 11)
+    assert written[4:] == [[5, 6, 7, 8], [10]]
+    assert len(uploads) == 2
+    (tmp_path / "wandb" / wandb_runs.LIVE).write_text(json.dumps({entry("one").identity: 13}), encoding="utf-8")
+    write_curve(tmp_path, 16)
+    assert written[6:] == [[14, 15]], "these were sent while the cell ran"
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ['{"ID": null}', '{"ID": ["offline"]}', '{"ID": ["online", 1, "a", []]}'])
+def test_damaged_entry_of_the_state_is_as_none(tmp_path: Path, monkeypatch, capsys, content: str):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    fake_upload(monkeypatch)
+    written = logged_points(monkeypatch)
+    (tmp_path / "wandb").mkdir()
+    for name in (wandb_runs.STATE, wandb_runs.LIVE):
+        text = content.replace("ID", entry("one").identity)
+        (tmp_path / "wandb" / name).write_text(text, encoding="utf-8")
+    write_curve(tmp_path, 3)
+    write_curve(tmp_path, 3)
+    assert written == [[1, 2]]
+    assert not capsys.readouterr().err
+
+
 class Silent:
     """A server on the loopback interface that accepts connections and never answers."""
 
@@ -228,12 +288,15 @@ def silent() -> Iterator[Silent]:
 def test_silent_proxy_is_left_after_its_time(silent: Silent, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, silent.url)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of the first request of this process
     monkeypatch.setattr(wandb_upload, "ANSWER_SECONDS", 0.3)
     begin = time.monotonic()
     with pytest.raises(wandb_upload.UploadError, match="http://wandb.invalid cannot be reached"):
         wandb_upload.check_server("http://wandb.invalid")
     assert time.monotonic() - begin < 10
-    assert silent.connections, "it was asked"
+    while not silent.connections:  # the thread that asks may be slow to start
+        assert time.monotonic() - begin < 10, "it was not asked"
+        time.sleep(0.05)
 
 
 def test_address_whose_name_is_never_resolved_is_left_after_its_time(monkeypatch):
@@ -345,6 +408,17 @@ def test_unchanged_run_is_kept_and_changed_run_replaced(tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
+def test_cell_that_grew_between_two_uploads_has_each_point_once(tmp_path: Path, monkeypatch, server: Server):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for last in (3, 6):
+        write_curve(tmp_path, last)
+        sync(server, tmp_path)
+    (lines,) = server.history.values()
+    assert [(line["_step"], line["num_problems"]) for line in lines] == [(n, n) for n in range(1, 7)]
+    assert server.summaries[entry("one").identity]["num_problems"] == 6
+
+
+@pytest.mark.slow
 def test_table_writes_a_run_per_cell_without_duplicates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server
 ):
@@ -364,6 +438,7 @@ def test_table_writes_a_run_per_cell_without_duplicates(
     row = next(row for row in rows if row["method"] == "best_of_n")
     for name in ("accuracy", "ci_low", "ci_high", "num_failed", "model_calls", "flops"):
         assert server.summaries[key][name] == pytest.approx(float(row[name]), rel=1e-5)
+    assert [line["num_problems"] for line in server.history[key]] == [1, 2, 3, 4, 5], "the curve"
     samples = json.loads(next(data for path, data in server.files.items() if "samples" in path and key in path))
     assert samples["columns"] == list(wandb_runs.SAMPLE_COLUMNS)
     assert len(samples["data"]) == 5

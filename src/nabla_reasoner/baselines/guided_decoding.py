@@ -115,7 +115,7 @@ class _Judge:
             self.predictions[row] += 1
         parts = zip(self.signs, self.readers, strict=True)
         logs = sum(sign * torch.log_softmax(reader.logits()[places], -1) for sign, reader in parts)
-        return logs.gather(1, candidates)
+        return logs.gather(1, candidates.to(logs.device)).to(candidates.device)
 
     def commit(self, row: int, place: int) -> None:
         """Do nothing: the chosen token is read in lockstep."""

@@ -120,7 +120,8 @@ class LogitMixture:
             ]
 
             def choose(rows: list[int], responses: list[list[int]]) -> Int[Tensor, " rows"]:
-                logits = sum(weight * reader.logits()[:, : policy.vocab_size] for weight, reader in readers)
+                parts = [weight * reader.logits()[:, : policy.vocab_size] for weight, reader in readers]
+                logits = sum(part.to(policy.device) for part in parts)
                 uniform = [noise[indices[row]][len(responses[row])] for row in rows]
                 uniform = torch.tensor(uniform, dtype=torch.float64, device=logits.device)
                 return draw(logits, uniform, self.sampling)

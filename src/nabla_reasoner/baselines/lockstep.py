@@ -53,7 +53,7 @@ class StepReader:
 
     def read(self, tokens: Int[Tensor, " rows"]) -> None:
         """Read one more token in every row."""
-        self.hidden = read_tokens(self.model, self.cache, tokens)
+        self.hidden = read_tokens(self.model, self.cache, tokens.to(self.model.device))
 
     def keep(self, rows: Sequence[int]) -> None:
         """Remove all rows but these."""

@@ -77,8 +77,9 @@ def _problems(task_json: str, size: int | None, split: str, scale: str) -> list[
         return [problem._replace(question=problem.question + task.get("suffix", "")) for problem in generated]
     if task["path"] is not None:
         return problems.load_jsonl(task["path"], task=task["name"], size=size, suffix=task["suffix"])
+    source = task["hub"] if split == "test" else {**task["hub"], "split": task["training_split"]}
     try:
-        return problems.load_hub(task=task["name"], size=size, suffix=task["suffix"], **task["hub"])
+        return problems.load_hub(task=task["name"], size=size, suffix=task["suffix"], **source)
     except Exception as error:  # no `datasets`, no network, a renamed data set: each raises types of its own
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
@@ -175,9 +176,9 @@ def load_models(cell: Cell, *, served: bool = False) -> tuple[Policy, RewardMode
     if cell.threads is not None:
         torch.set_num_threads(cell.threads)
     limits = (cell.tokens_per_pass, cell.decode_rows)
-    policy = _policy(locate(cell.policy.path), cell.device, cell.dtype, limits)
+    policy = _policy(cell.policy.source, cell.device, cell.dtype, limits)
     reference = locate(cell.reward.reference) if cell.reward.reference else None
-    reward = _reward(locate(cell.reward.path), cell.reward.kind, cell.device, cell.dtype, reference, limits)
+    reward = _reward(cell.reward.source, cell.reward.kind, cell.reward_place, cell.dtype, reference, limits)
     return policy, reward.for_policy(policy)
 
 
@@ -191,10 +192,10 @@ def outline_models(cell: Cell) -> tuple[Policy, RewardModel]:
     def outlined(kind: str, path: str) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
         return outline(REWARD_MODEL_CLASSES[kind], locate(path), cell.device, cell.dtype)
 
-    policy = Policy(*outlined("likelihood", cell.policy.path), cell.policy.path)
+    policy = Policy(*outlined("likelihood", cell.policy.source), cell.policy.path)
     reference = cell.reward.reference
     reward = RewardModel(
-        *outlined(cell.reward.kind, cell.reward.path),
+        *outlined(cell.reward.kind, cell.reward.source),
         cell.reward.path,
         cell.reward.kind,
         Policy(*outlined("likelihood", reference), reference) if reference else None,

@@ -4,8 +4,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from .data_folder import locate
 from .estimate import Estimate
-from .schema import REWARD_KINDS, ROLLOUTS, SPLITS, Count, Device, Folder, Positive, Section, Seed, Wandb
+from .hub_cache import is_hub_name
+from .schema import (
+    CPU,
+    NEXT,
+    REWARD_DEVICES,
+    REWARD_KINDS,
+    ROLLOUTS,
+    SAME,
+    SPLITS,
+    Commit,
+    Count,
+    Device,
+    Folder,
+    Positive,
+    Section,
+    Seed,
+    Wandb,
+)
 
 # Ways in which methods spend their tokens.
 WORKS = ("samples", "tree", "rap", "particles", "tpo", "chain", "langevin", "lockstep", "judge", "nabla")
@@ -37,14 +55,29 @@ class Part(Section):
 class ModelSettings(Part):
     """A model: its folder or hub name, how it is unpacked, and the GB of the package that it is unpacked from.
 
-    `base` is the policy that a trained one began from.
+    `revision` pins a hub name to a commit. `base` is the policy that a trained one began from.
     """
 
     path: str
+    revision: Commit | None = None
     prepare: Preparation | None = None
     download_gb: float | None = None
     paper: str | None = None
     base: str | None = None
+
+    @model_validator(mode="after")
+    def _check_revision(self) -> "ModelSettings":
+        if self.revision is not None and not is_hub_name(locate(self.path)):
+            raise ValueError(
+                f"revision must be left out for a folder, whose files are what is read; got {self.revision} for "
+                f"{self.path}."
+            )
+        return self
+
+    @property
+    def source(self) -> str:
+        """Where the model is loaded from: a folder, or a hub name with the commit that it is pinned to."""
+        return locate(self.path) + (f"@{self.revision}" if self.revision is not None else "")
 
 
 class RewardSettings(ModelSettings):
@@ -53,15 +86,28 @@ class RewardSettings(ModelSettings):
     manifest: dict[str, str] | None = None
 
 
+class HubData(Section):
+    """A data set on the hub; further keys are those of `tasks.problems.load_hub`."""
+
+    repository: str
+    revision: Commit | None = None
+
+
 class TaskSettings(Part):
-    """A task: generated if it has a `dataset`, otherwise read from the file `path` or from the hub."""
+    """A task: generated if it has a `dataset`, otherwise read from the file `path` or from the hub.
+
+    Attributes:
+        training_split: the hub's split that split=validation reads; null: none. A file at `path` is read as it is.
+    """
 
     repeats: Count
     max_new_tokens: Count | None = None
     dataset: str | None = None
     path: str | None = None
+    hub: HubData | None = None
     size: Count | None = None
     suffix: str = ""
+    training_split: str | None = None
     paper: str | None = None
 
 
@@ -99,11 +145,11 @@ class RunSettings(Section):
     decode_rows: Count
     split: Literal[SPLITS]
     device: Device
+    reward_device: Literal[REWARD_DEVICES]
     dtype: str
     threads: Count | None
     workers: Count
     devices: Count
-    num_nodes: Count
     rollouts: Literal[ROLLOUTS]
     server: Annotated[str, Field(pattern=r"^https?://")] | None
     server_python: Folder | None
@@ -111,7 +157,7 @@ class RunSettings(Section):
     server_requests: Count
     server_timeout: Positive
     reward_server: Annotated[str, Field(pattern=r"^https?://")] | None
-    pool_seeds: Count
+    pool_seeds: Annotated[int, Field(ge=0)]
     budget: bool
     overwrite: bool
     results_dir: Folder
@@ -180,12 +226,27 @@ class Cell(RunSettings):
         return self
 
     @model_validator(mode="after")
-    def _check_split(self) -> "Cell":
-        if self.split != "test" and self.task.dataset is None:
+    def _check_reward_device(self) -> "Cell":
+        if self.reward_device == NEXT and self.device != "cuda":
             raise ValueError(
-                f"split={self.split} is for generated tasks only; got task {self.task.name}. Use split=test."
+                "reward_device=next needs device=cuda, with a second GPU for the reward model; got "
+                f"device={self.device}. Leave reward_device out."
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_split(self) -> "Cell":
+        if self.split != "test" and self.task.dataset is None and self.task.training_split is None:
+            raise ValueError(
+                f"split={self.split} needs one of the generated tasks, or a benchmark with a training split; got task "
+                f"{self.task.name}. Use split=test."
+            )
+        return self
+
+    @property
+    def reward_place(self) -> str:
+        """Torch's name of the device that the reward model is loaded on."""
+        return {SAME: self.device, NEXT: "cuda:1", CPU: "cpu"}[self.reward_device]
 
     @property
     def served(self) -> bool:

@@ -20,6 +20,7 @@ NOT_SETTINGS = {
     "training",
     "size",
     "prepare",
+    "revision",
     "parameters",
     "download_gb",
     "skywork",
@@ -57,20 +58,24 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
     if parts["method"].get("reward_form") == "outcome":  # records made before there was a choice have no form
         parts["method"].pop("reward_form")
     for group in ("policy", "reward"):
-        parts[group]["weights"] = model_version(parts[group]["path"])
+        parts[group]["weights"] = model_version(getattr(cell, group).source)
     if parts["reward"].get("reference"):
         parts["reward"]["reference_weights"] = model_version(parts["reward"]["reference"])
     if parts["task"].get("path"):
         parts["task"]["sha256"] = hashlib.sha256(Path(parts["task"].pop("path")).read_bytes()).hexdigest()
     elif parts["task"].get("hub"):
-        parts["task"]["commit"] = hub_cache.commit(parts["task"]["hub"]["repository"], "datasets")
+        hub = parts["task"]["hub"]
+        pinned = hub.pop("revision", None)  # counts as the commit: a pin to what was read changes nothing
+        parts["task"]["commit"] = pinned or hub_cache.commit(hub["repository"], "datasets")
     if cell.split != "test":  # left out for test: records made before there was a choice have no split
         parts["split"] = cell.split
     if cell.rollouts != "hf":  # left out for hf: records made before there was a choice have no engine
         parts["rollouts"] = cell.rollouts
+    if cell.reward_place == "cpu" and cell.device != "cpu":  # a CPU's scores differ from a GPU's by rounding
+        parts["reward_device"] = "cpu"
     if cell.reward_server is not None:  # the server's scores differ from our own by rounding
         parts["reward_scores"] = "vllm"
-    kept = ("seed", "num_problems", "batch_size", "threads", "device", "dtype", "devices", "num_nodes")
+    kept = ("seed", "num_problems", "batch_size", "threads", "device", "dtype", "devices")
     return {**parts, **{key: getattr(cell, key) for key in kept}}
 
 

@@ -18,10 +18,12 @@ Count = Annotated[int, Field(ge=1, le=LARGEST)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 Seed = Annotated[int, Field(ge=0)]
 Device = Literal["cpu", "cuda"]
+SAME, NEXT, CPU = REWARD_DEVICES = ("same", "next", "cpu")  # where the reward model lies
 REWARD_KINDS = ("classifier", "token_classifier", "likelihood")
 WANDB_MODES = ("offline", "online", "disabled")
 Wandb = Literal[WANDB_MODES]
 Folder = Annotated[str, Field(min_length=1)]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]  # of a model or data set on the hub, in full
 Name = Annotated[str, Field(min_length=1)]
 
 

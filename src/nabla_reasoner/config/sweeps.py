@@ -91,7 +91,7 @@ def _pools(main: Sweep, grid: Grid) -> list[Sweep]:
     cells = main.cells
     pooled = list(dict.fromkeys(cell.method.name for cell in cells if cell.method.budget))
     compared = any(cell.method.name in OURS for cell in cells)
-    if cells[0].budget or not (pooled and compared):
+    if cells[0].budget or not (pooled and compared and cells[0].pool_seeds):
         return []
     kept = [override for override in main.overrides if not _chosen([override], "method", "budget", "seed")]
     seeds = list(dict.fromkeys(str(cell.seed) for cell in cells))[: cells[0].pool_seeds]

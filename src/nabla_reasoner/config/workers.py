@@ -10,6 +10,6 @@ def useful_workers(cell: Cell, records: int) -> int:
 
     Cells on a GPU, and cells for which a server works, run one after the other.
     """
-    if cell.device != "cpu" or cell.served or cell.devices * cell.num_nodes > 1:
+    if cell.device != "cpu" or cell.served or cell.devices > 1:
         return 1
     return max(1, min(cell.workers, records // MIN_RECORDS))

@@ -110,9 +110,9 @@ def onehot_gradient(gradients: Sequence[Gradient], positions: Sequence[Sequence[
     """Return rows of ∂L/∂y: for each gradient its rollout positions, concatenated.
 
     All gradients must come from the same policy and reward model; only these rows are multiplied by the embedding
-    matrix.
+    matrix. The rows are on the policy's device, whichever devices the other models have.
     """
-    total = None
+    total, device = None, gradients[0].hidden.device
     vocab_size = gradients[0].terms[0].model.vocab_size
     for index, term in enumerate(gradients[0].terms):
         rows = [(gradient.terms[index], list(p)) for gradient, p in zip(gradients, positions, strict=True)]
@@ -131,6 +131,7 @@ def onehot_gradient(gradients: Sequence[Gradient], positions: Sequence[Sequence[
             ids, target = term.replaced  # a policy's end token enters the reward model as that model's own
             part[:, list(ids)] = part[:, [target]]
         if part is not None:
+            part = part.to(device)
             total = part if total is None else total.add_(part)
     if total is None:  # nothing acts on the tokens
         like = gradients[0].hidden

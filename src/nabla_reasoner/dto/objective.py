@@ -84,23 +84,28 @@ def relaxed_objective(
     likelihood = _relaxed_log_likelihood(
         policy, fixed, onehots, len(fixed), context="postfix" in terms, targets="prefix" in terms
     )
-    read = _as_read(onehots, reward)
+    read = _as_read(onehots, reward)  # on the reward's device
     if reward_form == OUTCOME:
         end = with_end_token(sequence, reward).rollout[len(sequence.rollout) :]
         direct, through_context = "reward_prefix" in terms, "reward_postfix" in terms
         value = _relaxed_reward(reward, sequence, read, end, targets=direct, context=through_context)
     else:
         value = sum(_relaxed_prefix_reward(reward, sequence, read[: last + 1], terms) for last in range(len(read)))
-    return -reward_weight * value - nll_weight * likelihood
+    return -reward_weight * value.to(likelihood.device) - nll_weight * likelihood
 
 
 def _as_read(onehots: Float[Tensor, "length vocab"], reward: RewardModel) -> Float[Tensor, "length vocab"]:
-    """Return the tokens as the reward model reads them: the share of a policy's end token is its own end token's."""
+    """Return the tokens as the reward model reads them, on its device.
+
+    The share of a policy's end token is that of the reward model's own end token.
+    """
+    onehots = onehots.to(reward.device)
     if (replaced := replaced_columns(reward, onehots.shape[1])) is None:
         return onehots
     ids, target = replaced
-    moved = onehots.index_add(1, torch.tensor([target] * len(ids)), onehots[:, ids])
-    return moved.index_fill(1, torch.tensor(ids), 0)
+    columns = torch.tensor(ids, device=onehots.device)
+    moved = onehots.index_add(1, torch.full_like(columns, target), onehots[:, ids])
+    return moved.index_fill(1, columns, 0)
 
 
 def prefix_reward(policy: Policy, reward: RewardModel, sequence: TokenSequence) -> float:

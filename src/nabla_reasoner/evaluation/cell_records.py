@@ -1,7 +1,11 @@
 """The record file of a cell: its path, the settings that made it, and how much of it is there."""
 
+import fcntl
 import functools
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +16,7 @@ from .records import read_records, record_path, settings_path
 
 MAX_NAME_BYTES = 230  # of a record file; 255 is the limit of most file systems, and side files have longer names
 # Settings that may change between a run and its resumption: they say where it runs, not what.
-FREE = ("threads", "devices", "num_nodes")
+FREE = ("threads", "devices", "num_nodes")  # the last one is in older records only
 
 
 def record_file(cell: Cell) -> Path:
@@ -94,6 +98,32 @@ def write_settings(cell: Cell) -> None:
     """Write the settings that make the cell's records beside them."""
     text = json.dumps(fingerprint.fingerprint(cell), indent=1) + "\n"
     settings_path(record_file(cell)).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def locked(cell: Cell) -> Iterator[None]:
+    """Hold the cell while the block runs: the lock of its file of settings, which ends with the process.
+
+    A results folder is locked by its command. This lock is for jobs of a cluster that outlive their command.
+
+    Raises:
+        ValueError: another process holds the cell.
+    """
+    path = settings_path(record_file(cell))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ValueError(
+            f"another process solves the problems of {record_file(cell)}, perhaps a job of an earlier command. Wait "
+            "for its end or cancel it, then run the same command again."
+        ) from None
+    finally:
+        if not os.fstat(descriptor).st_size:
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def _settings(path: Path) -> dict[str, Any]:

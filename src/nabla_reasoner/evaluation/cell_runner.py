@@ -15,9 +15,9 @@ from ..config.build import BuiltCell
 from ..config.cell import Cell
 from ..cost import peak_bytes
 from . import prediction, side_by_side
-from .cell_records import check_records, record_file, stored, write_settings
+from .cell_records import check_records, locked, record_file, stored, write_settings
 from .results_folder import UNWRITABLE
-from .rollout_engine import RolloutEngine, mismatch_file
+from .rollout_engine import RolloutEngine, remove_records
 
 # The table is rewritten when a cell ends, at most every TABLE_SECONDS and for at most a tenth of the time.
 TABLE_SECONDS, TABLE_SHARE = 5, 10
@@ -30,26 +30,29 @@ def run_cell(built: BuiltCell, label: str | None, engine: RolloutEngine) -> None
         label: text before the progress bar; None shows no bar.
 
     Raises:
-        ValueError: models that cannot be loaded, or that are not those of the records.
+        ValueError: models that cannot be loaded, or that are not those of the records; another process at this cell.
     """
+    with locked(built.cell):
+        _run_locked(built, label, engine)
+
+
+def _run_locked(built: BuiltCell, label: str | None, engine: RolloutEngine) -> None:
     cell = built.cell
     path = record_file(cell)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if cell.overwrite:
-        path.unlink(missing_ok=True)
-        mismatch_file(path).unlink(missing_ok=True)
+        remove_records(cell)
     policy, reward = engine.models(built)
     check_records(cell)  # again: loading may have fetched a newer model from the hub
     write_settings(cell)
     prediction.run(
-        prediction.Inference(built.method, policy, reward, cell.seed),
+        prediction.Inference(built.method, policy, reward, cell.seed, cell.reward_device),
         built.problems,
         path,
         policy=cell.policy.name,
         method=cell.method.name,
         repeats=cell.task.repeats,
         label=label,
-        **{key: getattr(cell, key) for key in ("batch_size", "device", "devices", "num_nodes")},
+        **{key: getattr(cell, key) for key in ("batch_size", "device", "devices", "threads")},
     )
 
 
@@ -88,6 +91,7 @@ class CellRunner:
         self.finished = 0
         self.peak_bytes = 0
         self.workers = 1
+        self.tabulates = True
         self.left = list(cells)
         self.broken: list[str] = []
         self.started = time.monotonic()
@@ -136,6 +140,18 @@ class CellRunner:
             self.check_complete(built)
         self._finish(built, before, time.monotonic() - began)
 
+    def run_in_job(self, built: BuiltCell) -> None:
+        """Run one cell in a job that a launcher started; the command that launched it writes the tables."""
+        self.tabulates = False
+        self.run(built)
+
+    def collect(self, items: Sequence[BuiltCell]) -> None:
+        """Check the cells that jobs ran, and write the tables from their records."""
+        for item in items:
+            self.check_complete(item)
+        self.finished = len(items)
+        self._tabulate()
+
     def _finish(self, built: BuiltCell, before: int, seconds: float) -> None:
         """Count a cell as finished, note its time, and print its result."""
         cell = built.cell
@@ -144,7 +160,7 @@ class CellRunner:
             self.seconds.setdefault(_kind(cell), []).append(seconds / max(share, 0.01))
         self.finished += 1
         self.left = [other for other in self.left if other is not cell]
-        if time.monotonic() > self.table_due or self.finished == len(self.cells):
+        if self.tabulates and (time.monotonic() > self.table_due or self.finished == len(self.cells)):
             self._tabulate()
         result = f"{cell_name(cell)}: {self.result(built)}; {self._clock()}"
         print(f"[{self.finished}/{len(self.cells)}] {result}", flush=True)

@@ -5,7 +5,6 @@ resumed computes the same batches, and writes the same records, as one that was 
 """
 
 import functools
-import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,15 +16,17 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..config.schema import SAME
 from ..cost import Cost
 from ..models.language_models import Policy, RewardModel
 from ..models.quiet import quiet_libraries
+from ..serving.mismatch import ComparedServer
 from ..serving.rollouts import ServedPolicy
-from ..serving.served import ServedRollouts
-from ..serving.served_scores import ServedScores
 from ..tasks.grading import grade
 from ..types import Method, Problem, Solution
-from .records import append_records, failed_record, make_record, read_records
+from . import processes
+from .error_text import error_text
+from .records import append_records, failed_record, make_record, read_records, sort_records
 from .rollout_engine import append_mismatch
 
 
@@ -55,15 +56,24 @@ class Inference(lightning.LightningModule):
         method: the method.
         policy, reward: the models; registered here so that Lightning moves them to its device.
         seed: key of every random draw, together with problem id and repeat.
+        reward_device: where the reward model lies: "same", "next" or "cpu" (see `processes.reward_device`).
     """
 
-    def __init__(self, method: Method, policy: Policy, reward: RewardModel, seed: int):
+    def __init__(self, method: Method, policy: Policy, reward: RewardModel, seed: int, reward_device: str = SAME):
         super().__init__()
         self.method = method
         self.policy = policy
         self.reward = reward
         self.seed = seed
-        self.models = torch.nn.ModuleList([policy.model, reward.model])
+        self.reward_device = reward_device
+        judges = [model.model for model in (reward, reward.reference) if model is not None]
+        self.models = torch.nn.ModuleList([policy.model, *(judges if reward_device == SAME else [])])
+        self.placed = [] if reward_device == SAME else judges  # no submodules: Lightning leaves them alone
+
+    def on_predict_start(self) -> None:
+        """Move a reward model that has a device of its own there."""
+        for model in self.placed:
+            model.to(processes.reward_device(self.device, self.reward_device))
 
     def transfer_batch_to_device(self, batch: Chunk, device: torch.device, dataloader_idx: int) -> Chunk:
         """Return the chunk unchanged: it holds text only."""
@@ -92,7 +102,7 @@ class Inference(lightning.LightningModule):
         try:
             return self._solve([problem], repeat)[0]
         except Exception as error:
-            return Solution(problem.id, "", [], None, Cost(), {}, error=_reason(error))
+            return Solution(problem.id, "", [], None, Cost(), {}, error=error_text(error))
 
 
 class RecordWriter(BasePredictionWriter):
@@ -135,17 +145,25 @@ class MismatchWriter(lightning.Callback):
 
 
 class ProgressBar(lightning.Callback):
-    """Problems solved, rate and time left of one cell; not shown if the output is not a terminal."""
+    """Problems solved, rate and time left of the first process; not shown if the output is not a terminal."""
 
-    def __init__(self, label: str | None, total: int):
-        hidden = label is None or not sys.stderr.isatty()
-        self.bar = tqdm(total=total, desc=label, unit="problem", leave=False, disable=hidden)
+    def __init__(self, label: str | None):
+        self.label = label
+        self.bar: tqdm | None = None
+
+    def on_predict_start(self, trainer, pl_module) -> None:
+        """Make the bar: here, because a bar on a terminal cannot be sent to another process."""
+        loader = trainer.predict_dataloaders
+        total = sum(len(loader.dataset[index].problems) for index in loader.sampler)  # of this process
+        hidden = self.label is None or trainer.global_rank > 0 or not sys.stderr.isatty()
+        self.bar = tqdm(total=total, desc=self.label, unit="problem", leave=False, disable=hidden)
 
     def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         self.bar.update(len(batch.problems))
 
     def on_predict_end(self, trainer, pl_module) -> None:
         self.bar.close()
+        self.bar = None
 
 
 def run(
@@ -159,7 +177,7 @@ def run(
     batch_size: int,
     device: str,
     devices: int,
-    num_nodes: int,
+    threads: int | None,
     label: str | None,
 ) -> None:
     """Solve the problems that `path` has no record of, and append their records.
@@ -171,49 +189,52 @@ def run(
         policy, method: names in the records.
         repeats, batch_size: see `chunks`.
         device: "cpu" or a CUDA device.
-        devices, num_nodes: processes of the trainer; each solves its share of the chunks.
+        devices: processes of the trainer, one GPU each, or two with the reward's; each solves its share of the chunks.
+        threads: torch threads of each of several processes on the CPU; None: Lightning's choice.
         label: text before the progress bar; None shows no bar.
 
     Raises:
         KeyboardInterrupt: the run was interrupted; all finished chunks are on disk.
+        ProcessError: one of several processes was killed, did not start in time, or raised.
+        OSError: records can no longer be written.
     """
     done = {(record["problem_id"], record["repeat"]) for record in read_records(path)} if path.exists() else set()
-    todo = [
-        chunk
-        for chunk in chunks(problems, repeats, batch_size)
-        if any((problem.id, chunk.repeat) not in done for problem in chunk.problems)
-    ]
+    all_chunks = chunks(problems, repeats, batch_size)
+    todo = [chunk for chunk in all_chunks if any((problem.id, chunk.repeat) not in done for problem in chunk.problems)]
     if not todo:
         return
     make = functools.partial(_record, policy=policy, method=method, seed=module.seed)
-    with quiet_libraries():
-        trainer = lightning.Trainer(
-            accelerator="cpu" if device == "cpu" else "gpu",
-            devices=_processes(devices, num_nodes, len(todo)),
-            num_nodes=num_nodes,
-            strategy="auto"
-            if _processes(devices, num_nodes, len(todo)) * num_nodes == 1
-            else "ddp_spawn",  # other launchers would start the command line again
-            inference_mode=False,  # with torch.enable_grad() in predict_step: DTO needs gradients
-            deterministic="warn",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[*_writers(module, path, make, done), ProgressBar(label, _size(todo))],
-        )
+    callbacks = [processes.WorkerProcess(threads), *_writers(module, path, make, done), ProgressBar(label)]
+    count = min(devices, len(todo))  # no more processes than there are chunks
+    with quiet_libraries(), processes.described_errors():
+        trainer = _trainer(device, count, module.reward_device, callbacks)
         loader = DataLoader(todo, batch_size=1, collate_fn=_only)
         try:
             trainer.predict(module, loader, return_predictions=False)
-        except (SystemExit, KeyboardInterrupt) as stopped:  # Lightning turns an interrupt into an exit
-            for worker in multiprocessing.active_children():  # they would solve on; their records are written whole
-                worker.kill()
-            raise KeyboardInterrupt from stopped
+        except (SystemExit, KeyboardInterrupt) as stopped:
+            processes.stop_children()
+            if isinstance(stopped, SystemExit) and not isinstance(stopped.__context__, KeyboardInterrupt):
+                raise  # of a handler of signals, e.g. submitit's: its status says that the job is to be queued again
+            raise KeyboardInterrupt from stopped  # Lightning turns an interrupt into an exit
+    # several processes append in any order, in an earlier run of this cell too
+    sort_records(path, [(problem.id, chunk.repeat) for chunk in all_chunks for problem in chunk.problems])
 
 
-def _size(chunks: Sequence[Chunk]) -> int:
-    """Return the number of problems in some chunks."""
-    return sum(len(chunk.problems) for chunk in chunks)
+def _trainer(device: str, count: int, reward_device: str, callbacks: list[lightning.Callback]) -> lightning.Trainer:
+    """Return the trainer of `count` processes that predict and write nothing by themselves."""
+    return lightning.Trainer(
+        accelerator="cpu" if device == "cpu" else "gpu",
+        devices=processes.devices(count, reward_device),
+        strategy=processes.make_strategy(count),
+        plugins=processes.environment(),
+        inference_mode=False,  # with torch.enable_grad() in predict_step: DTO needs gradients
+        deterministic="warn",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+    )
 
 
 def _writers(
@@ -223,24 +244,10 @@ def _writers(
     return [RecordWriter(path, make, done), *([MismatchWriter(path)] if _engines(module) else [])]
 
 
-def _engines(module: Inference) -> dict[str, ServedRollouts | ServedScores]:
+def _engines(module: Inference) -> dict[str, ComparedServer]:
     """Return what serves the module's policy and reward, as far as they are served."""
     engines = {"policy": module.policy.rollouts} if isinstance(module.policy, ServedPolicy) else {}
     return engines if module.reward.text_scores is None else {**engines, "reward": module.reward.text_scores}
-
-
-def _processes(devices: int, num_nodes: int, chunk_count: int) -> int:
-    """Return the number of processes per node: no more than there are chunks.
-
-    Raises:
-        ValueError: fewer chunks than nodes.
-    """
-    if num_nodes > 1 and chunk_count < devices * num_nodes:
-        raise ValueError(
-            f"devices x num_nodes must be at most the number of batches; got {devices} x {num_nodes} for {chunk_count} "
-            "batches. Lower devices, num_nodes or batch_size."
-        )
-    return min(devices, chunk_count)
 
 
 def _record(problem: Problem, solution: Solution, repeat: int, *, policy: str, method: str, seed: int) -> dict:
@@ -248,11 +255,7 @@ def _record(problem: Problem, solution: Solution, repeat: int, *, policy: str, m
     try:
         return make_record(problem, solution, **names, grade=grade)
     except Exception as error:  # if the grader raises, only this problem fails
-        return failed_record(problem, f"grading: {_reason(error)}", **names, cost=solution.cost)
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return failed_record(problem, f"grading: {error_text(error)}", **names, cost=solution.cost)
 
 
 def _only(batch: list[Chunk]) -> Chunk:

@@ -95,10 +95,15 @@ def mixed_versions(folder: Path) -> list[str]:
 class Summary:
     """The summary of one command, written when it starts and again when it ends.
 
+    Args:
+        facts: further facts of this command.
+
     A command that resumes an earlier one keeps its entry under `invocations`, so that their times can be added up.
     """
 
-    def __init__(self, folder: Path, command: str, config: dict[str, Any], sweep: dict[str, list], device: str):
+    def __init__(
+        self, folder: Path, command: str, config: dict[str, Any], sweep: dict[str, list], device: str, **facts: Any
+    ):
         self.path, self.started, self.device = folder / "summary.json", time.time(), device
         earlier = read_summary(folder) or {}
         self.entry = {
@@ -107,6 +112,7 @@ class Summary:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **device_facts(device),
             "packages": {name: version(name) for name in PACKAGES},
+            **facts,
             "status": "running",
         }
         self.content = {

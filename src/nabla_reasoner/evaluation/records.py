@@ -188,6 +188,28 @@ def append_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
         os.close(descriptor)
 
 
+def sort_records(path: Path, order: Sequence[tuple[str, int]]) -> None:
+    """Put the records of a file into the order in which one process would have written them; nothing else changes.
+
+    The new file replaces the old one as a whole. No process may append at the same time.
+
+    Args:
+        order: (problem id, repeat) of all records; those of a file may be fewer.
+    """
+    places = {key: place for place, key in enumerate(order)}
+    lines = [line for line in Path(path).read_bytes().split(b"\n") if _parsed(line) is not None]
+    keys = [(record["problem_id"], record["repeat"]) for record in map(json.loads, lines)]
+    placed = sorted(range(len(lines)), key=lambda index: places.get(keys[index], len(order)))
+    if placed == list(range(len(lines))):
+        return
+    temporary = Path(path).with_suffix(".sorting")
+    with temporary.open("wb") as stream:
+        stream.writelines(lines[index] + b"\n" for index in placed)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
 def _repair_end(descriptor: int) -> int:
     """Make the file end with a whole line, and return its size."""
     size = os.fstat(descriptor).st_size

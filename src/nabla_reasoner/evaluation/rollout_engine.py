@@ -15,7 +15,7 @@ from ..config.data_folder import locate
 from ..models.language_models import Policy, RewardModel
 from ..serving import identity
 from ..serving.client import Client, ServerError
-from ..serving.mismatch import Mismatch, joined
+from ..serving.mismatch import ComparedServer, Mismatch, joined
 from ..serving.process import ServerProcess, ServerSettings, check_python
 from ..serving.prompt_scores import TOKENS_AFTER
 from ..serving.rollouts import ServedPolicy
@@ -71,7 +71,7 @@ class RolloutEngine:
         """Return the checked client of the server that scores a cell's responses."""
         cell = built.cell
         prompts = [reward.prompt_ids(problem.messages) for problem in built.problems]
-        key = (cell.reward.path, cell.dtype)
+        key = (cell.reward.source, cell.dtype)
         if self._scores is None or self._scores[0] != key:
             client = Client(cell.reward_server, timeout=cell.server_timeout, concurrency=cell.server_requests)
             model = _served_model(client)
@@ -88,7 +88,7 @@ class RolloutEngine:
         """Return the checked client of a cell's server."""
         cell = built.cell
         prompts = [policy.prompt_ids(problem.messages) for problem in built.problems]
-        key = (cell.policy.path, cell.dtype, cell.device)
+        key = (cell.policy.source, cell.dtype, cell.device)
         if self._key != key or self._client is None or not (self._process is None or self._process.running):
             self.close()
             client, model = self._open(cell, policy)
@@ -128,7 +128,7 @@ class RolloutEngine:
                 dtype=cell.dtype,
                 device=cell.device,
                 max_tokens=policy.context,
-                arguments=shlex.split(cell.server_arguments or ""),
+                arguments=[*_pin(cell), *shlex.split(cell.server_arguments or "")],
             )
             self._process = ServerProcess(settings, self.folder / LOG)
             url = self._process.url
@@ -160,9 +160,14 @@ def mismatch_file(records: Path) -> Path:
     return records.with_suffix(".engines.ndjson")
 
 
-def append_mismatch(
-    records: Path, problems: Sequence[str], repeat: int, engines: dict[str, ServedRollouts | ServedScores]
-) -> None:
+def remove_records(cell: Cell) -> None:
+    """Remove a cell's records and the engines' differences beside them, where there are any."""
+    path = record_file(cell)
+    for file in (path, mismatch_file(path)):
+        file.unlink(missing_ok=True)
+
+
+def append_mismatch(records: Path, problems: Sequence[str], repeat: int, engines: dict[str, ComparedServer]) -> None:
     """Append what was compared while a chunk was solved to the mismatch file of a record file.
 
     Args:
@@ -199,6 +204,12 @@ def engine_summary(cells: Sequence[Cell], facts: Sequence[dict[str, Any]]) -> di
     retries = sum(line["retries"] for line in lines)
     servers = {"rollouts": cells[0].rollouts, "servers": list(facts), "retries": retries}
     return {"engines": {**servers, **sampled, **scored}}
+
+
+def _pin(cell: Cell) -> list[str]:
+    """Return vLLM's arguments for a policy that is pinned to a commit of the hub."""
+    commit = cell.policy.revision
+    return [] if commit is None else ["--revision", commit, "--tokenizer-revision", commit]
 
 
 def _served_model(client: Client) -> identity.ServedModel:

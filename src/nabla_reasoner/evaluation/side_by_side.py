@@ -1,14 +1,13 @@
 """Cells run side by side on a CPU, each in one of several processes."""
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
 from ..config.build import BuiltCell
+from .processes import end_with_parent
 
 
 class Ended(NamedTuple):
@@ -38,7 +37,7 @@ def run(items: Sequence[BuiltCell], workers: int, work: Callable[[BuiltCell], tu
     """
     waiting, running = list(items), {}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
@@ -65,13 +64,3 @@ def _ended(item: BuiltCell, future: "Future[tuple[float, int]]") -> Ended:
     if isinstance(error, BrokenProcessPool) or not isinstance(error, Exception):
         raise error
     return Ended(item, 0.0, 0, error)
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it ends, however it does."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

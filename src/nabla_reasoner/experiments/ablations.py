@@ -75,6 +75,6 @@ def run(command: Command, sweeps: Sequence[Sweep]) -> int:
             right_token.write(sweeps[0].cells, folder)
         if "row_movement" in asked:
             row_movement.write(sweeps[0], folder)
-        write_figure(folder, figure_name(first), command.line)
+        write_figure(folder, figure_name(first), command.recipe)
 
     return run_cells(command, sweeps, write_tables, finish)

@@ -42,6 +42,7 @@ from ..benchmark.cases import CASES, cells
 from ..benchmark.context import NABLA, BenchContext, Comparison
 from ..benchmark.figure import draw_bench
 from ..evaluation import provenance
+from ..evaluation.error_text import error_text
 from ..reporting import figures
 from ..serving.process import check_python
 from .command import Command, refusing
@@ -91,7 +92,7 @@ def _measure(bench: BenchContext, name: str, point: str) -> Comparison | str:
     try:
         return CASES[name].measure(bench, point)
     except Exception as error:
-        return f"failed: {type(error).__name__}: {' '.join(str(error).split())}"
+        return f"failed: {error_text(error)}"
 
 
 def _facts(settings: dict[str, Any]) -> str:

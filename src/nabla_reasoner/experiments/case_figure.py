@@ -47,7 +47,7 @@ def write_case_figure(
         figure = draw(*read_rows(folder, target, list(rows)))
         figures.save(figure, folder, target)
         plt.close(figure)
-        caption = describe(rows, command.line, cell)
+        caption = describe(rows, command.recipe, cell)
         (folder / f"{target}.md").write_text(caption, encoding="utf-8")
         print(caption)
         return recording.finish(tables=[f"{target}_{name}" for name in rows])

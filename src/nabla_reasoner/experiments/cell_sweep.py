@@ -4,21 +4,19 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import hydra
-
-from ..config import build, compose
+from ..config import build
 from ..config.build import BuiltCell
 from ..config.cell import Cell
-from ..config.schema import CONFIGS
 from ..config.sweeps import Sweep
 from ..evaluation import provenance
 from ..evaluation.cell_records import check_records, record_file
-from ..evaluation.cell_runner import CellRunner, failures, is_pending
+from ..evaluation.cell_runner import CellRunner, expected, failures, is_pending
 from ..evaluation.results_folder import locked, written_files
 from ..evaluation.rollout_engine import RolloutEngine, check_cells, engine_summary
 from ..reporting import wandb_runs
+from ..reporting.wandb_live import shown_live
+from . import launching
 from .command import DONE, FAILED, Command, refusing
 
 
@@ -40,18 +38,19 @@ def run_cells(
     with ExitStack() as stack:
         with refusing():
             stack.enter_context(locked(Path(first.folder)))
-            built = check(command, sweeps)
+            built, attention = check(command, sweeps)
             engine = stack.enter_context(RolloutEngine(Path(first.folder)))
             pending = [item for item in built if is_pending(item)]
-            if first.served and pending and not _launcher(command):
+            if first.served and pending and not launching.launcher(command.overrides):
                 engine.models(pending[0])  # a server that is wrong is refused before anything is written
-        return _run_checked(command, sweeps, built, engine, write_tables, finish)
+        return _run_checked(command, sweeps, built, attention, engine, write_tables, finish)
 
 
 def _run_checked(
     command: Command,
     sweeps: Sequence[Sweep],
     built: Sequence[BuiltCell],
+    attention: dict[str, str],
     engine: RolloutEngine,
     write_tables: Callable[[Sequence[Cell]], None],
     finish: Callable[[Path], None],
@@ -60,18 +59,16 @@ def _run_checked(
     first, folder = cells[0], Path(cells[0].folder)
     varied = {group: sorted({getattr(cell, group).name for cell in cells}) for group in ("policy", "task", "method")}
     varied |= {"seed": sorted({cell.seed for cell in cells})}
-    summary = provenance.Summary(folder, command.line, first.content(), varied, first.device)
+    summary = provenance.Summary(folder, command.line, first.content(), varied, first.device, attention=attention)
     runner = CellRunner(cells, write_tables, engine)
     try:
-        if _launcher(command):
-            for part in sweeps:
-                _launch(part, runner.run)
-            for item in built:
-                runner.check_complete(item)
-            runner.finished = len(built)
-        else:
-            runner.run_all(built)
-        finish(folder)
+        with shown_live([(item.cell, expected(item)) for item in built if is_pending(item)]):
+            if launching.launcher(command.overrides):
+                launching.launch_all(sweeps, runner)
+                runner.collect(built)
+            else:
+                runner.run_all(built)
+            finish(folder)
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failures"
         engines = engine_summary(cells, engine.facts)
@@ -100,26 +97,32 @@ def _run_checked(
     return FAILED if bad else DONE
 
 
-def check(command: Command, sweeps: Sequence[Sweep]) -> list[BuiltCell]:
+def check(command: Command, sweeps: Sequence[Sweep]) -> tuple[list[BuiltCell], dict[str, str]]:
     """Build every cell, and check models, problems and existing records before compute is spent.
+
+    Returns:
+        The cells, and the implementation of attention of each model by its name; of none with a launcher.
 
     Raises:
         ValueError: a wrong problem file, method or model, a prompt beyond the context, or records made with other
             settings.
     """
+    launching.check(command.overrides)
     built = [build.build_cell(cell) for part in sweeps for cell in part.cells]
     check_cells([item.cell for item in built])
     for cell in (item.cell for item in built):
         if not cell.overwrite:
             check_records(cell)
-    if _launcher(command):
-        return built  # the models may lie on other machines only
+    if launching.launcher(command.overrides):
+        return built, {}  # the models may lie on other machines only
+    attention: dict[str, str] = {}
     for cell, _, problems in _different_models(built):
         policy, reward = build.outline_models(cell)
         for model in (policy, reward) if cell.method.scored else (policy,):
             lengths = [len(model.prompt_ids(problem.messages)) for problem in problems]
             model.check_length(max(lengths), cell.max_new_tokens)
-    return built
+        attention |= {cell.policy.name: policy.attention, cell.reward.name: reward.attention}
+    return built, attention
 
 
 def _different_models(built: Sequence[BuiltCell]) -> list[BuiltCell]:
@@ -128,20 +131,3 @@ def _different_models(built: Sequence[BuiltCell]) -> list[BuiltCell]:
         (item.cell.policy.path, item.cell.reward.path, item.cell.task.name, item.cell.method.scored) for item in built
     ]
     return list(dict(zip(keys, built, strict=True)).values())
-
-
-def _launcher(command: Command) -> bool:
-    return any(override.startswith("hydra/launcher=") for override in command.overrides)
-
-
-def _launch(part: Sweep, run: Callable[[BuiltCell], None]) -> None:
-    """Hand a sweep to the launcher of Hydra that the command names (SLURM)."""
-
-    def job(config: Any) -> None:
-        run(build.build_cell(compose.plain_cell(config)))
-
-    arguments, sys.argv = sys.argv, [sys.argv[0], "--multirun", *compose.swept(part.overrides)]
-    try:
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
-    finally:
-        sys.argv = arguments

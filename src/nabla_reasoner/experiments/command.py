@@ -1,7 +1,7 @@
 """One command line, its refusal, and its exit status."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ from ..config.data_folder import SCRIPT, spelled
 from ..config.targets import Target
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+HOW = ("results_dir", "wandb", "workers", "overwrite", "recompute")  # settings that change no result
 
 
 class Refused(Exception):
@@ -41,5 +42,13 @@ class Command:
     @property
     def line(self) -> str:
         """The command as typed."""
-        arguments = [self.target.name, *([self.argument] if self.argument else []), *self.overrides]
+        return self._spelled(self.overrides)
+
+    @property
+    def recipe(self) -> str:
+        """The command for a caption: without settings that change no result, such as where it is written."""
+        return self._spelled([word for word in self.overrides if word.split("=")[0] not in HOW])
+
+    def _spelled(self, overrides: Sequence[str]) -> str:
+        arguments = [self.target.name, *([self.argument] if self.argument else []), *overrides]
         return f"{spelled(SCRIPT)} {shlex.join(arguments)}"

@@ -184,7 +184,7 @@ def run(command: Command, sweeps: Sequence[Sweep]) -> int:
     scope = {"scale": first.scale_name, "varied": varied, "device": first.device}
     with Recording(command, first.content(), **scope, replaces=FILES) as recording:
         rows = measured_rows(cells, command)
-        print(write(recording.folder, rows, note(first, command.line)))
+        print(write(recording.folder, rows, note(first, command.recipe)))
         committed = recording.committed_folder() if not command.overrides else None
         if committed is not None:
             figures.exhibit(recording.folder, "fidelity", committed)

@@ -12,19 +12,19 @@ from matplotlib.figure import Figure
 from ..evaluation.outcomes import Outcomes, Row, read_table1, start_policies
 from ..evaluation.records import CellKey
 from ..reporting import paper_numbers, tables
-from ..reporting.figures import legend_below, paragraphs
+from ..reporting.figures import Drawing, legend_below, paragraphs
 from ..reporting.method_names import METHODS, NABLA, NULL_ARM, OURS, STYLES
 from .command import Command
 from .from_results import write_result_figure
 
 
-def figure3(results: Path, scale: str, command: str) -> tuple[Figure, str, str]:
-    """Return figure, caption and rows (CSV text)."""
+def figure3(results: Path, scale: str, command: str) -> Drawing:
+    """Return figure, caption and rows."""
     experiment = read_table1(results)
     rows = cost_rows(experiment.records)
     figure = costs(pd.DataFrame(rows))
     text = cost_caption(rows, command) + paragraphs(experiment.notes())
-    return figure, text, tables.csv_text(COST_COLUMNS, rows)
+    return Drawing({"": figure}, text, tables.csv_text(COST_COLUMNS, rows))
 
 
 PARTS = {
@@ -47,7 +47,7 @@ def costs(rows: pd.DataFrame) -> Figure:
         raise ValueError("a figure needs at least one finished cell; got none. Run ./reproduce.sh table1 first.")
     policies = list(dict.fromkeys(rows.policy))
     tasks = list(dict.fromkeys(rows.task))
-    shape = {"figsize": (4.2 * len(tasks) + 1.6, 2.9 * len(policies) + 0.6), "squeeze": False, "sharey": True}
+    shape = {"figsize": (4.2 * len(tasks) + 1.6, 2.9 * len(policies) + 0.2), "squeeze": False, "sharey": True}
     figure, panels = plt.subplots(len(policies), len(tasks), **shape)
     methods = [method for method in STYLES if method in set(rows.method)]
     for policy, panel_row in zip(policies, panels, strict=True):
@@ -56,10 +56,7 @@ def costs(rows: pd.DataFrame) -> Figure:
             panel.set_title(f"{policy}, {task}", fontsize=9, parse_math=False)
     for panel in panels[-1]:
         panel.set_xlabel("model calls per problem")
-    if len(tasks) == 1:
-        legend_below(figure, ncol=1, inches=0.7)
-    else:
-        legend_below(figure, ncol=3, inches=0.35)
+    legend_below(figure, ncol=3)
     return figure
 
 

@@ -9,12 +9,9 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ..evaluation.outcomes import (
     Experiment,
@@ -29,72 +26,13 @@ from ..evaluation.outcomes import (
 from ..evaluation.records import CellKey
 from ..evaluation.statistics import accuracy_interval
 from ..reporting import tables
-from ..reporting.figures import legend_below, log_ticks, paragraphs
-from ..reporting.method_names import ANYTIME, BEST_OF_N, OURS, STYLES
+from ..reporting.budget_curves import BEST_REWARD, CEILING, COST_AXES, FILES, curves
+from ..reporting.figures import Drawing, paragraphs
+from ..reporting.method_names import ANYTIME, BEST_OF_N, MULTIPASS, OURS, STYLES
 from . import reward_ceiling
 from .command import Command
 from .from_results import write_result_figure
 
-COST_AXES = {"model_calls": "model calls", "flops": "FLOPs", "seconds": "seconds"}
-
-
-def curves(rows: pd.DataFrame) -> Figure:
-    """Draw accuracy with 95 % bands against three measures of compute; one row of panels per policy and task.
-
-    Args:
-        rows: columns `COLUMNS`.
-
-    Raises:
-        ValueError: there are no rows.
-    """
-    if rows.empty:
-        raise ValueError("a figure needs at least one curve; got none. Run ./reproduce.sh table1 first.")
-    cells = list(dict.fromkeys(zip(rows.policy, rows.task, strict=True)))
-    shape = {"figsize": (12.5, 3.1 * len(cells) + 0.9), "squeeze": False, "sharey": "row"}
-    figure, panels = plt.subplots(len(cells), len(COST_AXES), **shape)
-    for (policy, task), panel_row in zip(cells, panels, strict=True):
-        cell_rows = rows[(rows.policy == policy) & (rows.task == task)]
-        for (axis, name), panel in zip(COST_AXES.items(), panel_row, strict=True):
-            _curves(panel, cell_rows, axis)
-            panel.set_xlabel(f"{name} per problem")
-            panel.set_title(f"{policy}, {task}", fontsize=9, parse_math=False)
-        panel_row[0].set_ylabel("accuracy, %")
-    legend_below(figure, ncol=4, inches=0.7)
-    return figure
-
-
-def _curves(panel: Axes, rows: pd.DataFrame, axis: str) -> None:
-    for method, style in STYLES.items():
-        points, colour = rows[rows.method == method], style.colour
-        if points.empty:
-            continue
-        if method == "greedy":
-            panel.axhline(points.accuracy.iloc[0], color=colour, linestyle=":", linewidth=1)
-        ends = points.rollouts.isin([1, 2, 4, 8, 16, 32]) | (points.rollouts == points.rollouts.max())
-        panel.plot(
-            points[axis],
-            points.accuracy,
-            color=colour,
-            marker=style.marker,
-            label=style.name if method in ("self_consistency", BEST_OF_N) else style.label,
-            linewidth=1.2,
-            markevery=ends.to_numpy().nonzero()[0].tolist(),
-            markersize=9 if style.marker in "*P" else 5,
-        )
-        panel.fill_between(points[axis], points.ci_low, points.ci_high, color=colour, alpha=0.12, linewidth=0)
-        if len(points) == 1:  # a band of one point would be invisible
-            low, high = points.accuracy - points.ci_low, points.ci_high - points.accuracy
-            panel.errorbar(points[axis], points.accuracy, yerr=[low, high], color=colour, linestyle="none", capsize=2)
-    ceiling = rows[rows.method == CEILING]
-    panel.plot(ceiling[axis], ceiling.accuracy, color="black", linestyle="--", linewidth=1, label="ceiling: any of N")
-    for height in rows.accuracy[rows.method == BEST_REWARD]:
-        panel.axhline(height, color="black", linestyle="-.", linewidth=1, label="ceiling: highest reward found")
-    panel.set_xscale("log")
-    log_ticks(panel.xaxis, labelsize=8)
-    panel.grid(alpha=0.3)
-
-
-CEILING, BEST_REWARD = "any_of_n", "best_reward"
 ROUNDING = 1e-3  # of rewards: records keep six digits
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
 COLUMNS = (
@@ -230,36 +168,65 @@ def at_cost(rows: Sequence[Row], axis: str, target: float | int) -> Row:
 def caption(rows: Sequence[Row], command: str) -> str:
     """Return the text of figure4.md: a description, and the end of one pass beside Best-of-N at no less compute."""
     lines = [
-        f"# figure4.png\n\nMade by `{command}` from the records of Table 1 and its larger pools (`budget/`); rows in "
-        "`figures/data/figure4.csv`.\n",
-        "Accuracy against mean compute per problem (model calls, FLOPs, seconds), with 95 % intervals over problems. "
-        "Points of a curve are budgets: N samples, or up to N rollouts. All curves of a row share problems and seeds. "
-        "Dashed: at least one correct among Best-of-N's samples. Dotted: the floor, greedy decoding. "
-        "The paper draws model calls only and claims to lie above Best-of-N and Self-Consistency at every budget; its "
-        "points are unknown.\n",
+        f"# figure4.png, figure4_flops.png, figure4_seconds.png\n\nMade by `{command}` from the records of Table 1 and "
+        "its larger pools (`budget/`); rows in `figures/data/figure4.csv`.\n",
+        "Accuracy against mean compute per problem: model calls (the paper's axis), FLOPs, seconds. Points of a curve "
+        "are budgets: N samples, or up to N rollouts. All curves of a panel share problems and seeds. Bands and bars: "
+        "95 % intervals over problems, bands for the three compared methods, bars at the end of the others. The paper "
+        "claims to lie above Best-of-N and Self-Consistency at every budget; its points are unknown.\n",
+        CEILINGS,
+        _ends(rows),
         "Where ∇-Reasoner's full single pass ends, less Best-of-N's accuracy at the smallest N that costs no less "
         "(points; paired tests are in comparisons.csv):\n",
     ]
     cells = dict.fromkeys((row["policy"], row["task"]) for row in rows)
     lines += [_beside(rows, policy, task) for policy, task in cells]
-    lines.append("\n" + _ceilings(rows))
+    lines.append("\n" + _best_rewards(rows))
     return "\n".join(lines) + "\n"
 
 
-def _ceilings(rows: Sequence[Row]) -> str:
+CEILINGS = """Where the curves end, and why:
+
+- **Greedy** has one budget; the dotted line extends it.
+- **Self-Consistency** tends to the answer that the policy gives most often. Where that is wrong, more samples do not
+  help.
+- **Best-of-N** cannot be right where none of the N samples is. The dashed black line is this ceiling, any of N
+  (pass@N). Points below it are lost by the reward model's choice.
+- **∇-Reasoner in outcome form, and the null arm**, keep a response only if its reward is higher. They end after one
+  pass over the uncertain positions (the dashed curve: four passes), or at N_max rollouts. Their ceiling is the response
+  of highest reward.
+- **∇-Reasoner in prefix form** is not bound by any of N: it changes single tokens as the reward model scores them. It
+  can be as good as the reward model's own answers; Table 2 has those of likelihood rewards (`judge_greedy`).
+"""
+
+
+def _ends(rows: Sequence[Row]) -> str:
+    """Return a Markdown table of the accuracy at the end of every curve, with its number of samples or rollouts."""
+    ends = {(row["policy"], row["task"], row["method"]): row for row in rows if row["method"] != BEST_REWARD}
+    names = {method: style.name for method, style in STYLES.items() if any(key[2] == method for key in ends)}
+    names |= {MULTIPASS: f"{names[MULTIPASS]}, up to 4 passes"} if MULTIPASS in names else {}
+    names |= {CEILING: "any of N"} if BEST_OF_N in names else {}
+    lines = [f"| accuracy at the end, % (N) | {' | '.join(names.values())} |", "|---|" + "---|" * len(names)]
+    for policy, task in dict.fromkeys(key[:2] for key in ends):
+        cells = [ends.get((policy, task, method)) for method in names]
+        texts = ["not run" if row is None else f"{row['accuracy']:.1f} ({row['rollouts']})" for row in cells]
+        lines.append(f"| {policy}, {task} | {' | '.join(texts)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _best_rewards(rows: Sequence[Row]) -> str:
     """Return the sentences on the line of the best reward, or on the reason why it is absent."""
     ceilings = [row for row in rows if row["method"] == BEST_REWARD]
     if not ceilings:
         return (
-            "The best possible under the reward model was not searched for here: these records were not made with a "
-            "likelihood reward, or its model is too large to be searched."
+            "The response of highest reward was not searched for here: these records were not made with a likelihood "
+            "reward, or its model is too large to be searched."
         )
     values = "; ".join(f"{row['policy']}, {row['task']}: {row['accuracy']:.1f} ({row['source']})" for row in ceilings)
     return (
         "Dash-dotted: the best possible under the reward model. It is the accuracy of the response of highest reward "
         "that was found by beam search with the reward model itself, or in a record of Table 1 if that is higher. The "
-        "highest possible reward may be higher still. A method that always maximised the reward would end here. "
-        f"{values}."
+        f"highest possible reward may be higher still. {values}."
     )
 
 
@@ -279,14 +246,14 @@ def _beside(rows: Sequence[Row], policy: str, task: str) -> str:
     return f"- {policy}, {task}: {', '.join(parts)}"
 
 
-def figure4(results: Path, scale: str, command: str) -> tuple[Figure, str, str]:
-    """Return figure, caption and rows (CSV text)."""
+def figure4(results: Path, scale: str, command: str) -> Drawing:
+    """Return a figure for each measure of compute, their caption and rows."""
     experiment = read_table1(results)
     rows = curve_rows(experiment, reward_ceiling.rows(results, scale))
-    figure = curves(pd.DataFrame(rows))
-    return figure, caption(rows, command) + paragraphs(experiment.notes()), tables.csv_text(COLUMNS, rows)
+    figures = {name.removeprefix("figure4"): curves(pd.DataFrame(rows), axis) for name, axis in FILES.items()}
+    return Drawing(figures, caption(rows, command) + paragraphs(experiment.notes()), tables.csv_text(COLUMNS, rows))
 
 
 def run(command: Command, settings: Mapping[str, str]) -> int:
-    """Draw the figure; return the exit status."""
+    """Draw the figures; return the exit status."""
     return write_result_figure(command, settings, figure4)

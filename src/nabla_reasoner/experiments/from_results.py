@@ -3,9 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from ..reporting.figures import write_figure
+from ..reporting.figures import Drawing, write_figure
 from .command import Command, refusing
 from .recording import Recording
 
@@ -21,7 +19,7 @@ def write_result_table(
     scale = settings["scale"]
     results = Path(settings["results_dir"], scale)
     with refusing():
-        texts = make(results, scale, command.line)
+        texts = make(results, scale, command.recipe)
     with Recording(command, settings, scale=scale, varied={"seed": []}) as recording:
         for name, text in texts.items():
             (recording.folder / name).write_text(text, encoding="utf-8")
@@ -30,17 +28,17 @@ def write_result_table(
 
 
 def write_result_figure(
-    command: Command, settings: Mapping[str, str], draw: Callable[[Path, str, str], tuple[Figure, str, str]]
+    command: Command, settings: Mapping[str, str], draw: Callable[[Path, str, str], Drawing]
 ) -> int:
-    """Write the figure of a target with its caption and rows, and print the caption; return the exit status.
+    """Write the figures of a target with their caption and rows, and print the caption; return the exit status.
 
     Args:
-        draw: figure, caption and rows as CSV, from the scale's results folder, the scale and the command line.
+        draw: figures, caption and rows, from the scale's results folder, the scale and the command line.
     """
     scale = settings["scale"]
     results = Path(settings["results_dir"], scale)
     with refusing():
-        drawing = draw(results, scale, command.line)
+        drawing = draw(results, scale, command.recipe)
     with Recording(command, settings, scale=scale, varied={"seed": []}) as recording:
         path = write_figure(command.target.name, drawing, results, scale)
         print(path.read_text(encoding="utf-8"))

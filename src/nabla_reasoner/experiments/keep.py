@@ -19,10 +19,10 @@ from ..config.targets import Target, find, kept_rows, targets
 from ..evaluation.provenance import read_summary
 from ..evaluation.record_files import read_settings
 from ..evaluation.records import read_records
-from .command import DONE, FAILED, Command
+from .command import DONE, FAILED, HOW, Command
 
 GALLERY = data_folder() / "figures"
-FREE = ("keep", "docs", "results_dir", "wandb", "workers", "overwrite", "recompute")  # settings that change no result
+FREE = ("keep", "docs", *HOW)  # settings that change no result
 OWN = ("report", "figures")  # targets that keep what other targets made, by themselves
 
 
@@ -128,7 +128,7 @@ def keep_rows(results: Path, data: Path, chosen: Iterable[Target] | None = None,
     for name in kept:
         shutil.copyfile(sources[name], data / f"{name}.csv")
     if "theorem_terms" in kept:  # thousands of positions, drawn as means by quarter of the answer
-        from ..theory.figures import terms_by_quarter
+        from ..theory.gradient_figure import terms_by_quarter
 
         terms = terms_by_quarter(pd.read_csv(sources["theorem_terms"]))
         terms.to_csv(data / "theorem_terms.csv", index=False, float_format="%.4g")

@@ -58,7 +58,7 @@ def run(command: Command, settings: dict[str, Any]) -> int:
             for name, weight, work in comparison.stages():
                 with progress.part(name, weight) as part:
                     work(part.advance)
-        print(_write(comparison, settings, folder, command.line))
+        print(_write(comparison, settings, folder, command.recipe))
         main = comparison_table(comparison)
         main = main[(main.reward_weight == settings["main"]) & (main.measured_on == "compared")]
         return recording.finish(

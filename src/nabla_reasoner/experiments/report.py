@@ -1,9 +1,9 @@
 """Report of all results, on one page.
 
 Reads the results of the other targets, docs/deviations.md and docs/outputs.md. The HTML page is self-contained: it
-opens from disk and loads nothing. `wandb=online` also publishes a W&B Report. `keep=true` copies rows and figures of
-complete default runs to figures/. `docs=true` writes the claims tables of docs/claims.md and README.md from the rows in
-figures/data/.
+opens from disk and loads nothing. It links to a few problems, step by step, which the shipped models solve again.
+`wandb=online` also publishes a W&B Report. `keep=true` copies rows and figures of complete default runs to figures/.
+`docs=true` writes the claims tables of docs/claims.md and README.md from the rows in figures/data/.
 """
 
 import sys
@@ -22,7 +22,7 @@ from ..reporting.evidence import Evidence, typed_rows
 from ..reporting.html_report import Block, to_html, to_markdown
 from ..reporting.report_sections import FIGURES, ReportInputs, report_blocks
 from ..reporting.tables import read_csv
-from . import keep
+from . import keep, report_traces
 from .command import Command, refusing
 from .recording import Recording
 from .table1 import draw_table
@@ -93,7 +93,7 @@ def _file(results: Path, scale: str, target: Target, file: str) -> Path:
 
 
 def _figure_name(target: str, path: Path, scale: str) -> str:
-    name = path.stem.removesuffix(f"-{scale}")
+    name = path.stem.replace(f"-{scale}", "", 1)  # before what a figure's name adds to the target's
     return f"{target}/{name}" if target == "ablations" else name
 
 
@@ -151,6 +151,7 @@ def run(command: Command, settings: dict[str, Any]) -> int:
         folder = recording.folder
         if drawing := draw_table(results / scale / "table1" / "table.csv", folder):
             inputs = inputs._replace(figures={**inputs.figures, "table1": drawing})
+        inputs = inputs._replace(traces=report_traces.write_pages(results, scale, folder))
         decisions = decide_claims(inputs.evidence, inputs.grid)
         blocks = report_blocks(inputs, decisions)
         (folder / "report.html").write_text(to_html(blocks), encoding="utf-8")

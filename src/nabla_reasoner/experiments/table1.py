@@ -48,7 +48,7 @@ def accuracy_against_flops(table: pd.DataFrame) -> Figure:
     figure, panels = plt.subplots(
         len(policies),
         len(tasks),
-        figsize=(3.4 * len(tasks), 2.8 * len(policies) + 0.6),
+        figsize=(3.4 * len(tasks), 2.7 * len(policies)),
         sharex=True,
         sharey=True,
         squeeze=False,

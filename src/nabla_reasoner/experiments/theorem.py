@@ -24,6 +24,7 @@ import transformers
 
 from ..reporting import figures
 from ..theory import figures as theory_figures
+from ..theory import gradient_figure
 from ..theory.check import Check, Point, describe
 from ..theory.context import Findings, TheoryContext
 from ..theory.gradient_checks import TermRow
@@ -62,7 +63,7 @@ def draw(source: Path, folder: Path, prefix: str = "") -> list[str]:
     names = []
     for name, figure in (
         ("theorem", theory_figures.theorem(curves)),
-        ("gradients", theory_figures.gradients(curves, terms)),
+        ("gradients", gradient_figure.gradients(curves, terms)),
     ):
         if figure is not None:
             figures.save(figure, folder, name)

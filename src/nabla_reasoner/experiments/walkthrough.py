@@ -131,6 +131,12 @@ def early_cells() -> list[Cell]:
     return compose.compose_cells([*CASES, f"task={','.join(TASKS)}", "method=nabla_reasoner"])
 
 
+def early_problem(task: str, name: str) -> Problem:
+    """Return a problem of the search by its id."""
+    (cell,) = [candidate for candidate in early_cells() if candidate.task.name == task]
+    return next(problem for problem in build.build_problems(cell) if problem.id == name)
+
+
 def early_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """Return accepted revisions of a first rollout within the first third of its tokens, over test problems.
 

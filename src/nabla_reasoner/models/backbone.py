@@ -80,6 +80,11 @@ class LanguageModel:
         """The device of the input embeddings."""
         return self.model.get_input_embeddings().weight.device
 
+    @property
+    def attention(self) -> str:
+        """Transformers' name of the implementation of attention that the model runs with, e.g. "sdpa"."""
+        return str(self.model.config.get_text_config()._attn_implementation)
+
     def prompt_ids(self, messages: Messages) -> list[int]:
         """Return the token ids of a chat up to and including the opening of the assistant's turn."""
         return chat_ids(self.tokenizer, messages)

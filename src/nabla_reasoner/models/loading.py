@@ -13,7 +13,7 @@ import transformers
 
 from .folder_size import check_sizes
 from .quiet import quiet_transformers
-from .tokenizers import load_tokenizer
+from .tokenizers import load_tokenizer, split_commit
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 # Weights of another head on the same layers: a classifier's folder may have an output matrix, a causal LM's a score.
@@ -28,6 +28,7 @@ def load(
 
     Args:
         auto: transformers' auto class, e.g. `AutoModelForCausalLM`.
+        name_or_path: folder, hub name, or OWNER/NAME@COMMIT.
 
     Raises:
         ValueError: missing folder; weights that are damaged, missing, left over or not finite; code of its own; no
@@ -35,11 +36,17 @@ def load(
     """
     name, device = str(name_or_path), str(device)
     _check_request(name, device, dtype)
+    plain, commit = split_commit(name)
     tokenizer = load_tokenizer(name)
     try:
         with _without_notices():
             model, report = auto.from_pretrained(
-                name, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False, output_loading_info=True
+                plain,
+                revision=commit or "main",
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
     except Exception as error:  # safetensors, hub and torch each raise their own types for damaged or missing files
         raise ValueError(_reading_error(name, error)) from error
@@ -67,12 +74,13 @@ def outline(
     """
     name = str(name_or_path)
     _check_request(name, device, dtype)
+    plain, commit = split_commit(name)
     tokenizer = load_tokenizer(name)
     try:
         for file in sorted(Path(name).glob("*.safetensors")):
             with safetensors.safe_open(file, "pt"):  # reads the header: a file that was cut is refused
                 pass
-        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(plain, trust_remote_code=False, revision=commit or "main")
         with torch.device("meta"), _without_notices():
             return auto.from_config(config, trust_remote_code=False), tokenizer
     except Exception as error:  # configurations raise types of their own

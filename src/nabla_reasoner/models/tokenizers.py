@@ -1,5 +1,6 @@
 """Tokenizers with a chat template: loaded from a folder, trained for the tiny scale, or of any given size."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,14 +11,32 @@ from ..types import Messages
 
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>")
 UNKNOWN = "<|unknown|>"
+COMMIT = re.compile(r"[0-9a-f]{40}")
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 
+def split_commit(name: str) -> tuple[str, str | None]:
+    """Split OWNER/NAME@COMMIT into hub name and commit; the commit of other names is None.
+
+    Raises:
+        ValueError: something else than a full commit after the @.
+    """
+    plain, mark, commit = name.partition("@")
+    if not mark or Path(name).exists() or plain.count("/") != 1 or plain.startswith((".", "/", "~")):
+        return name, None
+    if not COMMIT.fullmatch(commit):
+        raise ValueError(
+            f"the revision of a hub name must be a full commit, 40 digits 0 to f; got {commit!r} in {name}. Look it up "
+            f"at https://huggingface.co/{plain}/commits/main."
+        )
+    return plain, commit
+
+
 def load_tokenizer(name: str) -> transformers.PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder or hub name.
+    """Load the tokenizer of a model folder or hub name, which may be pinned: OWNER/NAME@COMMIT.
 
     A folder's own `tokenizer.json` is loaded unchanged. AutoTokenizer would rebuild it with the pre-tokenizer of some
     architectures, which changes the ids.
@@ -25,11 +44,14 @@ def load_tokenizer(name: str) -> transformers.PreTrainedTokenizerBase:
     Raises:
         ValueError: the tokenizer cannot be read, has no chat template, or one that writes no question.
     """
+    plain, commit = split_commit(name)
     try:
         if Path(name, "tokenizer.json").is_file():
             tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(name)
         else:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                plain, trust_remote_code=False, revision=commit or "main"
+            )
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise ValueError(

@@ -6,8 +6,10 @@ Every part is that of the longest texts which the settings allow, because one lo
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from ..config.schema import CPU, SAME
 from .expected_cost import Models, number_width
 from .machines import GB, Machine
+from .model_sizes import Model
 from .work import Case, Work
 
 LOGIT_BYTES = 16  # per entry of a row of logits in a decoding step: as computed, in float32, softmax and cuts
@@ -53,27 +55,42 @@ Demand = Callable[[Limits], Memory]  # memory of a cell as a function of its set
 
 
 def memory(case: Case, work: Work, models: Models, limits: Limits) -> Memory:
-    """Return the peak memory of a cell."""
+    """Return the peak memory of a cell; with a device for the reward, that of the device which needs more."""
+    policies, judges, place = [models.policy], models.judges, case.cell.reward_device
+    if place == SAME:
+        return _on_device(case, work, models, limits, policies, judges)
+    of_policy = _on_device(case, work, models, limits, policies, [])
+    if place == CPU:  # its memory is not the machine's
+        return of_policy
+    return max(of_policy, _on_device(case, work, models, limits, [], judges), key=lambda parts: parts.total)
+
+
+def _on_device(
+    case: Case, work: Work, models: Models, limits: Limits, policies: Sequence[Model], judges: Sequence[Model]
+) -> Memory:
+    """Return the peak memory of a device that holds the policy, the reward's models, or both."""
     width = number_width(case.cell.dtype)
     longest = case.prompt + case.limit
     batch = min(limits.batch_size, case.batch)
     stretch = case.stretch(batch, padded=work.padded)
-    cached = [models.policy, *(models.judges if work.reward_forward or work.reward_steps else [])]
+    placed = [*policies, *judges]
+    cached = [*policies, *(judges if work.reward_forward or work.reward_steps else [])]
     rows = min(max((part.rows for part in work.decodings), default=0) * batch / case.batch, limits.decode_rows)
     read = max(min(limits.tokens_per_pass, longest * max(batch, rows)), longest)
-    deciding = models.all if work.gradient else [models.policy]
-    decoders = {"policy": [models.policy], "reward": models.judges, "both": models.all}[work.decodes]
-    per_token = [model.kept_bytes(width) if work.gradient else model.layer_bytes(width) for model in models.all]
-    vocabulary = models.policy.size.rows
-    hidden = sum(model.size.hidden for model in models.all) * (width if work.gradient else 0)
+    deciding = placed if work.gradient else policies
+    decoders = {"policy": policies, "reward": judges, "both": placed}[work.decodes]
+    per_token = [model.kept_bytes(width) if work.gradient else model.layer_bytes(width) for model in placed]
+    decoded = rows * LOGIT_BYTES if decoders else 0
+    updated = batch * work.rows * DTO_BYTES if policies else 0
+    hidden = sum(model.size.hidden for model in placed) * (width if work.gradient else 0)
     return Memory(
-        policy=models.policy.elements * width,
-        reward=sum(model.elements for model in models.judges) * width,
+        policy=sum(model.elements for model in policies) * width,
+        reward=sum(model.elements for model in judges) * width,
         caches=batch * work.kept_tokens * stretch * sum(model.cache_bytes(width) for model in cached)
         + rows * longest * sum(model.cache_bytes(width) for model in decoders)
-        + read * max(model.cache_bytes(width) for model in deciding),
+        + read * max((model.cache_bytes(width) for model in deciding), default=0),
         activations=read * max(per_token),
-        logits=vocabulary * (rows * LOGIT_BYTES + batch * work.rows * DTO_BYTES) + batch * longest * 2 * hidden,
+        logits=models.policy.size.rows * (decoded + updated) + batch * longest * 2 * hidden,
     )
 
 

@@ -57,6 +57,8 @@ def _source(cell: Cell, group: str, model: Model) -> str:
         return "here"
     settings = cell.policy if group == "policy" else cell.reward
     origin = "unpacked on first use" if settings.prepare else "to be fetched from the hub, unless its cache has it"
+    if settings.revision is not None:
+        origin += f", at commit {settings.revision}"
     return f"{origin}, {gigabytes(download_bytes(cell, group, model))} GB; sizes from configs/model_sizes.yaml"
 
 
@@ -149,10 +151,9 @@ def hours(value: float | int) -> str:
 
 def _totals(plans: Sequence[CellPlan], machine: Machine) -> list[str]:
     first = plans[0].cell
-    processes = first.devices * first.num_nodes
     workers = useful_workers(first, sum(plan.problems for plan in plans))
     spent = sum(plan.seconds for plan in plans)
-    wall = sum(plan.seconds / min(processes, _batches(plan)) for plan in plans) / workers
+    wall = sum(plan.seconds / min(first.devices, _batches(plan)) for plan in plans) / workers
     fetched = {
         (plan.cell.policy.name if group == "policy" else plan.cell.reward.name, model.name): (plan.cell, group, model)
         for plan in plans
@@ -168,8 +169,8 @@ def _totals(plans: Sequence[CellPlan], machine: Machine) -> list[str]:
         "in all:",
         f"  decoded tokens {number(sum(plan.cost.decode_tokens for plan in plans))}, "
         f"FLOPs {number(sum(plan.cost.flops for plan in plans))}",
-        f"  {hours(spent)} hours on one {machine.name}; {hours(wall)} hours with devices={first.devices} "
-        f"num_nodes={first.num_nodes}, one process each{side}",
+        f"  {hours(spent)} hours on one {machine.name}; {hours(wall)} hours with devices={first.devices}, "
+        f"one process each{side}",
         f"  {hours(sum(plan.least_seconds for plan in plans))} hours on one {machine.name} by its bandwidth and "
         "arithmetic alone; the rest is launching kernels, which larger batches share",
         f"  peak memory {gigabytes(worst.memory.total)} of {gigabytes(machine.memory)} GB, in "

@@ -9,6 +9,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..reporting.figures import legend_below
 from . import tables
 
 
@@ -26,9 +27,9 @@ STYLES = {
     "weighted_choice": Style("#56B4E9", "v", "-"),
     "independent_metropolis": Style("#009E73", "^", "-"),
     "langevin_metropolis": Style("#D55E00", "s", "-"),
-    "moves_without_gradient": Style("#E69F00", "s", ":"),
+    "moves_without_gradient": Style("#E69F00", "<", ":"),
     "langevin_unadjusted": Style("#D55E00", "x", ":"),
-    "logit_langevin": Style("#999999", "x", ":"),
+    "logit_langevin": Style("#999999", "+", ":"),
     "dto_resampled": Style("#CC79A7", "P", "none"),
     "nabla_reasoner": Style("#CC79A7", "*", "none"),
     "nabla_without_gradient": Style("#CC79A7", "D", "none"),
@@ -51,17 +52,12 @@ def comparison(table: pd.DataFrame, curves: pd.DataFrame, crossing: pd.DataFrame
     rows = tables.compared(table)
     if rows[rows.reward_weight == weight].empty:
         raise ValueError(f"the table must have rows of λ = {weight:g}; got none. Run ./reproduce.sh ppo first.")
-    figure, axes = plt.subplots(2, 2, figsize=(12.5, 10))
+    figure, axes = plt.subplots(2, 2, figsize=(10.5, 9.2))
     _compute(axes[0, 0], rows[rows.reward_weight == weight], curves, weight)
     _frontier(axes[0, 1], rows, curves[curves.method == "optimum"], weight)
     _over_weights(axes[1, 0], rows)
     _payback(axes[1, 1], crossing)
-    handles: dict[str, object] = {}
-    for axis in axes.flat[:3]:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), ncol=4, loc="lower center", fontsize=8.5, frameon=False)
-    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    legend_below(figure, ncol=3)
     return figure
 
 
@@ -128,7 +124,7 @@ def _frontier(axis: Axes, rows: pd.DataFrame, optimum: pd.DataFrame, weight: flo
     offset = {"xytext": (-5, 8), "textcoords": "offset points", "ha": "right", "fontsize": 8}
     for row in star.itertuples():
         axis.annotate(f"λ={row.reward_weight:g}", (row.kl_to_policy, row.reward), **offset)
-    axis.margins(y=0.1)
+    axis.margins(x=0.1, y=0.1)
     for method in STYLES:
         results = rows[(rows.method == method) & (rows.reward_weight == weight)].sort_values("amount")
         if len(results):
@@ -168,17 +164,18 @@ def _payback(axis: Axes, crossing: pd.DataFrame) -> None:
     target = crossing[crossing.trained_on == crossing.trained_on.max()].target_kl.min()
     crossing = crossing[(crossing.target_kl == target) & crossing.method.isin(STYLES)]
     answers = np.geomspace(1, 3 * crossing.answers.max(), 60)
-    for count, rows in crossing.groupby("trained_on"):
+    for number, (count, rows) in enumerate(crossing.groupby("trained_on")):
         first = rows.iloc[0]
         axis.plot(answers, first.training_flops + answers * first.amortised_flops, color="black", linestyle="--")
         text = f"PPO on {count:.0f} (new prompts: {first.held_out_kl:.1f} nats)"
-        axis.annotate(text, (1, first.training_flops), fontsize=7.5, va="bottom")
+        side = {"xytext": (0, 3), "va": "bottom"} if number else {"xytext": (0, -3), "va": "top"}
+        axis.annotate(text, (1, first.training_flops), textcoords="offset points", fontsize=8, **side)
     for method, rows in crossing.groupby("method", sort=False):
-        colour, _, line = STYLES[method]
+        colour, marker, line = STYLES[method]
         flops = rows.flops.iloc[0]
         axis.plot(answers, answers * flops, color=colour, linestyle="-" if line == "none" else line)
-        axis.plot(rows.answers, rows.answers * flops, "o", color=colour, markersize=4)
+        axis.plot(rows.answers, rows.answers * flops, marker, color=colour, markersize=6)
     axis.set(xscale="log", yscale="log")
     axis.xaxis.set_major_locator(ticker.LogLocator(numticks=8))
-    title = f"break-even (dots): mean KL to ρ* at most {target:g} nats"
+    title = f"break-even (marks): mean KL to ρ* at most {target:g} nats"
     _finish(axis, title, "answers given", "FLOPs in all")

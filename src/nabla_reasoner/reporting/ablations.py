@@ -48,7 +48,7 @@ def differences(table: pd.DataFrame) -> Figure:
         2 * len(cells),
         sharey=True,
         squeeze=False,
-        figsize=(1.8 + 5.0 * len(cells), 1.4 + 0.2 * len(lines)),
+        figsize=(1.8 + 5.0 * len(cells), 1.1 + 0.2 * len(lines)),
         width_ratios=[2.2, 1] * len(cells),
     )
     for (policy, task), (left, right) in zip(cells, axes.reshape(-1, 2), strict=True):
@@ -60,7 +60,7 @@ def differences(table: pd.DataFrame) -> Figure:
         if lines[height][0] != lines[height - 1][0]:  # a new group
             for axis in axes.flat:
                 axis.axhline(height - 0.5, color="#cccccc", linewidth=0.8)
-    legend_below(figure, ncol=3, inches=0.3)
+    legend_below(figure, ncol=3)
     return figure
 
 

@@ -1,6 +1,7 @@
 """How much evidence a verdict needs: every cell of the scale's grid, and enough problems in each."""
 
 import itertools
+import math
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
@@ -131,17 +132,19 @@ def _cells(grid: Grid) -> list[tuple[str, str]]:
 
 def _cells_lacking(wanted: Collection[tuple[Rows, Iterable[tuple[str, ...]], tuple[str, ...]]], grid: Grid) -> str:
     """Count the cells of the grid with enough problems in all that is wanted: rows, values and their columns."""
-    complete = set(_cells(grid))
+    fewest = dict.fromkeys(_cells(grid), math.inf)  # problems of a cell, in the part with the fewest
     for rows, values, columns in wanted:
-        known = {
-            (row["policy"], row["task"], *(row[column] for column in columns))
-            for row in rows
-            if row["num_problems"] is not None and row["num_problems"] >= grid.enough(row["task"])
-        }
-        values = list(values)
-        complete = {cell for cell in complete if all((*cell, *value) in known for value in values)}
-    total = len(_cells(grid))
-    return f"{len(complete)} of {total} cells with {MIN_PROBLEMS} problems" if len(complete) < total else ""
+        problems: dict[tuple[str, ...], float | int] = {}
+        for row in rows:
+            key = (row["policy"], row["task"], *(row[column] for column in columns))
+            problems[key] = max(problems.get(key, 0), row["num_problems"] or 0)
+        for value, cell in itertools.product(list(values), fewest):
+            fewest[cell] = min(fewest[cell], problems.get((*cell, *value), 0))
+    lacking_in = [number for cell, number in fewest.items() if number < grid.enough(cell[1])]
+    if not lacking_in:
+        return ""
+    most = f"at most {max(lacking_in):.0f} in the others" if max(lacking_in) else "the others are not complete"
+    return f"{len(fewest) - len(lacking_in)} of {len(fewest)} cells with {MIN_PROBLEMS} problems, {most}"
 
 
 def _ablation_lacking(evidence: Evidence, setting: str) -> str:

@@ -23,7 +23,7 @@ def draw(table: pd.DataFrame) -> Figure:
     """
     pooled = table[(table.policy == ALL) & (table.part == ALL)]
     rewards = list(dict.fromkeys(pooled.reward))
-    height = max(4.0, 1.6 + 0.42 * len(rewards))
+    height = max(3.7, 1.3 + 0.42 * len(rewards))
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, height), width_ratios=(1, 1, 1.1))
     _draw_correlations(left, pooled, rewards)
     _draw_choices(middle, pooled, rewards)

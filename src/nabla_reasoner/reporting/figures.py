@@ -1,7 +1,9 @@
 """Figures: colours, axes and legends that they share, and how they are saved."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib import ticker
@@ -19,21 +21,35 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
 
 
-def write_figure(target: str, drawing: tuple[Figure, str, str], results: Path, scale: str) -> Path:
-    """Write a target's figure, caption and rows (CSV text) into its results folder; returns the caption's file.
+class Drawing(NamedTuple):
+    """What a target draws.
+
+    Attributes:
+        figures: by what their files' names add to the target's, such as "" and "_flops".
+        caption: in Markdown.
+        rows: CSV text.
+    """
+
+    figures: dict[str, Figure]
+    caption: str
+    rows: str
+
+
+def write_figure(target: str, drawing: Drawing, results: Path, scale: str) -> Path:
+    """Write a target's figures, caption and rows into its results folder; returns the caption's file.
 
     Args:
-        drawing: figure, caption and rows.
         results: folder of a scale's results.
     """
-    figure, caption, rows = drawing
     folder = results / target
     folder.mkdir(parents=True, exist_ok=True)
     name = target if scale == "tiny" else f"{target}-{scale}"
-    save(figure, folder, name)
-    plt.close(figure)
-    (folder / f"{name}.csv").write_text(rows, encoding="utf-8")
-    (folder / f"{name}.md").write_text(caption.replace(f"{target}.", f"{name}."), encoding="utf-8")
+    for part, figure in drawing.figures.items():
+        save(figure, folder, f"{name}{part}")
+        plt.close(figure)
+    (folder / f"{name}.csv").write_text(drawing.rows, encoding="utf-8")
+    caption = re.sub(rf"\b{target}(?=\.|_\w+\.png)", name, drawing.caption)
+    (folder / f"{name}.md").write_text(caption, encoding="utf-8")
     return folder / f"{name}.md"
 
 
@@ -59,18 +75,23 @@ def legend_entries(panels: Iterable[Axes]) -> Entries:
     return entries
 
 
-def legend_below(figure: Figure, *, ncol: int, inches: float | None = None) -> None:
-    """Draw one legend of all panels below them.
+def legend_below(figure: Figure, *, ncol: int) -> None:
+    """Draw one legend of all panels below them; the figure grows by its height, the panels keep theirs.
 
     Args:
-        ncol: columns of the legend.
-        inches: height kept free for it; None gives each line of the legend 0.28.
+        ncol: columns of the legend; fewer where the figure is too narrow for them.
     """
     entries = legend_entries(figure.axes)
-    figure.legend(entries.values(), entries.keys(), ncol=ncol, loc="lower center", fontsize=8, frameon=False)
-    if inches is None:
-        inches = 0.28 * -(-len(entries) // ncol)
-    figure.tight_layout(rect=(0, inches / figure.get_figheight(), 1, 1))
+    style = {"loc": "lower center", "fontsize": 8, "frameon": False}
+    for columns in range(ncol, 0, -1):
+        legend = figure.legend(entries.values(), entries.keys(), ncol=columns, **style)
+        width, below = (size / figure.dpi for size in legend.get_window_extent().size)
+        if width <= figure.get_figwidth() or columns == 1:
+            break
+        legend.remove()
+    height = figure.get_figheight() + below
+    figure.set_size_inches(max(width, figure.get_figwidth()), height)
+    figure.tight_layout(rect=(0, below / height, 1, 1))
 
 
 def log_ticks(axis: Axis, labelsize: int | None = None) -> None:

@@ -41,13 +41,20 @@ class Figure(NamedTuple):
     caption: str
 
 
+class Links(NamedTuple):
+    """Pages beside the report, in its folder: a sentence, then the address and the text of each."""
+
+    sentence: str
+    pages: Sequence[tuple[str, str]]
+
+
 class Code(NamedTuple):
     """Preformatted lines."""
 
     text: str
 
 
-Block = Heading | Markdown | Table | Figure | Code
+Block = Heading | Markdown | Table | Figure | Links | Code
 MARKS = {
     "reproduced": "good",
     "partly": "middle",
@@ -113,7 +120,7 @@ def to_markdown(blocks: Sequence[Block], folder: Path) -> str:
 
 
 def markdown(block: Block, folder: Path | None = None) -> str:
-    """Return one block as Markdown; without a folder a figure is only its caption."""
+    """Return one block as Markdown; without a folder a figure is only its caption, and a link only its text."""
     match block:
         case Heading(level, text):
             return f"{'#' * level} {text}"
@@ -125,6 +132,9 @@ def markdown(block: Block, folder: Path | None = None) -> str:
         case Figure(path, caption):
             link = f"![{path.stem}]({os.path.relpath(path, folder)})\n\n" if folder else ""
             return link + _without_images(caption).strip()
+        case Links(sentence, pages):
+            items = [f"- [{text}]({address})" if folder else f"- {text}" for address, text in pages]
+            return "\n".join([sentence, "", *items])
         case Code(text):
             return f"```\n{text}\n```"
 

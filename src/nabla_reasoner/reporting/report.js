@@ -15,7 +15,11 @@ for (const table of document.querySelectorAll('table')) {
       [head, ...cells].forEach(cell => cell.classList.add('number'));
     }
     cells.filter(cell => cell.textContent.length < 26).forEach(cell => cell.classList.add('short'));
-    cells.filter(cell => cell.textContent.length > 40).forEach(cell => cell.classList.add('long'));
+    const long = cells.filter(cell => cell.textContent.length > 40);
+    long.forEach(cell => cell.classList.add('long'));
+    // Read as cards on a phone (report.css), unless the table is wide or long.
+    if (long.length && heads.length < 9 && body.rows.length < 31) table.classList.add('cards');
+    cells.forEach(cell => { cell.dataset.name = head.textContent; });
     const button = document.createElement('span');  // a button would not be printed again on the next page
     button.tabIndex = 0;
     button.setAttribute('role', 'button');

@@ -10,7 +10,7 @@ from . import accuracy_table
 from .claims import Decision
 from .enough_evidence import MIN_PROBLEMS, TOO_LITTLE, Grid
 from .evidence import Evidence, Row
-from .html_report import Block, Code, Figure, Heading, Markdown, Table, demoted, page_blocks
+from .html_report import Block, Code, Figure, Heading, Links, Markdown, Table, demoted, page_blocks
 from .method_names import OURS, PREFIX, label
 
 FIGURES = ("figure1", "figure2", "figure3", "figure4")
@@ -20,6 +20,8 @@ CAPTIONS = {
     "ppo": "Distance to the optimum of Eq. 3, reward and KL, weight of the reward, and break-even.",
     "bench": "Ratios to the baselines, and seconds by length and batch.",
     "fidelity": "Rank correlation of predicted and exact changes, right choices, and gain against the reward's AUC.",
+    "figure4_flops": "The same curves against FLOPs, of policy and reward together.",
+    "figure4_seconds": "The same curves against seconds.",
     "ablations/ablations": "Each part of the method against the default on the same problems: accuracy, and FLOPs.",
 }
 
@@ -37,6 +39,7 @@ class ReportInputs(NamedTuple):
         summaries: summary.json by target.
         grid: what a complete run of the scale covers.
         pages: text of docs/deviations.md and docs/outputs.md, by name.
+        traces: pages of problems step by step: address from the report, and text.
     """
 
     scale: str
@@ -48,6 +51,7 @@ class ReportInputs(NamedTuple):
     summaries: dict[str, dict[str, Any]]
     pages: dict[str, str]
     grid: Grid
+    traces: Sequence[tuple[str, str]] = ()
 
 
 def report_blocks(inputs: ReportInputs, decisions: Sequence[Decision]) -> list[Block]:
@@ -57,6 +61,8 @@ def report_blocks(inputs: ReportInputs, decisions: Sequence[Decision]) -> list[B
         *_opening(inputs),
         Heading(2, "Claims and verdicts"),
         *_claims(decisions, inputs.scale),
+        Heading(2, "What was run"),
+        _runs(inputs.summaries),
         Heading(2, find("table1").heading),
         *_table1(inputs),
         Heading(2, "Paired comparisons"),
@@ -80,19 +86,27 @@ def _opening(inputs: ReportInputs) -> list[Block]:
         "for other models and tasks; they are in columns of their own and never replace ours. Click a column's name to "
         "sort by it."
     )
+    blocks: list[Block] = [Markdown(text), *_partial(inputs)]
+    if inputs.traces:
+        sentence = "Problems of Table 1, step by step (pages in the folder traces beside this one):"
+        blocks.append(Links(sentence, inputs.traces))
+    return blocks
+
+
+def _runs(summaries: dict[str, dict[str, Any]]) -> Table:
+    """Return a row for every target that leaves a summary.json."""
     rows = []
     for target in targets().values():
         if "summary.json" not in target.writes:
             continue
-        summary = inputs.summaries.get(target.name)
+        summary = summaries.get(target.name)
         if summary is None:
             rows.append([target.name, "not run", "", "", "", ""])
             continue
         minutes = sum(run.get("wall_clock_seconds", 0) for run in summary["invocations"]) / 60
         cells = [summary["status"], summary["command"], f"{minutes:.1f}", _commit(summary), summary["started"]]
         rows.append([target.name, *cells])
-    columns = ["target", "status", "command", "minutes", "commit", "started"]
-    return [Markdown(text), *_partial(inputs), Heading(2, "What was run"), Table(columns, rows)]
+    return Table(["target", "status", "command", "minutes", "commit", "started"], rows)
 
 
 def _partial(inputs: ReportInputs) -> list[Block]:
@@ -169,11 +183,13 @@ def _comparisons(comparisons: Sequence[Row]) -> list[Block]:
         cells = []
         for row in (matched["rollouts"], matched["flops"]):
             interval = f"{row['ci_low']:+.1f} to {row['ci_high']:+.1f}"
-            cells += [f"{row['difference']:+.1f}", interval, f"{row['p_adjusted']:.2g}", row["verdict"]]
-        rows.append([label(method), policy, task, label(baseline), *cells, matched["flops"]["note"]])
-    names = ["difference", "95 % interval", "p", "verdict"]
-    columns = ["", "policy", "task", "minus", *(f"{name}, as run" for name in names)]
-    columns += [*(f"{name}, equal FLOPs" for name in names), "how matched"]
+            cells += [row["verdict"], f"{row['difference']:+.1f}", interval, f"{row['p_adjusted']:.2g}"]
+        problems = f"{matched['rollouts']['num_problems']:.0f}"
+        names = [label(method), label(baseline), policy, task, problems]
+        rows.append([cells[0], *names, *cells[1:], matched["flops"]["note"]])
+    names = ["verdict", "difference", "95 % interval", "p"]
+    columns = ["verdict, as run", "method", "minus", "policy", "task", "problems"]
+    columns += [*(f"{name}, as run" for name in names[1:]), *(f"{name}, equal FLOPs" for name in names), "how matched"]
     note = (
         "Points of accuracy on the same problems. Equal FLOPs: the baseline's pool cut at the smallest size that costs "
         "at least as much, so that it never gets less, or its largest pool where that costs less. p: adjusted by "
@@ -200,11 +216,13 @@ def _figures(inputs: ReportInputs) -> Iterable[Block]:
     for name in FIGURES:
         heading = find(name).heading
         yield Heading(2, heading)
-        if name in inputs.figures:
-            caption = inputs.texts.get(name, "").partition("\n")[2]  # the first line is the file's name
-            yield Figure(inputs.figures[name], caption.strip())
-        else:
+        if name not in inputs.figures:
             yield _not_run(name)
+            continue
+        caption = inputs.texts.get(name, "").partition("\n")[2]  # the first line is the file's name
+        yield Figure(inputs.figures[name], caption.strip())
+        parts = [key for key in inputs.figures if key.startswith(f"{name}_")]
+        yield from (Figure(inputs.figures[key], CAPTIONS.get(key, key)) for key in parts)
 
 
 def _theory(inputs: ReportInputs) -> Iterable[Block]:

@@ -21,11 +21,11 @@ QUALITIES = {  # column of fidelity.csv, and its axis
     "auc_within": "AUC of the reward\n(right against wrong answers to the same problem)",
     "gain_gradient": "fidelity: choices by gradient right more often\nthan the policy's (points)",
 }
-FAMILIES = {  # of rewards, by the beginning of the name: label, colour
+FAMILIES = {  # of rewards, by the beginning of the name: label, colour (told apart by lightness too)
     "likelihood": ("likelihood of a language model", "#0072B2"),
     "classifier": ("classifier grown from the likelihood", "#D55E00"),
     "verifier-implicit": ("verifier, log-ratio to its start, at four steps", "#009E73"),
-    "verifier": ("verifier with a score head", "#CC79A7"),
+    "verifier": ("verifier with a score head", "#56B4E9"),
 }
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -82,14 +82,14 @@ def gains(rows: pd.DataFrame) -> Figure:
     Args:
         rows: as from `gain_rows`.
     """
-    figure, panels = plt.subplots(1, len(QUALITIES), figsize=(9, 4.2), sharey=True)
+    figure, panels = plt.subplots(1, len(QUALITIES), figsize=(9, 3.55), sharey=True)
     for panel, (column, label) in zip(panels, QUALITIES.items(), strict=True):
         _draw(panel, rows, column)
         panel.set_xlabel(label, fontsize=9)
         panel.axhline(0, color="black", linewidth=0.8)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("prefix form minus\nBest-of-8, points")
-    legend_below(figure, ncol=3, inches=0.65)
+    legend_below(figure, ncol=3)
     return figure
 
 

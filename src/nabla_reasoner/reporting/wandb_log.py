@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config.data_folder import locate
-from ..evaluation import provenance
+from ..config.wandb_mode import spell_out
 
 if TYPE_CHECKING:
     import wandb
@@ -38,10 +38,12 @@ class WandbRun(NamedTuple):
         name: display name.
         job_type: method, or "tables".
         config: settings.
-        metrics: numbers, by the names in docs/outputs.md.
+        metrics: numbers, by the names in docs/outputs.md; the run's summary.
         tables: by name.
         models: model folders or hub names, by artifact name.
         figures: PNG files, by name.
+        step: number of records behind the metrics, which is their place on the curves; 0 for a run without curves.
+        curve: earlier values of the metrics, by number of records.
     """
 
     identity: str
@@ -52,6 +54,8 @@ class WandbRun(NamedTuple):
     tables: Mapping[str, Table] = {}
     models: Mapping[str, str] = {}
     figures: Mapping[str, Path] = {}
+    step: int = 0
+    curve: Mapping[int, Mapping[str, float | int]] = {}
 
 
 def identity(names: Sequence[str], settings: object) -> str:
@@ -72,6 +76,7 @@ def import_wandb() -> ModuleType:
     """
     for name, value in (("WANDB_SILENT", "true"), ("WANDB_ERROR_REPORTING", "false")):
         os.environ.setdefault(name, value)
+    spell_out()
     import wandb
 
     return wandb
@@ -96,35 +101,47 @@ def run_settings() -> "wandb.Settings":
 
 def tags(scale: str, experiment: str) -> list[str]:
     """Return the tags of a run: scale, experiment and commit."""
+    from ..evaluation import provenance  # imports torch, which the process that shows cells live does without
+
     version, result = provenance.commit(), [scale, experiment]
     if version["commit"]:
         result.append(version["commit"][:8] + ("-dirty" if version["dirty"] else ""))
     return [tag[:TAG] for tag in result]
 
 
+def open_run(
+    entry: WandbRun, folder: Path, *, mode: str, group: str, tags: Sequence[str], settings: "wandb.Settings"
+) -> "wandb.Run":
+    """Open the W&B run of an entry below `folder`/wandb; it goes on from where the server's run of its id ends."""
+    return import_wandb().init(
+        project=PROJECT,
+        id=entry.identity,
+        name=entry.name,
+        group=group,
+        job_type=entry.job_type,
+        tags=tags,
+        config=dict(entry.config),
+        mode=mode,
+        dir=str(folder),
+        resume="allow",
+        settings=settings,
+    )
+
+
 def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str) -> None:
     """Write one offline W&B run below `folder`/wandb."""
     wandb = import_wandb()
     try:
-        run = wandb.init(
-            project=PROJECT,
-            id=entry.identity,
-            name=entry.name,
-            group=experiment,
-            job_type=entry.job_type,
-            tags=tags(scale, experiment),
-            config=dict(entry.config),
-            mode="offline",
-            dir=str(folder),
-            resume="allow",
-            settings=run_settings(),
-        )
+        words = tags(scale, experiment)
+        run = open_run(entry, folder, mode="offline", group=experiment, tags=words, settings=run_settings())
+        for step, metrics in entry.curve.items():
+            run.log(dict(metrics), step=step)
         logged: dict[str, Any] = dict(entry.metrics)
         for name, table in entry.tables.items():
             logged[name] = wandb.Table(columns=list(table.columns), data=[list(row) for row in table.rows])
         for name, path in entry.figures.items():
             logged[f"figures/{name}"] = wandb.Image(str(path), caption=name)
-        run.log(logged)
+        run.log(logged, step=entry.step)
         for name, path in entry.models.items():
             run.log_artifact(_model_artifact(name, locate(path)))
     finally:

@@ -3,6 +3,7 @@
 Runs are written after the work, from its result files, which do not depend on them. A run's id is a digest of
 experiment, scale, cell and settings, so that the same command writes the same runs: an unchanged run is kept, a changed
 one is replaced. Every run is written offline; with mode online those that the server does not have are then uploaded.
+A server never replaces points of a curve but adds to them, so a run leaves out those that it was sent before.
 """
 
 import hashlib
@@ -13,43 +14,46 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..config import build, fingerprint
 from ..config.cell import Cell
 from ..config.wandb_mode import chosen_mode
+from ..evaluation.error_text import error_text
 from ..evaluation.outcomes import correct_array, outcome_of
 from ..evaluation.record_files import read_object, warn_once
 from ..evaluation.records import read_records
 from ..evaluation.statistics import accuracy_interval
+from .running_metrics import RunningMetrics, curve
 from .tables import read_rows, replace_file
 from .wandb_log import Table, WandbRun, identity, log, model_bytes
 from .wandb_upload import UploadError, is_uploaded, upload
 
 SAMPLES = 5  # records of a cell that are uploaded as text
 SAMPLE_COLUMNS = ("question", "response", "extracted", "answer", "correct", "reward", "status")
-COSTS = ("model_calls", "decode_tokens", "gradient_evaluations", "flops", "gradient_flops", "seconds")
-STATE = "mirrored.json"  # by run id: where the run is, and a digest of its content
+# By run id: where the run is, a digest of its content, and the last steps that a server has before and with this copy.
+STATE = "mirrored.json"
+LIVE = "live.json"  # by run id: the last step that was sent while the cell ran
 OFFLINE, ONLINE = "offline", "online"
 
 
-def cell_entry(cell: Cell, path: Path) -> WandbRun:
-    """Return the run of one cell: accuracy, mean costs, and a few records as text.
+def cell_names(cell: Cell) -> list[str]:
+    """Return the names of a cell's run, which its id and display name are made of."""
+    groups = [getattr(cell, group).name for group in ("policy", "task", "method")]
+    below = Path(cell.records).relative_to(cell.folder).parts  # Table 2: the reward
+    return [*groups, f"s{cell.seed}", *below, *(["pool"] if cell.budget else [])]
+
+
+def cell_run(cell: Cell, settings: Mapping[str, Any]) -> WandbRun:
+    """Return a cell's run without results.
 
     Args:
-        cell: settings.
-        path: record file with at least one record.
+        cell: settings as typed.
+        settings: what decides its records (`fingerprint`), or the content of the file of settings beside them.
     """
-    records = read_records(path)
-    settings = fingerprint.fingerprint(cell)
-    groups = [getattr(cell, group).name for group in ("policy", "task", "method")]
-    pool = ["pool"] if cell.budget else []
-    below = Path(cell.records).relative_to(cell.folder).parts  # Table 2: the reward
-    names = [*groups, f"s{cell.seed}", *below, *pool]
+    names = cell_names(cell)
     return WandbRun(
         identity=identity([cell.experiment_name, cell.scale_name, *names], settings),
         name="-".join(names),
-        job_type="-".join([cell.method.name, *pool]),
+        job_type="-".join([cell.method.name, *(["pool"] if cell.budget else [])]),
         config={
             **settings,
             "experiment": cell.experiment_name,
@@ -57,19 +61,33 @@ def cell_entry(cell: Cell, path: Path) -> WandbRun:
             "variant": cell.variant.name,
             "budget": cell.budget,
         },
+    )
+
+
+def cell_entry(cell: Cell, path: Path) -> WandbRun:
+    """Return the run of one cell: accuracy, mean costs, their curves, and a few records as text.
+
+    Args:
+        cell: settings.
+        path: record file with at least one record.
+    """
+    records = read_records(path)
+    return cell_run(cell, fingerprint.fingerprint(cell))._replace(
         metrics=_cell_metrics(records),
         tables={"samples": _samples(cell, records[:SAMPLES])},
+        step=len(records),
+        curve=curve(records),
     )
 
 
 def _cell_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, float | int]:
     """Return accuracy with its interval, counts, and mean costs over the problems that did not fail."""
+    running = RunningMetrics()
+    for record in records:
+        running.add(record)
     outcomes = [outcome_of(record) for record in records]
-    solved = [outcome for outcome in outcomes if outcome.ok]
     correct = correct_array([outcome.key for outcome in outcomes], (outcome.correct for outcome in outcomes))
-    counts = {"num_problems": len(correct), "num_failed": len(outcomes) - len(solved)}
-    costs = {name: float(np.mean([outcome.cost[name] for outcome in solved])) for name in COSTS} if solved else {}
-    return {**accuracy_interval(correct).columns(), **counts, **costs}
+    return {**running.metrics(), **accuracy_interval(correct).columns()}
 
 
 def _samples(cell: Cell, records: Sequence[Mapping[str, Any]]) -> Table:
@@ -180,19 +198,40 @@ def write(folder: Path, make: Callable[[], Sequence[WandbRun]], *, experiment: s
         warn_once(f"{state} is damaged: the runs in {state.parent} are written again.")
     try:
         entries = [(entry, _digest(entry)) for entry in make()]
+        live = read_object(state.with_name(LIVE)) or {}
         for entry, digest in entries:
-            told = known.get(entry.identity)
-            is_gone = mode == ONLINE and told == [OFFLINE, digest] and not run_folders(entry, folder)
-            if told not in ([OFFLINE, digest], [ONLINE, digest]) or is_gone:
-                replace_run(entry, folder, experiment=experiment, scale=scale)
-                known[entry.identity] = [OFFLINE, digest]
+            told = _list(known.get(entry.identity))
+            is_gone = mode == ONLINE and told[:2] == [OFFLINE, digest] and not run_folders(entry, folder)
+            if told[:2] not in ([OFFLINE, digest], [ONLINE, digest]) or is_gone:
+                sent = _sent(entry, folder, told, live)
+                rest = {step: metrics for step, metrics in entry.curve.items() if step > sent}
+                replace_run(entry._replace(curve=rest), folder, experiment=experiment, scale=scale)
+                known[entry.identity] = [OFFLINE, digest, sent, max(sent, entry.step)]
         if mode == ONLINE:
             _upload_new(entries, known, folder)
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"warning: no copy in W&B ({reason}); the files in {folder} are complete.", file=sys.stderr)
+        print(f"warning: no copy in W&B ({error_text(error)}); the files in {folder} are complete.", file=sys.stderr)
     if known and state.parent.is_dir():
         replace_file(state, json.dumps(known, indent=1) + "\n")
+
+
+def _sent(entry: WandbRun, folder: Path, told: Sequence[Any], live: Mapping[str, Any]) -> int:
+    """Return the last step of a run that the server has: it would take the same points of a curve a second time.
+
+    Args:
+        entry: the run.
+        folder: results of the experiment.
+        told: the run's entry of `STATE`; empty if it was never written.
+        live: content of `LIVE`.
+    """
+    uploaded = told[:1] == [ONLINE] or any(map(is_uploaded, run_folders(entry, folder)))
+    steps = [*told[3:4], live.get(entry.identity)] if uploaded else [*told[2:3], live.get(entry.identity)]
+    return max((step for step in steps if isinstance(step, int)), default=0)
+
+
+def _list(value: object) -> list:
+    """Return a value of a state file, or an empty list for anything that is none."""
+    return value if isinstance(value, list) else []
 
 
 def _upload_new(entries: Sequence[tuple[WandbRun, str]], known: dict[str, Any], folder: Path) -> None:
@@ -202,7 +241,7 @@ def _upload_new(entries: Sequence[tuple[WandbRun, str]], known: dict[str, Any], 
         entries: runs with their digests.
         known: state by id; changed in place.
     """
-    missing = [(entry, digest) for entry, digest in entries if known[entry.identity] != [ONLINE, digest]]
+    missing = [(entry, digest) for entry, digest in entries if _list(known[entry.identity])[:2] != [ONLINE, digest]]
     folders = {entry.identity: run_folders(entry, folder) for entry, _ in missing}
     try:
         if missing:
@@ -216,7 +255,7 @@ def _upload_new(entries: Sequence[tuple[WandbRun, str]], known: dict[str, Any], 
         )
     for entry, digest in missing:
         if all(map(is_uploaded, folders[entry.identity])):
-            known[entry.identity] = [ONLINE, digest]
+            known[entry.identity] = [ONLINE, digest, *known[entry.identity][2:]]
 
 
 def replace_run(entry: WandbRun, folder: Path, *, experiment: str, scale: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from ..evaluation.error_text import error_text
 from . import wandb_log, wandb_upload
 
 INIT_SECONDS = 20  # time that the server has to open a run
@@ -69,9 +70,9 @@ class TrainingRun(Logger):
             act(self._run)
         except Exception as error:
             self._failed.add(kind)
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             print(
-                f"warning: {kind} not copied to W&B any more ({reason}); the files in {self._folder} are complete.",
+                f"warning: {kind} not copied to W&B any more ({error_text(error)}); the files in {self._folder} are "
+                "complete.",
                 file=sys.stderr,
             )
 

@@ -28,8 +28,8 @@ class UploadError(Exception):
 
 
 def server_address() -> str:
-    """Return the address of the W&B server that is set."""
-    return import_wandb().setup().settings.base_url
+    """Return the address of the W&B server that is set; wandb itself keeps that of its first run in this process."""
+    return os.environ.get("WANDB_BASE_URL") or import_wandb().setup().settings.base_url
 
 
 def check_server(address: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .client import Client
 from .completions import Completion
 from .teacher_forcing import ForcedPredictions
 
@@ -49,3 +50,33 @@ def joined(parts: Iterable[Mismatch]) -> Mismatch:
         largest=max((part.largest for part in whole), default=0.0),
         argmaxes=sum(part.argmaxes for part in whole),
     )
+
+
+class ComparedServer:
+    """A server whose results are compared with those of the model here.
+
+    Args:
+        client: connection to the server.
+
+    Attributes:
+        mismatch: difference of the engines over what was compared since `take_mismatch`.
+    """
+
+    def __init__(self, client: Client):
+        self.client = client
+        self.mismatch = Mismatch()
+
+    def add_differences(self, completions: Iterable[Completion], forced: Iterable[ForcedPredictions]) -> None:
+        """Compare what the server gave with the model's own predictions, and add the differences to `mismatch`."""
+        pairs = zip(completions, forced, strict=True)
+        self.mismatch = joined([self.mismatch, *(compare(completion, own) for completion, own in pairs)])
+
+    def take_retries(self) -> int:
+        """Return the number of repeated attempts since the last call, and set it to zero."""
+        taken, self.client.retries = self.client.retries, 0
+        return taken
+
+    def take_mismatch(self) -> Mismatch:
+        """Return the differences since the last call, and forget them."""
+        taken, self.mismatch = self.mismatch, Mismatch()
+        return taken

@@ -15,28 +15,16 @@ from ..engine.kv_cache import TokenCache, shared_slots
 from ..engine.sampling import Sampling
 from ..models.language_models import Policy
 from . import teacher_forcing
-from .client import Client
 from .completions import Completion, CompletionRequest
-from .mismatch import Mismatch, compare, joined
+from .mismatch import ComparedServer
 from .teacher_forcing import ForcedPredictions
 
 MEASURED_EVERY = 8  # of the continuations that no method needs the policy's states of
 SEEDS = 2**53  # seeds of requests are below
 
 
-class ServedRollouts:
-    """A server's continuations of one policy.
-
-    Args:
-        client: connection to the server.
-
-    Attributes:
-        mismatch: difference of the engines over what was compared since `take_mismatch`.
-    """
-
-    def __init__(self, client: Client):
-        self.client = client
-        self.mismatch = Mismatch()
+class ServedRollouts(ComparedServer):
+    """A server's continuations of one policy."""
 
     def __call__(
         self,
@@ -111,19 +99,8 @@ class ServedRollouts:
             store,
             [slots[i] for i in completions] if store is not None else (),
         )
-        pairs = zip(completions.values(), forced, strict=True)
-        self.mismatch = joined([self.mismatch, *(compare(completion, own) for completion, own in pairs)])
+        self.add_differences(completions.values(), forced)
         return dict(zip(completions, forced, strict=True))
-
-    def take_retries(self) -> int:
-        """Return the number of repeated attempts since the last call, and set it to zero."""
-        taken, self.client.retries = self.client.retries, 0
-        return taken
-
-    def take_mismatch(self) -> Mismatch:
-        """Return the differences since the last call, and forget them."""
-        taken, self.mismatch = self.mismatch, Mismatch()
-        return taken
 
 
 def request_seed(noise: np.ndarray) -> int:

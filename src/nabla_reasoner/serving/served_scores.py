@@ -12,25 +12,14 @@ from . import teacher_forcing
 from .client import Client, ServerError
 from .completions import Completion
 from .identity import BOUNDS, TEST_TOKENS
-from .mismatch import Mismatch, compare, joined
+from .mismatch import ComparedServer, compare, joined
 from .prompt_scores import ScoreRequest
 from .served import MEASURED_EVERY
 from .teacher_forcing import ForcedPredictions
 
 
-class ServedScores:
-    """A server's log-likelihoods of responses.
-
-    Args:
-        client: connection to the server.
-
-    Attributes:
-        mismatch: difference of the engines over what was compared since `take_mismatch`.
-    """
-
-    def __init__(self, client: Client):
-        self.client = client
-        self.mismatch = Mismatch()
+class ServedScores(ComparedServer):
+    """A server's log-likelihoods of responses."""
 
     def __call__(self, reward: RewardModel, texts: Sequence[list[int]], firsts: Sequence[int]) -> list[float]:
         """Return the log-likelihood of each text's tokens from index `first` on, in nats.
@@ -42,20 +31,8 @@ class ServedScores:
         requests = [ScoreRequest(text, first) for text, first in zip(texts, firsts, strict=True)]
         scored = self.client.score(requests, reward.strong.vocab_size)
         measured = slice(None, None, MEASURED_EVERY)
-        forced = _own(reward, requests[measured])
-        differences = (compare(theirs, own) for theirs, own in zip(scored[measured], forced, strict=True))
-        self.mismatch = joined([self.mismatch, *differences])
+        self.add_differences(scored[measured], _own(reward, requests[measured]))
         return [sum(completion.log_probs) for completion in scored]
-
-    def take_retries(self) -> int:
-        """Return the number of repeated attempts since the last call, and set it to zero."""
-        taken, self.client.retries = self.client.retries, 0
-        return taken
-
-    def take_mismatch(self) -> Mismatch:
-        """Return the differences since the last call, and forget them."""
-        taken, self.mismatch = self.mismatch, Mismatch()
-        return taken
 
 
 def check_scores(client: Client, reward: RewardModel, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:

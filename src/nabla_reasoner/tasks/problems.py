@@ -212,6 +212,7 @@ def load_hub(
     problem_field: str,
     answer_field: str,
     config: str | None = None,
+    revision: str | None = None,
     size: int | None = None,
     suffix: str = "",
 ) -> list[Problem]:
@@ -222,13 +223,14 @@ def load_hub(
         task: name given to the problems.
         split: the hub dataset's split.
         config: the hub dataset's configuration, if it has several.
+        revision: full commit of the dataset; None: the newest.
         problem_field, answer_field: columns of the question and the reference answer. In GSM8K-style columns the answer
             is what follows "####".
         size, suffix: as in `load_jsonl`.
     """
     from datasets import load_dataset
 
-    rows = load_dataset(repository, config, split=split)
+    rows = load_dataset(repository, config, split=split, revision=revision)
     problems = []
     for index, row in enumerate(rows):
         answer = str(row[answer_field]).strip()

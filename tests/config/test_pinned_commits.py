@@ -1,0 +1,97 @@
+"""Models and data sets of the hub that are pinned to a commit: what is read, what is refused, what records keep."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import toys
+
+from nabla_reasoner import Policy
+from nabla_reasoner.config import fingerprint, hub_cache
+from nabla_reasoner.config.compose import compose_cells
+from nabla_reasoner.models.tokenizers import split_commit
+from nabla_reasoner.tasks import problems
+
+OLD, NEW = "a" * 40, "b" * 40
+HUB = ["scale=paper", "policy=qwen2.5-7b", "task=math500"]
+
+
+def cell(*overrides: str):
+    return compose_cells([*HUB, *overrides])[0]
+
+
+def test_pinned_commit_is_what_is_loaded(tmp_path: Path):
+    """A cache with two commits, of which `main` is the newer one; in a process of its own, as the cache's place is."""
+    repository = tmp_path / "models--owner--toy"
+    for commit, seed in ((OLD, 1), (NEW, 2)):
+        shutil.copytree(toys.model_folder("llama", seed=seed), repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(NEW, encoding="utf-8")
+    code = (
+        "from nabla_reasoner import Policy\n"
+        f"for name in ('owner/toy', 'owner/toy@{OLD}', 'owner/toy@{NEW}'):\n"
+        "    print(Policy.from_pretrained(name).embedding.double().sum().item())\n"
+    )
+    variables = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    sums = [Policy.from_pretrained(toys.model_folder("llama", seed=s)).embedding.double().sum() for s in (2, 1, 2)]
+    torch.testing.assert_close(torch.tensor([float(line) for line in done.stdout.split()]), torch.stack(sums).float())
+
+
+@pytest.mark.parametrize("setting", ["policy.revision=main", "task.hub.revision=abc", f"reward.revision={OLD[1:]}"])
+def test_revision_that_is_no_full_commit_is_refused(setting: str):
+    with pytest.raises(ValueError, match=r"revision must be text like \^\[0-9a-f\]\{40\}\$"):
+        cell(setting)
+
+
+def test_revision_of_a_folder_is_refused():
+    with pytest.raises(ValueError, match=r"revision must be left out for a folder.*tiny-base"):
+        cell("policy.path=assets/policies/tiny-base", f"policy.revision={OLD}")
+
+
+@pytest.mark.parametrize("name", ["owner/toy@main", "owner/toy@", f"owner/toy@{OLD}1"])
+def test_malformed_pinned_name_is_refused(name: str):
+    with pytest.raises(ValueError, match=r"must be a full commit, 40 digits 0 to f.*huggingface.co/owner/toy"):
+        split_commit(name)
+
+
+def test_names_without_commit_are_left_alone(tmp_path: Path):
+    folder = tmp_path / "a@b"
+    folder.mkdir()
+    for name in ("owner/toy", str(folder), "./models/a@b", "gpt2"):
+        assert split_commit(name) == (name, None)
+
+
+def test_records_keep_the_commit_and_no_pin(monkeypatch):
+    """A pin to the commit that the records were made with changes nothing; a pin to another one is a difference."""
+    commits = {"Qwen/Qwen2.5-7B": OLD, "HuggingFaceH4/MATH-500": OLD}
+    found = hub_cache.commit
+    monkeypatch.setattr(hub_cache, "commit", lambda name, kind: found(name, kind) if "@" in name else commits.get(name))
+    before = fingerprint.fingerprint(cell())
+    same = fingerprint.fingerprint(cell(f"policy.revision={OLD}", f"task.hub.revision={OLD}"))
+    assert before == same
+    assert "revision" not in str(before)
+    other = fingerprint.fingerprint(cell(f"policy.revision={NEW}", f"task.hub.revision={NEW}"))
+    assert fingerprint.differences(before, other) == [
+        f"policy.weights: {OLD} -> {NEW}",
+        f"task.commit: {OLD} -> {NEW}",
+    ]
+
+
+def test_data_set_is_fetched_at_its_commit(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    asked: dict[str, str | None] = {}
+
+    def load_dataset(repository, config, *, split, revision):
+        asked[repository] = revision
+        return [{"problem": "1+1?", "answer": "2"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    for revision in (OLD, None):
+        names = {"split": "test", "problem_field": "problem", "answer_field": "answer", "revision": revision}
+        problems.load_hub("owner/data", task="math500", **names)
+        assert asked == {"owner/data": revision}

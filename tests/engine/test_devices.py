@@ -1,0 +1,76 @@
+"""Policy and reward model on different devices: every method gives what it gives on one."""
+
+import copy
+from collections.abc import Callable
+
+import pretended_device
+import pytest
+import torch
+import toys
+
+from nabla_reasoner import BestOfN, NablaReasoner, Problem, TreeOfThoughts
+from nabla_reasoner.baselines.discrete_langevin import DiscreteLangevin
+from nabla_reasoner.baselines.guided_decoding import GuidedDecoding
+from nabla_reasoner.baselines.judge_decoding import JudgeGreedy, LogitMixture
+from nabla_reasoner.baselines.particle_filter import ParticleFilter
+from nabla_reasoner.models.language_models import RewardModel
+
+FAST = ("nabla, likelihood", "mixture")
+PROBLEMS = [Problem(str(number), f"What is {number} + 7?", "1", "free") for number in range(2)]
+NABLA = {"step_size": 3.0, "grad_threshold": 0.0, "max_new_tokens": 4, "max_rollouts": 2}
+CASES = {
+    "nabla, likelihood": (lambda: NablaReasoner(**NABLA), {"reference": True}),
+    "nabla, classifier": (lambda: NablaReasoner(**NABLA), {"kind": "classifier"}),
+    "nabla, token classifier, prefix form": (
+        lambda: NablaReasoner(**NABLA, reward_form="prefix"),
+        {"kind": "token_classifier"},
+    ),
+    "nabla, process form": (lambda: NablaReasoner(**NABLA, reward_form="process"), {"kind": "classifier"}),
+    "nabla, plain engine": (lambda: NablaReasoner(**NABLA, engine="reference"), {}),
+    "best of n": (lambda: BestOfN(num_samples=2, max_new_tokens=4), {"kind": "classifier"}),
+    "tree": (lambda: TreeOfThoughts(max_new_tokens=6), {"kind": "classifier"}),
+    "guided": (lambda: GuidedDecoding(max_new_tokens=4), {"reference": True}),
+    "guided by gradient": (lambda: GuidedDecoding(max_new_tokens=4, scorer="gradient"), {"kind": "classifier"}),
+    "mixture": (lambda: LogitMixture(max_new_tokens=4), {"reference": True}),
+    "judge": (lambda: JudgeGreedy(max_new_tokens=4), {}),
+    "langevin": (lambda: DiscreteLangevin(max_new_tokens=4), {"kind": "classifier"}),
+    "particles": (lambda: ParticleFilter(max_new_tokens=6), {"kind": "classifier"}),
+}
+
+
+def elsewhere(reward: RewardModel) -> RewardModel:
+    """Return a copy of a reward model, its reference included, on the pretended device."""
+    moved = copy.deepcopy(reward)
+    for model in (moved, moved.reference):
+        if model is not None:
+            pretended_device.move(model.model)
+    return moved
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
+def test_method_gives_the_same_with_its_reward_elsewhere(name: str):
+    make, kind = CASES[name]
+    policy, reward = toys.policy(), toys.reward(**kind)
+    expected = make().solve(PROBLEMS, policy, reward, seed=1)
+    with pretended_device.pretended():
+        actual = make().solve(PROBLEMS, policy, elsewhere(reward), seed=1)
+    for here, there in zip(expected, actual, strict=True):
+        assert there.token_ids == here.token_ids
+        assert there.reward == pytest.approx(here.reward, rel=1e-9)
+
+
+def test_pretended_device_refuses_what_a_gpu_refuses():
+    here, there = torch.ones(2, 3), pretended_device.Elsewhere(torch.ones(2, 3))
+    refused: list[Callable[[], object]] = [
+        lambda: here + there,
+        lambda: there @ here.T,
+        lambda: torch.cat([there, here]),
+        lambda: here[pretended_device.Elsewhere(torch.tensor([0]))],
+    ]
+    with pretended_device.pretended():
+        for operation in refused:
+            with pytest.raises(RuntimeError, match="two devices|another device"):
+                operation()
+        assert (there[torch.tensor([1])] + 1).to("cpu").tolist() == [[2.0, 2.0, 2.0]]

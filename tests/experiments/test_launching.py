@@ -1,0 +1,102 @@
+"""Cells as jobs of submitit, run by its local executor: records, pre-emption, refusals."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from toy_runs import command, records_below
+
+from nabla_reasoner.__main__ import FAILED, WRONG, main, run_process
+from nabla_reasoner.config.compose import compose_cells
+from nabla_reasoner.evaluation.cell_records import locked, record_file
+from nabla_reasoner.evaluation.records import settings_path
+from nabla_reasoner.experiments import launching
+
+LOCAL = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60", "hydra.sweeper.max_batch_size=null")
+installed = pytest.mark.skipif(
+    not launching._installed(), reason="needs hydra-submitit-launcher: pip install -e '.[reference]'"
+)
+
+
+def _run(words: list[str], output: str) -> None:
+    file = os.open(output, os.O_WRONLY | os.O_CREAT, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.exit(run_process(words))
+
+
+def jobs_below(folder: Path) -> list[int]:
+    """Return the processes of submitit's jobs whose files lie in this folder."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_bytes().decode().split("\0")
+        except OSError:  # it has ended
+            continue
+        if "submitit.core._submit" in words and any(word.startswith(str(folder)) for word in words):
+            found.append(int(file.parent.name))
+    return found
+
+
+@installed
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds the job's process in Linux's /proc")
+def test_preempted_job_is_queued_again_and_resumes(tmp_path: Path):
+    """One cell; its job gets SIGUSR2 in the middle. A job that began anew with overwrite=true would lose records."""
+    words = ["method=best_of_n", "num_problems=40", "batch_size=1", "max_new_tokens=40", "overwrite=true"]
+    log = tmp_path / "log"
+    launched = command(tmp_path / "jobs", *words, *LOCAL)
+    process = multiprocessing.get_context("spawn").Process(target=_run, args=(launched, str(log)))
+    process.start()
+    lines: list[int] = []
+    while process.is_alive() and not (lines and 3 <= lines[-1] < 40):
+        time.sleep(0.01)
+        lines = [len(path.read_bytes().splitlines()) for path in (tmp_path / "jobs").rglob("*.jsonl")]
+    (job,) = jobs_below(tmp_path)
+    os.kill(job, signal.SIGUSR2)
+    process.join()
+    assert process.exitcode == 0, log.read_text(encoding="utf-8")
+    logs = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "jobs").rglob("*_log.*"))
+    assert "Requeued job" in logs
+    assert main(command(tmp_path / "plain", *words)) == 0
+    (expected,), (actual,) = (records_below(tmp_path / name).values() for name in ("plain", "jobs"))
+    assert actual == expected
+    assert len(expected) == 40
+    summary = next((tmp_path / "jobs").rglob("table.md")).read_text(encoding="utf-8")
+    assert "40 x 1" in summary, "the table counts what the jobs wrote"
+
+
+def test_launcher_that_is_not_installed_is_refused(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr(launching, "_installed", lambda: False)
+    assert main(command(tmp_path, "method=greedy", "hydra/launcher=submitit_slurm")) == WRONG
+    told = capsys.readouterr().err
+    assert "hydra/launcher=submitit_slurm needs the package hydra-submitit-launcher" in told
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_cell_that_a_job_still_solves_is_refused(tmp_path: Path, capsys):
+    words = command(tmp_path, "method=greedy")
+    cell = compose_cells(["experiment=table1", *words[1:]])[0]
+    with locked(cell):
+        assert settings_path(record_file(cell)).exists()
+        assert main(words) == FAILED
+    assert "another process solves the problems of" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.jsonl"))
+    assert not settings_path(record_file(cell)).exists(), "an empty file would be taken for damaged settings"
+    assert main(words) == 0
+
+
+def test_failed_job_is_told_and_its_cell_is_not_done(tmp_path: Path, capsys, monkeypatch):
+    def broken(overrides, runner):
+        raise RuntimeError("job 17 died")
+
+    monkeypatch.setattr(launching, "_launch", broken)
+    monkeypatch.setattr(launching, "_installed", lambda: True)
+    assert main(command(tmp_path, "method=greedy", "hydra/launcher=submitit_slurm")) == FAILED
+    told = capsys.readouterr().err
+    assert "a job failed (RuntimeError: job 17 died)" in told
+    assert "not done: tiny-base products greedy seed 0 (5 of 5 problems)" in told
