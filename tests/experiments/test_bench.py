@@ -12,7 +12,16 @@ import toys
 
 from nabla_reasoner import cost
 from nabla_reasoner.__main__ import INTERRUPTED, WRONG, main
-from nabla_reasoner.benchmark import cases, evaluations, measurements, memory, plain_passes, profile, results, timing
+from nabla_reasoner.benchmark import (
+    cases,
+    measurements,
+    memory,
+    paper_size,
+    plain_passes,
+    profile,
+    results,
+    timing,
+)
 from nabla_reasoner.benchmark.context import NABLA, BenchContext, Comparison, Variant
 from nabla_reasoner.benchmark.figure import RATIOS, draw_bench
 from nabla_reasoner.config.compose import compose_settings
@@ -100,8 +109,9 @@ def test_every_case_runs_at_smallest_size(tmp_path):
     table = pd.read_csv(tmp_path / "tiny" / "bench" / "bench.csv")
     assert set(table.case.str.partition("__")[0]) == {name for name, case in cases.CASES.items() if case.tiny}
     assert table[table.case == "dto_memory"].peak_bytes.gt(0).all()
-    (skipped,) = table[table.case == "utilisation"].variant
-    assert skipped == "not run: needs an NVIDIA GPU and device=cuda"
+    skipped = table[table.case.str.contains("utilisation|paper_size|compiled")].variant
+    assert set(skipped) == {"not run: needs an NVIDIA GPU and device=cuda"}
+    assert len(skipped) == sum(len(case.points(settings())) for case in cases.CASES.values() if case.gpu)
 
 
 @pytest.mark.parametrize(
@@ -303,14 +313,54 @@ def test_random_models_have_requested_vocabulary():
     assert policy.prompt_ids(toys.chat("w0 w1"))[1:3] == [5, 6]
 
 
-def test_utilisation_runs_on_small_models():
-    own = {"policy_shape": SHAPE, "reward_shape": SHAPE, "vocab_size": 300, "length": 32, "matrix_size": 64}
-    context = BenchContext({**settings(*SMALL), "utilisation": own})
-    comparison = evaluations.utilisation(context, "")
+def paper_size_context(**changes: object) -> BenchContext:
+    sizes = {"policy_shape": SHAPE, "reward_shape": SHAPE, "vocab_size": 300, "length": 32, "matrix_size": 64}
+    return BenchContext({**settings(*SMALL), "paper_size": {**sizes, **changes}})
+
+
+def test_utilisation_counts_every_sequence():
+    context = paper_size_context()
+    comparison = paper_size.utilisation(context, "2")
     assert comparison.baseline.spent.flops == 2 * 64**3
-    evaluation = comparison.measured
-    assert evaluation.spent.gradient_evaluations == 1
-    assert results.quantity(evaluation, "rate") == evaluation.spent.flops / evaluation.seconds[0]
+    measured = comparison.measured
+    assert measured.spent.gradient_evaluations == 2
+    assert results.quantity(measured, "rate") == measured.spent.flops / measured.seconds[0]
+    one = paper_size.utilisation(context, "1").measured
+    assert measured.spent.flops == 2 * one.spent.flops
+
+
+def test_peak_of_each_variant_is_that_of_its_own_call(monkeypatch):
+    def peak_of(call, device):
+        value = call()
+        return (10 if value is None else 20), value  # bare passes return nothing
+
+    monkeypatch.setattr(memory, "peak_of", peak_of)
+    comparison = paper_size.seconds(paper_size_context(), "4")
+    assert {variant.name: variant.peak_bytes for variant in comparison.variants} == {"bare": 10, "evaluate": 20}
+    assert results.ratio(comparison, "peak_bytes") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_compiled_layers_give_the_same_gradients_and_are_put_back(monkeypatch):
+    context = paper_size_context()
+    policy, reward = context.paper_size_models
+    gradients: dict[str, list[torch.Tensor]] = {"eager": [], "compiled": []}
+    original = plain_passes.language_model_gradient
+
+    def noted(model: torch.nn.Module, *arguments: torch.Tensor) -> torch.Tensor:
+        gradient = original(model, *arguments)
+        compiled = "forward" in vars(policy.model.base_model.layers[0])
+        gradients["compiled" if compiled else "eager"].append(gradient.float())
+        return gradient
+
+    monkeypatch.setattr(plain_passes, "language_model_gradient", noted)
+    comparison = paper_size.compiled_passes(context, "1")
+    assert [variant.name for variant in comparison.variants] == ["eager", "compiled"]
+    assert not any("forward" in vars(layer) for model in (policy, reward) for layer in model.model.base_model.layers)
+    assert len(gradients["compiled"]) == len(gradients["eager"]) == 2
+    expected = gradients["eager"][0]
+    assert (gradients["compiled"][0] - expected).norm() < 0.05 * expected.norm()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a kernel that can forget an earlier peak (Linux)")

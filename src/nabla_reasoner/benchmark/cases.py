@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from . import evaluations, measurements, served_sampling
+from . import evaluations, measurements, paper_size, served_sampling
 from .context import BenchContext, Comparison
 
 
@@ -19,6 +19,7 @@ class Case(NamedTuple):
         targets: largest acceptable ratio, by scale.
         small: whether scale=small has this case too.
         tiny: whether scale=tiny has it.
+        gpu: whether it needs an NVIDIA GPU.
     """
 
     measure: Callable[[BenchContext, str], Comparison]
@@ -29,6 +30,7 @@ class Case(NamedTuple):
     targets: dict[str, float]
     small: bool = False
     tiny: bool = True
+    gpu: bool = False
 
 
 def single_point(settings: dict[str, Any]) -> list[str]:
@@ -49,6 +51,11 @@ def first_policy(settings: dict[str, Any]) -> list[str]:
 def values_of(key: str) -> Callable[[dict[str, Any]], list[str]]:
     """Return a function that gives one point per value of a setting."""
     return lambda settings: [str(value) for value in settings[key]]
+
+
+def paper_size_batches(settings: dict[str, Any]) -> list[str]:
+    """Return the numbers of sequences that models of the paper's size read at once."""
+    return [str(count) for count in settings["paper_size"]["batches"]]
 
 
 CASES = {
@@ -180,11 +187,39 @@ CASES = {
         targets={"tiny": 1.0},
     ),
     "utilisation": Case(
-        evaluations.utilisation,
+        paper_size.utilisation,
         "rate",
         "FLOP/s: one gradient evaluation by models of 7 B and 4 B / a large matrix product",
-        single_point,
+        paper_size_batches,
         weight=1,
         targets={},
+        gpu=True,
+    ),
+    "paper_size_seconds": Case(
+        paper_size.seconds,
+        "seconds",
+        "seconds: one gradient evaluation / bare passes, models of 7 B and 4 B",
+        paper_size_batches,
+        weight=1,
+        targets={},
+        gpu=True,
+    ),
+    "paper_size_memory": Case(
+        paper_size.peak_memory,
+        "peak_bytes",
+        "peak bytes without weights: one gradient evaluation / bare passes, models of 7 B and 4 B",
+        lambda settings: paper_size_batches(settings)[:1],
+        weight=1,
+        targets={},
+        gpu=True,
+    ),
+    "compiled_passes": Case(
+        paper_size.compiled_passes,
+        "seconds",
+        "seconds: bare passes with torch.compile of every layer / without, models of 7 B and 4 B",
+        lambda settings: paper_size_batches(settings)[:1],
+        weight=1,
+        targets={},
+        gpu=True,
     ),
 }

@@ -1,5 +1,6 @@
 """Shared state of the benchmark's cases: settings, cells of Table 1, models, problems, and cached solutions."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from ..config import build, compose
 from ..config.cell import Cell
 from ..cost import Cost
 from ..engine.sequences import TokenSequence
+from ..models import random_init
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .profile import Part
@@ -94,6 +96,14 @@ class BenchContext:
         cell = self.cell(policy, self.settings["tasks"][0], NABLA, *rewards)
         build.prepare_models(cell)
         return build.load_models(cell)
+
+    @functools.cached_property
+    def paper_size_models(self) -> tuple[Policy, RewardModel]:
+        """Models of the paper's size with random weights in bfloat16, on the run's device."""
+        sizes = self.settings["paper_size"]
+        return random_init.random_models(
+            sizes["policy_shape"], sizes["reward_shape"], sizes["vocab_size"], "classifier", self.device, torch.bfloat16
+        )
 
     def problems(self, task: str, count: int) -> list[Problem]:
         """Return the first problems of a task."""

@@ -1,9 +1,7 @@
-"""Measurements of one gradient evaluation, beside passes of the same models, decoding, and a matrix product."""
+"""Measurements of one gradient evaluation, beside passes of the same models and decoding."""
 
 from collections.abc import Callable
 from typing import Any
-
-import torch
 
 from .. import cost
 from ..config import build
@@ -12,7 +10,6 @@ from ..dto import gradient_passes
 from ..engine import generation
 from ..engine.sampling import keyed_uniforms
 from ..engine.sequences import TokenSequence
-from ..models import random_init
 from ..models.language_models import Policy, RewardModel
 from . import plain_passes
 from .context import NABLA, BenchContext, Comparison, Variant
@@ -25,10 +22,10 @@ def evaluation(bench: BenchContext, policy: Policy, reward: RewardModel, sequenc
     """Compare seconds of one gradient evaluation, without caches, with bare passes of the same models."""
     bare = plain_passes.bare_passes(policy, reward, sequences)
     bare_cost = plain_passes.bare_cost(policy, reward, sequences)
-    return _against_evaluation(bench, policy, reward, sequences, "bare", bare, bare_cost)
+    return against_evaluation(bench, policy, reward, sequences, "bare", bare, bare_cost)
 
 
-def _against_evaluation(
+def against_evaluation(
     bench: BenchContext,
     policy: Policy,
     reward: RewardModel,
@@ -100,15 +97,3 @@ def evaluation_against_decoding(bench: BenchContext, point: str) -> Comparison:
         Variant("decoding", seconds["decoding"], cost.total(decoding_cost)),
         Variant("evaluate", seconds["evaluate"], cost.total(spent)),
     )
-
-
-def utilisation(bench: BenchContext, point: str) -> Comparison:
-    """Compare FLOP/s of one gradient evaluation by models of the paper's size with a large matrix product."""
-    settings, dtype = bench.settings["utilisation"], torch.bfloat16
-    policy, reward = random_init.random_models(
-        settings["policy_shape"], settings["reward_shape"], settings["vocab_size"], "classifier", bench.device, dtype
-    )
-    sequences = plain_passes.random_sequences(policy, reward, settings["length"], 1)
-    size = settings["matrix_size"]
-    product = plain_passes.matrix_product(size, bench.device, dtype)
-    return _against_evaluation(bench, policy, reward, sequences, "matmul", product, Cost(flops=2.0 * size**3))

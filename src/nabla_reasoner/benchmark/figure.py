@@ -24,7 +24,10 @@ RATIOS = {
     "evaluation_seconds": "seconds:\ngradient evaluation / bare passes",
     "sampling_rate": "tokens per second:\nvLLM / Hugging Face",
     "dto_memory": "peak memory:\nDTO call / bare passes",
-    "utilisation": "FLOP/s:\ngradient evaluation / matmul",
+    "utilisation": "FLOP/s, 7 B and 4 B:\ngradient evaluation / matmul",
+    "paper_size_seconds": "seconds, 7 B and 4 B:\ngradient evaluation / bare passes",
+    "paper_size_memory": "peak memory, 7 B and 4 B:\ngradient evaluation / bare passes",
+    "compiled_passes": "seconds, 7 B and 4 B:\ncompiled / bare passes",
 }
 # Cases drawn as curves, with the label of their x axis.
 CURVES = {

@@ -249,7 +249,7 @@ class BenchSettings(Settings):
     growth_batches: Annotated[list[Count], Field(min_length=1)]
     growth_length: Count
     memory: dict[str, Any]
-    utilisation: dict[str, Any]
+    paper_size: dict[str, Any]
 
     @model_validator(mode="after")
     def _check_lists(self) -> "BenchSettings":

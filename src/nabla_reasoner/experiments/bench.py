@@ -23,7 +23,13 @@ first's:
     evaluation_against_decoding   seconds; one gradient evaluation / decoding the same sequence; by length
     evaluation_by_length          seconds; one gradient evaluation / bare passes; by length, one sequence
     evaluation_by_batch           seconds; one gradient evaluation / bare passes; by number of sequences
-    utilisation                   FLOP/s; one gradient evaluation / a large matrix product (a GPU, 7 B and 4 B models)
+
+On a GPU, with random weights in models of 7 B and 4 B, by number of sequences:
+
+    utilisation                   FLOP/s; one gradient evaluation / a large matrix product
+    paper_size_seconds            seconds; one gradient evaluation / bare passes
+    paper_size_memory             peak bytes besides weights; one gradient evaluation / bare passes
+    compiled_passes               seconds; bare passes with torch.compile of every layer / without
 
 `seconds` are medians, per problem where problems are solved. `flops` are those that the case compares; the columns of
 tokens count whole runs (forward: every token read, prompts included). Bare passes are a loss of plain Hugging Face
@@ -85,7 +91,7 @@ class Report:
 
 def _measure(bench: BenchContext, name: str, point: str) -> Comparison | str:
     """Return a measurement, or the reason why there is none: a failing case must not stop the others."""
-    if name == "utilisation" and bench.device.type != "cuda":
+    if CASES[name].gpu and bench.device.type != "cuda":
         return "not run: needs an NVIDIA GPU and device=cuda"
     if name == "sampling_rate" and bench.settings["server_python"] is None:
         return "not run: needs server_python=PYTHON of an environment with vLLM (docs/serving.md)"
