@@ -46,6 +46,10 @@ class Padded(NamedTuple):
     labels: Float[Tensor, "batch seq"]
     last: Int[Tensor, " batch"]
 
+    def to(self, device: torch.device) -> "Padded":
+        """Return the same sequences on a device."""
+        return Padded(*(part.to(device) for part in self))
+
 
 def solution_ids(tokenizer: PreTrainedTokenizerBase, problem: Problem, eos_id: int) -> list[int]:
     """Return the token ids of the problem's worked solution, with the end-of-turn token `eos_id` appended."""

@@ -154,7 +154,8 @@ class GroupRelativeTraining(PolicyTraining):
             for k in range(size)
         ]
         rollouts = sample_responses(self.policy, repeated, noise, Sampling(self.sampling.temperature), limit)
-        rewards = torch.tensor(self.score(repeated, rollouts), device=self.device).view(-1, size)
+        device = self.policy.device
+        rewards = torch.tensor(self.score(repeated, rollouts), device=device).view(-1, size)
         self._check_rewards(rewards)
         prompts = {problem.question: self.policy.prompt_ids(problem.messages) for problem in ordered}
         examples = [
@@ -163,7 +164,7 @@ class GroupRelativeTraining(PolicyTraining):
         ]
         advantages = losses.group_advantages(rewards, scale=self.sampling.scale_advantages).flatten()
         kept = self._informative(advantages)
-        blocks = pad([examples[index] for index in kept])
+        blocks = [block.to(device) for block in pad([examples[index] for index in kept])]
         self.count_flops((len(e.prompt_ids) + len(e.response_ids) for e in examples), reads=1)
         extra_reads = (self.sampling.updates_per_batch > 1) + (self.sampling.kl_weight > 0)
         self.count_flops(text_lengths(blocks), reads=extra_reads)
@@ -178,7 +179,9 @@ class GroupRelativeTraining(PolicyTraining):
             blocks,
             advantages[kept],
             old=self.log_probabilities(self.model, blocks) if self.sampling.updates_per_batch > 1 else None,
-            reference=self.log_probabilities(self.reference[0], blocks) if self.sampling.kl_weight > 0 else None,
+            reference=self.log_probabilities(self.reference[0].to(device), blocks)
+            if self.sampling.kl_weight > 0
+            else None,
             share=self._share(examples, kept),
         )
 
