@@ -12,7 +12,7 @@ from nabla_reasoner.config.compose import compose_cells
 from nabla_reasoner.config.schema import choices
 from nabla_reasoner.decoding import nabla_reasoner
 
-PROBLEMS = 8
+PROBLEMS = 3
 LIKELIHOOD_ONLY = ("judge_greedy", "logit_mixture")
 METHODS = [name for name in choices("method") if name != "tpo"]  # its critiques exceed a tiny model's context
 CASES = [

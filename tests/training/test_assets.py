@@ -105,7 +105,7 @@ def test_dto_reaches_minimum_over_all_tokens():
     """
     policy, reward = load("tiny-base"), likelihood_reward()
     before = after = 0
-    cases = last_digits(policy, 15)
+    cases = last_digits(policy, 10)
     for chat, prefix, rollout in cases:
         (result,) = optimizer.optimize(policy, reward, [chat], [prefix], [rollout], step_size=0.3)
         everything = [

@@ -181,11 +181,12 @@ def toy_recipe(folder: Path, *overrides: str) -> DictConfig:
         *(f"folder={folder}/assets", f"work_folder={folder}/work", "threads=1", "max_new_tokens=6"),
         *("held_out={validation: 3, test: 3}", "tasks.chain_sum.train=8"),
         "+tasks.basic_arithmetic={train: 8, settings: {min_terms: 2, max_terms: 2}, suffix: ''}",
-        *("+rewards.verifier.batch.basic_arithmetic=5", "+improvement.batch.basic_arithmetic=5"),
+        "+improvement.batch.basic_arithmetic=5",
         *("samples={questions: 6, per_question: 2}", "validation={questions: 3, per_question: 3}"),
         *(f"rewards.{name}.lora.layers_to_transform=[1]" for name in ("likelihood", "verifier")),
         *(f"rewards.{name}.schedule.num_steps=3" for name in ("likelihood", "verifier")),
-        *("~rewards.likelihood.batch.corrected", "~rewards.likelihood.batch.moved"),
+        *(f"~rewards.{name}.batch.corrected" for name in ("likelihood", "verifier")),
+        "~rewards.likelihood.batch.moved",
         *("improvement.questions=4", "improvement.validation=2"),
         *(f"improvement.recipes.{name}.lora.layers_to_transform=[1]" for name in ("sft", "grpo")),
         *(f"improvement.recipes.{name}.schedule.num_steps=2" for name in ("sft", "grpo")),
@@ -257,7 +258,7 @@ def test_recipe_and_runs_share_tasks_and_sampling():
     assert recipe["sampling"].items() <= scale["sampling"].items()
     assert scale["num_problems"] <= recipe["held_out"]["test"]
     assert set(scale["grid"]["task"].split(",")) == set(recipe["tasks"])
-    assert set(recipe["rewards"]["verifier"]["batch"]) == set(recipe["improvement"]["batch"]) == set(recipe["tasks"])
+    assert set(recipe["improvement"]["batch"]) == set(recipe["tasks"])
     assert scale["grid"]["measured"] in ("${.reward}", scale["grid"]["reward"])
     assert set(scale["grid"]["reward"].split(",")) == {"smollm2", "smollm2-verifier"}
 

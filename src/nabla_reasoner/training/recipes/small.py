@@ -50,15 +50,19 @@ def train_likelihood(config: DictConfig, data: Splits) -> None:
 
 
 def train_verifier(config: DictConfig, data: Splits) -> None:
-    """Train the verifier's adapter and score head on all sampled answers."""
-    answers = small_answers.training_answers(config, data)
+    """Train the verifier's adapter and score head on wrong answers and on right ones: as sampled, and corrected.
+
+    A corrected answer differs from a wrong one in its result only, so that neither wording nor form tells them apart.
+    """
+    sampled = small_answers.training_answers(config, data)
+    answers = {**small_answers.by_origin(config, data, sampled), "wrong": [a for a in sampled if not a.correct]}
     model = _base(config, "verifier", "SEQ_CLS")
     tokenizer = load_tokenizer(config.policy.path)
     reward = RewardModel(model, tokenizer, "verifier", "classifier")
-    pools: dict[str, list[Example]] = {task: [] for task in data}
-    for answer in answers:
-        task = answer.problem.task
-        pools[task].append(small_answers.reward_example(reward, answer, task))
+    pools = {
+        origin: [small_answers.reward_example(reward, answer, "all") for answer in answers[origin]]
+        for origin in config.rewards.verifier.batch
+    }
     weight = config.rewards.verifier.language_weight
     training = functools.partial(verifier.VerifierTraining, language_weight=weight, checkpoints={}, tokenizer=tokenizer)
     _fit(config, "verifier", model, pools, training)
