@@ -46,6 +46,7 @@ MODEL_SUFFIXES = {
     ".bpe",
     ".tiktoken",
 }
+MERGED = "adapter.json"  # in a folder that `models.conversion.merge` wrote: what it was made of
 
 
 def fingerprint(cell: Cell) -> dict[str, Any]:
@@ -88,13 +89,14 @@ def model_version(path: str) -> str | None:
 def folder_digest(path: str) -> str | None:
     """Return a digest of every byte that a model folder's loading reads, or None for a hub name.
 
-    Weights, configuration, tokenizer and chat templates count, those in subfolders too; other files do not.
+    Weights, configuration, tokenizer and chat templates count, those in subfolders too; other files do not. Weights that
+    were merged here count by what they were made of: the sums differ in their last bits between processors.
     """
     if not Path(path).is_dir():
         return None
-    digest = hashlib.sha256()
+    digest, is_merged = hashlib.sha256(), Path(path, MERGED).is_file()
     for file in sorted(Path(path).rglob("*")):
-        if file.suffix in MODEL_SUFFIXES and file.is_file():
+        if file.suffix in MODEL_SUFFIXES and file.is_file() and not (is_merged and file.suffix == ".safetensors"):
             state = file.stat()
             content = _file_digest(str(file.resolve()), state.st_size, state.st_mtime_ns)
             digest.update(f"{file.relative_to(path).as_posix()} {content}\n".encode())

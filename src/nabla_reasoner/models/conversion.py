@@ -4,6 +4,7 @@ Each conversion is done once, on first use. A folder is written under another na
 interrupted conversion leaves no incomplete folder.
 """
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -21,6 +22,7 @@ import transformers
 from .quiet import quiet_transformers
 from .tokenizers import load_tokenizer
 
+MERGED = "adapter.json"  # in a merged folder: what it was made of
 # Settings of a loaded config that describe the packed weights and their origin; they must not enter the plain folder.
 PACKING_KEYS = (
     "quantization_config",
@@ -88,8 +90,8 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
     """Merge a LoRA adapter into its base model and write one plain folder, unless the folder holds this adapter.
 
     Args:
-        folder: the Hugging Face folder to write. Its `adapter.json` holds the adapter's digest, so that a changed
-            adapter is merged again.
+        folder: the Hugging Face folder to write. Its `adapter.json` holds the digests of base and adapter, so that a
+            changed one is merged again.
         base: folder of the base model.
         adapter: folder of the adapter in peft's format; its task type selects a causal LM or a classifier.
 
@@ -107,8 +109,10 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
             f"an adapter must have the file adapter_model.safetensors; {adapter} has none. "
             "Train it with ./reproduce.sh models scale=small."
         )
-    digest, stamp = _sha256(weights), Path(folder, "adapter.json")
-    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8"))["sha256"] == digest:
+    origin = {"base": {file.name: _sha256(file) for file in sorted(Path(base).glob("*.safetensors"))}}
+    origin["sha256"] = _sha256(weights)
+    stamp = Path(folder, MERGED)
+    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == origin:
         return
     if importlib.util.find_spec("peft") is None:
         raise ValueError(f"the adapter {adapter} needs the optional package peft. Run: pip install peft")
@@ -119,7 +123,7 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
         merged = peft.PeftModel.from_pretrained(load_base(base, settings.task_type), adapter).merge_and_unload()
         merged.to(torch.float32).save_pretrained(unfinished)
         load_tokenizer(base).save_pretrained(unfinished)
-        Path(unfinished, stamp.name).write_text(json.dumps({"sha256": digest}) + "\n", encoding="utf-8")
+        Path(unfinished, stamp.name).write_text(json.dumps(origin) + "\n", encoding="utf-8")
 
 
 def load_base(base: str, task_type: str) -> transformers.PreTrainedModel:
@@ -131,6 +135,13 @@ def load_base(base: str, task_type: str) -> transformers.PreTrainedModel:
 
 
 def _sha256(path: Path) -> str:
+    state = path.stat()
+    return _digest_of(path, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _digest_of(path: Path, size: int, modified: int) -> str:
+    """Return a file's sha256; with another size or time of change it is read again."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
