@@ -89,8 +89,8 @@ def model_version(path: str) -> str | None:
 def folder_digest(path: str) -> str | None:
     """Return a digest of every byte that a model folder's loading reads, or None for a hub name.
 
-    Weights, configuration, tokenizer and chat templates count, those in subfolders too; other files do not. Weights that
-    were merged here count by what they were made of: the sums differ in their last bits between processors.
+    Weights, configuration, tokenizer and chat templates count, those in subfolders too; other files do not. Merged
+    weights count by what they were made of: the sums differ in their last bits between processors.
     """
     if not Path(path).is_dir():
         return None

@@ -54,14 +54,18 @@ from ..serving.process import check_python
 from .command import Command, refusing
 from .recording import Progress, Recording
 
-FILES = ("bench.csv", "spread.csv", "profile.csv", "bench.md", "bench.png", "bench.pdf", "summary.json")
+FILES = ("bench.csv", "spread.csv", "profile.csv", "summary.json")
 
 
 class Report:
-    """The files of a run; `results` holds by case and point the measurement, or the reason why there is none."""
+    """The files of a run; `results` holds by case and point the measurement, or the reason why there is none.
 
-    def __init__(self, folder: Path, settings: dict[str, Any], facts: str):
-        self.folder, self.facts, self.scale = folder, facts, settings["scale"]
+    Args:
+        name: of the page and the figure.
+    """
+
+    def __init__(self, folder: Path, name: str, settings: dict[str, Any], facts: str):
+        self.folder, self.name, self.facts, self.scale = folder, name, facts, settings["scale"]
         self.results: dict[str, dict[str, Comparison | str]] = {}
 
     def verdict(self, name: str) -> results.Verdict:
@@ -76,7 +80,7 @@ class Report:
         profile = results.profile_rows(self.results)
         for name, frame in (("bench", table), ("spread", spread), ("profile", profile)):
             frame.to_csv(self.folder / f"{name}.csv", index=False, float_format="%.6g")
-        (self.folder / "bench.md").write_text(text, encoding="utf-8")
+        (self.folder / f"{self.name}.md").write_text(text, encoding="utf-8")
         return text
 
     def draw(self) -> None:
@@ -85,7 +89,7 @@ class Report:
         if table.ratio_to_reference.notna().any():
             targets = {name: case.targets[self.scale] for name, case in CASES.items() if self.scale in case.targets}
             figure = draw_bench(table, spread, targets)
-            figures.save(figure, self.folder, "bench")
+            figures.save(figure, self.folder, self.name)
             plt.close(figure)
 
 
@@ -122,14 +126,15 @@ def run(command: Command, settings: dict[str, Any]) -> int:
         for policy, task in (point.split("__") for point in cells(settings)):
             bench.cell(policy, task, NABLA)  # a wrong name is refused before anything is computed
         bench.models(settings["policies"][0])
+    files = (*FILES, *(f"{command.target.name}.{kind}" for kind in ("md", "png", "pdf")))
     varied, names = {"seed": [0], "case": settings["cases"]}, settings["cases"]
     with (
         Recording(
-            command, settings, scale=settings["scale"], varied=varied, device=settings["device"], replaces=FILES
+            command, settings, scale=settings["scale"], varied=varied, device=settings["device"], replaces=files
         ) as recording,
         Progress(sum(CASES[name].weight for name in names), len(names)) as progress,
     ):
-        report = Report(recording.folder, settings, _facts(settings))
+        report = Report(recording.folder, command.target.name, settings, _facts(settings))
         for name in names:
             with progress.part(name, CASES[name].weight) as part:
                 points = CASES[name].points(settings)
