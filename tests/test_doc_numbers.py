@@ -1,5 +1,6 @@
 """Numbers of README and docs: every table row and sentence that comes from figures/data/ is computed from it here."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -626,6 +627,37 @@ def bench_sentences(rows: Rows) -> Iterator[str]:
     yield f"∇-Reasoner takes {ranged(own, '.2f')} times Best-of-8's seconds"
 
 
+def bench_gpu_sentences(rows: Rows) -> Iterator[str]:
+    table = rows["bench_gpu"].set_index(["case", "variant"])
+    batches = (1, 2, 4, 8)
+
+    def of(case: str, variant: str, column: str) -> list[float]:
+        return [table.loc[(f"{case}__{count}", variant), column] for count in batches]
+
+    def cells(values: Iterable[float], form: str = ".2f") -> str:
+        return " | ".join(f"{value:{form}}" for value in values)
+
+    name = "paper_size_seconds"
+    yield f"| seconds of one gradient evaluation, both models | {cells(of(name, 'evaluate', 'seconds'))} |"
+    yield f"| seconds / bare passes of the same models | {cells(of(name, 'evaluate', 'ratio_to_reference'))} |"
+    peaks = zip(of(name, "evaluate", "peak_bytes"), of(name, "bare", "peak_bytes"), strict=True)
+    both = " | ".join(f"{own / 1e9:.1f} / {bare / 1e9:.1f}" for own, bare in peaks)
+    yield f"| GB added to the weights, evaluation / bare passes | {both} |"
+    product = [
+        flops / seconds / 1e12
+        for flops, seconds in zip(
+            of("utilisation", "matmul", "flops"), of("utilisation", "matmul", "seconds"), strict=True
+        )
+    ]
+    shares = cells(of("utilisation", "evaluate", "ratio_to_reference"))
+    yield f"matrix product ({ranged(product)} TFLOP/s here) | {shares} |"
+    eager, compiled = (table.loc[("compiled_passes__1", side), "seconds"] for side in ("eager", "compiled"))
+    timed = rows["bench_gpu_spread"]
+    timed = timed[timed.case == "compiled_passes__1"].pivot(index="repeat", columns="variant", values="seconds")
+    pairs = timed.compiled / timed.eager
+    yield f"from {eager:.3f} s to {compiled:.3f} s ({compiled / eager:.2f}; single pairs {ranged(pairs, '.2f')})"
+
+
 def ppo_sentences(rows: Rows) -> Iterator[str]:
     table = rows["ppo"][rows["ppo"].reward_weight == 1]
     compared = table[table.measured_on == "compared"]
@@ -675,7 +707,7 @@ def theorem_sentences(rows: Rows) -> Iterator[str]:
 SENTENCES = {
     "docs/results.md": results_sentences,
     "docs/ablations.md": ablation_sentences,
-    "docs/benchmark.md": bench_sentences,
+    "docs/benchmark.md": lambda rows: itertools.chain(bench_sentences(rows), bench_gpu_sentences(rows)),
     "docs/ppo.md": ppo_sentences,
     "docs/theorem.md": theorem_sentences,
 }

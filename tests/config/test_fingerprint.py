@@ -1,5 +1,7 @@
 """A fingerprint changes with every byte that decides the records, and is computed once per file."""
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -63,6 +65,22 @@ def test_digest_depends_on_content_not_on_place_or_notes(tmp_path):
     (second / ".lock").touch()
     assert fingerprint.folder_digest(str(first)) == fingerprint.folder_digest(str(second))
     assert fingerprint.folder_digest("owner/hub-name") is None
+
+
+def test_merged_weights_count_by_their_origin_unless_edited(tmp_path):
+    folder = Path(shutil.copytree(ASSETS / "rewards" / "classifier", tmp_path / "model"))
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    flip_byte(other / "model.safetensors", 5000)  # as merged on another processor
+    for merged, origin in ((folder, "a"), (other, "a")):
+        weights = hashlib.sha256((merged / "model.safetensors").read_bytes()).hexdigest()
+        content = {"origin": {"adapter": origin}, "weights": {"model.safetensors": weights}}
+        (merged / fingerprint.MERGED).write_text(json.dumps(content))
+    same = fingerprint.folder_digest(str(folder))
+    assert fingerprint.folder_digest(str(other)) == same
+    flip_byte(other / "model.safetensors", 6000)
+    assert fingerprint.folder_digest(str(other)) != same
+    (folder / fingerprint.MERGED).write_text((folder / fingerprint.MERGED).read_text().replace('"a"', '"b"'))
+    assert fingerprint.folder_digest(str(folder)) != same
 
 
 def test_each_file_is_read_once(tmp_path, monkeypatch):
@@ -149,3 +167,13 @@ def test_device_of_the_reward_counts_where_it_changes_rounding(monkeypatch):
     assert named == {("cuda", "cpu"): "cpu"}, "records made before there was a choice name no device"
     with pytest.raises(ValueError, match="reward_device=next needs device=cuda"):
         compose.compose_cells(["reward_device=next"])
+
+
+@pytest.mark.parametrize("key", ["threads", "devices", "batch_size", "device"])
+def test_where_a_cell_runs_changes_records_in_bfloat16_only(key):
+    old = {"dtype": "float32", "batch_size": 20, "device": "cuda", "threads": 1, "devices": 2, "method": {"name": "a"}}
+    new = {**old, key: "other"}
+    assert fingerprint.changes(old, new) == []
+    assert fingerprint.changes(old, {**new, "method": {"name": "b"}}) == ["method.name: a -> b"]
+    rounded = fingerprint.changes({**old, "dtype": "bfloat16"}, {**new, "dtype": "bfloat16"})
+    assert len(rounded) == (key in fingerprint.ROUNDING)

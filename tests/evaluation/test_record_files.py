@@ -280,8 +280,14 @@ def test_versions_of_a_part_are_those_of_its_experiment(tmp_path: Path):
     one = {"commit": "a" * 40, "dirty": False}
     summary(tmp_path, one, {**one, "dirty": True})
     assert provenance.mixed_versions(tmp_path / "classifier") == [
-        "Commands of different versions worked on these results: commits aaaaaaaa, aaaaaaaa-dirty."
+        "Commands of different versions or devices worked on these results: commits aaaaaaaa, aaaaaaaa-dirty."
     ]
+
+
+def test_other_devices_are_said(tmp_path: Path):
+    summary(tmp_path, {"device": "a CPU"}, {"device": "a GPU"}, {"device": "a CPU"})
+    (sentence,) = provenance.mixed_versions(tmp_path)
+    assert sentence.endswith(": devices a CPU, a GPU.")
 
 
 def test_other_commits_and_packages_are_said_in_the_table(tmp_path: Path):
@@ -291,7 +297,7 @@ def test_other_commits_and_packages_are_said_in_the_table(tmp_path: Path):
     assert "different versions" not in tabulated(tmp_path)[2]
     summary(tmp_path, one, {**one, "commit": "b" * 40, "packages": {"torch": "2"}})
     text = tabulated(tmp_path)[2]
-    assert "different versions worked on these results: commits aaaaaaaa, bbbbbbbb; torch 1, 2." in text
+    assert "different versions or devices worked on these results: commits aaaaaaaa, bbbbbbbb; torch 1, 2." in text
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "null", '{"invocations": []}', '{"invocations": [1]}'])

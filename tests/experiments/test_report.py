@@ -262,19 +262,19 @@ def test_docs_are_written_from_the_kept_rows(results: Path, tmp_path: Path, monk
     kept = {path.name for path in (root / "figures" / "data").iterdir()}
     assert kept == {"table1.csv", "comparisons.csv", "figure4.csv", "ppo.csv", "theorem_checks.csv"}
     before, after = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", root / "README.md"))
-    decisions = claims.decide_claims(report.committed_evidence(root / "figures/data"))
+    decided = report.committed_decisions(root / "figures/data")
     page = (root / "docs" / "claims.md").read_text(encoding="utf-8")
-    assert page == report.claims_page(decisions)
-    assert claims.evidence_table(decisions, "tiny") in page
-    assert claims.verdict_table(decisions) in after
-    assert "| C2 | 10 to 40 % fewer model calls than strong baselines | not run |" in after
+    assert page == report.claims_page(decided)
+    assert claims.evidence_table(decided["tiny"], "tiny") in page
+    assert claims.verdict_table(decided) in after
+    assert "| C2 | 10 to 40 % fewer model calls than strong baselines | not run | not run |" in after
     assert before.split("| C1 |")[0] == after.split("| C1 |")[0]
     assert before.split(report.README_END)[1] == after.split(report.README_END)[1]
 
 
 def test_readme_without_markers_is_refused():
     with pytest.raises(ValueError, match="must have the lines"):
-        report.with_claims("# a\n\n| C1 |\n", [])
+        report.with_claims("# a\n\n| C1 |\n", {})
 
 
 def test_page_blocks_and_demoted_headings():

@@ -1,5 +1,6 @@
 """Conversion of packaged models and adapters: complete folders or none, equal to their sources."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 import toys
 import yaml
 
+from nabla_reasoner.config import fingerprint
 from nabla_reasoner.engine import generation
 from nabla_reasoner.engine.sampling import Sampling, keyed_uniforms
 from nabla_reasoner.models import conversion
@@ -80,6 +82,9 @@ def test_merged_folder_equals_base_plus_adapter(tmp_path: Path, task_type: str):
         assert Path(folder, "model.safetensors").stat().st_mtime_ns == written, "the second merge must not write"
         kind = "likelihood" if task_type == "CAUSAL_LM" else "classifier"
         merged = RewardModel.from_pretrained(folder, kind=kind)
+        written = Path(folder, "model.safetensors").read_bytes()
+        stamp = json.loads(Path(folder, fingerprint.MERGED).read_text(encoding="utf-8"))
+        assert stamp["weights"] == {"model.safetensors": hashlib.sha256(written).hexdigest()}
         ids = torch.arange(3, 11)[None]
         with torch.no_grad():
             expected = wrapped.get_base_model().base_model(input_ids=ids).last_hidden_state

@@ -267,9 +267,10 @@ def test_benchmark_smaller_than_the_limit_is_enough_as_a_whole():
 
 
 def test_docs_show_what_the_committed_rows_give():
-    decisions = claims.decide_claims(report.committed_evidence(DATA))
+    decided = report.committed_decisions(DATA)
     page, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/claims.md", "README.md"))
-    table = claims.evidence_table(decisions, "tiny")
-    assert page == report.claims_page(decisions), f"docs/claims.md must end in this table (report docs=true):\n{table}"
-    table = claims.verdict_table(decisions)
+    assert list(decided) == ["tiny", "small"]
+    whole = report.claims_page(decided)
+    assert page == whole, f"docs/claims.md must be this (report docs=true):\n{whole}"
+    table = claims.verdict_table(decided)
     assert report.README_START + table + report.README_END in readme, f"README.md must have this table:\n{table}"

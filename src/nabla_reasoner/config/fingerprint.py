@@ -3,6 +3,7 @@
 import copy
 import functools
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,10 @@ MODEL_SUFFIXES = {
 }
 MERGED = "adapter.json"  # in a folder that `models.conversion.merge` wrote: what it was made of
 
+# Settings that may change between a run and its resumption: they say where it runs, not what.
+FREE = ("threads", "devices", "num_nodes")  # the last one is in older records only
+ROUNDING = ("batch_size", "device")  # they may change too, unless numbers are in bfloat16, whose rounding moves tokens
+
 
 def fingerprint(cell: Cell) -> dict[str, Any]:
     """Return everything that decides the records of a cell: settings, and digests of the files they name."""
@@ -89,17 +94,22 @@ def model_version(path: str) -> str | None:
 def folder_digest(path: str) -> str | None:
     """Return a digest of every byte that a model folder's loading reads, or None for a hub name.
 
-    Weights, configuration, tokenizer and chat templates count, those in subfolders too; other files do not. Merged
-    weights count by what they were made of: the sums differ in their last bits between processors.
+    Weights, configuration, tokenizer and chat templates count, those in subfolders too; other files do not. Weights as
+    merged count by what they were made of: the sums differ in their last bits between processors.
     """
     if not Path(path).is_dir():
         return None
-    digest, is_merged = hashlib.sha256(), Path(path, MERGED).is_file()
+    digest, stamp, merged = hashlib.sha256(), Path(path, MERGED), {}
+    if stamp.is_file():
+        made_of = json.loads(stamp.read_text(encoding="utf-8"))
+        merged = made_of.get("weights", {})
+        digest.update(json.dumps(made_of.get("origin"), sort_keys=True).encode())
     for file in sorted(Path(path).rglob("*")):
-        if file.suffix in MODEL_SUFFIXES and file.is_file() and not (is_merged and file.suffix == ".safetensors"):
-            state = file.stat()
+        if file.suffix in MODEL_SUFFIXES and file.is_file() and file != stamp:
+            state, name = file.stat(), file.relative_to(path).as_posix()
             content = _file_digest(str(file.resolve()), state.st_size, state.st_mtime_ns)
-            digest.update(f"{file.relative_to(path).as_posix()} {content}\n".encode())
+            if merged.get(name) != content:
+                digest.update(f"{name} {content}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -118,6 +128,16 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     before, after = dict(_flatten(old)), dict(_flatten(new))
     keys = sorted(before.keys() | after.keys())
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return the settings by which records of a cell may no longer be continued or compared; see `differences`.
+
+    The commit of a hub name counts if it was known then and is known now.
+    """
+    free = FREE if "bfloat16" in (old.get("dtype"), new.get("dtype")) else (*FREE, *ROUNDING)
+    before, after = ({key: value for key, value in side.items() if key not in free} for side in (old, new))
+    return differences(*without_unknown_versions(before, after))
 
 
 def without_unknown_versions(old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -15,8 +15,6 @@ from .record_files import read_object
 from .records import read_records, record_path, settings_path
 
 MAX_NAME_BYTES = 230  # of a record file; 255 is the limit of most file systems, and side files have longer names
-# Settings that may change between a run and its resumption: they say where it runs, not what.
-FREE = ("threads", "devices", "num_nodes")  # the last one is in older records only
 
 
 def record_file(cell: Cell) -> Path:
@@ -73,20 +71,16 @@ def _is_failed(record: dict[str, Any]) -> bool:
 def check_records(cell: Cell) -> None:
     """Raise ValueError if the cell has records that other settings made, or that cannot be read.
 
-    More problems than before extend the records; the settings in `FREE` may change. The commit of a hub
-    name counts if it was known then and is known now.
+    More problems than before extend the records; where a cell runs may change (`fingerprint.changes`).
     """
     path = record_file(cell)
     if not stored(path).count:
         return
     old, new = _settings(settings_path(path)), json.loads(json.dumps(fingerprint.fingerprint(cell)))
-    for key in FREE:
-        old.pop(key, None)
-        new.pop(key, None)
     before, now = old.get("num_problems"), new["num_problems"]
     if before is not None and (now is None or now > before):
         old["num_problems"] = now
-    changed = fingerprint.differences(*fingerprint.without_unknown_versions(old, new))
+    changed = fingerprint.changes(old, new)
     if changed:
         raise ValueError(
             f"{path} was made with other settings ({'; '.join(changed[:4])}{'; ...' if len(changed) > 4 else ''}). "

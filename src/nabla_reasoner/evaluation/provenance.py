@@ -76,7 +76,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def mixed_versions(folder: Path) -> list[str]:
-    """Return a sentence if commands at several commits, or with several package versions, made a folder's results.
+    """Return a sentence if several commits, package versions or kinds of device made a folder's results.
 
     Args:
         folder: of an experiment, or of a part of one.
@@ -89,7 +89,9 @@ def mixed_versions(folder: Path) -> list[str]:
         versions = [run["packages"].get(name) for run in runs if isinstance(run.get("packages"), dict)]
         if len(set(versions)) > 1:
             parts.append(f"{name} {', '.join(map(str, dict.fromkeys(versions)))}")
-    return [f"Commands of different versions worked on these results: {'; '.join(parts)}."] if parts else []
+    devices = list(dict.fromkeys(run["device"] for run in runs if run.get("device")))
+    parts += [f"devices {', '.join(devices)}"] if len(devices) > 1 else []
+    return [f"Commands of different versions or devices worked on these results: {'; '.join(parts)}."] if parts else []
 
 
 class Summary:

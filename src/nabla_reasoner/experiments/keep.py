@@ -110,6 +110,11 @@ def keep(target: Target, results: Path, scale: str = "tiny") -> list[str]:
     return [*kept, *pictures]
 
 
+def row_suffix(scale: str) -> str:
+    """Return the end of the names that a scale's rows have in figures/data/."""
+    return "" if scale == "tiny" else f"_{scale}"
+
+
 def keep_rows(results: Path, data: Path, chosen: Iterable[Target] | None = None, scale: str = "tiny") -> list[str]:
     """Copy the rows that targets left to `data`; returns their names there.
 
@@ -117,7 +122,7 @@ def keep_rows(results: Path, data: Path, chosen: Iterable[Target] | None = None,
         chosen: targets; None takes all.
     """
     names = {target.name for target in chosen} if chosen is not None else set(targets())
-    end = "" if scale == "tiny" else f"_{scale}"
+    end = row_suffix(scale)
     sources = {
         f"{name}{end}": results / target.path(scale) / file
         for name, (target, file) in kept_rows().items()
@@ -177,7 +182,7 @@ def _cell_gaps(target: Target, results: Path, scale: str) -> list[str]:
         wanted = cell.num_problems * cell.task.repeats
         if not path.exists() or len(read_records(path)) < wanted:
             missing.append(f"{path.stem} is not complete")
-        elif fingerprint.differences(read_settings(path) or {}, json.loads(json.dumps(fingerprint.fingerprint(cell)))):
+        elif fingerprint.changes(read_settings(path) or {}, json.loads(json.dumps(fingerprint.fingerprint(cell)))):
             missing.append(f"{path.stem} has other settings")
     return [f"{len(missing)} of {len(cells)} cells of {target.name}, e.g. {missing[0]}"] if missing else []
 

@@ -7,7 +7,7 @@ opens from disk and loads nothing. It links to a few problems, step by step, whi
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,11 @@ CLAIMS_PAGE = """# Claims of the paper, and verdicts
 
 `./reproduce.sh report docs=true` writes this page: verdicts and evidence come from the rows in `figures/data/`, by the
 rules in `reporting/claims.py`, which the report prints beside them. If in doubt, the weaker verdict is used. The claims
-are tested at `scale=tiny` on our models and tasks; `scale=paper` was not run, so nothing here confirms or refutes the
-paper's own numbers.
+are tested at `scale=tiny` on our models and tasks, and at `scale=small` on SmolLM2-135M-Instruct; `scale=paper` was not
+run, so nothing here confirms or refutes the paper's own numbers.
 
 """
+COMMITTED = ("tiny", "small")  # scales with rows in figures/data/, by which the docs decide the claims
 
 
 def gather(results: Path, scale: str) -> ReportInputs:
@@ -106,17 +107,22 @@ def read_evidence(locate: Callable[[str], Path]) -> Evidence:
     return Evidence(**{field: typed_rows(locate(KEPT.get(field, field))) for field in Evidence._fields})
 
 
-def committed_evidence(data: Path) -> Evidence:
-    """Read the rows of `figures/data/`, made at scale=tiny, from which the claims of the docs are decided."""
-    return read_evidence(lambda name: data / f"{name}.csv")
+def committed_evidence(data: Path, scale: str = "tiny") -> Evidence:
+    """Read the rows of `figures/data/` that were made at a scale."""
+    return read_evidence(lambda name: data / f"{name}{keep.row_suffix(scale)}.csv")
 
 
-def claims_page(decisions: Sequence[Decision]) -> str:
+def committed_decisions(data: Path) -> dict[str, list[Decision]]:
+    """Decide the claims of the docs from the rows of `figures/data/`, for each scale that has some."""
+    return {scale: decide_claims(committed_evidence(data, scale), read_grid(scale)) for scale in COMMITTED}
+
+
+def claims_page(decided: Mapping[str, Sequence[Decision]]) -> str:
     """Return the text of docs/claims.md."""
-    return CLAIMS_PAGE + evidence_table(decisions, "tiny")
+    return CLAIMS_PAGE + "\n".join(evidence_table(decisions, scale) for scale, decisions in decided.items())
 
 
-def with_claims(readme: str, decisions: Sequence[Decision]) -> str:
+def with_claims(readme: str, decided: Mapping[str, Sequence[Decision]]) -> str:
     """Return README's text with its claims table replaced.
 
     Raises:
@@ -126,15 +132,15 @@ def with_claims(readme: str, decisions: Sequence[Decision]) -> str:
     _, end, after = rest.partition(README_END)
     if not end:
         raise ValueError(f"README.md must have the lines {README_START.strip()!r} and {README_END!r}. Add them.")
-    return before + start + verdict_table(decisions) + end + after
+    return before + start + verdict_table(decided) + end + after
 
 
 def write_docs() -> None:
     """Write the claims of the docs from the rows in figures/data/."""
     readme = ROOT / "README.md"
-    decisions = decide_claims(committed_evidence(ROOT / "figures" / "data"))
-    text = with_claims(readme.read_text(encoding="utf-8"), decisions)
-    (ROOT / "docs" / "claims.md").write_text(claims_page(decisions), encoding="utf-8")
+    decided = committed_decisions(ROOT / "figures" / "data")
+    text = with_claims(readme.read_text(encoding="utf-8"), decided)
+    (ROOT / "docs" / "claims.md").write_text(claims_page(decided), encoding="utf-8")
     readme.write_text(text, encoding="utf-8")
 
 

@@ -91,7 +91,7 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
 
     Args:
         folder: the Hugging Face folder to write. Its `adapter.json` holds the digests of base and adapter, so that a
-            changed one is merged again.
+            changed one is merged again, and those of the written weights.
         base: folder of the base model.
         adapter: folder of the adapter in peft's format; its task type selects a causal LM or a classifier.
 
@@ -109,10 +109,8 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
             f"an adapter must have the file adapter_model.safetensors; {adapter} has none. "
             "Train it with ./reproduce.sh models scale=small."
         )
-    origin = {"base": {file.name: _sha256(file) for file in sorted(Path(base).glob("*.safetensors"))}}
-    origin["sha256"] = _sha256(weights)
-    stamp = Path(folder, MERGED)
-    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == origin:
+    origin, stamp = {"base": _weights(Path(base)), "adapter": _sha256(weights)}, Path(folder, MERGED)
+    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")).get("origin") == origin:
         return
     if importlib.util.find_spec("peft") is None:
         raise ValueError(f"the adapter {adapter} needs the optional package peft. Run: pip install peft")
@@ -123,7 +121,8 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
         merged = peft.PeftModel.from_pretrained(load_base(base, settings.task_type), adapter).merge_and_unload()
         merged.to(torch.float32).save_pretrained(unfinished)
         load_tokenizer(base).save_pretrained(unfinished)
-        Path(unfinished, stamp.name).write_text(json.dumps(origin) + "\n", encoding="utf-8")
+        content = {"origin": origin, "weights": _weights(unfinished)}
+        Path(unfinished, stamp.name).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def load_base(base: str, task_type: str) -> transformers.PreTrainedModel:
@@ -132,6 +131,11 @@ def load_base(base: str, task_type: str) -> transformers.PreTrainedModel:
     if task_type == "CAUSAL_LM":
         return transformers.AutoModelForCausalLM.from_pretrained(base, **options)
     return transformers.AutoModelForSequenceClassification.from_pretrained(base, **options, num_labels=1)
+
+
+def _weights(folder: Path) -> dict[str, str]:
+    """Return the digests of a folder's weight files, by name."""
+    return {file.name: _sha256(file) for file in sorted(folder.glob("*.safetensors"))}
 
 
 def _sha256(path: Path) -> str:

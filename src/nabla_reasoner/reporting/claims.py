@@ -1,6 +1,6 @@
 """The paper's claims C1 to C10: text, rule of the verdict, and where the evidence comes from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from . import claim_rules
@@ -152,10 +152,17 @@ def evidence_table(decisions: Sequence[Decision], scale: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def verdict_table(decisions: Sequence[Decision]) -> str:
-    """Format verdicts with the commands of their evidence as a Markdown table."""
-    lines = ["| | claim | verdict | command |", "|---|---|---|---|"]
-    for claim, verdict, _ in decisions:
+def verdict_table(decided: Mapping[str, Sequence[Decision]]) -> str:
+    """Format verdicts with the commands of their evidence as a Markdown table.
+
+    Args:
+        decided: decisions on all claims, by scale; a column for each.
+    """
+    scales = "".join(f" `scale={scale}` |" for scale in decided)
+    lines = [f"| | claim |{scales} command |", f"|---|---|{'---|' * len(decided)}---|"]
+    for decisions in zip(*decided.values(), strict=True):
+        claim = decisions[0].claim
+        verdicts = "".join(f" {decision.verdict} |" for decision in decisions)
         commands = ", ".join(f"`./reproduce.sh {target}`" for target in claim.targets)
-        lines.append(f"| {claim.name} | {claim.text} | {verdict} | {commands} |")
+        lines.append(f"| {claim.name} | {claim.text} |{verdicts} {commands} |")
     return "\n".join(lines) + "\n"
