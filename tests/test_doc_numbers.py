@@ -43,6 +43,7 @@ GRPO = {"best_of_n": "GRPO + Best-of-8", "nabla_reasoner_prefix": "GRPO + ∇-Re
 REWARDS = ("likelihood-weak", "likelihood-medium", "likelihood", "classifier")
 OUTCOME = "nabla_reasoner"
 UNSEEN = ("gcd", "simple_equations")  # tasks of scale=unseen
+SMALL_REWARDS = ("smollm2", "smollm2-verifier")  # likelihood and verifier of scale=small
 VERIFIERS = {
     "verifier-implicit-300": "log-ratio, 300 steps",
     "verifier-implicit-700": "log-ratio, 700 steps",
@@ -263,6 +264,35 @@ def verifiers(rows: Rows) -> Iterator[str]:
         prefix = values_of(rows, reward, "tiny-base", "nabla_reasoner_prefix")
         auc = " / ".join(f"{value:.2f}" for value in aucs)
         yield line(label, auc, *cells, prefix, minus(rows, reward, "tiny-base", "nabla_reasoner_prefix"))
+
+
+def small(rows: Rows) -> Iterator[str]:
+    """SmolLM2 under both rewards: accuracy, interval, FLOPs over Best-of-8's."""
+    tables = {reward: rows["table2_small"][rows["table2_small"].reward == reward] for reward in SMALL_REWARDS}
+    trained = rows["table1_small"][rows["table1_small"].method.isin(["sft", "self_consistency", "tree_of_thoughts"])]
+    for method, label in JUDGED.items():
+        cells = []
+        for table in tables.values():
+            same = table if method in set(table.method) else trained
+            found = same[same.method == method]
+            best = one(table, method="best_of_n").flops
+            cells += [f"{interval(found.iloc[0])} · {found.iloc[0].flops / best:.2f}" if len(found) else ""]
+        if any(cells):
+            yield line(label, *cells)
+
+
+def small_paired(rows: Rows) -> Iterator[str]:
+    table = rows["table2_comparisons_small"]
+    compared = {
+        "prefix": ("best_of_n", "guided_decoding", "nabla_without_gradient", "nabla_reasoner"),
+        "outcome": ("best_of_n", "nabla_without_gradient"),
+    }
+    for form, baselines in compared.items():
+        method = "nabla_reasoner_prefix" if form == "prefix" else "nabla_reasoner"
+        for baseline in baselines:
+            names = {"method": method, "baseline": baseline, "matched_on": "rollouts"}
+            cells = [difference(one(table, reward=reward, **names)) for reward in SMALL_REWARDS]
+            yield line(f"{form} form: {LABELS[baseline].replace('**', '')}", *cells)
 
 
 def true_steps(rows: Rows) -> Iterator[str]:
