@@ -122,6 +122,14 @@ def test_report_keeps_what_is_complete_and_names_the_rest(tmp_path: Path, galler
     assert "data/bench.csv" not in files(gallery)
 
 
+def test_rows_of_a_figure_of_another_scale_are_kept(tmp_path: Path):
+    folder = tmp_path / "unseen" / "figure3"
+    folder.mkdir(parents=True)
+    (folder / "figure3-unseen.csv").write_text("a\n1\n")  # the name that the figure's command gives it
+    assert keep.keep_rows(tmp_path, tmp_path / "data", [find("figure3")], "unseen") == ["figure3_unseen"]
+    assert (tmp_path / "data" / "figure3_unseen.csv").read_text() == "a\n1\n"
+
+
 def test_report_keeps_the_rows_of_its_own_scale(tmp_path: Path, gallery: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(keep, "_cell_gaps", lambda target, results, scale: [] if scale == "unseen" else ["not run"])
     folder = tmp_path / "unseen" / "table1"

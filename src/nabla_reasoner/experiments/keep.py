@@ -19,6 +19,7 @@ from ..config.targets import Target, find, kept_rows, targets
 from ..evaluation.provenance import read_summary
 from ..evaluation.record_files import read_settings
 from ..evaluation.records import read_records
+from ..reporting.report_sections import FIGURES
 from .command import DONE, FAILED, HOW, Command
 
 GALLERY = data_folder() / "figures"
@@ -115,6 +116,13 @@ def row_suffix(scale: str) -> str:
     return "" if scale == "tiny" else f"_{scale}"
 
 
+def result_file(results: Path, scale: str, target: Target, file: str) -> Path:
+    """Return a target's file; figures of another scale than tiny carry its name."""
+    if target.name in (*FIGURES, "ablations") and scale != "tiny" and file.startswith(target.name):
+        file = file.replace(target.name, f"{target.name}-{scale}", 1)
+    return results / target.path(scale) / file
+
+
 def keep_rows(results: Path, data: Path, chosen: Iterable[Target] | None = None, scale: str = "tiny") -> list[str]:
     """Copy the rows that targets left to `data`; returns their names there.
 
@@ -124,7 +132,7 @@ def keep_rows(results: Path, data: Path, chosen: Iterable[Target] | None = None,
     names = {target.name for target in chosen} if chosen is not None else set(targets())
     end = row_suffix(scale)
     sources = {
-        f"{name}{end}": results / target.path(scale) / file
+        f"{name}{end}": result_file(results, scale, target, file)
         for name, (target, file) in kept_rows().items()
         if target.name in names
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.data_folder import data_folder, needs_repository, spelled
-from ..config.targets import Target, find, kept_rows, targets
+from ..config.targets import find, kept_rows, targets
 from ..config.wandb_mode import chosen_mode
 from ..evaluation.provenance import read_summary
 from ..reporting import wandb_report
@@ -20,7 +20,7 @@ from ..reporting.claims import Decision, decide_claims, evidence_table, verdict_
 from ..reporting.enough_evidence import read_grid
 from ..reporting.evidence import Evidence, typed_rows
 from ..reporting.html_report import Block, to_html, to_markdown
-from ..reporting.report_sections import FIGURES, ReportInputs, report_blocks
+from ..reporting.report_sections import ReportInputs, report_blocks
 from ..reporting.tables import read_csv
 from . import keep, report_traces
 from .command import Command, refusing
@@ -62,17 +62,19 @@ def gather(results: Path, scale: str) -> ReportInputs:
         ValueError: there are no results.
     """
     sources = kept_rows()
-    evidence = read_evidence(lambda name: _file(results, scale, *sources[name]))
-    table1 = typed_rows(_file(results, scale, find("table1"), "table.csv"))
+    evidence = read_evidence(lambda name: keep.result_file(results, scale, *sources[name]))
+    table1 = typed_rows(keep.result_file(results, scale, find("table1"), "table.csv"))
     if not table1 and not any(evidence):
         raise ValueError(f"{results} must hold results of scale={scale}; got none. Run ./reproduce.sh table1 first.")
     files = [
-        (name, _file(results, scale, target, file)) for name, target in targets().items() for file in target.writes
+        (name, keep.result_file(results, scale, target, file))
+        for name, target in targets().items()
+        for file in target.writes
     ]
     texts = {name: path for name, path in files if path.suffix == ".md" and path.stem != "right_token"}
     figures = {_figure_name(name, path, scale): path for name, path in files if path.suffix == ".png"}
     summaries = {name: read_summary(path.parent) for name, path in files if path.name == "summary.json"}
-    checks = _file(results, scale, find("theorem"), "checks.csv")
+    checks = keep.result_file(results, scale, find("theorem"), "checks.csv")
     return ReportInputs(
         scale=scale,
         evidence=evidence,
@@ -84,13 +86,6 @@ def gather(results: Path, scale: str) -> ReportInputs:
         grid=read_grid(scale),
         pages={name: spelled((ROOT / f"docs/{name}.md").read_text(encoding="utf-8")) for name in PAGES},
     )
-
-
-def _file(results: Path, scale: str, target: Target, file: str) -> Path:
-    """Return a result file; figures of another scale than tiny carry its name."""
-    if target.name in (*FIGURES, "ablations") and scale != "tiny" and file.startswith(target.name):
-        file = file.replace(target.name, f"{target.name}-{scale}", 1)
-    return results / target.path(scale) / file
 
 
 def _figure_name(target: str, path: Path, scale: str) -> str:
