@@ -268,17 +268,33 @@ def verifiers(rows: Rows) -> Iterator[str]:
 
 def small(rows: Rows) -> Iterator[str]:
     """SmolLM2 under both rewards: accuracy, interval, FLOPs over Best-of-8's."""
-    tables = {reward: rows["table2_small"][rows["table2_small"].reward == reward] for reward in SMALL_REWARDS}
-    trained = rows["table1_small"][rows["table1_small"].method.isin(["sft", "self_consistency", "tree_of_thoughts"])]
+    both, first = rows["table2_small"], rows["table1_small"]
+    first = first[first.policy == "smollm2"]
+    free = first[first.method.isin(["greedy", "self_consistency", "sft"])]  # they read no reward
+    likelihood, verifier = (both[both.reward == reward] for reward in SMALL_REWARDS)
+    shown = (pd.concat([likelihood, free]), pd.concat([first, verifier]).drop_duplicates("method"))
     for method, label in JUDGED.items():
         cells = []
-        for table in tables.values():
-            same = table if method in set(table.method) else trained
-            found = same[same.method == method]
-            best = one(table, method="best_of_n").flops
+        for table in shown:
+            found, best = (
+                table[table.method == method].dropna(subset=["accuracy"]),
+                one(table, method="best_of_n").flops,
+            )
             cells += [f"{interval(found.iloc[0])} · {found.iloc[0].flops / best:.2f}" if len(found) else ""]
         if any(cells):
             yield line(label, *cells)
+
+
+def small_rewards(rows: Rows) -> Iterator[str]:
+    """The manifests of the adapters of scale=small."""
+    for name, label, trained_on in (
+        ("smollm2-lora", "likelihood", "right answers"),
+        ("smollm2-verifier-lora", "verifier", "verdicts, at every token"),
+    ):
+        text = (ROOT / "assets/rewards" / name / "manifest.json").read_text(encoding="utf-8")
+        found = json.loads(text)["validation"]["chain_sum"]
+        shown = (f"{found[key]:.2f}" for key in ("auc", "auc_within", "token_auc", "gap_closed"))
+        yield line(label, trained_on, *shown)
 
 
 def small_paired(rows: Rows) -> Iterator[str]:
@@ -482,7 +498,7 @@ TABLES = {
         *(unseen, unseen_paired),
     ),
     "docs/deviations.md": (step_table,),
-    "docs/models.md": (policies_table, rewards_table, improved_table),
+    "docs/models.md": (policies_table, rewards_table, improved_table, small_rewards, small, small_paired),
     "docs/ablations.md": (ablation_table, forms_table, movement_table, right_token_table),
     "docs/ppo.md": (ppo_table,),
     "docs/benchmark.md": (profile_table,),
@@ -734,7 +750,32 @@ def theorem_sentences(rows: Rows) -> Iterator[str]:
     yield f"On random models it is {ranged(100 * sampled[sampled.index.str.startswith('random')])} %."
 
 
+def small_sentences(rows: Rows) -> Iterator[str]:
+    """The verdicts on SmolLM2, of docs/models.md."""
+    likelihood, verifier = SMALL_REWARDS
+    compared = rows["table2_comparisons_small"]
+    compared = compared[(compared.baseline == "best_of_n") & (compared.matched_on == "rollouts")]
+    gain = compared.set_index(["reward", "method"]).difference
+    table = rows["table2_small"][rows["table2_small"].reward == likelihood].set_index("method")
+    ratio = table.flops / table.flops["best_of_n"]
+    prefix = "nabla_reasoner_prefix"
+    yield f"the prefix form is {gain[likelihood, prefix]:.1f} points better than Best-of-8 at {ratio[prefix]:.2f} of"
+    yield f"the outcome form {gain[likelihood, OUTCOME]:.1f}."
+    yield f"is as good ({table.accuracy['judge_greedy']:.1f} %) at {ratio['judge_greedy']:.2f},"
+    whole = rows["fidelity_small"][rows["fidelity_small"].part == "all"].set_index(["reward", "form"])
+
+    def correlation(form: str) -> str:
+        row = whole.loc[(verifier, form)]
+        return f"{row.rank_correlation:.2f} ({row.ci_low:.2f} to {row.ci_high:.2f})".replace("-", "−")
+
+    yield f"is {correlation('prefix')} in prefix form, {correlation('outcome')} in outcome form"
+    assert whole.rank_correlation[likelihood, "prefix"] > 0.999
+    sft = one(rows["table1_small"], policy="smollm2", method="sft")
+    yield f"worked solutions reaches {sft.accuracy:.1f} % by greedy decoding."
+
+
 SENTENCES = {
+    "docs/models.md": small_sentences,
     "docs/results.md": results_sentences,
     "docs/ablations.md": ablation_sentences,
     "docs/benchmark.md": lambda rows: itertools.chain(bench_sentences(rows), bench_gpu_sentences(rows)),
