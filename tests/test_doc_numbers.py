@@ -762,7 +762,8 @@ def small_sentences(rows: Rows) -> Iterator[str]:
     yield f"the prefix form is {gain[likelihood, prefix]:.1f} points better than Best-of-8 at {ratio[prefix]:.2f} of"
     yield f"the outcome form {gain[likelihood, OUTCOME]:.1f}."
     yield f"is as good ({table.accuracy['judge_greedy']:.1f} %) at {ratio['judge_greedy']:.2f},"
-    whole = rows["fidelity_small"][rows["fidelity_small"].part == "all"].set_index(["reward", "form"])
+    whole = rows["fidelity_small"]
+    whole = whole[(whole.part == "all") & (whole.policy == "all")].set_index(["reward", "form"])
 
     def correlation(form: str) -> str:
         row = whole.loc[(verifier, form)]
