@@ -18,10 +18,13 @@ from nabla_reasoner.theory.suite import GROUPS
 @pytest.mark.parametrize("name", sorted(targets()))
 def test_target_file_names_code_settings_and_sources(name: str):
     target = targets()[name]
-    module = {"table1-release": "table1", "tune-likelihood": "tune", "ablations-classifier": "ablations"}.get(
-        name, name
-    )
-    assert target.run == f"nabla_reasoner.experiments.{module}.run"
+    shared = {
+        "table1-release": "table1",
+        "tune-likelihood": "tune",
+        "ablations-classifier": "ablations",
+        "bench-gpu": "bench",
+    }
+    assert target.run == f"nabla_reasoner.experiments.{shared.get(name, name)}.run"
     assert len(inspect.signature(get_method(target.run)).parameters) == 2
     assert target.settings in {*SETTINGS, "train"}
     assert set(target.reads) <= set(targets())

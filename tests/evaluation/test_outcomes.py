@@ -48,6 +48,8 @@ def test_stopped_run_is_charged_to_its_last_step(size, expected):
 def test_lineage_is_read_from_the_policy_files():
     trained = {name: outcomes.lineage(name) for name in choices("policy") if outcomes.lineage(name)}
     assert trained == {
+        "smollm2-grpo": ("smollm2", "grpo"),
+        "smollm2-sft": ("smollm2", "sft"),
         "tiny-base-grpo": ("tiny-base", "grpo"),
         "tiny-base-sft": ("tiny-base", "sft"),
         "tiny-base-sft-grpo": ("tiny-base-sft", "grpo"),

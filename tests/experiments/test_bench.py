@@ -335,7 +335,7 @@ def test_peak_of_each_variant_is_that_of_its_own_call(monkeypatch):
         return (10 if value is None else 20), value  # bare passes return nothing
 
     monkeypatch.setattr(memory, "peak_of", peak_of)
-    comparison = paper_size.seconds(paper_size_context(), "4")
+    comparison = paper_size.seconds_and_memory(paper_size_context(), "4")
     assert {variant.name: variant.peak_bytes for variant in comparison.variants} == {"bare": 10, "evaluate": 20}
     assert results.ratio(comparison, "peak_bytes") == 2
 

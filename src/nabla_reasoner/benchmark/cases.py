@@ -196,7 +196,7 @@ CASES = {
         gpu=True,
     ),
     "paper_size_seconds": Case(
-        paper_size.seconds,
+        paper_size.seconds_and_memory,
         "seconds",
         "seconds: one gradient evaluation / bare passes, models of 7 B and 4 B",
         paper_size_batches,
@@ -205,7 +205,7 @@ CASES = {
         gpu=True,
     ),
     "paper_size_memory": Case(
-        paper_size.peak_memory,
+        paper_size.seconds_and_memory,
         "peak_bytes",
         "peak bytes without weights: one gradient evaluation / bare passes, models of 7 B and 4 B",
         lambda settings: paper_size_batches(settings)[:1],

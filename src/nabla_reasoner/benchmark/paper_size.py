@@ -26,7 +26,7 @@ def utilisation(bench: BenchContext, point: str) -> Comparison:
     return against_evaluation(bench, policy, reward, sequences, "matmul", product, Cost(flops=2.0 * size**3))
 
 
-def seconds(bench: BenchContext, point: str) -> Comparison:
+def seconds_and_memory(bench: BenchContext, point: str) -> Comparison:
     """Compare seconds and memory of one gradient evaluation of `point` sequences with bare passes."""
     policy, reward, sequences = _inputs(bench, point)
     comparison = evaluation(bench, policy, reward, sequences)
@@ -37,11 +37,6 @@ def seconds(bench: BenchContext, point: str) -> Comparison:
     }
     peaks = {name: memory.peak_of(call, bench.device)[0] for name, call in calls.items()}
     return Comparison(*(variant._replace(peak_bytes=peaks[variant.name]) for variant in comparison.variants))
-
-
-def peak_memory(bench: BenchContext, point: str) -> Comparison:
-    """Compare bytes that one gradient evaluation of `point` sequences adds to the weights with those of bare passes."""
-    return seconds(bench, point)
 
 
 def compiled_passes(bench: BenchContext, point: str) -> Comparison:

@@ -114,7 +114,8 @@ def committed_decisions(data: Path) -> dict[str, list[Decision]]:
 
 def claims_page(decided: Mapping[str, Sequence[Decision]]) -> str:
     """Return the text of docs/claims.md."""
-    return CLAIMS_PAGE + "\n".join(evidence_table(decisions, scale) for scale, decisions in decided.items())
+    tables = (f"## `scale={scale}`\n\n{evidence_table(decisions, scale)}" for scale, decisions in decided.items())
+    return CLAIMS_PAGE + "\n".join(tables)
 
 
 def with_claims(readme: str, decided: Mapping[str, Sequence[Decision]]) -> str:
