@@ -9,7 +9,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded; s
 import pytest
 import torch
 import transformers
+import type_checks
 
+type_checks.install("nabla_reasoner")
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="disabled", TOKENIZERS_PARALLELISM="false")
 transformers.logging.disable_progress_bar()
 torch.set_num_threads(1)  # a second thread slows down work on toy tensors, above all on a busy machine

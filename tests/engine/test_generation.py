@@ -5,6 +5,7 @@ import toys
 from scipy import stats
 
 from nabla_reasoner.engine import generation
+from nabla_reasoner.engine import sampling as sampling_module
 from nabla_reasoner.engine.sampling import Sampling, draw, filtered_probabilities, keyed_uniforms
 
 TEXTS = ["What is 12 + 34?", "6", "Add 5 and 6, then take 7.", "6"]
@@ -76,16 +77,30 @@ def test_stop_token_ends_but_does_not_finish_response():
 
 @pytest.mark.parametrize("sampling", [Sampling(0.6, 0.95, 20), Sampling(1.0, 1.0, 1), Sampling(0.7, 0.5, 299)])
 def test_draws_among_top_k_equal_draws_from_the_whole_row(sampling):
-    """With an entry tied at the k-th place the whole row is used; without, only the k largest entries are."""
+    """All entries tied at the k-th place count, as in the whole row; rounded and bfloat16 logits have many."""
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(500, 300, generator=generator)
     uniform = torch.rand(500, dtype=torch.float64, generator=generator)
-    cumulative = filtered_probabilities(logits.double(), sampling).cumsum(-1)
-    expected = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)
-    assert torch.equal(draw(logits, uniform, sampling), expected)
-    tied = logits.round()
-    cumulative = filtered_probabilities(tied.double(), sampling).cumsum(-1)
-    assert torch.equal(draw(tied, uniform, sampling), (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1))
+    for rows in (logits, logits.round(), logits.bfloat16()):
+        cumulative = filtered_probabilities(rows.double(), sampling).cumsum(-1)
+        expected = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)
+        assert torch.equal(draw(rows, uniform, sampling), expected)
+
+
+def test_draws_from_tied_rows_do_not_sort_the_vocabulary(monkeypatch):
+    """The entries kept are those at least as large as the k-th, a few dozen of 5,000."""
+    widths = []
+
+    def noted(logits, sampling):
+        widths.append(logits.shape[-1])
+        return filtered_probabilities(logits, sampling)
+
+    monkeypatch.setattr(sampling_module, "filtered_probabilities", noted)
+    logits = (3 * torch.randn(50, 5000, generator=torch.Generator().manual_seed(0))).bfloat16()
+    draw(logits, torch.full((50,), 0.5, dtype=torch.float64), Sampling(0.6, 0.95, 20))
+    kept = (logits >= logits.topk(20).values[:, -1:]).sum(-1).max()
+    assert widths == [kept]
+    assert 20 < kept < 40
 
 
 def test_draws_follow_the_distribution():
