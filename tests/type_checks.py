@@ -5,7 +5,6 @@ two functions for each definition, nested ones anew at every call: half of the t
 asks beartype once. Shapes are compared where an annotation has them. Nested functions are not checked.
 """
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, get_args
