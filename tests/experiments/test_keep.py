@@ -192,6 +192,36 @@ def test_every_cell_must_have_the_default_settings(tmp_path: Path, two_cells: li
     assert gap.endswith("has other settings")
 
 
+def test_folder_may_stand_in_for_a_hub_name_only(gallery: Path):
+    words = ("policy.path=/a", "reward.path=/b", "keep=true")
+    keep.check(Command(find("table1"), ("scale=coder", "task.path=c.jsonl", *words)))
+    with pytest.raises(ValueError, match="got policy.path=/a reward.path=/b"):
+        keep.check(Command(find("table1"), words))
+    with pytest.raises(ValueError, match=r"got seed=1\."):
+        keep.check(Command(find("table1"), ("scale=coder", "seed=1", *words)))
+
+
+def test_records_are_compared_with_the_folders_of_their_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[list[str]] = []
+    (cell, _) = composed()
+    cell = cell.model_copy(
+        update={"policy": cell.policy.model_copy(update={"path": "owner/name"}), "records": str(tmp_path)}
+    )
+
+    def sweeps(target: str, overrides: list[str]) -> list[Sweep]:
+        asked.append(list(overrides))
+        return [Sweep([], [cell])]
+
+    monkeypatch.setattr(keep, "compose_sweeps", sweeps)
+    folder = tmp_path / "coder" / "table1"
+    folder.mkdir(parents=True)
+    command = "./reproduce.sh table1 scale=coder policy.path=/a reward.path=/b seed=3"
+    content = dict.fromkeys(provenance.KEYS) | {"command": command, "invocations": [{"command": command}]}
+    (folder / "summary.json").write_text(json.dumps(content), encoding="utf-8")
+    assert keep.gaps(find("table1"), tmp_path, "coder")
+    assert asked[-1] == [f"results_dir='{tmp_path}'", "scale=coder", "policy.path=/a"]
+
+
 def test_targets_that_read_need_complete_sources(tmp_path: Path, gallery: Path, two_cells: list[Cell], capsys):
     record_file(two_cells[0]).unlink()
     assert main(["figure3", "keep=true", f"results_dir={tmp_path}"]) == 2

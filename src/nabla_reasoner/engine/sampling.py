@@ -90,13 +90,15 @@ def _candidates(logits: Float[Tensor, "batch vocab"], top_k: int) -> Int[Tensor,
     Ties with the k-th place are kept too. In bfloat16 they are common, so each row gets as many ids as the row with the
     most. At a vocabulary of 150,000 the rest of a draw then costs a twentieth.
     """
-    if not 0 < top_k < logits.shape[-1]:
+    vocab = logits.shape[-1]
+    if not 0 < top_k < vocab:
         return None
-    values, ids = logits.topk(top_k, -1)
-    kept = int((logits >= values[:, -1:]).sum(-1).max())
-    if kept > top_k:
-        ids = logits.topk(kept, -1).indices
-    return ids.sort(-1).values
+    width, kept = top_k, top_k
+    while kept == width < vocab:  # a tie may go on after the last one
+        width = min(2 * width, vocab)
+        values, ids = logits.topk(width, -1)
+        kept = max(top_k, int((values >= values[:, top_k - 1 : top_k]).sum(-1).max()))
+    return ids[:, :kept].sort(-1).values
 
 
 def _invert(

@@ -2,6 +2,7 @@
 
 What is kept comes from a complete run of a scale's default settings: every cell of the target, all its problems.
 Anything else stays in the results folder. Rows of another scale than `tiny` have its name at their end; no figures.
+What a default run fetches from the hub may be read from a folder or file instead (policy.path, reward.path, task.path).
 """
 
 import json
@@ -14,6 +15,7 @@ import pandas as pd
 
 from ..config import fingerprint
 from ..config.data_folder import data_folder, needs_repository, repository
+from ..config.hub_cache import is_hub_name
 from ..config.sweeps import compose_sweeps
 from ..config.targets import Target, find, kept_rows, targets
 from ..evaluation.provenance import read_summary
@@ -24,6 +26,7 @@ from .command import DONE, FAILED, HOW, Command
 
 GALLERY = data_folder() / "figures"
 FREE = ("keep", "docs", *HOW)  # settings that change no result
+PLACES = ("policy.path", "reward.path", "task.path")  # where a model or a benchmark lies
 OWN = ("report", "figures")  # targets that keep what other targets made, by themselves
 
 
@@ -62,14 +65,17 @@ def check(command: Command) -> None:
     if not target.keeps and target.name not in OWN:
         keepers = ", ".join([*(name for name, other in targets().items() if other.keeps), *OWN])
         raise ValueError(f"{target.name} has no rows in figures/data/; keep=true is for {keepers}. Leave it out.")
+    scale = scale_of(command)
     changed = _changed(command.overrides)
+    if changed and target.settings == "cells":
+        stand_ins = _stand_ins(target, scale, changed)
+        changed = [word for word in changed if word not in stand_ins]
     if changed:
         raise ValueError(
             f"keep=true needs a complete run of the default settings; got {' '.join(changed)}. "
             "Leave these out, or leave out keep=true: the results then stay in results_dir."
         )
     if target.name not in OWN:
-        scale = scale_of(command)
         found = [gap for name in target.reads for gap in gaps(find(name), results_folder(command), scale)]
         if found:
             raise ValueError(f"keep=true needs complete results; got: {'; '.join(found)}.")
@@ -184,6 +190,9 @@ def _cell_gaps(target: Target, results: Path, scale: str) -> list[str]:
 
     missing = []
     overrides = [f"results_dir='{results}'", *([f"scale={scale}"] if target.scales else [])]
+    summary = read_summary(results / target.path(scale))
+    if summary is not None:
+        overrides += _stand_ins(target, scale, shlex.split(summary["command"])[2:])
     cells = [cell for part in compose_sweeps(target.name, overrides) for cell in part.cells]
     for cell in cells:
         path = record_file(cell)
@@ -193,6 +202,20 @@ def _cell_gaps(target: Target, results: Path, scale: str) -> list[str]:
         elif fingerprint.changes(read_settings(path) or {}, json.loads(json.dumps(fingerprint.fingerprint(cell)))):
             missing.append(f"{path.stem} has other settings")
     return [f"{len(missing)} of {len(cells)} cells of {target.name}, e.g. {missing[0]}"] if missing else []
+
+
+def _stand_ins(target: Target, scale: str, overrides: Sequence[str]) -> list[str]:
+    """Return the settings that name a folder or file where the default run reads the hub."""
+    words = [word for word in overrides if word.split("=")[0] in PLACES]
+    if not words:
+        return []
+    cells = [cell for part in compose_sweeps(target.name, [f"scale={scale}"]) for cell in part.cells]
+    fetched = {
+        "policy.path": all(is_hub_name(cell.policy.path) for cell in cells),
+        "reward.path": all(is_hub_name(cell.reward.path) for cell in cells),
+        "task.path": all(cell.task.path is None and cell.task.hub is not None for cell in cells),
+    }
+    return [word for word in words if fetched[word.split("=")[0]]]
 
 
 def _changed(overrides: Sequence[str]) -> list[str]:
