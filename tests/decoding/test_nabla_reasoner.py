@@ -80,6 +80,33 @@ def test_batched_loop_takes_decisions_of_reference(settings, kind):
             assert actual.cost.flops < expected.cost.flops
 
 
+PAUSING = {"reward_form": "prefix", "acceptance": "prefix_higher", "max_new_tokens": 16, "step_size": 1.0}
+
+
+@pytest.mark.parametrize("kind", ["likelihood", "classifier"])
+@pytest.mark.parametrize("changes", [{}, {"max_rollouts": 100}, {"acceptance": "always", "max_rollouts": 3}], ids=str)
+def test_rollouts_that_pause_give_the_same_response_at_less_cost(changes: dict, kind: str):
+    settings = {**PAUSING, "confidence_threshold": 0.1, **changes}
+    paused = solve({**settings, "rollout_end": "uncertain"}, kind)
+    whole = solve(settings, kind)
+    plain = solve({**settings, "rollout_end": "uncertain", "engine": "reference"}, kind)
+    assert outcome(paused) == outcome(whole) == outcome(plain)
+    assert sum(s.search["accepted"] for s in paused) > 0
+    assert [s.search["rollouts"] for s in paused] == [s.search["rollouts"] for s in whole]
+    for kept in ("decode_tokens", "flops"):
+        assert sum(getattr(s.cost, kept) for s in paused) < sum(getattr(s.cost, kept) for s in whole)
+    assert [len(s.search["trajectory"]) for s in paused] == [1] * len(paused)
+    assert [s.search["trajectory"][0]["response"] for s in paused] == [s.response for s in paused]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"reward_form": "outcome"}, {"acceptance": "higher"}, {"num_passes": 2}, {"variant": "release"}]
+)
+def test_rollouts_may_pause_only_where_nothing_reads_what_follows(changes: dict):
+    with pytest.raises(ValueError, match="rollout_end=uncertain must not change the response"):
+        NablaSettings.from_keywords(**{**PAUSING, "rollout_end": "uncertain", **changes})
+
+
 def test_settings_yield_accepted_and_rejected_proposals():
     """The other comparisons would be empty for a loop that never proposes."""
     solutions = solve({"num_passes": 2})

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..dto import gradients, straight_through
@@ -15,11 +15,14 @@ from .settings import NablaSettings
 
 def uncertain(predictions: TokenPredictions, settings: NablaSettings) -> list[int]:
     """Return the positions of a response that pass the first gate, in order."""
+    return passes_first_gate(predictions, settings).nonzero()[:, 0].tolist()
+
+
+def passes_first_gate(predictions: TokenPredictions, settings: NablaSettings) -> Bool[Tensor, " length"]:
+    """Return whether each token is uncertain."""
     if settings.variant.selection == "confidence":
-        passed = predictions.confidence <= settings.confidence_threshold
-    else:
-        passed = predictions.entropy > settings.entropy_threshold
-    return passed.nonzero()[:, 0].tolist()
+        return predictions.confidence <= settings.confidence_threshold
+    return predictions.entropy > settings.entropy_threshold
 
 
 def gate_norms(

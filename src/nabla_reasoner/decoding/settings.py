@@ -35,6 +35,7 @@ VARIANTS = {
     "paper": Variant("entropy", "logits", "all", "sampled", prompt_twice=False),
 }
 SELECTIONS = ("confidence", "entropy")
+ROLLOUT_ENDS = ("response", "uncertain")
 ACCEPTANCES = ("higher", "prefix_higher", "always")
 ROLLOUT_SAMPLING = Sampling(temperature=0.6, top_p=0.95)
 RESAMPLE_SAMPLING = Sampling(temperature=0.5, top_p=0.95)
@@ -55,6 +56,10 @@ class NablaSettings:
         move: update of the logits, "gradient" (DTO), or "sharpen" or "random" at the same KL divergence.
         acceptance: "higher" keeps a proposal if the reward of the whole response rises. "prefix_higher" keeps a new
             token, before any rollout, if r(y_<l, new) > r(y_<l, old). "always" keeps every one; nothing is scored.
+        rollout_end: "response": a rollout goes on to the end of the response. "uncertain": it pauses at the next
+            uncertain token, and goes on from there if that token stays. The response is the same at less cost, where
+            nothing reads what follows the cursor: in prefix form, one pass, without "higher". The reference engine
+            always makes whole rollouts.
         engine: "fast", or "reference": the plain algorithm, one problem at a time.
         variant: see `Variant`.
         rollout: sampling of rollouts.
@@ -74,6 +79,7 @@ class NablaSettings:
     use_gradient: bool = True
     move: str = "gradient"
     acceptance: str = "higher"
+    rollout_end: str = "response"
     engine: str = "fast"
     variant: Variant = VARIANTS["fixed"]
     rollout: Sampling = ROLLOUT_SAMPLING
@@ -97,12 +103,29 @@ class NablaSettings:
             raise ValueError(f"grad_threshold (ε_grad) must be >= 0; got {self.grad_threshold}.")
         check_choice("move", self.move, MOVES)
         check_choice("acceptance", self.acceptance, ACCEPTANCES)
+        check_choice("rollout_end", self.rollout_end, ROLLOUT_ENDS)
         check_choice("engine", self.engine, ENGINES)
         check_choice("selection", self.variant.selection, SELECTIONS)
         self.rollout.check()
         self.resample.check()
         dto = self.dto.replace(update=self.variant.update, draw_temperature=self.rollout.temperature)
         object.__setattr__(self, "dto", dto)
+        if self.pauses and not (
+            dto.reward_form == PREFIX
+            and self.acceptance != "higher"
+            and self.num_passes == 1
+            and self.variant.hard_tokens == "sampled"
+        ):
+            raise ValueError(
+                "rollout_end=uncertain must not change the response, so it needs reward_form=prefix, acceptance "
+                f"prefix_higher or always, num_passes=1 and no variant=release; got reward_form={dto.reward_form}, "
+                f"acceptance={self.acceptance}, num_passes={self.num_passes}. Use rollout_end=response."
+            )
+
+    @property
+    def pauses(self) -> bool:
+        """Whether rollouts pause at uncertain tokens."""
+        return self.rollout_end == "uncertain"
 
     @property
     def decoding_dto(self) -> DTOSettings:

@@ -36,6 +36,7 @@ class DecodingState:
         tokens: whole current response; committed before `cursor`.
         cursor: position in the response.
         rollouts: number of rollouts made.
+        rollout_start: position of the first token of the current rollout.
         current_pass: number of left-to-right passes completed.
         reward: r of the current response; None until some step has computed it.
         incumbent: value that a proposal must exceed: `reward`, except in variant "release" and with acceptance
@@ -60,6 +61,7 @@ class DecodingState:
     tokens: list[int] = field(default_factory=list)
     cursor: int = 0
     rollouts: int = 0
+    rollout_start: int = 0
     current_pass: int = 0
     reward: float | None = None
     incumbent: float | None = None
@@ -86,6 +88,11 @@ class DecodingState:
     def gradient_at_cursor(self) -> Gradient:
         """The current gradient for the rollout that begins at the cursor."""
         return self.gradient.from_position(self.cursor - self.gradient_start)
+
+    @property
+    def has_uncertain(self) -> bool:
+        """Whether an uncertain position is at the cursor or after it."""
+        return bool(self.uncertain) and self.uncertain[-1] >= self.cursor
 
     def uniforms(self, stage: str, count: int) -> np.ndarray:
         """Return uniform numbers in [0, 1) for one stage of this problem."""
@@ -156,6 +163,11 @@ def direction_stage(state: DecodingState) -> str:
     return f"direction {state.current_pass} {state.cursor}"
 
 
+def is_open(state: DecodingState, policy: Policy, limit: int) -> bool:
+    """Return whether the response has neither an end token nor `limit` tokens: its rollout has paused."""
+    return len(state.tokens) < limit and state.tokens[-1] not in policy.eos_ids
+
+
 def note_rollout(state: DecodingState, policy: Policy) -> None:
     """Append the best response so far, with the cost so far, to the trajectory."""
     state.trajectory.record(policy, state.rollouts, state.tokens)
@@ -182,11 +194,19 @@ def note_proposal(state: DecodingState, token: int, reward: float | None, *, acc
 
 
 def accept_or_reject(
-    state: DecodingState, policy: Policy, token: int, response: list[int], reward: float | None, acceptance: str
+    state: DecodingState,
+    policy: Policy,
+    token: int,
+    response: list[int],
+    reward: float | None,
+    acceptance: str,
+    *,
+    whole: bool = True,
 ) -> bool:
     """Accept or reject the response that was rolled out after `token`, record it, and move the cursor past the token.
 
     Args:
+        whole: whether responses are complete, and so can be recorded in the trajectory.
         response: proposed response; equal to the current one before the cursor.
         reward: as in `note_proposal`.
         acceptance: see `NablaSettings`; a proposal that failed "prefix_higher" has no response.
@@ -197,7 +217,8 @@ def accept_or_reject(
         state.tokens, state.reward = response, reward if acceptance == "higher" else None
         state.incumbent, state.gradient = None, None
     state.cursor += 1
-    note_rollout(state, policy)
+    if whole:
+        note_rollout(state, policy)
     return accepted
 
 

@@ -1,12 +1,12 @@
 """Continuous batching: sequences are decoded side by side, and the row of an ended one is reused."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..models.language_models import Policy
@@ -54,6 +54,9 @@ class WaitingSequence(NamedTuple):
     stops: Collection[int]
 
 
+Stop = Callable[[TokenPredictions], Bool[Tensor, " rows"]]  # given a step's predictions: rows that end with its tokens
+
+
 class EndedSequence(NamedTuple):
     """A sequence that was decoded; fields as in `generation.Rollout`."""
 
@@ -69,6 +72,7 @@ class ContinuousBatch:
     Attributes:
         source: cache of the prefixes, which also stores the continuations.
         waiting: sequences to be decoded; the last one is the next.
+        stop: ends sequences by the predictions of their last tokens; None ends none so.
         rows: the sequence in each row of the batch, or None.
         tokens: sampled tokens by sequence index.
         ended: indices of the sequences that have ended.
@@ -81,6 +85,7 @@ class ContinuousBatch:
     source: TokenCache
     waiting: list[WaitingSequence]
     with_predictions: bool
+    stop: Stop | None = None
     rows: list[WaitingSequence | None] = dataclasses.field(default_factory=list)
     tokens: dict[int, list[int]] = dataclasses.field(default_factory=dict)
     ended: set[int] = dataclasses.field(default_factory=set)
@@ -104,7 +109,8 @@ class ContinuousBatch:
                 wide = at_least_float32(logits)
                 self.predictions.append(TokenPredictions(hidden, numerics.confidence(wide), numerics.entropy(wide)))
             tokens = self.draw(logits)
-            self.append(tokens.where(numerics.finite_rows(logits), -1).tolist(), count)
+            stopped = self.stop(self.predictions[-1]).tolist() if self.stop else [False] * len(self.rows)
+            self.append(tokens.where(numerics.finite_rows(logits), -1).tolist(), stopped, count)
             count += len(self.rows)
             if not all(self.is_free(sequence) for sequence in self.rows):
                 hidden = self.step(tokens)
@@ -146,8 +152,12 @@ class ContinuousBatch:
         uniform = [0.0 if self.is_free(s) else s.noise[len(self.tokens[s.index])] for s in self.rows]
         return draw(logits, torch.tensor(uniform, dtype=torch.float64, device=logits.device), self.sampling)
 
-    def append(self, new_tokens: list[int], count: int) -> None:
-        """Append the new tokens to their sequences; `count` rows were computed in all earlier steps.
+    def append(self, new_tokens: list[int], stopped: list[bool], count: int) -> None:
+        """Append the new tokens to their sequences.
+
+        Args:
+            stopped: rows that end with these tokens whatever they are.
+            count: rows computed in all earlier steps.
 
         Raises:
             NonFiniteError: a token is -1, which stands for logits that are not finite.
@@ -161,7 +171,8 @@ class ContinuousBatch:
                 raise NonFiniteError(f"logits of {self.policy.name} for {place}")
             tokens.append(token)
             self.prediction_rows[sequence.index].append(count + row)
-            if token in self.policy.eos_ids or token in sequence.stops or len(tokens) == sequence.limit:
+            ends = token in self.policy.eos_ids or token in sequence.stops or stopped[row]
+            if ends or len(tokens) == sequence.limit:
                 self.ended.add(sequence.index)
 
     def step(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows hidden"]:

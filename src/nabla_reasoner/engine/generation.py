@@ -17,7 +17,7 @@ from ..cost import Reads, decoded, one_pass
 from ..models.language_models import Policy
 from . import batching
 from .cached_forward import read
-from .continuous_batching import ContinuousBatch, EndedSequence, TokenPredictions, WaitingSequence
+from .continuous_batching import ContinuousBatch, EndedSequence, Stop, TokenPredictions, WaitingSequence
 from .kv_cache import PrefixCache, TokenCache, shared_slots
 from .sampling import Sampling
 
@@ -55,6 +55,7 @@ def sample(
     output_slots: Sequence[int | None] | None = None,
     stops: Sequence[Collection[int]] | None = None,
     predictions: bool = False,
+    stop: Stop | None = None,
 ) -> list[Rollout]:
     """Continue every prefix until an end-of-response token, one of its stop tokens, or its length limit.
 
@@ -68,6 +69,7 @@ def sample(
             nothing. By default each is stored in its prefix's slot, and slots must be all different.
         stops: per prefix, token ids that end the continuation without finishing the response.
         predictions: return the policy's predictions too.
+        stop: with `predictions`, ends continuations by the predictions of their last tokens.
 
     Raises:
         NonFiniteError: logits that are NaN or infinite.
@@ -94,7 +96,7 @@ def sample(
         )
         for i in sorted(waiting, key=lambda i: (len(prefixes[i]), i))
     ]
-    for i, ended in _decode(policy, sampling, cache, queue, predictions):
+    for i, ended in _decode(policy, sampling, cache, queue, predictions, stop):
         results[i] = Rollout(
             ended.token_ids,
             ended.finished,
@@ -106,12 +108,17 @@ def sample(
 
 
 def _decode(
-    policy: Policy, sampling: Sampling, cache: TokenCache, queue: Sequence[WaitingSequence], predictions: bool
+    policy: Policy,
+    sampling: Sampling,
+    cache: TokenCache,
+    queue: Sequence[WaitingSequence],
+    predictions: bool,
+    stop: Stop | None,
 ) -> Iterator[tuple[int, EndedSequence]]:
     """Yield the sequences that ended, by index; where memory is too small, the rest is decoded in fewer rows."""
     while queue:
         rows = min(policy.batch_limits.rows, len(queue))
-        decoder = ContinuousBatch(policy, sampling, cache, queue[::-1], predictions)
+        decoder = ContinuousBatch(policy, sampling, cache, queue[::-1], predictions, stop)
         if batching.attempt(lambda run=decoder.run, rows=rows: run(rows), rows) is None:
             policy.batch_limits.rows = rows // 2
         yield from decoder.finished().items()

@@ -17,6 +17,8 @@ def nabla(case: Case) -> Work:
         later_passes=estimate.later_passes,
         batch=case.batch,
     )
+    if settings["rollout_end"] == "uncertain":  # nothing is decoded that a later revision replaces
+        revised = revised._replace(tokens=revised.count, steps=revised.rounds)
     first = case.side_by_side(case.batch)
     tail = case.longest(case.batch) / case.length
     again = Decoding(case.batch * revised.tokens, max(revised.steps * tail, revised.rounds), case.batch)
