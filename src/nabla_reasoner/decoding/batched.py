@@ -141,6 +141,8 @@ class BatchedDecoder:
             new_tokens += changed
             for state in advancing:
                 state.cursor += 1
+            if self.settings.pauses:  # they go on together with those whose token is new, in the next call
+                advancing = []
 
     def select(self, state: DecodingState) -> bool:
         """Move the cursor to the next uncertain position, in the next pass if this one has none left.
@@ -256,11 +258,17 @@ class BatchedDecoder:
     def roll_out(
         self, states: Sequence[DecodingState], prefixes: Sequence[list[int]], caches: ModelCaches
     ) -> list[Rollout]:
-        """Sample one rollout per problem after the prefix of its response; after an end token nothing is sampled."""
+        """Sample one rollout per problem after the prefix of its response; after an end token nothing is sampled.
+
+        Where rollouts pause, one that follows a revision begins with the next call of `go_on`, together with others.
+        """
         for state, prefix in zip(states, prefixes, strict=True):
             state.rollout_start = len(prefix)
             state.rollouts += 1
-        rollouts = self.sample(states, prefixes, caches, pause=self.settings.pauses)
+        if self.settings.pauses and any(prefixes):
+            rollouts = [Rollout([], False) for _ in states]
+        else:
+            rollouts = self.sample(states, prefixes, caches, pause=self.settings.pauses)
         for state, prefix, rollout in zip(states, prefixes, rollouts, strict=True):
             self.observer.on_rollout(state, prefix, rollout)
         return rollouts
