@@ -285,6 +285,23 @@ def small(rows: Rows) -> Iterator[str]:
             yield line(label, *cells)
 
 
+def coder(rows: Rows) -> Iterator[str]:
+    """Qwen2.5-Coder-0.5B on GSM8K: accuracy, interval, FLOPs over Best-of-8's."""
+    table = rows["table1_coder"]
+    best = one(table, method="best_of_n").flops
+    for method, label in JUDGED.items():
+        found = table[(table.method == method) & (table.status == "ok")]
+        if len(found):
+            yield line(label, f"{interval(found.iloc[0])} · {found.iloc[0].flops / best:.2f}")
+
+
+def coder_paired(rows: Rows) -> Iterator[str]:
+    table = rows["comparisons_coder"]
+    for baseline in (name for name in LABELS if name in set(table.baseline)):
+        found = one(table, method="nabla_reasoner_prefix", baseline=baseline, matched_on="rollouts")
+        yield line(f"prefix form: {LABELS[baseline].replace('**', '')}", difference(found))
+
+
 def small_rewards(rows: Rows) -> Iterator[str]:
     """The manifests of the adapters of scale=small."""
     for name, label, trained_on in (

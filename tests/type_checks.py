@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import jaxtyping
-from beartype import beartype
-from jaxtyping import AbstractArray
+from beartype import BeartypeConf, beartype
+from jaxtyping import AbstractArray, TypeCheckError
 
 with_shapes = jaxtyping.jaxtyped
+with_types = beartype(conf=BeartypeConf(violation_type=TypeCheckError))  # a TypeError, as of jaxtyping itself
 
 
 def install(package: str) -> None:
@@ -32,7 +33,7 @@ def checked(definition: Callable | type | None = None, *, typechecker: Callable 
         return definition
     if "<locals>" in definition.__qualname__:
         return definition
-    function = beartype(definition)
+    function = with_types(definition)
     return with_shapes(function, typechecker=None) if _has_shapes(definition) else function
 
 
