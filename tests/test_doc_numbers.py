@@ -296,7 +296,7 @@ def coder(rows: Rows) -> Iterator[str]:
 
 
 def coder_paired(rows: Rows) -> Iterator[str]:
-    table = rows["comparisons_coder"]
+    table = rows["comparisons_coder"].dropna(subset=["difference"])
     for baseline in (name for name in LABELS if name in set(table.baseline)):
         found = one(table, method="nabla_reasoner_prefix", baseline=baseline, matched_on="rollouts")
         yield line(f"prefix form: {LABELS[baseline].replace('**', '')}", difference(found))
