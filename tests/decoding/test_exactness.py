@@ -67,7 +67,8 @@ def test_rows_agree_in_float32(parameter, kind):
     """Adam divides a gradient by its own size, so that noise in an entry with no gradient becomes a step of up to η.
 
     The largest difference is therefore bounded by the steps (Σ η_t = 0.11 here), the typical one by float32 precision.
-    How many entries are noise depends on the processor: 0.5 % on one with bfloat16 units, 0.1 % on another.
+    How many entries are noise depends on the processor: for latents under a likelihood
+    0.5 % on one, below 0.1 % on another.
     """
     policy, reward = toys.policy(dtype="float32"), toys.reward(kind, dtype="float32")
     batch = cases(policy, 16)
@@ -75,7 +76,8 @@ def test_rows_agree_in_float32(parameter, kind):
     fast = optimised(policy, reward, batch, 16, **settings)
     plain = optimised(policy, reward, batch, 16, **settings, engine="reference")
     difference = torch.cat([(a.logits - b.logits).abs().flatten() for a, b in zip(fast, plain, strict=True)])
-    assert (difference <= 1e-5).float().mean() >= 0.99
+    typical = 0.99 if (parameter, kind) == ("latents", "likelihood") else 0.999
+    assert (difference <= 1e-5).float().mean() >= typical
     assert difference.max() <= 1e-3
 
 

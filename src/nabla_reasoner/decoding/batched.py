@@ -21,19 +21,16 @@ from typing import NamedTuple
 
 import torch
 
-from .. import cost
 from ..engine import scoring
 from ..engine.continuous_batching import TokenPredictions
-from ..engine.generation import Rollout
 from ..engine.sequences import ModelCaches
 from ..engine.trajectory import shared_seconds
 from ..models.language_models import Policy, RewardModel
-from ..serving.rollouts import check_local, rollouts_of
 from .gradient_reuse import GradientReuse
 from .observer import DecodingObserver
-from .selection import passes_first_gate, uncertain
+from .rollouts import RolloutSampler, set_predictions
 from .settings import NablaSettings
-from .state import DecodingState, accept_or_reject, is_open, note_rollout, scored_text
+from .state import DecodingState, accept_or_reject, note_rollout, scored_text
 from .token_optimiser import TokenOptimiser
 from .token_test import NewToken, TokenTest
 
@@ -72,8 +69,6 @@ class BatchedDecoder:
     observer: DecodingObserver = field(default_factory=DecodingObserver)
 
     def __post_init__(self) -> None:
-        if self.settings.pauses:
-            check_local(self.policy, "pauses its rollouts")
         for slot, state in enumerate(self.states):
             state.slot = slot
         self.current = ModelCaches(len(self.states))
@@ -81,6 +76,7 @@ class BatchedDecoder:
         self.gradients = GradientReuse(
             self.settings, self.states, self.policy, self.reward, self.current, self.observer
         )
+        self.rollouts = RolloutSampler(self.settings, self.policy, self.current, self.observer)
         self.optimiser = TokenOptimiser(self.settings, self.policy, self.gradients.evaluate_flips, self.observer)
         self.token_test = TokenTest(self.reward, self.current, self.observer)
 
@@ -92,20 +88,17 @@ class BatchedDecoder:
             if new_tokens:
                 self.accept(self.propose(new_tokens))
         if self.settings.pauses:
-            self.go_on(
-                [state for state in self.states if is_open(state, self.policy, self.settings.max_new_tokens)],
-                pause=False,
-            )
+            self.rollouts.complete(self.states)
             for state in self.states:
                 note_rollout(state, self.policy)
 
     def first_rollouts(self) -> None:
         """Sample the first response of every problem."""
         with shared_seconds([state.trajectory for state in self.states]):
-            rollouts = self.roll_out(self.states, [[] for _ in self.states], self.current)
+            rollouts = self.rollouts.roll_out(self.states, [[] for _ in self.states], self.current)
         for state, rollout in zip(self.states, rollouts, strict=True):
             state.tokens = rollout.token_ids
-            self.update_states(state, rollout.predictions)
+            set_predictions(state, rollout.predictions, self.settings)
             if not self.settings.pauses:
                 note_rollout(state, self.policy)
             state.done = self.settings.max_rollouts == 1
@@ -119,13 +112,7 @@ class BatchedDecoder:
         new_tokens, advancing = [], list(states)
         in_progress = self.optimiser.in_progress
         while True:
-            self.go_on(
-                [
-                    state
-                    for state in advancing
-                    if is_open(state, self.policy, self.settings.max_new_tokens) and not state.has_uncertain
-                ]
-            )
+            self.rollouts.reach_uncertain(advancing)
             selected = [state for state in advancing if self.select(state)]
             if not selected and not in_progress:
                 return new_tokens
@@ -188,7 +175,7 @@ class BatchedDecoder:
             if self.tests_responses:
                 self.score_incumbents(states)
                 self.proposed.copy(self.current, slots)
-            rollouts = self.roll_out(states, prefixes, self.proposed if self.tests_responses else self.current)
+            rollouts = self.rollouts.roll_out(states, prefixes, self.proposed if self.tests_responses else self.current)
             responses = [prefix + rollout.token_ids for prefix, rollout in zip(prefixes, rollouts, strict=True)]
             if self.tests_responses:
                 rewards, costs = scoring.rewards(
@@ -218,7 +205,7 @@ class BatchedDecoder:
                 accepted.append(state.slot)
                 new = predictions or [part[:0] for part in known]
                 joined = (torch.cat(parts) for parts in zip(known, new, strict=True))
-                self.update_states(state, TokenPredictions(*joined))
+                set_predictions(state, TokenPredictions(*joined), self.settings)
             state.done = state.done or state.rollouts == self.settings.max_rollouts
             self.observer.on_decision(state)
         if accepted and self.tests_responses:
@@ -249,69 +236,3 @@ class BatchedDecoder:
             state.trajectory.charge(spent)
             if not twice:
                 state.reward = value
-
-    def update_states(self, state: DecodingState, predictions: TokenPredictions) -> None:
-        """Set the policy's predictions along the current response, and the positions that pass the first gate."""
-        state.predictions = predictions
-        state.uncertain = uncertain(predictions, self.settings)
-
-    def roll_out(
-        self, states: Sequence[DecodingState], prefixes: Sequence[list[int]], caches: ModelCaches
-    ) -> list[Rollout]:
-        """Sample one rollout per problem after the prefix of its response; after an end token nothing is sampled.
-
-        Where rollouts pause, one that follows a revision begins with the next call of `go_on`, together with others.
-        """
-        for state, prefix in zip(states, prefixes, strict=True):
-            state.rollout_start = len(prefix)
-            state.rollouts += 1
-        if self.settings.pauses and any(prefixes):
-            rollouts = [Rollout([], False) for _ in states]
-        else:
-            rollouts = self.sample(states, prefixes, caches, pause=self.settings.pauses)
-        for state, prefix, rollout in zip(states, prefixes, rollouts, strict=True):
-            self.observer.on_rollout(state, prefix, rollout)
-        return rollouts
-
-    def go_on(self, states: Sequence[DecodingState], *, pause: bool = True) -> None:
-        """Go on with rollouts that paused, to the next uncertain token or without `pause` to the end."""
-        if not states:
-            return
-        with shared_seconds([state.trajectory for state in states]):
-            rollouts = self.sample(states, [state.tokens for state in states], self.current, pause=pause)
-        for state, rollout in zip(states, rollouts, strict=True):
-            state.tokens = state.tokens + rollout.token_ids
-            parts = zip(state.predictions, rollout.predictions, strict=True)
-            self.update_states(state, TokenPredictions(*map(torch.cat, parts)))
-
-    def sample(
-        self, states: Sequence[DecodingState], prefixes: Sequence[list[int]], caches: ModelCaches, *, pause: bool
-    ) -> list[Rollout]:
-        """Continue the current rollout of each problem after a prefix of its response, and charge the cost.
-
-        A token has the same uniform number wherever its rollout paused.
-        """
-        limit = self.settings.max_new_tokens
-        ended = [prefix and prefix[-1] in self.policy.eos_ids for prefix in prefixes]
-        options = {"stop": lambda predictions: passes_first_gate(predictions, self.settings)} if pause else {}
-        rollouts = rollouts_of(self.policy)(
-            self.policy,
-            [state.policy_prompt + prefix for state, prefix in zip(states, prefixes, strict=True)],
-            [
-                state.uniforms(f"rollout {state.rollouts - 1}", limit)[len(prefix) - state.rollout_start :]
-                for state, prefix in zip(states, prefixes, strict=True)
-            ],
-            self.settings.rollout,
-            [0 if end else limit - len(prefix) for end, prefix in zip(ended, prefixes, strict=True)],
-            store=caches.policy,
-            slots=[state.slot for state in states],
-            predictions=True,
-            **options,
-        )
-        for state, rollout in zip(states, rollouts, strict=True):
-            if rollout.token_ids:
-                state.trajectory.charge(cost.prefill(self.policy.size, rollout.prefilled))
-                state.trajectory.charge(cost.decoding(self.policy.size, rollout.decoded))
-            if rollout.reread:
-                state.trajectory.charge(cost.policy_forward(self.policy.size, rollout.reread))
-        return rollouts

@@ -76,10 +76,9 @@ def sample(
     """
     results = [Rollout([], False) for _ in prefixes]
     waiting = [i for i, limit in enumerate(max_new_tokens) if limit > 0]
-    cache = store
-    if store is None:  # equal prefixes share a slot
-        slots = shared_slots(prefixes)
-        cache = PrefixCache(len(set(slots)))
+    if store is None:
+        slots = shared_slots(prefixes)  # equal prefixes share one
+    cache = PrefixCache(len(set(slots))) if store is None else store
     texts = {slots[i]: list(prefixes[i]) for i in waiting}
     hidden, prefilled = prefill(policy, cache, texts)
     output_slots = _fork(store, slots, output_slots, waiting)
