@@ -57,6 +57,12 @@ def test_plan_names_machine_parts_budget_disk_and_download(capsys: pytest.Captur
         assert part in text
 
 
+@pytest.mark.parametrize("scale", ["tiny", "small", "coder"])
+def test_table_1_is_planned_where_no_model_is_given(scale: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "table1", f"scale={scale}"]) == 0
+    assert "fits. results would go to" in capsys.readouterr().out
+
+
 def test_more_devices_take_fewer_hours(capsys: pytest.CaptureFixture[str]):
     main(["plan", "table1", *PAPER, "devices=8"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "with devices=" in line]
