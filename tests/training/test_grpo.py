@@ -219,6 +219,26 @@ def test_training_with_adapter_changes_only_its_weights(tmp_path):
     assert all("lora_" in name for name in changed)
 
 
+def test_frozen_weights_in_bfloat16_leave_the_adapter_and_its_gradient_in_float32():
+    peft = pytest.importorskip("peft", reason="needs the extra `reference`: pip install -e '.[reference]'")
+    block = pad([Example("a", [2, 9, 10], [40, 41, 1]), Example("a", [2, 9], [42, 1])])[0]
+    gradients, values = {}, {}
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        settings = peft.LoraConfig(
+            task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False
+        )
+        wrapped = peft.get_peft_model(language_model(dtype), settings)
+        values[dtype] = losses.response_log_probabilities(wrapped.get_base_model(), block, 280)
+        values[dtype].sum().backward()
+        adapter = [weight for weight in wrapped.parameters() if weight.requires_grad]
+        assert {weight.dtype for weight in adapter} == {torch.float32}
+        gradients[dtype] = torch.cat([weight.grad.flatten() for weight in adapter])
+    assert values[torch.bfloat16].dtype == torch.float32
+    torch.testing.assert_close(values[torch.bfloat16], values[torch.float32], atol=0.05, rtol=0.02)
+    assert torch.cosine_similarity(*gradients.values(), dim=0) > 0.99
+
+
 class Killed(Exception):
     pass
 

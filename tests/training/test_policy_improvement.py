@@ -74,6 +74,18 @@ def rising_accuracy(self, batch, index):
     self.accuracies[batch[0].task] = float(self.global_step)
 
 
+@pytest.mark.parametrize(
+    ("lora", "frozen", "message"),
+    [("null", "bfloat16", "frozen_dtype must be null where all weights"), ("{r: 2}", "half", "dtype must be one of")],
+)
+def test_precision_of_frozen_weights_is_checked(lora, frozen, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = "improvement.recipes.grpo"
+    settings = config(tmp_path / "assets", f"{recipe}.lora={lora}", f"{recipe}.frozen_dtype={frozen}")
+    with pytest.raises(ValueError, match=message):
+        policy_improvement.improve(settings, "tiny-base-grpo", data())
+
+
 def test_missing_start_policy_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="tiny-base-sft-grpo starts from .*tiny-base-sft, which must hold a model"):

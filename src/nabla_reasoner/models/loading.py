@@ -87,10 +87,15 @@ def outline(
         raise ValueError(_reading_error(name, error)) from error
 
 
-def _check_request(name: str, device: str, dtype: str) -> None:
-    """Raise ValueError on an unknown dtype or device, or a folder without config.json or with damaged files."""
+def check_dtype(dtype: str) -> None:
+    """Raise ValueError on an unknown precision."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
+
+
+def _check_request(name: str, device: str, dtype: str) -> None:
+    """Raise ValueError on an unknown dtype or device, or a folder without config.json or with damaged files."""
+    check_dtype(dtype)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
             f"device {device!r} needs an NVIDIA GPU and a CUDA build of torch; neither was found. Use device=cpu."

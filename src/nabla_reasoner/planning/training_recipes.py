@@ -100,6 +100,7 @@ def _improved(recipe: dict[str, Any], estimate: Estimate) -> list[Training]:
                 sequences=count,
                 per_device=count,
                 sampled=sampled if group > 1 else 0.0,
+                width=2 if kind["frozen_dtype"] == "bfloat16" else job.width,
             )
         )
     return jobs

@@ -14,6 +14,7 @@ import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
 
+from ...models.loading import DTYPES, check_dtype
 from ...models.tokenizers import load_tokenizer
 from ...types import Problem
 from ..checkpoints import read_log
@@ -40,9 +41,10 @@ class TrainedPolicy(NamedTuple):
     flops: float
 
 
-def load_causal_lm(folder: str) -> transformers.PreTrainedModel:
-    """Load a causal LM in float32."""
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+def load_causal_lm(folder: str, dtype: str = "float32") -> transformers.PreTrainedModel:
+    """Load a causal LM; raise ValueError on an unknown precision."""
+    check_dtype(dtype)
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
 
 
 def check_tokenizer(model: transformers.PreTrainedModel, folder: str, expected_folder: str) -> None:
@@ -64,19 +66,25 @@ def train_policy(
     Args:
         config: `improvement` of the training configuration: questions, batch, validation, shared by all recipes.
         recipe: `method` (sft or grpo), `every` (steps between validations), `schedule` with one learning rate, `lora`
-            (settings of peft's adapter; null trains all weights), and for grpo `sampling`.
+            (settings of peft's adapter; null trains all weights), `frozen_dtype` (precision of the weights under an
+            adapter, which itself stays in float32; null: float32), and for grpo `sampling`.
         start: folder of the policy at the start of training.
         name: names the training's checkpoints.
         data: problems by task and split.
         until: step at which this call stops at the latest; another call goes on from there.
 
     Raises:
-        ValueError: an unknown method, or a policy with another tokenizer.
+        ValueError: an unknown method or precision, `frozen_dtype` without an adapter, or a policy with another
+            tokenizer.
     """
     if recipe.method not in ("sft", "grpo"):
         raise ValueError(f"method must be sft or grpo; got {recipe.method!r}.")
+    if recipe.frozen_dtype is not None and recipe.lora is None:
+        raise ValueError(
+            f"frozen_dtype must be null where all weights are trained; got {recipe.frozen_dtype!r} with lora: null."
+        )
     lightning.seed_everything(config.seed, verbose=False)
-    model = load_causal_lm(start)
+    model = load_causal_lm(start, recipe.frozen_dtype or "float32")
     check_tokenizer(model, start, config.tokenizer)
     recipe_values = OmegaConf.to_container(recipe, resolve=True)
     saved = model
@@ -121,7 +129,7 @@ def build_training(
         config.max_new_tokens,
         sampling=sampling,
         seed=config.seed,
-        reference=load_causal_lm(start),
+        reference=load_causal_lm(start, recipe.frozen_dtype or "float32") if sampling.kl_weight > 0 else None,
     )
     return module, Mixture(questions, counts, config.seed, collate=list, repeats=sampling.updates_per_batch)
 
@@ -140,8 +148,8 @@ def improve(config: DictConfig, name: str, data: Splits) -> None:
 
     def attempt(run: str, until: int | None) -> TrainedPolicy:
         schedule = {**recipe.schedule, "learning_rate": runs[run]}
-        one_rate = {"method": recipe.method, "lora": recipe.lora, "every": recipe.every, "schedule": schedule}
-        one_rate = OmegaConf.create(one_rate)
+        kept = {key: recipe.get(key) for key in ("method", "lora", "frozen_dtype", "every")}
+        one_rate = OmegaConf.create({**kept, "schedule": schedule})
         one_rate.sampling = recipe.get("sampling")
         trained = train_policy(shared_settings(config), one_rate, entry.start, run, data, until)
         best_step, accuracy, last_step = trained.result
