@@ -193,17 +193,24 @@ def unseen(rows: Rows) -> Iterator[str]:
             yield line(label, *cells)
 
 
+def paired_lines(
+    table: pd.DataFrame, baselines: dict[str, Iterable[str]], cells: Iterable[dict[str, str]]
+) -> Iterator[str]:
+    """A line for each form and baseline at equal rollouts; `baselines` by form, `cells`: values that pick a cell."""
+    forms = {"prefix": "nabla_reasoner_prefix", "outcome": "nabla_reasoner"}
+    for form, names in baselines.items():
+        for name in names:
+            pair = {"method": forms[form], "baseline": name, "matched_on": "rollouts"}
+            shown = [difference(one(table, **pair, **cell)) for cell in cells]
+            yield line(f"{form} form: {JUDGED[name].replace('**', '')}", *shown)
+
+
 def unseen_paired(rows: Rows) -> Iterator[str]:
-    compared = {
+    baselines = {
         "prefix": ("best_of_n", "tree_of_thoughts", "guided_decoding_gradient", "nabla_reasoner"),
         "outcome": ("best_of_n", "nabla_without_gradient"),
     }
-    for form, baselines in compared.items():
-        method = "nabla_reasoner_prefix" if form == "prefix" else "nabla_reasoner"
-        for baseline in baselines:
-            names = {"method": method, "baseline": baseline, "matched_on": "rollouts"}
-            cells = [difference(one(rows["comparisons_unseen"], task=task, **names)) for task in UNSEEN]
-            yield line(f"{form} form: {LABELS[baseline].replace('**', '')}", *cells)
+    return paired_lines(rows["comparisons_unseen"], baselines, [{"task": task} for task in UNSEEN])
 
 
 def unseen_story(rows: Rows) -> str:
@@ -297,9 +304,7 @@ def coder(rows: Rows) -> Iterator[str]:
 
 def coder_paired(rows: Rows) -> Iterator[str]:
     table = rows["comparisons_coder"].dropna(subset=["difference"])
-    for baseline in (name for name in LABELS if name in set(table.baseline)):
-        found = one(table, method="nabla_reasoner_prefix", baseline=baseline, matched_on="rollouts")
-        yield line(f"prefix form: {LABELS[baseline].replace('**', '')}", difference(found))
+    return paired_lines(table, {"prefix": [name for name in JUDGED if name in set(table.baseline)]}, [{}])
 
 
 def small_rewards(rows: Rows) -> Iterator[str]:
@@ -315,17 +320,11 @@ def small_rewards(rows: Rows) -> Iterator[str]:
 
 
 def small_paired(rows: Rows) -> Iterator[str]:
-    table = rows["table2_comparisons_small"]
-    compared = {
+    baselines = {
         "prefix": ("best_of_n", "guided_decoding", "nabla_without_gradient", "nabla_reasoner"),
         "outcome": ("best_of_n", "nabla_without_gradient"),
     }
-    for form, baselines in compared.items():
-        method = "nabla_reasoner_prefix" if form == "prefix" else "nabla_reasoner"
-        for baseline in baselines:
-            names = {"method": method, "baseline": baseline, "matched_on": "rollouts"}
-            cells = [difference(one(table, reward=reward, **names)) for reward in SMALL_REWARDS]
-            yield line(f"{form} form: {LABELS[baseline].replace('**', '')}", *cells)
+    return paired_lines(rows["table2_comparisons_small"], baselines, [{"reward": name} for name in SMALL_REWARDS])
 
 
 def true_steps(rows: Rows) -> Iterator[str]:

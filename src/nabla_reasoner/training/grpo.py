@@ -186,10 +186,13 @@ class GroupRelativeTraining(PolicyTraining):
         )
 
     def _informative(self, advantages: Float[Tensor, " responses"]) -> list[int]:
-        """Return the responses that an update needs: without a KL term, one of zero advantage has no gradient."""
-        if self.sampling.kl_weight > 0 or not advantages.any():
+        """Return the responses that an update needs: without a KL term, one of zero advantage has no gradient.
+
+        If none has an advantage, the first stands for all, and the gradient is zero.
+        """
+        if self.sampling.kl_weight > 0:
             return list(range(len(advantages)))
-        return advantages.nonzero()[:, 0].tolist()
+        return advantages.nonzero()[:, 0].tolist() or [0]
 
     def _share(self, examples: Sequence[Example], kept: Sequence[int]) -> float:
         """Return the weight of some responses in the average over all."""
