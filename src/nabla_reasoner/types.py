@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .models import Policy, RewardModel
 
 Messages = Sequence[dict[str, str]]
+COMMIT = "[0-9a-f]{40}"  # pattern of a revision of a model or data set on the hub, in full
 
 
 class Problem(NamedTuple):

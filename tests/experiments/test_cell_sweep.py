@@ -70,6 +70,16 @@ def test_truncated_records_are_completed_identically(tmp_path: Path):
     assert records_below(tmp_path) == undisturbed
 
 
+def test_records_left_unsorted_by_a_kill_are_sorted_when_the_command_is_typed_again(tmp_path: Path):
+    narrow = ("method=best_of_n",)
+    assert main(command(tmp_path, *narrow)) == 0
+    path = next(tmp_path.rglob("*.jsonl"))
+    undisturbed = path.read_text(encoding="utf-8")
+    path.write_text("".join(reversed(undisturbed.splitlines(keepends=True))), encoding="utf-8")
+    assert main(command(tmp_path, *narrow)) == 0
+    assert path.read_text(encoding="utf-8") == undisturbed
+
+
 def test_records_of_other_settings_refused_and_unchanged(tmp_path: Path, capsys):
     assert main(command(tmp_path, "method=best_of_n")) == 0
     path = next(tmp_path.rglob("*.jsonl"))

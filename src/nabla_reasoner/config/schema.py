@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..types import COMMIT
 from .data_folder import data_folder
 
 CONFIGS = data_folder() / "configs"
@@ -23,7 +24,7 @@ REWARD_KINDS = ("classifier", "token_classifier", "likelihood")
 WANDB_MODES = ("offline", "online", "disabled")
 Wandb = Literal[WANDB_MODES]
 Folder = Annotated[str, Field(min_length=1)]
-Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]  # of a model or data set on the hub, in full
+Commit = Annotated[str, Field(pattern=f"^{COMMIT}$")]
 Name = Annotated[str, Field(min_length=1)]
 
 

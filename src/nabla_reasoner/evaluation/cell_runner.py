@@ -75,6 +75,12 @@ def is_pending(built: BuiltCell) -> bool:
     return built.cell.overwrite or stored(record_file(built.cell)).count < expected(built)
 
 
+def sort_finished(built: BuiltCell) -> None:
+    """Put the records of a finished cell into the order of one process."""
+    cell = built.cell
+    prediction.sort_by_problem(record_file(cell), prediction.chunks(built.problems, cell.task.repeats, cell.batch_size))
+
+
 class CellRunner:
     """Runs the cells of one command, with their progress, failures and tables.
 
@@ -106,6 +112,9 @@ class CellRunner:
             MemoryError: a process was killed.
         """
         pending = [item for item in items if is_pending(item)]
+        for item in items:
+            if not is_pending(item):  # it may have been killed after its last record, before it was sorted
+                sort_finished(item)
         records = sum(expected(item) for item in pending)
         self.workers = workers.useful_workers(pending[0].cell, records) if pending else 1
         if self.workers == 1:

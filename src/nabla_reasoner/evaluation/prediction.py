@@ -216,7 +216,11 @@ def run(
             if isinstance(stopped, SystemExit) and not isinstance(stopped.__context__, KeyboardInterrupt):
                 raise  # of a handler of signals, e.g. submitit's: its status says that the job is to be queued again
             raise KeyboardInterrupt from stopped  # Lightning turns an interrupt into an exit
-    # several processes append in any order, in an earlier run of this cell too
+    sort_by_problem(path, all_chunks)
+
+
+def sort_by_problem(path: Path, all_chunks: Sequence[Chunk]) -> None:
+    """Put a cell's records into the order of one process; several append in any order, in an earlier run too."""
     sort_records(path, [(problem.id, chunk.repeat) for chunk in all_chunks for problem in chunk.problems])
 
 

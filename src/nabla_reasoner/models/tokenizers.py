@@ -7,11 +7,10 @@ from pathlib import Path
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from ..types import Messages
+from ..types import COMMIT, Messages
 
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>")
 UNKNOWN = "<|unknown|>"
-COMMIT = re.compile(r"[0-9a-f]{40}")
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -27,7 +26,7 @@ def split_commit(name: str) -> tuple[str, str | None]:
     plain, mark, commit = name.partition("@")
     if not mark or Path(name).exists() or plain.count("/") != 1 or plain.startswith((".", "/", "~")):
         return name, None
-    if not COMMIT.fullmatch(commit):
+    if not re.fullmatch(COMMIT, commit):
         raise ValueError(
             f"the revision of a hub name must be a full commit, 40 digits 0 to f; got {commit!r} in {name}. Look it up "
             f"at https://huggingface.co/{plain}/commits/main."
