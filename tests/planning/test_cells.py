@@ -123,7 +123,9 @@ def test_a_gradient_pass_keeps_what_its_tokens_need():
     doubled = planned.demand(limits._replace(tokens_per_pass=2 * limits.tokens_per_pass))
     assert doubled.activations == pytest.approx(2 * planned.memory.activations)
     assert planned.memory.activations / limits.tokens_per_pass == pytest.approx(4.45e6, rel=0.1)
-    assert plan(*PAPER, "method=nabla_without_gradient").memory.activations < 0.1 * planned.memory.activations
+    null_arm = (*PAPER, "method=nabla_without_gradient")
+    assert plan(*null_arm, "method.grad_threshold=0").memory.activations < 0.1 * planned.memory.activations
+    assert plan(*null_arm).memory.activations == planned.memory.activations, "its gate reads the gradient"
 
 
 def test_largest_settings_fit_and_larger_ones_do_not():

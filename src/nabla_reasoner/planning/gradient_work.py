@@ -37,6 +37,7 @@ def nabla(case: Case) -> Work:
         )
         visits = case.typical.uncertain * settings["num_passes"] * min(revised.count / unlimited, 1.0)
         common = common._replace(row_steps=settings["num_iterations"] * visits)
+    if settings["use_gradient"] or settings["grad_threshold"] > 0:  # the null arm selects tokens by the gradient too
         return _with_gradients(case, common, revised)
     reads = revised.any * (case.prompt + case.length) * tested  # of the first response, when a proposal is tested
     return common._replace(reward_forward=common.reward_forward + reads, rows=1.0)
