@@ -43,6 +43,7 @@ GRPO = {"best_of_n": "GRPO + Best-of-8", "nabla_reasoner_prefix": "GRPO + ∇-Re
 REWARDS = ("likelihood-weak", "likelihood-medium", "likelihood", "classifier")
 OUTCOME = "nabla_reasoner"
 UNSEEN = ("gcd", "simple_equations")  # tasks of scale=unseen
+CODER_TASKS = ("gsm8k", "math500")  # of scale=coder
 SMALL_REWARDS = ("smollm2", "smollm2-verifier")  # likelihood and verifier of scale=small
 VERIFIERS = {
     "verifier-implicit-300": "log-ratio, 300 steps",
@@ -293,18 +294,21 @@ def small(rows: Rows) -> Iterator[str]:
 
 
 def coder(rows: Rows) -> Iterator[str]:
-    """Qwen2.5-Coder-0.5B on GSM8K: accuracy, interval, FLOPs over Self-Consistency's."""
-    table = rows["table1_coder"]
-    eight = one(table, method="self_consistency").flops
-    for method, label in JUDGED.items():
-        found = table[(table.method == method) & (table.status == "ok")]
-        if len(found):
-            yield line(label, f"{interval(found.iloc[0])} · {found.iloc[0].flops / eight:.2f}")
+    """Qwen2.5-Coder-0.5B on GSM8K and MATH-500: accuracy, interval, FLOPs over Self-Consistency's."""
+    table = rows["table1_coder"][rows["table1_coder"].status == "ok"]
+    for method in (name for name in JUDGED if name in set(table.method)):
+        cells = [one(table, task=task, method=method) for task in CODER_TASKS]
+        eight = [one(table, task=task, method="self_consistency").flops for task in CODER_TASKS]
+        yield line(
+            JUDGED[method],
+            *(f"{interval(cell)} · {cell.flops / flops:.2f}" for cell, flops in zip(cells, eight, strict=True)),
+        )
 
 
 def coder_paired(rows: Rows) -> Iterator[str]:
     table = rows["comparisons_coder"].dropna(subset=["difference"])
-    return paired_lines(table, {"prefix": [name for name in JUDGED if name in set(table.baseline)]}, [{}])
+    baselines = {"prefix": [name for name in JUDGED if name in set(table.baseline)]}
+    return paired_lines(table, baselines, [{"task": task} for task in CODER_TASKS])
 
 
 def small_rewards(rows: Rows) -> Iterator[str]:
@@ -789,6 +793,9 @@ def small_sentences(rows: Rows) -> Iterator[str]:
     assert whole.rank_correlation[likelihood, "prefix"] > 0.999
     sft = one(rows["table1_small"], policy="smollm2", method="sft")
     yield f"worked solutions reaches {sft.accuracy:.1f} % by greedy decoding."
+    curve = pd.read_csv(ROOT / "assets/curves/smollm2-grpo.csv").set_index("step")["validation/accuracy"].dropna()
+    assert curve.index[curve == curve.max()][0] == 59  # validation follows the sixtieth step
+    yield f"rose from {curve[0]:.1f} to {curve.max():.1f} % (step 60)."
 
 
 SENTENCES = {
