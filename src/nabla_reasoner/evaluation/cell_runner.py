@@ -112,9 +112,6 @@ class CellRunner:
             MemoryError: a process was killed.
         """
         pending = [item for item in items if is_pending(item)]
-        for item in items:
-            if not is_pending(item):  # it may have been killed after its last record, before it was sorted
-                sort_finished(item)
         records = sum(expected(item) for item in pending)
         self.workers = workers.useful_workers(pending[0].cell, records) if pending else 1
         if self.workers == 1:
@@ -147,6 +144,8 @@ class CellRunner:
             except Exception as error:
                 self._report(built, error)
             self.check_complete(built)
+        else:  # it may have been killed after its last record, before it was sorted
+            sort_finished(built)
         self._finish(built, before, time.monotonic() - began)
 
     def run_in_job(self, built: BuiltCell) -> None:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from ..engine.numerics import at_least_float32
 from .data import Padded
 
 NORMALISATIONS = ("sequence", "token", "length")
@@ -149,7 +150,7 @@ def next_token_loss(model: torch.nn.Module, blocks: Sequence[Padded], vocab_size
     for block in blocks:
         hidden = model.base_model(input_ids=block.ids, use_cache=False).last_hidden_state[:, :-1]
         is_target = block.is_response[:, 1:]  # only these positions go through the output matrix
-        logits = _single(model.get_output_embeddings()(hidden[is_target])[:, :vocab_size])
+        logits = at_least_float32(model.get_output_embeddings()(hidden[is_target])[:, :vocab_size])
         losses.append(functional.cross_entropy(logits, block.ids[:, 1:][is_target], reduction="sum"))
         count += int(is_target.sum())
     return torch.stack(losses).sum() / count
@@ -166,12 +167,7 @@ def response_log_probabilities(
     """
     hidden = model.base_model(input_ids=block.ids, use_cache=False).last_hidden_state[:, :-1]
     is_target = block.is_response[:, 1:]
-    logits = _single(model.get_output_embeddings()(hidden[is_target])[:, :vocab_size]) / temperature
+    logits = at_least_float32(model.get_output_embeddings()(hidden[is_target])[:, :vocab_size]) / temperature
     log_probabilities = torch.log_softmax(logits, -1).gather(1, block.ids[:, 1:][is_target][:, None])[:, 0]
     rows, positions = is_target.nonzero(as_tuple=True)
     return log_probabilities.new_zeros(block.ids.shape).index_put((rows, positions + 1), log_probabilities)
-
-
-def _single(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return logits in float32 or better: a sum over the vocabulary loses too much in half precision."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

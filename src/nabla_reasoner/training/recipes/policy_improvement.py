@@ -41,8 +41,9 @@ class TrainedPolicy(NamedTuple):
     flops: float
 
 
-def load_causal_lm(folder: str, dtype: str = "float32") -> transformers.PreTrainedModel:
-    """Load a causal LM; raise ValueError on an unknown precision."""
+def load_causal_lm(folder: str, dtype: str | None) -> transformers.PreTrainedModel:
+    """Load a causal LM, in float32 if no precision is named; raise ValueError on an unknown one."""
+    dtype = dtype or "float32"
     check_dtype(dtype)
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
 
@@ -84,7 +85,7 @@ def train_policy(
             f"frozen_dtype must be null where all weights are trained; got {recipe.frozen_dtype!r} with lora: null."
         )
     lightning.seed_everything(config.seed, verbose=False)
-    model = load_causal_lm(start, recipe.frozen_dtype or "float32")
+    model = load_causal_lm(start, recipe.frozen_dtype)
     check_tokenizer(model, start, config.tokenizer)
     recipe_values = OmegaConf.to_container(recipe, resolve=True)
     saved = model
@@ -129,7 +130,7 @@ def build_training(
         config.max_new_tokens,
         sampling=sampling,
         seed=config.seed,
-        reference=load_causal_lm(start, recipe.frozen_dtype or "float32") if sampling.kl_weight > 0 else None,
+        reference=load_causal_lm(start, recipe.frozen_dtype) if sampling.kl_weight > 0 else None,
     )
     return module, Mixture(questions, counts, config.seed, collate=list, repeats=sampling.updates_per_batch)
 
@@ -148,9 +149,8 @@ def improve(config: DictConfig, name: str, data: Splits) -> None:
 
     def attempt(run: str, until: int | None) -> TrainedPolicy:
         schedule = {**recipe.schedule, "learning_rate": runs[run]}
-        kept = {key: recipe.get(key) for key in ("method", "lora", "frozen_dtype", "every")}
+        kept = {key: recipe.get(key) for key in ("method", "lora", "frozen_dtype", "every", "sampling")}
         one_rate = OmegaConf.create({**kept, "schedule": schedule})
-        one_rate.sampling = recipe.get("sampling")
         trained = train_policy(shared_settings(config), one_rate, entry.start, run, data, until)
         best_step, accuracy, last_step = trained.result
         print(f"{run}: best at step {best_step} of {last_step}, {accuracy:.1f} % right", flush=True)
