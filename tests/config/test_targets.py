@@ -20,6 +20,7 @@ def test_target_file_names_code_settings_and_sources(name: str):
     target = targets()[name]
     shared = {
         "table1-release": "table1",
+        "tune-benchmark": "tune",
         "tune-likelihood": "tune",
         "ablations-classifier": "ablations",
         "bench-gpu": "bench",

@@ -95,6 +95,17 @@ def test_runs_of_smollm2_are_predicted():
     assert compared >= 15
 
 
+def test_seconds_of_a_pretrained_model_in_bfloat16_are_predicted():
+    """MATH-500 at scale=coder, whose cells ran one after the other; on GSM8K two commands shared the cores."""
+    with (ROOT / "figures/data/table1_coder.csv").open(encoding="utf-8") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file) if row["task"] == "math500" and row["seconds"]}
+    methods = "method=greedy,self_consistency,best_of_n,judge_greedy,guided_decoding"
+    cells = compose_cells(["experiment=table1", "scale=coder", "task=math500", methods])
+    for plan in plan_cells(cells, machine(cells[0].estimate.machine)):
+        seconds = float(rows[plan.name]["seconds"]) * plan.problems
+        assert close(plan.seconds, seconds), (plan.name, plan.seconds, seconds)
+
+
 def test_gradient_passes_on_a_gpu_are_predicted():
     """Memory and seconds of `bench-gpu`, on an H200. One sequence does not fill the card: there launches count too."""
     with (ROOT / "figures/data/bench_gpu.csv").open(encoding="utf-8") as file:

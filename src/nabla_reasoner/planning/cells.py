@@ -141,7 +141,7 @@ def check_memory(plans: Sequence[CellPlan], machine: Machine) -> None:
         remedy = f"The largest settings that fit: {best}"
     else:
         least = Limits(1, 1, 1)
-        names = [name for name, other in MACHINES.items() if name != "cpu" and fits(demands, least, other)]
+        names = [name for name, other in MACHINES.items() if not name.startswith("cpu") and fits(demands, least, other)]
         remedy = f"No setting fits: one problem at a time needs {gigabytes(worst.demand(least).total)} GB. " + (
             f"Machines that can hold it: {', '.join(names)}" if names else "Choose smaller models"
         )

@@ -17,7 +17,7 @@ class Machine(NamedTuple):
         name: as typed after `gpu=`.
         memory: bytes. A driver reports a little more than the published GB; that is our reserve for its own needs.
         bandwidth: bytes per second of its memory.
-        flops: floating-point operations per second, dense bfloat16 (float32 on a CPU).
+        flops: floating-point operations per second, dense bfloat16 (float32 for `cpu`).
         step_share: share of `bandwidth` and `flops` that decoding reaches; our assumption.
         pass_share: share of `flops` that passes over whole texts reach; our assumption.
         layer_seconds: time to launch one layer of one pass or decoding step; our assumption.
@@ -40,25 +40,27 @@ class Machine(NamedTuple):
         return self._replace(layer_seconds=0.0, row_seconds=0.0, dto_seconds=0.0)
 
 
-def _cpu() -> Machine:
-    """Return this computer's CPU: its own memory, and the speed of one core, fitted to Table 1 at scale=tiny."""
-    return Machine(
-        name="cpu",
-        memory=float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
-        bandwidth=8 * GB,
-        flops=62e9,
-        step_share=0.75,
-        pass_share=0.56,
-        layer_seconds=1.2e-3,
-        row_seconds=75e-6,
-        dto_seconds=130e-6,
-    )
+# This computer's CPU: its own memory, and the speed of one core in float32, fitted to Table 1 at scale=tiny.
+_CPU = Machine(
+    name="cpu",
+    memory=float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+    bandwidth=8 * GB,
+    flops=62e9,
+    step_share=0.75,
+    pass_share=0.56,
+    layer_seconds=1.2e-3,
+    row_seconds=75e-6,
+    dto_seconds=130e-6,
+)
+# Two cores with bfloat16 matrix units (AMX), fitted to MATH-500 at scale=coder: a row has 151,936 logits to draw from.
+_CPU_AMX = _CPU._replace(name="cpu-amx", flops=1.2e12, row_seconds=600e-6)
 
 
 MACHINES = {
     machine.name: machine
     for machine in (
-        _cpu(),
+        _CPU,
+        _CPU_AMX,
         Machine("RTX4090-24GB", memory=24 * GB, bandwidth=1008 * GB, flops=165.2e12),
         Machine("A100-40GB", memory=40 * GB, bandwidth=1555 * GB, flops=312e12),
         Machine("L40S-48GB", memory=48 * GB, bandwidth=864 * GB, flops=362.05e12),

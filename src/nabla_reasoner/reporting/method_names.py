@@ -44,6 +44,9 @@ STYLES = {  # in the order of a table's rows
     "nabla_without_gradient": MethodStyle("∇ without gradient (null arm)", "the null arm", "#E69F00", "D"),
     "nabla_reasoner": MethodStyle("∇-Reasoner, outcome form", "∇-Reasoner", "#D55E00", "*"),
     "nabla_reasoner_multipass": MethodStyle("∇-Reasoner, outcome form, up to 4 passes", "∇-Reasoner", "#CC79A7", "+"),
+    "nabla_prefix_without_gradient": MethodStyle(
+        "∇ prefix form without gradient (null arm)", "the prefix form's null arm", "#DDCC77", "d"
+    ),
     "nabla_reasoner_prefix": MethodStyle("∇-Reasoner, prefix form", "∇-Reasoner in prefix form", "#661100", "P"),
 }
 METHODS = tuple(STYLES)
@@ -71,9 +74,10 @@ NULL_ARM = "nabla_without_gradient"  # the same loop without the gradient
 OURS = "nabla_reasoner"  # one pass, as the paper's
 MULTIPASS = "nabla_reasoner_multipass"  # our extension
 PREFIX = "nabla_reasoner_prefix"  # the reward read at each token, our extension
+PREFIX_NULL_ARM = "nabla_prefix_without_gradient"  # the same without the gradient
 NABLA = (OURS, MULTIPASS, PREFIX)
 SEARCHES = ("self_consistency", BEST_OF_N, "tree_of_thoughts", "rap", "tpo")  # sampling and search baselines
 SELECTORS = ("self_consistency", BEST_OF_N, "soft_best_of_n", "weighted_self_consistency")  # of one pool of samples
 TRAINED = ("sft", "grpo")  # greedy decoding of a policy improved by training
-ANYTIME = ("greedy", "self_consistency", BEST_OF_N, NULL_ARM, *NABLA)  # methods with a curve in Figure 4
-REJECTING = (BEST_OF_N, NULL_ARM, *NABLA)  # methods with a rejection rate in Table 3
+ANYTIME = ("greedy", "self_consistency", BEST_OF_N, NULL_ARM, PREFIX_NULL_ARM, *NABLA)  # curves of Figure 4
+REJECTING = (BEST_OF_N, NULL_ARM, PREFIX_NULL_ARM, *NABLA)  # methods with a rejection rate in Table 3
