@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -114,10 +115,10 @@ def page(name: str) -> str:
 
 def one(table: pd.DataFrame, **values: object) -> pd.Series:
     """The only row with these values."""
-    for column, value in values.items():
-        table = table[table[column] == value]
-    assert len(table) == 1, values
-    return table.iloc[0]
+    matches = np.logical_and.reduce([(table[column] == value).to_numpy(bool) for column, value in values.items()])
+    positions = np.flatnonzero(matches)
+    assert len(positions) == 1, values
+    return table.iloc[positions[0]]
 
 
 def line(*cells: str) -> str:

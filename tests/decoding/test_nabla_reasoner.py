@@ -83,8 +83,13 @@ def test_batched_loop_takes_decisions_of_reference(settings, kind):
 PAUSING = {"reward_form": "prefix", "acceptance": "prefix_higher", "max_new_tokens": 16, "step_size": 1.0}
 
 
+NULL_ARM = {"use_gradient": False, "max_rollouts": 100, "grad_threshold": 0.5}
+
+
 @pytest.mark.parametrize("kind", ["likelihood", "classifier"])
-@pytest.mark.parametrize("changes", [{}, {"max_rollouts": 100}, {"acceptance": "always", "max_rollouts": 3}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"max_rollouts": 100}, {"acceptance": "always", "max_rollouts": 3}, NULL_ARM], ids=str
+)
 def test_rollouts_that_pause_give_the_same_response_at_less_cost(changes: dict, kind: str):
     settings = {**PAUSING, "confidence_threshold": 0.1, **changes}
     paused = solve({**settings, "rollout_end": "uncertain"}, kind)

@@ -65,7 +65,6 @@ class Grid:
 
     def __init__(self) -> None:
         self.cells: dict[tuple[str, ...], Cell] = {}
-        self.raw: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def cell(self, overrides: Sequence[str]) -> Cell:
         """Return the checked cell of these overrides."""
@@ -79,12 +78,12 @@ class Grid:
         changed = {item.split(".")[0] for item in overrides if "." in item.split("=")[0]}  # needs its part's choice
         chosen = {item.split("=")[0]: item for item in overrides if item.split("=")[0] in PARTS - changed}
         shared = [item for item in overrides if item not in chosen.values()]
-        base = self._composed(shared)
+        base = _composed(tuple(shared))
         combined = dict(base)
         for group, item in chosen.items():
             part = self._part(base, shared, group, item)
             if part is None:
-                return self._composed(overrides)
+                return _composed(tuple(overrides))
             combined[group] = part
         return combined
 
@@ -97,14 +96,14 @@ class Grid:
         file = _plain_file(group, item.removeprefix(f"{group}="))
         if file is not None and base[group] == _plain_file(group, base[group]["name"]):
             return file
-        part = self._composed([*shared, item])
+        part = _composed((*shared, item))
         return part[group] if _without(part, group) == _without(base, group) else None
 
-    def _composed(self, overrides: Sequence[str]) -> dict[str, Any]:
-        key = tuple(overrides)
-        if key not in self.raw:
-            self.raw[key] = OmegaConf.to_container(_compose("config", parse(overrides)), resolve=False)
-        return self.raw[key]
+
+@functools.lru_cache(maxsize=512)
+def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Return the unresolved settings of these overrides; not to be changed."""
+    return OmegaConf.to_container(_compose("config", parse(overrides)), resolve=False)
 
 
 @functools.cache
