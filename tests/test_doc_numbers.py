@@ -279,7 +279,7 @@ def small(rows: Rows) -> Iterator[str]:
     """SmolLM2 under both rewards: accuracy, interval, FLOPs over Best-of-8's."""
     both, first = rows["table2_small"], rows["table1_small"]
     first = first[first.policy == "smollm2"]
-    free = first[first.method.isin(["greedy", "self_consistency", "sft"])]  # they read no reward
+    free = first[first.method.isin(["greedy", "self_consistency", "sft", "grpo"])]  # they read no reward
     likelihood, verifier = (both[both.reward == reward] for reward in SMALL_REWARDS)
     shown = (pd.concat([likelihood, free]), pd.concat([first, verifier]).drop_duplicates("method"))
     for method, label in JUDGED.items():
@@ -292,6 +292,10 @@ def small(rows: Rows) -> Iterator[str]:
             cells += [f"{interval(found.iloc[0])} · {found.iloc[0].flops / best:.2f}" if len(found) else ""]
         if any(cells):
             yield line(label, *cells)
+    table, best = rows["table1_small"], one(first, method="best_of_n").flops
+    for method, label in GRPO.items():
+        row = one(table, policy="smollm2-grpo", method=method)
+        yield line(label, "", f"{interval(row)} · {row.flops / best:.2f}")
 
 
 def coder(rows: Rows) -> Iterator[str]:
@@ -792,8 +796,17 @@ def small_sentences(rows: Rows) -> Iterator[str]:
 
     yield f"is {correlation('prefix')} in prefix form, {correlation('outcome')} in outcome form"
     assert whole.rank_correlation[likelihood, "prefix"] > 0.999
-    sft = one(rows["table1_small"], policy="smollm2", method="sft")
-    yield f"worked solutions reaches {sft.accuracy:.1f} % by greedy decoding."
+    first = rows["table1_small"]
+    sft, grpo = (one(first, policy="smollm2", method=method) for method in ("sft", "grpo"))
+    yield f"worked solutions reaches {sft.accuracy:.1f} % by greedy decoding, GRPO {grpo.accuracy:.1f} %"
+    own = {method: one(first, policy="smollm2-grpo", method=method).accuracy for method in GRPO}
+    assert len(set(own.values())) == 1
+    yield f"Best-of-8 and the prefix form solve {own['best_of_n']:.1f} % each"
+    pairs = rows["comparisons_small"]
+    pairs = pairs[(pairs.matched_on == "rollouts") & pairs.baseline.isin(["sft", "grpo"])]
+    assert set(pairs.verdict) == {"worse"}
+    better = pairs[(pairs.method == OUTCOME) & (pairs.baseline == "grpo")].iloc[0]
+    yield f"GRPO is {-better.difference:.1f} points better than the outcome form"
     curve = pd.read_csv(ROOT / "assets/curves/smollm2-grpo.csv").set_index("step")["validation/accuracy"].dropna()
     assert curve.index[curve == curve.max()][0] == 59  # validation follows the sixtieth step
     yield f"rose from {curve[0]:.1f} to {curve.max():.1f} % (step 60)."

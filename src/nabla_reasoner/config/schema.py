@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from ..types import COMMIT
 from .data_folder import data_folder
@@ -23,7 +25,16 @@ SAME, NEXT, CPU = REWARD_DEVICES = ("same", "next", "cpu")  # where the reward m
 REWARD_KINDS = ("classifier", "token_classifier", "likelihood")
 WANDB_MODES = ("offline", "online", "disabled")
 Wandb = Literal[WANDB_MODES]
-Folder = Annotated[str, Field(min_length=1)]
+
+
+def _plain_path(text: str) -> str:
+    """Return a path as `Path` writes it, so that two spellings of one folder are one text."""
+    if not text.strip():
+        raise PydanticCustomError("string_too_short", "text that is not empty")
+    return str(Path(text))
+
+
+Folder = Annotated[str, AfterValidator(_plain_path)]
 Commit = Annotated[str, Field(pattern=f"^{COMMIT}$")]
 Name = Annotated[str, Field(min_length=1)]
 
