@@ -2,6 +2,8 @@
 
 import inspect
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -216,6 +218,34 @@ def test_every_method_file_names_all_class_settings(method: str):
     build.build_method(cell)
     signature = inspect.signature(get_class(cell.method.target))
     assert set(cell.method.keywords()) == set(signature.parameters)
+
+
+WITHOUT_TYPE_CHECKS = """
+from hydra.utils import get_class
+from nabla_reasoner.config.compose import compose_cells
+from nabla_reasoner.config.schema import choices
+
+for name in choices("method"):
+    method = compose_cells([f"method={name}"])[0].method
+    keywords, made = method.keywords(), get_class(method.target)
+    bad = {key: 2.5 for key, value in keywords.items() if type(value) is int}
+    bad |= {key: 1e-320 for key in keywords if key.endswith("temperature")}
+    for key, value in bad.items():
+        try:
+            made(**{**keywords, key: value})
+        except ValueError as error:
+            print("refused" if str(value) in str(error) else f"{name} {key}: {error}")
+        else:
+            print(f"{name} {key}={value} was accepted")
+"""
+
+
+def test_every_method_refuses_parts_of_counts_and_temperatures_too_small_to_divide_by():
+    """A loop up to 2.5 never ends, and logits divided by 1e-320 are infinite. In a process without type checks."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TYPE_CHECKS], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) > 3 * len(choices("method"))
+    assert set(lines) == {"refused"}
 
 
 @pytest.mark.parametrize("method", ["judge_greedy", "logit_mixture"])

@@ -268,12 +268,29 @@ def test_ablation_of_another_split_is_not_compared(tmp_path: Path):
     write(tmp_path / "default", "nabla_reasoner")
     write(tmp_path / "same", "nabla_reasoner", changes={"method.step_size": 1.0})
     write(tmp_path / "other", "nabla_reasoner", changes={"method.step_size": 1.0, "split": "validation"})
-    loaded = {name: ablation_runs.load_runs(tmp_path / name) for name in ("default", "same", "other")}
-    settings = [ablations.Setting("step", name, name, None, "") for name in loaded]
+    write(tmp_path / "two", "nabla_reasoner", changes={"method.step_size": 1.0, "method.max_rollouts": 4})
+    loaded = {name: ablation_runs.load_runs(tmp_path / name) for name in ("default", "same", "other", "two")}
+    settings = [ablations.Setting("step", name, name, None, "", frozenset({"step_size"})) for name in loaded]
     rows = {row["setting"]: row for row in ablations.table_rows(settings, loaded)}
     assert (rows["same"]["difference"], rows["same"]["status"]) == (0.0, "ok")
     assert rows["other"]["difference"] is None
     assert rows["other"]["status"].startswith("not run: the records are not of the default's questions")
+    assert rows["two"]["difference"] is None
+    assert rows["two"]["status"] == "not run: the records differ from the default's in max_rollouts too"
+
+
+def test_pool_of_other_settings_is_named_and_left_out(tmp_path: Path, capsys):
+    size = {"method.num_samples": 8, "method.temperature": 0.7}
+    write(tmp_path, "best_of_n", changes=size)
+    for temperature, used in ((0.7, True), (5.0, False)):
+        larger = {"method.num_samples": 32, "method.temperature": temperature}
+        pool = write(tmp_path / "pool", "best_of_n", changes=larger)
+        (tmp_path / "budget").mkdir(exist_ok=True)
+        for file in (pool, pool.with_suffix(".settings.json")):
+            (tmp_path / "budget" / file.name).write_bytes(file.read_bytes())
+        experiment = outcomes.read_experiment(tmp_path)
+        assert (len(experiment.pools) > 0) == used
+        assert ("its temperature is not that of the records" in capsys.readouterr().err) == (not used)
 
 
 def test_versions_of_a_part_are_those_of_its_experiment(tmp_path: Path):

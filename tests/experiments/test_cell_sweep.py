@@ -22,6 +22,7 @@ from nabla_reasoner.evaluation.results_folder import locked
 from nabla_reasoner.experiments import table2
 from nabla_reasoner.experiments.command import FAILED
 from nabla_reasoner.models import loading
+from nabla_reasoner.reporting.tables import read_csv
 
 
 @pytest.mark.slow
@@ -119,6 +120,11 @@ def broken_folder(tmp_path: Path, how: str) -> str:
         (["method=greedy", "policy.path={corrupt}"], ["corrupt", "cannot be read"]),
         (["method=greedy", "policy.path={template}"], ["chat template"]),
         (["method=greedy", "max_new_tokens=5000"], ["context", "5000"]),
+        (["method=greedy", "method.max_new_tokens=5000"], ["context", "5000"]),
+        (["method=greedy", "results_dir=' '"], ["results_dir must be text that is not empty"]),
+        (["method=greedy", "results_dir=a,b"], ["results_dir must be one folder; got a, b"]),
+        (["method=greedy", "policy.name=."], ["policy.name must be a name with letters or digits; got '.'"]),
+        (["method=greedy", "reward.name=a/b"], ["reward.name must be a name without a slash; got 'a/b'"]),
         (["method=greedy", "task=math500", "task.path=missing.jsonl"], ["missing.jsonl"]),
         (["method=greedy", "task=math500", "task.path={empty}"], ["at least one row"]),
         (["method=greedy", "task=math500", "task.path={malformed}"], ["line 2"]),
@@ -142,6 +148,22 @@ def test_bad_input_exits_2_and_writes_nothing(tmp_path: Path, capsys, settings: 
     for word in words:
         assert word in errors
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("spelling", ["{}/", "{}/./", "{}//"])
+def test_two_spellings_of_a_folder_are_one(tmp_path: Path, spelling: str):
+    base = [word for word in command(tmp_path) if not word.startswith("results_dir=")]
+    assert main([*base, "method=greedy", f"results_dir={spelling.format(tmp_path)}"]) == 0
+    row = read_csv(tmp_path / "tiny" / "table1" / "table.csv")[0]
+    assert row["status"] == "ok"
+
+
+def test_folder_in_place_of_a_file_is_one_line(tmp_path: Path, capsys):
+    (tmp_path / "tiny" / "table1" / "summary.json").mkdir(parents=True)
+    assert main(command(tmp_path, "method=greedy")) == FAILED
+    errors = capsys.readouterr().err
+    assert "results cannot be written" in errors
+    assert "Traceback" not in errors
 
 
 def test_unknown_target_error_lists_valid_ones(capsys):

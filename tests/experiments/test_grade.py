@@ -142,6 +142,12 @@ GOOD = '{"answer": "1", "response": "x", "task": "math500"}\n'
         ("a.jsonl", GOOD.replace('"1"', "true"), [], "column 'answer': a field must be text or a number; got True"),
         ("a.jsonl", GOOD + GOOD.replace('"math500"', "null"), [], "line 2, column 'task': a task is missing"),
         ("a.jsonl", GOOD.replace('"1"', "null"), [], "no row has one"),
+        (
+            "a.jsonl",
+            GOOD + GOOD.replace('"1"', '"2"'),
+            ["problem=task"],
+            "line 2: problem 'math500' must have one right",
+        ),
         ("a.jsonl", "\n", [], "must have at least one row"),
         ("a.csv", "answer,response,task\n1,x,math500\n1,x\n", [], "line 3: every row must have 3 fields"),
         ("a.csv", 'answer,response,task\n"1\n2",x,math500\n1,"x\n', [], "line 4: the row must be CSV"),
@@ -166,6 +172,14 @@ def test_bad_input_is_refused_in_one_line(name, text, words, said, tmp_path: Pat
     assert not captured.out
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert Path(name).read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\x0c", "\x85"])
+def test_unquoted_character_that_is_no_line_break_of_csv_is_read(character: str, tmp_path: Path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text(f"answer,response,task\n1,a{character}\\boxed{{1}},math500\n", encoding="utf-8")
+    assert main(["grade", str(path)]) == 0
+    assert "100.0" in capsys.readouterr().out
 
 
 def test_latin1_file_is_refused_with_its_line(tmp_path: Path, capsys):

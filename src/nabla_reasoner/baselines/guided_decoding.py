@@ -13,6 +13,7 @@ from torch import Tensor
 from ..cost import Cost
 from ..engine import batching
 from ..engine.numerics import at_least_float32
+from ..engine.sampling import check_whole
 from ..engine.sequences import likelihood_models
 from ..engine.trajectory import seconds_share
 from ..models.language_models import Policy, RewardModel
@@ -54,6 +55,7 @@ class GuidedDecoding:
         check_counts({"max_new_tokens": max_new_tokens})
         if not reward_weight >= 0:
             raise ValueError(f"reward_weight (w) must be >= 0; got {reward_weight}. Use 0 for greedy decoding.")
+        check_whole({"num_candidates (k)": num_candidates})
         if num_candidates < 2:
             raise ValueError(f"num_candidates (k) must be >= 2, to have a choice; got {num_candidates}.")
         if not 0 < confidence_threshold <= 1:

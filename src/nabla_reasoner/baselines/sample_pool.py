@@ -12,7 +12,7 @@ from .. import cost
 from ..cost import Cost
 from ..engine import scoring
 from ..engine.generation import Rollout
-from ..engine.sampling import Sampling, check_finite, keyed_uniforms
+from ..engine.sampling import LEAST_TEMPERATURE, Sampling, check_finite, check_whole, keyed_uniforms
 from ..engine.trajectory import Sample, SampleLog, seconds_share
 from ..models.language_models import Policy, RewardModel
 from ..serving.rollouts import rollouts_of
@@ -52,18 +52,21 @@ class KeyedSampler(NamedTuple):
 
 
 def check_counts(counts: dict[str, int]) -> None:
-    """Raise ValueError naming the first count below 1, NaN or infinite."""
+    """Raise ValueError naming the first count that is no whole number >= 1."""
     check_finite(counts)
+    check_whole(counts)
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be >= 1; got {count}.")
 
 
 def check_positive(values: dict[str, float | int]) -> None:
-    """Raise ValueError naming the first value that is not a positive finite number."""
+    """Raise ValueError naming the first value that is not a positive finite number, far enough from 0 to divide by."""
     for name, value in values.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be > 0 and finite; got {value}.")
+        if value < LEAST_TEMPERATURE:
+            raise ValueError(f"{name} must be >= {LEAST_TEMPERATURE:g}; got {value}.")
 
 
 def prompts_within_context(

@@ -95,6 +95,7 @@ class TPO:
             raise ValueError(f"num_samples must be >= 2, a best and a worst response; got {num_samples}.")
         check_counts(
             {
+                "num_samples": num_samples,
                 "num_iterations": num_iterations,
                 "max_critique_tokens": max_critique_tokens,
                 "max_new_tokens": max_new_tokens,

@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from .data_folder import locate
 from .estimate import Estimate
@@ -47,6 +48,13 @@ class Part(Section):
 
     name: str
 
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if name.strip(". ") == "" or "\0" in name:  # it is part of file names
+            raise PydanticCustomError("name", "a name with letters or digits")
+        return name
+
     def content(self) -> dict[str, Any]:
         """Return all settings as they stand in the YAML file, overrides applied."""
         return self.model_dump(by_alias=True, exclude_unset=True)
@@ -83,6 +91,14 @@ class ModelSettings(Part):
 class RewardSettings(ModelSettings):
     kind: Literal[REWARD_KINDS]
     reference: str | None
+
+    @field_validator("name")
+    @classmethod
+    def _check_folder(cls, name: str) -> str:
+        if "/" in name:  # Table 2 has a folder of records for each
+            raise PydanticCustomError("name", "a name without a slash")
+        return name
+
     manifest: dict[str, str] | None = None
 
 

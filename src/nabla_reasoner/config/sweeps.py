@@ -48,6 +48,12 @@ def compose_sweeps(target: str, overrides: Sequence[str]) -> list[Sweep]:
 
 def _check_distinct(cells: Sequence[Cell]) -> None:
     """Raise ValueError if two cells would share a record file, whose name holds few of their settings."""
+    folders = sorted({cell.results_dir for cell in cells})
+    if len(folders) > 1:
+        raise ValueError(
+            f"results_dir must be one folder; got {', '.join(folders)}. Run the command once for each, or quote a name "
+            "that holds a comma."
+        )
     first: dict[tuple[str | int | bool, ...], Cell] = {}
     for cell in cells:
         names = (cell.policy.name, cell.task.name, cell.method.name)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..dto.equal_kl_moves import MOVES
 from ..dto.reward_forms import PREFIX
 from ..dto.settings import ENGINES, DTOSettings, check_choice, check_names
-from ..engine.sampling import Sampling, check_finite
+from ..engine.sampling import Sampling, check_finite, check_whole
 
 
 class Variant(NamedTuple):
@@ -88,11 +88,13 @@ class NablaSettings:
 
     def __post_init__(self) -> None:
         check_finite(vars(self))
-        for label, value in (
-            ("max_rollouts (N_max)", self.max_rollouts),
-            ("num_passes", self.num_passes),
-            ("max_new_tokens", self.max_new_tokens),
-        ):
+        counts = {
+            "max_rollouts (N_max)": self.max_rollouts,
+            "num_passes": self.num_passes,
+            "max_new_tokens": self.max_new_tokens,
+        }
+        check_whole(counts)
+        for label, value in counts.items():
             if value < 1:
                 raise ValueError(f"{label} must be >= 1; got {value}.")
         if not 0 < self.confidence_threshold <= 1:

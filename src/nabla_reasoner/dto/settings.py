@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import cost
-from ..engine.sampling import check_finite
+from ..engine.sampling import LEAST_TEMPERATURE, check_finite, check_whole
 from ..engine.sequences import TokenSequence
 from . import objective
 from .reward_forms import OUTCOME, OWN_TERMS, REWARD_FORMS, TERMS, relevant_part, used_terms
@@ -41,7 +41,7 @@ class DTOSettings:
         num_iterations: T >= 1.
         step_size: η > 0, Adam's learning rate at the first step; cosine decay follows.
         min_step_ratio: share of η that the decay tends to, in [0, 1].
-        ste_temperature: τ > 0 of the straight-through estimator.
+        ste_temperature: τ >= `LEAST_TEMPERATURE` of the straight-through estimator.
         gradient_caching: evaluate ∂L/∂y only when a hard token changed (Alg. 4); the result is the same without.
         flip: rule of the hard token (see `straight_through.hard_tokens`): "argmax" without noise, "gumbel" with the
             Gumbel noise that explains the sampled token.
@@ -80,14 +80,15 @@ class DTOSettings:
                 f"with reward_form={self.reward_form}, terms must hold one of {', '.join(OWN_TERMS)}; "
                 f"got {', '.join(self.terms)}. Add one or choose another form."
             )
+        check_whole({"num_iterations (T)": self.num_iterations})
         if self.num_iterations < 1:
             raise ValueError(f"num_iterations (T) must be >= 1; got {self.num_iterations}.")
         if self.step_size <= 0:
             raise ValueError(f"step_size (η) must be > 0; got {self.step_size}.")
         if not 0 <= self.min_step_ratio <= 1:
             raise ValueError(f"min_step_ratio must be in [0, 1]; got {self.min_step_ratio}.")
-        if self.ste_temperature <= 0:
-            raise ValueError(f"ste_temperature (τ) must be > 0; got {self.ste_temperature}.")
+        if self.ste_temperature < LEAST_TEMPERATURE:
+            raise ValueError(f"ste_temperature (τ) must be >= {LEAST_TEMPERATURE:g}; got {self.ste_temperature}.")
         if self.flip == "gumbel" and self.draw_temperature <= 0:
             raise ValueError(
                 f"flip=gumbel needs tokens sampled at a temperature > 0; got {self.draw_temperature}. Use flip=argmax."

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import numbers
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,12 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+LEAST_TEMPERATURE = 1e-6  # logits or rewards divided by a smaller one may be infinite
+
 
 class Sampling(NamedTuple):
     """Settings of the distribution from which a token is sampled.
 
     Attributes:
-        temperature: τ >= 0; 0 selects the most likely token.
+        temperature: τ; 0 selects the most likely token, others are at least `LEAST_TEMPERATURE`.
         top_p: probability mass of the nucleus, in (0, 1].
         top_k: number of candidate tokens, >= 0; 0 means all.
     """
@@ -29,8 +32,13 @@ class Sampling(NamedTuple):
         check_finite(self._asdict())
         if self.temperature < 0:
             raise ValueError(f"temperature must be >= 0; got {self.temperature}. Use 0 for greedy decoding.")
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise ValueError(
+                f"temperature must be 0 or >= {LEAST_TEMPERATURE:g}; got {self.temperature}. Use 0 for greedy decoding."
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1]; got {self.top_p}. Use 1 to keep every token.")
+        check_whole({"top_k": self.top_k})
         if self.top_k < 0:
             raise ValueError(f"top_k must be >= 0; got {self.top_k}. Use 0 to keep every token.")
         return self
@@ -41,6 +49,13 @@ def check_finite(settings: Mapping[str, object]) -> None:
     for name, value in settings.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} must be a finite number; got {value}. Write a number.")
+
+
+def check_whole(settings: Mapping[str, object]) -> None:
+    """Raise ValueError naming the first setting that is no whole number, such as 2.5, which a loop may never reach."""
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise ValueError(f"{name} must be a whole number; got {value!r}.")
 
 
 def keyed_uniforms(seed: int, problem_id: str, repeat: int, stage: str, count: int) -> np.ndarray:

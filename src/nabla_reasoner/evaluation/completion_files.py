@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -107,7 +108,7 @@ def _jsonl_rows(path: Path) -> Iterator[FileRow]:
 
 def _csv_rows(path: Path) -> Iterator[FileRow]:
     csv.field_size_limit(FIELD_BYTES)
-    lines = csv.reader(_text(path).splitlines(keepends=True), strict=True)
+    lines = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     start, header = 1, None
     try:
         for fields in lines:

@@ -109,7 +109,23 @@ def grade_rows(path: Path, rows: Sequence[FileRow], columns: Columns, task: str 
     graded = [_graded(path, row, columns, task) for row in rows]
     if all(item.grade is None for item in graded):
         raise ValueError(f"{path} must have a right answer in column {columns.answer!r}; no row has one.")
+    if columns.problem is not None:
+        _check_answers(path, graded, columns.answer)
     return graded
+
+
+def _check_answers(path: Path, graded: Sequence[Graded], column: str) -> None:
+    """Raise ValueError if rows of one problem have different right answers: they are no repeats of one question."""
+    first: dict[tuple[str, str], Graded] = {}
+    for item in graded:
+        other = first.setdefault((item.task, item.problem), item)
+        answers = [field(row, column) for row in (other.row, item.row)]
+        if answers[0] != answers[1]:
+            raise ValueError(
+                f"{path}, {item.row.place}: problem {item.problem!r} must have one right answer; got "
+                f"{shortened(answers[1])} here and {shortened(answers[0])} in {other.row.place}. Give each question "
+                "its own id, or leave out problem=COLUMN."
+            )
 
 
 def _graded(path: Path, row: FileRow, columns: Columns, task: str) -> Graded:

@@ -20,7 +20,7 @@ from ..config.schema import CONFIGS
 from ..tasks.written_steps import steps_are_true
 from . import record_files
 from .provenance import mixed_versions
-from .record_files import Cells, RecordFile, StoredCell, stored_cells
+from .record_files import Cells, RecordFile, StoredCell, stored_cells, warn_once
 from .records import CellKey, read_records
 
 Row = dict[str, Any]
@@ -151,8 +151,23 @@ def read_experiment(folder: Path, planned: Sequence[RecordFile] = ()) -> Experim
         folder: the experiment's folder, with `records/` and possibly `budget/`.
         planned: files that the command will write.
     """
-    cells, pool_cells = stored_cells(folder / "records", folder / "budget", planned=planned)
+    cells, stored = stored_cells(folder / "records", folder / "budget", planned=planned)
+    pool_cells = {key: pool for key, pool in stored.items() if _is_larger_pool(folder, key, pool, cells.get(key))}
     return Experiment(folder, outcomes_of(cells), outcomes_of(pool_cells), cells, pool_cells)
+
+
+def _is_larger_pool(folder: Path, key: CellKey, pool: StoredCell, cell: StoredCell | None) -> bool:
+    """Return whether a pool differs from its cell in its size only; one that does not is named and left out."""
+    path = CONFIGS / "method" / f"{pool.names.method}.yaml"
+    sizes = (yaml.safe_load(path.read_text(encoding="utf-8")).get("budget") or {}) if path.is_file() else {}
+    settings, own = pool.settings.get("method", {}), cell.settings.get("method", {}) if cell is not None else {}
+    others = sorted(name for name in settings.keys() & own.keys() - sizes if settings[name] != own[name])
+    if others:
+        warn_once(
+            f"{folder / 'budget'}: the pool of {', '.join(key)} is left out: its {', '.join(others)} is not that of "
+            "the records. Make it again with budget=true and the records' settings."
+        )
+    return not others
 
 
 def read_table1(results: Path) -> Experiment:

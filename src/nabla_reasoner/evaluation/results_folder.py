@@ -13,6 +13,8 @@ UNWRITABLE = (
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EROFS,
+    errno.EISDIR,
+    errno.ENOTDIR,
     errno.EACCES,
     errno.EPERM,
     errno.ENAMETOOLONG,

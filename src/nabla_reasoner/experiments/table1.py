@@ -151,12 +151,16 @@ def table_grid(cells: Sequence[Cell], stored: Cells) -> list[Row]:
 
 
 def source_notes(cells: Sequence[Cell], stored: Sequence[Cells]) -> list[str]:
-    """Return sentences on variant and rewards of the command's cells, and on the rewards of earlier ones."""
+    """Return sentences on variant and rewards of the command's cells, and on those of earlier ones."""
     rewards = {cell.reward.name: cell for cell in cells}
     lines = [reward_note(cell) for cell in rewards.values()]
     used = [cell.settings["reward"] for part in stored for cell in part.values() if "reward" in cell.settings]
     unnamed = [reward for reward in used if reward.get("name") not in rewards]
     others = {_reward_sentence(*(reward.get(key) for key in ("name", "kind", "path"))): None for reward in unnamed}
+    variants = [cell.settings.get("method", {}).get("variant") for part in stored for cell in part.values()]
+    earlier = sorted({name for name in variants if name is not None} - {cell.variant.name for cell in cells})
+    if earlier:
+        lines.append(f"Earlier records are of variant {', '.join(earlier)}.")
     return [*lines, *(f"{sentence}." for sentence in others)]
 
 

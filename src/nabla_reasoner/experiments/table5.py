@@ -15,7 +15,7 @@ from ..reporting.tables import table_texts
 from .command import Command
 from .from_results import write_result_table
 
-FORMS = (OURS, PREFIX)  # each is compared with Best-of-8; the first is the paper's
+FORMS = (OURS, PREFIX)  # each is compared with Best-of-N; the first is the paper's
 QUANTITIES = {"seconds": "seconds", "flops": "FLOPs", "decode_tokens": "tokens", "peak_bytes": "bytes"}
 COLUMNS = (
     "policy task method quantity best_of_n nabla_reasoner ratio ci_low ci_high paper_best_of_n paper_nabla_reasoner "
@@ -26,7 +26,7 @@ HEADER = (
     "task",
     "method",
     "quantity",
-    "Best-of-8",
+    "Best-of-N",
     "∇-Reasoner",
     "ratio",
     "95 % interval",

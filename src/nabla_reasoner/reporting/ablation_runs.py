@@ -1,5 +1,6 @@
 """Runs of the ablations' settings: read from records, and stopped at a number of rollouts."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +25,14 @@ class SettingRuns(NamedTuple):
         expected: number of records of a complete run; None if the settings do not say it.
         conditions: models, task, split and reward, which are those of the default's runs where the two are compared.
         absent: status if there are no attempts.
+        method: the method's settings.
     """
 
     attempts: dict[RunKey, Attempt]
     expected: int | None
     conditions: dict[str, Any] | None = None
     absent: str = "not run"
+    method: Mapping[str, Any] = {}
 
     @property
     def status(self) -> str:
@@ -56,7 +59,9 @@ def load_runs(folder: Path) -> Runs:
         shared["policy"] = cell.settings.get("policy")
         if (key.policy, key.task) in loaded:
             warn_once(f"{folder}: {key.policy}, {key.task} has records of several settings; only the last are used.")
-        loaded[key.policy, key.task] = SettingRuns(attempts, cell.expected(cell.seeds), shared)
+        loaded[key.policy, key.task] = SettingRuns(
+            attempts, cell.expected(cell.seeds), shared, method=cell.settings.get("method", {})
+        )
     return loaded
 
 

@@ -109,6 +109,7 @@ class Setting(NamedTuple):
         folder: folder of the records, inside the experiment's folder.
         size: number of rollouts at which the records are cut; None uses them whole.
         changes: settings that differ from the default's, as text.
+        changed: names of these settings, without "method.".
     """
 
     group: str
@@ -116,6 +117,7 @@ class Setting(NamedTuple):
     folder: str
     size: int | None
     changes: str
+    changed: frozenset[str] = frozenset()
 
 
 def table_settings(cell: Cell) -> list[Setting]:
@@ -127,11 +129,13 @@ def table_settings(cell: Cell) -> list[Setting]:
     rows = [Setting(DEFAULT, DEFAULT, DEFAULT, None, "")]
     for group, settings in cell.settings.items():
         for name, values in settings.items():
-            changes = ", ".join(f"{key.removeprefix('method.')}={value}" for key, value in values.items())
+            changed = {key.removeprefix("method."): value for key, value in values.items()}
+            changes = ", ".join(f"{key}={value}" for key, value in changed.items())
             if name not in cell.sizes:
-                rows.append(Setting(group, name, name, None, changes))
+                rows.append(Setting(group, name, name, None, changes, frozenset(changed)))
             for size in cell.sizes.get(name, ()):
-                rows.append(Setting(group, f"{name}, N_max {size}", name, size, f"{changes}, cut to {size}"))
+                cut = f"{changes}, cut to {size}"
+                rows.append(Setting(group, f"{name}, N_max {size}", name, size, cut, frozenset(changed)))
     return rows
 
 
@@ -151,7 +155,7 @@ def table_rows(settings: Sequence[Setting], loaded: Mapping[str, Runs]) -> list[
             selected = tasks if task == POOLED else [task]
             default_runs, family = None, []
             for setting in settings:
-                parts = [_comparable(loaded[setting.folder], default, (policy, part)) for part in selected]
+                parts = [_comparable(loaded[setting.folder], default, (policy, part), setting) for part in selected]
                 runs = {key: attempt for part in parts for key, attempt in part.attempts.items()}
                 if setting.size is not None:
                     runs = {key: stopped(attempt, setting.size) for key, attempt in runs.items()}
@@ -166,15 +170,18 @@ def table_rows(settings: Sequence[Setting], loaded: Mapping[str, Runs]) -> list[
     return rows
 
 
-def _comparable(runs: Runs, default: Runs, cell: tuple[str, str]) -> SettingRuns:
-    """Return a setting's runs of a policy and task; none if their models, task or split are not the default's."""
-    found = runs.get(cell, SettingRuns({}, 0))
-    same = found.conditions in (None, default[cell].conditions)
-    return (
-        found
-        if same
-        else SettingRuns({}, 0, absent="not run: the records are not of the default's questions or models")
-    )
+def _comparable(runs: Runs, default: Runs, cell: tuple[str, str], setting: Setting) -> SettingRuns:
+    """Return a setting's runs of a policy and task; none if they differ from the default's in more than the setting."""
+    own, base = runs.get(cell, SettingRuns({}, 0)), default[cell]
+    if own.conditions not in (None, base.conditions):
+        return SettingRuns({}, 0, absent="not run: the records are not of the default's questions or models")
+    if "method" in setting.changed:  # another method, as `tune` compares them
+        return own
+    fixed = (own.method.keys() & base.method.keys()) - setting.changed
+    others = sorted(key for key in fixed if own.method[key] != base.method[key])
+    if others:
+        return SettingRuns({}, 0, absent=f"not run: the records differ from the default's in {', '.join(others)} too")
+    return own
 
 
 def _joined_status(parts: Sequence[SettingRuns]) -> str:

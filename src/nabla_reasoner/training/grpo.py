@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from ..engine.sampling import Sampling, check_finite, keyed_uniforms
+from ..engine.sampling import LEAST_TEMPERATURE, Sampling, check_finite, check_whole, keyed_uniforms
 from ..evaluation.accuracy import sample_responses
 from ..types import Problem
 from . import losses
@@ -48,11 +48,15 @@ class GroupSampling(NamedTuple):
     def check(self) -> "GroupSampling":
         """Raise ValueError on a value out of range; return itself."""
         check_finite(self._asdict())
+        counts = {"updates_per_batch": self.updates_per_batch, "patience": self.patience}
+        check_whole({"group_size": self.group_size, **counts})
         if self.group_size < 2:
             raise ValueError(f"group_size must be >= 2; got {self.group_size}. It compares answers to a prompt.")
         if self.temperature <= 0:
             raise ValueError(f"temperature must be > 0 for training; got {self.temperature}.")
-        for name, value in (("updates_per_batch", self.updates_per_batch), ("patience", self.patience)):
+        if self.temperature < LEAST_TEMPERATURE:
+            raise ValueError(f"temperature must be >= {LEAST_TEMPERATURE:g}; got {self.temperature}.")
+        for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"{name} must be >= 1; got {value}.")
         if min(self.clip_low, self.clip_high, self.kl_weight) < 0:
