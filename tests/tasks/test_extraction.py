@@ -152,6 +152,64 @@ def test_benchmark_answer_ends_before_chat(response, expected):
     assert extract_answer(response, "time_intervals") == (None if "####" in response else expected.rpartition("= ")[2])
 
 
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("Final Answer: The final answer is $5$. I hope it is correct.", "5"),
+        ("The answer is 7. The answer is 8", "8"),
+        (r"\boxed 5", "5"),
+        (r"Final Answer: The final answer is $\frac{1}{2}$. I hope it is correct.", r"\frac{1}{2}"),
+        (r"Final Answer: The final answer is \frac{1}{2}. I hope it is correct.", r"\frac{1}{2}"),
+        ("Final Answer: The final answer is (C). I hope it is correct.", "(C)"),
+        ("Final Answer: The final answer is the circle. I hope it is correct.", "the circle"),
+        ("Final Answer: The final answer is $(1,2)$. I hope it is correct.", "(1,2)"),
+        ("Final Answer: The final answer is $3$ and $4$. I hope it is correct.", "3$ and $4"),
+        ("Final Answer: The final answer is $x^2+1$. I hope it is correct.", "x^2+1"),
+        ("Final Answer:\nThe final answer is $5$. I hope it is correct.", "5"),
+        ("The answer is 7. I mean, the answer is 8.", "8"),
+        ("The answer is 7, and this answer is correct.", "7"),
+        ("The answer is 7. The answer is in cm.", "7"),
+        ("The answer is 7.\nThe answer is 8.", "8"),
+        ("The answer is 7. The answer is", "7"),
+        ("The answer is 7, not 8: the answer is not 8.", "7"),
+        ("The answer is the circle.", "the circle"),
+        ("Answer: 7", "7"),
+        ("Answer: 7. Final answer: 8", "8"),
+        (r"so $\boxed 5$.", "5"),
+        (r"so \boxed5", "5"),
+        (r"\boxed -12, done", "-12"),
+        (r"\boxed 1.5", "1.5"),
+        (r"\boxed 5x", None),
+        (r"\boxed 1/2", None),
+        (r"\boxed 12\)", "12"),
+        (r"\boxed{3} and \boxed 5", "3"),
+        (r"\boxed 5 then \boxed 6", "6"),
+        (r"\boxed", None),
+        (r"\boxed 1{,}234", None),
+        ("The answer is $x$, where $x=3$.", "x"),
+        ("The answer is $3$, $4$ and $5$.", "3$, $4$ and $5"),
+        (r"The answer is \(\sqrt{2}\), because it is.", r"\sqrt{2}"),
+        ("The answer is $5 and $3.", "5 and $3"),
+        ("The answer is **$5$**. Done", "5"),
+        ("The answer is $3$ or $4$", "3$ or $4"),
+    ],
+)
+def test_last_statement_formula_before_chat_and_box_without_braces(response, expected):
+    assert extract_answer(response, "math500") == expected
+    if expected is not None:
+        assert grade(Problem("p", "q", expected, "math500"), response).correct
+
+
+def test_generated_task_takes_last_statement_and_box_without_braces():
+    assert extract_answer("The answer is 7. The answer is 8", "chain_sum") == "8"
+    assert extract_answer(r"= 4, so \boxed 5", "chain_sum") == "5"
+
+
+def test_cut_off_box_without_braces_is_no_answer():
+    """The number may go on."""
+    assert extract_answer(r"so \boxed 5", "math500", finished=False) is None
+
+
 def test_texts_of_tiny_policies_keep_their_answers():
     """The tiny policies write digits and + - * = ; only: there the answer is what follows the last "=", as ever."""
     rng = random.Random(0)

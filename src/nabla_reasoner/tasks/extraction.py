@@ -13,7 +13,11 @@ import re
 INTEGER_TASKS = frozenset({"chain_sum", "leg_counting", "products", "gcd", "simple_equations", "basic_arithmetic"})
 
 BOX_OR_BRACE = re.compile(r"\\+f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
-STATEMENT = re.compile(r"\banswer(?:\s+is\b|\s*:)[\s*:]*([^\n]+)", re.IGNORECASE)
+STATEMENT = re.compile(
+    r"\banswer(?:\s+is\b|\s*:(?:\s*the\s+(?:final\s+)?answer\s+is\b)?)[\s*:]*(?=[^\s*:])", re.IGNORECASE
+)
+# What follows a second "answer is" on a line if it is talk about the answer: "this answer is correct".
+TALK = re.compile(r"(?:(?:in)?correct|right|wrong|the|that|this|in|not|because|indeed|only|unique)\b", re.IGNORECASE)
 NUMBER = r"[-+−]?\s?\$?(?:\d{1,3}(?:,\d{3})+(?![,\d])|\d+)(?:\.\d+)?"
 MARKS = r"(?:\*\*|[*`$]|\\\)|\\\])*"  # Markdown and mathematics delimiters behind the number
 # Words that go on with the number rather than with talk about it: "4 or 5", "4 and a half", "4 hundred".
@@ -22,6 +26,8 @@ NOT_LIST = (
     r"(?:hundred|thousand|million|billion|half|halves|thirds?|quarters?|percent)\b|[a-z]\b(?!\s+[A-Za-z]{2}))"
 )
 ASIDE = rf"\s+\((?=[A-Za-z])|\s*[.,;:!]{MARKS}\s+{NOT_LIST}(?=[A-Za-z])|\s+(?:because|since|which|as|so|but)\b"
+FORMULA = re.compile(rf"(?:\*\*)?(?:\$([^$]+)\$|\\\((.+?)\\\)){MARKS}(?:{ASIDE})")  # with chat behind it
+BARE_BOX = re.compile(rf"\\f?box(?:ed)?\s*({NUMBER})(?!\.?[\dA-Za-z^/_{{]|\\[A-Za-z])")
 CHAT = re.compile(rf"({NUMBER}){MARKS}(?:{ASIDE})")
 CHAT_AFTER_INTEGER = re.compile(rf"({NUMBER}){MARKS}(?:{ASIDE}|\s+{NOT_LIST}(?=[A-Za-z])|\s*[)\]]?[.,;:!]?{MARKS}$)")
 
@@ -29,9 +35,10 @@ CHAT_AFTER_INTEGER = re.compile(rf"({NUMBER}){MARKS}(?:{ASIDE}|\s+{NOT_LIST}(?=[
 def extract_answer(response: str, task: str, finished: bool = True) -> str | None:
     r"""Return the answer that a response states, or None.
 
-    Generated tasks: the last `<answer>…</answer>`, else the last `\boxed{…}`, else what follows the last "=" or "answer
-    is" on its line. Benchmarks: the last `\boxed{…}`, else what follows the last "####" on its line, else what follows
-    the last "answer is" or "answer:". A leading number counts alone if chat follows it (see above).
+    Generated tasks: the last `<answer>…</answer>`, else the last `\boxed{…}`, else the last `\boxed 5`, else what
+    follows the last "=" or "answer is" on its line. Benchmarks: the last box in the same way, else what follows the
+    last "####" on its line, else what follows the last "answer is" or "answer:". A leading number or formula counts
+    alone if chat follows it (see above).
 
     Args:
         response: text of the response.
@@ -47,8 +54,10 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
         return boxed or None
     if not finished:
         return None
-    stated = list(STATEMENT.finditer(response))
-    start = stated[-1].start(1) if stated else -1
+    bare = BARE_BOX.findall(response)
+    if bare:
+        return bare[-1].strip()
+    start = _stated(response)
     marked = re.findall(r"####\s*([^\n]+)", response)
     if not generated and marked:
         return _leading(marked[-1], task)
@@ -65,9 +74,21 @@ def is_generated(task: str) -> bool:
     return task in DATASETS
 
 
+def _stated(response: str) -> int:
+    """Return where the last stated answer begins, or -1."""
+    start = -1
+    for match in STATEMENT.finditer(response):
+        same_line = start >= 0 and "\n" not in response[start : match.start()]
+        if not (same_line and TALK.match(response, match.end())):
+            start = match.end()
+    return start
+
+
 def _leading(text: str, task: str) -> str | None:
     """Return the first line of `text`, or the number at its beginning if chat follows, without delimiters around it."""
-    line = text.strip().partition("\n")[0]
+    line = re.split(r"[.!]\s+I hope\b", text.strip().partition("\n")[0])[0]
+    formula = FORMULA.match(line)
+    line = (formula[1] or formula[2]) if formula else line
     line = re.sub(r"^(?:\\\(|\\\[|[\s*`$])+", "", line)
     chat = (CHAT_AFTER_INTEGER if task in INTEGER_TASKS else CHAT).match(line)
     if chat:
