@@ -37,7 +37,7 @@ def test_pairs_checked_by_hand_in_both_orders(group):
     assert not wrong
 
 
-@pytest.mark.parametrize("group", ["bases", "percent", "units", "lists", "text"])
+@pytest.mark.parametrize("group", ["bases", "percent", "units", "products and units", "currency", "lists", "text"])
 def test_grades_and_votes_follow_the_table(group):
     for given, reference, expected in PAIRS[group]:
         problem = Problem("p", "q", reference, "math500")

@@ -8,7 +8,9 @@ is the reference. The relation is symmetric.
 - Digits with a base other than ten are a notation: equal only to the same digits in the same base. 2516_8 is neither
   2516 nor 1358, because the base is what such problems ask for.
 - x% equals x as well as x/100. Percentages equal each other by value.
-- A unit, currency or degree sign may be left out. Two that are stated must be the same; none is converted.
+- A unit, currency or degree sign may be left out. Two that are stated must be the same; none is converted. Letters next
+  to a number are a product (2ab = 2ba) unless they are a known unit; words behind a space are a unit, unless they say
+  something about the number: "5 below zero" is not 5.
 - A list without brackets may stand in any order and equals the set of its entries; repeated entries of lists count.
   Tuples, points, intervals and matrices are ordered. A list equals the point with the same entries in the same order.
 - Brackets matter: (1,2), [1,2] and \{1,2\} differ. A matrix of one row or one column and \langle 1,2\rangle are points.
@@ -21,7 +23,7 @@ import re
 from fractions import Fraction
 
 from . import answer_parts
-from .answer_parts import PERCENT, Entries
+from .answer_parts import LETTERS, PERCENT, PROSE, Entries
 from .exact_numbers import rational, with_fractions
 from .math_verify_process import worker
 from .notation import standard
@@ -31,7 +33,10 @@ MAX_ENTRIES = 40
 MAX_DEPTH = 4  # of tuples within tuples
 MAX_NESTING = 20  # open brackets, as MAX_CHARACTERS; math-verify's time doubles with each level
 
-NAME = r"(?:\\?[A-Za-z]+|\\text\{[^{}]*\})(?:_\{?\w+\}?)?'?(?:\s*\([\w\s,\\]*\))?|\([\w\s,\\]+\)"
+NAME = (
+    r"(?:(?:\\(?:hat|bar|vec|tilde|overline|widehat)\s*)?(?:\\?[A-Za-z]+|\{\s*\\?[A-Za-z]+\s*\})|\\text\{[^{}]*\})"
+    r"(?:_\{?\w+\}?)?'?(?:\s*\([\w\s,\\]*\))?|[A-Za-z]\^\s*\{\s*-1\s*\}\s*\([\w\s,\\]*\)|\([\w\s,\\]+\)"
+)
 RELATION = re.compile(r"<|>|\\(?:le|ge|neq|lt|gt)(?![A-Za-z])")
 EQUALS = re.compile(r"=|\\approx(?![A-Za-z])|\\in(?![A-Za-z])")
 
@@ -103,7 +108,7 @@ def _without_names(a: str, b: str) -> tuple[str, str, bool]:
     (left, a_value), (right, b_value) = _named(a), _named(b)
     if left is None and right is None:
         return a, b, True
-    if left and right and _squeezed(left) == _squeezed(right):
+    if left and right and re.sub(r"[{}\s]", "", left) == re.sub(r"[{}\s]", "", right):
         return a_value, b_value, True
     if left is not None and right is not None:  # other names: equal at most as equations, such as y = x and x = y
         return a, b, not (left and right) or bool(re.search("[A-Za-z]", a_value + b_value))
@@ -179,9 +184,11 @@ def _same_scalar(a: str, b: str, notes: list[str]) -> bool:
     if digits != (None, None):
         return digits[0] == digits[1]
     left, right = answer_parts.quantity(a), answer_parts.quantity(b)
-    if left.unit and right.unit and left.unit != right.unit:
-        return False
+    if (left.unit and right.unit and left.unit != right.unit) or PROSE in (left.unit, right.unit):
+        return _squeezed(a) == _squeezed(b)
     values = [(left.value, right.value)]
+    if left.unit != right.unit and (left.unit + right.unit) in set(LETTERS):  # 5m may be algebra
+        values += [(a, b)]
     if PERCENT in (left.unit, right.unit) and left.unit != right.unit:
         values += [(_hundredth(left.value), right.value) if left.unit else (left.value, _hundredth(right.value))]
     return any(_same_value(x, y, notes) for x, y in values)
@@ -209,6 +216,7 @@ def _latex(text: str, number: Fraction | None) -> str:
     if number is None:
         if answer_parts.TRIGONOMETRY.search(text):
             text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\\circ", r"{\\frac{\1\\pi}{180}}", text)
-        return with_fractions(text)
+        # Braces keep math-verify from taking the last letters for a unit: in 2ab, 5t and 3c too.
+        return with_fractions(re.sub(r"(?:(?<=[\d}])|(?<=[\w}] ))([A-Za-z]+)$", r"{\1}", text))
     sign, size = "-" if number < 0 else "", abs(number)
     return sign + (str(size) if size.denominator == 1 else rf"\frac{{{size.numerator}}}{{{size.denominator}}}")

@@ -12,6 +12,8 @@ TENS = {
     for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
 }
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+MULTIPLIERS = SCALES | {"hundred": 100, "dozen": 12}
+NUMBER_WORDS = frozenset([*UNITS, *TENS, *MULTIPLIERS])
 PARTS = {"half": 2, "halves": 2, "third": 3, "fourth": 4, "quarter": 4, "fifth": 5, "sixth": 6, "seventh": 7} | {
     "eighth": 8,
     "ninth": 9,
@@ -69,14 +71,19 @@ def _repeating(whole: str, fixed: str, first: str | None, second: str | None) ->
 def number_words(text: str) -> Fraction | None:
     """Return the value of an English number, such as "two hundred and five", "one half" or "3 million", or None."""
     terms = re.sub(r"[\s-]+", " ", text.replace("\\text{", " ").replace("}", " ")).strip().casefold().split()
-    if (
-        len(terms) == 2
-        and terms[0] in UNITS
-        and (part := terms[1] if terms[1] in PARTS else terms[1].rstrip("s")) in PARTS
-    ):
-        return Fraction(UNITS[terms[0]], PARTS[part])
-    if len(terms) == 2 and terms[1] in SCALES and DECIMAL.fullmatch(terms[0]):
-        return Fraction(terms[0].removesuffix(".")) * SCALES[terms[1]]
+    if terms[-1:] == ["half"] and len(terms) > 3 and terms[-3:-1] == ["and", "a"]:  # "two and a half"
+        whole = int(terms[0]) if len(terms) == 4 and terms[0].isdecimal() else _cardinal(terms[:-3])
+        return None if whole is None else whole + Fraction(1, 2)
+    if terms == ["half"]:
+        return Fraction(1, 2)
+    if len(terms) > 1 and terms[0] in {"a", "an"} and terms[1] in {*PARTS, *MULTIPLIERS}:
+        terms[0] = "one"
+    if len(terms) == 2 and terms[0] in UNITS:
+        part = terms[1] if terms[1] in PARTS else terms[1].rstrip("s")
+        if part in PARTS:
+            return Fraction(UNITS[terms[0]], PARTS[part])
+    if len(terms) == 2 and terms[1] in MULTIPLIERS and DECIMAL.fullmatch(terms[0]):
+        return Fraction(terms[0].removesuffix(".")) * MULTIPLIERS[terms[1]]
     value = _cardinal(terms)
     return None if value is None else Fraction(value)
 
@@ -93,6 +100,8 @@ def _cardinal(terms: list[str]) -> int | None:
             group, room = group + value, 10 if word in TENS else 0
         elif word == "hundred" and 0 < group < 10:
             group, room = 100 * group, 100
+        elif word == "dozen" and group:
+            group, room = 12 * group, 0
         elif word in SCALES and group and SCALES[word] < largest:
             total, group, room, largest = total + group * SCALES[word], 0, 1000, SCALES[word]
         elif word != "and" or previous not in {"hundred", *SCALES}:

@@ -24,6 +24,12 @@ REWRITES = [
     (r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"(?<![\\A-Za-z])(?:infinity|inf)(?![A-Za-z])", r"\\infty "),
     (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
+    (  # behind a number, as in "2 cos x"
+        r"([\d)}])\s*(sin|cos|tan|cot|csc|log|ln|alpha|beta|gamma|delta|epsilon|theta|lambda|rho|sigma|phi|psi|omega)"
+        r"(?![A-Za-z])",
+        r"\1\\\2 ",
+    ),
+    (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times "),
     (r"\\(?:text)?color\s*\{[^{}]*\}|\\(?:displaystyle|textstyle|limits|notag)(?![A-Za-z])", ""),
     (r"\\(?:left|right)\s*\.|\\(?:left|right|middle|[bB]igg?[lr]?)(?![A-Za-z])", ""),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -59,7 +65,7 @@ def standard(text: str) -> str:
     `\text{…}` marks words, whatever the command was. Numbers keep their digits; commas between groups of three digits
     are gone.
     """
-    text = _without_unicode(text)
+    text = _with_dollars(_without_unicode(text))
     for pattern, replacement in PATTERNS:
         text = pattern.sub(replacement, text)
     for pattern in (NESTED_TEXT, SYMBOLS_IN_TEXT):
@@ -68,6 +74,12 @@ def standard(text: str) -> str:
     while (inner := _unwrapped(text)) is not None:
         text = _trimmed(inner)
     return _without_separators(text)
+
+
+def _with_dollars(text: str) -> str:
+    """Escape dollar signs that all stand before a number, "$5" or "$3 and $4": no formula ends before a digit."""
+    numbers = re.findall(r"(?<!\\)\$(\s?-?\.?\d)?", text)
+    return re.sub(r"(?<!\\)\$", r"\\$", text) if all(numbers) else text
 
 
 def _without_unicode(text: str) -> str:
