@@ -7,7 +7,7 @@ import itertools
 import re
 from typing import NamedTuple
 
-from .exact_numbers import NUMBER_WORDS, number_words, rational
+from .exact_numbers import NUMBER_WORDS, rational
 
 PERCENT = "%"
 PROSE = "words"
@@ -25,7 +25,8 @@ CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen
 PHRASES = frozenset(
     "and or an not no more less than least most is are was to if when where because between from mod base over plus "
     "minus cannot can't never fewer greater above below under undetermined undefined unknown impossible root squared "
-    "cubed times half hundred thousand million billion trillion as by of for in the".split()
+    "cubed negative none without except factorial insufficient incorrect wrong "
+    "times half hundred thousand million billion trillion as by of for in the".split()
 )
 # Nouns too short for `_is_word`.
 NOUNS = frozenset("bag box boy car cat cow cup dog egg hen men pen pie pig toy".split())
@@ -195,7 +196,9 @@ def _with_unit(text: str, match: re.Match[str], gap: str, power: str) -> Quantit
         gap: what stands between the two: "", " " or "\text{".
         power: of the unit.
     """
-    words = match[2].split()
+    words = re.sub(r"(?:^|\s+)(?:times|in (?:total|all))$", "", match[2].strip()).split()
+    if not words and match[2].strip() and rational(match[1]) is not None:
+        return Quantity(match[1], "")
     numbers = list(itertools.takewhile(lambda word: word.casefold() in NUMBER_WORDS, words))  # "5 million people"
     value, words = " ".join([match[1].strip(), *numbers]), words[len(numbers) :]
     unit = _name(" ".join(words), power)
@@ -211,7 +214,8 @@ def _with_unit(text: str, match: re.Match[str], gap: str, power: str) -> Quantit
         return Quantity(value + phrase + (f"^{power}" if power else ""), "")
     if not in_text and not (gap and any(_is_word(word) or word.removesuffix("s") in NOUNS for word in words)):
         return Quantity(text, "")  # 2ab and 2 ab are products
-    is_prose = PHRASES & set(re.split(r"[\s/]", phrase.casefold())) or number_words(phrase) is not None
+    parts = set(re.split(r"[\s/]", phrase))
+    is_prose = parts & set("bcdefijknopqrtuvwxyz") or {part.casefold() for part in parts} & (PHRASES | NUMBER_WORDS)
     return Quantity(text, PROSE) if is_prose else Quantity(value, unit)
 
 

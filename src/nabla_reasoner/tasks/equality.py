@@ -128,7 +128,9 @@ def _named(text: str) -> tuple[str | None, str]:
         return sides[0], sides[-1]
     if re.fullmatch(NAME, sides[-1]) and not re.search(r"[A-Za-z]", sides[0]):  # 5 = x
         return sides[-1], sides[0]
-    return ("", text) if re.search(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", sides[0]) else (None, sides[-1])
+    is_product = bool(re.search(r"\d[A-Za-z]", sides[0])) and not answer_parts.quantity(sides[0]).unit
+    is_algebra = is_product or bool(re.search(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", sides[0]))
+    return ("", text) if is_algebra else (None, sides[-1])
 
 
 def _same_entries(left: Entries, right: Entries, notes: list[str], depth: int) -> bool | None:

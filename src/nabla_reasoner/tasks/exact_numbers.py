@@ -78,10 +78,10 @@ def number_words(text: str) -> Fraction | None:
         return Fraction(1, 2)
     if len(terms) > 1 and terms[0] in {"a", "an"} and terms[1] in {*PARTS, *MULTIPLIERS}:
         terms[0] = "one"
-    if len(terms) == 2 and terms[0] in UNITS:
-        part = terms[1] if terms[1] in PARTS else terms[1].rstrip("s")
+    if len(terms) == 2 and (terms[0] in UNITS or (terms[0].isdecimal() and not terms[1].startswith("quarter"))):
+        part = terms[1] if terms[1] in PARTS else terms[1].rstrip("s")  # 5 quarters may be coins
         if part in PARTS:
-            return Fraction(UNITS[terms[0]], PARTS[part])
+            return Fraction(UNITS[terms[0]] if terms[0] in UNITS else int(terms[0]), PARTS[part])
     if len(terms) == 2 and terms[1] in MULTIPLIERS and DECIMAL.fullmatch(terms[0]):
         return Fraction(terms[0].removesuffix(".")) * MULTIPLIERS[terms[1]]
     value = _cardinal(terms)
