@@ -1,5 +1,10 @@
 """Decoding with the reward model at every token: against plain passes of Hugging Face's models, one step at a time."""
 
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 import toys
@@ -8,9 +13,11 @@ from pass_counter import PassCounter
 from nabla_reasoner import cost
 from nabla_reasoner.baselines.guided_decoding import GuidedDecoding
 from nabla_reasoner.baselines.judge_decoding import JudgeGreedy, LogitMixture
+from nabla_reasoner.baselines.prefix_scores import PrefixScorer
 from nabla_reasoner.baselines.repeated_sampling import Greedy
 from nabla_reasoner.engine import scoring
 from nabla_reasoner.engine.sampling import Sampling, draw, keyed_uniforms
+from nabla_reasoner.models.language_models import RewardModel
 from nabla_reasoner.types import Problem
 
 QUESTIONS = ["What is 12 + 34?", "6", "99 + 1?", "Add 5 and 6, then take 7.", "1 2 3", "4+4", "take 7"]
@@ -55,6 +62,7 @@ def plain_guided(policy, reward, problem, *, scorer: str, weight: float, count: 
         logs = hf_logits(policy, prompt + tokens, policy.vocab_size).log_softmax(-1)
         values, candidates = logs.topk(count)
         candidates, best = candidates.tolist(), 0
+        judged = [reward.eos_ids[0] if v in policy.eos_ids else v for v in candidates]  # as the reward's template ends
         if values[0].exp() <= gate:
             uncertain += 1
             text = reward_prompt + tokens
@@ -62,12 +70,12 @@ def plain_guided(policy, reward, problem, *, scorer: str, weight: float, count: 
                 scores = hf_logits(reward, text, reward.strong.vocab_size).log_softmax(-1)
                 if reward.reference is not None:
                     scores = scores - hf_logits(reward.reference, text, policy.vocab_size).log_softmax(-1)
-                scores = scores[candidates]
+                scores = scores[judged]
             elif scorer == "exact":
-                scores = torch.tensor([beginning_score(reward, [*text, v]) for v in candidates]).sigmoid().log()
+                scores = torch.tensor([beginning_score(reward, [*text, v]) for v in judged]).sigmoid().log()
             else:
-                scores = torch.tensor(predicted_scores(reward, text, candidates)).sigmoid().log()
-            asked = candidates if scorer == "exact" else candidates[:1]
+                scores = torch.tensor(predicted_scores(reward, text, judged)).sigmoid().log()
+            asked = judged if scorer == "exact" else judged[:1]
             suffix = sum(len(reward.suffix_ids) for v in asked if v in reward.eos_ids)
             best = (values + weight * scores).argmax().item()
             read += unread + len(asked) + suffix
@@ -128,6 +136,82 @@ def test_mixture_and_judge_tokens_equal_plain_passes(method, reference):
             reads = cost.one_pass(0, len(reward_prompt)) + cost.decoded(len(reward_prompt), len(tokens))
             assert solution.cost.flops == cost.forward_flops(reward.strong.size, reads)
         assert solution.cost.decode_tokens == len(tokens)
+
+
+ENDS = {"equal": "<|end|>", "another": "<|pad|>"}
+
+
+@functools.cache
+def suffix_folder(kind: str) -> str:
+    """Write a toy reward whose chat template closes a turn as ChatML does, with a line break after its end token."""
+    toy = toys.token_classifier_folder("llama") if kind == "token_classifier" else None
+    folder = Path(tempfile.mkdtemp(prefix="nabla-toy-")) / kind
+    shutil.copytree(toy or toys.model_folder("llama", classifier=kind == "classifier", seed=7), folder)
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(template.replace("<|end|>", "<|end|>\n"))
+    return str(folder)
+
+
+def ending_pair(end: str, kind: str, bias: float = 0.0, *, reference: bool = False):
+    """A policy that likes to end its responses, with the token `end`, and a reward whose chats end with <|end|>."""
+    policy = toys.policy()
+    policy.eos_ids = policy.tokenizer.convert_tokens_to_ids([end])
+    head = torch.nn.Linear(*policy.head.weight.T.shape, dtype=policy.head.weight.dtype).requires_grad_(False)
+    head.weight.copy_(policy.head.weight)
+    head.bias.zero_()[policy.eos_ids] = bias
+    policy.head = head
+    policy.model.set_output_embeddings(head)
+    other = toys.model_folder("qwen2", seed=8) if reference else None
+    return policy, RewardModel.from_pretrained(suffix_folder(kind), kind, dtype="float64", reference=other)
+
+
+def finished_chat(reward, question: str, answer: str) -> list[int]:
+    chat = [*toys.chat(question), {"role": "assistant", "content": answer}]
+    return list(reward.tokenizer.apply_chat_template(chat, return_dict=False))
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("scorer", ["exact", "gradient"])
+def test_score_of_end_token_is_that_of_the_finished_chat(scorer, end):
+    """The gradient is that of the end token itself: the template writes a line break after it."""
+    policy, reward = ending_pair(ENDS[end], "classifier")
+    answer = policy.tokenizer.encode("12+34=46", add_special_tokens=False)
+    prompt = reward.prompt_ids(toys.chat(QUESTIONS[0]))
+    chat = finished_chat(reward, QUESTIONS[0], "12+34=46")
+    place = len(prompt) + len(answer)
+    assert chat[:place] == prompt + answer
+    assert len(chat) == place + 2
+    embeddings = reward.model.get_input_embeddings().weight[torch.tensor([chat])].clone().requires_grad_()
+    value = reward.model(inputs_embeds=embeddings).logits[0, 0]
+    (slope,) = torch.autograd.grad(value, embeddings)
+    others = [30, 40, 50]
+    weight = reward.model.get_input_embeddings().weight
+    expected = [value.item()]
+    for token in others:
+        if scorer == "gradient":
+            expected.append((value.detach() + (weight[token] - weight[chat[place]]) @ slope[0, place]).item())
+        else:
+            expected.append(reward.model(input_ids=torch.tensor([[*chat[:place], token]])).logits.item())
+    scores = PrefixScorer(reward.for_policy(policy), [prompt], scorer).scores(
+        [0], [answer], [[policy.eos_ids[0], *others]]
+    )
+    assert scores[0].tolist() == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("scorer", ["exact", "gradient"])
+@pytest.mark.parametrize(("kind", "reference"), REWARDS)
+def test_guided_end_tokens_are_scored_as_finished_chats(kind, reference, scorer, end):
+    policy, reward = ending_pair(ENDS[end], kind, 8.0, reference=reference)
+    settings = {"reward_weight": 1.5, "num_candidates": 5, "confidence_threshold": 1.0, "scorer": scorer}
+    solutions = GuidedDecoding(**settings, max_new_tokens=LIMIT).solve(PROBLEMS, policy, reward)
+    for problem, solution in zip(PROBLEMS, solutions, strict=True):
+        tokens, uncertain, read = plain_guided(policy, reward, problem, scorer=scorer, weight=1.5, count=5, gate=1.0)
+        assert (solution.token_ids, solution.search["uncertain"]) == (tokens, uncertain)
+        assert solution.search["finished"] == (tokens[-1] in policy.eos_ids)
+        if reward.has_score_head:
+            assert solution.cost.reward_forward_tokens == read
+    assert any(solution.search["finished"] for solution in solutions)
 
 
 def test_judge_writes_tokens_of_policy_only():

@@ -14,7 +14,7 @@ from ..cost import Cost
 from ..engine import batching
 from ..engine.numerics import at_least_float32
 from ..engine.sampling import check_whole
-from ..engine.sequences import likelihood_models
+from ..engine.sequences import likelihood_models, token_as_read
 from ..engine.trajectory import seconds_share
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
@@ -112,12 +112,16 @@ class _Judge:
     def scores(
         self, rows: list[int], places: list[int], responses: list[list[int]], candidates: Int[Tensor, "rows k"]
     ) -> Float[Tensor, "rows k"]:
-        """Return the score of each candidate; `places` are the rows' places in the readers."""
+        """Return the score of each candidate; `places` are the rows' places in the readers.
+
+        A policy's end token has the score of the judge's own.
+        """
         for row in rows:
             self.predictions[row] += 1
         parts = zip(self.signs, self.readers, strict=True)
         logs = sum(sign * torch.log_softmax(reader.logits()[places], -1) for sign, reader in parts)
-        return logs.gather(1, candidates.to(logs.device)).to(candidates.device)
+        read = [[token_as_read(token, self.reward) for token in tokens] for tokens in candidates.tolist()]
+        return logs.gather(1, torch.tensor(read, device=logs.device)).to(candidates.device)
 
     def commit(self, row: int, place: int) -> None:
         """Do nothing: the chosen token is read in lockstep."""

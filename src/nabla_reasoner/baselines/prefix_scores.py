@@ -16,7 +16,7 @@ from ..cost import Cost
 from ..engine import batching, scoring
 from ..engine.cached_forward import read
 from ..engine.numerics import at_least_float32
-from ..engine.sequences import ModelCaches
+from ..engine.sequences import ModelCaches, token_as_read
 from ..models.language_models import RewardModel
 
 SCORERS = ("exact", "gradient")
@@ -112,9 +112,11 @@ class PrefixScorer:
     ) -> Float[Tensor, "rows candidates"]:
         """Read the first candidate with its gradient; predict r(b) = r(a) + (E_b - E_a)·∂r/∂e_a for all of them.
 
-        After an end token the first candidate's text goes on with the chat template's suffix.
+        After an end token the first candidate's text goes on with the chat template's suffix. A policy's end token is
+        read, and predicted, as the reward model's own.
         """
         reward = self.reward
+        candidates = [[token_as_read(token, reward) for token in tokens] for tokens in candidates]
         slots = [self._fork(row) for row in rows]
         closed = [
             [*text, tokens[0], *(reward.suffix_ids if tokens[0] in reward.eos_ids else [])]
