@@ -214,6 +214,48 @@ def test_guided_end_tokens_are_scored_as_finished_chats(kind, reference, scorer,
     assert any(solution.search["finished"] for solution in solutions)
 
 
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("end", ENDS)
+def test_end_token_of_mixture_gets_the_logit_of_the_judges_end(end, reference):
+    policy, reward = ending_pair(ENDS[end], "likelihood", 8.0, reference=reference)
+    method = LogitMixture(judge_weight=0.7, temperature=0.8, max_new_tokens=LIMIT)
+    solutions = method.solve(PROBLEMS, policy, reward, seed=5)
+    for problem, solution in zip(PROBLEMS, solutions, strict=True):
+        prompt, reward_prompt, tokens = policy.prompt_ids(problem.messages), reward.prompt_ids(problem.messages), []
+        noise = torch.tensor(keyed_uniforms(5, problem.id, 0, "rollout 0", LIMIT))
+        while len(tokens) < LIMIT and not (tokens and tokens[-1] in policy.eos_ids):
+            judged = judge_logits(reward, reward_prompt + tokens, policy.vocab_size)
+            judged[policy.eos_ids] = judged[reward.tokenizer.convert_tokens_to_ids("<|end|>")].item()
+            logits = hf_logits(policy, prompt + tokens, policy.vocab_size) + 0.7 * judged
+            tokens.append(draw(logits[None], noise[len(tokens)][None], Sampling(0.8)).item())
+        assert solution.token_ids == tokens
+    assert any(solution.search["finished"] for solution in solutions)
+
+
+def test_judge_finishes_with_its_own_end_token():
+    policy, reward = ending_pair("<|pad|>", "likelihood")
+    reward.strong.head = torch.nn.Linear(*reward.strong.head.weight.T.shape, dtype=torch.float64)
+    reward.strong.head.requires_grad_(False).weight.copy_(reward.embedding)
+    reward.strong.head.bias.zero_()[1] = 4.0
+    reward.model.set_output_embeddings(reward.strong.head)
+    solutions = JudgeGreedy(max_new_tokens=LIMIT).solve(PROBLEMS, policy, reward)
+    ended = []
+    for problem, solution in zip(PROBLEMS, solutions, strict=True):
+        prompt, tokens = reward.prompt_ids(problem.messages), []
+        while len(tokens) < LIMIT and tokens[-1:] != reward.eos_ids:
+            tokens.append(hf_logits(reward, prompt + tokens, policy.vocab_size).argmax().item())
+        assert solution.token_ids == tokens
+        ended.append(tokens[-1:] == reward.eos_ids)
+        (sample,), (entry,) = solution.search["samples"], solution.search["trajectory"]
+        assert [part["finished"] for part in (solution.search, sample, entry)] == ended[-1:] * 3
+        text = prompt + tokens + ([] if ended[-1] else reward.eos_ids)
+        logs = reward.model(input_ids=torch.tensor([text])).logits[0].log_softmax(-1)
+        expected = sum(logs[place - 1, text[place]].item() for place in range(len(prompt), len(text)))
+        assert solution.reward == pytest.approx(expected, abs=1e-9)
+    assert set(ended) == {True, False}
+    assert policy.eos_ids == [0]
+
+
 def test_judge_writes_tokens_of_policy_only():
     policy, reward = toys.policy(), toys.reward()
     whole = JudgeGreedy(max_new_tokens=LIMIT).solve(PROBLEMS, policy, reward)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import cost
@@ -66,13 +66,16 @@ class JudgeGreedy:
             )
             for rollout in rollouts
         ]
-        return solutions(problems, policy, reward, [rollout.token_ids for rollout in rollouts], costs)
+        writer = copy.copy(policy)  # whose text is the policy's, but is finished where the judge ends it
+        writer.eos_ids = judge.eos_ids
+        return solutions(problems, writer, reward, [rollout.token_ids for rollout in rollouts], costs)
 
 
 class LogitMixture:
     """One response sampled from the logits z_policy + β z_judge (GenARM, arXiv 2410.08193; DExperts, 2105.03023).
 
     With a reference model the judge's logits are z_strong - z_reference, as in proxy-tuning (arXiv 2401.08565).
+    Where the two models end a turn differently, the policy's end token gets the judge's logit of its own end token.
 
     Args:
         judge_weight: β >= 0; 0 is the policy alone.
@@ -113,20 +116,21 @@ class LogitMixture:
         noise = [keyed_uniforms(seed, problem.id, repeat, "rollout 0", limit) for problem in problems]
 
         def run(indices: list[int]) -> list[list[int]]:
-            readers = [(1.0, StepReader(policy, [prompts[i] for i in indices]))]
-            readers += [
+            reader = StepReader(policy, [prompts[i] for i in indices])
+            judges = [
                 (sign * self.judge_weight, StepReader(model, [judge_prompts[i] for i in indices]))
                 for model, sign, _ in likelihood_models(reward, None)
             ]
 
             def choose(rows: list[int], responses: list[list[int]]) -> Int[Tensor, " rows"]:
-                parts = [weight * reader.logits()[:, : policy.vocab_size] for weight, reader in readers]
-                logits = sum(part.to(policy.device) for part in parts)
+                logits = reader.logits()
+                for weight, judge in judges:
+                    logits = logits + (weight * _with_policy_ends(judge.logits(), policy, reward)).to(policy.device)
                 uniform = [noise[indices[row]][len(responses[row])] for row in rows]
                 uniform = torch.tensor(uniform, dtype=torch.float64, device=logits.device)
                 return draw(logits, uniform, self.sampling)
 
-            return decode(policy, [reader for _, reader in readers], choose, limit)
+            return decode(policy, [reader, *(judge for _, judge in judges)], choose, limit)
 
         lengths = [len(prompt) + limit for prompt in prompts]
         responses = batching.run(run, lengths, policy.batch_limits)
@@ -137,6 +141,19 @@ class LogitMixture:
         ]
         costs = decoding_costs(policy, prompts, responses, judged, share)
         return solutions(problems, policy, reward, responses, costs)
+
+
+def _with_policy_ends(
+    logits: Float[Tensor, "rows judge_vocab"], policy: Policy, reward: RewardModel
+) -> Float[Tensor, "rows vocab"]:
+    """Return a judge's logits of the policy's tokens; each end token of the policy has that of the judge's own."""
+    known = logits[:, : policy.vocab_size]
+    replaced = [token for token in policy.eos_ids if token in reward.replaced_ends]
+    if not replaced:
+        return known
+    known = known.clone()
+    known[:, replaced] = logits[:, reward.eos_ids[:1]]
+    return known
 
 
 LIKELIHOOD_METHODS = (JudgeGreedy, LogitMixture)  # methods that refuse any other kind of reward
