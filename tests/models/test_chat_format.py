@@ -163,6 +163,44 @@ def test_template_that_hides_the_answer_or_leaves_it_open_refused():
     Policy.from_pretrained(folder(users + "<|end|>{% endfor %}" + OPEN))  # never reads a finished chat
 
 
+ROLE = "<|{{ message['role'] }}|>"
+LAST = "{% if loop.last and message['role'] == 'user' %}"
+WHOLE = "{{ message['content'] }}"
+DEPENDENT = {
+    "words before an unanswered question": EVERY + ROLE + LAST + "Solve: {% endif %}" + WHOLE + "<|end|>{% endfor %}",
+    "number of messages in front": "({{ messages|length }})" + EVERY + TURN + "<|end|>{% endfor %}",
+    "number of messages behind": EVERY + TURN + "<|end|>{% endfor %}({{ messages|length }})",
+    "question cut once it is answered": EVERY + ROLE + LAST + WHOLE + "{% else %}"
+    "{{ message['content'][:40] }}{% endif %}<|end|>{% endfor %}",
+    "white space cut once it is answered": EVERY + ROLE + LAST + WHOLE + "{% else %}"
+    "{{ message['content']|trim }}{% endif %}<|end|>{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("kind", ["classifier", "likelihood"])
+@pytest.mark.parametrize("template", DEPENDENT)
+def test_template_whose_question_changes_once_answered_refused(template, kind):
+    """FAULTS K9: the reward model would read the question that the layout was found with, not the one asked."""
+    path = folder(DEPENDENT[template] + OPEN, classifier=kind == "classifier")
+    with pytest.raises(ValueError, match="before and after its answer") as caught:
+        RewardModel.from_pretrained(path, kind)
+    message = str(caught.value)
+    assert path in message
+    assert "\n" not in message
+    assert "Correct chat_template" in message
+    if kind == "likelihood":  # its folder also serves as a policy, which reads no finished chat
+        assert Policy.from_pretrained(path).eos_ids == [1]
+
+
+def test_template_for_one_question_only_accepted():
+    single = "{% if messages|length > 2 or messages[0]['role'] == 'system' %}{{ raise_exception('one') }}{% endif %}"
+    reward = RewardModel.from_pretrained(folder(single + TEMPLATES["think block in the finished chat"]), "likelihood")
+    for question in ("What is 17 * 25?", " 1+1 ", "Solve: 2+3"):
+        chat = toys.chat(question)
+        whole = reward.tokenizer.apply_chat_template([*chat, {"role": "assistant", "content": ANSWER}], tokenize=False)
+        assert reward.tokenizer.decode(reward.prompt_ids(chat)) == whole.partition(ANSWER)[0]
+
+
 def test_shipped_models_read_what_they_always_read():
     root = Path(__file__).resolve().parents[2] / "assets"
     for path in sorted([*root.glob("policies/*/tokenizer.json"), *root.glob("rewards/*/tokenizer.json")]):

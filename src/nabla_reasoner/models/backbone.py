@@ -12,7 +12,7 @@ from torch import Tensor
 from ..cost import ModelSize
 from ..types import Messages
 from . import architecture
-from .chat_format import read_format, special_ids
+from .chat_format import end_of_turn, special_ids
 from .tokenizers import chat_ids, vocabulary_size
 
 ROWS = 2**14  # embedding rows that are computed together
@@ -164,7 +164,7 @@ def _eos_ids(model: torch.nn.Module, tokenizer: transformers.PreTrainedTokenizer
 def _end_of_turn(tokenizer: transformers.PreTrainedTokenizerBase, ends: Sequence[int]) -> list[int]:
     """Return the token by which the chat template ends an assistant's turn, or nothing if it writes no such token."""
     try:
-        closing = read_format(tokenizer).closing
+        closing = end_of_turn(tokenizer)
     except ValueError:  # a policy never reads a finished chat; a reward model refuses such a template
         return []
     return [index for index in closing[:1] if index in ends or index in special_ids(tokenizer)]

@@ -9,7 +9,20 @@ from typing import NamedTuple
 
 import transformers
 
+from ..types import Messages
+from .chat_template import chat_text
+
 ANSWER = "7319"  # occurs in no template; no character that templates strip
+# They share neither beginning nor end, and differ in length and in the white space around them.
+QUESTIONS = ("2+3", "What is 17 * 25?", " how many?\n", "Let n be even. " * 20 + "Find n!")
+LONGER_CHATS: tuple[Messages, ...] = (  # tried with templates that take them
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTIONS[1]}],
+    [
+        {"role": "user", "content": QUESTIONS[1]},
+        {"role": "assistant", "content": "425"},
+        {"role": "user", "content": QUESTIONS[0]},
+    ],
+)
 
 
 class ChatFormat(NamedTuple):
@@ -29,14 +42,43 @@ class ChatFormat(NamedTuple):
 def read_format(tokenizer: transformers.PreTrainedTokenizerBase) -> ChatFormat:
     """Return the layout of a finished chat, found by comparing it with the same chat before its answer.
 
+    Chats of several questions are tried. A template that writes a question in another way once it is answered would
+    have a layout that holds the question itself, which no other question must be read with.
+
     Raises:
-        ValueError: the template refuses an answer, does not show it, or merges it with its own text.
+        ValueError: the template refuses an answer, does not show it, merges it with its own text, or writes what comes
+            before it in a way that depends on the chat.
     """
-    question = [{"role": "user", "content": "2+3"}]
-    chat = [*question, {"role": "assistant", "content": ANSWER}]
+    first = _layout(tokenizer, [{"role": "user", "content": QUESTIONS[0]}])
+    others = [[{"role": "user", "content": question}] for question in QUESTIONS[1:]]
+    for chat in [*others, *(chat for chat in LONGER_CHATS if _is_written(tokenizer, chat))]:
+        try:
+            layout = _layout(tokenizer, chat)
+        except ValueError:
+            layout = None
+        if layout != first:
+            prompt, whole = _rendered(tokenizer, chat)
+            raise ValueError(
+                "its chat template must write a question in the same way before and after its answer, whatever the "
+                f"chat; it writes {prompt!r}, and with the answer {ANSWER} {whole!r}. Correct chat_template: before "
+                "the answer, let nothing depend on loop.last or on the number of messages."
+            )
+    return first
+
+
+def end_of_turn(tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that the template writes after the answer to one question; see `ChatFormat.closing`.
+
+    Raises:
+        ValueError: see `read_format`; what comes before the answer may depend on the chat.
+    """
+    return _layout(tokenizer, [{"role": "user", "content": QUESTIONS[0]}]).closing
+
+
+def _layout(tokenizer: transformers.PreTrainedTokenizerBase, question: Messages) -> ChatFormat:
+    """Return the layout of one finished chat."""
     try:
-        prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
-        whole = tokenizer.apply_chat_template(chat, tokenize=False)
+        prompt, whole = _rendered(tokenizer, question)
     except Exception as error:  # Jinja's errors, and what templates raise themselves
         raise ValueError(f"its chat template cannot write a finished chat ({error}). Correct chat_template.") from error
     shared = next(
@@ -61,6 +103,21 @@ def read_format(tokenizer: transformers.PreTrainedTokenizerBase) -> ChatFormat:
             "to the answer. Close it with a special token."
         )
     return ChatFormat(len(dropped), opening, closing)
+
+
+def _rendered(tokenizer: transformers.PreTrainedTokenizerBase, question: Messages) -> tuple[str, str]:
+    """Return a chat before its answer and the finished chat, as text."""
+    chat = [*question, {"role": "assistant", "content": ANSWER}]
+    return chat_text(tokenizer, question, add_generation_prompt=True), chat_text(tokenizer, chat)
+
+
+def _is_written(tokenizer: transformers.PreTrainedTokenizerBase, chat: Messages) -> bool:
+    """Return whether the template takes this chat; some refuse a system message or a second question."""
+    try:
+        _rendered(tokenizer, chat)
+    except Exception:  # Jinja's errors, and what templates raise themselves
+        return False
+    return True
 
 
 def special_ids(tokenizer: transformers.PreTrainedTokenizerBase) -> set[int]:
