@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,37 @@ def test_tied_matrix_and_other_heads_accepted(tmp_path):
     RewardModel.from_pretrained(str(classifier))
     change_weights(tied, lambda weights: weights.update({"score.weight": torch.zeros(1, 16)}))
     Policy.from_pretrained(str(tied))
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("lm_head.bias", None),
+        ("lm_head.1.weight", "likelihood"),
+        ("embed_out.weight", None),
+        ("score.bias", "classifier"),
+        ("score.1.weight", "classifier"),
+        ("classifier.weight", "classifier"),
+    ],
+)
+def test_surplus_weight_of_the_models_own_head_refused(key, kind):
+    """FAULTS K3: the model that was saved computes something else than the one that is loaded."""
+    folder = small_models.folder("llama", classifier=kind == "classifier")
+    change_weights(folder, lambda weights: weights.update({key: torch.full((1, 16), 5.0)}))
+    refused(rf"{key} are not read by the model", folder, kind=kind)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors"])
+def test_adapter_beside_whole_weights_refused_with_and_without_peft(file, installed, monkeypatch):
+    """FAULTS K3: transformers applies it where peft is installed, and ignores it elsewhere."""
+    if not installed:
+        monkeypatch.setitem(sys.modules, "peft", None)
+    folder = small_models.folder("llama")
+    (folder / file).write_text('{"peft_type": "LORA", "task_type": "CAUSAL_LM"}')
+    message = refused(f"LoRA file {file}", folder)
+    assert "merge_and_unload" in message
+    refused(f"LoRA file {file}", folder, kind="likelihood")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

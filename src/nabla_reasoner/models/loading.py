@@ -16,8 +16,11 @@ from .quiet import quiet_transformers
 from .tokenizers import load_tokenizer, split_commit
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-# Weights of another head on the same layers: a classifier's folder may have an output matrix, a causal LM's a score.
-OTHER_HEADS = re.compile(r"^(lm_head|embed_out|score|classifier)\.")
+# Weights of another kind's head on the same layers. A causal LM's folder may have a score head, a classifier's an
+# output matrix; what the files hold besides for the model's own head is read by nothing and is refused.
+SCORE_HEADS = re.compile(r"^(score|classifier)\.")
+OUTPUT_MATRICES = re.compile(r"^(lm_head|embed_out)\.")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 NAMED_KEYS = 3  # keys that an error lists
 
 
@@ -31,8 +34,8 @@ def load(
         name_or_path: folder, hub name, or OWNER/NAME@COMMIT.
 
     Raises:
-        ValueError: missing folder; weights that are damaged, missing, left over or not finite; code of its own; no
-            chat template; unknown dtype or device.
+        ValueError: missing folder; weights that are damaged, missing, left over or not finite; a LoRA adapter beside
+            them; code of its own; no chat template; unknown dtype or device.
     """
     name, device = str(name_or_path), str(device)
     _check_request(name, device, dtype)
@@ -50,7 +53,9 @@ def load(
             )
     except Exception as error:  # safetensors, hub and torch each raise their own types for damaged or missing files
         raise ValueError(_reading_error(name, error)) from error
-    _check_keys(name, report)
+    if getattr(model, "_hf_peft_config_loaded", False):  # of a hub name; only where peft is installed
+        raise _adapter_error(name, ADAPTER_FILES[0])
+    _check_keys(name, report, SCORE_HEADS if auto is transformers.AutoModelForCausalLM else OUTPUT_MATRICES)
     try:
         model = model.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -69,8 +74,8 @@ def outline(
     """Return a model without weights (on torch's meta device) and its tokenizer, for what needs no weights.
 
     Raises:
-        ValueError: missing folder, weight files that are damaged or of other sizes than the configuration says, an
-            architecture that cannot be built, no chat template, unknown dtype or device.
+        ValueError: missing folder, weight files that are damaged or of other sizes than the configuration says, a LoRA
+            adapter beside them, an architecture that cannot be built, no chat template, unknown dtype or device.
     """
     name = str(name_or_path)
     _check_request(name, device, dtype)
@@ -94,7 +99,7 @@ def check_dtype(dtype: str) -> None:
 
 
 def _check_request(name: str, device: str, dtype: str) -> None:
-    """Raise ValueError on an unknown dtype or device, or a folder without config.json or with damaged files."""
+    """Raise ValueError on an unknown dtype or device, or a folder without config.json or with files not to be read."""
     check_dtype(dtype)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
@@ -102,6 +107,9 @@ def _check_request(name: str, device: str, dtype: str) -> None:
         )
     if (name.startswith((".", "/", "~")) or name.count("/") != 1) and not Path(name, "config.json").is_file():
         raise ValueError(f"a model must be a hub name or a folder with a config.json; got {name!r}. Check the path.")
+    for file in ADAPTER_FILES:
+        if Path(name, file).is_file():
+            raise _adapter_error(name, file)
     check_sizes(Path(name), name)
 
 
@@ -115,6 +123,15 @@ def refusing(name: str, model: torch.nn.Module) -> Iterator[None]:
             f"{name} ({type(model).__name__}) is not a causal transformer that can be served "
             f"({type(error).__name__}: {_first_line(error)}). Use another architecture, e.g. Qwen or Llama."
         ) from error
+
+
+def _adapter_error(name: str, file: str) -> ValueError:
+    """Return the refusal of a LoRA adapter, which transformers applies with peft and ignores without."""
+    return ValueError(
+        f"a model's folder must hold whole weights; {name} also has the LoRA file {file}, which computes another model "
+        "where peft is installed than where it is not. Use a folder with the adapter merged (peft's merge_and_unload), "
+        "or one without it."
+    )
 
 
 def _reading_error(name: str, error: Exception) -> str:
@@ -136,11 +153,15 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _check_keys(name: str, report: dict[str, Any]) -> None:
-    """Raise ValueError if the files lack weights, which would be random numbers, or hold some that nothing reads."""
+def _check_keys(name: str, report: dict[str, Any], other_heads: re.Pattern[str]) -> None:
+    """Raise ValueError if the files lack weights, which would be random numbers, or hold some that nothing reads.
+
+    Args:
+        other_heads: surplus keys that are accepted, those of another kind of model.
+    """
     mismatched = [key[0] if isinstance(key, tuple) else key for key in report.get("mismatched_keys", ())]
     missing = sorted({*report["missing_keys"], *mismatched})
-    surplus = sorted(key for key in report["unexpected_keys"] if not OTHER_HEADS.match(key))
+    surplus = sorted(key for key in report["unexpected_keys"] if not other_heads.match(key))
     for keys, fault in ((missing, "are missing"), (surplus, "are not read by the model")):
         if keys:
             more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
