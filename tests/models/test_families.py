@@ -130,6 +130,43 @@ def test_refused_architecture_named_for_policy_reward_and_reference(name):
         assert "Use another architecture" in str(caught.value)
 
 
+NEO = {
+    "num_hidden_layers": None,
+    "num_attention_heads": None,
+    "num_layers": 2,
+    "num_heads": 2,
+    "max_position_embeddings": 512,
+}
+LOCAL = {**NEO, "attention_types": [[["global", "local"], 1]]}
+SPANS = {
+    "small": ("gpt_neo", {**LOCAL, "window_size": 16}),
+    "smallest": ("gpt_neo", {**LOCAL, "window_size": 5}),
+    "GPT-Neo's own": ("gpt_neo", {**LOCAL, "window_size": 256}),
+    "keep": ("doge", {"keep_window_size": 12}),
+    "keep more": ("doge", {"keep_window_size": 100}),
+}
+
+
+@pytest.mark.parametrize("span", SPANS)
+def test_window_of_another_name_refused_with_both_numbers(span):
+    """FAULTS K6: in a batch of 4, 60 and 20 tokens the short text would see another window than alone."""
+    name, settings = SPANS[span]
+    path = str(small_models.folder(name, **settings))
+    for load in (Policy.from_pretrained, lambda path: RewardModel.from_pretrained(path, "likelihood")):
+        with pytest.raises(ValueError, match=r"gives a logit of [-\d.]+ instead of [-\d.]+") as caught:
+            load(path)
+        assert path in str(caught.value)
+
+
+def test_window_beyond_the_check_limits_texts_and_global_layers_do_not():
+    large = Policy.from_pretrained(str(small_models.folder("gpt_neo", **LOCAL, window_size=400)))
+    large.check_length(200, 200)
+    with pytest.raises(ValueError, match=r"context of 400 tokens \(window_size\)"):
+        large.check_length(200, 201)
+    settings = {**NEO, "attention_types": [[["global"], 2]], "window_size": 16}
+    assert Policy.from_pretrained(str(small_models.folder("gpt_neo", **settings))).context == 512
+
+
 def test_soft_cap_refused_however_small_the_logits():
     path = small_models.folder("gemma2", initializer_range=1e-4)
     with pytest.raises(ValueError, match="final_logit_softcapping"):

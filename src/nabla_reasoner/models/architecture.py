@@ -11,6 +11,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+# Parts of the names of settings that may be numbers of tokens that attention reaches over, and of those that are none.
+SPAN_WORDS = ("window", "chunk", "local")
+OTHER_WORDS = ("layers", "experts", "pattern", "feed_forward")
+SPAN_CHECKED = 300  # largest span that the check at load reads a longer text for
 LAYER_TYPES = ("full_attention", "sliding_attention")
 # Settings by which some architectures change the product of output matrix and hidden state; 1 or None: no change.
 LOGIT_SETTINGS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
@@ -27,7 +31,8 @@ def longest_text(model: torch.nn.Module, name: str) -> Limit:
     """Return the longest text that a model reads correctly in a batch.
 
     With RoPE of type longrope, the factors of a whole batch depend on its longest text; below the original length all
-    texts have the same factors.
+    texts have the same factors. Of a span of attention that is neither served nor checked at load (see `spans`), texts
+    stay below it, where it changes nothing.
 
     Raises:
         ValueError: the configuration has no largest position (Mamba), or layers without attention over all tokens.
@@ -49,7 +54,26 @@ def longest_text(model: torch.nn.Module, name: str) -> Limit:
         )
         if settings.get("rope_type", settings.get("type")) == "longrope" and original and original < limit.tokens:
             limit = Limit(int(original), "longrope's original_max_position_embeddings")
+    for setting, span in spans(model).items():
+        if SPAN_CHECKED < span < limit.tokens and setting != "sliding_window":
+            limit = Limit(span, setting)
     return limit
+
+
+def spans(model: torch.nn.Module) -> dict[str, int]:
+    """Return the settings that may be numbers of tokens that attention reaches over, by name.
+
+    `sliding_window` has other names too, such as GPT-Neo's `window_size` and Doge's `keep_window_size`.
+    """
+    settings = model.config.get_text_config().to_dict()
+    return {
+        name: value
+        for name, value in settings.items()
+        if type(value) is int
+        and value > 0
+        and any(word in name for word in SPAN_WORDS)
+        and not any(word in name for word in OTHER_WORDS)
+    }
 
 
 def _rope_settings(config: Any) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 The package feeds embeddings, not ids, to the layers below the head; applies the head itself; and batches texts of
 different lengths whose beginnings are cached. Each of these is wrong for some architectures. Two short texts are read
-both ways, which costs four small forward passes.
+both ways, which costs four small forward passes. With a window of attention, one of them is longer than the window.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,8 @@ from .backbone import LanguageModel
 from .chat_format import special_ids
 
 Head = Callable[[Float[Tensor, "rows hidden"]], Float[Tensor, "rows outputs"]]
-LENGTHS = (9, 4)  # tokens of the two texts
+LENGTHS = (9, 4)  # tokens of the two texts; the first one also exceeds a window by so many
+REST = 4  # largest number of tokens that are read after a cached beginning
 # Largest difference, relative to the spread of the outputs. Rounding gives 1e-6 in float32 and 1e-2 in bfloat16.
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 
@@ -103,9 +104,14 @@ def _texts(language_model: LanguageModel) -> list[list[int]]:
     avoided = special_ids(language_model.tokenizer) | {getattr(config, "pad_token_id", None)}
     rows = min(language_model.vocab_size, len(language_model.model.get_input_embeddings().weight))
     ordinary = [index for index in range(rows) if index not in avoided] or list(range(rows))
-    lengths = [min(length, language_model.context) for length in LENGTHS]
+    span = max((span for span in architecture.spans(language_model.model).values() if _is_checked(span)), default=0)
+    lengths = [min(length, language_model.context) for length in (span + LENGTHS[0], *LENGTHS[1:])]
     picked = [ordinary[(number * len(ordinary)) // sum(lengths)] for number in range(sum(lengths))]
     return [picked[: lengths[0]][::-1], picked[lengths[0] :]]
+
+
+def _is_checked(span: int) -> bool:
+    return LENGTHS[0] - REST <= span <= architecture.SPAN_CHECKED
 
 
 def _own_outputs(language_model: LanguageModel, text: list[int], *, scores: bool) -> Float[Tensor, "rows outputs"]:
@@ -124,8 +130,11 @@ def _states(language_model: LanguageModel, text: list[int]) -> Float[Tensor, "le
 
 
 def _batched_states(language_model: LanguageModel, texts: list[list[int]]) -> list[Float[Tensor, "length hidden"]]:
-    """Return the hidden states of texts that are read together: their beginnings first, the rest from the cache."""
-    starts = [len(text) // 2 for text in texts]
+    """Return the hidden states of texts that are read together: their beginnings first, the rest from the cache.
+
+    The rests are short, so that the columns between a short text's beginning and its rest exceed a window.
+    """
+    starts = [len(text) - max(1, min(len(text) // 2, REST)) for text in texts]
     heads = _padded([text[:start] or text[:1] for text, start in zip(texts, starts, strict=True)])
     tails = _padded([text[start:] for text, start in zip(texts, starts, strict=True)])
     cache, device, embedding = DynamicCache(), language_model.device, language_model.embedding
