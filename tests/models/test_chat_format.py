@@ -201,6 +201,34 @@ def test_template_for_one_question_only_accepted():
         assert reward.tokenizer.decode(reward.prompt_ids(chat)) == whole.partition(ANSWER)[0]
 
 
+DAY = (
+    "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+    "{%- set date_string = strftime_now('%d %b %Y') %}{%- else %}{%- set date_string = '26 Jul 2024' %}"
+    "{%- endif %}{%- endif %}Today is {{ date_string }}."
+)
+DATED = {
+    "day": (DAY, "Today is 26 Jul 2024."),
+    "joined": ("{{ 'Today is ' + strftime_now('%B %-d, %Y, %%d') }}", "Today is July 26, 2024, %d"),
+    "in a macro": (
+        "{% macro day() %}{{ strftime_now(format='%Y-%m-%d')|upper }}{% endmacro %}\n\n  {{ day() }}",
+        "\n  2024-07-26",
+    ),
+    "behind white space": ("\n  {% if strftime_now is defined %}{{ strftime_now('%A') }}{% endif %}", "\nFriday"),
+}
+
+
+@pytest.mark.parametrize("kind", ["policy", "likelihood"])
+@pytest.mark.parametrize("template", DATED)
+def test_prompt_does_not_depend_on_the_day(template, kind):
+    """FAULTS K11: Llama 3.2's template writes today's date, so that resumed records would join two prompts."""
+    written, expected = DATED[template]
+    path = folder(written + TEMPLATES["plain"])
+    model = Policy.from_pretrained(path) if kind == "policy" else RewardModel.from_pretrained(path, kind)
+    text = model.tokenizer.decode(model.prompt_ids(CHAT))
+    assert text == expected + "<|user|>" + CHAT[0]["content"] + "<|end|><|assistant|>"
+    assert model.tokenizer.chat_template == written + TEMPLATES["plain"]  # saved as it was
+
+
 def test_shipped_models_read_what_they_always_read():
     root = Path(__file__).resolve().parents[2] / "assets"
     for path in sorted([*root.glob("policies/*/tokenizer.json"), *root.glob("rewards/*/tokenizer.json")]):

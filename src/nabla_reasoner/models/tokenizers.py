@@ -8,6 +8,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ..types import COMMIT, Messages
+from .chat_template import template_options
 
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>")
 UNKNOWN = "<|unknown|>"
@@ -78,8 +79,11 @@ def load_tokenizer(name: str) -> transformers.PreTrainedTokenizerBase:
 
 
 def chat_ids(tokenizer: transformers.PreTrainedTokenizerBase, messages: Messages) -> list[int]:
-    """Return the token ids of a chat up to and including the opening of the assistant's turn."""
-    ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
+    """Return the token ids of a chat up to the assistant's answer, with a fixed date (see `chat_template`)."""
+    options = template_options(tokenizer)
+    ids = tokenizer.apply_chat_template(
+        list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **options
+    )
     return list(ids)
 
 
