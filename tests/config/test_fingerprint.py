@@ -83,6 +83,19 @@ def test_merged_weights_count_by_their_origin_unless_edited(tmp_path):
     assert fingerprint.folder_digest(str(folder)) != same
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"null", b'{"origin": {"ba', b"[]", b'"text"', b'{"weights": null}', b'{"weights": []}', b"\xff\xfe"],
+)
+def test_damaged_note_of_a_merge_is_one_error_that_names_it(tmp_path, content):
+    folder = Path(shutil.copytree(ASSETS / "policies" / "tiny-base", tmp_path / "model"))
+    (folder / fingerprint.MERGED).write_bytes(content)
+    with pytest.raises(ValueError, match="Remove this file") as caught:
+        fingerprint.folder_digest(str(folder))
+    assert str(folder / fingerprint.MERGED) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_each_file_is_read_once(tmp_path, monkeypatch):
     folder = Path(shutil.copytree(ASSETS / "policies" / "tiny-base", tmp_path / "a"))
     fingerprint.folder_digest(str(folder))

@@ -93,6 +93,29 @@ def test_merged_folder_equals_base_plus_adapter(tmp_path: Path, task_type: str):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "merged"]
 
 
+def test_damaged_note_of_a_merge_is_written_anew(tmp_path: Path):
+    base, folder, adapter = toys.model_folder("llama"), tmp_path / "merged", tmp_path / "adapter"
+    make_adapter(adapter, base, "CAUSAL_LM", 0)
+    conversion.merge(str(folder), base=base, adapter=str(adapter))
+    stamp = folder / fingerprint.MERGED
+    whole = stamp.read_bytes()
+    for damaged in (b"", b"null", whole[:20], b"\xff"):
+        stamp.write_bytes(damaged)
+        conversion.merge(str(folder), base=base, adapter=str(adapter))
+        assert json.loads(stamp.read_bytes())["origin"] == json.loads(whole)["origin"]
+
+
+@pytest.mark.parametrize("content", ["", "null", '{"peft_type": "LO', "{}"])
+def test_damaged_settings_of_an_adapter_are_one_error_that_names_them(tmp_path: Path, content: str):
+    make_adapter(tmp_path / "adapter", toys.model_folder("llama"), "CAUSAL_LM", 0)
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match="adapter's settings in peft's format") as caught:
+        conversion.merge(str(tmp_path / "m"), base=toys.model_folder("llama"), adapter=str(file.parent))
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_adapter_without_weights_rejected(tmp_path: Path):
     with pytest.raises(ValueError, match=r"adapter_model\.safetensors"):
         conversion.merge(str(tmp_path / "m"), base=toys.model_folder("llama"), adapter=str(tmp_path))

@@ -96,12 +96,15 @@ def folder_digest(path: str) -> str | None:
 
     Weights, configuration, tokenizer and chat templates count, those in subfolders too; other files do not. Weights as
     merged count by what they were made of: the sums differ in their last bits between processors.
+
+    Raises:
+        ValueError: a damaged note of what was merged.
     """
     if not Path(path).is_dir():
         return None
     digest, stamp, merged = hashlib.sha256(), Path(path, MERGED), {}
     if stamp.is_file():
-        made_of = json.loads(stamp.read_text(encoding="utf-8"))
+        made_of = _made_of(stamp)
         merged = made_of.get("weights", {})
         digest.update(json.dumps(made_of.get("origin"), sort_keys=True).encode())
     for file in sorted(Path(path).rglob("*")):
@@ -111,6 +114,26 @@ def folder_digest(path: str) -> str | None:
             if merged.get(name) != content:
                 digest.update(f"{name} {content}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _made_of(stamp: Path) -> dict[str, Any]:
+    """Return the note that `models.conversion.merge` left in a folder.
+
+    Raises:
+        ValueError: it is empty, cut or something else.
+    """
+    try:
+        content = json.loads(stamp.read_text(encoding="utf-8"))
+    except ValueError as error:  # json's, and that of bytes that are no UTF-8
+        reason = str(error)
+    else:
+        if isinstance(content, dict) and isinstance(content.get("weights", {}), dict):
+            return content
+        reason = f"its content is {json.dumps(content)[:40]}"
+    raise ValueError(
+        f"{stamp} must say as JSON what its folder was merged from, as written by the merge; it cannot be read: "
+        f"{reason}. Remove this file; the next command with the adapter merges again."
+    )
 
 
 @functools.lru_cache(maxsize=1024)

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -110,19 +111,37 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
             "Train it with ./reproduce.sh models scale=small."
         )
     origin, stamp = {"base": _weights(Path(base)), "adapter": _sha256(weights)}, Path(folder, MERGED)
-    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")).get("origin") == origin:
+    if _noted_origin(stamp) == origin:
         return
     if importlib.util.find_spec("peft") is None:
         raise ValueError(f"the adapter {adapter} needs the optional package peft. Run: pip install peft")
     import peft
 
-    settings = peft.PeftConfig.from_pretrained(adapter)
+    try:
+        settings = peft.PeftConfig.from_pretrained(adapter)
+        if not settings.task_type:
+            raise ValueError("it names no task_type")
+    except (OSError, ValueError, TypeError, KeyError) as error:  # missing, empty, cut or of another content
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{Path(adapter, 'adapter_config.json')} must be an adapter's settings in peft's format; it cannot be "
+            f"read: {reason}. Fetch the file, or train the adapter with ./reproduce.sh models scale=small."
+        ) from error
     with _atomic_folder(Path(folder)) as unfinished, _quiet():
         merged = peft.PeftModel.from_pretrained(load_base(base, settings.task_type), adapter).merge_and_unload()
         merged.to(torch.float32).save_pretrained(unfinished)
         load_tokenizer(base).save_pretrained(unfinished)
         content = {"origin": origin, "weights": _weights(unfinished)}
         Path(unfinished, stamp.name).write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def _noted_origin(stamp: Path) -> Any:
+    """Return what a folder was merged from, or None if its note is missing or damaged: it is then merged again."""
+    try:
+        content = json.loads(stamp.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content.get("origin") if isinstance(content, dict) else None
 
 
 def load_base(base: str, task_type: str) -> transformers.PreTrainedModel:
