@@ -87,7 +87,7 @@ def check(method: str, reward: str, overrides: tuple[str, ...], count: int) -> N
 
 
 @pytest.mark.usefixtures("without_recorded_rewards")
-@pytest.mark.parametrize("method", ["greedy", "nabla_reasoner_prefix"])
+@pytest.mark.parametrize("method", ["greedy", pytest.param("nabla_reasoner_prefix", marks=pytest.mark.slow)])
 def test_flops_agree_with_torch(method: str):
     check(method, "classifier", (), 2)
 

@@ -190,6 +190,7 @@ def methods_module(weight: float) -> test_time.TestTimeMethods:
     return test_time.TestTimeMethods(policy, reward, 3, settings, reward_weights=[weight], seed=0)
 
 
+@pytest.mark.slow
 def test_every_method_has_distribution_exact_samplers_approach_optimum():
     module = methods_module(0.2)
     scored, results = module.predict_step([{"role": "user", "content": "dab"}])

@@ -49,6 +49,7 @@ def test_legend_of_a_partial_run_is_whole_and_covers_no_panel(cells: int):
     assert min(panel.get_position().height * figure.get_figheight() for panel in figure.axes) > 1.5, "inches"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a$b", "$\\frac$", "x_y^z"])
 def test_names_in_titles_are_no_formulas(name, tmp_path):
     figure = accuracy_against_flops(TABLE.assign(policy=name, task="t"))
@@ -69,6 +70,7 @@ def test_figures_are_the_same_bytes_on_every_run(tmp_path):
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
 
 
+@pytest.mark.slow
 def test_figures_of_another_scale_carry_its_name(tmp_path):
     caption = "# figure9.png, figure9_flops.png\n\nMade by `./reproduce.sh figure9 scale=small`; `figure9.csv`.\n"
     drawn = {part: accuracy_against_flops(TABLE.head(3)) for part in ("", "_flops")}
@@ -84,6 +86,7 @@ def test_figures_of_another_scale_carry_its_name(tmp_path):
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+@pytest.mark.slow
 def test_notebooks_are_committed_without_outputs():
     assert {path.stem for path in NOTEBOOKS} == set(figures_target.NOTEBOOKS)
     words = [sys.executable, "-m", "nbstripout", "--verify", "--keep-id", *map(str, NOTEBOOKS)]

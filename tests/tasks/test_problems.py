@@ -43,6 +43,7 @@ def test_key_ignores_order_of_terms_only(question: str, same: str, other: str):
     assert problems.question_key(question) == problems.question_key(same) != problems.question_key(other)
 
 
+@pytest.mark.slow
 def test_no_held_out_product_is_trained_in_either_order():
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         data = tiny.splits(compose("train/tiny", ["tasks.chain_sum.train=1", "tasks.leg_counting.train=1"]))["products"]

@@ -78,6 +78,7 @@ def test_chebyshev_polynomial_matches_function_and_slope():
     np.testing.assert_allclose(slope[:, 1], 2 * np.sin(2 * first) * second + first, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_relaxed_text_matches_objective_and_rejects_bad_tokens():
     policy, reward = toys.policy("llama"), toys.reward("classifier", "qwen2")
     text = relaxed_text.RelaxedText(
@@ -200,6 +201,7 @@ def test_jko_steps_of_another_functional_fail():
     assert not flow_checks.jko(problem, jko_kl_weight=1.1, **settings).passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [{"noise": 1.0}, {"noise": 2.0}, {"particle_reward_weight": 3.0}])
 def test_particles_with_wrong_noise_or_lambda_leave_flow(fault):
     (right,), _ = flow_checks.noisy_descent(PROBLEM, RUNS, **DESCENT)

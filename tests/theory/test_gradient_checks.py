@@ -120,6 +120,7 @@ def test_gumbel_samples_follow_softmax_variance_grows_when_sharp(toy_pairs):
     assert soft.error == pytest.approx(math.sqrt(soft.variance / 20000))
 
 
+@pytest.mark.slow
 def test_shipped_models_pass_proposition_c1_faults_fail():
     settings = {"count": 1, "seed": 0}
     right, rows = gradient_checks.decompositions("tiny-base", "likelihood", ["products"], **settings)

@@ -129,6 +129,7 @@ def test_gradient_by_codes_follows_logits_of_alternatives():
         assert 1.4 < fitted.slope < 2.2
 
 
+@pytest.mark.slow
 def test_minimum_head_finds_least_support_of_the_response():
     _, tokenizer, classifier, layout = grown()
     least, minimum = [], []
@@ -141,6 +142,7 @@ def test_minimum_head_finds_least_support_of_the_response():
     assert 0.8 < fitted.slope < 1.4
 
 
+@pytest.mark.slow
 def test_wrong_digit_is_detected_before_any_training():
     _, tokenizer, classifier, layout = grown()
     right = [states(classifier, 5, ids)[-1, layout.worst].item() for _, ids in sequences(tokenizer, wrong=False)]
