@@ -12,6 +12,7 @@ from nabla_reasoner.dto import objective, straight_through
 from nabla_reasoner.ppo import exact_distributions as exact
 from nabla_reasoner.ppo import markov_chains, test_time
 from nabla_reasoner.ppo.exact_distributions import ScoredPrompt
+from nabla_reasoner.ppo.expected_flops import ExpectedCost, flop_prices
 from nabla_reasoner.types import Problem
 
 WEIGHT = 0.8
@@ -239,3 +240,37 @@ def test_exact_loop_distribution_matches_engine_answers():
         assert exact.total_variation(scored.prior, result.distribution) > 2 * variation  # π itself would not pass
         evaluations = sum(s.cost.gradient_evaluations for s in solutions) / count
         assert result.gradient_evaluations == pytest.approx(evaluations, rel=0.05, abs=1e-9)
+        flops = sum(s.cost.flops for s in solutions) / count
+        assert result.flops == pytest.approx(flops, rel=0.03), "the rows of ∂L/∂y themselves are not priced"
+
+
+def test_metropolis_test_with_a_gradient_evaluates_every_proposal():
+    """The probability of the reverse change takes DTO from the proposed answer; checked by listing the paths."""
+    scored = scored_prompt(vocab_size=2, length=2)
+    redraws = [torch.log_softmax(torch.randn(4, 2, dtype=torch.float64), -1) for _ in range(2)]
+    flips = [[0, 1, 2, 3], [3, 0, 1, 2]]
+    rule = {"accept": "metropolis", "reward_weight": WEIGHT, "confidence_threshold": 1.0}
+    matrices = [markov_chains.revision(scored, redraw, l, **rule) for l, redraw in enumerate(redraws)]
+    policy, reward = letter_models.models()
+    prices = flop_prices(policy, reward, scored.prompt, 2)
+    costs = [ExpectedCost(prices, scored, 1.0, gradient=gradient, reverse=True) for gradient in (True, False)]
+    distribution, evaluations, proposals = scored.prior, 1.0, 0.0
+    for position in range(2):
+        for cost in costs:
+            cost.add(distribution, position, matrices[position], redraws[position], flips[position])
+        for old, answer in enumerate(scored.answers.tolist()):
+            mass = distribution[old].exp().item()
+            evaluations += mass * flips[position][old]
+            for new, proposed in enumerate(scored.answers.tolist()):
+                if proposed[:position] == answer[:position] and proposed[position] != answer[position]:
+                    rest = scored.tokens[new, position + 1 :].sum().exp().item()
+                    chance = mass * redraws[position][old, proposed[position]].exp().item() * rest
+                    evaluations += chance * (1 + flips[position][new])
+                    proposals += chance
+        distribution = markov_chains.step(distribution, matrices[position])
+    with_gradient, without = costs
+    assert with_gradient.evaluations == pytest.approx(evaluations)
+    assert without.evaluations == 0
+    drawn = prices.policy_prompt + prices.rollout + proposals * min(prices.rollouts_after)
+    assert with_gradient.flops > drawn + evaluations * min(prices.evaluations_from)
+    assert without.flops > drawn + proposals * min(prices.scores_from)

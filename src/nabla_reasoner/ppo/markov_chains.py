@@ -76,18 +76,23 @@ def revision(
     """
     if accept not in ACCEPT:
         raise ValueError(f"accept must be one of {', '.join(ACCEPT)}; got {accept!r}.")
-    answers, rewards = scored.answers, scored.rewards
-    beginning = torch.arange(len(answers)) // redraw.shape[1] ** (answers.shape[1] - position)
-    rollout = scored.tokens[:, position + 1 :].sum(-1)
-    proposal = redraw[:, answers[:, position]] + rollout
-    same_beginning = beginning[:, None] == beginning
-    reachable = same_beginning & (answers[:, None, position] != answers[:, position])
+    rewards = scored.rewards
     confident = next_confidence(scored, position) > confidence_threshold
-    proposal = proposal.masked_fill(~reachable | confident[:, None], -torch.inf)
+    proposal = changes(scored, redraw, position).masked_fill(confident[:, None], -torch.inf)
     if accept == "metropolis":
         return metropolis(proposal, scored.prior + reward_weight * rewards)
     accepted = torch.ones_like(proposal) if accept == "always" else (rewards > rewards[:, None]).to(proposal)
     return with_rejections(proposal.exp() * accepted)
+
+
+def changes(scored: ScoredPrompt, redraw: Float[Tensor, "answers vocab"], position: int) -> Matrix:
+    """Return log q(y'|y) of another token at a position and a rollout after it; -inf elsewhere."""
+    answers = scored.answers
+    beginning = torch.arange(len(answers)) // redraw.shape[1] ** (answers.shape[1] - position)
+    rollout = scored.tokens[:, position + 1 :].sum(-1)
+    same_beginning = beginning[:, None] == beginning
+    reachable = same_beginning & (answers[:, None, position] != answers[:, position])
+    return (redraw[:, answers[:, position]] + rollout).masked_fill(~reachable, -torch.inf)
 
 
 def next_confidence(scored: ScoredPrompt, position: int) -> LogProbs:

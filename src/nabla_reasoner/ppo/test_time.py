@@ -261,7 +261,8 @@ class TestTimeMethods(lightning.LightningModule):
             redraws = [markov_chains.redraw_log_probabilities(logits, variant.sampling) for logits in rows]
             matrices = [markov_chains.revision(scored, redraw, l, **rule) for l, redraw in enumerate(redraws)]
             distribution = scored.prior
-            cost = ExpectedCost(prices, scored, threshold, variant.gradient)
+            reverse = variant.accept == "metropolis"
+            cost = ExpectedCost(prices, scored, threshold, gradient=variant.gradient, reverse=reverse)
             for sweep in range(1, variant.sweeps + 1):
                 for position, matrix in enumerate(matrices):
                     cost.add(distribution, position, matrix, redraws[position], optimized[position].evaluations)
