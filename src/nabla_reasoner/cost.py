@@ -8,7 +8,9 @@ vocabulary takes a product with each embedding matrix (`dto.gradients`). Element
 Every token that is read counts once: a decoded token is read when the next one is sampled, the last one never.
 
 Model calls follow the paper's Section 5.2: one per decoded token and one per pass over a whole sequence (prefill,
-forward, backward, reward), so up to four per gradient evaluation.
+forward, backward, reward). A gradient evaluation is as many calls as the passes it ran: four if both models run forward
+and backward, two in the prefix form with a score head. With a likelihood reward that form runs one, or none if the
+states that predict the token are known.
 """
 
 import resource
@@ -31,6 +33,7 @@ class Cost(NamedTuple):
         reward_forward_tokens, reward_backward_tokens: whole-sequence passes of the reward model.
         gradient_evaluations: evaluations of ∂L/∂y, of policy and reward together.
         model_calls: calls by the paper's rule.
+        gradient_calls: the part of `model_calls` spent on gradient evaluations.
         flops: floating-point operations by the formula above.
         gradient_flops: the part of `flops` spent on gradient evaluations.
         seconds: wall-clock time; a problem's share of its batch.
@@ -45,6 +48,7 @@ class Cost(NamedTuple):
     reward_backward_tokens: int = 0
     gradient_evaluations: int = 0
     model_calls: int = 0
+    gradient_calls: int = 0
     flops: float = 0.0
     gradient_flops: float = 0.0
     seconds: float = 0.0
@@ -199,14 +203,15 @@ def gradient_evaluation(
     """
     flops = forward_flops(policy, policy_forward) + backward_flops(policy, policy_backward)
     flops += forward_flops(reward, reward_forward) + backward_flops(reward, reward_backward)
-    passes = (policy_forward, policy_backward, reward_forward, reward_backward)
+    calls = sum(map(bool, (policy_forward, policy_backward, reward_forward, reward_backward)))
     return Cost(
         policy_forward_tokens=policy_forward.tokens,
         policy_backward_tokens=policy_backward.tokens,
         reward_forward_tokens=reward_forward.tokens,
         reward_backward_tokens=reward_backward.tokens,
         gradient_evaluations=1,
-        model_calls=sum(map(bool, passes)),
+        model_calls=calls,
+        gradient_calls=calls,
         flops=flops,
         gradient_flops=flops,
     )

@@ -14,6 +14,7 @@ import toy_runs
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.config.data_folder import data_folder
 from nabla_reasoner.cost import Cost
+from nabla_reasoner.dto import gradient_passes
 from nabla_reasoner.evaluation.outcomes import read_table1
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
 from nabla_reasoner.evaluation.statistics import ratio_interval
@@ -22,7 +23,15 @@ from nabla_reasoner.reporting.method_names import STYLES
 from nabla_reasoner.types import Problem
 
 matplotlib.use("Agg")
-SPENT = Cost(decode_tokens=100, gradient_evaluations=3, model_calls=120, flops=1e6, gradient_flops=4e5, seconds=0.5)
+SPENT = Cost(
+    decode_tokens=100,
+    gradient_evaluations=3,
+    model_calls=120,
+    gradient_calls=12,
+    flops=1e6,
+    gradient_flops=4e5,
+    seconds=0.5,
+)
 
 
 def write(results: Path, method: str, searches, *, folder="table1/records", costs=None, failed=0, **method_settings):
@@ -139,6 +148,48 @@ def test_model_call_parts_sum_to_total(tmp_path: Path):
     assert base["saving_percent"] == pytest.approx(40)
     assert own["saving_percent"] is None
     assert "40.2 %" in figure3.cost_caption([base, own], "c")
+
+
+METHODS_WITH_GRADIENT = ["discrete_langevin", "nabla_reasoner", "nabla_reasoner_multipass", "nabla_reasoner_prefix"]
+
+
+@pytest.mark.parametrize("kind", ["classifier", "likelihood"])
+def test_parts_of_real_runs_are_counts_of_passes(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch):
+    """Real runs of tiny-base: no part is negative, and the gradients' part is the passes that evaluations ran."""
+    passes, evaluate = [], gradient_passes.evaluate
+
+    def recorded(*models, **options):
+        gradients = evaluate(*models, **options)
+        fields = [f"{model}_{way}_tokens" for model in ("policy", "reward") for way in ("forward", "backward")]
+        passes.extend(sum(getattr(gradient.cost, field) > 0 for field in fields) for gradient in gradients)
+        return gradients
+
+    monkeypatch.setattr(gradient_passes, "evaluate", recorded)
+    words = ["policy=tiny-base", f"reward={kind}", "task=products", "num_problems=3", "seed=0", "wandb=disabled"]
+    counted = {}
+    for method in [*METHODS_WITH_GRADIENT, "nabla_without_gradient", "best_of_n"]:
+        passes.clear()
+        assert main(["table1", *words, f"method={method}", f"results_dir={tmp_path}"]) == 0
+        counted[method] = list(passes)
+    outcomes = read_table1(tmp_path / "tiny").records
+    rows = {row["method"]: row for row in figure3.cost_rows(outcomes)}
+    assert rows.keys() == counted.keys()
+    for method, row in rows.items():
+        assert all(row[part] >= 0 for part in figure3.COST_PARTS), (method, row)
+        assert sum(row[part] for part in figure3.COST_PARTS) == pytest.approx(row["model_calls"])
+        assert row["gradients"] == pytest.approx(sum(counted[method]) / 3)
+        assert set(counted[method]) <= ({4} if "prefix" not in method else {2} if kind == "classifier" else {0, 1})
+    assert all(sum(counted[method]) > 0 for method in METHODS_WITH_GRADIENT)
+    older = [
+        {name: value for name, value in outcome.cost.items() if name != "gradient_calls"}
+        for method in METHODS_WITH_GRADIENT
+        for outcome in outcomes["tiny-base", "products", method]
+    ]
+    total = sum(map(figure3.gradient_calls, older)) / 3
+    exact = [
+        rows[method]["gradients"] for method in METHODS_WITH_GRADIENT if (kind, method[-6:]) != ("likelihood", "prefix")
+    ]
+    assert total == pytest.approx(sum(exact))
 
 
 def pool(right) -> dict:

@@ -30,7 +30,7 @@ def figure3(results: Path, scale: str, command: str) -> Drawing:
 PARTS = {
     "decoding": ("decoded tokens", "#0072B2"),
     "passes": ("prefills, rewards and other whole-sequence passes", "#56B4E9"),
-    "gradients": ("gradient evaluations, 4 each", "#D55E00"),
+    "gradients": ("gradient evaluations", "#D55E00"),
 }
 
 
@@ -91,9 +91,9 @@ COST_COLUMNS = (
 def cost_rows(outcomes: Outcomes) -> list[Row]:
     """Return rows of `COST_COLUMNS`: mean model calls per problem by purpose.
 
-    A decoded token is one call and a gradient evaluation four. The rest are passes over whole sequences (prefills,
-    rewards, reading by the selection and the revision), one call each. `saving_percent` is the share of a method's
-    calls that ∇-Reasoner in one pass saves.
+    A decoded token is one call and a gradient evaluation as many as the passes it ran (see `cost`). The rest are
+    passes over whole sequences (prefills, rewards, reading by the selection and the revision), one call each.
+    `saving_percent` is the share of a method's calls that ∇-Reasoner in one pass saves.
 
     Args:
         outcomes: of Table 1's records.
@@ -116,16 +116,29 @@ def _cost_rows(outcomes: Outcomes, policy: str, task: str) -> list[Row]:
         solved = [outcome for outcome in outcomes.get(CellKey(policy, task, method), []) if outcome.ok]
         if not solved:
             continue
-        names = ("model_calls", "decode_tokens", "gradient_evaluations", "flops", "gradient_flops")
-        calls, decoded, gradients, flops, gradient_flops = (
+        names = ("model_calls", "decode_tokens", "flops", "gradient_flops")
+        calls, decoded, flops, gradient_flops = (
             float(np.mean([outcome.cost[name] for outcome in solved])) for name in names
         )
-        parts = {"decoding": decoded, "passes": calls - decoded - 4 * gradients, "gradients": 4 * gradients}
+        gradients = float(np.mean([gradient_calls(outcome.cost) for outcome in solved]))
+        parts = {"decoding": decoded, "passes": calls - decoded - gradients, "gradients": gradients}
         keys = [outcome.key for outcome in solved]
         counts = {"num_problems": len({key.problem for key in keys}), "num_seeds": len({key.seed for key in keys})}
         totals = {"model_calls": calls, "flops": flops, "gradient_flops": gradient_flops}
         rows.append({"method": method, **totals, **parts, **counts})
     return rows
+
+
+def gradient_calls(cost: Mapping[str, float | int]) -> float | int:
+    """Return the model calls of a record's gradient evaluations.
+
+    A record made before they were counted has two calls an evaluation for each model that ran backward: exact, but for
+    evaluations without a backward pass, whose forward pass then stays among the other passes.
+    """
+    if "gradient_calls" in cost:
+        return cost["gradient_calls"]
+    backward = [cost.get(f"{model}_backward_tokens", 0) > 0 for model in ("policy", "reward")]
+    return 2 * sum(backward) * cost["gradient_evaluations"]
 
 
 def cost_caption(rows: Sequence[Row], command: str) -> str:
@@ -135,8 +148,9 @@ def cost_caption(rows: Sequence[Row], command: str) -> str:
     text = (
         f"# figure3.png\n\nMade by `{command}` from the records of Table 1; rows in `figures/data/figure3.csv`.\n\n"
         "Model calls per problem by the paper's rule (Section 5.2) with nothing left out: a decoded token is one call, "
-        "a pass over a whole sequence one, a gradient evaluation four. Means over problems and seeds. FLOPs weigh a "
-        "pass by its length, which this count does not: see Table 5 and Figure 4.\n\n"
+        "a pass over a whole sequence one. A gradient evaluation is four passes, forward and backward of both models; "
+        "in prefix form it is two of the classifier, or at most one of a likelihood reward. Means over problems and "
+        "seeds. FLOPs weigh a pass by its length, which this count does not: see Table 5 and Figure 4.\n\n"
     )
     if not baselines:
         return text + f"No baseline beside ∇-Reasoner in these records (the paper's largest saving: {paper} %).\n"
