@@ -623,6 +623,74 @@ def results_sentences(rows: Rows) -> Iterator[str]:
     own = own[own.policy.isin(POLICIES) & (own.quantity == "seconds") & (own.method == "nabla_reasoner_prefix")].ratio
     reached = f"the target of 0.7 is reached in {NUMBERS[int((own <= 0.7).sum())]}"
     yield f"The prefix form takes {ranged(own, '.2f')} of Best-of-8's seconds; {reached}"
+    ahead = ahead_of_judge(rows)
+    yield (
+        f"In {NUMBERS[int((ahead < 0).sum())]} of six cells greedy decoding of the likelihood reward's own model is "
+        "more accurate than every method. In the others the best method is ahead by at most "
+        f"{ahead.max():.1f} points."
+    )
+    flops = flops_by_method(rows["table2"][rows["table2"].reward == "likelihood"])
+    assert (flops.rank().loc["judge_greedy"] == 2).all()
+    yield "Its cost is the lowest but one."
+    best, tree = (one(rows["table1_unseen"], task="gcd", method=name) for name in ("best_of_n", "tree_of_thoughts"))
+    yield f"on `gcd` Tree-of-Thoughts ({tree.accuracy:.1f} %) is below Best-of-8 ({best.accuracy:.1f} %)."
+
+
+def ahead_of_judge(rows: Rows) -> pd.Series:
+    """By cell of Table 2's likelihood reward, points by which the best method exceeds the reward's own model."""
+    table = rows["table2"][rows["table2"].reward == "likelihood"]
+    accuracy = table.pivot(index=["policy", "task"], columns="method", values="accuracy")
+    assert len(accuracy) == 6
+    return accuracy.drop(columns="judge_greedy").max(axis=1) - accuracy.judge_greedy
+
+
+def flops_by_method(table: pd.DataFrame) -> pd.DataFrame:
+    """FLOPs by method and cell."""
+    return table.pivot(index="method", columns=["policy", "task"], values="flops")
+
+
+def over_best_of_n(rows: Rows, method: str) -> list[float]:
+    """FLOPs over Best-of-8's, in the cells of Tables 1 and 2 under the shipped rewards of full size."""
+    tables = [rows["table1"][rows["table1"].policy.isin(POLICIES)]]
+    tables.append(rows["table2"][rows["table2"].reward == "likelihood"])
+    flops = [flops_by_method(table) for table in tables]
+    return [value for part in flops for value in part.loc[method] / part.loc["best_of_n"]]
+
+
+def judge_sentence(rows: Rows) -> Iterator[str]:
+    ahead = ahead_of_judge(rows).max()
+    yield f"On the test problems of Table 2 it is within {ahead:.1f} points of every cell's best method."
+
+
+def readme_sentences(rows: Rows) -> Iterator[str]:
+    seconds = rows["table1"][rows["table1"].policy.isin(POLICIES)].pivot(
+        index="method", columns=["policy", "task"], values="seconds"
+    )
+    guided = seconds.loc["guided_decoding_gradient"] / seconds.loc["nabla_reasoner_prefix"]
+    yield f"and {ranged(guided, '.2f')} of the prefix form's seconds."
+    yield f"decoded greedily, is within {ahead_of_judge(rows).max():.1f} points of every cell's best method (Table 2)."
+    accuracy = rows["table1_unseen"].pivot(index="task", columns="method", values="accuracy")
+    assert (accuracy.nabla_reasoner_prefix > accuracy.best_of_n).all()
+    assert (accuracy.nabla_reasoner < accuracy.best_of_n).all()
+    yield "the prefix form is again above Best-of-8 and the outcome form below."
+
+
+def sweep_sentences(rows: Rows) -> Iterator[str]:
+    yield f"In Tables 1 and 2 RAP takes {ranged(over_best_of_n(rows, 'rap'), '.2f')} times Best-of-8's FLOPs."
+
+
+def resampling_sentences(rows: Rows) -> Iterator[str]:
+    yield f"for {ranged(over_best_of_n(rows, 'mh_resampling'), '.2f')} times its FLOPs (Tables 1 and 2)."
+
+
+def equal_temperatures(rows: Rows, method: str) -> Iterator[str]:
+    """The comment on τ: the settings of equal accuracy, and those below."""
+    mean = rows["tune"][rows["tune"].group == method].drop_duplicates("setting").set_index("setting").mean_accuracy
+    best = mean == mean.max()
+    taus = {name: name.rpartition("_")[2] for name in mean.index}
+    equal, below = ([taus[name] for name in mean.index[chosen]] for chosen in (best, ~best))
+    equal.remove("0.1")
+    yield f"as good as {' and '.join(equal)}, above {' and '.join(below)} (figures/data/tune.csv)"
 
 
 def _figure1(searched: pd.DataFrame) -> Iterator[str]:
@@ -643,7 +711,9 @@ def ablation_sentences(rows: Rows) -> Iterator[str]:
     value = {row.setting: row for row in pooled.itertuples()}
     yield f"accuracy *rises* by {value['past_only'].difference:.0f} points."
     assert value["future_only"].accuracy < value["no_gradient"].accuracy
-    yield f"**A flatter estimator** (τ = 2) loses {-value['ste_2'].difference:.1f} points."
+    assert value["ste_2"].verdict == NO_DIFFERENCE
+    flatter = signed(value["ste_2"].difference)
+    yield f"**A flatter estimator** (τ = 2): no difference is shown either ({flatter} points)."
     every, rows_all = value["every_position"], value["all_rows"]
     yield (
         f"**All rows instead of one:** {signed(rows_all.difference)} on {rows_all.num_problems} problems, at "
@@ -813,7 +883,12 @@ def small_sentences(rows: Rows) -> Iterator[str]:
 
 
 SENTENCES = {
-    "docs/models.md": small_sentences,
+    "README.md": readme_sentences,
+    "assets/sweeps/search.md": sweep_sentences,
+    "configs/method/mh_resampling.yaml": resampling_sentences,
+    "configs/method/soft_best_of_n.yaml": lambda rows: equal_temperatures(rows, "soft_best_of_n"),
+    "configs/method/weighted_self_consistency.yaml": lambda rows: equal_temperatures(rows, "weighted_self_consistency"),
+    "docs/models.md": lambda rows: itertools.chain(small_sentences(rows), judge_sentence(rows)),
     "docs/results.md": results_sentences,
     "docs/ablations.md": ablation_sentences,
     "docs/benchmark.md": lambda rows: itertools.chain(bench_sentences(rows), bench_gpu_sentences(rows)),
