@@ -808,6 +808,9 @@ def ppo_sentences(rows: Rows) -> Iterator[str]:
     }
     yield f"**PPO** ends {ends['compared']:.2f} nats away on the four compared prompts, all of them trained on, and "
     yield f"and {ends['held_out']:.2f} on new ones. Over all 64 trained prompts it reaches {ends['trained']:.2f}."
+    tested, null = (one(compared, method=f"nabla_metropolis{end}", amount=16) for end in ("", "_null"))
+    yield f"After 16 sweeps it is {tested.kl:.3f} nats away for {tested.flops / 1e6:.1f} MFLOPs,"
+    yield f"its null arm {null.kl:.3f} nats for {null.flops / 1e6:.1f}."
     paid = rows["ppo_break_even"]
     paid = paid[(paid.reward_weight == 1) & (paid.trained_on == 64) & (paid.target_kl == 0.25)].answers
     low, high = (f"{float(f'{value:.2g}'):,.0f}" for value in (paid.min(), paid.max()))
