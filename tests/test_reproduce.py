@@ -29,6 +29,22 @@ def test_help_names_every_target_and_needs_no_python(tmp_path: Path):
         assert target.summary in shown.stdout
 
 
+def test_link_to_the_script_is_followed_to_its_checkout(tmp_path: Path):
+    (tmp_path / "run").symlink_to(ROOT / "reproduce.sh")
+    shown = subprocess.run(["bash", str(tmp_path / "run"), "help"], capture_output=True, text=True)
+    assert shown.returncode == 0
+    assert shown.stdout == reproduce("help").stdout
+
+
+def test_path_with_a_colon_is_refused(tmp_path: Path):
+    folder = tmp_path / "a:b"
+    folder.mkdir()
+    (folder / "reproduce.sh").write_bytes((ROOT / "reproduce.sh").read_bytes())
+    refused = subprocess.run(["bash", str(folder / "reproduce.sh"), "help"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "must hold no colon" in refused.stderr
+
+
 @pytest.mark.parametrize(
     "locale",
     [{"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"}],

@@ -1,8 +1,10 @@
 """The decoding loop: both engines, budgets, costs, variants and checks of settings."""
 
+import copy
 import inspect
 
 import pytest
+import torch
 import toys
 
 from nabla_reasoner.baselines.repeated_sampling import BestOfN
@@ -229,3 +231,23 @@ def test_dto_follows_variant_and_rollout_temperature():
     settings = NablaReasoner(variant="paper", rollout_temperature=0.8, num_iterations=3).settings
     assert (settings.dto.update, settings.dto.draw_temperature, settings.dto.num_iterations) == ("all", 0.8, 3)
     assert NablaReasoner(variant="paper", update="first").settings.dto.update == "first"
+
+
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
+def test_weights_that_ask_for_gradients_change_nothing_and_get_none(engine: str, mode: type):
+    """`from_pretrained` of transformers gives such weights."""
+    policy, reward = copy.deepcopy(toys.policy()), copy.deepcopy(toys.reward("likelihood"))
+    method = NablaReasoner(**{**SETTINGS, "engine": engine})
+    expected = outcome(method.solve(PROBLEMS[:2], policy, reward, seed=0))
+    for model in (policy.model, reward.model):
+        model.requires_grad_(True)
+    with mode():
+        assert outcome(method.solve(PROBLEMS[:2], policy, reward, seed=0)) == expected
+    for model in (policy.model, reward.model):
+        assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
+
+
+def test_inference_mode_is_refused():
+    with torch.inference_mode(), pytest.raises(ValueError, match="DTO needs gradients; torch's inference mode"):
+        solve({})

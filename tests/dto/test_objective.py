@@ -130,5 +130,7 @@ def test_negative_weight_and_empty_rollout_raise():
     policy, reward = toys.policy(), toys.reward()
     with pytest.raises(ValueError, match="reward_weight.*-1"):
         objective.gradient_terms(policy, reward, [toys.chat("a")], [[]], [[5]], reward_weight=-1.0)
+    with pytest.raises(ValueError, match="reward_form must be one of outcome, process, prefix; got 'x'"):
+        objective.gradient_terms(policy, reward, [toys.chat("a")], [[]], [[5]], reward_form="x")
     with pytest.raises(ValueError, match="at least one token"):
         objective.make_sequence(policy, reward, toys.chat("a"), [], [])

@@ -174,6 +174,15 @@ def test_bad_input_is_refused_in_one_line(name, text, words, said, tmp_path: Pat
     assert Path(name).read_text(encoding="utf-8") == text
 
 
+def test_half_a_surrogate_pair_loses_no_grade(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(GOOD + GOOD.replace('"x"', r'"\ud800 \\boxed{1}"'), encoding="utf-8")
+    assert main(["grade", str(path)]) == 0
+    first, second = graded(path)
+    assert (first["correct"], second["correct"]) == (False, True)
+    assert second["response"] == "\ud800 \\boxed{1}"
+
+
 @pytest.mark.parametrize("character", ["\u2028", "\x0c", "\x85"])
 def test_unquoted_character_that_is_no_line_break_of_csv_is_read(character: str, tmp_path: Path, capsys):
     path = tmp_path / "a.csv"

@@ -153,8 +153,11 @@ def test_policy_also_stops_at_the_end_of_turn_of_its_template():
 
 def test_template_that_hides_the_answer_or_leaves_it_open_refused():
     hidden = EVERY + "<|{{ message['role'] }}|><|end|>{% endfor %}" + OPEN
-    with pytest.raises(ValueError, match="must write the assistant's answer"):
+    with pytest.raises(ValueError, match="a prompt must hold the user's question"):
         RewardModel.from_pretrained(folder(hidden), "likelihood")
+    shown = "{% if message['role'] == 'user' %}{{ message['content'] }}{% endif %}"
+    with pytest.raises(ValueError, match="must write the assistant's answer"):
+        RewardModel.from_pretrained(folder(hidden.replace("<|end|>", shown + "<|end|>")), "likelihood")
     with pytest.raises(ValueError, match="must close an answer with a special end token"):
         RewardModel.from_pretrained(folder(EVERY + TURN + "{% endfor %}" + OPEN, classifier=True))
     users = EVERY + "{% if message['role'] != 'user' %}{{ raise_exception('users only') }}{% endif %}" + TURN

@@ -82,6 +82,7 @@ FAULTS = {
     "no config.json": remove("config.json"),
     "no weights": remove("model.safetensors"),
     "no tokenizer": remove("tokenizer.json", "tokenizer_config.json"),
+    "no tokenizer.json": remove("tokenizer.json"),
     "no chat template": remove("chat_template.jinja"),
     "config.json empty": truncate("config.json", 0),
     "config.json cut": truncate("config.json", 0.5),

@@ -18,6 +18,7 @@ from ..dto.gradients import Gradient, onehot_gradient, row_cost
 from ..engine.sampling import Sampling, draw, keyed_uniforms
 from ..engine.sequences import ModelCaches, TokenSequence
 from ..engine.trajectory import Sample, SampleLog, is_finished
+from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from . import markov_chain
@@ -90,7 +91,8 @@ class DiscreteLangevin:
         """
         reward = reward.for_policy(policy)
         chains = _Chains(self, problems, policy, reward, seed, repeat)
-        return markov_chain.run(chains, self.num_steps, policy)
+        with frozen(policy, reward):
+            return markov_chain.run(chains, self.num_steps, policy)
 
 
 @dataclass

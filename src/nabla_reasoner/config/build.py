@@ -123,12 +123,13 @@ def build_method(cell: Cell) -> Method:
         ValueError: a setting that the method does not have or refuses, a kind of reward that it cannot use, or rollouts
             by a server for a method that cannot take them.
     """
-    target, keywords = get_class(cell.method.target), cell.method.keywords()
+    keywords = cell.method.keywords()
     try:
+        target = get_class(cell.method.target)
         _check_types(inspect.signature(target), keywords)
         method = target(**keywords)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"method {cell.method.name}: {error}") from error
+    except (ImportError, TypeError, ValueError) as error:
+        raise ValueError(f"method {cell.method.name}: {' '.join(str(error).split())}") from error
     if isinstance(method, LIKELIHOOD_METHODS):
         check_likelihood(cell.method.name, cell.reward.kind, cell.reward.name)
     if cell.rollouts != "hf" and not isinstance(method, SERVED_METHODS):

@@ -23,6 +23,7 @@ from .schema import (
     Positive,
     Section,
     Seed,
+    Threads,
     Wandb,
 )
 
@@ -163,7 +164,7 @@ class RunSettings(Section):
     device: Device
     reward_device: Literal[REWARD_DEVICES]
     dtype: str
-    threads: Count | None
+    threads: Threads | None
     workers: Count
     devices: Count
     rollouts: Literal[ROLLOUTS]
@@ -258,6 +259,11 @@ class Cell(RunSettings):
                 f"{self.task.name}. Use split=test."
             )
         return self
+
+    @property
+    def response_limit(self) -> int:
+        """Length limit of a response; `method.max_new_tokens` may differ from the cell's."""
+        return self.method.keywords().get("max_new_tokens", self.max_new_tokens)
 
     @property
     def reward_place(self) -> str:

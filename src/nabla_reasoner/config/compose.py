@@ -129,10 +129,15 @@ def compose_experiment(name: str) -> dict[str, Any]:
 def jobs(config: DictConfig, overrides: Sequence[Override]) -> list[list[str]]:
     """Return the overrides of each job: the product of the config's `sweep` and of the command line's choices."""
     swept: dict[str, list[str]] = {}
-    defaults = [f"{key}={value}" for key, value in config.get("sweep", {}).items()]
+    own = config.get("sweep") or {}
+    if not isinstance(own, DictConfig | dict):
+        raise ValueError(f"sweep must be a group of settings; got {own!r}. Write policy=A,B to sweep over A and B.")
+    defaults = [f"{key}={value}" for key, value in own.items()]
     for override in [*parse(defaults), *overrides]:
         key = override.get_key_element()
         if override.is_sweep_override():
+            if not override.is_discrete_sweep():
+                raise ValueError(f"{key} must be values with commas between them; got {override.input_line!r}.")
             swept[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
             swept[key] = [f"{key}={override.get_value_element_as_str()}"]
@@ -235,7 +240,7 @@ def _check_keys(config: DictConfig, overrides: Sequence[Override]) -> None:
 def plain_cell(config: DictConfig | dict[str, Any]) -> Cell:
     """Return a checked cell; with `budget=true` the method takes the larger pool that it names."""
     values = _without(_resolve(OmegaConf.create(config)), *NOT_OF_CELLS)
-    if values.get("budget") is True and values["method"]["budget"]:
+    if values.get("budget") is True and isinstance(values["method"]["budget"], dict):
         values["method"] |= values["method"]["budget"]
     _limit_to_benchmark(values)
     return check("cells", values)

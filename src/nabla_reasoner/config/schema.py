@@ -18,6 +18,7 @@ ROLLOUTS = ("hf", "vllm")
 
 LARGEST = 10**12  # of a count or length; products of several stay finite
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Threads = Annotated[int, Field(ge=1, le=1024)]  # torch crashes at many more than there are cores
 Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 Seed = Annotated[int, Field(ge=0)]
 Device = Literal["cpu", "cuda"]

@@ -17,6 +17,7 @@ from .schema import (
     Section,
     Seed,
     Settings,
+    Threads,
     Wandb,
     check_ascending,
     check_finite_numbers,
@@ -172,7 +173,7 @@ class TheoremSettings(Settings):
     results_dir: Folder
     checks: list[Literal[CHECKS]] | None = Field(min_length=1)
     seed: Seed
-    threads: Count
+    threads: Threads
     wandb: Wandb
     keep: bool
     line: SpaceSettings
@@ -197,7 +198,7 @@ class PPOSettings(Settings):
     results_dir: Folder
     wandb: Wandb
     keep: bool
-    threads: Count | None
+    threads: Threads | None
     seed: Seed
     length: Count
     compared: Count
@@ -232,7 +233,7 @@ class BenchSettings(Settings):
     wandb: Wandb
     keep: bool
     device: Device
-    threads: Count | None
+    threads: Threads | None
     cases: list[str] | None = Field(min_length=1)
     server_python: Folder | None
     repeats: Count

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..engine import scoring
+from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .batched import BatchedDecoder
@@ -57,7 +58,8 @@ class NablaReasoner:
             "prompt_twice": self.settings.variant.prompt_twice,
         }
         states = [start_state(problem, policy, reward, seed=seed, repeat=repeat, **limits) for problem in problems]
-        return solve_states(self.settings, states, policy, reward, observer)
+        with frozen(policy, reward):
+            return solve_states(self.settings, states, policy, reward, observer)
 
 
 NablaReasoner.__signature__ = inspect.Signature(

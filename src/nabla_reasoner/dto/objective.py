@@ -18,10 +18,11 @@ from torch import Tensor
 from ..engine.numerics import at_least_float32
 from ..engine.sampling import check_finite
 from ..engine.sequences import TokenSequence, replaced_columns, with_end_token
+from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
 from ..types import Messages
 from . import gradient_passes, gradients
-from .reward_forms import OUTCOME, TERMS, used_terms
+from .reward_forms import OUTCOME, TERMS, check_form, used_terms
 
 
 class GradientTerms(NamedTuple):
@@ -211,6 +212,7 @@ def gradient_terms(
     δ_reward is that of the reward form; in the prefix form δ_postfix is zero (see `reward_forms`).
     """
     check_weights(reward_weight, nll_weight)
+    check_form(reward_form)
     reward = reward.for_policy(policy)
     sequences = [
         make_sequence(policy, reward, messages, prefix, rollout)
@@ -218,7 +220,9 @@ def gradient_terms(
     ]
     weights = {"reward_weight": reward_weight, "nll_weight": nll_weight, "reward_form": reward_form}
     results = []
-    for gradient in gradient_passes.evaluate(policy, reward, sequences, **weights):
+    with frozen(policy, reward):
+        evaluated = gradient_passes.evaluate(policy, reward, sequences, **weights)
+    for gradient in evaluated:
         total = gradients.onehot_gradient([gradient], [range(len(gradient.hidden))])
         term = gradient.terms[0]
         prefix = term.direct_weight * torch.log_softmax(at_least_float32(policy.logits(term.hidden)), -1)

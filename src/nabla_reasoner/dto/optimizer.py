@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from .. import cost
 from ..engine.sequences import ModelCaches, TokenSequence
+from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
 from ..types import Messages
 from . import gradient_passes, objective, reference
@@ -62,12 +63,13 @@ def optimize(
         for messages, prefix, rollout in zip(prompts, prefix_ids, rollout_ids, strict=True)
     ]
     sources = [None] * len(sequences) if uniforms is None else uniforms
-    if engine == "reference":
-        return [
-            reference.optimize(policy, reward, sequence, settings, uniforms=source)
-            for sequence, source in zip(sequences, sources, strict=True)
-        ]
-    return _optimize_batched(policy, reward, sequences, settings, sources)
+    with frozen(policy, reward):
+        if engine == "reference":
+            return [
+                reference.optimize(policy, reward, sequence, settings, uniforms=source)
+                for sequence, source in zip(sequences, sources, strict=True)
+            ]
+        return _optimize_batched(policy, reward, sequences, settings, sources)
 
 
 def _check_inputs(

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-LEAST_TEMPERATURE = 1e-6  # logits or rewards divided by a smaller one may be infinite
+LEAST_TEMPERATURE = 1e-9  # logits or rewards divided by a smaller one may be infinite
 
 
 class Sampling(NamedTuple):
@@ -47,7 +47,7 @@ class Sampling(NamedTuple):
 def check_finite(settings: Mapping[str, object]) -> None:
     """Raise ValueError naming the first setting that is NaN or infinity, which pass any comparison by `<` or `>`."""
     for name, value in settings.items():
-        if isinstance(value, float) and not math.isfinite(value):
+        if isinstance(value, numbers.Real) and not math.isfinite(value):
             raise ValueError(f"{name} must be a finite number; got {value}. Write a number.")
 
 

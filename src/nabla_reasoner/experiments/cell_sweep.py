@@ -120,7 +120,7 @@ def check(command: Command, sweeps: Sequence[Sweep]) -> tuple[list[BuiltCell], d
         policy, reward = build.outline_models(cell)
         for model in (policy, reward) if cell.method.scored else (policy,):
             lengths = [len(model.prompt_ids(problem.messages)) for problem in problems]
-            model.check_length(max(lengths), _limit(cell))
+            model.check_length(max(lengths), cell.response_limit)
         attention |= {cell.policy.name: policy.attention, cell.reward.name: reward.attention}
     return built, attention
 
@@ -128,10 +128,7 @@ def check(command: Command, sweeps: Sequence[Sweep]) -> tuple[list[BuiltCell], d
 def _different_models(built: Sequence[BuiltCell]) -> list[BuiltCell]:
     """Return a cell for each policy, reward, task and length, and for methods with and without the reward model."""
     cells = [item.cell for item in built]
-    keys = [(cell.policy.path, cell.reward.path, cell.task.name, cell.method.scored, _limit(cell)) for cell in cells]
+    keys = [
+        (cell.policy.path, cell.reward.path, cell.task.name, cell.method.scored, cell.response_limit) for cell in cells
+    ]
     return list(dict(zip(keys, built, strict=True)).values())
-
-
-def _limit(cell: Cell) -> int:
-    """Return the length limit of a cell's responses; `method.max_new_tokens` may differ from the cell's."""
-    return cell.method.keywords()["max_new_tokens"]

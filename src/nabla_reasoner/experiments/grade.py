@@ -67,10 +67,18 @@ def _write(output: Path, graded: list[Graded]) -> None:
     Raises:
         ValueError: the output cannot be written.
     """
-    lines = [json.dumps(item.values(), ensure_ascii=False, default=str) + "\n" for item in graded]
+    lines = [_line(item.values()) for item in graded]
     temporary = output.with_name(f"{output.name}.unfinished")
     try:
         temporary.write_text("".join(lines), encoding="utf-8")
         os.replace(temporary, output)
     except OSError as error:
         raise ValueError(f"{output} cannot be written: {error.strerror}. Write output=FILE.") from error
+
+
+def _line(values: Mapping[str, object]) -> str:
+    """Return a row as JSON; half a surrogate pair, which UTF-8 cannot hold, stays escaped."""
+    line = json.dumps(values, ensure_ascii=False, default=str)
+    if any("\ud800" <= character <= "\udfff" for character in line):
+        line = json.dumps(values, default=str)
+    return line + "\n"

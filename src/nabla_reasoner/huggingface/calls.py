@@ -1,8 +1,7 @@
 """The two functions that transformers calls: with a callable as `custom_generate`, and with a folder or repository."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from transformers import GenerationConfig, GenerationMixin
 from ..decoding.nabla_reasoner import solve_states
 from ..decoding.settings import NablaSettings
 from ..decoding.state import Prompts, start_state
+from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
 from ..models.loading import refusing
 from ..models.tokenizers import load_tokenizer
@@ -164,8 +164,7 @@ def _answer(request: _Request) -> Tensor:
     _check_forward_arguments(others, request.input_ids, rows)
     reward = reward.for_policy(policy)  # a call does not depend on those before it
     read = prompt_rows.reward_prompts(rows, keywords["messages"], policy.tokenizer, reward)
-    models = [model, reward.model, *([reward.reference.model] if reward.reference else [])]
-    with _frozen(models), torch.enable_grad():
+    with frozen(policy, reward):
         with refusing(policy.name, model):
             policy.check_forward()
         states = [
@@ -251,16 +250,3 @@ def _counts_tokens(positions: Tensor, width: int, rows: Sequence[Sequence[int]])
     return all(
         given[width - len(row) :] == list(range(len(row))) for given, row in zip(positions.tolist(), rows, strict=True)
     )
-
-
-@contextmanager
-def _frozen(models: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """Freeze all weights for a while: gradients are taken of texts, and none is stored for a weight."""
-    weights = [weight for model in models for weight in model.parameters() if weight.requires_grad]
-    for weight in weights:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in weights:
-            weight.requires_grad_(True)

@@ -8,6 +8,7 @@ templates write where there is no clock.
 import datetime
 from typing import Any
 
+import jinja2
 import transformers
 
 from ..types import Messages
@@ -39,13 +40,20 @@ def chat_text(
 
     Args:
         add_generation_prompt: open the assistant's turn at the end.
+
+    Raises:
+        ValueError: the template refuses the chat.
     """
-    return tokenizer.apply_chat_template(
-        list(messages),
-        add_generation_prompt=add_generation_prompt,
-        tokenize=False,
-        **template_options(tokenizer),
-    )
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages),
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
+            **template_options(tokenizer),
+        )
+    except jinja2.TemplateError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the chat template refuses {list(messages)!r}: {reason}. Correct chat_template.") from error
 
 
 def _written(code: str) -> str:

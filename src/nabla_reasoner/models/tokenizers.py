@@ -75,6 +75,11 @@ def load_tokenizer(name: str) -> transformers.PreTrainedTokenizerBase:
         raise ValueError(
             f"the chat template of {name} must write a user's question; it is empty. Correct chat_template."
         )
+    if prompt == chat_ids(tokenizer, [{"role": "user", "content": "What is 17 * 25?"}]):
+        raise ValueError(
+            f"a prompt must hold the user's question; {name} writes {tokenizer.decode(prompt)!r} for two questions. "
+            "Check that tokenizer.json is there, and chat_template."
+        )
     return tokenizer
 
 

@@ -33,8 +33,8 @@ def case_of(cell: Cell, batch: int) -> Case:
     check_budget(cell.method)
     return Case(
         typical=numbers,
-        length=min(numbers.response_tokens, cell.max_new_tokens),
-        limit=cell.max_new_tokens,
+        length=min(numbers.response_tokens, cell.response_limit),
+        limit=cell.response_limit,
         answers=expected_answers(cell.method) or 1,
         settings=cell.method.keywords(),
         cell=cell,
