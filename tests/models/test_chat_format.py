@@ -166,6 +166,13 @@ def test_template_that_hides_the_answer_or_leaves_it_open_refused():
     Policy.from_pretrained(folder(users + "<|end|>{% endfor %}" + OPEN))  # never reads a finished chat
 
 
+def test_template_that_refuses_one_question_is_named():
+    picky = "{% if 'seven' in message['content'] %}{{ raise_exception('no 7') }}{% endif %}"
+    policy = Policy.from_pretrained(folder(EVERY + picky + TURN + "<|end|>{% endfor %}" + OPEN))
+    with pytest.raises(ValueError, match=r"the chat template refuses .*seven 7.*: no 7\. Correct chat_template"):
+        policy.prompt_ids([{"role": "user", "content": "seven 7"}])
+
+
 ROLE = "<|{{ message['role'] }}|>"
 LAST = "{% if loop.last and message['role'] == 'user' %}"
 WHOLE = "{{ message['content'] }}"

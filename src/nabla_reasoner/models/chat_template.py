@@ -19,6 +19,19 @@ CODES = (*(f"%-{code}" for code in "dmHIMSjy"), *(f"%{code}" for code in "aAbBcd
 PERCENT = "\0"  # stands for "%%" while codes are replaced
 
 
+def applied(tokenizer: transformers.PreTrainedTokenizerBase, messages: Messages, **options: Any) -> str | list[int]:
+    """Return what `apply_chat_template` gives for a chat, with a fixed date.
+
+    Raises:
+        ValueError: the template refuses the chat.
+    """
+    try:
+        return tokenizer.apply_chat_template(list(messages), **options, **template_options(tokenizer))
+    except jinja2.TemplateError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the chat template refuses {list(messages)!r}: {reason}. Correct chat_template.") from error
+
+
 def template_options(tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, Any]:
     """Return the options of `apply_chat_template` that fix the date; none for a template that writes no date.
 
@@ -42,18 +55,9 @@ def chat_text(
         add_generation_prompt: open the assistant's turn at the end.
 
     Raises:
-        ValueError: the template refuses the chat.
+        ValueError: see `applied`.
     """
-    try:
-        return tokenizer.apply_chat_template(
-            list(messages),
-            add_generation_prompt=add_generation_prompt,
-            tokenize=False,
-            **template_options(tokenizer),
-        )
-    except jinja2.TemplateError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"the chat template refuses {list(messages)!r}: {reason}. Correct chat_template.") from error
+    return applied(tokenizer, messages, add_generation_prompt=add_generation_prompt, tokenize=False)
 
 
 def _written(code: str) -> str:

@@ -8,7 +8,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ..types import COMMIT, Messages
-from .chat_template import template_options
+from .chat_template import applied
 
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>")
 UNKNOWN = "<|unknown|>"
@@ -84,12 +84,12 @@ def load_tokenizer(name: str) -> transformers.PreTrainedTokenizerBase:
 
 
 def chat_ids(tokenizer: transformers.PreTrainedTokenizerBase, messages: Messages) -> list[int]:
-    """Return the token ids of a chat up to the assistant's answer, with a fixed date (see `chat_template`)."""
-    options = template_options(tokenizer)
-    ids = tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **options
-    )
-    return list(ids)
+    """Return the token ids of a chat up to the assistant's answer, with a fixed date (see `chat_template`).
+
+    Raises:
+        ValueError: the template refuses the chat.
+    """
+    return list(applied(tokenizer, messages, add_generation_prompt=True, tokenize=True, return_dict=False))
 
 
 def build_tokenizer(texts: Sequence[str], vocab_size: int) -> transformers.PreTrainedTokenizerFast:
