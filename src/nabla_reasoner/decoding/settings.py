@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from ..dto.equal_kl_moves import MOVES
 from ..dto.reward_forms import PREFIX
-from ..dto.settings import ENGINES, DTOSettings, check_choice, check_names
-from ..engine.sampling import Sampling, check_finite, check_whole
+from ..dto.settings import ENGINES, DTOSettings, check_names
+from ..engine.sampling import Sampling, check_choice, check_finite, check_whole
 
 
 class Variant(NamedTuple):

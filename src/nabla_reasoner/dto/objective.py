@@ -16,13 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..engine.numerics import at_least_float32
-from ..engine.sampling import check_finite
+from ..engine.sampling import check_choice, check_finite
 from ..engine.sequences import TokenSequence, replaced_columns, with_end_token
 from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
 from ..types import Messages
 from . import gradient_passes, gradients
-from .reward_forms import OUTCOME, TERMS, check_form, used_terms
+from .reward_forms import OUTCOME, REWARD_FORMS, TERMS, used_terms
 
 
 class GradientTerms(NamedTuple):
@@ -212,7 +212,7 @@ def gradient_terms(
     δ_reward is that of the reward form; in the prefix form δ_postfix is zero (see `reward_forms`).
     """
     check_weights(reward_weight, nll_weight)
-    check_form(reward_form)
+    check_choice("reward_form", reward_form, REWARD_FORMS)
     reward = reward.for_policy(policy)
     sequences = [
         make_sequence(policy, reward, messages, prefix, rollout)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from .. import cost
+from ..engine.sampling import check_choice
 from ..engine.sequences import ModelCaches, TokenSequence
 from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
@@ -17,7 +17,7 @@ from .batched import DescentStart, descend
 from .gradient_passes import Known
 from .gradients import Gradient
 from .reward_forms import PREFIX
-from .settings import ENGINES, DTOResult, DTOSettings, check_choice
+from .settings import ENGINES, DTOResult, DTOSettings
 
 DEFAULTS = DTOSettings()
 
@@ -75,9 +75,7 @@ def optimize(
 def _check_inputs(
     prompts: Sequence[Messages], prefix_ids: Sequence[Sequence[int]], rollout_ids: Sequence[Sequence[int]]
 ) -> None:
-    """Raise ValueError unless there is a chat, a prefix and a rollout for every sequence, and gradients can be had."""
-    if torch.is_inference_mode_enabled():
-        raise ValueError("DTO needs gradients; torch's inference mode computes none. Call it outside, or use no_grad.")
+    """Raise ValueError unless there is a chat, a prefix and a rollout for every sequence."""
     lengths = [len(prompts), len(prefix_ids), len(rollout_ids)]
     if len(set(lengths)) > 1:
         raise ValueError(

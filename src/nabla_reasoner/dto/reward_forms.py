@@ -25,12 +25,6 @@ TERMS = ("prefix", "postfix", "reward_prefix", "reward_postfix")  # parts of ∂
 OWN_TERMS = ("prefix", "reward_prefix")  # those that the prefix form has
 
 
-def check_form(reward_form: str) -> None:
-    """Raise ValueError on an unknown reward form; the valid ones are listed."""
-    if reward_form not in REWARD_FORMS:
-        raise ValueError(f"reward_form must be one of {', '.join(REWARD_FORMS)}; got {reward_form!r}.")
-
-
 class Objective(NamedTuple):
     """What is minimised, and the parts of its gradient that are used.
 

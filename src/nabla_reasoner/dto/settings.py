@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import cost
-from ..engine.sampling import LEAST_TEMPERATURE, check_finite, check_whole
+from ..engine.sampling import LEAST_TEMPERATURE, check_choice, check_finite, check_whole
 from ..engine.sequences import TokenSequence
 from . import objective
 from .reward_forms import OUTCOME, OWN_TERMS, REWARD_FORMS, TERMS, relevant_part, used_terms
@@ -19,12 +19,6 @@ from .straight_through import FLIPS
 PARAMETERS = ("logits", "latents")
 UPDATES = ("first", "all")
 ENGINES = ("fast", "reference")
-
-
-def check_choice(name: str, value: str, valid: Collection[str]) -> None:
-    """Raise ValueError unless the value is one of the valid ones."""
-    if value not in valid:
-        raise ValueError(f"{name} must be one of {', '.join(valid)}; got {value!r}.")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +56,12 @@ def check_whole(settings: Mapping[str, object]) -> None:
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
             raise ValueError(f"{name} must be a whole number; got {value!r}.")
+
+
+def check_choice(name: str, value: str, valid: Collection[str]) -> None:
+    """Raise ValueError unless the value is one of the valid ones."""
+    if value not in valid:
+        raise ValueError(f"{name} must be one of {', '.join(valid)}; got {value!r}.")
 
 
 def keyed_uniforms(seed: int, problem_id: str, repeat: int, stage: str, count: int) -> np.ndarray:

@@ -79,6 +79,8 @@ def _write(output: Path, graded: list[Graded]) -> None:
 def _line(values: Mapping[str, object]) -> str:
     """Return a row as JSON; half a surrogate pair, which UTF-8 cannot hold, stays escaped."""
     line = json.dumps(values, ensure_ascii=False, default=str)
-    if any("\ud800" <= character <= "\udfff" for character in line):
+    try:
+        line.encode()
+    except UnicodeEncodeError:
         line = json.dumps(values, default=str)
     return line + "\n"
