@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import Cache
 
-from .kv_cache import TokenCache
+from .kv_cache import TokenCache, distinct_places
 
 
 class BranchCache(TokenCache):
@@ -72,9 +72,10 @@ class BranchCache(TokenCache):
             device = new.layers[0].keys.device
             sequence, column = torch.tensor(sources, device=device).T
             target = torch.tensor(targets, device=device)
-            for (keys, values), layer in zip(self.layers, new.layers, strict=True):
-                keys[target] = layer.keys[sequence, :, column].detach()
-                values[target] = layer.values[sequence, :, column].detach()
+            with distinct_places():
+                for (keys, values), layer in zip(self.layers, new.layers, strict=True):
+                    keys[target] = layer.keys[sequence, :, column].detach()
+                    values[target] = layer.values[sequence, :, column].detach()
         # last, so that the cache is unchanged if memory runs out above
         del self.free[len(self.free) - count :]
         for slot, text, held in zip(slots, ids, rows, strict=True):

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -53,6 +54,22 @@ class TokenCache(ABC):
         """Return the sum of the stored log-probabilities of a slot's tokens `start` to `end` (exclusive), in nats."""
 
 
+@contextmanager
+def distinct_places() -> Iterator[None]:
+    """Let assignments by index take PyTorch's plain kernel; no two of their places may be equal.
+
+    Their result is then the same in any order. In deterministic mode, which cells run in, a GPU sorts the indices and
+    copies the whole tensor twice unless it is indexed at its first axis: at every decoding step, the whole cache.
+    """
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
 def shared_slots(texts: Sequence[Sequence[int]]) -> list[int]:
     """Return a slot for each text: equal texts share one, and slots count from 0 in order of first occurrence."""
     slots = {text: slot for slot, text in enumerate(dict.fromkeys(map(tuple, texts)))}
@@ -82,9 +99,10 @@ class PrefixCache(TokenCache):
         device = new.layers[0].keys.device
         rows = torch.tensor(slots, device=device)[:, None]
         columns = torch.tensor(starts, device=device)[:, None] + torch.arange(width, device=device)
-        for (keys, values), layer in zip(self.layers, new.layers, strict=True):
-            keys[rows, :, columns] = layer.keys[:, :, skip:].detach().transpose(1, 2)
-            values[rows, :, columns] = layer.values[:, :, skip:].detach().transpose(1, 2)
+        with distinct_places():
+            for (keys, values), layer in zip(self.layers, new.layers, strict=True):
+                keys[rows, :, columns] = layer.keys[:, :, skip:].detach().transpose(1, 2)
+                values[rows, :, columns] = layer.values[:, :, skip:].detach().transpose(1, 2)
         for slot, text in zip(slots, ids, strict=True):
             self.ids[slot] = list(text)
 
@@ -108,9 +126,10 @@ class PrefixCache(TokenCache):
             return
         self._reserve(other.layers, width)
         rows = torch.tensor(slots, device=self.layers[0][0].device)
-        for pair, other_pair in zip(self.layers, other.layers, strict=True):
-            for target, source in zip(pair, other_pair, strict=True):
-                target[rows, :, :width] = source[rows, :, :width]
+        with distinct_places():
+            for pair, other_pair in zip(self.layers, other.layers, strict=True):
+                for target, source in zip(pair, other_pair, strict=True):
+                    target[rows, :, :width] = source[rows, :, :width]
         if other.log_probabilities.shape[1]:
             self.put_log_probs(slots, [0] * len(slots), list(other.log_probabilities[list(slots)]))
 
