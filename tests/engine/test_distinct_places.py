@@ -38,9 +38,13 @@ def warn_only(request):
 
 
 def test_mode_is_restored_after_errors_too(warn_only):
-    with pytest.raises(ValueError, match="inside"), distinct_places():
-        assert not torch.are_deterministic_algorithms_enabled()
-        raise ValueError("inside")
+    def fail():
+        with distinct_places():
+            assert not torch.are_deterministic_algorithms_enabled()
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        fail()
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.is_deterministic_algorithms_warn_only_enabled() == warn_only
 

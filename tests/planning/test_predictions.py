@@ -123,6 +123,21 @@ def test_gradient_passes_on_a_gpu_are_predicted():
         assert close(seconds, float(row["seconds"]), 1.1 if count > 1 else 1.7)
 
 
+def test_whole_cells_of_a_pretrained_model_on_a_gpu_are_predicted():
+    """Memory, tokens and FLOPs of two cells of Table 1 at scale=coder_gpu, on an H200: problems, peak, per problem."""
+    recorded = {
+        "judge_greedy": (1319, 33.74e9, 279.5, 1.1502e12),  # one batch
+        "best_of_n": (440, 14.55e9, 2143.2, 8.9266e12),
+    }
+    for name, (problems, peak, tokens, flops) in recorded.items():
+        overrides = ["experiment=table1", "scale=coder_gpu", "task=gsm8k", f"method={name}"]
+        cells = compose_cells([*overrides, f"num_problems={problems}", f"batch_size={problems}"])
+        (plan,) = plan_cells(cells, machine("H200-141GB"))
+        assert close(plan.memory.total, peak, 1.2), (plan.memory, peak)
+        assert close(plan.cost.decode_tokens / problems, tokens, 1.1)
+        assert close(plan.cost.flops / problems, flops, 1.1)
+
+
 def assert_run_is_predicted(*overrides: str) -> None:
     """Solve the problems of each cell, and compare the costs with the cell's plan."""
     for plan in plans("experiment=table1", "seed=0", "threads=1", *overrides):

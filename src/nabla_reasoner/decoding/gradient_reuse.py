@@ -64,8 +64,8 @@ class GradientReuse:
                 state.own_gradients[text] = state.gradient
             if variant.hard_tokens == "sampled" and state.reward is None:
                 state.reward = state.gradient.reward
-            if self.settings.grad_threshold > 0:
-                state.gate_norms = self.norms(state)
+        if self.settings.grad_threshold > 0:
+            self.set_norms(stale)
 
     def _evaluate_new(self, pairs: Sequence[tuple[DecodingState, TokenSequence]]) -> list[Gradient]:
         """Evaluate ∂L/∂y of current responses; decoding has left the policy's states that predict their tokens."""
@@ -77,17 +77,19 @@ class GradientReuse:
         states, sequences = [state for state, _ in pairs], [sequence for _, sequence in pairs]
         return self._evaluate(states, sequences, known, keep=True) if pairs else []
 
-    def norms(self, state: DecodingState) -> dict[int, float]:
-        """Return the norm that ε_grad is compared with, for every uncertain position that the gradient covers."""
-        start, end = state.gradient_start, len(state.gradient_tokens)
-        positions = [position for position in state.uncertain if start <= position < end]
-        latents = state.predictions.hidden[start:]
-        offsets = [position - start for position in positions]
-        norms = gate_norms(self.policy, state.gradient, latents, offsets, self.settings)
-        state.trajectory.charge(row_cost(state.gradient, len(offsets)))
-        if self.settings.variant.gate == "logits":
-            state.trajectory.charge(cost.gradient_arithmetic(cost.head_flops(self.policy.size, len(offsets))))
-        return dict(zip(positions, norms, strict=True))
+    def set_norms(self, states: Sequence[DecodingState]) -> None:
+        """Set the norms that ε_grad is compared with, for every uncertain position that the gradients cover."""
+        positions = [
+            [p for p in state.uncertain if state.gradient_start <= p < len(state.gradient_tokens)] for state in states
+        ]
+        responses = [(state.gradient, state.predictions.hidden[state.gradient_start :]) for state in states]
+        offsets = [[p - state.gradient_start for p in part] for state, part in zip(states, positions, strict=True)]
+        norms = gate_norms(self.policy, responses, offsets, self.settings)
+        for state, part, values in zip(states, positions, norms, strict=True):
+            state.gate_norms = dict(zip(part, values, strict=True))
+            state.trajectory.charge(row_cost(state.gradient, len(part)))
+            if self.settings.variant.gate == "logits":
+                state.trajectory.charge(cost.gradient_arithmetic(cost.head_flops(self.policy.size, len(part))))
 
     def is_large(self, state: DecodingState) -> bool:
         """Return whether the gradient at the cursor passes the second gate."""

@@ -101,7 +101,7 @@ class ReferenceDecoder:
             self.policy, self.reward, [settings.dto.relevant_part(sequence)], **settings.dto.objective
         )
         self.state.trajectory.charge(gradient.cost)
-        (norm,) = gate_norms(self.policy, gradient, predictions.hidden, [0], settings)
+        ((norm,),) = gate_norms(self.policy, [(gradient, predictions.hidden)], [[0]], settings)
         return norm >= settings.grad_threshold
 
     def optimise(self, sequence: TokenSequence, predictions: TokenPredictions) -> int:

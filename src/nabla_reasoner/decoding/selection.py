@@ -1,7 +1,10 @@
 """Token selection: uncertain positions by confidence or entropy, and the gradient-norm gate."""
 
+import itertools
+import operator
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -27,21 +30,32 @@ def passes_first_gate(predictions: TokenPredictions, settings: NablaSettings) ->
 
 def gate_norms(
     policy: Policy,
-    gradient: Gradient,
-    latents: Float[Tensor, "length hidden"],
-    positions: Sequence[int],
+    responses: Sequence[tuple[Gradient, Float[Tensor, "length hidden"]]],
+    positions: Sequence[Sequence[int]],
     settings: NablaSettings,
-) -> list[float]:
-    """Return what ε_grad is compared with at each position: the Euclidean norm of ∂L/∂y, or of ∂L/∂z.
+) -> list[list[float]]:
+    """Return what ε_grad is compared with at positions of each response: the norm of ∂L/∂y, or of ∂L/∂z.
 
-    Computed for a few positions at a time: a long response never holds [length, vocab] numbers.
+    Computed for a few positions at a time, whatever their responses: the output matrix is read once for all of them,
+    and a long response never holds [length, vocab] numbers.
+
+    Args:
+        responses: gradient of each response, and the latents of its tokens.
+        positions: positions in each response.
     """
+    pairs = [(index, position) for index, part in enumerate(positions) for position in part]
     norms: list[float] = []
-    for part in numerics.chunks(len(positions), policy.vocab_size):
-        chunk = list(positions[part])
-        rows = gradients.onehot_gradient([gradient], [chunk])
+    for part in numerics.chunks(len(pairs), policy.vocab_size):
+        chunk = [
+            (*responses[index], [position for _, position in group])
+            for index, group in itertools.groupby(pairs[part], key=operator.itemgetter(0))
+        ]
+        rows = gradients.onehot_gradient([gradient for gradient, _, _ in chunk], [group for _, _, group in chunk])
         if settings.variant.gate == "logits":
-            logits = numerics.at_least_float32(policy.logits(latents[chunk]))
+            logits = numerics.at_least_float32(
+                policy.logits(torch.cat([latents[group] for _, latents, group in chunk]))
+            )
             rows = straight_through.logits_gradient(logits, rows, temperature=settings.dto.ste_temperature)
         norms += rows.norm(dim=-1).tolist()
-    return norms
+    left = iter(norms)
+    return [list(itertools.islice(left, len(part))) for part in positions]

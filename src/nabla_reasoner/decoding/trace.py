@@ -146,7 +146,7 @@ class TraceRecorder(DecodingObserver):
         norms, start = record.responses[record.current].norms, state.gradient_start
         missing = [i for i in range(start, len(state.gradient_tokens)) if i not in norms]
         hidden, offsets = state.predictions.hidden[start:], [position - start for position in missing]
-        values = gate_norms(self.policy, state.gradient, hidden, offsets, self.settings)
+        (values,) = gate_norms(self.policy, [(state.gradient, hidden)], [offsets], self.settings)
         norms.update(zip(missing, values, strict=True))
 
     def on_draw(self, state: DecodingState, token: int) -> None:

@@ -167,8 +167,10 @@ class BatchedDescent:
 
     def _evaluate_waiting(self) -> None:
         gradients = self.evaluate([d.target for d in self.waiting], [d.key for d in self.waiting])
-        for descent, gradient in zip(self.waiting, gradients, strict=True):
-            descent.add_evaluation(gradient)
+        positions = [descent.positions for descent in self.waiting]
+        rows = onehot_gradient(gradients, positions).split([len(part) for part in positions])
+        for descent, gradient, part in zip(self.waiting, gradients, rows, strict=True):
+            descent.add_evaluation(gradient, part)
         self.ready, self.waiting = self.waiting, []
 
     def _step(self, descents: Sequence[Descent]) -> None:

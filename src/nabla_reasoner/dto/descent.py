@@ -68,21 +68,22 @@ class Descent:
         self.target = self.with_tokens(tokens)
         if not caching or tuple(tokens) not in self.evaluated:
             return False
-        self._use(self.evaluated[tuple(tokens)])
+        gradient = self.evaluated[tuple(tokens)]
+        self._use(gradient, onehot_gradient([gradient], [self.positions]))
         return True
 
-    def add_evaluation(self, gradient: Gradient) -> None:
-        """Use the gradient that was evaluated at the target."""
+    def add_evaluation(self, gradient: Gradient, rows: Float[Tensor, "rows vocab"]) -> None:
+        """Use the gradient that was evaluated at the target, and its rows at the positions."""
         self.costs.append(gradient.cost)
         self.evaluations += 1
-        self._use(gradient)
+        self._use(gradient, rows)
         self.evaluated[tuple(self.tokens)] = gradient
         self.just_evaluated = True
 
-    def _use(self, gradient: Gradient) -> None:
+    def _use(self, gradient: Gradient, rows: Float[Tensor, "rows vocab"]) -> None:
         self.sequence = self.target
         self.gradient = gradient
-        self.onehot_gradient = onehot_gradient([gradient], [self.positions])
+        self.onehot_gradient = rows
         self.costs.append(row_cost(gradient, len(self.positions)))
 
     def with_tokens(self, tokens: Sequence[int]) -> TokenSequence:

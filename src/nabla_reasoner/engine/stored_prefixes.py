@@ -1,6 +1,6 @@
 """Beginnings of texts that are read once, without gradients, into a key-value cache."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -134,11 +134,7 @@ def predict(
         if first < start and (store.cache is None or store.cache.shared(store.slots[i], texts[i][:start]) < start):
             known[i] = None
     unread = [i for i, states in enumerate(known) if states is None]
-    results = {
-        i: (states, _log_probabilities(model, states, texts[i][starts[i] :]), Reads(outputs=len(states)))
-        for i, states in enumerate(known)
-        if states is not None
-    }
+    results = _predicted_by(model, {i: states for i, states in enumerate(known) if states is not None}, texts, starts)
     before = [0.0] * len(texts)
     for i in results:
         if firsts[i] < starts[i]:
@@ -152,10 +148,22 @@ def predict(
     return Predicted(list(hidden), list(values), before, list(reads))
 
 
-def _log_probabilities(
-    model: Policy, hidden: Float[Tensor, "length hidden"], tokens: Sequence[int]
-) -> Float[Tensor, " length"]:
-    return likelihood(model, hidden, torch.tensor(tokens, device=hidden.device))[0]
+def _predicted_by(
+    model: Policy, known: Mapping[int, Float[Tensor, "_ hidden"]], texts: Sequence[list[int]], starts: Sequence[int]
+) -> dict[int, tuple[Tensor, Tensor, Reads]]:
+    """Return known states, the log-probabilities of the tokens they predict, and what was read, by index of the text.
+
+    The output matrix is read once for all texts; it may have more entries than all layers have for one token.
+    """
+    if not known:
+        return {}
+    tokens = [token for i in known for token in texts[i][starts[i] :]]
+    hidden = torch.cat(list(known.values()))
+    values, _ = likelihood(model, hidden, torch.tensor(tokens, dtype=torch.long, device=hidden.device))
+    parts = values.split([len(states) for states in known.values()])
+    return {
+        i: (states, part, Reads(outputs=len(states))) for (i, states), part in zip(known.items(), parts, strict=True)
+    }
 
 
 def _read_predictors(
