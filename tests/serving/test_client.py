@@ -1,6 +1,11 @@
 """Requests to a server and what comes back: every setting explicit, every fault retried, then an error."""
 
+import contextlib
+import gc
+import http.client
 import json
+import socket
+import threading
 import time
 
 import pytest
@@ -62,6 +67,37 @@ def test_lasting_fault_becomes_an_error_with_its_reason(policy, kind):
         with pytest.raises(ServerError, match=rf"attempt {ATTEMPTS} of {ATTEMPTS}: .*{reasons[kind]}"):
             Client(server.url, "served").complete([request(policy)], policy.vocab_size)
         assert len(server.bodies) == ATTEMPTS
+
+
+def test_no_socket_stays_open_after_an_answer_that_stalls(policy, monkeypatch):
+    """Otherwise the garbage collector closes it, at any time and with a warning."""
+    opened, connect = [], http.client.HTTPConnection.connect
+
+    def remember(connection):
+        connect(connection)
+        opened.append(connection.sock)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", remember)
+    monkeypatch.setattr(client_module, "ATTEMPTS", 2)
+    gc.disable()
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as accepted:
+
+            def serve():
+                for _ in range(2):
+                    connection, _ = listener.accept()
+                    accepted.enter_context(connection)
+                    connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 10\r\n\r\n{")
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            client = Client(f"http://127.0.0.1:{listener.getsockname()[1]}", "served", timeout=0.3)
+            with pytest.raises(ServerError, match="no answer in time"):
+                client.complete([request(policy)], policy.vocab_size)
+            thread.join()
+        assert [sock.fileno() for sock in opened] == [-1, -1]
+    finally:
+        gc.enable()
 
 
 def test_refused_request_is_not_repeated(policy):

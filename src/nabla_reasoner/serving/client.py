@@ -171,16 +171,19 @@ class Client:
         parts = urllib.parse.urlsplit(self.url)
         connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         connection = connect(parts.hostname, parts.port, timeout=min(self.timeout, CONNECT_SECONDS))
+        opened = None
         try:
             connection.connect()
-            connection.sock.settimeout(self.timeout)
-            batch.sockets.add(connection.sock)
+            opened = connection.sock  # the connection forgets it once an answer begins after which the server closes
+            opened.settimeout(self.timeout)
+            batch.sockets.add(opened)
             if batch.ended.is_set():  # looked at after the socket can be seen, which `end` looks for last
                 raise ConnectionAbortedError("nobody waits for the answer any more")
             connection.request(verb, parts.path + path, body, {"Content-Type": "application/json"})
-            status, payload = _read(connection.getresponse(), time.monotonic() + self.timeout)
+            with connection.getresponse() as response:  # it holds the socket open until it is closed itself
+                status, payload = _read(response, time.monotonic() + self.timeout)
         finally:
-            batch.sockets.discard(connection.sock)
+            batch.sockets.discard(opened)
             connection.close()
         if status == 200:
             return payload
