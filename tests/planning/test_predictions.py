@@ -129,6 +129,7 @@ def test_whole_cells_of_a_pretrained_model_on_a_gpu_are_predicted():
         "judge_greedy": (1319, 33.74e9, 279.5, 1.1502e12),  # one batch
         "best_of_n": (440, 14.55e9, 2143.2, 8.9266e12),
     }
+    seconds = []
     for name, (problems, peak, tokens, flops) in recorded.items():
         overrides = ["experiment=table1", "scale=coder_gpu", "task=gsm8k", f"method={name}"]
         cells = compose_cells([*overrides, f"num_problems={problems}", f"batch_size={problems}"])
@@ -136,6 +137,9 @@ def test_whole_cells_of_a_pretrained_model_on_a_gpu_are_predicted():
         assert close(plan.memory.total, peak, 1.2), (plan.memory, peak)
         assert close(plan.cost.decode_tokens / problems, tokens, 1.1)
         assert close(plan.cost.flops / problems, flops, 1.1)
+        seconds.append(f"{plan.seconds:.0f}")
+    text = (ROOT / "docs/planning.md").read_text("utf-8")
+    assert f"where `plan` says {' and '.join(seconds)} s for a card of their own" in " ".join(text.split())
 
 
 def assert_run_is_predicted(*overrides: str) -> None:
