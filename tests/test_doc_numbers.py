@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nabla_reasoner.evaluation.statistics import accuracy_interval, paired_difference
+
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "figures" / "data"
 POLICIES, TASKS = ("tiny-base", "tiny-instruct"), ("chain_sum", "leg_counting", "products")
@@ -316,6 +318,27 @@ def coder_paired(rows: Rows) -> Iterator[str]:
     return paired_lines(table, baselines, [{"task": task} for task in CODER_TASKS])
 
 
+def coder_sentences(rows: Rows) -> Iterator[str]:
+    """Settings of scale=coder, and what was run of scale=coder_gpu: right (1) or wrong, in the order of GSM8K."""
+    table = rows["tune_benchmark_coder"].set_index("setting")
+    guided = [f"{table.accuracy[f'guided_w{weight}']:.1f}" for weight in (1, 4, 8)]
+    yield f"guided decoding {guided[0]}, {guided[1]} and {guided[2]} % at weights of 1, 4 and 8"
+    arms = {"8 rollouts and a step of 1": "1_n8", "64 and a step of 1": "1_n64", "64 and a step of 3": "3_n64"}
+    first, *others = (f"{table.accuracy[f'prefix_{arm}']:.1f}{{}} with {words}" for words, arm in arms.items())
+    shares = [f"{table.flops_ratio[f'prefix_{arm}']:.2f}" for arm in arms.values()]
+    yield ", ".join([first.format(" %"), *(other.format("") for other in others)]) + (
+        f", at {shares[0]}, {shares[1]} and {shares[2]} of the FLOPs of Best-of-8, which solves "
+        f"{table.accuracy['default']:.1f}"
+    )
+    outcomes = json.loads((ROOT / "tests/data/coder_gpu_outcomes.json").read_text("utf-8"))
+    judge, best = (np.array([list(outcomes[name])]).astype(int).T for name in ("judge_greedy", "best_of_n"))
+    alone, eight = accuracy_interval(judge), accuracy_interval(best)
+    same = paired_difference(judge[: len(best)], best)
+    yield f"the judge alone solves {alone.mean:.1f} % ({alone.low:.1f}–{alone.high:.1f}) of all {len(judge):,} problems"
+    yield f"Best-of-8 solves {eight.mean:.1f} % of the first {len(best)}, the judge {100 * judge[: len(best)].mean():.1f} %"
+    yield f"{same.difference:.1f} points more ({same.low:.1f} to {same.high:.1f})."
+
+
 def small_rewards(rows: Rows) -> Iterator[str]:
     """The manifests of the adapters of scale=small."""
     for name, label, trained_on in (
@@ -596,6 +619,7 @@ def story(rows: Rows) -> Iterator[str]:
 def results_sentences(rows: Rows) -> Iterator[str]:
     yield from story(rows)
     yield unseen_story(rows)
+    yield from coder_sentences(rows)
     measured = manifest()["tiny-base"]["validation"]
 
     def aucs(reward: str, name: str = "auc_within") -> list[float]:
