@@ -333,9 +333,9 @@ def coder_sentences(rows: Rows) -> Iterator[str]:
     outcomes = json.loads((ROOT / "tests/data/coder_gpu_outcomes.json").read_text("utf-8"))
     judge, best = (np.array([list(outcomes[name])]).astype(int).T for name in ("judge_greedy", "best_of_n"))
     alone, eight = accuracy_interval(judge), accuracy_interval(best)
-    same = paired_difference(judge[: len(best)], best)
+    same, there = paired_difference(judge[: len(best)], best), 100 * judge[: len(best)].mean()
     yield f"the judge alone solves {alone.mean:.1f} % ({alone.low:.1f}–{alone.high:.1f}) of all {len(judge):,} problems"
-    yield f"Best-of-8 solves {eight.mean:.1f} % of the first {len(best)}, the judge {100 * judge[: len(best)].mean():.1f} %"
+    yield f"Best-of-8 solves {eight.mean:.1f} % of the first {len(best)}, the judge {there:.1f} %"
     yield f"{same.difference:.1f} points more ({same.low:.1f} to {same.high:.1f})."
 
 
