@@ -63,6 +63,13 @@ def test_table_1_is_planned_where_no_model_is_given(scale: str, capsys: pytest.C
     assert "fits. results would go to" in capsys.readouterr().out
 
 
+def test_a_scale_for_a_gpu_is_planned_for_the_cpu_that_was_asked_for(capsys: pytest.CaptureFixture[str]):
+    main(["plan", "table1", "scale=coder_gpu", "task=gsm8k", "method=greedy", "device=cpu", "num_problems=2"])
+    text = capsys.readouterr().out
+    assert "each cell on cpu;" in text
+    assert "H100" not in text
+
+
 def test_more_devices_take_fewer_hours(capsys: pytest.CaptureFixture[str]):
     main(["plan", "table1", *PAPER, "devices=8"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "with devices=" in line]
@@ -82,6 +89,7 @@ def test_more_devices_take_fewer_hours(capsys: pytest.CaptureFixture[str]):
         (["table1", *PAPER, "dtype=int3"], "dtype must be one of"),
         (["table1", *NARROW, "method.max_rollouts=many"], "max_rollouts must be a whole number"),
         (["table1", *NARROW, "method.num_passes=-3"], "num_passes must be a whole number"),
+        (["table1", *NARROW, "device=cuda"], "a plan for device=cuda needs the name of the GPU"),
     ],
 )
 def test_plan_refuses_what_would_be_refused_or_not_fit(

@@ -80,3 +80,21 @@ def machine(name: str) -> Machine:
     if name not in MACHINES:
         raise ValueError(f"gpu must be one of {', '.join(MACHINES)}; got {name!r}. Write gpu=H100-80GB.")
     return MACHINES[name]
+
+
+def usual(name: str, device: str) -> Machine:
+    """Return the machine that a scale names if it has such a device, else this computer's CPU.
+
+    Raises:
+        ValueError: an unknown name, or a GPU that nothing names.
+    """
+    named = machine(name)
+    on_cpu = named.name in (_CPU.name, _CPU_AMX.name)
+    if device == "cpu":
+        return named if on_cpu else _CPU
+    if on_cpu:
+        raise ValueError(
+            f"a plan for device={device} needs the name of the GPU, because the scale names none; got no gpu=. Add "
+            "gpu=H100-80GB or another."
+        )
+    return named
