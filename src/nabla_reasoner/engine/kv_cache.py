@@ -56,10 +56,10 @@ class TokenCache(ABC):
 
 @contextmanager
 def distinct_places() -> Iterator[None]:
-    """Let assignments by index take PyTorch's plain kernel; no two of their places may be equal.
+    """Turn PyTorch's deterministic mode off for assignments by index; no two of their places may be equal.
 
-    Their result is then the same in any order. In deterministic mode, which cells run in, a GPU sorts the indices and
-    copies the whole tensor twice unless it is indexed at its first axis: at every decoding step, the whole cache.
+    The result of such an assignment does not depend on its order. Cells run in deterministic mode. In it, a GPU copies
+    the whole tensor twice per assignment, unless the first axis is indexed. Decoding would copy its cache at each step.
     """
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()

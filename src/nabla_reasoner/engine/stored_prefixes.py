@@ -153,7 +153,7 @@ def _predicted_by(
 ) -> dict[int, tuple[Tensor, Tensor, Reads]]:
     """Return known states, the log-probabilities of the tokens they predict, and what was read, by index of the text.
 
-    The output matrix is read once for all texts; it may have more entries than all layers have for one token.
+    The output matrix, which costs most of the time for a few tokens, is read once for all texts.
     """
     if not known:
         return {}

@@ -65,7 +65,7 @@ def _show_results(target: Target, overrides: Sequence[str]) -> None:
 def _show_cells(target: Target, cells: Sequence[Cell], chosen: Sequence[str]) -> None:
     """Print the grid and its plan."""
     first = cells[0]
-    machine = machines.machine(chosen[-1]) if chosen else machines.usual(first.estimate.machine, first.device)
+    machine = machines.machine(chosen[-1]) if chosen else machines.default_machine(first.estimate.machine, first.device)
     plans = plan_cells(cells, machine)
     names = {
         group: list(dict.fromkeys(getattr(c, group).name for c in cells)) for group in ("policy", "task", "method")

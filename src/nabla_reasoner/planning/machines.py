@@ -82,11 +82,11 @@ def machine(name: str) -> Machine:
     return MACHINES[name]
 
 
-def usual(name: str, device: str) -> Machine:
-    """Return the machine that a scale names if it has such a device, else this computer's CPU.
+def default_machine(name: str, device: str) -> Machine:
+    """Return the machine that a scale names, or this computer's CPU if the scale names a GPU and device is "cpu".
 
     Raises:
-        ValueError: an unknown name, or a GPU that nothing names.
+        ValueError: an unknown name, or device "cuda" at a scale that names a CPU.
     """
     named = machine(name)
     on_cpu = named.name in (_CPU.name, _CPU_AMX.name)

@@ -174,7 +174,7 @@ class Client:
         opened = None
         try:
             connection.connect()
-            opened = connection.sock  # the connection forgets it once an answer begins after which the server closes
+            opened = connection.sock  # the connection itself drops it when an HTTP/1.0 answer begins
             opened.settimeout(self.timeout)
             batch.sockets.add(opened)
             if batch.ended.is_set():  # looked at after the socket can be seen, which `end` looks for last
