@@ -1,9 +1,13 @@
 """A small Table 1 run on random models, its records without timings, and artificial trajectories."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import toys
 
+from nabla_reasoner.evaluation import provenance
 from nabla_reasoner.evaluation.records import read_records
 
 TIMINGS = ("seconds", "peak_bytes")
@@ -26,6 +30,24 @@ def command(results: Path, *more: str) -> list[str]:
         *([] if any(word.startswith("seed=") for word in more) else ["seed=0"]),
         *more,
     ]
+
+
+def write_summary(
+    folder: Path, command: str = "c", runs: Sequence[dict[str, object]] = ({},), **changes: object
+) -> None:
+    """Write the `summary.json` of a finished command into a folder.
+
+    Args:
+        runs: further entries of each invocation.
+        changes: further entries of the summary.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with patch.object(provenance, "commit", return_value={"commit": None, "dirty": None}):
+        provenance.Summary(folder, command, {}, {"seed": [0]}, "cpu").close("finished")
+    path = folder / "summary.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["invocations"] = [{"command": command, **run} for run in runs]
+    path.write_text(json.dumps(content | changes), encoding="utf-8")
 
 
 def without_timings(value: object) -> object:

@@ -1,9 +1,9 @@
 """DTO: the fast engine against the reference engine, caching, and checks of settings."""
 
+import numpy as np
 import pytest
 import torch
 import toys
-from jaxtyping import TypeCheckError
 
 from nabla_reasoner.dto import gradient_passes, gradients, objective, optimizer
 from nabla_reasoner.dto.settings import DTOSettings
@@ -120,7 +120,59 @@ def test_wrong_inputs_of_the_public_entry_are_named():
     policy, reward, chat = toys.policy(), toys.reward(), toys.chat("1+1?")
     with torch.inference_mode(), pytest.raises(ValueError, match="inference mode"):
         optimizer.optimize(policy, reward, [chat], [[]], [[5, 6]])
-    with pytest.raises(ValueError, match="equally many; got 1, 1 and 2"):
-        optimizer.optimize(policy, reward, [chat], [[]], [[5], [6]])
-    with pytest.raises((ValueError, TypeCheckError), match="prompt"):
-        optimizer.optimize(policy, reward, ["1+1?"], [[]], [[5]])
+
+
+CHAT = toys.chat("1+1?")
+WRONG = {  # arguments of the entry and the message that they get
+    "fewer prompts": (([CHAT], [[]], [[5], [6]]), "one of prompts, prefix_ids, rollout_ids .* got 1 prompts, 1 prefix"),
+    "an empty chat": (([[]], [[]], [[5]]), r"a prompt must be a chat, a list of messages; got \[\]"),
+    "a message without content": (([[{"role": "user"}]], [[]], [[5]]), "a role and a content, both text; got .*'user'"),
+    "a token below 0": (([CHAT], [[]], [[5, -1]]), "rollout_ids must hold tokens of the policy's vocabulary; got -1"),
+    "a token beyond": (
+        ([CHAT], [[10**6]], [[5]]),
+        "prefix_ids must hold tokens of the policy's vocabulary; got 1000000",
+    ),
+    "no rollout": (([CHAT], [[5]], [[]]), "at least one token"),
+}
+
+
+@pytest.mark.parametrize("entry", [optimizer.optimize, objective.gradient_terms], ids=["optimize", "gradient_terms"])
+def test_wrong_sequences_are_named(entry):
+    policy, reward = toys.policy(), toys.reward()
+    for arguments, message in WRONG.values():
+        with pytest.raises(ValueError, match=message):
+            entry(policy, reward, *arguments)
+    assert entry(policy, reward, [], [], []) == []
+
+
+def test_a_padding_row_is_no_token():
+    policy, reward = toys.policy(), toys.reward()
+    policy.vocab_size -= 5  # its matrices have rows for tokens that its tokenizer lacks
+    with pytest.raises(ValueError, match=f"got {policy.vocab_size}. Write .* from 0 to {policy.vocab_size - 1}"):
+        optimizer.optimize(policy, reward, [CHAT], [[]], [[5, policy.vocab_size]])
+
+
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_tokens_may_be_arrays_or_tensors(engine):
+    policy, reward = toys.policy(), toys.reward()
+    assert optimizer.optimize(policy, reward, [], [], [], engine=engine) == []
+    results = [
+        optimizer.optimize(policy, reward, [CHAT], [kind([5])], [kind([6, 7])], engine=engine, num_iterations=2)[0]
+        for kind in (list, np.array, torch.tensor)
+    ]
+    assert len({tuple(result.objective) for result in results}) == 1
+    assert all(torch.equal(result.logits, results[0].logits) for result in results)
+
+
+def test_uniforms_of_another_shape_or_range_are_refused():
+    policy, reward = toys.policy(), toys.reward()
+    numbers = np.random.default_rng(0).random((2, policy.vocab_size))
+    wrong = {
+        "shape": ([numbers[:1]], rf"must have shape \(2, {policy.vocab_size}\).* got \(1, {policy.vocab_size}\)"),
+        "width": ([numbers[:, :3]], r"got \(2, 3\)"),
+        "range": ([numbers + 1], r"must lie in \[0, 1\); got 1\."),
+        "missing": ([], "one of prompts, uniforms for every sequence; got 1 prompts, 0 uniforms"),
+    }
+    for uniforms, message in wrong.values():
+        with pytest.raises(ValueError, match=message):
+            optimizer.optimize(policy, reward, [CHAT], [[]], [[5, 6]], flip="gumbel", uniforms=uniforms)

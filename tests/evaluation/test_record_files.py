@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from toy_runs import write_summary
 
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.cost import Cost
@@ -149,7 +150,10 @@ def test_trained_policy_of_another_split_fills_no_cell_of_its_base(tmp_path: Pat
     assert outcomes.row_outcomes(experiment.records, row) == []
 
 
-@pytest.mark.parametrize("content", ["", "{", "{}", "null", "[]", '"a"', "\x00"])
+ODD = ['{"num_problems": "forty"}', '{"task": null}', '{"batch_size": [1]}', '{"task": {"repeats": "2"}}', "[" * 10**5]
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "null", "[]", '"a"', "\x00", *ODD])
 def test_damaged_settings_are_unknown_and_named(tmp_path: Path, content: str, capsys):
     write(tmp_path, "nabla_reasoner")
     damaged = write(tmp_path, "best_of_n").with_suffix(".settings.json")
@@ -258,12 +262,6 @@ def test_rewards_of_other_splits_are_other_tasks_of_table2(tmp_path: Path):
     assert [row["task"] for row in rows] == ["products (split=test)", "products (split=validation)"]
 
 
-def summary(folder: Path, *runs: dict) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    content = dict.fromkeys(provenance.KEYS) | {"invocations": [{"command": "c", **run} for run in runs]}
-    (folder / "summary.json").write_text(json.dumps(content), encoding="utf-8")
-
-
 def test_ablation_of_another_split_is_not_compared(tmp_path: Path):
     write(tmp_path / "default", "nabla_reasoner")
     write(tmp_path / "same", "nabla_reasoner", changes={"method.step_size": 1.0})
@@ -295,14 +293,14 @@ def test_pool_of_other_settings_is_named_and_left_out(tmp_path: Path, capsys):
 
 def test_versions_of_a_part_are_those_of_its_experiment(tmp_path: Path):
     one = {"commit": "a" * 40, "dirty": False}
-    summary(tmp_path, one, {**one, "dirty": True})
+    write_summary(tmp_path, runs=[one, {**one, "dirty": True}])
     assert provenance.mixed_versions(tmp_path / "classifier") == [
         "Commands of different versions or devices worked on these results: commits aaaaaaaa, aaaaaaaa-dirty."
     ]
 
 
 def test_other_devices_are_said(tmp_path: Path):
-    summary(tmp_path, {"device": "a CPU"}, {"device": "a GPU"}, {"device": "a CPU"})
+    write_summary(tmp_path, runs=[{"device": "a CPU"}, {"device": "a GPU"}, {"device": "a CPU"}])
     (sentence,) = provenance.mixed_versions(tmp_path)
     assert sentence.endswith(": devices a CPU, a GPU.")
 
@@ -310,9 +308,9 @@ def test_other_devices_are_said(tmp_path: Path):
 def test_other_commits_and_packages_are_said_in_the_table(tmp_path: Path):
     write(tmp_path, "greedy")
     one = {"commit": "a" * 40, "dirty": False, "packages": {"torch": "1"}}
-    summary(tmp_path, one, one)
+    write_summary(tmp_path, runs=[one, one])
     assert "different versions" not in tabulated(tmp_path)[2]
-    summary(tmp_path, one, {**one, "commit": "b" * 40, "packages": {"torch": "2"}})
+    write_summary(tmp_path, runs=[one, {**one, "commit": "b" * 40, "packages": {"torch": "2"}}])
     text = tabulated(tmp_path)[2]
     assert "different versions or devices worked on these results: commits aaaaaaaa, bbbbbbbb; torch 1, 2." in text
 
@@ -324,6 +322,28 @@ def test_damaged_summary_is_replaced_with_a_line(tmp_path: Path, content: str, c
     assert "summary.json is damaged" in capsys.readouterr().err
     assert len(json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["invocations"]) == 1
     assert provenance.read_summary(tmp_path)["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"packages": None},
+        {"packages": {"torch": 2}},
+        {"config": []},
+        {"peak_bytes": "much"},
+        {"invocations": [{"command": "x", "commit": 5}]},
+        {"invocations": [{"command": "x", "wall_clock_seconds": "1 h"}]},
+        {"invocations": [{"command": "x", "packages": None}]},
+    ],
+)
+def test_summary_with_values_of_another_type_is_damaged(tmp_path: Path, changes: dict, capsys):
+    provenance.Summary(tmp_path, "./reproduce.sh x", {}, {"seed": [0]}, "cpu").close("finished")
+    path = tmp_path / "summary.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert provenance.read_summary(tmp_path) == content
+    path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
+    assert provenance.mixed_versions(tmp_path) == []
+    assert f"{path} is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", ["table3", "table5", "figure3", "figure4"])

@@ -308,7 +308,7 @@ def test_second_command_on_a_locked_folder_is_refused(tmp_path: Path, capsys):
     assert main(command(tmp_path, "method=greedy")) == 0
 
 
-@pytest.mark.parametrize("content", ["", "null", "{", "[]", None])
+@pytest.mark.parametrize("content", ["", "null", "{", "[]", '{"num_problems": "forty"}', None])
 def test_damaged_settings_beside_records_are_named_and_refused(tmp_path: Path, capsys, content: str | None):
     assert main(command(tmp_path, "method=greedy")) == 0
     (path,) = tmp_path.rglob("*.settings.json")

@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from toy_runs import write_summary
 
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.config import compose, fingerprint
 from nabla_reasoner.config.cell import Cell
 from nabla_reasoner.config.sweeps import Sweep
 from nabla_reasoner.config.targets import find
-from nabla_reasoner.evaluation import provenance
 from nabla_reasoner.evaluation.cell_records import record_file
 from nabla_reasoner.evaluation.records import append_records, failed_record, settings_path
 from nabla_reasoner.experiments import figures, keep
@@ -50,10 +50,7 @@ def ppo_run(results: Path, *, status: str = "finished", words: str = "") -> None
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("ppo.csv", "curves.csv", "break_even.csv", "ppo.png", "ppo.pdf", "ppo.md"):
         (folder / name).write_text("x\n", encoding="utf-8")
-    command = f"./reproduce.sh ppo{words}"
-    content = dict.fromkeys(provenance.KEYS) | {"command": command, "status": status}
-    content["invocations"] = [{"command": command}]
-    (folder / "summary.json").write_text(json.dumps(content), encoding="utf-8")
+    write_summary(folder, f"./reproduce.sh ppo{words}", status=status)
 
 
 def finish(target: str, results: Path, *words: str, status: int = DONE) -> int:
@@ -217,10 +214,7 @@ def test_records_are_compared_with_the_folders_of_their_run(tmp_path: Path, monk
 
     monkeypatch.setattr(keep, "compose_sweeps", sweeps)
     folder = tmp_path / "coder" / "table1"
-    folder.mkdir(parents=True)
-    command = "./reproduce.sh table1 scale=coder policy.path=/a reward.path=/b seed=3"
-    content = dict.fromkeys(provenance.KEYS) | {"command": command, "invocations": [{"command": command}]}
-    (folder / "summary.json").write_text(json.dumps(content), encoding="utf-8")
+    write_summary(folder, "./reproduce.sh table1 scale=coder policy.path=/a reward.path=/b seed=3")
     assert keep.gaps(find("table1"), tmp_path, "coder")
     assert asked[-1] == [f"results_dir='{tmp_path}'", "scale=coder", "policy.path=/a"]
 

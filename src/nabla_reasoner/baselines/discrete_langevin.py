@@ -18,6 +18,7 @@ from ..dto.gradients import Gradient, onehot_gradient, row_cost
 from ..engine.sampling import Sampling, draw, keyed_uniforms
 from ..engine.sequences import ModelCaches, TokenSequence
 from ..engine.trajectory import Sample, SampleLog, is_finished
+from ..models.arguments import checked
 from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
@@ -81,6 +82,7 @@ class DiscreteLangevin:
         self.sampling = Sampling(temperature, top_p, top_k).check()
         self.max_new_tokens = max_new_tokens
 
+    @checked
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
     ) -> list[Solution]:

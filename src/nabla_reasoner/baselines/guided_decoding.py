@@ -16,6 +16,7 @@ from ..engine.numerics import at_least_float32
 from ..engine.sampling import check_whole
 from ..engine.sequences import likelihood_models, token_as_read
 from ..engine.trajectory import seconds_share
+from ..models.arguments import checked
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .lockstep import StepReader, decode, decoding_costs, judge_cost, solutions
@@ -70,6 +71,7 @@ class GuidedDecoding:
         self.scorer = scorer
         self.max_new_tokens = max_new_tokens
 
+    @checked
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
     ) -> list[Solution]:

@@ -17,6 +17,7 @@ from ..engine import batching, generation
 from ..engine.sampling import Sampling, draw, keyed_uniforms
 from ..engine.sequences import likelihood_models
 from ..engine.trajectory import seconds_share
+from ..models.arguments import checked
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .lockstep import StepReader, check_likelihood, decode, decoding_costs, judge_cost, solutions
@@ -38,6 +39,7 @@ class JudgeGreedy:
         check_counts({"max_new_tokens": max_new_tokens})
         self.max_new_tokens = max_new_tokens
 
+    @checked
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
     ) -> list[Solution]:
@@ -99,6 +101,7 @@ class LogitMixture:
         self.sampling = Sampling(temperature, top_p, top_k).check()
         self.max_new_tokens = max_new_tokens
 
+    @checked
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
     ) -> list[Solution]:

@@ -14,6 +14,7 @@ from ..engine import scoring
 from ..engine.sampling import Sampling, keyed_uniforms
 from ..engine.sequences import ModelCaches
 from ..engine.trajectory import Sample, SampleLog
+from ..models.arguments import checked
 from ..models.language_models import Policy, RewardModel
 from ..serving.rollouts import rollouts_of
 from ..types import Problem, Solution
@@ -73,6 +74,7 @@ class MHResampling:
         self.sampling = Sampling(temperature, top_p, top_k).check()
         self.max_new_tokens = max_new_tokens
 
+    @checked
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
     ) -> list[Solution]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..engine.sampling import Sampling, keyed_uniforms
+from ..models.arguments import checked
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .markov_chain import check_weight
@@ -93,6 +94,7 @@ class ParticleFilter:
         self.reward_weight = reward_weight
         self.steps = StepSettings(step_marks, Sampling(temperature, top_p, top_k), max_new_tokens)
 
+    @checked
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
     ) -> list[Solution]:

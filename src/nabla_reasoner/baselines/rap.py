@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ..engine.sampling import Sampling, check_finite
+from ..models.arguments import checked
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .sample_pool import check_counts
@@ -53,6 +54,7 @@ class RAP:
         self.exploration = exploration
         self.steps = StepSettings(step_marks, Sampling(temperature, top_p, top_k), max_new_tokens)
 
+    @checked
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
     ) -> list[Solution]:

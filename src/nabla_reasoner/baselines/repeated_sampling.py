@@ -7,6 +7,7 @@ import numpy as np
 
 from ..engine.generation import Rollout
 from ..engine.sampling import Sampling, keyed_uniforms
+from ..models.arguments import checked
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .sample_pool import SamplePool, check_positive, first_sample, highest, running_argmax, vote
@@ -55,6 +56,7 @@ class Greedy:
     def __init__(self, *, max_new_tokens: int = 1024):
         self.pool = SamplePool(1, Sampling(0.0), max_new_tokens)
 
+    @checked
     def solve(
         self,
         problems: Sequence[Problem],
@@ -76,6 +78,7 @@ class SelfConsistency(_Selector):
         max_new_tokens: length limit of a response, >= 1.
     """
 
+    @checked
     def solve(
         self,
         problems: Sequence[Problem],
@@ -109,6 +112,7 @@ class BestOfN(_Selector):
         max_new_tokens: length limit of a response, >= 1.
     """
 
+    @checked
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
     ) -> list[Solution]:
@@ -129,6 +133,7 @@ class SoftBestOfN(_TemperedSelector):
         max_new_tokens: length limit of a response, >= 1.
     """
 
+    @checked
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
     ) -> list[Solution]:
@@ -157,6 +162,7 @@ class WeightedSelfConsistency(_TemperedSelector):
         max_new_tokens: length limit of a response, >= 1.
     """
 
+    @checked
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
     ) -> list[Solution]:

@@ -14,6 +14,7 @@ from ..engine import scoring
 from ..engine.generation import Rollout
 from ..engine.sampling import Sampling
 from ..engine.trajectory import SampleLog, seconds_share
+from ..models.arguments import checked
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .sample_pool import KeyedSampler, check_counts
@@ -107,6 +108,7 @@ class TPO:
         self.max_new_tokens = max_new_tokens
         self.sampling = Sampling(temperature, top_p, top_k).check()
 
+    @checked
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
     ) -> list[Solution]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..engine import scoring
+from ..models.arguments import checked
 from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
@@ -33,6 +34,7 @@ class NablaReasoner:
     def __init__(self, **keywords: Any):
         self.settings = NablaSettings.from_keywords(**keywords)
 
+    @checked
     def solve(
         self,
         problems: Sequence[Problem],

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..engine.numerics import at_least_float32
 from ..engine.sampling import check_choice, check_finite
 from ..engine.sequences import TokenSequence, replaced_columns, with_end_token
+from ..models.arguments import TokenIds, check_chats, check_lengths, check_models, checked_ids
 from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
 from ..types import Messages
@@ -57,6 +58,31 @@ def make_sequence(
     policy.check_length(len(sequence.policy_prompt), len(prefix) + len(rollout))
     reward.check_length(len(sequence.reward_prompt), len(prefix) + len(rollout))
     return sequence
+
+
+def make_sequences(
+    policy: Policy,
+    reward: RewardModel,
+    prompts: Sequence[Messages],
+    prefix_ids: Sequence[TokenIds],
+    rollout_ids: Sequence[TokenIds],
+) -> list[TokenSequence]:
+    """Check what a user gives for a batch of sequences, and tokenise its chats.
+
+    Raises:
+        TypeError: models of another class or in another order.
+        ValueError: lists of different lengths, a prompt that is no chat, tokens outside the policy's vocabulary, or as
+            `make_sequence`.
+    """
+    check_models(policy, reward)
+    check_chats(prompts)
+    check_lengths(prompts=prompts, prefix_ids=prefix_ids, rollout_ids=rollout_ids)
+    prefixes = [checked_ids("prefix_ids", ids, policy) for ids in prefix_ids]
+    rollouts = [checked_ids("rollout_ids", ids, policy) for ids in rollout_ids]
+    return [
+        make_sequence(policy, reward, messages, prefix, rollout)
+        for messages, prefix, rollout in zip(prompts, prefixes, rollouts, strict=True)
+    ]
 
 
 def relaxed_objective(
@@ -200,8 +226,8 @@ def gradient_terms(
     policy: Policy,
     reward: RewardModel,
     prompts: Sequence[Messages],
-    prefix_ids: Sequence[Sequence[int]],
-    rollout_ids: Sequence[Sequence[int]],
+    prefix_ids: Sequence[TokenIds],
+    rollout_ids: Sequence[TokenIds],
     *,
     reward_weight: float | int = 1.0,
     nll_weight: float | int = 0.001,
@@ -210,14 +236,14 @@ def gradient_terms(
     """Return δ_prefix, δ_postfix and δ_reward at every rollout position of every sequence (dense, for analysis).
 
     δ_reward is that of the reward form; in the prefix form δ_postfix is zero (see `reward_forms`).
+
+    Raises:
+        TypeError, ValueError: a weight below 0, an unknown form, or as `make_sequences`.
     """
     check_weights(reward_weight, nll_weight)
     check_choice("reward_form", reward_form, REWARD_FORMS)
+    sequences = make_sequences(policy, reward, prompts, prefix_ids, rollout_ids)
     reward = reward.for_policy(policy)
-    sequences = [
-        make_sequence(policy, reward, messages, prefix, rollout)
-        for messages, prefix, rollout in zip(prompts, prefix_ids, rollout_ids, strict=True)
-    ]
     weights = {"reward_weight": reward_weight, "nll_weight": nll_weight, "reward_form": reward_form}
     results = []
     with frozen(policy, reward):

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from .. import cost
 from ..engine.sampling import check_choice
 from ..engine.sequences import ModelCaches, TokenSequence
+from ..models.arguments import TokenIds, check_lengths, check_uniforms
 from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
 from ..types import Messages
@@ -26,8 +27,8 @@ def optimize(
     policy: Policy,
     reward: RewardModel,
     prompts: Sequence[Messages],
-    prefix_ids: Sequence[Sequence[int]],
-    rollout_ids: Sequence[Sequence[int]],
+    prefix_ids: Sequence[TokenIds],
+    rollout_ids: Sequence[TokenIds],
     *,
     settings: DTOSettings = DEFAULTS,
     uniforms: Sequence[Float[np.ndarray, "_ vocab"]] | None = None,
@@ -48,20 +49,23 @@ def optimize(
             draw_temperature (see `DTOSettings` for their meaning and defaults).
 
     Raises:
-        TypeError: an unknown keyword.
-        ValueError: a setting out of range, flip "gumbel" without uniforms, lists of different lengths, a prompt that is
-            no chat, an empty rollout, vocabularies that differ, or torch's inference mode.
+        TypeError: an unknown keyword, or models in another order.
+        ValueError: a setting out of range, flip "gumbel" without uniforms, uniforms of another shape or outside
+            [0, 1), lists of different lengths, a prompt that is no chat, tokens outside the policy's vocabulary, an
+            empty rollout, vocabularies that differ, or torch's inference mode.
     """
     check_choice("engine", engine, ENGINES)
-    _check_inputs(prompts, prefix_ids, rollout_ids)
     settings = settings.replace(**changes)
     if settings.flip == "gumbel" and uniforms is None:
         raise ValueError("flip=gumbel needs uniforms, [length, vocab] numbers for every sequence; got none.")
+    sequences = objective.make_sequences(policy, reward, prompts, prefix_ids, rollout_ids)
     reward = reward.for_policy(policy)
-    sequences = [
-        objective.make_sequence(policy, reward, messages, prefix, rollout)
-        for messages, prefix, rollout in zip(prompts, prefix_ids, rollout_ids, strict=True)
-    ]
+    if uniforms is not None:
+        check_lengths(prompts=prompts, uniforms=uniforms)
+        for sequence, numbers in zip(sequences, uniforms, strict=True):
+            check_uniforms(numbers, len(sequence.rollout), policy)
+    if not sequences:
+        return []
     sources = [None] * len(sequences) if uniforms is None else uniforms
     with frozen(policy, reward):
         if engine == "reference":
@@ -70,23 +74,6 @@ def optimize(
                 for sequence, source in zip(sequences, sources, strict=True)
             ]
         return _optimize_batched(policy, reward, sequences, settings, sources)
-
-
-def _check_inputs(
-    prompts: Sequence[Messages], prefix_ids: Sequence[Sequence[int]], rollout_ids: Sequence[Sequence[int]]
-) -> None:
-    """Raise ValueError unless there is a chat, a prefix and a rollout for every sequence."""
-    lengths = [len(prompts), len(prefix_ids), len(rollout_ids)]
-    if len(set(lengths)) > 1:
-        raise ValueError(
-            "prompts, prefix_ids and rollout_ids must be equally many; got {}, {} and {}.".format(*lengths)
-        )
-    for messages in prompts:
-        if isinstance(messages, str) or not all(isinstance(message, dict) for message in messages):
-            raise ValueError(
-                f"a prompt must be a chat, a list of messages; got {messages!r}. "
-                'Write [{"role": "user", "content": TEXT}].'
-            )
 
 
 def _optimize_batched(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..config import fingerprint
 from ..config.cell import Cell
-from .record_files import read_object
+from .json_files import StoredSettings, read_object
 from .records import read_records, record_path, settings_path
 
 MAX_NAME_BYTES = 230  # of a record file; 255 is the limit of most file systems, and side files have longer names
@@ -126,7 +126,7 @@ def _settings(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: a file that is missing or damaged: nobody knows what made the records.
     """
-    settings = read_object(path)
+    settings = read_object(path, StoredSettings)
     if not settings:
         raise ValueError(
             f"{path} is missing or damaged, so the settings of the records beside it are unknown. Choose another "

@@ -19,8 +19,9 @@ from ..config.data_folder import locate
 from ..config.schema import CONFIGS
 from ..tasks.written_steps import steps_are_true
 from . import record_files
+from .json_files import warn_once
 from .provenance import mixed_versions
-from .record_files import Cells, RecordFile, StoredCell, stored_cells, warn_once
+from .record_files import Cells, RecordFile, StoredCell, stored_cells
 from .records import CellKey, read_records
 
 Row = dict[str, Any]

@@ -14,7 +14,7 @@ import torch
 
 from .. import cost
 from ..config.data_folder import repository
-from .record_files import read_object, warn_once
+from .json_files import StoredSummary, read_object, warn_once
 
 PACKAGES = (
     "torch",
@@ -28,7 +28,6 @@ PACKAGES = (
     "pandas",
     "wandb",
 )
-KEYS = {"command", "started", "status", "device", "count", "config", "python", "packages", "platform", "invocations"}
 
 
 def commit() -> dict[str, Any]:
@@ -66,13 +65,10 @@ def device_facts(device: str) -> dict[str, Any]:
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """Return the summary of a folder; None if there is none, or a damaged one, which is named in a line."""
     path = folder / "summary.json"
-    summary = read_object(path)
-    runs = summary.get("invocations") if summary and KEYS <= summary.keys() else None
-    if isinstance(runs, list) and runs and all(isinstance(run, dict) and "command" in run for run in runs):
-        return summary
-    if path.exists():
+    summary = read_object(path, StoredSummary)
+    if summary is None and path.exists():
         warn_once(f"{path} is damaged and is treated as missing; the next command writes a new one.")
-    return None
+    return summary
 
 
 def mixed_versions(folder: Path) -> list[str]:

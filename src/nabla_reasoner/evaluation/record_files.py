@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 import re
-import sys
 import unicodedata
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ..config.schema import CONFIGS
+from .json_files import StoredSettings, read_object, warn_once
 from .records import CellKey, read_records, record_name, settings_path
 
 Settings = dict[str, Any]
@@ -82,25 +82,10 @@ def _expected(file: RecordFile) -> int | None:
     return None if count is None else count * task.get("repeats", 1)
 
 
-@functools.lru_cache(maxsize=1000)
-def warn_once(text: str) -> None:
-    """Print a line on standard error, once per process: tables are rewritten after every cell."""
-    print(f"warning: {text}", file=sys.stderr)
-
-
-def read_object(path: Path) -> Settings | None:
-    """Return the object in a JSON file; None if the file is missing, empty, cut or holds anything else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) and value else None
-
-
 def read_settings(path: Path) -> Settings | None:
     """Return the settings that made a record file; None if they are unknown, with a line if their file is damaged."""
     sidecar = settings_path(path)
-    settings = read_object(sidecar)
+    settings = read_object(sidecar, StoredSettings)
     if settings is None and sidecar.exists():
         warn_once(f"{sidecar} is damaged, so the settings of {path.name} are unknown. Restore it or repeat the cell.")
     return settings

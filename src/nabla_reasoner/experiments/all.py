@@ -17,7 +17,7 @@ from typing import Any
 from ..config.data_folder import PACKAGE, SCRIPT, data_folder, repository, spelled
 from ..config.targets import Target, targets
 from ..evaluation import provenance
-from ..evaluation.record_files import read_object, warn_once
+from ..evaluation.json_files import read_object, warn_once
 from .command import DONE, FAILED, INTERRUPTED, Command
 
 ROOT = data_folder()

@@ -15,7 +15,8 @@ from ..config import build, compose, fingerprint
 from ..config.cell import Cell
 from ..config.schema import choices
 from ..engine import scoring
-from ..evaluation.record_files import stored_cells, warn_once
+from ..evaluation.json_files import warn_once
+from ..evaluation.record_files import stored_cells
 from ..models.language_models import RewardModel
 from ..tasks import grading
 from ..types import Problem
@@ -101,6 +102,8 @@ def rows(folder: Path, scale: str) -> dict[str, dict[str, Row]]:
         reward = settings.get("reward", {})
         if task in by_task or key != stored.names or reward.get("kind") != "likelihood":
             continue  # done, or made with different settings
+        if "name" not in reward or "num_problems" not in settings:
+            continue  # settings that do not say what made the records
         named = (("policy", policy), ("task", task), ("reward", reward["name"]))
         if any(name not in choices(group) for group, name in named):
             continue  # a name of the user's own, which cannot be composed

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..evaluation.json_files import warn_once
 from ..evaluation.outcomes import Outcome, RunKey, completeness, outcome_of, stopped_at
-from ..evaluation.record_files import SHARED, conditions, stored_cells, warn_once
+from ..evaluation.record_files import SHARED, conditions, stored_cells
 from ..evaluation.records import read_records
 
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..evaluation.json_files import warn_once
 from ..evaluation.outcomes import Row
-from ..evaluation.record_files import warn_once
 
 Cell = str | float | int | None  # value of a row
 

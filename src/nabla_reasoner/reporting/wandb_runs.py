@@ -18,8 +18,8 @@ from ..config import build, fingerprint
 from ..config.cell import Cell
 from ..config.wandb_mode import chosen_mode
 from ..evaluation.error_text import error_text
+from ..evaluation.json_files import read_object, warn_once
 from ..evaluation.outcomes import correct_array, outcome_of
-from ..evaluation.record_files import read_object, warn_once
 from ..evaluation.records import read_records
 from ..evaluation.statistics import accuracy_interval
 from .running_metrics import RunningMetrics, curve

@@ -1,0 +1,135 @@
+"""Checks of what the public functions are given: problems, models, chats, token ids, random numbers."""
+
+import functools
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..types import Problem, Solution
+from .language_models import Policy, RewardModel
+
+TokenIds = Sequence[int] | Int[np.ndarray, " _"] | Int[Tensor, " _"]
+Solve = Callable[..., list[Solution]]
+
+EXAMPLE = 'Problem(id="1", question=TEXT, answer=None, task="gsm8k")'
+
+
+def checked(solve: Solve) -> Solve:
+    """Return a method's `solve` that looks at its arguments before any model runs; problems may be any iterable.
+
+    A reward model of None is allowed where `solve` has that default.
+
+    Raises:
+        TypeError: problems that are no `Problem`s, models of another class, seeds that are no whole numbers.
+    """
+    needs_reward = inspect.signature(solve).parameters["reward"].default is inspect.Parameter.empty
+
+    @functools.wraps(solve)
+    def call(self, problems, policy, reward=None, seed=0, repeat=0, **others):
+        check_models(policy, reward, needs_reward=needs_reward)
+        for name, value in (("seed", seed), ("repeat", repeat)):
+            if not isinstance(value, (int, np.integer)):
+                raise TypeError(f"{name} must be a whole number; got {value!r}.")
+        return solve(self, checked_problems(problems), policy, reward, seed=seed, repeat=repeat, **others)
+
+    return call
+
+
+def checked_problems(problems: object) -> list[Problem]:
+    """Return problems as a list.
+
+    Raises:
+        TypeError: a text or one problem in place of a list, an entry of another type, an id or question that is no
+            text.
+    """
+    if isinstance(problems, (str, Problem)) or not isinstance(problems, Iterable):
+        raise TypeError(f"problems must be a list of Problem; got {problems!r}. Write [{EXAMPLE}].")
+    problems = list(problems)
+    for problem in problems:
+        if not isinstance(problem, Problem):
+            raise TypeError(f"problems must be a list of Problem; it holds {problem!r}. Write [{EXAMPLE}].")
+        for name in ("id", "question", "task"):
+            value = getattr(problem, name)
+            if not isinstance(value, str):
+                raise TypeError(f"a problem's {name} must be text; got {value!r} in {problem!r}. Write {EXAMPLE}.")
+    return problems
+
+
+def check_models(policy: object, reward: object, *, needs_reward: bool = True) -> None:
+    """Raise TypeError unless the policy is a `Policy` and the reward model a `RewardModel`, in that order."""
+    for name, model, valid in (("policy", policy, Policy), ("reward", reward, RewardModel)):
+        if isinstance(model, valid) or (model is None and name == "reward" and not needs_reward):
+            continue
+        raise TypeError(
+            f"{name} must be a {valid.__name__}; got {_described(model)}. Load it by {valid.__name__}.from_pretrained, "
+            "and give the policy before the reward model."
+        )
+
+
+def check_chats(prompts: object) -> None:
+    """Raise ValueError unless every prompt is a chat: one message or more, each with a role and a content of text."""
+    if isinstance(prompts, (str, dict)) or not isinstance(prompts, Iterable):
+        raise ValueError(f"prompts must be a list of chats; got {prompts!r}. {CHAT_REMEDY}")
+    for messages in prompts:
+        if isinstance(messages, (str, dict)) or not isinstance(messages, Sequence) or not messages:
+            raise ValueError(f"a prompt must be a chat, a list of messages; got {messages!r}. {CHAT_REMEDY}")
+        for message in messages:
+            if not isinstance(message, dict) or any(
+                not isinstance(message.get(key), str) for key in ("role", "content")
+            ):
+                raise ValueError(
+                    f"a message of a prompt must have a role and a content, both text; got {message!r}. {CHAT_REMEDY}"
+                )
+
+
+CHAT_REMEDY = 'Write [[{"role": "user", "content": TEXT}], ...], one chat per sequence.'
+
+
+def checked_ids(name: str, ids: object, policy: Policy) -> list[int]:
+    """Return the tokens of one sequence as a list of Python integers.
+
+    Args:
+        name: what to call them in an error.
+        ids: whole numbers in [0, vocabulary): a list, an array or a tensor of one dimension.
+
+    Raises:
+        ValueError: anything else, with the value and the tokenizer's size.
+    """
+    remedy = f"Write the tokens of one response as whole numbers from 0 to {policy.vocab_size - 1} ({policy.name})."
+    try:
+        whole = [operator.index(value) for value in ids]
+    except TypeError:
+        raise ValueError(f"{name} must hold a list of token ids per sequence; got {ids!r}. {remedy}") from None
+    for value in whole:
+        if not 0 <= value < policy.vocab_size:
+            raise ValueError(f"{name} must hold tokens of the policy's vocabulary; got {value}. {remedy}")
+    return whole
+
+
+def check_lengths(**lists: Sequence[object]) -> None:
+    """Raise ValueError unless all lists have one entry for every sequence."""
+    lengths = {name: len(entries) for name, entries in lists.items()}
+    if len(set(lengths.values())) > 1:
+        counted = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise ValueError(f"there must be one of {', '.join(lists)} for every sequence; got {counted}.")
+
+
+def check_uniforms(uniforms: Float[np.ndarray, "*shape"], length: int, policy: Policy) -> None:
+    """Raise ValueError unless there is a number in [0, 1) for each token of a sequence and of the vocabulary."""
+    expected = (length, policy.vocab_size)
+    if uniforms.shape != expected:
+        raise ValueError(
+            f"uniforms must have shape {expected}, a number for each token of the rollout and of the vocabulary; "
+            f"got {uniforms.shape}. Draw them by numpy.random.default_rng(seed).random({expected})."
+        )
+    outside = uniforms[~((uniforms >= 0) & (uniforms < 1))]
+    if len(outside):
+        raise ValueError(f"uniforms must lie in [0, 1); got {outside[0]}. Draw them by a generator's random().")
+
+
+def _described(value: object) -> str:
+    return f"the {type(value).__name__} {value.name}" if isinstance(value, (Policy, RewardModel)) else repr(value)
