@@ -255,6 +255,14 @@ def test_method_decoding_from_judge_refuses_classifier(method: str):
         build.build_method(cell)
 
 
+def test_methods_that_read_every_token_are_those_that_no_server_samples_for():
+    inherited = {name: compose.compose_cells([f"method={name}"])[0].method for name in choices("method")}
+    own_logits = {"guided_decoding", "guided_decoding_gradient", "judge_greedy", "logit_mixture"}
+    assert {name for name, method in inherited.items() if not method.served} == own_logits
+    from_judge = {"judge_greedy", "logit_mixture"}
+    assert {name for name, method in inherited.items() if method.reward_kinds == ["likelihood"]} == from_judge
+
+
 def test_generated_tasks_equal_training_tasks_of_shipped_models():
     recipe = yaml.safe_load((ROOT / "configs/train/tiny.yaml").read_text(encoding="utf-8"))
     for task in ("chain_sum", "leg_counting", "products"):

@@ -77,6 +77,9 @@ def test_more_devices_take_fewer_hours(capsys: pytest.CaptureFixture[str]):
     assert together == pytest.approx(alone / 8, rel=0.01)
 
 
+SERVED = ("rollouts=vllm", "server=http://127.0.0.1:9")
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -89,6 +92,12 @@ def test_more_devices_take_fewer_hours(capsys: pytest.CaptureFixture[str]):
         (["table1", *PAPER, "dtype=int3"], "dtype must be one of"),
         (["table1", *NARROW, "method.max_rollouts=many"], "max_rollouts must be a whole number"),
         (["table1", *NARROW, "method.num_passes=-3"], "num_passes must be a whole number"),
+        (["table1", *NARROW, "method=logit_mixture", "reward=classifier"], "needs a likelihood reward"),
+        (
+            ["table1", *NARROW, "method=judge_greedy", "reward=verifier-process"],
+            "got kind 'classifier' (verifier-process)",
+        ),
+        (["table1", *NARROW, "method=guided_decoding", *SERVED], "takes every token from a model's own logits"),
         (["table1", *NARROW, "device=cuda"], "a plan for device=cuda needs the name of the GPU"),
     ],
 )

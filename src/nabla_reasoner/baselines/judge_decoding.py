@@ -20,7 +20,8 @@ from ..engine.trajectory import seconds_share
 from ..models.arguments import checked
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from .lockstep import StepReader, check_likelihood, decode, decoding_costs, judge_cost, solutions
+from .lockstep import StepReader, decode, decoding_costs, judge_cost, solutions
+from .reward_kinds import check_reward_kind
 from .sample_pool import check_counts, prompts_within_context
 
 
@@ -49,7 +50,7 @@ class JudgeGreedy:
             ValueError: a classifier reward, vocabularies that differ, or a prompt beyond the model's context.
         """
         begin = time.perf_counter()
-        check_likelihood("judge_greedy", reward.kind, reward.name)
+        check_reward_kind("judge_greedy", ["likelihood"], reward.kind, reward.name)
         reward = reward.for_policy(policy)
         judge = copy.copy(reward.strong)
         judge.vocab_size = min(judge.vocab_size, policy.vocab_size)  # a response is in the policy's tokens
@@ -111,7 +112,7 @@ class LogitMixture:
             ValueError: a classifier reward, vocabularies that differ, or a prompt beyond the policy's context.
         """
         begin = time.perf_counter()
-        check_likelihood("logit_mixture", reward.kind, reward.name)
+        check_reward_kind("logit_mixture", ["likelihood"], reward.kind, reward.name)
         reward = reward.for_policy(policy)
         limit = self.max_new_tokens
         prompts = prompts_within_context(problems, policy, limit)
@@ -157,6 +158,3 @@ def _with_policy_ends(
     known = known.clone()
     known[:, replaced] = logits[:, reward.eos_ids[:1]]
     return known
-
-
-LIKELIHOOD_METHODS = (JudgeGreedy, LogitMixture)  # methods that refuse any other kind of reward

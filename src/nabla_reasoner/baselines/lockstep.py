@@ -164,12 +164,3 @@ def solutions(
         log.record(policy)
         results.append(log.solution(problem, policy, **(counts[number] if counts else {})))
     return results
-
-
-def check_likelihood(method: str, kind: str, name: str) -> None:
-    """Raise ValueError unless the reward model `name` is a language model whose likelihood is the reward."""
-    if kind != "likelihood":
-        raise ValueError(
-            f"{method} needs a likelihood reward, whose model predicts tokens; got kind {kind!r} ({name}). "
-            "Choose reward=likelihood or another method."
-        )

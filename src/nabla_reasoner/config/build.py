@@ -11,23 +11,14 @@ from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 from transformers import PreTrainedTokenizerBase
 
-from ..baselines.discrete_langevin import DiscreteLangevin
-from ..baselines.judge_decoding import LIKELIHOOD_METHODS
-from ..baselines.lockstep import check_likelihood
-from ..baselines.mh_resampling import MHResampling
-from ..baselines.particle_filter import ParticleFilter
-from ..baselines.rap import RAP
-from ..baselines.repeated_sampling import BestOfN, Greedy, SelfConsistency, SoftBestOfN, WeightedSelfConsistency
-from ..baselines.tpo import TPO
-from ..baselines.tree_of_thoughts import TreeOfThoughts
-from ..decoding.nabla_reasoner import NablaReasoner
 from ..models.language_models import REWARD_MODEL_CLASSES, BatchLimits, Policy, RewardModel
 from ..models.loading import outline
 from ..tasks import problems
 from ..types import Method, Problem
 from .cell import Cell
 from .data_folder import locate
-from .schema import CONFIGS, choices
+from .method_rules import check_method
+from .schema import CONFIGS
 
 READ = ("base", "adapter")  # keywords of a preparation that name folders it reads
 KINDS: dict[type, tuple[tuple[type, ...], str]] = {  # of a default: types that a value may have
@@ -36,12 +27,6 @@ KINDS: dict[type, tuple[tuple[type, ...], str]] = {  # of a default: types that 
     float: ((int, float), "a number"),
     str: ((str,), "text"),
 }
-
-# Methods that sample whole continuations, or steps of one: a server may do it for them.
-SERVED_METHODS = (
-    *(Greedy, SelfConsistency, BestOfN, SoftBestOfN, WeightedSelfConsistency),
-    *(TreeOfThoughts, RAP, TPO, ParticleFilter, MHResampling, DiscreteLangevin, NablaReasoner),
-)
 
 
 class BuiltCell(NamedTuple):
@@ -130,25 +115,8 @@ def build_method(cell: Cell) -> Method:
         method = target(**keywords)
     except (ImportError, TypeError, ValueError) as error:
         raise ValueError(f"method {cell.method.name}: {' '.join(str(error).split())}") from error
-    if isinstance(method, LIKELIHOOD_METHODS):
-        check_likelihood(cell.method.name, cell.reward.kind, cell.reward.name)
-    if cell.rollouts != "hf" and not isinstance(method, SERVED_METHODS):
-        raise ValueError(
-            f"rollouts={cell.rollouts} is for methods that sample whole continuations; {cell.method.name} takes every "
-            f"token from a model's own logits. Use rollouts=hf, or one of: {', '.join(_served_choices())}."
-        )
+    check_method(cell)
     return method
-
-
-def _served_choices() -> list[str]:
-    """Return the choices of `method` whose continuations a server may sample."""
-    return [name for name in choices("method") if get_class(_target(name)) in SERVED_METHODS]
-
-
-def _target(name: str) -> str:
-    """Return the class that a choice of `method` names, or the choice that it begins from."""
-    config = OmegaConf.load(CONFIGS / "method" / f"{name}.yaml")
-    return config["_target_"] if "_target_" in config else _target(config["defaults"][0])
 
 
 def _check_types(signature: inspect.Signature, keywords: dict[str, Any]) -> None:

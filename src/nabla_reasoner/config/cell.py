@@ -131,13 +131,17 @@ class TaskSettings(Part):
 class MethodSettings(Part):
     """A method: its class, the changes that `budget=true` applies, and its own settings.
 
-    Four more are for `plan`. `answers` is the number of complete responses decoded per problem, as a sum of products of
-    numbers and names of settings (null: a typical number of the scale). `scored` is whether the reward model reads
-    them. `work` names how the method spends its tokens (`planning.workload`). `meaning` says what its budget counts.
+    `reward_kinds` are the kinds of reward that it can use. `served` is whether a server may sample for it: whole
+    continuations, or steps of one. Four more are for `plan`. `answers` is the number of complete responses decoded per
+    problem, as a sum of products of numbers and names of settings (null: a typical number of the scale). `scored` is
+    whether the reward model reads them. `work` names how the method spends its tokens (`planning.workload`). `meaning`
+    says what its budget counts.
     """
 
     target: OurTarget = Field(alias="_target_")
     budget: dict[str, Any] | None
+    reward_kinds: list[Literal[REWARD_KINDS]] = Field(default=[*REWARD_KINDS])
+    served: bool = False
     answers: list[list[int | str]] | None = None
     scored: bool = True
     work: Literal[WORKS] = "samples"
@@ -148,7 +152,7 @@ class MethodSettings(Part):
         return {key: value for key, value in self.content().items() if key not in NOT_KEYWORDS}
 
 
-NOT_KEYWORDS = ("name", "budget", "_target_", "answers", "scored", "work", "meaning")
+NOT_KEYWORDS = ("name", "budget", "_target_", "reward_kinds", "served", "answers", "scored", "work", "meaning")
 
 
 class RunSettings(Section):

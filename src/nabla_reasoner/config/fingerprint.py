@@ -28,6 +28,8 @@ NOT_SETTINGS = {
     "budget",
     "manifest",
     "answers",
+    "reward_kinds",
+    "served",
     "scored",
     "work",
     "meaning",

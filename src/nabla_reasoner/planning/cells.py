@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..config.cell import Cell
+from ..config.method_rules import check_method
 from ..cost import Cost
 from ..tasks import problems
 from .expected_cost import Models, label, record_bytes, seconds, total_cost
@@ -92,7 +93,7 @@ def plan_cells(cells: Sequence[Cell], machine: Machine) -> list[CellPlan]:
     """Return the plan of each cell; cells that differ in their seed only are joined.
 
     Raises:
-        ValueError: as `problem_count` and `models_of`.
+        ValueError: as `check_method`, `problem_count` and `models_of`.
     """
     joined: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
@@ -103,6 +104,7 @@ def plan_cells(cells: Sequence[Cell], machine: Machine) -> list[CellPlan]:
 
 def _plan(members: Sequence[Cell], machine: Machine) -> CellPlan:
     cell = members[0]
+    check_method(cell)
     count = problem_count(cell)
     case = case_of(cell, min(cell.batch_size, count))
     expected, models = work(case), models_of(cell)
