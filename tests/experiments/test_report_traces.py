@@ -40,7 +40,7 @@ def test_cases_are_the_first_right_alone_and_the_first_wrong():
         )
     )
     assert found == [
-        Case("nabla_reasoner", "e", "right, where greedy decoding and Best-of-8 are wrong"),
+        Case("nabla_reasoner", "e", "right, where greedy decoding and Best-of-N are wrong"),
         Case("nabla_reasoner", "d", "wrong"),
         Case("nabla_reasoner_prefix", "d", "the same problem, right"),
     ]

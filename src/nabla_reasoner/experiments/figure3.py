@@ -167,8 +167,8 @@ def cost_caption(rows: Sequence[Row], command: str) -> str:
     return (
         f"{text}The paper's largest saving is {paper} % (which baseline is unclear). Here one pass of ∇-Reasoner saves "
         f"between {describe(worst)} and {describe(best)}; a negative saving is a surplus. One pass uses as many "
-        "rollouts as it finds revisions to try, mostly fewer than 8. So it saves by doing less; Figure 4 shows what "
-        "that costs in accuracy.\n"
+        "rollouts as it finds revisions to try, mostly fewer than N_max. So it saves by doing less; Figure 4 shows "
+        "what that costs in accuracy.\n"
     )
 
 

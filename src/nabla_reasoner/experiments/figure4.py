@@ -193,8 +193,8 @@ CEILINGS = """Where the curves end, and why:
 - **Best-of-N** cannot be right where none of the N samples is. The dashed black line is this ceiling, any of N
   (pass@N). Points below it are lost by the reward model's choice.
 - **∇-Reasoner in outcome form, and the null arm**, keep a response only if its reward is higher. They end after one
-  pass over the uncertain positions (the dashed curve: four passes), or at N_max rollouts. Their ceiling is the response
-  of highest reward.
+  pass over the uncertain positions (the dashed curve: several passes), or at N_max rollouts. Their ceiling is the
+  response of highest reward.
 - **∇-Reasoner in prefix form** is not bound by any of N: it changes single tokens as the reward model scores them. It
   can be as good as the reward model's own answers; Table 2 has those of likelihood rewards (`judge_greedy`).
 """
@@ -204,7 +204,7 @@ def _ends(rows: Sequence[Row]) -> str:
     """Return a Markdown table of the accuracy at the end of every curve, with its number of samples or rollouts."""
     ends = {(row["policy"], row["task"], row["method"]): row for row in rows if row["method"] != BEST_REWARD}
     names = {method: style.name for method, style in STYLES.items() if any(key[2] == method for key in ends)}
-    names |= {MULTIPASS: f"{names[MULTIPASS]}, up to 4 passes"} if MULTIPASS in names else {}
+    names |= {MULTIPASS: f"{names[MULTIPASS]}, several passes"} if MULTIPASS in names else {}
     names |= {CEILING: "any of N"} if BEST_OF_N in names else {}
     lines = [f"| accuracy at the end, % (N) | {' | '.join(names.values())} |", "|---|" + "---|" * len(names)]
     for policy, task in dict.fromkeys(key[:2] for key in ends):

@@ -104,7 +104,7 @@ def cases(records: Records) -> list[Case]:
     alone = [key for key in shared if key in right[OURS] and not any(key in right[method] for method in COMPARED)]
     alone = [key for key in alone if _reasoned(records[OURS][key])]
     wrong = [key for key in shared if key not in right[OURS] and records[OURS][key]["status"] == "ok"]
-    chosen = [Case(OURS, key, "right, where greedy decoding and Best-of-8 are wrong") for key in alone[:1]]
+    chosen = [Case(OURS, key, "right, where greedy decoding and Best-of-N are wrong") for key in alone[:1]]
     chosen += [Case(OURS, key, "wrong") for key in wrong[:1]]
     in_prefix = [key for key in wrong[:1] if records[PREFIX].get(key, {}).get("status") == "ok"]
     outcome = {key: "right" if key in right[PREFIX] else "wrong" for key in in_prefix}

@@ -1,4 +1,4 @@
-"""Table 5: seconds, FLOPs, decoded tokens and memory of ∇-Reasoner against Best-of-8, from the records of Table 1."""
+"""Table 5: seconds, FLOPs, decoded tokens and memory of ∇-Reasoner against Best-of-N, from the records of Table 1."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -126,7 +126,7 @@ def notes(folder: Path) -> list[str]:
     """Return the sentences below the table."""
     return [
         "Per problem, means over problems and seeds that both methods solved; seconds are a problem's share of its "
-        "batch. Ratio: ∇-Reasoner over Best-of-8, of totals, with its interval by bootstrap over problems. Peak memory "
+        "batch. Ratio: ∇-Reasoner over Best-of-N, of totals, with its interval by bootstrap over problems. Peak memory "
         "is the process's largest up to then, which later methods inherit: no ratio.",
         f"Paper: totals over {PROMPTS} AMC prompts (arXiv 2603.04948) divided by {PROMPTS}, of other models on unknown "
         "hardware: only the ratio compares. ? unknown.",

@@ -59,7 +59,7 @@ def _draw_cell(panel: Axes, rows: pd.DataFrame, axis: str) -> None:
             points.accuracy,
             color=style.colour,
             marker=style.marker,
-            label=style.name if method in ("self_consistency", BEST_OF_N) else style.label,
+            label=style.label,
             linewidth=2 if method in BANDS else 1.2,
             linestyle="--" if method == MULTIPASS else "-",
             markevery=marked.to_numpy().nonzero()[0].tolist(),

@@ -7,8 +7,8 @@ class MethodStyle(NamedTuple):
     """How a method is shown.
 
     Attributes:
-        label: name in figures and in the report, with its size.
-        name: name in sentences, without its size.
+        label: name in figures and in the report. It has no sizes, which are settings.
+        name: name in sentences.
         colour: of Okabe and Ito's or Tol's palette, safe for colour-blind readers, and greys.
         marker: a different one for each method, for print.
     """
@@ -21,11 +21,11 @@ class MethodStyle(NamedTuple):
 
 STYLES = {  # in the order of a table's rows
     "greedy": MethodStyle("Greedy", "greedy", "#999999", "s"),
-    "self_consistency": MethodStyle("Self-Consistency, N = 8", "Self-Consistency", "#56B4E9", "v"),
-    "best_of_n": MethodStyle("Best-of-8", "Best-of-N", "#0072B2", "o"),
-    "soft_best_of_n": MethodStyle("Soft Best-of-8", "Soft Best-of-N", "#0072B2", "d"),
+    "self_consistency": MethodStyle("Self-Consistency", "Self-Consistency", "#56B4E9", "v"),
+    "best_of_n": MethodStyle("Best-of-N", "Best-of-N", "#0072B2", "o"),
+    "soft_best_of_n": MethodStyle("Soft Best-of-N", "Soft Best-of-N", "#0072B2", "d"),
     "weighted_self_consistency": MethodStyle(
-        "Weighted Self-Consistency, N = 8", "Weighted Self-Consistency", "#56B4E9", "p"
+        "Weighted Self-Consistency", "Weighted Self-Consistency", "#56B4E9", "p"
     ),
     "judge_greedy": MethodStyle("Judge alone, greedy", "the judge alone", "#882255", "1"),
     "logit_mixture": MethodStyle("Logits of policy and judge", "the logit mixture", "#332288", "2"),
@@ -34,16 +34,16 @@ STYLES = {  # in the order of a table's rows
         "Guided decoding, by gradient", "guided decoding by gradient", "#999933", "x"
     ),
     "tree_of_thoughts": MethodStyle("Tree of Thoughts", "Tree-of-Thoughts", "#009E73", "^"),
-    "rap": MethodStyle("RAP, 8 simulations", "RAP", "#000000", "X"),
-    "particle_filter": MethodStyle("Particle filter, N = 8", "the particle filter", "#44AA99", "8"),
+    "rap": MethodStyle("RAP", "RAP", "#000000", "X"),
+    "particle_filter": MethodStyle("Particle filter", "the particle filter", "#44AA99", "8"),
     "mh_resampling": MethodStyle("MH resampling", "MH resampling", "#999933", "4"),
     "discrete_langevin": MethodStyle("Discrete Langevin", "discrete Langevin", "#AA4499", "H"),
-    "tpo": MethodStyle("TPO, 8 responses", "TPO", "#F0E442", "h"),
+    "tpo": MethodStyle("TPO", "TPO", "#F0E442", "h"),
     "sft": MethodStyle("SFT, greedy", "SFT", "#8C564B", "<"),
     "grpo": MethodStyle("GRPO, greedy", "GRPO", "#4D4D4D", ">"),
     "nabla_without_gradient": MethodStyle("∇ without gradient (null arm)", "the null arm", "#E69F00", "D"),
     "nabla_reasoner": MethodStyle("∇-Reasoner, outcome form", "∇-Reasoner", "#D55E00", "*"),
-    "nabla_reasoner_multipass": MethodStyle("∇-Reasoner, outcome form, up to 4 passes", "∇-Reasoner", "#CC79A7", "+"),
+    "nabla_reasoner_multipass": MethodStyle("∇-Reasoner, outcome form, several passes", "∇-Reasoner", "#CC79A7", "+"),
     "nabla_prefix_without_gradient": MethodStyle(
         "∇ prefix form without gradient (null arm)", "the prefix form's null arm", "#DDCC77", "d"
     ),
