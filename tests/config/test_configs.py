@@ -169,8 +169,19 @@ def test_chosen_seed_replaces_that_of_further_sweeps_and_chosen_methods_leave_th
     assert len(compose_sweeps("table2", [*shared, "reward=likelihood"])) == 1
 
 
-@pytest.mark.parametrize(("table", "reward"), [("tune", "classifier"), ("tune_likelihood", "likelihood")])
-def test_settings_are_those_chosen_on_validation(table: str, reward: str):
+IN_BOTH = {"nabla_reasoner_prefix", "guided_decoding"}
+
+
+@pytest.mark.parametrize(
+    ("table", "overrides", "methods"),
+    [
+        ("tune", ["reward=classifier"], {"nabla_reasoner", *IN_BOTH}),
+        ("tune_likelihood", ["reward=likelihood"], {"nabla_reasoner", *IN_BOTH}),
+        ("tune_benchmark_coder", ["scale=coder"], IN_BOTH),
+        ("tune_benchmark_coder", ["scale=coder_gpu"], IN_BOTH),
+    ],
+)
+def test_settings_are_those_chosen_on_validation(table: str, overrides: list[str], methods: set[str]):
     """No setting of a sweep is more accurate than the one that the method's file holds."""
     rows = [row for row in tables.read_csv(ROOT / "figures" / "data" / f"{table}.csv") if row["changes"]]
     accuracy: dict[str, dict[bool, float]] = {}
@@ -179,12 +190,12 @@ def test_settings_are_those_chosen_on_validation(table: str, reward: str):
         pairs = dict(pair.split("=") for pair in row["changes"].split(", "))
         name = "guided_decoding_gradient" if pairs.get("scorer") == "gradient" else pairs["method"]
         if name not in held_by:
-            held_by[name] = compose.compose_cells([f"method={name}", f"reward={reward}"])[0].method.keywords()
+            held_by[name] = compose.compose_cells([f"method={name}", *overrides])[0].method.keywords()
         keywords = held_by[name]
         held = all(str(keywords[key]) == value for key, value in pairs.items() if key != "method")
         best = accuracy.setdefault(name, {})
         best[held] = max(best.get(held, 0.0), float(row["mean_accuracy"]))
-    assert set(accuracy) >= {"nabla_reasoner", "nabla_reasoner_prefix", "guided_decoding"}
+    assert set(accuracy) >= methods
     assert all(best[True] >= best.get(False, 0.0) for best in accuracy.values()), accuracy
 
 
