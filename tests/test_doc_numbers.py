@@ -41,6 +41,7 @@ JUDGED = {  # of the likelihood reward's own table
     "judge_greedy": "the reward model alone, greedy",
     "logit_mixture": "logits of policy and reward model added",
     **LABELS,
+    "nabla_prefix_without_gradient": "prefix form's null arm",
 }
 GRPO = {"best_of_n": "GRPO + Best-of-8", "nabla_reasoner_prefix": "GRPO + ∇-Reasoner, prefix form"}
 REWARDS = ("likelihood-weak", "likelihood-medium", "likelihood", "classifier")
@@ -320,6 +321,11 @@ def coder_paired(rows: Rows) -> Iterator[str]:
 
 def coder_sentences(rows: Rows) -> Iterator[str]:
     """Settings of scale=coder, and what was run of scale=coder_gpu: right (1) or wrong, in the order of GSM8K."""
+    own = rows["table1_coder"][rows["table1_coder"].task == "gsm8k"].dropna(subset=["accuracy"]).set_index("method")
+    judge, prefix = own.loc["judge_greedy"], own.loc["nabla_reasoner_prefix"]
+    yield f"solves {judge.accuracy:.1f} % of GSM8K at {judge.flops / prefix.flops:.2f} of the prefix form's FLOPs"
+    scored = ("best_of_n", "guided_decoding", "nabla_prefix_without_gradient", "nabla_reasoner_prefix")
+    yield f"for scores only reach at most {own.accuracy[list(scored)].max():.1f} %."
     table = rows["tune_benchmark_coder"].set_index("setting")
     guided = [f"{table.accuracy[f'guided_w{weight}']:.1f}" for weight in (1, 4, 8)]
     yield f"guided decoding {guided[0]}, {guided[1]} and {guided[2]} % at weights of 1, 4 and 8"
