@@ -5,7 +5,7 @@ import pytest
 import torch
 import toys
 
-from nabla_reasoner.dto import gradient_passes, gradients, objective, optimizer
+from nabla_reasoner.dto import batched, gradient_passes, gradients, objective, optimizer
 from nabla_reasoner.dto.settings import DTOSettings
 
 CASES = {
@@ -176,3 +176,19 @@ def test_uniforms_of_another_shape_or_range_are_refused():
     for uniforms, message in wrong.values():
         with pytest.raises(ValueError, match=message):
             optimizer.optimize(policy, reward, [CHAT], [[]], [[5, 6]], flip="gumbel", uniforms=uniforms)
+
+
+@pytest.mark.parametrize("update", ["first", "all"])
+def test_blocks_of_descents_change_nothing(update, monkeypatch):
+    """One descent after another, two together, and all together, with tokens that flip on the way."""
+    policy, reward = toys.policy(), toys.reward()
+    rows = 1 if update == "first" else max(map(len, CASES["rollout_ids"]))
+    results = []
+    for limit in (1, 2 * rows * policy.vocab_size, 10**12):
+        monkeypatch.setattr(batched, "CACHED_ELEMENTS", limit)
+        results.append(run(policy, reward, update=update, step_size=0.6, num_iterations=8))
+    assert any(result.gradient_evaluations > 1 for result in results[0])
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            assert torch.equal(one.logits, two.logits)
+            assert one._replace(logits=None) == two._replace(logits=None)

@@ -5,7 +5,7 @@ share every tensor operation.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,8 @@ from . import straight_through
 from .descent import Descent, hard_tokens, joined
 from .gradients import Gradient, onehot_gradient, row_cost
 from .settings import DTOResult, DTOSettings
+
+CACHED_ELEMENTS = 2**18  # of a tensor that stays in a core's cache from one operation to the next
 
 Evaluate = Callable[[Sequence[TokenSequence], Sequence[int]], list[Gradient]]
 
@@ -145,15 +147,9 @@ class BatchedDescent:
         while not ended:
             if not self.ready:
                 self._evaluate_waiting()
-            while self.ready:
-                stepping = []
-                for descent, tokens in zip(self.ready, hard_tokens(self.ready), strict=True):
-                    has_gradient = descent.move_to(tokens, self.settings.gradient_caching)
-                    (stepping if has_gradient else self.waiting).append(descent)
-                if stepping:
-                    self._step(stepping)
-                ended += [descent for descent in stepping if len(descent.trace) == self.settings.num_iterations]
-                self.ready = [descent for descent in stepping if len(descent.trace) < self.settings.num_iterations]
+            ready, self.ready = self.ready, []
+            for block in _blocks(ready):
+                ended += self._run(block)
         return {
             descent.key: DTOResult(
                 logits=descent.logits,
@@ -164,6 +160,20 @@ class BatchedDescent:
             )
             for descent, tokens in zip(ended, hard_tokens(ended), strict=True)
         }
+
+    def _run(self, ready: list[Descent]) -> list[Descent]:
+        """Step until every descent has ended or waits for an evaluation; return those that ended."""
+        ended = []
+        while ready:
+            stepping = []
+            for descent, tokens in zip(ready, hard_tokens(ready), strict=True):
+                has_gradient = descent.move_to(tokens, self.settings.gradient_caching)
+                (stepping if has_gradient else self.waiting).append(descent)
+            if stepping:
+                self._step(stepping)
+            ended += [descent for descent in stepping if len(descent.trace) == self.settings.num_iterations]
+            ready = [descent for descent in stepping if len(descent.trace) < self.settings.num_iterations]
+        return ended
 
     def _evaluate_waiting(self) -> None:
         gradients = self.evaluate([d.target for d in self.waiting], [d.key for d in self.waiting])
@@ -195,7 +205,7 @@ class BatchedDescent:
         def column(numbers: list[float]) -> Tensor:
             return torch.tensor(numbers, dtype=gradient.dtype, device=gradient.device)[:, None]
 
-        mean = torch.lerp(joined([d.mean for d in descents]), gradient, 0.1)
+        mean = joined([d.mean for d in descents]).lerp_(gradient, 0.1)
         square = joined([d.square for d in descents]).mul_(0.999).addcmul_(gradient, gradient, value=0.001)
         rate = column([self.settings.step(count - 1) / (1 - 0.9**count) for count in counts])
         width = column([math.sqrt(1 - 0.999**count) for count in counts])
@@ -210,6 +220,24 @@ class BatchedDescent:
     def _head_cost(self, rows: int) -> cost.Cost:
         """Return the cost of products of `rows` rows with the output matrix."""
         return cost.gradient_arithmetic(cost.head_flops(self.policy.size, rows))
+
+
+def _blocks(descents: Sequence[Descent]) -> Iterator[list[Descent]]:
+    """Yield the descents that step together: on a CPU as many as its cache holds, elsewhere all.
+
+    A step passes over the rows a dozen times. Rows of a large vocabulary would go through the memory each time.
+    """
+    together = list(descents)
+    if not together or together[0].logits.device.type != "cpu":
+        yield together
+        return
+    start, count = 0, 0
+    for index, descent in enumerate(together):
+        count += descent.logits.numel()
+        if index > start and count > CACHED_ELEMENTS:
+            yield together[start:index]
+            start, count = index, descent.logits.numel()
+    yield together[start:]
 
 
 def _head(policy: Policy, latents: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
