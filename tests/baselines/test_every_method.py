@@ -1,5 +1,7 @@
 """What holds for every method: bad models, prompts and arguments are refused, no problems give no solutions."""
 
+import functools
+
 import pytest
 import toys
 
@@ -12,6 +14,7 @@ PROBLEM = Problem("p", "7+7=?", None, "free")
 SCORING = [name for name in choices("method") if compose_cells([f"method={name}"])[0].method.scored]
 
 
+@functools.cache
 def method(name: str):
     return build_method(compose_cells([f"method={name}", "max_new_tokens=8"])[0])
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import toys
 
-from nabla_reasoner import BestOfN, NablaReasoner, Problem, TreeOfThoughts
+from nabla_reasoner import RAP, TPO, BestOfN, MHResampling, NablaReasoner, Problem, TreeOfThoughts
 from nabla_reasoner.baselines.discrete_langevin import DiscreteLangevin
 from nabla_reasoner.baselines.guided_decoding import GuidedDecoding
 from nabla_reasoner.baselines.judge_decoding import JudgeGreedy, LogitMixture
@@ -34,6 +34,9 @@ CASES = {
     "mixture": (lambda: LogitMixture(max_new_tokens=4), {"reference": True}),
     "judge": (lambda: JudgeGreedy(max_new_tokens=4), {}),
     "langevin": (lambda: DiscreteLangevin(max_new_tokens=4), {"kind": "classifier"}),
+    "rap": (lambda: RAP(num_simulations=2, max_new_tokens=6), {"kind": "classifier"}),
+    "metropolis": (lambda: MHResampling(num_steps=3, max_new_tokens=4), {"reference": True}),
+    "tpo": (lambda: TPO(num_iterations=1, max_new_tokens=4, max_critique_tokens=4), {"kind": "classifier"}),
     "particles": (lambda: ParticleFilter(max_new_tokens=6), {"kind": "classifier"}),
 }
 
@@ -53,6 +56,7 @@ def elsewhere(reward: RewardModel) -> RewardModel:
 def test_method_gives_the_same_with_its_reward_elsewhere(name: str):
     make, kind = CASES[name]
     policy, reward = toys.policy(), toys.reward(**kind)
+    policy.context = 1000  # TPO's questions are long
     expected = make().solve(PROBLEMS, policy, reward, seed=1)
     with pretended_device.pretended():
         actual = make().solve(PROBLEMS, policy, elsewhere(reward), seed=1)
