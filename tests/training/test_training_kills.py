@@ -15,45 +15,63 @@ CONTEXT = multiprocessing.get_context("forkserver")  # every command starts from
 CONTEXT.set_forkserver_preload(["nabla_reasoner.training.recipes.tiny"])
 TASKS = ("chain_sum", "leg_counting", "products")
 KILLS = int(os.environ.get("NABLA_KILLS", "6"))  # more kills take minutes
-COMMAND = [
+ROOT = Path(__file__).resolve().parents[2]
+COMMON = [
     "models",
     "folder=made",
     "threads=1",
-    "only=[tokenizer,tiny-base,tiny-base-sft]",
     "held_out={validation: 8, test: 8}",
     *(f"tasks.{task}.train=60" for task in TASKS),
-    *(f"models.tiny-base.batch.{task}=2" for task in TASKS),
-    "models.tiny-base.architecture.hidden_size=32",
-    "models.tiny-base.architecture.num_hidden_layers=1",
-    "models.tiny-base.schedule.num_steps=110",  # one checkpoint besides the last
     *(f"improvement.batch.{task}=2" for task in TASKS),
     "improvement.questions=50",
     "improvement.validation=4",
     "improvement.recipes.sft.every=5",
     "improvement.recipes.grpo.every=5",
-    "improvement.max_new_tokens=8",
-    "improvement.recipes.sft.schedule.num_steps=40",
 ]
+COMMANDS = {
+    "sft": [
+        *COMMON,
+        "only=[tokenizer,tiny-base,tiny-base-sft]",
+        *(f"models.tiny-base.batch.{task}=2" for task in TASKS),
+        "models.tiny-base.architecture.hidden_size=32",
+        "models.tiny-base.architecture.num_hidden_layers=1",
+        "models.tiny-base.schedule.num_steps=110",  # one checkpoint besides the last
+        "improvement.max_new_tokens=8",
+        "improvement.recipes.sft.schedule.num_steps=40",
+    ],
+    "grpo": [  # from a policy that is right sometimes: the shipped one
+        *COMMON,
+        "only=[tiny-base-grpo]",
+        f"improvement.tokenizer={ROOT / 'assets/tokenizer'}",
+        f"improved.tiny-base-grpo.start={ROOT / 'assets/policies/tiny-base'}",
+        "improvement.recipes.grpo.learning_rates=[1.0e-4]",
+        "improvement.recipes.grpo.schedule.num_steps=12",
+    ],
+}
+MADE = {
+    "sft": {"policies/tiny-base/model.safetensors", "curves/tiny-base-sft.csv"},
+    "grpo": {"policies/tiny-base-grpo/model.safetensors", "curves/tiny-base-grpo.csv"},
+}
 
 
-def _run(folder: Path) -> None:
+def _run(folder: Path, kind: str) -> None:
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
     os.dup2(sink, 2)
     os.chdir(folder)
-    sys.exit(run_process(COMMAND))
+    sys.exit(run_process(COMMANDS[kind]))
 
 
-def start(folder: Path) -> multiprocessing.Process:
+def start(folder: Path, kind: str) -> multiprocessing.Process:
     folder.mkdir(exist_ok=True)
-    process = CONTEXT.Process(target=_run, args=(folder,))
+    process = CONTEXT.Process(target=_run, args=(folder, kind))
     process.start()
     return process
 
 
-def finish(folder: Path) -> dict[str, bytes]:
+def finish(folder: Path, kind: str) -> dict[str, bytes]:
     """Run the command to its end; return all files that it made."""
-    process = start(folder)
+    process = start(folder, kind)
     process.join()
     assert process.exitcode == 0
     made = folder / "made"
@@ -61,19 +79,20 @@ def finish(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_killed_training_resumes_to_the_weights_and_curve_of_an_undisturbed_one(tmp_path: Path):
-    finish(tmp_path / "warm")  # fills the caches of the file system
+@pytest.mark.parametrize("kind", list(COMMANDS))
+def test_killed_training_resumes_to_the_weights_and_curve_of_an_undisturbed_one(tmp_path: Path, kind: str):
+    finish(tmp_path / "warm", kind)  # fills the caches of the file system
     begin = time.monotonic()
-    expected = finish(tmp_path / "whole")
+    expected = finish(tmp_path / "whole", kind)
     seconds = time.monotonic() - begin
-    assert {"policies/tiny-base/model.safetensors", "curves/tiny-base-sft.csv"} < set(expected)
+    assert MADE[kind] < set(expected)
     chance = random.Random(0)
-    for number in range(2):
+    for number in range(2 if kind == "sft" else 1):
         folder = tmp_path / str(number)
         for _ in range(KILLS // 2):
-            process = start(folder)
+            process = start(folder, kind)
             process.join(chance.uniform(0, seconds))
             process.kill()
             process.join()
-        assert finish(folder) == expected
+        assert finish(folder, kind) == expected
         assert not [path for path in folder.rglob("*") if path.suffix in (".ckpt", ".part")]
