@@ -118,7 +118,8 @@ export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 if [ "$target" = test ]; then
     shift
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # two workers with two threads each would wait for one another
-    "$python" -m ruff check . && "$python" -m ruff format --check --quiet . && exec "$python" -m pytest -n 2 --dist worksteal "$@"
-    exit 1
+    "$python" -m ruff check . >&2 || exit 1
+    "$python" -m ruff format --check --quiet . || die "error: files are not formatted. Run $python -m ruff format ." 1
+    exec "$python" -m pytest -n 2 --dist worksteal "$@"
 fi
 exec "$python" -m nabla_reasoner "$@"

@@ -363,3 +363,16 @@ def test_wrong_setting_error_names_valid_ones(overrides: list[str], words: list[
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_base_of_an_adapter_is_unpacked_before_the_adapter_is_merged(monkeypatch):
+    done: list[tuple[str, str]] = []
+    monkeypatch.setattr("nabla_reasoner.models.conversion.unpack", lambda folder, **_: done.append(("unpack", folder)))
+    monkeypatch.setattr("nabla_reasoner.models.conversion.merge", lambda folder, **_: done.append(("merge", folder)))
+    build._prepare.cache_clear()
+    for policy, reward in (("smollm2-grpo", "likelihood"), ("tiny-base", "smollm2")):
+        (cell,) = compose.compose_cells([f"policy={policy}", f"reward={reward}"])
+        build.prepare_models(cell)
+    build._prepare.cache_clear()
+    assert [kind for kind, _ in done] == ["unpack", "merge", "merge"]
+    assert done[0][1].endswith("models/smollm2-135m-instruct")

@@ -18,7 +18,7 @@ from ..types import Method, Problem
 from .cell import Cell
 from .data_folder import locate
 from .method_rules import check_method
-from .schema import CONFIGS
+from .schema import CONFIGS, choices
 
 READ = ("base", "adapter")  # keywords of a preparation that name folders it reads
 KINDS: dict[type, tuple[tuple[type, ...], str]] = {  # of a default: types that a value may have
@@ -98,7 +98,17 @@ def prepare_models(cell: Cell) -> None:
 @functools.cache
 def _prepare(target: str, keywords_json: str) -> None:
     keywords = json.loads(keywords_json)
+    if "base" in keywords:
+        _prepare_policy_at(keywords["base"])
     get_method(target)(**{key: locate(value) if key in READ else value for key, value in keywords.items()})
+
+
+def _prepare_policy_at(path: str) -> None:
+    """Unpack the policy whose folder this is, if it comes in another form: an adapter's base may be needed first."""
+    for name in choices("policy"):
+        policy = OmegaConf.to_container(OmegaConf.load(CONFIGS / "policy" / f"{name}.yaml"))
+        if policy.get("path") == path and "prepare" in policy:
+            _prepare(policy["prepare"].pop("_target_"), json.dumps(policy["prepare"]))
 
 
 def build_method(cell: Cell) -> Method:

@@ -102,7 +102,7 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
     if not Path(base, "config.json").is_file():
         raise ValueError(
             f"an adapter's base model must be a folder with a config.json; got {base!r}. "
-            "Run with policy=smollm2 once, which writes it."
+            "Write such a folder, or name it in the model's `prepare`."
         )
     weights = Path(adapter, "adapter_model.safetensors")
     if not weights.is_file():

@@ -24,9 +24,7 @@ STYLES = {  # in the order of a table's rows
     "self_consistency": MethodStyle("Self-Consistency", "Self-Consistency", "#56B4E9", "v"),
     "best_of_n": MethodStyle("Best-of-N", "Best-of-N", "#0072B2", "o"),
     "soft_best_of_n": MethodStyle("Soft Best-of-N", "Soft Best-of-N", "#0072B2", "d"),
-    "weighted_self_consistency": MethodStyle(
-        "Weighted Self-Consistency", "Weighted Self-Consistency", "#56B4E9", "p"
-    ),
+    "weighted_self_consistency": MethodStyle("Weighted Self-Consistency", "Weighted Self-Consistency", "#56B4E9", "p"),
     "judge_greedy": MethodStyle("Judge alone, greedy", "the judge alone", "#882255", "1"),
     "logit_mixture": MethodStyle("Logits of policy and judge", "the logit mixture", "#332288", "2"),
     "guided_decoding": MethodStyle("Guided decoding", "guided decoding", "#117733", "3"),
