@@ -57,7 +57,7 @@ WRONG = {
     "models in another order": (
         lambda policy, reward: ([PROBLEM], reward, policy),
         {},
-        "policy must be a Policy; got the RewardModel .* the policy before the reward",
+        "policy must be a Policy; got RewardModel.*tokens, float64 on cpu.* the policy before the reward",
     ),
     "name of a model": (lambda policy, reward: ([PROBLEM], "gpt2", reward), {}, "policy must be a Policy; got 'gpt2'"),
     "seed": (lambda policy, reward: ([PROBLEM], policy, reward), {"seed": 0.5}, "seed must be a whole number; got 0.5"),

@@ -251,6 +251,7 @@ for name in choices("method"):
 """
 
 
+@pytest.mark.slow
 def test_every_method_refuses_parts_of_counts_and_temperatures_too_small_to_divide_by():
     """A loop up to 2.5 never ends, and logits divided by 1e-320 are infinite. In a process without type checks."""
     done = subprocess.run([sys.executable, "-c", WITHOUT_TYPE_CHECKS], capture_output=True, text=True, check=True)

@@ -23,6 +23,7 @@ def cell(*overrides: str):
     return compose_cells([*HUB, *overrides])[0]
 
 
+@pytest.mark.slow
 def test_pinned_commit_is_what_is_loaded(tmp_path: Path):
     """A cache with two commits, of which `main` is the newer one; in a process of its own, as the cache's place is."""
     repository = tmp_path / "models--owner--toy"

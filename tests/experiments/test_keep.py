@@ -189,6 +189,7 @@ def test_every_cell_must_have_the_default_settings(tmp_path: Path, two_cells: li
     assert gap.endswith("has other settings")
 
 
+@pytest.mark.slow
 def test_folder_may_stand_in_for_a_hub_name_only_and_threads_are_free_where_cells_run(gallery: Path):
     words = ("policy.path=/a", "reward.path=/b", "keep=true")
     keep.check(Command(find("table1"), ("scale=coder", "task.path=c.jsonl", *words)))

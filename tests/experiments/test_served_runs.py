@@ -161,6 +161,7 @@ def test_wrong_combination_is_refused_and_nothing_is_written(policy, tmp_path: P
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own_rollouts", [True, False])
 def test_rewards_of_a_server_give_the_records_of_hugging_faces_scores(policy, reward, tmp_path: Path, own_rollouts):
     narrow = ("method=best_of_n,nabla_reasoner", "num_problems=2", "max_new_tokens=4")

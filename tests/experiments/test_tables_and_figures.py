@@ -153,6 +153,7 @@ def test_model_call_parts_sum_to_total(tmp_path: Path):
 METHODS_WITH_GRADIENT = ["discrete_langevin", "nabla_reasoner", "nabla_reasoner_multipass", "nabla_reasoner_prefix"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])
 def test_parts_of_real_runs_are_counts_of_passes(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch):
     """Real runs of tiny-base: no part is negative, and the gradients' part is the passes that evaluations ran."""

@@ -15,6 +15,7 @@ from .language_models import Policy, RewardModel
 TokenIds = Sequence[int] | Int[np.ndarray, " _"] | Int[Tensor, " _"]
 Solve = Callable[..., list[Solution]]
 
+CHAT_REMEDY = 'Write [[{"role": "user", "content": TEXT}], ...], one chat per sequence.'
 EXAMPLE = 'Problem(id="1", question=TEXT, answer=None, task="gsm8k")'
 
 
@@ -29,7 +30,15 @@ def checked(solve: Solve) -> Solve:
     needs_reward = inspect.signature(solve).parameters["reward"].default is inspect.Parameter.empty
 
     @functools.wraps(solve)
-    def call(self, problems, policy, reward=None, seed=0, repeat=0, **others):
+    def call(
+        self: object,
+        problems: Iterable[Problem],
+        policy: Policy,
+        reward: RewardModel | None = None,
+        seed: int = 0,
+        repeat: int = 0,
+        **others: object,
+    ) -> list[Solution]:
         check_models(policy, reward, needs_reward=needs_reward)
         for name, value in (("seed", seed), ("repeat", repeat)):
             if not isinstance(value, (int, np.integer)):
@@ -65,7 +74,7 @@ def check_models(policy: object, reward: object, *, needs_reward: bool = True) -
         if isinstance(model, valid) or (model is None and name == "reward" and not needs_reward):
             continue
         raise TypeError(
-            f"{name} must be a {valid.__name__}; got {_described(model)}. Load it by {valid.__name__}.from_pretrained, "
+            f"{name} must be a {valid.__name__}; got {model!r}. Load it by {valid.__name__}.from_pretrained, "
             "and give the policy before the reward model."
         )
 
@@ -84,9 +93,6 @@ def check_chats(prompts: object) -> None:
                 raise ValueError(
                     f"a message of a prompt must have a role and a content, both text; got {message!r}. {CHAT_REMEDY}"
                 )
-
-
-CHAT_REMEDY = 'Write [[{"role": "user", "content": TEXT}], ...], one chat per sequence.'
 
 
 def checked_ids(name: str, ids: object, policy: Policy) -> list[int]:
@@ -129,7 +135,3 @@ def check_uniforms(uniforms: Float[np.ndarray, "*shape"], length: int, policy: P
     outside = uniforms[~((uniforms >= 0) & (uniforms < 1))]
     if len(outside):
         raise ValueError(f"uniforms must lie in [0, 1); got {outside[0]}. Draw them by a generator's random().")
-
-
-def _described(value: object) -> str:
-    return f"the {type(value).__name__} {value.name}" if isinstance(value, (Policy, RewardModel)) else repr(value)

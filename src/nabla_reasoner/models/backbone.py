@@ -61,6 +61,11 @@ class LanguageModel:
         self._cache_keyword = architecture.cache_keyword(model.base_model)
         self._scaled: tuple[tuple[Any, ...], Tensor] | None = None
 
+    def __repr__(self) -> str:
+        weight = self.model.get_input_embeddings().weight
+        precision = str(weight.dtype).removeprefix("torch.")
+        return f"{type(self).__name__}({self.name!r}, {self.vocab_size:,} tokens, {precision} on {weight.device})"
+
     @property
     def embedding(self) -> Float[Tensor, "rows hidden"]:
         """The vectors that token ids are replaced by: the input embedding matrix, scaled if its module scales it."""
