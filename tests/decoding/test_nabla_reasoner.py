@@ -8,6 +8,7 @@ import torch
 import toys
 
 from nabla_reasoner.baselines.repeated_sampling import BestOfN
+from nabla_reasoner.decoding import rollouts
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.decoding.settings import NablaSettings
 from nabla_reasoner.types import Problem
@@ -86,6 +87,14 @@ PAUSING = {"reward_form": "prefix", "acceptance": "prefix_higher", "max_new_toke
 
 
 NULL_ARM = {"use_gradient": False, "max_rollouts": 100, "grad_threshold": 0.5}
+
+
+@pytest.mark.parametrize("part", [1, 3])
+def test_rollouts_in_parts_of_any_length_give_the_same_response(part: int, monkeypatch):
+    settings = {**PAUSING, "confidence_threshold": 0.1, "max_rollouts": 100, "rollout_end": "uncertain"}
+    expected = outcome(solve(settings))
+    monkeypatch.setattr(rollouts, "PART", part)
+    assert outcome(solve(settings)) == expected
 
 
 @pytest.mark.parametrize("kind", ["likelihood", "classifier"])

@@ -113,7 +113,8 @@ class BatchedDecoder:
         in_progress = self.optimiser.in_progress
         while True:
             self.rollouts.reach_uncertain(advancing)
-            selected = [state for state in advancing if self.select(state)]
+            arrived = [state for state in advancing if not self.rollouts.is_on_its_way(state)]
+            selected = [state for state in arrived if self.select(state)]
             if not selected and not in_progress:
                 return new_tokens
             with shared_seconds([state.trajectory for state in [*selected, *in_progress.values()]]):

@@ -16,6 +16,8 @@ from .selection import passes_first_gate, uncertain
 from .settings import NablaSettings
 from .state import DecodingState, is_open
 
+PART = 8  # tokens at most of a rollout that pauses: problems at an uncertain token do not wait for those far from one
+
 
 class RolloutSampler:
     """Sampler of rollouts for a batch of problems.
@@ -56,15 +58,19 @@ class RolloutSampler:
         return rollouts
 
     def reach_uncertain(self, states: Sequence[DecodingState]) -> None:
-        """Continue the open responses without an uncertain token from the cursor on, up to the next one."""
+        """Continue the open responses without an uncertain token from the cursor on: to the next one, or by `PART`."""
         self._go_on([state for state in states if not state.has_uncertain], pause=True)
+
+    def is_on_its_way(self, state: DecodingState) -> bool:
+        """Return whether a response may have an uncertain token from the cursor on that is not decoded yet."""
+        return self.settings.pauses and not state.has_uncertain and self._is_open(state)
 
     def complete(self, states: Sequence[DecodingState]) -> None:
         """Continue the open responses to their ends."""
         self._go_on(states, pause=False)
 
     def _go_on(self, states: Sequence[DecodingState], *, pause: bool) -> None:
-        states = [state for state in states if is_open(state, self.policy, self.settings.max_new_tokens)]
+        states = [state for state in states if self._is_open(state)]
         if not states:
             return
         with shared_seconds([state.trajectory for state in states]):
@@ -74,6 +80,9 @@ class RolloutSampler:
             parts = zip(state.predictions, rollout.predictions, strict=True)
             set_predictions(state, TokenPredictions(*map(torch.cat, parts)), self.settings)
 
+    def _is_open(self, state: DecodingState) -> bool:
+        return is_open(state, self.policy, self.settings.max_new_tokens)
+
     def _sample(
         self, states: Sequence[DecodingState], prefixes: Sequence[list[int]], caches: ModelCaches, *, pause: bool
     ) -> list[Rollout]:
@@ -82,6 +91,7 @@ class RolloutSampler:
         A token has the same uniform number wherever its rollout paused.
         """
         limit = self.settings.max_new_tokens
+        part = PART if pause else limit
         ended = [prefix and prefix[-1] in self.policy.eos_ids for prefix in prefixes]
         options = {"stop": lambda predictions: passes_first_gate(predictions, self.settings)} if pause else {}
         rollouts = rollouts_of(self.policy)(
@@ -92,7 +102,7 @@ class RolloutSampler:
                 for state, prefix in zip(states, prefixes, strict=True)
             ],
             self.settings.rollout,
-            [0 if end else limit - len(prefix) for end, prefix in zip(ended, prefixes, strict=True)],
+            [0 if end else min(limit - len(prefix), part) for end, prefix in zip(ended, prefixes, strict=True)],
             store=caches.policy,
             slots=[state.slot for state in states],
             predictions=True,
