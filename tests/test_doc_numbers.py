@@ -321,6 +321,8 @@ def coder_paired(rows: Rows) -> Iterator[str]:
 
 def coder_sentences(rows: Rows) -> Iterator[str]:
     """Settings of scale=coder, and what was run of scale=coder_gpu: right (1) or wrong, in the order of GSM8K."""
+    more = accuracy_interval(outcomes_of_200()["nabla_reasoner_prefix"])
+    yield f"the prefix form solves {more.mean:.1f} % ({more.low:.1f}–{more.high:.1f})"
     own = rows["table1_coder"][rows["table1_coder"].task == "gsm8k"].dropna(subset=["accuracy"]).set_index("method")
     judge, prefix = own.loc["judge_greedy"], own.loc["nabla_reasoner_prefix"]
     yield f"solves {judge.accuracy:.1f} % of GSM8K at {judge.flops / prefix.flops:.2f} of the prefix form's FLOPs"
@@ -343,6 +345,25 @@ def coder_sentences(rows: Rows) -> Iterator[str]:
     yield f"the judge alone solves {alone.mean:.1f} % ({alone.low:.1f}–{alone.high:.1f}) of all {len(judge):,} problems"
     yield f"Best-of-8 solves {eight.mean:.1f} % of the first {len(best)}, the judge {there:.1f} %"
     yield f"{same.difference:.1f} points more ({same.low:.1f} to {same.high:.1f})."
+
+
+def outcomes_of_200() -> dict[str, np.ndarray]:
+    """Right (1) and wrong answers to the first 200 problems of GSM8K at scale=coder, in their order, by method."""
+    outcomes = json.loads((ROOT / "tests/data/coder_200_outcomes.json").read_text("utf-8"))
+    arrays = {name: np.array([list(text)]).astype(int).T for name, text in outcomes.items()}
+    assert {len(array) for array in arrays.values()} == {200}
+    return arrays
+
+
+def coder_more(rows: Rows) -> Iterator[str]:
+    """The rows of 200 problems: accuracy, and what the prefix form adds."""
+    arrays = outcomes_of_200()
+    prefix = arrays.pop("nabla_reasoner_prefix")
+    for name, array in arrays.items():
+        pair, other = paired_difference(prefix, array), accuracy_interval(array)
+        p = "p < 0.0001" if pair.p_value < 1e-4 else f"p = {pair.p_value:.2g}"
+        compared = f"{signed(pair.difference)} ({signed(pair.low)} to {signed(pair.high)}; {p})"
+        yield line(JUDGED[name], f"{other.mean:.1f} ({other.low:.1f}–{other.high:.1f})", compared)
 
 
 def small_rewards(rows: Rows) -> Iterator[str]:
@@ -549,7 +570,7 @@ TABLES = {
     "README.md": (readme_table,),
     "docs/results.md": (
         *(table1, paired, table2, judged, verifiers, true_steps, selectors, training, table3),
-        *(unseen, unseen_paired, coder, coder_paired),
+        *(unseen, unseen_paired, coder, coder_paired, coder_more),
     ),
     "docs/deviations.md": (step_table,),
     "docs/models.md": (policies_table, rewards_table, improved_table, small_rewards, small, small_paired),
