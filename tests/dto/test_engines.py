@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import toys
+from jaxtyping import TypeCheckError
 
 from nabla_reasoner.dto import batched, gradient_passes, gradients, objective, optimizer
 from nabla_reasoner.dto.settings import DTOSettings
@@ -120,6 +121,8 @@ def test_wrong_inputs_of_the_public_entry_are_named():
     policy, reward, chat = toys.policy(), toys.reward(), toys.chat("1+1?")
     with torch.inference_mode(), pytest.raises(ValueError, match="inference mode"):
         optimizer.optimize(policy, reward, [chat], [[]], [[5, 6]])
+    with pytest.raises((ValueError, TypeCheckError), match="prompt"):
+        optimizer.optimize(policy, reward, ["1+1?"], [[]], [[5]])
 
 
 CHAT = toys.chat("1+1?")

@@ -227,17 +227,16 @@ def _blocks(descents: Sequence[Descent]) -> Iterator[list[Descent]]:
 
     A step passes over the rows a dozen times. Rows of a large vocabulary would go through the memory each time.
     """
-    together = list(descents)
-    if not together or together[0].logits.device.type != "cpu":
-        yield together
-        return
-    start, count = 0, 0
-    for index, descent in enumerate(together):
-        count += descent.logits.numel()
-        if index > start and count > CACHED_ELEMENTS:
-            yield together[start:index]
-            start, count = index, descent.logits.numel()
-    yield together[start:]
+    block, elements = [], 0
+    for descent in descents:
+        size = descent.logits.numel()
+        if block and descent.logits.device.type == "cpu" and elements + size > CACHED_ELEMENTS:
+            yield block
+            block, elements = [], 0
+        block.append(descent)
+        elements += size
+    if block:
+        yield block
 
 
 def _head(policy: Policy, latents: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
