@@ -1,17 +1,18 @@
 """Numbers of README and docs: every table row and sentence that comes from figures/data/ is computed from it here."""
 
+import functools
 import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from nabla_reasoner.evaluation.statistics import accuracy_interval, paired_difference
+from nabla_reasoner.evaluation.statistics import accuracy_interval, holm, paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "figures" / "data"
@@ -320,14 +321,13 @@ def coder_paired(rows: Rows) -> Iterator[str]:
 
 
 def coder_sentences(rows: Rows) -> Iterator[str]:
-    """Settings of scale=coder, and what was run of scale=coder_gpu: right (1) or wrong, in the order of GSM8K."""
-    more = accuracy_interval(outcomes_of_200()["nabla_reasoner_prefix"])
-    yield f"the prefix form solves {more.mean:.1f} % ({more.low:.1f}–{more.high:.1f})"
+    """Settings of scale=coder, and what more was run of GSM8K."""
     own = rows["table1_coder"][rows["table1_coder"].task == "gsm8k"].dropna(subset=["accuracy"]).set_index("method")
     judge, prefix = own.loc["judge_greedy"], own.loc["nabla_reasoner_prefix"]
-    yield f"solves {judge.accuracy:.1f} % of GSM8K at {judge.flops / prefix.flops:.2f} of the prefix form's FLOPs"
+    share = f"{judge.flops / prefix.flops:.2f} of the prefix form's FLOPs"
+    yield f"solves {judge.accuracy:.1f} % of these problems of GSM8K at {share}"
     scored = ("best_of_n", "guided_decoding", "nabla_prefix_without_gradient", "nabla_reasoner_prefix")
-    yield f"for scores only reach at most {own.accuracy[list(scored)].max():.1f} %."
+    yield f"for scores only reach at most {own.accuracy[list(scored)].max():.1f} % on them."
     table = rows["tune_benchmark_coder"].set_index("setting")
     guided = [f"{table.accuracy[f'guided_w{weight}']:.1f}" for weight in (1, 4, 8)]
     yield f"guided decoding {guided[0]}, {guided[1]} and {guided[2]} % at weights of 1, 4 and 8"
@@ -338,32 +338,70 @@ def coder_sentences(rows: Rows) -> Iterator[str]:
         f", at {shares[0]}, {shares[1]} and {shares[2]} of the FLOPs of Best-of-8, which solves "
         f"{table.accuracy['default']:.1f}"
     )
-    outcomes = json.loads((ROOT / "tests/data/coder_gpu_outcomes.json").read_text("utf-8"))
-    judge, best = (np.array([list(outcomes[name])]).astype(int).T for name in ("judge_greedy", "best_of_n"))
-    alone, eight = accuracy_interval(judge), accuracy_interval(best)
-    same, there = paired_difference(judge[: len(best)], best), 100 * judge[: len(best)].mean()
-    yield f"the judge alone solves {alone.mean:.1f} % ({alone.low:.1f}–{alone.high:.1f}) of all {len(judge):,} problems"
-    yield f"Best-of-8 solves {eight.mean:.1f} % of the first {len(best)}, the judge {there:.1f} %"
-    yield f"{same.difference:.1f} points more ({same.low:.1f} to {same.high:.1f})."
+    yield from gsm8k_sentences()
 
 
-def outcomes_of_200() -> dict[str, np.ndarray]:
-    """Right (1) and wrong answers to the first 200 problems of GSM8K at scale=coder, in their order, by method."""
-    outcomes = json.loads((ROOT / "tests/data/coder_200_outcomes.json").read_text("utf-8"))
-    arrays = {name: np.array([list(text)]).astype(int).T for name, text in outcomes.items()}
-    assert {len(array) for array in arrays.values()} == {200}
-    return arrays
+class Answers(NamedTuple):
+    """Answers to the first problems of GSM8K: right (1), wrong (0) or not run (NaN), and mean FLOPs of a problem."""
+
+    right: np.ndarray
+    flops: float
+
+    def beside(self, other: "Answers") -> tuple[np.ndarray, np.ndarray]:
+        """Return both answers to the problems that both were given."""
+        count = min(len(self.right), len(other.right))
+        both = ~np.isnan(self.right[:count] + other.right[:count])
+        return self.right[:count][both][:, None], other.right[:count][both][:, None]
 
 
-def coder_more(rows: Rows) -> Iterator[str]:
-    """The rows of 200 problems: accuracy, and what the prefix form adds."""
-    arrays = outcomes_of_200()
-    prefix = arrays.pop("nabla_reasoner_prefix")
-    for name, array in arrays.items():
-        pair, other = paired_difference(prefix, array), accuracy_interval(array)
-        p = "p < 0.0001" if pair.p_value < 1e-4 else f"p = {pair.p_value:.2g}"
-        compared = f"{signed(pair.difference)} ({signed(pair.low)} to {signed(pair.high)}; {p})"
-        yield line(JUDGED[name], f"{other.mean:.1f} ({other.low:.1f}–{other.high:.1f})", compared)
+@functools.cache
+def gsm8k(device: str) -> dict[str, Answers]:
+    """Answers by method, of all problems that were run on a device ("cpu": scale=coder, "gpu": scale=coder_gpu)."""
+    stored = json.loads((ROOT / f"tests/data/coder_{device}_outcomes.json").read_text("utf-8"))
+    numbers = {"1": 1.0, "0": 0.0, ".": np.nan}
+    return {
+        name: Answers(np.array([numbers[mark] for mark in entry["right"]]), entry["flops"])
+        for name, entry in stored.items()
+    }
+
+
+GSM8K_ARMS = ("nabla_reasoner_prefix", "nabla_prefix_without_gradient", "best_of_n")
+
+
+def gsm8k_sentences() -> Iterator[str]:
+    """Accuracy and FLOPs of the prefix form on all problems, and the devices beside each other."""
+    prefix, best, judge = (gsm8k("gpu")[name] for name in ("nabla_reasoner_prefix", "best_of_n", "judge_greedy"))
+    shown = accuracy_interval(prefix.right[:, None])
+    solved = f"{shown.mean:.1f} % ({shown.low:.1f}–{shown.high:.1f})"
+    yield f"the prefix form solves {solved} of all {len(prefix.right):,} problems"
+    more = f"{prefix.flops / judge.flops:.1f} times those of the judge"
+    yield f"{prefix.flops / best.flops:.2f} of the FLOPs of Best-of-8, {more}"
+    names = ("nabla_reasoner_prefix", "nabla_prefix_without_gradient", "judge_greedy")
+    both = [gsm8k("gpu")[name].beside(gsm8k("cpu")[name]) for name in names]
+    form, null, alone = (f"{100 * there.mean():.1f} and {100 * here.mean():.1f}" for there, here in both)
+    yield f"the first 200 problems GPU and CPU solve {form} % (prefix form), {null} (null arm), {alone} (judge)"
+
+
+def gsm8k_table(rows: Rows) -> Iterator[str]:
+    """Every method on the problems of GSM8K that it was given, and what the prefix form adds on the same ones."""
+    prefix = gsm8k("gpu")["nabla_reasoner_prefix"]
+    shown = []
+    for name in (name for name in JUDGED if name != "nabla_reasoner_prefix"):
+        device = next((device for device in ("gpu", "cpu") if name in gsm8k(device)), None)
+        if device is not None:
+            mine, other = prefix.beside(gsm8k(device)[name])
+            shown.append((name, device, accuracy_interval(other), mine, paired_difference(mine, other)))
+    adjusted = holm([pair.p_value for *_, pair in shown])
+    for (name, device, alone, mine, pair), p in zip(shown, adjusted, strict=True):
+        compared = f"{signed(pair.difference)} ({signed(pair.low)} to {signed(pair.high)})"
+        yield line(
+            JUDGED[name],
+            device.upper(),
+            f"{len(mine):,}",
+            f"{alone.mean:.1f} ({alone.low:.1f}–{alone.high:.1f})",
+            f"{100 * mine.mean():.1f}",
+            f"**{compared}**" if p < 0.05 else compared,
+        )
 
 
 def small_rewards(rows: Rows) -> Iterator[str]:
@@ -570,7 +608,7 @@ TABLES = {
     "README.md": (readme_table,),
     "docs/results.md": (
         *(table1, paired, table2, judged, verifiers, true_steps, selectors, training, table3),
-        *(unseen, unseen_paired, coder, coder_paired, coder_more),
+        *(unseen, unseen_paired, coder, coder_paired, gsm8k_table),
     ),
     "docs/deviations.md": (step_table,),
     "docs/models.md": (policies_table, rewards_table, improved_table, small_rewards, small, small_paired),
@@ -720,6 +758,11 @@ def readme_sentences(rows: Rows) -> Iterator[str]:
     guided = seconds.loc["guided_decoding_gradient"] / seconds.loc["nabla_reasoner_prefix"]
     yield f"and {ranged(guided, '.2f')} of the prefix form's seconds."
     yield f"decoded greedily, is within {ahead_of_judge(rows).max():.1f} points of every cell's best method (Table 2)."
+    prefix, null, best = (gsm8k("gpu")[name] for name in GSM8K_ARMS)
+    yield f"the prefix form solves {100 * prefix.right.mean():.1f} % of {len(prefix.right):,} problems"
+    gains = [paired_difference(*prefix.beside(other)).difference for other in (null, best)]
+    yield f"{gains[0]:.1f} points more than the same loop without DTO, {gains[1]:.1f} more than Best-of-8"
+    yield f"more than Best-of-8 at {prefix.flops / best.flops:.2f} of its FLOPs"
     accuracy = rows["table1_unseen"].pivot(index="task", columns="method", values="accuracy")
     assert (accuracy.nabla_reasoner_prefix > accuracy.best_of_n).all()
     assert (accuracy.nabla_reasoner < accuracy.best_of_n).all()

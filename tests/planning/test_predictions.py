@@ -142,6 +142,23 @@ def test_whole_cells_of_a_pretrained_model_on_a_gpu_are_predicted():
     assert f"where `plan` says {' and '.join(seconds)} s for a card of their own" in " ".join(text.split())
 
 
+@pytest.mark.parametrize(
+    ("method", "peak", "tokens", "flops"),
+    [
+        ("nabla_reasoner_prefix", 9.934e9, 278.9, 1.9237e12),
+        ("nabla_prefix_without_gradient", 8.545e9, 269.8, 1.8029e12),
+    ],
+)
+def test_prefix_form_of_a_pretrained_model_on_a_gpu_is_predicted(method, peak, tokens, flops):
+    """GSM8K at scale=coder_gpu on an H200 in batches of 100: the largest peak of a batch; means per problem."""
+    limits = ["batch_size=100", "tokens_per_pass=8192", "decode_rows=400"]
+    cells = compose_cells(["experiment=table1", "scale=coder_gpu", "task=gsm8k", f"method={method}", *limits])
+    (plan,) = plan_cells(cells, machine("H200-141GB"))
+    assert close(plan.memory.total, peak, 1.25)
+    assert close(plan.cost.decode_tokens / plan.problems, tokens, 1.1)
+    assert close(plan.cost.flops / plan.problems, flops, 1.25)
+
+
 def assert_run_is_predicted(*overrides: str) -> None:
     """Solve the problems of each cell, and compare the costs with the cell's plan."""
     for plan in plans("experiment=table1", "seed=0", "threads=1", *overrides):

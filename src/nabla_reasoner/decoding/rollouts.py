@@ -12,11 +12,10 @@ from ..engine.trajectory import shared_seconds
 from ..models.language_models import Policy
 from ..serving.rollouts import check_local, rollouts_of
 from .observer import DecodingObserver
+from .pauses import PART
 from .selection import passes_first_gate, uncertain
 from .settings import NablaSettings
 from .state import DecodingState, is_open
-
-PART = 8  # tokens at most of a rollout that pauses: problems at an uncertain token do not wait for those far from one
 
 
 class RolloutSampler:

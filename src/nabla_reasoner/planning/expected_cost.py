@@ -111,8 +111,11 @@ def seconds(case: Case, work: Work, problems: int, models: Models, machine: Mach
     batches = math.ceil(problems / case.batch)
     context = case.prompt + case.length / 2
     width = number_width(case.cell.dtype)
-    readers = {"policy": [models.policy], "reward": models.judges, "both": models.all}[work.decodes]
-    steps = sum(_step_seconds(part, context, readers, width, machine) * part.steps * batches for part in work.decodings)
+    readers = {"policy": [models.policy], "reward": models.judges, "both": models.all}
+    steps = sum(
+        _step_seconds(part, context, readers[part.readers or work.decodes], width, machine) * part.steps * batches
+        for part in work.decodings
+    )
     launches = work.passes * batches * max(model.size.layers for model in models.all) * machine.layer_seconds
     arithmetic = passes_cost(case, work, problems, models).flops / (machine.flops * machine.pass_share)
     return steps + max(arithmetic, launches) + work.row_steps * problems * machine.dto_seconds

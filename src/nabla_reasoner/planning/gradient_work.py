@@ -1,5 +1,6 @@
 """Expected work of the methods that evaluate gradients: ∇-Reasoner in all its forms, and discrete Langevin sampling."""
 
+from ..decoding import pauses
 from .revisions import PASSES, Revisions, expected
 from .work import Case, Decoding, Work
 
@@ -17,17 +18,19 @@ def nabla(case: Case) -> Work:
         later_passes=estimate.later_passes,
         batch=case.batch,
     )
-    if settings["rollout_end"] == "uncertain":  # nothing is decoded that a later revision replaces
-        revised = revised._replace(tokens=revised.count, steps=revised.rounds)
+    pausing = settings["rollout_end"] == "uncertain"
+    if pausing:  # nothing is decoded that a later revision replaces
+        revised = revised._replace(tokens=revised.count)
     first = case.side_by_side(case.batch)
     tail = case.longest(case.batch) / case.length
     again = Decoding(case.batch * revised.tokens, max(revised.steps * tail, revised.rounds), case.batch)
+    decodings = (first, again) if revised.rounds else (first,)
     tested = settings["acceptance"] == "higher"
     common = Work(
         decode=case.length + revised.tokens,
         prefill=case.prompt + revised.count,
         reward_forward=revised.tokens if tested else 0.0,
-        decodings=(first, again) if revised.rounds else (first,),
+        decodings=_paused(case, case.length + revised.tokens) if pausing else decodings,
         passes=1.0 + revised.rounds * tested,
         kept_tokens=(2 if tested else 1) * (case.prompt + case.length),
     )
@@ -43,6 +46,23 @@ def nabla(case: Case) -> Work:
     return common._replace(reward_forward=common.reward_forward + reads, rows=1.0)
 
 
+def _paused(case: Case, tokens: float | int) -> tuple[Decoding, Decoding]:
+    """Return the decoding of rollouts that pause, and the reading of all weights for the few tokens at their pauses.
+
+    The longest response of a batch has the most pauses. Arithmetic of the tokens at pauses counts with the passes.
+
+    Args:
+        tokens: decoded tokens per problem.
+    """
+    share = min(case.typical.uncertain / case.length, 1.0)
+    rounds = max(case.longest(case.batch) * share * pauses.pauses(share), 1.0)
+    steps = rounds * pauses.decoding_steps(share, case.batch)
+    return (
+        Decoding(case.batch * tokens, max(steps, 1.0), min(case.batch, case.cell.decode_rows)),
+        Decoding(0.0, rounds, 0.0, readers="both" if case.likelihood else "policy"),
+    )
+
+
 def _with_gradients(case: Case, common: Work, revised: Revisions) -> Work:
     """Add the gradient evaluations of ∇-Reasoner to what it spends without them."""
     settings, estimate = case.settings, case.cell.estimate
@@ -50,10 +70,11 @@ def _with_gradients(case: Case, common: Work, revised: Revisions) -> Work:
     read = common._replace(reward_forward=common.reward_forward + case.prompt + case.length, gradient=True, rows=rows)
     if settings["reward_form"] == "prefix":  # a token at a time: a likelihood's own prediction of it, no backward pass
         asked = 0.0 if case.likelihood else case.typical.uncertain
+        at_pauses = case.likelihood and settings["rollout_end"] == "uncertain"  # see `_paused`
         return read._replace(
             reward_forward=read.reward_forward + asked,
             reward_backward=asked,
-            passes=read.passes + case.typical.uncertain,
+            passes=read.passes + (0.0 if at_pauses else case.typical.uncertain),
             gradient=not case.likelihood,
             rows=1.0,
         )

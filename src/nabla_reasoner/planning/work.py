@@ -28,11 +28,13 @@ class Decoding(NamedTuple):
         tokens: all tokens decoded.
         steps: decoding steps.
         rows: sequences at the start.
+        readers: which models read in each step, "policy", "reward" or "both"; None for those that decode.
     """
 
     tokens: float | int
     steps: float | int
     rows: float | int
+    readers: str | None = None
 
     def times(self, count: int, share: float | int = 1.0) -> "Decoding":
         """Return `count` of these one after the other, each with a share of the tokens."""
