@@ -5,6 +5,7 @@ As on a GPU, an operation on tensors of both devices is an error, unless the oth
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 ITEMS = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
+WAITING = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
 INDEXED = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default}
 
 
@@ -38,6 +40,16 @@ class Elsewhere(torch.Tensor):
         return compute(func, args, kwargs or {})
 
 
+@dataclass
+class Waits:
+    """How often the CPU waited for the pretended device: for numbers, or for a shape that depends on them."""
+
+    count: int = 0
+
+
+WAITS: list[Waits] = []  # of the blocks being run
+
+
 def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an operation on the data, and check that its tensors lie on one device."""
     target = kwargs.get("device")
@@ -54,6 +66,9 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         raise RuntimeError(f"{func} got an index of another device")
     if target is not None and torch.device(target) == META:
         kwargs = {**kwargs, "device": CPU}
+    away = target is not None and torch.device(target) != META
+    if there and WAITS and (away or func in WAITING):
+        WAITS[-1].count += 1
     plain = tree_map(lambda value: value.data_here if isinstance(value, Elsewhere) else value, (args, kwargs))
     result = func(*plain[0], **plain[1])
     if func._schema.name.endswith("_") and args:  # in place
@@ -78,6 +93,7 @@ class _Literals(TorchFunctionMode):
         if func in (torch.tensor, torch.as_tensor) and torch.device(kwargs.get("device") or CPU) == META:
             return Elsewhere(func(*args, **{**kwargs, "device": CPU}))
         if func is torch.Tensor.tolist and isinstance(args[0], Elsewhere):
+            WAITS[-1].count += 1
             return args[0].data_here.tolist()
         if func in ITEMS and isinstance(args[0], Elsewhere):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
@@ -102,7 +118,11 @@ def move(model: torch.nn.Module) -> None:
 
 
 @contextmanager
-def pretended() -> Iterator[None]:
-    """Let tensors be made on the pretended device while the block runs."""
-    with _Literals(), _Factories():
-        yield
+def pretended() -> Iterator[Waits]:
+    """Let tensors be made on the pretended device while the block runs; count the waits for it."""
+    WAITS.append(Waits())
+    try:
+        with _Literals(), _Factories():
+            yield WAITS[-1]
+    finally:
+        WAITS.pop()

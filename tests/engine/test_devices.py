@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pretended_device
 import pytest
@@ -13,7 +14,9 @@ from nabla_reasoner.baselines.discrete_langevin import DiscreteLangevin
 from nabla_reasoner.baselines.guided_decoding import GuidedDecoding
 from nabla_reasoner.baselines.judge_decoding import JudgeGreedy, LogitMixture
 from nabla_reasoner.baselines.particle_filter import ParticleFilter
-from nabla_reasoner.models.language_models import RewardModel
+from nabla_reasoner.models.language_models import Policy, RewardModel
+
+Model = TypeVar("Model", Policy, RewardModel)
 
 FAST = ("nabla, likelihood", "mixture")
 PROBLEMS = [Problem(str(number), f"What is {number} + 7?", "1", "free") for number in range(2)]
@@ -41,10 +44,18 @@ CASES = {
 }
 
 
-def elsewhere(reward: RewardModel) -> RewardModel:
-    """Return a copy of a reward model, its reference included, on the pretended device."""
-    moved = copy.deepcopy(reward)
-    for model in (moved, moved.reference):
+PREFIX_FORM = {
+    "reward_form": "prefix",
+    "acceptance": "prefix_higher",
+    "rollout_end": "uncertain",
+    "terms": ["prefix", "reward_prefix"],
+}
+
+
+def elsewhere(model: Model) -> Model:
+    """Return a copy of a policy or a reward model, its reference included, on the pretended device."""
+    moved = copy.deepcopy(model)
+    for model in (moved, getattr(moved, "reference", None)):
         if model is not None:
             pretended_device.move(model.model)
     return moved
@@ -63,6 +74,29 @@ def test_method_gives_the_same_with_its_reward_elsewhere(name: str):
     for here, there in zip(expected, actual, strict=True):
         assert there.token_ids == here.token_ids
         assert there.reward == pytest.approx(here.reward, rel=1e-9)
+
+
+@pytest.mark.parametrize("settings", [{}, PREFIX_FORM, {"flip": "gumbel"}], ids=["outcome", "prefix", "gumbel"])
+def test_everything_elsewhere_gives_the_same(settings: dict[str, Any]):
+    method = NablaReasoner(**NABLA | {"max_new_tokens": 8} | settings)
+    policy, reward = toys.policy(), toys.reward()
+    expected = method.solve(PROBLEMS, policy, reward, seed=1)
+    with pretended_device.pretended():
+        actual = method.solve(PROBLEMS, elsewhere(policy), elsewhere(reward), seed=1)
+    assert [solution.token_ids for solution in actual] == [solution.token_ids for solution in expected]
+
+
+@pytest.mark.slow
+def test_waits_for_the_device_do_not_grow_with_the_problems():
+    """A round waits as often for many problems as for one; with more of them some descents end in other rounds."""
+    method = NablaReasoner(**NABLA | {"max_new_tokens": 12, "max_rollouts": 6} | PREFIX_FORM)
+    counts = []
+    for number in (2, 16):
+        problems = [Problem(str(index), f"What is {index} + 7?", "1", "free") for index in range(number)]
+        with pretended_device.pretended() as waits:
+            method.solve(problems, elsewhere(toys.policy()), elsewhere(toys.reward()), seed=1)
+        counts.append(waits.count)
+    assert 0 < counts[1] < 3 * counts[0]
 
 
 def test_pretended_device_refuses_what_a_gpu_refuses():

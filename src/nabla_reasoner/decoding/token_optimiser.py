@@ -38,7 +38,7 @@ class TokenOptimiser:
         self.in_progress: dict[int, DecodingState] = {}
 
     def optimise(self, states: Sequence[DecodingState]) -> list[tuple[DecodingState, int]]:
-        """Start DTO for more problems, step until some descents end, and draw their tokens.
+        """Start DTO for more problems, step until some descents end (all where rollouts pause), and draw their tokens.
 
         Without DTO the tokens of all given problems are drawn from the policy's own logits.
 
@@ -69,6 +69,8 @@ class TokenOptimiser:
             self.descents.start({state.slot: self._descent_start(state) for state in states})
             self.in_progress |= {state.slot: state for state in states}
         results: dict[int, DTOResult] = self.descents.proceed() if self.descents else {}
+        while self.settings.pauses and self.descents:  # no problem goes on before all have a token
+            results |= self.descents.proceed()
         ended = [self.in_progress.pop(slot) for slot in results]
         for state, result in zip(ended, results.values(), strict=True):
             state.trajectory.charge(result.cost)

@@ -114,14 +114,22 @@ class BatchedDescent:
         logits = _head(self.policy, latents)
         parameter = logits if self.settings.parameter == "logits" else at_least_float32(latents)
         gradients = onehot_gradient([s.gradient for s in starts.values()], [s.positions for s in starts.values()])
-        parts = zip(logits.split(sizes), parameter.split(sizes), gradients.split(sizes), strict=True)
-        for (key, start), (first_logits, first_parameter, first_gradient) in zip(starts.items(), parts, strict=True):
-            tokens = [start.sequence.rollout[position] for position in start.positions]
-            sampled, noise = torch.tensor(tokens, device=first_logits.device), None
-            if self.settings.flip == "gumbel":
-                noise = straight_through.explaining_noise(
-                    first_logits, sampled, start.uniforms, self.settings.draw_temperature
-                )
+        chosen = [[start.sequence.rollout[position] for position in start.positions] for start in starts.values()]
+        sampled = torch.tensor([token for tokens in chosen for token in tokens], device=logits.device)
+        noise = None
+        if self.settings.flip == "gumbel":
+            rows = zip(logits.split(sizes), sampled.split(sizes), starts.values(), strict=True)
+            temperature = self.settings.draw_temperature
+            noise = torch.cat(
+                [straight_through.explaining_noise(z, own, start.uniforms, temperature) for z, own, start in rows]
+            )
+        argmax = straight_through.argmax(logits, noise)
+        moments = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        of_all = (logits, parameter, gradients, sampled, argmax, *moments)
+        parts = list(zip(*(part.split(sizes) for part in of_all), strict=True))
+        noises = [None] * len(starts) if noise is None else noise.split(sizes)
+        for (key, start), tokens, own_noise, part in zip(starts.items(), chosen, noises, parts, strict=True):
+            first_logits, first_parameter, first_gradient, first_sampled, first_argmax, mean, square = part
             self.ready.append(
                 Descent(
                     key=key,
@@ -129,15 +137,15 @@ class BatchedDescent:
                     sequence=start.sequence,
                     gradient=start.gradient,
                     evaluated={tuple(tokens): start.gradient},
-                    first_argmax=straight_through.argmax(first_logits, noise),
-                    sampled=sampled,
-                    noise=noise,
+                    first_argmax=first_argmax,
+                    sampled=first_sampled,
+                    noise=own_noise,
                     parameter=first_parameter,
                     logits=first_logits,
                     onehot_gradient=first_gradient,
                     costs=[row_cost(start.gradient, len(tokens)), self._head_cost(len(tokens))],
-                    mean=torch.zeros_like(first_parameter),
-                    square=torch.zeros_like(first_parameter),
+                    mean=mean,
+                    square=square,
                 )
             )
 
@@ -193,10 +201,9 @@ class BatchedDescent:
                 self.on_step(DescentStep(descent.key, descent.logits, descent.sequence.rollout, descent.gradient.loss))
             descent.trace.append(descent.gradient.loss)
         sizes = [len(descent.positions) for descent in descents]
+        onehot = joined([descent.onehot_gradient for descent in descents])
         gradient = straight_through.logits_gradient(
-            joined([descent.logits for descent in descents]),
-            joined([descent.onehot_gradient for descent in descents]),
-            temperature=self.settings.ste_temperature,
+            joined([descent.logits for descent in descents]), onehot, temperature=self.settings.ste_temperature
         )
         if self.settings.parameter == "latents":
             gradient = project_to_hidden(gradient, self.policy.head.weight[: self.policy.vocab_size])
@@ -211,9 +218,9 @@ class BatchedDescent:
         width = column([math.sqrt(1 - 0.999**count) for count in counts])
         parameter = joined([d.parameter for d in descents]) - rate * mean / (square.sqrt() / width + 1e-8)
         logits = parameter if self.settings.parameter == "logits" else _head(self.policy, parameter)
-        parts = zip(parameter.split(sizes), logits.split(sizes), mean.split(sizes), square.split(sizes), strict=True)
-        for descent, part in zip(descents, parts, strict=True):
-            descent.parameter, descent.logits, descent.mean, descent.square = part
+        of_all = (parameter, logits, onehot, mean, square)
+        for descent, part in zip(descents, zip(*(part.split(sizes) for part in of_all), strict=True), strict=True):
+            descent.parameter, descent.logits, descent.onehot_gradient, descent.mean, descent.square = part
             if self.settings.parameter == "latents":
                 descent.costs.append(self._head_cost(2 * len(descent.positions)))
 

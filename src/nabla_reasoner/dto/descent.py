@@ -103,9 +103,18 @@ def hard_tokens(descents: Sequence[Descent]) -> list[list[int]]:
         joined([descent.sampled for descent in descents]),
         joined(noises) if noises else None,
     )
-    return [part.tolist() for part in hard.split([len(descent.positions) for descent in descents])]
+    tokens = iter(hard.tolist())  # a GPU is waited for once
+    return [[next(tokens) for _ in descent.positions] for descent in descents]
 
 
 def joined(parts: list[Tensor]) -> Tensor:
-    """Concatenate rows; a single part, which may be [length, vocab], is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    """Concatenate rows. Parts of one tensor that follow each other in it, or a single part, are not copied."""
+    first, end = parts[0], parts[0].storage_offset()
+    together = len(parts) > 1
+    for part in parts:
+        together = together and part.is_contiguous() and part.storage_offset() == end
+        together = together and part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        end += part.numel()
+    if together:
+        return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
+    return first if len(parts) == 1 else torch.cat(parts)

@@ -55,11 +55,11 @@ class Gradient(NamedTuple):
         terms: term of the policy, then those of the reward model.
         loss: L at the hard sequence.
         reward: r(y|x) of the whole response; None if the form did not need it.
-        log_probabilities: log π of each rollout token, in nats.
+        log_probabilities: log π of each rollout token, in nats, on the CPU.
         nll_weight: ν, the weight of -log π in L.
         cost: cost of this evaluation.
         reward_weight: λ, the weight of -r in L.
-        prefix_rewards: r(y_≤l|x) at each rollout token; None with reward form "outcome".
+        prefix_rewards: r(y_≤l|x) at each rollout token, on the CPU; None with reward form "outcome".
     """
 
     terms: list[Term]
@@ -106,6 +106,13 @@ def row_cost(gradient: Gradient, rows: int) -> cost.Cost:
     return cost.gradient_arithmetic(rows * flops)
 
 
+def _index(positions: Sequence[int]) -> list[int] | slice:
+    """Return positions as an index: a slice if they follow each other, which sends no numbers to a GPU."""
+    first = positions[0] if positions else 0
+    follow = list(positions) == list(range(first, first + len(positions)))
+    return slice(first, first + len(positions)) if follow else list(positions)
+
+
 def onehot_gradient(gradients: Sequence[Gradient], positions: Sequence[Sequence[int]]) -> Float[Tensor, "rows vocab"]:
     """Return rows of ∂L/∂y: for each gradient its rollout positions, concatenated.
 
@@ -115,7 +122,7 @@ def onehot_gradient(gradients: Sequence[Gradient], positions: Sequence[Sequence[
     total, device = None, gradients[0].hidden.device
     vocab_size = gradients[0].terms[0].model.vocab_size
     for index, term in enumerate(gradients[0].terms):
-        rows = [(gradient.terms[index], list(p)) for gradient, p in zip(gradients, positions, strict=True)]
+        rows = [(gradient.terms[index], _index(p)) for gradient, p in zip(gradients, positions, strict=True)]
         part = None
         if term.embedding_gradient is not None:
             embedding_gradient = torch.cat([row.embedding_gradient[p] for row, p in rows])

@@ -79,7 +79,7 @@ def whole_responses(
     reads = [part.with_outputs(count) for part, count in zip(reading.reads, outputs, strict=True)]
     return ScorePass(
         values=scores.detach().tolist(),
-        prefix_rewards=None if at_tokens is None else list(at_tokens.detach().split(lengths)),
+        prefix_rewards=None if at_tokens is None else list(at_tokens.detach().cpu().split(lengths)),
         embedding_gradients=gradients,
         forward=[before_rollout + part for before_rollout, part in zip(filled, reads, strict=True)],
         backward=reads if backward else [Reads()] * len(batch),
@@ -116,7 +116,7 @@ def own_tokens(
         if store.keep:  # the slots hold all but the last token of each sequence
             put_new(Slots(store.cache, slots), reading)
         reads = [part.with_outputs(1) for part in reading.reads]
-        return list(zip(scores.detach().unbind(), gradients, reads, strict=True))
+        return list(zip(scores.detach().cpu().unbind(), gradients, reads, strict=True))
 
     results = iter(batching.run(read_rows, [end for _, end in rows], reward.batch_limits))
     by_sequence = [[next(results) for _ in s.rollout] for s in batch]

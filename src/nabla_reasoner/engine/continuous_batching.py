@@ -30,6 +30,10 @@ class TokenPredictions(NamedTuple):
     confidence: Float[Tensor, " length"]
     entropy: Float[Tensor, " length"]
 
+    def numbers_on_cpu(self) -> "TokenPredictions":
+        """Return the same with confidence and entropy on the CPU, where a GPU is not waited for to look at them."""
+        return self._replace(confidence=self.confidence.cpu(), entropy=self.entropy.cpu())
+
 
 class WaitingSequence(NamedTuple):
     """A sequence to be decoded.
@@ -181,12 +185,17 @@ class ContinuousBatch:
 
     def finished(self) -> dict[int, EndedSequence]:
         """Return the ended sequences by index."""
-        steps = TokenPredictions(*map(torch.cat, zip(*self.predictions, strict=True))) if self.predictions else None
+        steps = None
+        if self.predictions:
+            steps = TokenPredictions(*map(torch.cat, zip(*self.predictions, strict=True))).numbers_on_cpu()
+        ended = sorted(self.ended)
+        predictions: list[TokenPredictions | None] = [None] * len(ended)
+        if steps is not None:
+            rows = [self.prediction_rows[i] for i in ended]
+            order = torch.tensor([row for part in rows for row in part])
+            parts = (numbers[order.to(numbers.device)].split(list(map(len, rows))) for numbers in steps)
+            predictions = [TokenPredictions(*part) for part in zip(*parts, strict=True)]
         return {
-            i: EndedSequence(
-                self.tokens[i],
-                self.tokens[i][-1] in self.policy.eos_ids,
-                steps and TokenPredictions(*(part[self.prediction_rows[i]] for part in steps)),
-            )
-            for i in self.ended
+            i: EndedSequence(self.tokens[i], self.tokens[i][-1] in self.policy.eos_ids, predicted)
+            for i, predicted in zip(ended, predictions, strict=True)
         }

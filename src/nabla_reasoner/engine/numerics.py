@@ -80,6 +80,10 @@ def likelihood(
 
     Args:
         gradient: compute the derivative; otherwise it is None.
+
+    Returns:
+        The values on the CPU, where callers add them up text by text without waiting for a GPU each time; the
+        derivatives on the model's device.
     """
     values, derivatives = [], []
     for part in chunks(len(hidden), model.vocab_size):
@@ -91,7 +95,7 @@ def likelihood(
             residual = logits.sub_(normalizer).exp_().neg_()  # onehot - softmax, in the logits' own memory
             residual.scatter_add_(1, columns, torch.ones_like(columns, dtype=residual.dtype))
             derivatives.append(residual.to(hidden.dtype) @ model.head.weight[: model.vocab_size])
-    return torch.cat(values), torch.cat(derivatives) if gradient else None
+    return torch.cat(values).cpu(), torch.cat(derivatives) if gradient else None
 
 
 def entropy(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, " rows"]:

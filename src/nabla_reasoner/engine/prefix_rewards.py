@@ -101,11 +101,14 @@ def _log_likelihoods(
             [request.hidden[number][None] if request.hidden else None for request in batch],
         )
         log_probabilities = torch.log_softmax(at_least_float32(model.logits(torch.cat(predicted.hidden))), -1)
-        for i, request in enumerate(batch):
-            if first_non_finite(log_probabilities[i, [token_as_read(t, reward) for t in request.tokens]]) is not None:
-                raise NonFiniteError(f"the log-probability by {model.name} of token {len(texts[i]) - 1} of its text")
-            for k, token in enumerate(request.tokens):
-                values[i][k] += sign * (predicted.before[i] + log_probabilities[i, token_as_read(token, reward)].item())
+        places = [(i, k) for i, request in enumerate(batch) for k in range(len(request.tokens))]
+        asked = [token_as_read(batch[i].tokens[k], reward) for i, k in places]
+        own = log_probabilities[[i for i, _ in places], asked]
+        if (place := first_non_finite(own)) is not None:
+            index = len(texts[places[place][0]]) - 1
+            raise NonFiniteError(f"the log-probability by {model.name} of token {index} of its text")
+        for (i, k), value in zip(places, own.tolist(), strict=True):
+            values[i][k] += sign * (predicted.before[i] + value)
         if number == 0:
             reads = [part.with_outputs(part.outputs + 1) for part in predicted.reads]  # y_l is predicted once more
     return list(zip(values, reads, strict=True))

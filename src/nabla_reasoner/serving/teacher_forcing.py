@@ -81,4 +81,5 @@ def _predictions(
         log_probs = logits.log_softmax(-1).gather(1, targets[part, None])[:, 0]
         columns.append((numerics.confidence(logits), numerics.entropy(logits), log_probs, logits.argmax(-1)))
     confidence, entropy, log_probs, most_likely = map(torch.cat, zip(*columns, strict=True))
-    return ForcedPredictions(TokenPredictions(hidden, confidence, entropy), log_probs, most_likely, reads)
+    predictions = TokenPredictions(hidden, confidence, entropy).numbers_on_cpu()
+    return ForcedPredictions(predictions, log_probs, most_likely, reads)
