@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
@@ -102,8 +102,43 @@ class Grid:
 
 @functools.lru_cache(maxsize=512)
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Return the unresolved settings of these overrides; not to be changed."""
+    """Return the unresolved settings of these overrides; not to be changed.
+
+    Hydra sets single values after it has composed the files. It takes a tenth of a second, so that what it composed is
+    kept, and values that replace others are set here.
+    """
+    parsed = parse(overrides)
+    values = [override for override in parsed if _is_value(override)]
+    settings: dict[str, Any] | None = _composed_files(tuple(o.input_line for o in parsed if o not in values))
+    for override in values:
+        settings = settings and _with(settings, override.key_or_group.split("."), override.value())
+    return settings or _composed_files(overrides)
+
+
+@functools.lru_cache(maxsize=512)
+def _composed_files(overrides: tuple[str, ...]) -> dict[str, Any]:
     return OmegaConf.to_container(_compose("config", parse(overrides)), resolve=False)
+
+
+def _is_value(override: Override) -> bool:
+    """Return whether an override replaces a single value, and so has no part in which files are composed."""
+    names = override.key_or_group.split(".")
+    chooses = len(names) == 1 and (CONFIGS / names[0]).is_dir()
+    plain = override.type == OverrideType.CHANGE and override.package is None and all(map(str.isidentifier, names))
+    if override.is_sweep_override() or not plain or chooses or names[0] == "hydra":
+        return False
+    value = override.value()
+    return isinstance(value, int | float | bool | None) or (isinstance(value, str) and "${" not in value)
+
+
+def _with(settings: dict[str, Any], names: Sequence[str], value: Any) -> dict[str, Any] | None:
+    """Return settings with one value replaced; None if there is no single value of that name."""
+    first, *below = names
+    old = settings.get(first, MISSING)
+    if below:
+        value = _with(old, below, value) if isinstance(old, dict) else None
+        return None if value is None else settings | {first: value}
+    return None if old is MISSING or isinstance(old, dict | list) else settings | {first: value}
 
 
 @functools.cache
@@ -179,10 +214,10 @@ def compose_settings(target: Target, overrides: Sequence[str]) -> dict[str, Any]
         return values
     _check_scale(target, parsed)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        experiment = parse([f"experiment={target.name}"])
-        _check_keys(_compose("config", experiment), parsed)
-        config = _compose("config", [*experiment, *parsed])
-    resolved = _resolve(config)
+        experiment = f"experiment={target.name}"
+        _check_keys(OmegaConf.create(_composed((experiment,))), parsed)
+        config = _composed((experiment, *(override.input_line for override in parsed)))
+    resolved = _resolve(OmegaConf.create(config))
     values = {key: resolved["scale_name" if key == "scale" else key] for key in known}
     check(target.settings, values)
     return values

@@ -1,0 +1,48 @@
+"""Settings that are put together from composed files and single values, beside Hydra's own composing."""
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+from nabla_reasoner.config import compose
+
+CELL = ["experiment=table1", "policy=tiny-base", "task=products", "method=nabla_reasoner"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["results_dir=/tmp/folder", "num_problems=7", "seed=3"],
+        ["method.step_size=0.5", "method.selection=entropy", "method.nll_weight=1e-3", "method.selection=null"],
+        ["policy.path='a, b'", "wandb=online", "keep=true", 'results_dir="it\'s"'],
+        ["task.name=${scale_name}", "results_dir=out/${scale_name}"],
+        ["grid.seed='0,1'", "estimate.tasks.chain_sum.uncertain=3", "method.terms=[prefix]"],
+        ["num_problems=5", "scale=small", "num_problems=6", "device=cuda"],
+        ["method=best_of_n", "method.num_samples=4"],
+        ["grid={policy: x}", "extra=[]", "sampling.temperature=0.7"],
+    ],
+)
+def test_settings_equal_those_that_hydra_composes(values: list[str]):
+    overrides = [*CELL, *values]
+    with initialize_config_dir(str(compose.CONFIGS), version_base="1.3"):
+        expected = OmegaConf.to_container(hydra_compose("config", overrides), resolve=False)
+        assert compose._composed(tuple(overrides)) == expected
+
+
+def test_files_are_composed_once_for_any_values(monkeypatch: pytest.MonkeyPatch):
+    calls, original = [], compose._compose
+    monkeypatch.setattr(compose, "_compose", lambda *given: calls.append(given) or original(*given))
+    compose._composed.cache_clear()
+    compose._composed_files.cache_clear()
+    counts = []
+    for folder in "abc":
+        compose.compose_cells([*CELL, f"results_dir={folder}", "method.step_size=0.5"])
+        counts.append(len(calls))
+    assert counts[0] == counts[2] > 0
+
+
+@pytest.mark.parametrize("value", ["results_dir='${'", "results_dir=${nothing}", "method.step=1", "policy.path.x=1"])
+def test_values_that_hydra_refuses_are_refused(value: str):
+    with pytest.raises(ValueError, match=r"unknown setting|in the settings|nothing"):
+        compose.compose_cells([*CELL, value])
