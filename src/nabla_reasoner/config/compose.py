@@ -43,7 +43,7 @@ def compose_cells(overrides: Sequence[str], grid: "Grid | None" = None) -> list[
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         single = [override for override in parsed if not override.is_sweep_override()]
         chosen = [override for override in single if override.key_or_group in (*GROUPS, "experiment")]
-        _check_keys(OmegaConf.create(grid.combined([override.input_line for override in chosen])), parsed)
+        _check_keys(grid.combined([override.input_line for override in chosen]), parsed)
         config = OmegaConf.create(grid.combined([override.input_line for override in single]))
         plain_cell(config)
         cells = []
@@ -215,7 +215,7 @@ def compose_settings(target: Target, overrides: Sequence[str]) -> dict[str, Any]
     _check_scale(target, parsed)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         experiment = f"experiment={target.name}"
-        _check_keys(OmegaConf.create(_composed((experiment,))), parsed)
+        _check_keys(_composed((experiment,)), parsed)
         config = _composed((experiment, *(override.input_line for override in parsed)))
     resolved = _resolve(OmegaConf.create(config))
     values = {key: resolved["scale_name" if key == "scale" else key] for key in known}
@@ -255,12 +255,15 @@ def _compose(name: str, overrides: Sequence[Override]) -> DictConfig:
         raise ValueError(f"{' '.join(str(error).split())} in the settings {settings}. Use key=value.") from error
 
 
-def _check_keys(config: DictConfig, overrides: Sequence[Override]) -> None:
+def _check_keys(settings: dict[str, Any] | DictConfig, overrides: Sequence[Override]) -> None:
     """Raise ValueError on a setting that does not exist; names those that do, at the deepest level that does."""
     for override in overrides:
         key = override.key_or_group
         if key in GROUPS or key == "experiment" or key.startswith("hydra"):
             continue
+        if isinstance(settings, dict) and _with(settings, key.split("."), None) is not None:
+            continue
+        config = OmegaConf.create(settings)
         if OmegaConf.select(config, key, default=MISSING, throw_on_missing=False) is not MISSING:
             continue
         parent = key.rpartition(".")[0]
@@ -274,7 +277,8 @@ def _check_keys(config: DictConfig, overrides: Sequence[Override]) -> None:
 
 def plain_cell(config: DictConfig | dict[str, Any]) -> Cell:
     """Return a checked cell; with `budget=true` the method takes the larger pool that it names."""
-    values = _without(_resolve(OmegaConf.create(config)), *NOT_OF_CELLS)
+    composed = config if isinstance(config, DictConfig) else OmegaConf.create(config)
+    values = _without(_resolve(composed), *NOT_OF_CELLS)
     if values.get("budget") is True and isinstance(values["method"]["budget"], dict):
         values["method"] |= values["method"]["budget"]
     _limit_to_benchmark(values)
