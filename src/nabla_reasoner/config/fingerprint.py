@@ -4,7 +4,7 @@ import copy
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     before, after = dict(_flatten(old)), dict(_flatten(new))
     keys = sorted(before.keys() | after.keys())
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any], *, but: Collection[str]) -> list[str]:
+    """Return the settings that both have with different values, except those that may differ."""
+    return sorted(name for name in (one.keys() & other.keys()) - set(but) if one[name] != other[name])
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
@@ -43,6 +44,12 @@ Name = Annotated[str, Field(min_length=1)]
 def choices(group: str) -> list[str]:
     """Return the names that `group=NAME` may take."""
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def choice_file(group: str, name: str) -> dict[str, Any]:
+    """Return what configs/GROUP/NAME.yaml says, as it stands; empty if there is no such file."""
+    file = CONFIGS / group / f"{name}.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 class Settings(BaseModel):

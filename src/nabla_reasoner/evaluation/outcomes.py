@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from jaxtyping import Float
 
 from ..config.data_folder import locate
-from ..config.schema import CONFIGS
+from ..config.fingerprint import differing
+from ..config.schema import choice_file, choices
 from ..tasks.written_steps import steps_are_true
 from . import record_files
 from .json_files import warn_once
@@ -159,10 +159,9 @@ def read_experiment(folder: Path, planned: Sequence[RecordFile] = ()) -> Experim
 
 def _is_larger_pool(folder: Path, key: CellKey, pool: StoredCell, cell: StoredCell | None) -> bool:
     """Return whether a pool differs from its cell in its size only; one that does not is named and left out."""
-    path = CONFIGS / "method" / f"{pool.names.method}.yaml"
-    sizes = (yaml.safe_load(path.read_text(encoding="utf-8")).get("budget") or {}) if path.is_file() else {}
-    settings, own = pool.settings.get("method", {}), cell.settings.get("method", {}) if cell is not None else {}
-    others = sorted(name for name in settings.keys() & own.keys() - sizes if settings[name] != own[name])
+    sizes = choice_file("method", pool.names.method).get("budget") or {}
+    own = cell.settings.get("method", {}) if cell is not None else {}
+    others = differing(pool.settings.get("method", {}), own, but=sizes)
     if others:
         warn_once(
             f"{folder / 'budget'}: the pool of {', '.join(key)} is left out: its {', '.join(others)} is not that of "
@@ -253,8 +252,7 @@ class Lineage(NamedTuple):
 
 def training_flops(policy: str) -> float | None:
     """Return the FLOPs of a policy's training up to its shipped weights, earlier ones included; None if unknown."""
-    path = CONFIGS / "policy" / f"{policy}.yaml"
-    settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    settings = choice_file("policy", policy)
     file = Path(locate(settings.get("training", "")))
     if not file.is_file():
         return None
@@ -267,7 +265,7 @@ def training_flops(policy: str) -> float | None:
 
 @functools.cache
 def _lineages() -> dict[str, Lineage]:
-    settings = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONFIGS / "policy").glob("*.yaml")]
+    settings = [choice_file("policy", name) for name in choices("policy")]
     return {policy["name"]: Lineage(policy["base"], policy["trained_by"]) for policy in settings if "base" in policy}
 
 

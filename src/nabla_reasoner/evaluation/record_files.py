@@ -13,9 +13,7 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, S
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from ..config.schema import CONFIGS
+from ..config.schema import choice_file
 from .json_files import StoredSettings, read_object, warn_once
 from .records import CellKey, read_records, record_name, settings_path
 
@@ -77,8 +75,7 @@ def _expected(file: RecordFile) -> int | None:
     task = file.settings.get("task", {})
     count = file.settings["num_problems"]
     if count is None and "sha256" not in task:  # a whole benchmark of the hub
-        config = CONFIGS / "task" / f"{file.names.task}.yaml"
-        count = yaml.safe_load(config.read_text(encoding="utf-8")).get("size") if config.is_file() else None
+        count = choice_file("task", file.names.task).get("size")
     return None if count is None else count * task.get("repeats", 1)
 
 

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..config.schema import CONFIGS, choices
+from ..config.schema import choice_file, choices
 from ..evaluation.completion_files import FileRow, has_column, read_rows
 from ..evaluation.completions import Columns, Graded, grade_rows, notes, scores
 from ..tasks.extraction import is_generated
@@ -50,15 +48,14 @@ def _columns(source: Path, rows: list[FileRow], settings: Mapping[str, Any]) -> 
     name = settings["task"]
     if has_column(rows, name):
         return columns, ""
-    file = CONFIGS / "task" / f"{name}.yaml"
-    if not (file.is_file() or is_generated(name)):
+    file = choice_file("task", name)
+    if not (file or is_generated(name)):
         raise ValueError(
             f"task must be a column of {source} or the name of a task; got {name!r}. Columns: "
             f"{', '.join(rows[0].values)}. Tasks: {', '.join(choices('task'))}, or a data set of reasoning-gym. Write "
             "task=NAME, e.g. task=math500 for answers that are compared as mathematics."
         )
-    dataset = yaml.safe_load(file.read_text(encoding="utf-8")).get("dataset") if file.is_file() else None
-    return columns._replace(task=None), dataset or name
+    return columns._replace(task=None), file.get("dataset") or name
 
 
 def _write(output: Path, graded: list[Graded]) -> None:

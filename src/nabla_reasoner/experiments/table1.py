@@ -6,13 +6,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
 
 from ..config import fingerprint
 from ..config.cell import Cell
 from ..config.data_folder import locate
-from ..config.schema import CONFIGS
+from ..config.schema import choice_file
 from ..config.sweeps import Sweep
 from ..evaluation.cell_records import record_file
 from ..evaluation.outcomes import Experiment, Row, lineage, read_experiment, start_policies, training_flops
@@ -88,19 +87,14 @@ def reward_note(cell: Cell) -> str:
     """Return a sentence on the reward model: its kind and, if it was measured, its own accuracy on the problems."""
     reward = cell.reward
     note = f"Variant {cell.variant.name}. {_reward_sentence(reward.name, reward.kind, reward.path)}"
-    manifest = reward.manifest if reward.path == _own_path(reward.name) else None  # a manifest is of the shipped model
+    shipped = choice_file("reward", reward.name).get("path") == reward.path  # a manifest is of the shipped model
+    manifest = reward.manifest if shipped else None
     file = Path(locate(manifest["file"])) if manifest else None
     if file is not None and file.is_file():
         entry = json.loads(file.read_text(encoding="utf-8"))["models"][manifest["entry"]]
         accuracies = ", ".join(f"{task} {value} %" for task, value in entry["greedy_accuracy"].items())
         return f"{note}; its own greedy accuracy: {accuracies} (the same reward serves every method)."
     return f"{note}."
-
-
-def _own_path(name: str) -> str | None:
-    """Return the path that configs/reward/NAME.yaml gives; None if there is no such file."""
-    file = CONFIGS / "reward" / f"{name}.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8"))["path"] if file.is_file() else None
 
 
 def _reward_sentence(name: str | None, kind: str | None, path: str | None) -> str:

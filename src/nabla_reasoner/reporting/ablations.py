@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..config.cell import Cell
+from ..config.fingerprint import differing
 from ..evaluation.outcomes import Row, RunKey, correct_array, paired_keys
 from ..evaluation.statistics import LEVEL, NO_DIFFERENCE, accuracy_interval, holm, paired_difference
 from .ablation_runs import Attempt, Runs, SettingRuns, stopped
@@ -177,8 +178,7 @@ def _comparable(runs: Runs, default: Runs, cell: tuple[str, str], setting: Setti
         return SettingRuns({}, 0, absent="not run: the records are not of the default's questions or models")
     if "method" in setting.changed:  # another method, as `tune` compares them
         return own
-    fixed = (own.method.keys() & base.method.keys()) - setting.changed
-    others = sorted(key for key in fixed if own.method[key] != base.method[key])
+    others = differing(own.method, base.method, but=setting.changed)
     if others:
         return SettingRuns({}, 0, absent=f"not run: the records differ from the default's in {', '.join(others)} too")
     return own

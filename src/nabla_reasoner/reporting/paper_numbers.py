@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 
-from ..config.schema import CONFIGS
+from ..config.schema import choice_file
 from ..evaluation.outcomes import Row
 
 
 def paper_name(group: str, name: str) -> str | None:
     """Return the name of the paper's policy or benchmark beside ours, as configs/GROUP/NAME.yaml says; None if none."""
-    file = CONFIGS / group / f"{name}.yaml"
-    return OmegaConf.load(file).get("paper") if file.exists() else None
+    return choice_file(group, name).get("paper")
 
 
 @functools.cache
