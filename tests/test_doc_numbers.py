@@ -342,9 +342,16 @@ def coder_sentences(rows: Rows) -> Iterator[str]:
 
 
 class Answers(NamedTuple):
-    """Answers to the first problems of GSM8K: right (1), wrong (0) or not run (NaN), and mean FLOPs of a problem."""
+    """Answers to the first problems of GSM8K.
+
+    Attributes:
+        right: by problem: right (1), wrong (0) or not run (NaN).
+        finished: share of the responses that end before the limit of tokens.
+        flops: mean of a problem.
+    """
 
     right: np.ndarray
+    finished: float
     flops: float
 
     def beside(self, other: "Answers") -> tuple[np.ndarray, np.ndarray]:
@@ -360,7 +367,7 @@ def gsm8k(device: str) -> dict[str, Answers]:
     stored = json.loads((ROOT / f"tests/data/coder_{device}_outcomes.json").read_text("utf-8"))
     numbers = {"1": 1.0, "0": 0.0, ".": np.nan}
     return {
-        name: Answers(np.array([numbers[mark] for mark in entry["right"]]), entry["flops"])
+        name: Answers(np.array([numbers[mark] for mark in entry["right"]]), entry["finished"], entry["flops"])
         for name, entry in stored.items()
     }
 
@@ -376,6 +383,9 @@ def gsm8k_sentences() -> Iterator[str]:
     yield f"the prefix form solves {solved} of all {len(prefix.right):,} problems"
     more = f"{prefix.flops / judge.flops:.1f} times those of the judge"
     yield f"{prefix.flops / best.flops:.2f} of the FLOPs of Best-of-8, {more}"
+    cut = [f"{100 * (1 - part.finished):.0f} %" for part in (prefix, judge, best)]
+    others = f"{cut[1]} of the judge's and {cut[2]} of those that Best-of-8 chooses"
+    yield f"cuts {cut[0]} of the prefix form's responses, {others}"
     names = ("nabla_reasoner_prefix", "nabla_prefix_without_gradient", "judge_greedy")
     both = [gsm8k("gpu")[name].beside(gsm8k("cpu")[name]) for name in names]
     form, null, alone = (f"{100 * there.mean():.1f} and {100 * here.mean():.1f}" for there, here in both)
