@@ -17,5 +17,5 @@ def decoding_steps(uncertain: float, batch: float | int) -> float:
 
 
 def pauses(uncertain: float) -> float:
-    """Return the expected pauses of a rollout per uncertain token: at the token, or after `PART` tokens without one."""
-    return 1 / (1 - (1 - uncertain) ** PART)
+    """Return the expected pauses of a rollout per token: at uncertain tokens, and after `PART` tokens without one."""
+    return uncertain / (1 - (1 - uncertain) ** PART) if uncertain else 1 / PART

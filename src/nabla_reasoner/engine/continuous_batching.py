@@ -192,7 +192,7 @@ class ContinuousBatch:
         predictions: list[TokenPredictions | None] = [None] * len(ended)
         if steps is not None:
             rows = [self.prediction_rows[i] for i in ended]
-            order = torch.tensor([row for part in rows for row in part])
+            order = torch.tensor([row for part in rows for row in part], dtype=torch.long)
             parts = (numbers[order.to(numbers.device)].split(list(map(len, rows))) for numbers in steps)
             predictions = [TokenPredictions(*part) for part in zip(*parts, strict=True)]
         return {

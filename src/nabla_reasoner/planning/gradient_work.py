@@ -55,7 +55,7 @@ def _paused(case: Case, tokens: float | int) -> tuple[Decoding, Decoding]:
         tokens: decoded tokens per problem.
     """
     share = min(case.typical.uncertain / case.length, 1.0)
-    rounds = max(case.longest(case.batch) * share * pauses.pauses(share), 1.0)
+    rounds = max(case.longest(case.batch) * pauses.pauses(share), 1.0)
     steps = rounds * pauses.decoding_steps(share, case.batch)
     return (
         Decoding(case.batch * tokens, max(steps, 1.0), min(case.batch, case.cell.decode_rows)),
