@@ -383,6 +383,10 @@ def gsm8k_sentences() -> Iterator[str]:
     yield f"the prefix form solves {solved} of all {len(prefix.right):,} problems"
     more = f"{prefix.flops / judge.flops:.1f} times those of the judge"
     yield f"{prefix.flops / best.flops:.2f} of the FLOPs of Best-of-8, {more}"
+    outcome = gsm8k("cpu")["nabla_reasoner"]
+    pair = paired_difference(*outcome.beside(best))
+    compared = f"{signed(pair.difference)} points ({signed(pair.low)} to {signed(pair.high)})"
+    yield f"on {len(outcome.right)} problems: {compared} at {outcome.flops / best.flops:.2f} times its FLOPs."
     cut = [f"{100 * (1 - part.finished):.0f} %" for part in (prefix, judge, best)]
     others = f"{cut[1]} of the judge's and {cut[2]} of those that Best-of-8 chooses"
     yield f"cuts {cut[0]} of the prefix form's responses, {others}"

@@ -106,6 +106,16 @@ def test_seconds_of_a_pretrained_model_in_bfloat16_are_predicted():
         assert close(plan.seconds, seconds), (plan.name, plan.seconds, seconds)
 
 
+@pytest.mark.parametrize(
+    ("method", "seconds"), [("nabla_reasoner_prefix", 574), ("nabla_prefix_without_gradient", 483)]
+)
+def test_seconds_of_the_prefix_form_of_a_pretrained_model_are_predicted(method: str, seconds: int):
+    """32 problems of GSM8K at scale=coder in one batch, alone on two cores: seconds as the command showed them."""
+    chosen = ["task=gsm8k", f"method={method}", "num_problems=32", "batch_size=32"]
+    (plan,) = plan_cells(compose_cells(["experiment=table1", "scale=coder", *chosen]), machine("cpu-amx"))
+    assert close(plan.seconds, seconds)
+
+
 def test_gradient_passes_on_a_gpu_are_predicted():
     """Memory and seconds of `bench-gpu`, on an H200. One sequence does not fill the card: there launches count too."""
     with (ROOT / "figures/data/bench_gpu.csv").open(encoding="utf-8") as file:

@@ -1,8 +1,12 @@
 """Expected work of the methods that evaluate gradients: ∇-Reasoner in all its forms, and discrete Langevin sampling."""
 
+import math
+
 from ..decoding import pauses
 from .revisions import PASSES, Revisions, expected
 from .work import Case, Decoding, Work
+
+SPREAD = 0.3  # standard deviation of a response's uncertain tokens over their mean: 0.299 on GSM8K, 1,319 problems
 
 
 def nabla(case: Case) -> Work:
@@ -49,13 +53,15 @@ def nabla(case: Case) -> Work:
 def _paused(case: Case, tokens: float | int) -> tuple[Decoding, Decoding]:
     """Return the decoding of rollouts that pause, and the reading of all weights for the few tokens at their pauses.
 
-    The longest response of a batch has the most pauses. Arithmetic of the tokens at pauses counts with the passes.
+    A batch takes as many rounds as the response with the most pauses has. Arithmetic of the tokens at pauses counts
+    with the passes.
 
     Args:
         tokens: decoded tokens per problem.
     """
     share = min(case.typical.uncertain / case.length, 1.0)
-    rounds = max(case.longest(case.batch) * pauses.pauses(share), 1.0)
+    most = 1 + SPREAD * math.sqrt(2 * math.log(case.batch))
+    rounds = max(min(case.length * pauses.pauses(share) * most, case.limit), 1.0)
     steps = rounds * pauses.decoding_steps(share, case.batch)
     return (
         Decoding(case.batch * tokens, max(steps, 1.0), min(case.batch, case.cell.decode_rows)),

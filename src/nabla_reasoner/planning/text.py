@@ -194,7 +194,7 @@ def _assumptions(cell: Cell, machine: Machine) -> list[str]:
         f"{1000 * machine.layer_seconds:g} ms to launch a layer. Peaks are of the longest texts.",
         "Tokens and FLOPs were within a factor of 1.7 of measured runs at scale=tiny and small, gradient passes of 7 B "
         "on an H200 within 1.1 in memory and, from two sequences on, in seconds, whole cells there within 1.2 in "
-        "memory; hours of whole GPU runs, and of the prefix form, may be several times as many (docs/planning.md).",
+        "memory; hours of whole GPU runs may be several times as many (docs/planning.md).",
     ]
 
 
