@@ -381,6 +381,8 @@ def gsm8k_sentences() -> Iterator[str]:
     shown = accuracy_interval(prefix.right[:, None])
     solved = f"{shown.mean:.1f} % ({shown.low:.1f}–{shown.high:.1f})"
     yield f"the prefix form solves {solved} of all {len(prefix.right):,} problems"
+    votes = gsm8k("cpu")["self_consistency"]
+    yield f"at {prefix.flops / votes.flops:.2f} of the FLOPs of Self-Consistency"
     more = f"{prefix.flops / judge.flops:.1f} times those of the judge"
     yield f"{prefix.flops / best.flops:.2f} of the FLOPs of Best-of-8, {more}"
     outcome = gsm8k("cpu")["nabla_reasoner"]
@@ -776,7 +778,8 @@ def readme_sentences(rows: Rows) -> Iterator[str]:
     yield f"the prefix form solves {100 * prefix.right.mean():.1f} % of {len(prefix.right):,} problems"
     gains = [paired_difference(*prefix.beside(other)).difference for other in (null, best)]
     yield f"{gains[0]:.1f} points more than the same loop without DTO, {gains[1]:.1f} more than Best-of-8"
-    yield f"more than Best-of-8 at {prefix.flops / best.flops:.2f} of its FLOPs"
+    votes = paired_difference(*prefix.beside(gsm8k("cpu")["self_consistency"])).difference
+    yield f"more than Best-of-8 at {prefix.flops / best.flops:.2f} of its FLOPs, {votes:.1f} more than Self-Consistency"
     accuracy = rows["table1_unseen"].pivot(index="task", columns="method", values="accuracy")
     assert (accuracy.nabla_reasoner_prefix > accuracy.best_of_n).all()
     assert (accuracy.nabla_reasoner < accuracy.best_of_n).all()
