@@ -372,9 +372,6 @@ def gsm8k(device: str) -> dict[str, Answers]:
     }
 
 
-GSM8K_ARMS = ("nabla_reasoner_prefix", "nabla_prefix_without_gradient", "best_of_n")
-
-
 def gsm8k_sentences() -> Iterator[str]:
     """Accuracy and FLOPs of the prefix form on all problems, and the devices beside each other."""
     prefix, best, judge = (gsm8k("gpu")[name] for name in ("nabla_reasoner_prefix", "best_of_n", "judge_greedy"))
@@ -774,7 +771,8 @@ def readme_sentences(rows: Rows) -> Iterator[str]:
     guided = seconds.loc["guided_decoding_gradient"] / seconds.loc["nabla_reasoner_prefix"]
     yield f"and {ranged(guided, '.2f')} of the prefix form's seconds."
     yield f"decoded greedily, is within {ahead_of_judge(rows).max():.1f} points of every cell's best method (Table 2)."
-    prefix, null, best = (gsm8k("gpu")[name] for name in GSM8K_ARMS)
+    arms = ("nabla_reasoner_prefix", "nabla_prefix_without_gradient", "best_of_n")
+    prefix, null, best = (gsm8k("gpu")[name] for name in arms)
     yield f"the prefix form solves {100 * prefix.right.mean():.1f} % of {len(prefix.right):,} problems"
     gains = [paired_difference(*prefix.beside(other)).difference for other in (null, best)]
     yield f"{gains[0]:.1f} points more than the same loop without DTO, {gains[1]:.1f} more than Best-of-8"

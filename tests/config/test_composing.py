@@ -5,7 +5,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from nabla_reasoner.config import compose
+from nabla_reasoner.config import compose, composed_files
 
 CELL = ["experiment=table1", "policy=tiny-base", "task=products", "method=nabla_reasoner"]
 
@@ -27,14 +27,14 @@ def test_settings_equal_those_that_hydra_composes(values: list[str]):
     overrides = [*CELL, *values]
     with initialize_config_dir(str(compose.CONFIGS), version_base="1.3"):
         expected = OmegaConf.to_container(hydra_compose("config", overrides), resolve=False)
-        assert compose._composed(tuple(overrides)) == expected
+        assert composed_files.composed(tuple(overrides)) == expected
 
 
 def test_files_are_composed_once_for_any_values(monkeypatch: pytest.MonkeyPatch):
-    calls, original = [], compose._compose
-    monkeypatch.setattr(compose, "_compose", lambda *given: calls.append(given) or original(*given))
-    compose._composed.cache_clear()
-    compose._composed_files.cache_clear()
+    calls, original = [], composed_files.compose
+    monkeypatch.setattr(composed_files, "compose", lambda *given: calls.append(given) or original(*given))
+    composed_files.composed.cache_clear()
+    composed_files._composed_files.cache_clear()
     counts = []
     for folder in "abc":
         compose.compose_cells([*CELL, f"results_dir={folder}", "method.step_size=0.5"])

@@ -169,6 +169,13 @@ def test_prefix_form_of_a_pretrained_model_on_a_gpu_is_predicted(method, peak, t
     assert close(plan.cost.flops / plan.problems, flops, 1.25)
 
 
+def test_docs_say_what_is_planned_for_100_problems_on_a_gpu():
+    chosen = ["task=gsm8k", "method=nabla_reasoner_prefix", "num_problems=100", "batch_size=100"]
+    (plan,) = plan_cells(compose_cells(["experiment=table1", "scale=coder_gpu", *chosen]), machine("H200-141GB"))
+    text = " ".join((ROOT / "docs/planning.md").read_text("utf-8").split())
+    assert f"had not finished 100 problems after a minute, where `plan` says {plan.seconds:.0f} s." in text
+
+
 def assert_run_is_predicted(*overrides: str) -> None:
     """Solve the problems of each cell, and compare the costs with the cell's plan."""
     for plan in plans("experiment=table1", "seed=0", "threads=1", *overrides):

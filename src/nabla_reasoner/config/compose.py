@@ -9,19 +9,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException
+from hydra import initialize_config_dir
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError
 
 from .cell import Cell
+from .composed_files import MISSING, compose, composed, with_value
 from .overrides import parse
 from .schema import CONFIGS, GROUPS
 from .settings import SETTINGS, check
 from .targets import Target
 
-MISSING = object()
 PARTS = {"policy", "reward", "task", "method", "budget"}  # settings that change their own part only
 NOT_OF_CELLS = ("target", "sweep", "bench")  # settings of commands
 UNGROUPED = ("grade",)  # settings of targets whose own file is all they take: `task` may be a column
@@ -51,7 +50,7 @@ def compose_cells(overrides: Sequence[str], grid: "Grid | None" = None) -> list[
             seeds = [item.removeprefix("seed=") for item in job if item.startswith("seed=")]
             cell = grid.cell([item for item in job if not item.startswith("seed=")])
             if seeds and not seeds[-1].isdecimal():
-                plain_cell(_compose("config", parse(job)))  # says what a seed must be
+                plain_cell(compose("config", parse(job)))  # says what a seed must be
             cells.append(cell.changed(seed=int(seeds[-1])) if seeds else cell)
     return cells
 
@@ -78,12 +77,12 @@ class Grid:
         changed = {item.split(".")[0] for item in overrides if "." in item.split("=")[0]}  # needs its part's choice
         chosen = {item.split("=")[0]: item for item in overrides if item.split("=")[0] in PARTS - changed}
         shared = [item for item in overrides if item not in chosen.values()]
-        base = _composed(tuple(shared))
+        base = composed(tuple(shared))
         combined = dict(base)
         for group, item in chosen.items():
             part = self._part(base, shared, group, item)
             if part is None:
-                return _composed(tuple(overrides))
+                return composed(tuple(overrides))
             combined[group] = part
         return combined
 
@@ -96,49 +95,8 @@ class Grid:
         file = _plain_file(group, item.removeprefix(f"{group}="))
         if file is not None and base[group] == _plain_file(group, base[group]["name"]):
             return file
-        part = _composed((*shared, item))
+        part = composed((*shared, item))
         return part[group] if _without(part, group) == _without(base, group) else None
-
-
-@functools.lru_cache(maxsize=512)
-def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Return the unresolved settings of these overrides; not to be changed.
-
-    Hydra sets single values after it has composed the files. It takes a tenth of a second, so that what it composed is
-    kept, and values that replace others are set here.
-    """
-    parsed = parse(overrides)
-    values = [override for override in parsed if _is_value(override)]
-    settings: dict[str, Any] | None = _composed_files(tuple(o.input_line for o in parsed if o not in values))
-    for override in values:
-        settings = settings and _with(settings, override.key_or_group.split("."), override.value())
-    return settings or _composed_files(overrides)
-
-
-@functools.lru_cache(maxsize=512)
-def _composed_files(overrides: tuple[str, ...]) -> dict[str, Any]:
-    return OmegaConf.to_container(_compose("config", parse(overrides)), resolve=False)
-
-
-def _is_value(override: Override) -> bool:
-    """Return whether an override replaces a single value, and so has no part in which files are composed."""
-    names = override.key_or_group.split(".")
-    chooses = len(names) == 1 and (CONFIGS / names[0]).is_dir()
-    plain = override.type == OverrideType.CHANGE and override.package is None and all(map(str.isidentifier, names))
-    if override.is_sweep_override() or not plain or chooses or names[0] == "hydra":
-        return False
-    value = override.value()
-    return isinstance(value, int | float | bool | None) or (isinstance(value, str) and "${" not in value)
-
-
-def _with(settings: dict[str, Any], names: Sequence[str], value: Any) -> dict[str, Any] | None:
-    """Return settings with one value replaced; None if there is no single value of that name."""
-    first, *below = names
-    old = settings.get(first, MISSING)
-    if below:
-        value = _with(old, below, value) if isinstance(old, dict) else None
-        return None if value is None else settings | {first: value}
-    return None if old is MISSING or isinstance(old, dict | list) else settings | {first: value}
 
 
 @functools.cache
@@ -158,7 +116,7 @@ def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
 def compose_experiment(name: str) -> dict[str, Any]:
     """Return the resolved defaults of a target that runs cells, with its sweep not yet expanded."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return _resolve(_compose("config", parse([f"experiment={name}"])))
+        return _resolve(compose("config", parse([f"experiment={name}"])))
 
 
 def jobs(config: DictConfig, overrides: Sequence[Override]) -> list[list[str]]:
@@ -184,7 +142,7 @@ def swept(overrides: Sequence[str]) -> list[str]:
     parsed = parse(overrides)
     given = {override.get_key_element() for override in parsed}
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = _compose("config", [override for override in parsed if not override.is_sweep_override()])
+        config = compose("config", [override for override in parsed if not override.is_sweep_override()])
     return [*(f"{key}={value}" for key, value in config.get("sweep", {}).items() if key not in given), *overrides]
 
 
@@ -215,8 +173,8 @@ def compose_settings(target: Target, overrides: Sequence[str]) -> dict[str, Any]
     _check_scale(target, parsed)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         experiment = f"experiment={target.name}"
-        _check_keys(_composed((experiment,)), parsed)
-        config = _composed((experiment, *(override.input_line for override in parsed)))
+        _check_keys(composed((experiment,)), parsed)
+        config = composed((experiment, *(override.input_line for override in parsed)))
     resolved = _resolve(OmegaConf.create(config))
     values = {key: resolved["scale_name" if key == "scale" else key] for key in known}
     check(target.settings, values)
@@ -235,8 +193,8 @@ def compose_recipe(target: Target, overrides: Sequence[str]) -> tuple[str, DictC
     scale = next((str(override.value()) for override in given if override.key_or_group == "scale"), target.scales[0])
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         groups = [override for override in parsed if override.key_or_group in GROUPS]
-        _check_keys(_compose(f"train/{scale}", groups), parsed)
-        return scale, _compose(f"train/{scale}", parsed)
+        _check_keys(compose(f"train/{scale}", groups), parsed)
+        return scale, compose(f"train/{scale}", parsed)
 
 
 def _check_scale(target: Target, overrides: Sequence[Override]) -> None:
@@ -247,21 +205,13 @@ def _check_scale(target: Target, overrides: Sequence[Override]) -> None:
             raise ValueError(f"scale must be one of {valid} for {target.name}; got {override.value()!r}.")
 
 
-def _compose(name: str, overrides: Sequence[Override]) -> DictConfig:
-    try:
-        return compose(name, [override.input_line for override in overrides])
-    except (HydraException, OmegaConfBaseException) as error:
-        settings = " ".join(str(override.input_line) for override in overrides)
-        raise ValueError(f"{' '.join(str(error).split())} in the settings {settings}. Use key=value.") from error
-
-
 def _check_keys(settings: dict[str, Any] | DictConfig, overrides: Sequence[Override]) -> None:
     """Raise ValueError on a setting that does not exist; names those that do, at the deepest level that does."""
     for override in overrides:
         key = override.key_or_group
         if key in GROUPS or key == "experiment" or key.startswith("hydra"):
             continue
-        if isinstance(settings, dict) and _with(settings, key.split("."), None) is not None:
+        if isinstance(settings, dict) and with_value(settings, key.split("."), None) is not None:
             continue
         config = OmegaConf.create(settings)
         if OmegaConf.select(config, key, default=MISSING, throw_on_missing=False) is not MISSING:

@@ -22,19 +22,14 @@ def nabla(case: Case) -> Work:
         later_passes=estimate.later_passes,
         batch=case.batch,
     )
-    pausing = settings["rollout_end"] == "uncertain"
-    if pausing:  # nothing is decoded that a later revision replaces
+    if _pauses(case):  # nothing is decoded that a later revision replaces
         revised = revised._replace(tokens=revised.count)
-    first = case.side_by_side(case.batch)
-    tail = case.longest(case.batch) / case.length
-    again = Decoding(case.batch * revised.tokens, max(revised.steps * tail, revised.rounds), case.batch)
-    decodings = (first, again) if revised.rounds else (first,)
     tested = settings["acceptance"] == "higher"
     common = Work(
         decode=case.length + revised.tokens,
         prefill=case.prompt + revised.count,
         reward_forward=revised.tokens if tested else 0.0,
-        decodings=_paused(case, case.length + revised.tokens) if pausing else decodings,
+        decodings=_paused(case, case.length + revised.tokens) if _pauses(case) else _whole(case, revised),
         passes=1.0 + revised.rounds * tested,
         kept_tokens=(2 if tested else 1) * (case.prompt + case.length),
     )
@@ -48,6 +43,18 @@ def nabla(case: Case) -> Work:
         return _with_gradients(case, common, revised)
     reads = revised.any * (case.prompt + case.length) * tested  # of the first response, when a proposal is tested
     return common._replace(reward_forward=common.reward_forward + reads, rows=1.0)
+
+
+def _pauses(case: Case) -> bool:
+    return case.settings["rollout_end"] == "uncertain"
+
+
+def _whole(case: Case, revised: Revisions) -> tuple[Decoding, ...]:
+    """Return the decoding of the first responses, and of the rollouts after their revisions."""
+    first = case.side_by_side(case.batch)
+    tail = case.longest(case.batch) / case.length
+    again = Decoding(case.batch * revised.tokens, max(revised.steps * tail, revised.rounds), case.batch)
+    return (first, again) if revised.rounds else (first,)
 
 
 def _paused(case: Case, tokens: float | int) -> tuple[Decoding, Decoding]:
@@ -76,7 +83,7 @@ def _with_gradients(case: Case, common: Work, revised: Revisions) -> Work:
     read = common._replace(reward_forward=common.reward_forward + case.prompt + case.length, gradient=True, rows=rows)
     if settings["reward_form"] == "prefix":  # a token at a time: a likelihood's own prediction of it, no backward pass
         asked = 0.0 if case.likelihood else case.typical.uncertain
-        at_pauses = case.likelihood and settings["rollout_end"] == "uncertain"  # see `_paused`
+        at_pauses = case.likelihood and _pauses(case)  # counted by `_paused`
         return read._replace(
             reward_forward=read.reward_forward + asked,
             reward_backward=asked,
