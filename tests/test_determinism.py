@@ -38,19 +38,20 @@ DRAWING = (
 
 
 def results(method: str, problems: list[Problem], batch_size: int) -> dict[str, tuple]:
-    """Token ids, outcome counts and decoded tokens by problem."""
-    (cell,) = compose_cells([f"method={method}", "max_new_tokens=6", "scale=tiny"])
+    """Token ids, outcome counts, decoded tokens and FLOPs by problem; `method` may have further settings behind it."""
+    (cell,) = compose_cells([*f"method={method}".split(), "max_new_tokens=6", "scale=tiny"])
     policy, reward = toys.policy(), toys.reward()
     solved = {}
     for start in range(0, len(problems), batch_size):
         for solution in build_method(cell).solve(problems[start : start + batch_size], policy, reward, seed=3):
             counts = {key: value for key, value in solution.search.items() if isinstance(value, int | bool)}
-            solved[solution.problem_id] = (solution.token_ids, counts, solution.cost.decode_tokens)
+            spent = solution.cost.decode_tokens, round(solution.cost.flops)
+            solved[solution.problem_id] = (solution.token_ids, counts, spent)
     return solved
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "nabla_reasoner variant=release"])
 def test_results_do_not_depend_on_batch_or_order(method: str):
     whole = results(method, PROBLEMS, 64)
     assert results(method, PROBLEMS, 1) == whole

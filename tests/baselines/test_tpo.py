@@ -34,7 +34,8 @@ class Script:
             for prefix, text in zip(prefixes, texts, strict=True)
         ]
 
-    def score(self, reward, prompts, responses):
+    def score(self, reward, prompts, responses, *, pools):
+        assert len(pools) == len(prompts)
         texts = [self.policy.decode(ids) for ids in responses]
         self.scored += zip([reward.tokenizer.decode(list(p)) for p in prompts], texts, strict=True)
         return [self.rewards[text] for text in texts], [Cost(reward_forward_tokens=10, model_calls=1)] * len(texts)

@@ -179,3 +179,25 @@ def test_trace_shows_tokens_rejected_before_a_rollout():
         assert all(response.accepted and response.reward is None for response in entry.responses)
         rejected += entry.solution.search["rejected"]
     assert rejected > 0
+
+
+@pytest.mark.parametrize("acceptance", ["higher", "prefix_higher", "always"])
+def test_one_end_token_is_never_proposed_for_another(acceptance):
+    """The reward model reads both as its own, so that in float32 rounding alone would tell the texts apart."""
+    base = toys.policy(dtype="float32")
+    ends = [base.eos_ids[0], *range(100, 200)]
+    policy = Policy(base.model, base.tokenizer, "many ends", eos_ids=ends)
+    changes = {"reward_form": "outcome", "max_new_tokens": 6, "num_iterations": 2, "step_size": 3.0, "num_passes": 2}
+    settings = {**SETTINGS, **changes, "confidence_threshold": 1.0, "resample_temperature": 2.0, "resample_top_p": 1.0}
+    problems = [Problem(str(number), f"{number} + 1?", None, "toy") for number in range(20)]
+    solutions = [
+        NablaReasoner(**settings, acceptance=acceptance, engine=engine).solve(
+            problems, policy, toys.reward("classifier", dtype="float32")
+        )
+        for engine in ENGINES
+    ]
+    for engine in solutions:
+        revisions = [revision for solution in engine for revision in solution.search["revisions"]]
+        assert any(revision["new"] in ends for revision in revisions)
+        assert not any(revision["old"] in ends and revision["new"] in ends for revision in revisions)
+    assert [decisions(solution) for solution in solutions[0]] == [decisions(solution) for solution in solutions[1]]

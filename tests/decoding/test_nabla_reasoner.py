@@ -8,7 +8,7 @@ import torch
 import toys
 
 from nabla_reasoner.baselines.repeated_sampling import BestOfN
-from nabla_reasoner.decoding import rollouts
+from nabla_reasoner.decoding import rollouts, trace
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.decoding.settings import NablaSettings
 from nabla_reasoner.types import Problem
@@ -121,6 +121,18 @@ def test_rollouts_that_pause_give_the_same_response_at_less_cost(changes: dict, 
 def test_rollouts_may_pause_only_where_nothing_reads_what_follows(changes: dict):
     with pytest.raises(ValueError, match="rollout_end=uncertain must not change the response"):
         NablaSettings.from_keywords(**{**PAUSING, "rollout_end": "uncertain", **changes})
+
+
+def test_trace_of_rollouts_that_pause_shows_them_whole():
+    policy, reward = toys.policy(), toys.reward()
+    settings = {**PAUSING, "confidence_threshold": 0.1, "max_rollouts": 100}
+    (whole, *_), (paused, *_) = (
+        trace.record(NablaSettings.from_keywords(**settings, rollout_end=end), PROBLEMS, policy, reward)
+        for end in ("response", "uncertain")
+    )
+    assert (whole.responses, whole.visits) == (paused.responses, paused.visits)
+    with pytest.raises(ValueError, match="a trace needs whole rollouts; got rollout_end=uncertain"):
+        trace.TraceRecorder(NablaSettings.from_keywords(**settings, rollout_end="uncertain"), policy, 1)
 
 
 def test_settings_yield_accepted_and_rejected_proposals():

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import small_models
 import torch
 import toys
 from scipy import stats
@@ -7,7 +8,15 @@ from scipy import stats
 from nabla_reasoner.engine import generation
 from nabla_reasoner.engine import sampling as sampling_module
 from nabla_reasoner.engine.sampling import Sampling, draw, filtered_probabilities, keyed_uniforms
+from nabla_reasoner.models.language_models import Policy
 
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0] * 4,
+    "original_max_position_embeddings": 64,
+    "rope_theta": 10000.0,
+}
 TEXTS = ["What is 12 + 34?", "6", "Add 5 and 6, then take 7.", "6"]
 
 
@@ -136,3 +145,27 @@ def test_uniform_streams_differ_by_key_and_extend():
 def test_sampling_out_of_range_rejected(sampling, message):
     with pytest.raises(ValueError, match=message):
         sampling.check()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("gpt2", {"n_positions": 64}),  # learned positions: one beyond the context is an error
+        ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64, "max_position_embeddings": 128}),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}}),
+    ],
+)
+def test_row_that_ended_at_the_context_limit_leaves_the_others_alone(architecture, settings):
+    """An ended row that grew on would pass the context, which changes the rotation of the whole batch, or fails."""
+    policy = Policy.from_pretrained(
+        str(small_models.folder(architecture, **{"max_position_embeddings": 64, **settings}))
+    )
+    assert policy.context == 64
+    policy.eos_ids = [10**6]  # no sequence ends early
+    generator = np.random.default_rng(0)
+    lengths, limits = [60, *[4] * 7], [4, *[40] * 7]
+    prefixes = [generator.integers(5, 250, length).tolist() for length in lengths]
+    together = generation.sample(policy, prefixes, noise(8, 40), Sampling(0.0), limits)
+    for prefix, limit, rollout in zip(prefixes, limits, together, strict=True):
+        (alone,) = generation.sample(policy, [prefix], noise(1, 40), Sampling(0.0), [limit])
+        assert rollout.token_ids == alone.token_ids

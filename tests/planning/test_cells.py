@@ -208,3 +208,15 @@ def test_reward_on_a_device_of_its_own_halves_what_each_holds():
     assert (other.memory.policy, other.memory.reward) in {(same.memory.policy, 0), (0, same.memory.reward)}
     assert host.memory.total <= other.memory.total < same.memory.total
     assert other.memory.total + same.memory.policy + same.memory.reward >= same.memory.total
+
+
+def test_reward_on_the_cpu_takes_the_cpus_time():
+    """Gradient passes of a 4B classifier; greedy decoding reads no reward."""
+    for method, least, most in (("nabla_reasoner", 4, 100), ("greedy", 1, 1)):
+        on_gpu, on_cpu = (plan(*PAPER, f"method={method}", f"reward_device={place}") for place in ("same", "cpu"))
+        assert on_cpu.cost == on_gpu.cost
+        assert least <= on_cpu.seconds / on_gpu.seconds <= most
+
+
+def test_a_value_given_twice_counts_once():
+    assert plan(*PAPER[:-1], "seed=1,1", "method=greedy").problems == 500

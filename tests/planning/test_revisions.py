@@ -58,3 +58,9 @@ def test_a_larger_limit_never_costs_less():
     ]
     assert tokens == sorted(tokens)
     assert tokens[-1] > 2 * tokens[1]
+
+
+def test_no_more_proposals_than_there_are():
+    """800 proposals on average: exp(-800) is 0 in float64."""
+    revised = expected(1000, 800, max_rollouts=2000, num_passes=1, later_passes=0.5, batch=1)
+    assert revised.count == pytest.approx(800)

@@ -155,6 +155,7 @@ class TPO:
             reward,
             [case.reward_prompt for case in cases for _ in range(self.num_samples)],
             [rollout.token_ids for responses in rollouts for rollout in responses],
+            pools=[number for number in range(len(cases)) for _ in range(self.num_samples)],
         )
         share = seconds_share(begin, len(values))
         results = iter(zip(values, costs, strict=True))

@@ -120,7 +120,10 @@ def compose_experiment(name: str) -> dict[str, Any]:
 
 
 def jobs(config: DictConfig, overrides: Sequence[Override]) -> list[list[str]]:
-    """Return the overrides of each job: the product of the config's `sweep` and of the command line's choices."""
+    """Return the overrides of each job: the product of the config's `sweep` and of the command line's choices.
+
+    A value that is given twice, as in `seed=1,1`, counts once.
+    """
     swept: dict[str, list[str]] = {}
     own = config.get("sweep") or {}
     if not isinstance(own, DictConfig | dict):
@@ -131,7 +134,7 @@ def jobs(config: DictConfig, overrides: Sequence[Override]) -> list[list[str]]:
         if override.is_sweep_override():
             if not override.is_discrete_sweep():
                 raise ValueError(f"{key} must be values with commas between them; got {override.input_line!r}.")
-            swept[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            swept[key] = list(dict.fromkeys(f"{key}={value}" for value in override.sweep_string_iterator()))
         else:
             swept[key] = [f"{key}={override.get_value_element_as_str()}"]
     return [list(job) for job in itertools.product(*swept.values())]

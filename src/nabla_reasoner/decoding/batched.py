@@ -30,7 +30,7 @@ from .gradient_reuse import GradientReuse
 from .observer import DecodingObserver
 from .rollouts import RolloutSampler, set_predictions
 from .settings import NablaSettings
-from .state import DecodingState, accept_or_reject, note_rollout, scored_text
+from .state import DecodingState, accept_or_reject, is_new, note_rollout, scored_text
 from .token_optimiser import TokenOptimiser
 from .token_test import NewToken, TokenTest
 
@@ -121,7 +121,7 @@ class BatchedDecoder:
                 passed = self.gradient(selected)
                 draws = self.optimise(passed)
             advancing = [state for state in selected if state not in passed]
-            changed = [NewToken(state, token) for state, token in draws if token != state.tokens[state.cursor]]
+            changed = [NewToken(state, token) for state, token in draws if is_new(token, state, self.reward)]
             if self.settings.acceptance == "prefix_higher":
                 changed = self.token_test.passing(changed)
             proposing = [new.state for new in changed]
@@ -231,6 +231,7 @@ class BatchedDecoder:
             [scored_text(state, self.settings.variant) for state in unscored],
             caches=None if twice else self.current,
             slots=[state.slot for state in unscored],
+            pools=range(len(unscored)),
         )
         for state, value, spent in zip(unscored, rewards, costs, strict=True):
             state.incumbent = value

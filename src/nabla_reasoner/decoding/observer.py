@@ -29,7 +29,10 @@ class DecodingObserver:
         """Handle a token drawn from the optimised logits at the cursor."""
 
     def on_rollout(self, state: DecodingState, prefix: Sequence[int], rollout: Rollout) -> None:
-        """Handle a rollout sampled after `prefix`; `state` still holds the current response."""
+        """Handle a rollout sampled after `prefix`; `state` still holds the current response.
+
+        Where rollouts pause, it is empty or ends at the first pause; what follows is not told.
+        """
 
     def on_decision(self, state: DecodingState) -> None:
         """Handle the decision on a proposal, recorded in the last entry of `state.proposals`."""

@@ -34,6 +34,7 @@ from .state import (
     accept_or_reject,
     direction_stage,
     hard_sequence,
+    is_new,
     note_proposal,
     note_rollout,
     scored_text,
@@ -77,7 +78,7 @@ class ReferenceDecoder:
             return
         state.visited += 1
         token = self.optimise(sequence, predictions)
-        if token == state.tokens[state.cursor]:
+        if not is_new(token, state, self.reward):
             return
         prefix_reward = None
         if self.settings.acceptance == "prefix_higher":

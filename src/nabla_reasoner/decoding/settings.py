@@ -129,6 +129,10 @@ class NablaSettings:
         """Whether rollouts pause at uncertain tokens."""
         return self.rollout_end == "uncertain"
 
+    def with_whole_rollouts(self) -> "NablaSettings":
+        """Return the settings with rollouts that go on to the end of the response: the same responses, more cost."""
+        return dataclasses.replace(self, rollout_end="response")
+
     @property
     def decoding_dto(self) -> DTOSettings:
         """DTO's settings in the loop, which draws a token from the first row only.

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..dto.gradients import Gradient
 from ..engine.continuous_batching import TokenPredictions
 from ..engine.sampling import keyed_uniforms
-from ..engine.sequences import TokenSequence
+from ..engine.sequences import TokenSequence, token_as_read
 from ..engine.trajectory import Trajectory, is_finished, search_summary
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
@@ -166,6 +166,14 @@ def direction_stage(state: DecodingState) -> str:
 def is_open(state: DecodingState, policy: Policy, limit: int) -> bool:
     """Return whether the response has neither an end token nor `limit` tokens: its rollout has paused."""
     return len(state.tokens) < limit and state.tokens[-1] not in policy.eos_ids
+
+
+def is_new(token: int, state: DecodingState, reward: RewardModel) -> bool:
+    """Return whether a token drawn at the cursor differs from the current one in the text that the reward model reads.
+
+    It reads all end tokens of the policy alike: no reward tells one from another, and rounding must not.
+    """
+    return token_as_read(token, reward) != token_as_read(state.tokens[state.cursor], reward)
 
 
 def note_rollout(state: DecodingState, policy: Policy) -> None:

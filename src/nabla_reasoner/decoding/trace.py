@@ -68,8 +68,8 @@ class Visit(NamedTuple):
         old, new: token before the draw, and the token drawn.
         evaluations: number of gradients evaluated for it: 0 if the stored one was used, more if tokens flipped.
         reused: whether the stored ∂L/∂y was current.
-        proposal: index of the response that followed; None if the old token was drawn, or the new one was rejected
-            before a rollout.
+        proposal: index of the response that followed; None without a new token, or if it was rejected before a
+            rollout.
         objective: L at each iteration of DTO; empty without DTO.
         candidates: the likeliest tokens before or after, and the two above; the likeliest after first.
         decision: entry of `Solution.search["revisions"]`; None if the old token was drawn.
@@ -114,11 +114,19 @@ class TraceRecorder(DecodingObserver):
     """Observer that writes a record per problem, by slot; it changes no number of the search and costs little.
 
     Args:
-        settings: those of the observed search.
+        settings: those of the observed search, with whole rollouts.
         count: number of problems.
+
+    Raises:
+        ValueError: rollouts that pause: what follows a pause is not known when a response is recorded.
     """
 
     def __init__(self, settings: NablaSettings, policy: Policy, count: int):
+        if settings.pauses:
+            raise ValueError(
+                f"a trace needs whole rollouts; got rollout_end={settings.rollout_end}. Give it "
+                "settings.with_whole_rollouts()."
+            )
         self.settings = settings
         self.policy = policy
         self.records = [_Record() for _ in range(count)]
@@ -161,7 +169,7 @@ class TraceRecorder(DecodingObserver):
                 new=token,
                 evaluations=record.evaluations,
                 reused=record.reused,
-                proposal=len(record.responses) if token != old else None,
+                proposal=None,
                 objective=record.objective,
                 candidates=_candidates(first, record.logits, [old, token]),
                 decision=None,
@@ -169,9 +177,12 @@ class TraceRecorder(DecodingObserver):
         )
 
     def on_rollout(self, state: DecodingState, prefix: Sequence[int], rollout: Rollout) -> None:
+        record = self.records[state.slot]
+        if prefix:
+            record.visits[-1] = record.visits[-1]._replace(proposal=len(record.responses))
         prefix_confidence = state.predictions.confidence[: len(prefix)].tolist() if prefix else []
         rollout_confidence = rollout.predictions.confidence.tolist() if rollout.predictions is not None else []
-        self.records[state.slot].responses.append(
+        record.responses.append(
             Response(
                 prefix_length=len(prefix),
                 tokens=[*prefix, *rollout.token_ids],
@@ -186,8 +197,7 @@ class TraceRecorder(DecodingObserver):
         record, proposal = self.records[state.slot], state.proposals[-1]
         responses = record.responses
         record.visits[-1] = record.visits[-1]._replace(decision=proposal)
-        if record.visits[-1].proposal == len(responses):  # no rollout followed
-            record.visits[-1] = record.visits[-1]._replace(proposal=None)
+        if record.visits[-1].proposal is None:
             return
         if self.settings.acceptance == "higher":  # the values compared are rewards of whole responses
             responses[record.current] = responses[record.current]._replace(reward=proposal["incumbent"])
@@ -210,7 +220,11 @@ def _candidates(
 def record(
     settings: NablaSettings, problems: Sequence[Problem], policy: Policy, reward: RewardModel, *, seed: int = 0
 ) -> list[Trace]:
-    """Solve problems with the fast engine and return their traces; the solutions are those of `NablaReasoner`."""
+    """Solve problems with the fast engine and return their traces; the solutions are those of `NablaReasoner`.
+
+    Rollouts that pause are made whole: the same responses at a higher cost.
+    """
+    settings = settings.with_whole_rollouts()
     reward = reward.for_policy(policy)
     limit = settings.max_new_tokens
     states = [start_state(problem, policy, reward, max_new_tokens=limit, seed=seed, repeat=0) for problem in problems]

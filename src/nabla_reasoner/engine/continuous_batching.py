@@ -178,6 +178,7 @@ class ContinuousBatch:
             ends = token in self.policy.eos_ids or token in sequence.stops or stopped[row]
             if ends or len(tokens) == sequence.limit:
                 self.ended.add(sequence.index)
+                self.cache.end(row)
 
     def step(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows hidden"]:
         """Read the new tokens; return their hidden states."""

@@ -18,10 +18,13 @@ class DecodingCache(Cache):
 
     Attributes:
         lengths: number of tokens in each row.
+        ended: whether a row's sequence has ended. What is read in it then is not used, and it never grows beyond the
+            longest of the others: some models rotate the whole batch by its largest position.
     """
 
     def __init__(self, source: TokenCache, rows: int):
         self.lengths = [0] * rows
+        self.ended = [False] * rows
         self.device = source.layers[0][0].device
         super().__init__(layers=[_DecodingLayer(pair, rows) for pair in source.layers])
 
@@ -44,9 +47,14 @@ class DecodingCache(Cache):
                 layer.values[targets, :, :width] = values
         for row, slot in zip(rows, slots, strict=True):
             self.lengths[row] = len(source.ids[slot])
+            self.ended[row] = False
+
+    def end(self, row: int) -> None:
+        """Note that the sequence of a row has ended."""
+        self.ended[row] = True
 
     def open_column(self) -> tuple[Int[Tensor, "rows 1"], Int[Tensor, "rows width"] | None]:
-        """Append a token to every row.
+        """Append a token to every row; in an ended row it may replace the one read last.
 
         Returns:
             The token's position in each row, and the position of each column's token, -1 for an unused column; None if
@@ -58,7 +66,12 @@ class DecodingCache(Cache):
         for layer in self.layers:
             layer.columns, layer.width = position, width
         uneven = min(self.lengths) + 1 < width
-        self.lengths = [length + 1 for length in self.lengths]
+        grown = [length + 1 for length in self.lengths]
+        longest = max((length for length, ended in zip(grown, self.ended, strict=True) if not ended), default=width)
+        self.lengths = [
+            old if ended and new > longest else new
+            for old, new, ended in zip(self.lengths, grown, self.ended, strict=True)
+        ]
         if not uneven:
             return position[:, None], None
         columns = torch.arange(width, device=self.device).expand(len(position), -1)
@@ -71,6 +84,7 @@ class DecodingCache(Cache):
             layer.keys = layer.keys[index]
             layer.values = layer.values[index]
         self.lengths = [self.lengths[row] for row in rows]
+        self.ended = [self.ended[row] for row in rows]
 
     def copy_to(self, target: TokenCache, slots: Sequence[int], rows: Sequence[int], ids: Sequence[list[int]]) -> None:
         """Copy rows into another cache's slots; `ids` are their tokens."""

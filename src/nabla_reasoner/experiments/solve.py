@@ -26,6 +26,7 @@ ONLY_TRAINED = (
     "note: the shipped models were trained on questions of three kinds, in the words below. Yours is none of them, so\n"
     "their answers to it mean nothing."
 )
+WHOLE_ROLLOUTS = "note: for the trace every rollout goes on to its end: the same response at a higher cost"
 
 
 def run(command: Command, cell: Cell) -> int:
@@ -65,8 +66,13 @@ def _answer(command: Command, cell: Cell, problem: Problem, shared: list[str], e
         if not watches:
             _show(name, problem, policy, reward, method.solve([problem], policy, reward, seed=cell.seed)[0])
             continue
-        recorder = TraceRecorder(method.settings, policy, 1)
-        listeners = [*([recorder] if cell.trace else []), *([] if cell.quiet else [RevisionPrinter(name, policy)])]
+        listeners: list[DecodingObserver] = [] if cell.quiet else [RevisionPrinter(name, policy)]
+        if cell.trace:
+            if method.settings.pauses:
+                print(WHOLE_ROLLOUTS)
+                method.settings = method.settings.with_whole_rollouts()
+            recorder = TraceRecorder(method.settings, policy, 1)
+            listeners.append(recorder)
         (solution,) = method.solve([problem], policy, reward, seed=cell.seed, observer=ObserverGroup(listeners))
         _show(name, problem, policy, reward, solution)
         if cell.trace:

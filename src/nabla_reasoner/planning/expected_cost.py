@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from .. import cost
 from ..config.cell import Cell
+from ..config.schema import CPU
 from ..cost import Cost, ModelSize, Reads
-from .machines import Machine
+from .machines import HOST, Machine
 from .model_sizes import Model
 from .work import Case, Decoding, Work
 
@@ -107,18 +108,41 @@ def total_cost(case: Case, work: Work, problems: int, models: Models) -> Cost:
 
 
 def seconds(case: Case, work: Work, problems: int, models: Models, machine: Machine) -> float | int:
-    """Return the seconds that one machine takes for `problems` problems, repeats included."""
+    """Return the seconds that one machine takes for `problems` problems, repeats included.
+
+    With `reward_device=cpu` the reward's models are as fast as on `machines.HOST`.
+    """
     batches = math.ceil(problems / case.batch)
     context = case.prompt + case.length / 2
     width = number_width(case.cell.dtype)
-    readers = {"policy": [models.policy], "reward": models.judges, "both": models.all}
+    places = {"policy": [([models.policy], machine)], "reward": [(models.judges, judge_machine(case.cell, machine))]}
+    places["both"] = places["policy"] + places["reward"]
     steps = sum(
-        _step_seconds(part, context, readers[part.readers or work.decodes], width, machine) * part.steps * batches
+        _step_seconds(part, context, readers, width, place) * part.steps * batches
         for part in work.decodings
+        for readers, place in _merged(places[part.readers or work.decodes])
     )
     launches = work.passes * batches * max(model.size.layers for model in models.all) * machine.layer_seconds
-    arithmetic = passes_cost(case, work, problems, models).flops / (machine.flops * machine.pass_share)
+    of_policy = passes_cost(case, work._replace(reward_forward=0.0, reward_backward=0.0), problems, models).flops
+    of_reward = passes_cost(case, work, problems, models).flops - of_policy
+    arithmetic = sum(
+        flops / (place.flops * place.pass_share)
+        for flops, ((_, place),) in ((of_policy, places["policy"]), (of_reward, places["reward"]))
+    )
     return steps + max(arithmetic, launches) + work.row_steps * problems * machine.dto_seconds
+
+
+def judge_machine(cell: Cell, machine: Machine) -> Machine:
+    """Return the machine that the reward's models run on: `machine`, or its CPU with `reward_device=cpu`."""
+    return HOST if cell.reward_device == CPU and cell.device != CPU else machine
+
+
+def _merged(places: list[tuple[list[Model], Machine]]) -> list[tuple[list[Model], Machine]]:
+    """Return models by machine; models of one machine share its steps."""
+    by_machine: dict[Machine, list[Model]] = {}
+    for models, place in places:
+        by_machine.setdefault(place, []).extend(models)
+    return [(models, place) for place, models in by_machine.items()]
 
 
 def _step_seconds(

@@ -56,6 +56,7 @@ _CPU = Machine(
 # a row has 151,936 logits.
 _CPU_AMX = _CPU._replace(name="cpu-amx", flops=1.2e12, row_seconds=600e-6, dto_seconds=1.7e-3)
 
+HOST = _CPU_AMX  # the CPU beside a GPU, for a reward that is kept in the machine's memory; nodes may have more cores
 
 MACHINES = {
     machine.name: machine

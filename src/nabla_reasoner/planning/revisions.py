@@ -5,8 +5,9 @@ first pass and a constant share of the pass before in each later one. Every one 
 response, until N_max is used up. Problems of a batch are alike and independent.
 """
 
-import math
 from typing import NamedTuple
+
+from scipy.special import gammainc
 
 CELLS = 100  # in which a pass is cut for the sums
 PASSES = 50  # later ones have next to no proposals
@@ -56,7 +57,7 @@ def expected(
         totals.append(totals[-1] + rate)
     count = tokens = rounds = steps = any_proposal = 0.0
     for number in range(1, max_rollouts):
-        reached = [_at_least(number, mean) for mean in totals]
+        reached = gammainc(number, totals).tolist()  # P(a Poisson variable of this mean is at least `number`)
         earliest = [1 - (1 - share) ** batch for share in reached]
         count += reached[-1]
         rounds += earliest[-1]
@@ -67,15 +68,6 @@ def expected(
         if earliest[-1] < 1e-6:
             break
     return Revisions(count, tokens, rounds, steps, any_proposal)
-
-
-def _at_least(number: int, mean: float | int) -> float | int:
-    """Return the probability that a Poisson variable of this mean is at least `number`."""
-    term = total = math.exp(-mean)
-    for k in range(1, number):
-        term *= mean / k
-        total += term
-    return max(1 - total, 0.0)
 
 
 def _mean(reached: list[float], rests: list[float]) -> float | int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ..config.cell import Cell
 from ..config.workers import useful_workers
 from .cells import CellPlan
-from .expected_cost import number_width
+from .expected_cost import judge_machine, number_width
 from .machines import GB, Machine
 from .memory import gigabytes
 from .model_sizes import Model
@@ -188,13 +188,19 @@ def _batches(plan: CellPlan) -> int:
 
 
 def _assumptions(cell: Cell, machine: Machine) -> list[str]:
+    place = judge_machine(cell, machine)
+    host = [
+        f"reward_device=cpu: the reward's models are assumed on two CPU cores with {place.flops / 1e12:.4g} TFLOP/s in "
+        "bfloat16, which decides the hours; a node with more cores takes less."
+    ]
     return [
+        *(host if place is not machine else []),
         f"assumed: {machine.name} with {machine.bandwidth / GB:,.0f} GB/s and {machine.flops / 1e12:.4g} TFLOP/s, of "
         f"which decoding reaches {machine.step_share:.0%} and passes {machine.pass_share:.0%}; "
         f"{1000 * machine.layer_seconds:g} ms to launch a layer. Peaks are of the longest texts.",
-        "Tokens and FLOPs were within a factor of 1.7 of measured runs at scale=tiny and small, gradient passes of 7 B "
-        "on an H200 within 1.1 in memory and, from two sequences on, in seconds, whole cells there within 1.2 in "
-        "memory; hours of whole GPU runs may be several times as many (docs/planning.md).",
+        "Tokens and FLOPs of single cells were within a factor of 1.7 of measured runs at scale=tiny and small, "
+        "gradient passes of 7 B on an H200 within 1.1 in memory and, from two sequences on, in seconds, whole cells "
+        "there within 1.25 in memory; hours of whole GPU runs may be several times as many (docs/planning.md).",
     ]
 
 

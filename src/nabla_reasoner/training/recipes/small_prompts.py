@@ -1,11 +1,13 @@
 """Choice of tasks, difficulty and prompt of scale=small, on training questions.
 
-Methods can be told apart only where the policy is right sometimes, and more often in eight attempts than in one. A
-candidate is a task with a difficulty and a suffix, the text added to a question. Every candidate is decoded greedily;
-those of a fitting accuracy are then sampled. A candidate that meets both conditions may be chosen, one of each task.
+Methods can be told apart only where the policy is right sometimes, and more often in eight attempts than in one, and
+where no answer is right for most questions. A candidate is a task with a difficulty and a suffix, the text added to a
+question. Every candidate is decoded greedily; those of a fitting accuracy are then sampled. A candidate that meets all
+three conditions may be chosen, one of each task.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +33,7 @@ COLUMNS = (
     "one_sample",
     "any_of_n",
     "response_tokens",
+    "same_answer",
     "fits",
     "chosen",
 )
@@ -65,7 +68,8 @@ def candidates(config: DictConfig) -> Iterator[Candidate]:
 def measure(config: DictConfig, policy: Policy, candidate: Candidate) -> dict[str, Any]:
     """Return the row of a candidate: percentages on training questions; samples only if greedy decoding fits.
 
-    `fits` says whether both conditions are met. No question of a held-out split is read.
+    `same_answer` is the share of questions that have the most frequent right answer. `fits` says whether all conditions
+    are met. No question of a held-out split is read.
     """
     settings, limit = config.prompts, config.max_new_tokens
     size = settings.questions
@@ -84,7 +88,9 @@ def measure(config: DictConfig, policy: Policy, candidate: Candidate) -> dict[st
         right = right.reshape(size, count)
         row |= {"samples": count, "one_sample": 100 * right.mean(), "any_of_n": 100 * right.any(1).mean()}
     row["response_tokens"] = lengths.mean()
-    row["fits"] = bool(row["samples"] > 0 and row["any_of_n"] - row["one_sample"] >= settings.gain)
+    row["same_answer"] = 100 * Counter(question.answer for question in questions).most_common(1)[0][1] / size
+    varied = row["same_answer"] <= settings.same_answer
+    row["fits"] = bool(varied and row["samples"] > 0 and row["any_of_n"] - row["one_sample"] >= settings.gain)
     return {name: round(float(value), 1) if isinstance(value, float) else value for name, value in row.items()}
 
 
@@ -148,5 +154,5 @@ def _settings(config: DictConfig) -> dict[str, Any]:
     """Return the settings on which every row depends."""
     plain = OmegaConf.to_container(config, resolve=True)
     shared = {name: plain[name] for name in ("seed", "sampling", "max_new_tokens")}
-    chosen = {name: plain["prompts"][name] for name in ("questions", "samples", "greedy", "gain")}
+    chosen = {name: plain["prompts"][name] for name in ("questions", "samples", "greedy", "gain", "same_answer")}
     return {**shared, **chosen, "policy": plain["policy"]["path"]}
