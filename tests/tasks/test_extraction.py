@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from nabla_reasoner.tasks.extraction import extract_answer, last_boxed
+from nabla_reasoner.tasks.extraction import INTEGER_TASKS, extract_answer, last_boxed
 from nabla_reasoner.tasks.grading import grade
 from nabla_reasoner.types import Problem
 
@@ -208,6 +208,35 @@ def test_generated_task_takes_last_statement_and_box_without_braces():
 def test_cut_off_box_without_braces_is_no_answer():
     """The number may go on."""
     assert extract_answer(r"so \boxed 5", "math500", finished=False) is None
+
+
+@pytest.mark.parametrize("task", sorted(INTEGER_TASKS))
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        (r"\boxed{1,234}", "1234"),
+        ("<answer>1,234</answer>", "1234"),
+        (r"\boxed{1234.}", "1234"),
+        (r"\boxed{+1234}", "1234"),
+        ("The answer is +1234.", "1234"),
+        ("1230 + 4 = +1234", "1234"),
+        (r"\boxed{x=12}", "12"),
+        (r"\boxed{3 + 4 = 7}", "7"),
+        (r"\boxed{1{,}234}", "1234"),
+        (r"\boxed{1\,234}", "1234"),
+        (r"\boxed{−12}", "-12"),
+        (r"\boxed{$1234$}", "1234"),
+        (r"\boxed{12 legs}", "12"),
+        (r"\boxed{12\text{ legs}}", "12"),
+        (r"\boxed 12", "12"),
+        (r"\boxed{4 or 5}", "4 or 5"),
+        (r"\boxed{12.5}", "12.5"),
+        (r"\boxed{4 hundred}", "4 hundred"),
+        (r"\boxed{}", None),
+    ],
+)
+def test_enclosed_integers_are_read_as_stated_ones(task: str, response: str, expected: str | None):
+    assert extract_answer(response, task) == expected
 
 
 def test_texts_of_tiny_policies_keep_their_answers():

@@ -227,3 +227,15 @@ def test_damaged_file_loads_or_is_refused_with_file_line_and_remedy(tmp_path):
             (str(row["id"]), row["problem"], str(row["answer"])) for row in rows
         ]
     assert min(loaded, refused) > 100
+
+
+def test_answer_of_a_solution_in_a_file_is_what_follows_its_marks(tmp_path):
+    """GSM8K's own files have whole solutions in the field of the answer."""
+    file = tmp_path / "raw.jsonl"
+    rows = [("She has 3*6=18 eggs.\n#### 18", "18"), ("a\n#### 2,052", "2052"), ("#### 5", "5"), ("(1, 2)", "(1, 2)")]
+    lines = [json.dumps({"id": str(i), "problem": "q", "answer": raw}) for i, (raw, _) in enumerate(rows)]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    assert [p.answer for p in problems.load_jsonl(str(file), task="gsm8k")] == [answer for _, answer in rows]
+    file.write_text(json.dumps({"id": "0", "problem": "q", "answer": "so ####"}), encoding="utf-8")
+    with pytest.raises(ValueError, match='line 1: an answer must follow "####"'):
+        problems.load_jsonl(str(file), task="gsm8k")

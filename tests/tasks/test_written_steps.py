@@ -25,6 +25,18 @@ from nabla_reasoner.tasks.written_steps import steps_are_true
         ("15", True),
         ("= 15", True),
         ("", True),
+        ("12 + 5 = 18.\nThe answer is 17.", False),
+        ("12 + 5 = 17. The answer is 17.", True),
+        ("12 + 5 = **18**, so 17", False),
+        ("12 + 5 = $18$", False),
+        (r"\(12 + 5 = 17\)", True),
+        ("97 × 85 = 8000", False),
+        ("97 x 85 = 8245", True),
+        (r"97 \times 85 = 8000", False),
+        ("1,234 + 5 = 1,239", True),
+        ("1,234 + 5 = 1,240", False),
+        ("1.5 + 2 = 3", True),  # decimals are not judged
+        ("1 + 2 = 3.5", True),
     ],
 )
 def test_steps_are_judged_by_arithmetic(response: str, true: bool):

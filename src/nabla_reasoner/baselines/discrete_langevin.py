@@ -18,7 +18,7 @@ from ..dto.gradients import Gradient, onehot_gradient, row_cost
 from ..engine.sampling import Sampling, draw, keyed_uniforms
 from ..engine.sequences import ModelCaches, TokenSequence
 from ..engine.trajectory import Sample, SampleLog, is_finished
-from ..models.arguments import checked
+from ..models.arguments import checked, checked_settings
 from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
@@ -45,6 +45,7 @@ def langevin_proposal(
     return torch.log_softmax(-0.5 * (energy_gradients - current) - (1 - onehots) / step_size, -1)
 
 
+@checked_settings
 class DiscreteLangevin:
     """The state, after some steps, of a Markov chain on responses of one length that follows ∂L/∂y.
 

@@ -16,7 +16,7 @@ from ..engine.numerics import at_least_float32
 from ..engine.sampling import check_whole
 from ..engine.sequences import likelihood_models, token_as_read
 from ..engine.trajectory import seconds_share
-from ..models.arguments import checked
+from ..models.arguments import checked, checked_settings
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .lockstep import StepReader, decode, decoding_costs, judge_cost, solutions
@@ -24,6 +24,7 @@ from .prefix_scores import SCORERS, PrefixScorer
 from .sample_pool import check_counts, prompts_within_context
 
 
+@checked_settings
 class GuidedDecoding:
     """One response, decoded by argmax of log π(v|y_<l) + w·s(v); where the policy is certain, by argmax of π.
 

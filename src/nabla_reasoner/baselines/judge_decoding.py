@@ -17,7 +17,7 @@ from ..engine import batching, generation
 from ..engine.sampling import Sampling, draw, keyed_uniforms
 from ..engine.sequences import likelihood_models
 from ..engine.trajectory import seconds_share
-from ..models.arguments import checked
+from ..models.arguments import checked, checked_settings
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .lockstep import StepReader, decode, decoding_costs, judge_cost, solutions
@@ -25,6 +25,7 @@ from .reward_kinds import check_reward_kind
 from .sample_pool import check_counts, prompts_within_context
 
 
+@checked_settings
 class JudgeGreedy:
     """The most likely token of the likelihood reward's model at every step; the policy is not used.
 
@@ -74,6 +75,7 @@ class JudgeGreedy:
         return solutions(problems, writer, reward, [rollout.token_ids for rollout in rollouts], costs)
 
 
+@checked_settings
 class LogitMixture:
     """One response sampled from the logits z_policy + β z_judge (GenARM, arXiv 2410.08193; DExperts, 2105.03023).
 

@@ -14,7 +14,7 @@ from ..engine import scoring
 from ..engine.sampling import Sampling, keyed_uniforms
 from ..engine.sequences import ModelCaches
 from ..engine.trajectory import Sample, SampleLog
-from ..models.arguments import checked
+from ..models.arguments import checked, checked_settings
 from ..models.language_models import Policy, RewardModel
 from ..serving.rollouts import rollouts_of
 from ..types import Problem, Solution
@@ -43,6 +43,7 @@ def log_acceptance(
     return reward_weight * (new_reward - old_reward) + math.log(old_length / new_length)
 
 
+@checked_settings
 class MHResampling:
     """The state, after some steps, of a Markov chain whose stationary distribution is ∝ π(y) exp(β r(y)).
 

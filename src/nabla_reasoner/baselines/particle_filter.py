@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..engine.sampling import Sampling, keyed_uniforms
-from ..models.arguments import checked
+from ..models.arguments import checked, checked_settings
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .markov_chain import check_weight
@@ -54,6 +54,7 @@ class Particles:
         return all(node.final for node in self.nodes)
 
 
+@checked_settings
 class ParticleFilter:
     """N particles whose distribution approaches π(y) exp(β r(y)) / E_π[exp(β r)] with growing N.
 

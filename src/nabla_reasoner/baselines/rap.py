@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..engine.sampling import Sampling, check_finite
-from ..models.arguments import checked
+from ..models.arguments import checked, checked_settings
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .sample_pool import check_counts
@@ -11,6 +11,7 @@ from .tree import Node, backup, select
 from .tree_search import Draw, ProblemTree, ScoringRequest, StepSettings, TreeSearch
 
 
+@checked_settings
 class RAP:
     """Monte Carlo tree search over steps (Hao et al., 2023, Reasoning via Planning, arXiv 2305.14992).
 

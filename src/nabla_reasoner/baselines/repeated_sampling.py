@@ -7,12 +7,13 @@ import numpy as np
 
 from ..engine.generation import Rollout
 from ..engine.sampling import Sampling, keyed_uniforms
-from ..models.arguments import checked
+from ..models.arguments import checked, checked_settings
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .sample_pool import SamplePool, check_positive, first_sample, highest, running_argmax, vote
 
 
+@checked_settings
 class _Selector:
     """Settings of a baseline that selects one of N samples."""
 
@@ -28,6 +29,7 @@ class _Selector:
         self.pool = SamplePool(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
 
 
+@checked_settings
 class _TemperedSelector:
     """Settings of a baseline that weighs N samples by exp(r/τ)."""
 
@@ -46,6 +48,7 @@ class _TemperedSelector:
         self.pool = SamplePool(num_samples, Sampling(temperature, top_p, top_k), max_new_tokens)
 
 
+@checked_settings
 class Greedy:
     """The most likely token at every step.
 

@@ -14,7 +14,7 @@ from ..engine import scoring
 from ..engine.generation import Rollout
 from ..engine.sampling import Sampling
 from ..engine.trajectory import SampleLog, seconds_share
-from ..models.arguments import checked
+from ..models.arguments import checked, checked_settings
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .sample_pool import KeyedSampler, check_counts
@@ -65,6 +65,7 @@ class _Case:
     log: SampleLog = field(default_factory=SampleLog)
 
 
+@checked_settings
 class TPO:
     """Rounds of critique, instructions and revision; for policies that follow instructions.
 

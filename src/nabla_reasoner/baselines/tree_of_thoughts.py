@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..engine.sampling import Sampling
-from ..models.arguments import checked
+from ..models.arguments import checked, checked_settings
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .sample_pool import check_counts
@@ -13,6 +13,7 @@ from .tree_search import ProblemTree, ScoringRequest, StepSettings, TreeSearch
 VALUES = ("partial", "rollout")
 
 
+@checked_settings
 class TreeOfThoughts:
     """Breadth-first search over steps (Yao et al., 2023, Alg. 1, arXiv 2305.10601).
 

@@ -1,5 +1,6 @@
 """A cell: the resolved settings of one (policy, task, method, seed)."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -25,6 +26,8 @@ from .schema import (
     Seed,
     Threads,
     Wandb,
+    choice_file,
+    choices,
 )
 
 # Ways in which methods spend their tokens.
@@ -80,6 +83,19 @@ class ModelSettings(Part):
             raise ValueError(
                 f"revision must be left out for a folder, whose files are what is read; got {self.revision} for "
                 f"{self.path}."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_trained(self) -> "ModelSettings":
+        """Refuse another model under the name of one that training made, whose row and cost the tables show."""
+        if self.base is None or self.name not in choices("policy"):
+            return self
+        own = choice_file("policy", self.name)["path"]
+        if Path(locate(self.path)).resolve() != Path(locate(own)).resolve():
+            raise ValueError(
+                f"path of {self.name} must be {own}, because tables show what training made of {self.base}, and its "
+                f"cost; got {self.path}. Write policy={self.base} policy.path={self.path}, or give it a policy.name."
             )
         return self
 

@@ -52,8 +52,9 @@ MODEL_SUFFIXES = {
 MERGED = "adapter.json"  # in a folder that `models.conversion.merge` wrote: what it was made of
 
 # Settings that may change between a run and its resumption: they say where it runs, not what.
-FREE = ("threads", "devices", "num_nodes")  # the last one is in older records only
-ROUNDING = ("batch_size", "device")  # they may change too, unless numbers are in bfloat16, whose rounding moves tokens
+FREE = ("threads", "devices", "rows", "num_nodes")  # the last one is in older records only
+LIMITS = ("decode_rows", "tokens_per_pass")  # of batches; older records do not have them
+ROUNDING = ("batch_size", "device", *LIMITS)  # may change too, but in bfloat16, whose rounding moves tokens
 
 
 def fingerprint(cell: Cell) -> dict[str, Any]:
@@ -70,7 +71,9 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
     if parts["reward"].get("reference"):
         parts["reward"]["reference_weights"] = model_version(parts["reward"]["reference"])
     if parts["task"].get("path"):
-        parts["task"]["sha256"] = hashlib.sha256(Path(parts["task"].pop("path")).read_bytes()).hexdigest()
+        content = Path(parts["task"].pop("path")).read_bytes()
+        parts["task"]["sha256"] = hashlib.sha256(content).hexdigest()
+        parts["rows"] = sum(bool(line.strip()) for line in content.split(b"\n"))  # for "partial: N of ROWS"
     elif parts["task"].get("hub"):
         hub = parts["task"]["hub"]
         pinned = hub.pop("revision", None)  # counts as the commit: a pin to what was read changes nothing
@@ -83,7 +86,7 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
         parts["reward_device"] = "cpu"
     if cell.reward_server is not None:  # the server's scores differ from our own by rounding
         parts["reward_scores"] = "vllm"
-    kept = ("seed", "num_problems", "batch_size", "threads", "device", "dtype", "devices")
+    kept = ("seed", "num_problems", "batch_size", *LIMITS, "threads", "device", "dtype", "devices")
     return {**parts, **{key: getattr(cell, key) for key in kept}}
 
 
@@ -163,9 +166,10 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any], *, but: Collecti
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Return the settings by which records of a cell may no longer be continued or compared; see `differences`.
 
-    The commit of a hub name counts if it was known then and is known now.
+    The commit of a hub name counts if it was known then and is known now, and so do `LIMITS`.
     """
     free = FREE if "bfloat16" in (old.get("dtype"), new.get("dtype")) else (*FREE, *ROUNDING)
+    free = (*free, *(name for name in LIMITS if old.get(name) is None or new.get(name) is None))
     before, after = ({key: value for key, value in side.items() if key not in free} for side in (old, new))
     return differences(*without_unknown_versions(before, after))
 

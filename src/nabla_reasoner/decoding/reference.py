@@ -25,6 +25,7 @@ from ..engine import numerics, scoring
 from ..engine.continuous_batching import TokenPredictions
 from ..engine.sampling import draw
 from ..engine.sequences import TokenSequence
+from ..engine.trajectory import shared_seconds
 from ..models.language_models import Policy, RewardModel
 from ..serving.rollouts import rollouts_of
 from .selection import gate_norms, uncertain
@@ -53,41 +54,45 @@ class ReferenceDecoder:
     def run(self) -> None:
         """Sample the first rollout, then revise it from left to right, `num_passes` times or until N_max is used."""
         state = self.state
-        state.tokens = self.roll_out([])
-        if self.settings.acceptance == "higher":
-            state.reward = self.score(state.tokens)
+        with shared_seconds([state.trajectory]):
+            state.tokens = self.roll_out([])
+            if self.settings.acceptance == "higher":
+                state.reward = self.score(state.tokens)
         note_rollout(state, self.policy)
         for state.current_pass in range(self.settings.num_passes):
             position = 0
             while position < len(state.tokens) and state.rollouts < self.settings.max_rollouts:
                 state.cursor = position
-                self.revise()
+                with shared_seconds([state.trajectory]):
+                    proposal = self.revise()
+                if proposal is not None:
+                    self.accept(*proposal)
                 position += 1
             if state.rollouts == self.settings.max_rollouts:
                 break
         state.done = True
 
-    def revise(self) -> None:
-        """Take the five steps at the cursor."""
+    def revise(self) -> tuple[int, list[int], float | None] | None:
+        """Take the first four steps at the cursor; return token, response and reward of a proposal, or None."""
         state = self.state
         predictions = self.predict()
         if not self.select(predictions):
-            return
+            return None
         sequence = hard_sequence(state, self.policy, predictions.hidden, self.settings.variant)
         if not self.gradient(sequence, predictions):
-            return
+            return None
         state.visited += 1
         token = self.optimise(sequence, predictions)
         if not is_new(token, state, self.reward):
-            return
+            return None
         prefix_reward = None
         if self.settings.acceptance == "prefix_higher":
             state.incumbent, prefix_reward = self.score_token(state.tokens[state.cursor]), self.score_token(token)
             if prefix_reward <= state.incumbent:
                 note_proposal(state, token, prefix_reward, accepted=False)
-                return
+                return None
         response, reward = self.propose(token)
-        self.accept(token, response, reward if prefix_reward is None else prefix_reward)
+        return token, response, reward if prefix_reward is None else prefix_reward
 
     def select(self, predictions: TokenPredictions) -> bool:
         """Return whether the policy is uncertain of the token at the cursor."""

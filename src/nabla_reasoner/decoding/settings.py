@@ -9,6 +9,7 @@ from ..dto.equal_kl_moves import MOVES
 from ..dto.reward_forms import PREFIX
 from ..dto.settings import ENGINES, DTOSettings, check_names
 from ..engine.sampling import Sampling, check_choice, check_finite, check_whole
+from ..models.arguments import check_kinds
 
 
 class Variant(NamedTuple):
@@ -87,6 +88,7 @@ class NablaSettings:
     dto: DTOSettings = field(default_factory=DTOSettings)
 
     def __post_init__(self) -> None:
+        check_kinds(vars(self), type(self).__annotations__)
         check_finite(vars(self))
         counts = {
             "max_rollouts (N_max)": self.max_rollouts,

@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import cost
 from ..engine.sampling import LEAST_TEMPERATURE, check_choice, check_finite, check_whole
 from ..engine.sequences import TokenSequence
+from ..models.arguments import check_kinds
 from . import objective
 from .reward_forms import OUTCOME, OWN_TERMS, REWARD_FORMS, TERMS, relevant_part, used_terms
 from .straight_through import FLIPS
@@ -61,6 +62,7 @@ class DTOSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple(self.terms))  # a YAML file gives a list
+        check_kinds(vars(self), type(self).__annotations__)
         check_finite(vars(self))
         check_choice("parameter", self.parameter, PARAMETERS)
         check_choice("update", self.update, UPDATES)

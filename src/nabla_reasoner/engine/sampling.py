@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..models.arguments import check_kinds
+
 LEAST_TEMPERATURE = 1e-9  # logits or rewards divided by a smaller one may be infinite
 
 
@@ -29,6 +31,7 @@ class Sampling(NamedTuple):
 
     def check(self) -> "Sampling":
         """Raise ValueError if a value is out of range; return the settings unchanged."""
+        check_kinds(self._asdict(), Sampling.__annotations__)
         check_finite(self._asdict())
         if self.temperature < 0:
             raise ValueError(f"temperature must be >= 0; got {self.temperature}. Use 0 for greedy decoding.")

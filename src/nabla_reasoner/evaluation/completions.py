@@ -9,6 +9,7 @@ import numpy as np
 
 from ..tasks.extraction import is_generated
 from ..tasks.grading import Grade, grade
+from ..tasks.problems import reference_answer
 from ..types import Problem
 from .completion_files import FileRow, check_columns, field, shortened
 from .statistics import Interval, accuracy_interval
@@ -133,6 +134,8 @@ def _graded(path: Path, row: FileRow, columns: Columns, task: str) -> Graded:
         return _text(field(row, column), f"{path}, {row.place}, column {column!r}")
 
     answer, response = text(columns.answer), text(columns.response)
+    if answer is not None and not (answer := reference_answer(answer)):
+        raise ValueError(f'{path}, {row.place}, column {columns.answer!r}: an answer must follow "####"; nothing does.')
     if columns.task is not None:
         task = text(columns.task) or ""
         if not task:

@@ -40,7 +40,10 @@ class StoredSettings(_Shape):
     method: _StoredMethod = _StoredMethod()
     seed: int = 0
     num_problems: int | None = None
+    rows: int | None = None
     batch_size: int | None = None
+    decode_rows: int | None = None
+    tokens_per_pass: int | None = None
     threads: int | None = None
     devices: int | None = None
     num_nodes: int | None = None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, S
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..config import fingerprint
 from ..config.schema import choice_file
 from .json_files import StoredSettings, read_object, warn_once
 from .records import CellKey, read_records, record_name, settings_path
@@ -20,7 +21,8 @@ from .records import CellKey, read_records, record_name, settings_path
 Settings = dict[str, Any]
 NAME = re.compile(r"[^.].*__s\d+\.jsonl")
 # Settings that change no answer beyond numerical noise, or only how many there are.
-NEUTRAL = ("seed", "num_problems", "batch_size", "threads", "device", "devices", "num_nodes")
+NEUTRAL = ("seed", "num_problems", *fingerprint.FREE, *fingerprint.ROUNDING)
+NOTED = ("num_problems", "batch_size", "threads", "device", "devices", "num_nodes")  # where cells of a table differ
 SHARED = ("method.variant", "method.max_new_tokens")  # a method's settings that all methods of a comparison must share
 LONGEST = 24  # characters of a value in a name; longer ones are replaced by a digest
 UNKNOWN = " (settings unknown)"
@@ -74,8 +76,9 @@ def _expected(file: RecordFile) -> int | None:
         return None
     task = file.settings.get("task", {})
     count = file.settings["num_problems"]
-    if count is None and "sha256" not in task:  # a whole benchmark of the hub
-        count = choice_file("task", file.names.task).get("size")
+    if count is None:  # a whole file, or a whole benchmark of the hub
+        whole = choice_file("task", file.names.task).get("size")
+        count = file.settings.get("rows") if "sha256" in task else whole
     return None if count is None else count * task.get("repeats", 1)
 
 
@@ -269,7 +272,7 @@ def notes(*loaded: Cells) -> list[str]:
     if unknown:
         lines.append(f"Settings unknown for {unknown} of {len(files)} record files: no readable .settings.json.")
     varied = []
-    for name in NEUTRAL[1:]:
+    for name in NOTED:
         values = {file.settings.get(name) for file in files if file.settings}
         if len(values) > 1:
             varied.append(f"{name} ({', '.join(sorted(map(str, values)))})")

@@ -15,6 +15,7 @@ from ..decoding.trace import Trace, TraceRecorder
 from ..engine import scoring
 from ..evaluation.rollout_engine import RolloutEngine
 from ..models import Policy, RewardModel
+from ..models.arguments import check_unicode
 from ..reporting.trace_page import number, token_text, trace_page
 from ..tasks.grading import grade
 from ..tasks.trained_questions import EXAMPLES, trained_question
@@ -42,6 +43,7 @@ def run(command: Command, cell: Cell) -> int:
 
 
 def _run(command: Command, cell: Cell) -> int:
+    check_unicode("the question", command.argument)
     shared = [override for override in command.overrides if not override.startswith(("method=", "method."))]
     problem = trained_question(command.argument, "question") or Problem("question", command.argument, None, "free")
     with RolloutEngine(Path(cell.folder)) as engine:
@@ -57,7 +59,8 @@ def _answer(command: Command, cell: Cell, problem: Problem, shared: list[str], e
         build.prepare_models(cell)
         policy, reward = engine.models(BuiltCell(cell, methods[cell.method.name], [problem]))
         for model in (policy, reward):
-            model.check_length(len(model.prompt_ids(problem.messages)), cell.max_new_tokens)
+            longest = max(cell.max_new_tokens, cell.response_limit)  # greedy decoding's, the method's
+            model.check_length(len(model.prompt_ids(problem.messages)), longest)
     print(f"policy {policy.name}, reward {reward.name} ({reward.kind})")
     if problem.answer is None and Path(cell.policy.path).parts[:2] == SHIPPED:
         print("\n".join([ONLY_TRAINED, *(f"  {' '.join(example.split())}" for example in EXAMPLES.values())]))

@@ -2,8 +2,10 @@
 
 import functools
 import inspect
+import numbers
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,6 +16,7 @@ from .language_models import Policy, RewardModel
 
 TokenIds = Sequence[int] | Int[np.ndarray, " _"] | Int[Tensor, " _"]
 Solve = Callable[..., list[Solution]]
+Built = TypeVar("Built")
 
 CHAT_REMEDY = 'Write [[{"role": "user", "content": TEXT}], ...], one chat per sequence.'
 EXAMPLE = 'Problem(id="1", question=TEXT, answer=None, task="gsm8k")'
@@ -48,12 +51,51 @@ def checked(solve: Solve) -> Solve:
     return call
 
 
+def checked_settings(method: type[Built]) -> type[Built]:
+    """Return a method's class that looks at the kinds of its keywords before anything else (see `check_kinds`).
+
+    Raises:
+        ValueError: a text in place of a switch or a number, and the like.
+    """
+    construct = method.__init__
+    kinds = {name: parameter.annotation for name, parameter in inspect.signature(construct).parameters.items()}
+
+    @functools.wraps(construct)
+    def init(self: Built, **keywords: object) -> None:
+        check_kinds(keywords, kinds)
+        construct(self, **keywords)
+
+    method.__init__ = init
+    return method
+
+
+def check_kinds(settings: Mapping[str, object], annotations: Mapping[str, object]) -> None:
+    """Raise ValueError naming the first setting that is no switch, number or text where its annotation asks for one.
+
+    A text such as "false" would count as true, and a switch as the number 1.
+    """
+    for name, value in settings.items():
+        kind = annotations.get(name)
+        if kind is bool:
+            valid, said = isinstance(value, bool | np.bool_), "True or False"
+        elif kind in (int, float, float | int):
+            valid = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+            said = "a number"
+        elif kind is str:
+            valid, said = isinstance(value, str), "text"
+        else:
+            continue
+        if not valid:
+            raise ValueError(f"{name} must be {said}; got {value!r}.")
+
+
 def checked_problems(problems: object) -> list[Problem]:
     """Return problems as a list.
 
     Raises:
         TypeError: a text or one problem in place of a list, an entry of another type, an id or question that is no
             text.
+        ValueError: a text that is not valid Unicode.
     """
     if isinstance(problems, (str, Problem)) or not isinstance(problems, Iterable):
         raise TypeError(f"problems must be a list of Problem; got {problems!r}. Write [{EXAMPLE}].")
@@ -65,6 +107,7 @@ def checked_problems(problems: object) -> list[Problem]:
             value = getattr(problem, name)
             if not isinstance(value, str):
                 raise TypeError(f"a problem's {name} must be text; got {value!r} in {problem!r}. Write {EXAMPLE}.")
+            check_unicode(f"a problem's {name}", value)
     return problems
 
 
@@ -93,6 +136,18 @@ def check_chats(prompts: object) -> None:
                 raise ValueError(
                     f"a message of a prompt must have a role and a content, both text; got {message!r}. {CHAT_REMEDY}"
                 )
+            check_unicode("a message of a prompt", message["content"])
+
+
+def check_unicode(name: str, text: str) -> None:
+    """Raise ValueError on half of a character, such as "\\ud83d" alone, which no tokenizer can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} must be valid Unicode; got {text[error.start : error.end]!a} at character {error.start}. "
+            "Remove the lone surrogate."
+        ) from None
 
 
 def checked_ids(name: str, ids: object, policy: Policy) -> list[int]:

@@ -27,6 +27,7 @@ NOT_LIST = (
 )
 ASIDE = rf"\s+\((?=[A-Za-z])|\s*[.,;:!]{MARKS}\s+{NOT_LIST}(?=[A-Za-z])|\s+(?:because|since|which|as|so|but)\b"
 FORMULA = re.compile(rf"(?:\*\*)?(?:\$([^$]+)\$|\\\((.+?)\\\)){MARKS}(?:{ASIDE})")  # with chat behind it
+UNIT = re.compile(r"\\(?:text|mathrm|textbf)\s*\{([^{}]*)\}")
 BARE_BOX = re.compile(rf"\\f?box(?:ed)?\s*({NUMBER})(?!\.?[\dA-Za-z^/_{{]|\\[A-Za-z])")
 CHAT = re.compile(rf"({NUMBER}){MARKS}(?:{ASIDE})")
 CHAT_AFTER_INTEGER = re.compile(rf"({NUMBER}){MARKS}(?:{ASIDE}|\s+{NOT_LIST}(?=[A-Za-z])|\s*[)\]]?[.,;:!]?{MARKS}$)")
@@ -48,22 +49,26 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
     generated = is_generated(task)
     tagged = re.findall(r"<answer>(.*?)</answer>", response, re.DOTALL) if generated else []
     if tagged:
-        return tagged[-1].strip() or None
+        return _enclosed(tagged[-1].strip(), task)
     boxed = last_boxed(response)
     if boxed is not None:
-        return boxed or None
+        return _enclosed(boxed, task)
     if not finished:
         return None
     bare = BARE_BOX.findall(response)
     if bare:
-        return bare[-1].strip()
+        return _enclosed(bare[-1].strip(), task)
     start = _stated(response)
     marked = re.findall(r"####\s*([^\n]+)", response)
     if not generated and marked:
         return _leading(marked[-1], task)
     if generated:
         start = max(start, response.rfind("=") + 1 or -1)
-    return _leading(response[start:], task) if start >= 0 else None
+    if start < 0:
+        return None
+    if task in INTEGER_TASKS and not response.startswith("=+", start - 1):  # that of the tiny policies, as ever
+        return _leading(response[start:].lstrip().removeprefix("+"), task)
+    return _leading(response[start:], task)
 
 
 @functools.lru_cache
@@ -72,6 +77,14 @@ def is_generated(task: str) -> bool:
     from reasoning_gym.factory import DATASETS
 
     return task in DATASETS
+
+
+def _enclosed(text: str, task: str) -> str | None:
+    """Return the answer in a box or a tag; where an integer is asked for, as a statement of it outside is read."""
+    if task not in INTEGER_TASKS:
+        return text or None
+    plain = UNIT.sub(r" \1", re.sub(r"\{,\}|\\,", ",", text.rpartition("=")[2]))
+    return _leading(plain.strip(" $").removeprefix("+"), task)
 
 
 def _stated(response: str) -> int:

@@ -116,8 +116,9 @@ def question_key(question: str) -> str:
 def load_jsonl(path: str, *, task: str, size: int | None = None, suffix: str = "") -> list[Problem]:
     """Read problems from a JSONL file: UTF-8, one object per line with the fields `id`, `problem` and `answer`.
 
-    The fields are text; `id` and `answer` may also be integers. Lines end at "\\n" only: the JSON text of a question
-    may hold other line separators, such as U+2028. A byte order mark, blank lines and further fields are ignored.
+    The fields are text; `id` and `answer` may also be integers. Of an answer with "####", as in GSM8K, what follows
+    counts. Lines end at "\\n" only: the JSON text of a question may hold other line separators, such as U+2028. A byte
+    order mark, blank lines and further fields are ignored.
 
     Args:
         path: the file.
@@ -140,7 +141,12 @@ def load_jsonl(path: str, *, task: str, size: int | None = None, suffix: str = "
                 f"{place}: ids must be unique; got {row['id']!r}, as on line {lines[row['id']]}. Rename one."
             )
         lines[row["id"]] = number
-        problems.append(Problem(row["id"], row["problem"] + suffix, row["answer"], task))
+        answer = reference_answer(row["answer"])
+        if not answer:
+            raise ValueError(
+                f"{place}: an answer must follow \"####\" in field 'answer'; nothing does. Write it there."
+            )
+        problems.append(Problem(row["id"], row["problem"] + suffix, answer, task))
     if not problems:
         raise ValueError(
             f"{path}, line 1: the problem file of task {task} must have at least one row; it is empty. "
@@ -233,11 +239,18 @@ def load_hub(
     rows = load_dataset(repository, config, split=split, revision=revision)
     problems = []
     for index, row in enumerate(rows):
-        answer = str(row[answer_field]).strip()
-        if "####" in answer:
-            answer = answer.split("####")[-1].strip().replace(",", "")
+        answer = reference_answer(str(row[answer_field]).strip())
         problems.append(Problem(f"{task}/{index}", str(row[problem_field]) + suffix, answer, task))
     return take(problems, size, repository)
+
+
+def reference_answer(text: str) -> str:
+    """Return the reference answer in a field: what follows the last "####" of a solution written as in GSM8K, or all.
+
+    A comma between groups of three digits is removed there.
+    """
+    _, mark, after = text.rpartition("####")
+    return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", after.strip()) if mark else text
 
 
 def take(problems: Sequence[Problem], size: int | None, source: str) -> list[Problem]:

@@ -2,7 +2,10 @@
 
 import re
 
-EQUATION = re.compile(r"(?<![\d.])(-?\d+(?:\s*[-+*]\s*-?\d+)+)\s*=\s*(-?\d+)(?![\d.])")
+EQUATION = re.compile(r"(?<![\d.])(-?\d+(?:\s*[-+*]\s*-?\d+)+)\s*=\s*(-?\d+)(?!\d|\.\d)")
+MARKS = re.compile(r"\*\*|[$`]|\\[()\[\]]")  # Markdown and mathematics delimiters
+TIMES = re.compile(r"×|·|\\times|\\cdot|(?<=\d)\s*[xX]\s*(?=\d)")
+GROUPING = re.compile(r"(?<=\d)(?:,|\{,\})(?=\d{3}(?!\d))")  # between groups of three digits
 TASKS = ("chain_sum", "leg_counting", "products")
 
 
@@ -13,7 +16,8 @@ def steps_are_true(task: str, response: str) -> bool | None:
     """
     if task not in TASKS:
         return None
-    return all(_value(left) == int(right) for left, right in EQUATION.findall(response.replace("−", "-")))
+    plain = GROUPING.sub("", TIMES.sub("*", MARKS.sub("", response.replace("−", "-"))))
+    return all(_value(left) == int(right) for left, right in EQUATION.findall(plain))
 
 
 def _value(expression: str) -> int:
