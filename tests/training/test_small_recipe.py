@@ -126,7 +126,8 @@ def prompt_settings(folder: Path, **changes: object) -> DictConfig:
         "difficulties": [{"min_terms": 2, "max_terms": 2, "min_digits": n, "max_digits": n} for n in (2, 3)],
         "suffixes": ["", " Be brief."],
     }
-    prompts = {"questions": 5, "samples": 3, "greedy": [0, 100], "gain": 10, "count": 1, "tasks": {"products": choices}}
+    prompts = {"questions": 5, "samples": 3, "greedy": [0, 100], "gain": 10, "same_answer": 100, "count": 1}
+    prompts["tasks"] = {"products": choices}
     sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
     held_out = {"test": 4, "validation": 4}
     shared = {"folder": str(folder / "assets"), "sampling": sampling, "held_out": held_out}
@@ -162,6 +163,19 @@ def test_prompts_that_do_not_fit_are_not_sampled(graded, tmp_path):
     candidate = next(small_prompts.candidates(config))
     row = small_prompts.measure(config, Policy.from_pretrained(TOY), candidate)
     assert (row["samples"], row["one_sample"], row["any_of_n"], row["fits"]) == (0, None, None, False)
+
+
+def test_task_with_one_answer_to_most_questions_does_not_fit(graded, tmp_path, monkeypatch):
+    """Five of five questions have the answer 7; in a task with five answers each is right for a fifth."""
+    questions = [Problem(f"t/{i}", f"What is {i} + 1?", "7", "products") for i in range(5)]
+    monkeypatch.setattr(small_prompts.tiny, "splits", lambda config: {"products": {"train": questions}})
+    config = prompt_settings(tmp_path, same_answer=99, gain=0)
+    candidate, policy = next(small_prompts.candidates(config)), Policy.from_pretrained(TOY)
+    row = small_prompts.measure(config, policy, candidate)
+    assert (row["samples"], row["same_answer"], row["fits"]) == (3, 100.0, False)
+    questions[:] = [problem._replace(answer=str(i)) for i, problem in enumerate(questions)]
+    row = small_prompts.measure(config, policy, candidate)
+    assert (row["samples"], row["same_answer"], row["fits"]) == (3, 20.0, True)
 
 
 def test_best_fitting_prompt_of_each_task_is_chosen():
@@ -264,10 +278,13 @@ def test_recipe_and_runs_share_tasks_and_sampling():
 
 
 def test_every_task_of_the_recipe_is_chosen():
+    """Three tasks fit; rewards were trained for the first one so far (docs/models.md)."""
     recipe = yaml.safe_load((ROOT / "configs/train/small.yaml").read_text(encoding="utf-8"))
     rows = pd.read_csv(CHOSEN, keep_default_na=False)
     chosen = {row.task: (json.loads(row.difficulty), row.suffix) for row in rows[rows.chosen].itertuples()}
-    assert chosen == {task: (details["settings"], details["suffix"]) for task, details in recipe["tasks"].items()}
+    assert len(chosen) == recipe["prompts"]["count"]
+    used = {task: (details["settings"], details["suffix"]) for task, details in recipe["tasks"].items()}
+    assert used.items() <= chosen.items()
 
 
 @pytest.mark.parametrize("name", ["smollm2", "smollm2-verifier"])

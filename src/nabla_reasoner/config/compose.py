@@ -17,6 +17,7 @@ from omegaconf.errors import InterpolationKeyError
 from .cell import Cell
 from .composed_files import MISSING, compose, composed, with_value
 from .overrides import parse
+from .recipe_rules import check_recipe
 from .schema import CONFIGS, GROUPS
 from .settings import SETTINGS, check
 from .targets import Target
@@ -188,7 +189,7 @@ def compose_recipe(target: Target, overrides: Sequence[str]) -> tuple[str, DictC
     """Return the scale and the recipe of its models, `configs/train/SCALE.yaml`, with a command's overrides.
 
     Raises:
-        ValueError: an override that cannot be read, or an unknown setting.
+        ValueError: an override that cannot be read, an unknown setting, or a value of another kind.
     """
     given = parse(overrides)
     _check_scale(target, given)
@@ -196,8 +197,11 @@ def compose_recipe(target: Target, overrides: Sequence[str]) -> tuple[str, DictC
     scale = next((str(override.value()) for override in given if override.key_or_group == "scale"), target.scales[0])
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         groups = [override for override in parsed if override.key_or_group in GROUPS]
-        _check_keys(compose(f"train/{scale}", groups), parsed)
-        return scale, compose(f"train/{scale}", parsed)
+        own = compose(f"train/{scale}", groups)
+        _check_keys(own, parsed)
+        recipe = compose(f"train/{scale}", parsed)
+    check_recipe(*(OmegaConf.to_container(settings, resolve=False) for settings in (recipe, own)))
+    return scale, recipe
 
 
 def _check_scale(target: Target, overrides: Sequence[Override]) -> None:
