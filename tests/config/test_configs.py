@@ -377,3 +377,13 @@ def test_base_of_an_adapter_is_unpacked_before_the_adapter_is_merged(monkeypatch
     build._prepare.cache_clear()
     assert [kind for kind, _ in done] == ["unpack", "merge", "merge"]
     assert done[0][1].endswith("models/smollm2-135m-instruct")
+
+
+def test_another_model_is_no_policy_that_training_made():
+    """Tables would show it as the row `sft` of tiny-base, with the FLOPs of that training."""
+    for name, owner in (("tiny-base-sft", "tiny-base"), ("tiny-instruct-grpo", "tiny-instruct")):
+        own = f"assets/policies/{name}"
+        compose.compose_cells([f"policy={name}", f"policy.path={Path(own).resolve()}"])
+        with pytest.raises(ValueError, match=f"path of {name} must be {own}, .*Write policy={owner} policy.path"):
+            compose.compose_cells([f"policy={name}", "policy.path=assets/policies/tiny-base-grpo"])
+        compose.compose_cells([f"policy={name}", "policy.path=assets/policies/tiny-base-grpo", "policy.name=mine"])

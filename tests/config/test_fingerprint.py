@@ -182,11 +182,21 @@ def test_device_of_the_reward_counts_where_it_changes_rounding(monkeypatch):
         compose.compose_cells(["reward_device=next"])
 
 
-@pytest.mark.parametrize("key", ["threads", "devices", "batch_size", "device"])
+@pytest.mark.parametrize(
+    "key", ["threads", "devices", "batch_size", "device", "decode_rows", "tokens_per_pass", "rows"]
+)
 def test_where_a_cell_runs_changes_records_in_bfloat16_only(key):
     old = {"dtype": "float32", "batch_size": 20, "device": "cuda", "threads": 1, "devices": 2, "method": {"name": "a"}}
+    old |= {"decode_rows": 64, "tokens_per_pass": 100, "rows": 7}
     new = {**old, key: "other"}
     assert fingerprint.changes(old, new) == []
     assert fingerprint.changes(old, {**new, "method": {"name": "b"}}) == ["method.name: a -> b"]
     rounded = fingerprint.changes({**old, "dtype": "bfloat16"}, {**new, "dtype": "bfloat16"})
     assert len(rounded) == (key in fingerprint.ROUNDING)
+
+
+@pytest.mark.parametrize("key", fingerprint.LIMITS)
+def test_records_made_before_limits_of_batches_were_noted_go_on(key):
+    noted = {"dtype": "bfloat16", "batch_size": 20, "decode_rows": 64, "tokens_per_pass": 100}
+    older = {name: value for name, value in noted.items() if name != key}
+    assert fingerprint.changes(older, noted) == []

@@ -79,6 +79,8 @@ def test_batched_loop_takes_decisions_of_reference(settings, kind):
     for actual, expected in zip(fast, plain, strict=True):
         assert actual.search["rollouts"] == expected.search["rollouts"]
         assert actual.cost.decode_tokens == expected.cost.decode_tokens
+        spent = [entry["seconds"] for entry in expected.search["trajectory"]]
+        assert 0 < spent[0] <= spent[-1] <= expected.cost.seconds
         if settings.get("variant") != "release":  # its hard sequence changes with every committed token: no reuse
             assert actual.cost.flops < expected.cost.flops
 

@@ -10,6 +10,7 @@ import pytest
 from toy_runs import write_summary
 
 from nabla_reasoner.__main__ import main
+from nabla_reasoner.config import compose, fingerprint
 from nabla_reasoner.cost import Cost
 from nabla_reasoner.evaluation import outcomes, provenance, record_files
 from nabla_reasoner.evaluation.records import CellKey, append_records, failed_record, read_records, record_name
@@ -243,6 +244,23 @@ def test_whole_benchmark_has_the_size_of_its_file(tmp_path: Path):
     write(tmp_path, "greedy", changes={"task.name": "math500", "num_problems": None})
     ((_, cell),) = record_files.stored_cells(tmp_path / "records")[0].items()
     assert cell.expected([0]) == 500
+
+
+def test_whole_file_of_problems_has_its_rows(tmp_path: Path):
+    """num_problems=null with a file: a run that stopped after 3 of its 40 rows is partial."""
+    task = {"name": "math500", "sha256": "2", "repeats": 2}
+    folder = tmp_path / "table1"
+    write(folder, "greedy", changes={"task": task, "num_problems": None, "rows": 40}, count=3)
+    ((_, cell),) = record_files.stored_cells(folder / "records")[0].items()
+    assert cell.expected([0]) == 80
+    rows, _, _ = tabulated(folder)
+    assert {row["status"] for row in rows.values()} == {"partial: 3 of 80"}
+    file = tmp_path / "problems.jsonl"
+    file.write_text(
+        '{"id": 1, "problem": "q", "answer": 1}\n\n{"id": 2, "problem": "q", "answer": 1}\n', encoding="utf-8"
+    )
+    (composed,) = compose.compose_cells(["task=math500", f"task.path={file}", "num_problems=null"])
+    assert fingerprint.fingerprint(composed)["rows"] == 2
 
 
 def test_release_of_another_split_is_no_row_of_table3(tmp_path: Path):

@@ -103,6 +103,14 @@ def test_context_too_short_is_refused_in_one_line(capsys, monkeypatch):
     assert main(["solve", "12+34=?" * 200, *SETTINGS]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "512 tokens" in line
+    assert main(["solve", EXAMPLES["products"], *SETTINGS, "method.max_new_tokens=5000"]) == 2
+    captured = capsys.readouterr()
+    assert "max_new_tokens=5000" in captured.err
+    assert not captured.out, "greedy decoding has not begun"
+    assert main(["solve", "a\udcff", *SETTINGS]) == 2
+    assert capsys.readouterr().err.startswith(
+        "error: the question must be valid Unicode; got '\\udcff' at character 1."
+    )
 
     def long_prompt(self: NablaReasoner, *arguments: object, **settings: object):
         raise ValueError("the prompt must fit the context;\ngot 900 tokens")

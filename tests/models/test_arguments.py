@@ -1,8 +1,12 @@
 """Checks of arguments whose types no signature allows."""
 
+import re
+
+import numpy as np
 import pytest
 import toys
 
+from nabla_reasoner import RAP, BestOfN, GuidedDecoding, NablaReasoner, Problem, SoftBestOfN
 from nabla_reasoner.models import arguments
 
 
@@ -16,3 +20,37 @@ def test_ids_that_are_no_whole_numbers_are_refused(ids):
 def test_prompts_that_are_no_chats_are_refused_with_a_remedy(prompts):
     with pytest.raises(ValueError, match=r"must .* got .* Write \[\[{"):
         arguments.check_chats(prompts)
+
+
+@pytest.mark.parametrize(
+    ("method", "keywords", "said"),
+    [
+        (NablaReasoner, {"use_gradient": "false"}, "use_gradient must be True or False; got 'false'"),
+        (NablaReasoner, {"gradient_caching": "no"}, "gradient_caching must be True or False"),
+        (NablaReasoner, {"step_size": True}, "step_size must be a number; got True"),
+        (NablaReasoner, {"step_size": None}, "step_size must be a number; got None"),
+        (NablaReasoner, {"confidence_threshold": "0.9"}, "confidence_threshold must be a number"),
+        (NablaReasoner, {"rollout_temperature": "1"}, "rollout_temperature must be a number; got '1'"),
+        (BestOfN, {"temperature": "1"}, "temperature must be a number; got '1'"),
+        (BestOfN, {"num_samples": True}, "num_samples must be a number; got True"),
+        (SoftBestOfN, {"reward_temperature": "1"}, "reward_temperature must be a number"),
+        (GuidedDecoding, {"reward_weight": "2"}, "reward_weight must be a number"),
+        (GuidedDecoding, {"scorer": 1}, "scorer must be text"),
+        (RAP, {"exploration": True}, "exploration must be a number; got True"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(method, keywords, said):
+    """A text counts as true and a switch as 1, so that another method would run than was asked for."""
+    with pytest.raises(ValueError, match=re.escape(said)):
+        method(**keywords)
+
+
+def test_numbers_of_numpy_are_taken():
+    assert NablaReasoner(step_size=np.float64(0.3)).settings.dto.step_size == 0.3
+
+
+def test_text_that_is_no_unicode_is_refused():
+    with pytest.raises(ValueError, match="a problem's question must be valid Unicode; got '.ud83d' at character 2"):
+        arguments.checked_problems([Problem("1", "ab\ud83d", None, "free")])
+    with pytest.raises(ValueError, match="a message of a prompt must be valid Unicode"):
+        arguments.check_chats([[{"role": "user", "content": "\ud83d"}]])

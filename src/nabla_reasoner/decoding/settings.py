@@ -169,6 +169,7 @@ class NablaSettings:
         """
         values = cls.keywords()
         check_names(given, values)
+        check_kinds(given, _KINDS)
         values |= given
         check_choice("variant", values["variant"], VARIANTS)
         replaced = {name: values[name] for name in ("selection", "update") if values[name] is not None}
@@ -184,4 +185,9 @@ class NablaSettings:
 _SAMPLINGS = ("rollout", "resample")
 _SAMPLING = tuple(inspect.signature(Sampling).parameters)
 _SCALARS = tuple(f.name for f in dataclasses.fields(NablaSettings) if f.name not in ("variant", "dto", *_SAMPLINGS))
+_KINDS = {  # `update` may be None here
+    **{name: kind for name, kind in DTOSettings.__annotations__.items() if name != "update"},
+    **NablaSettings.__annotations__,
+    **{f"{stage}_{name}": kind for stage in _SAMPLINGS for name, kind in Sampling.__annotations__.items()},
+}
 _DTO = tuple(f.name for f in dataclasses.fields(DTOSettings) if f.name not in ("update", "draw_temperature"))
