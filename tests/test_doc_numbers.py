@@ -704,6 +704,15 @@ def results_sentences(rows: Rows) -> Iterator[str]:
         return [measured[task]["rewards"][reward][name] for task in TASKS]
 
     yield f"the classifier's is {' / '.join(f'{value:.2f}' for value in aucs('classifier'))}."
+    cells = rows["table1"][rows["table1"].policy.isin(POLICIES)]
+    by_cell = {"index": "method", "columns": ["policy", "task"]}
+    accuracy, flops = (cells.pivot(**by_cell, values=name) for name in ("accuracy", "flops"))
+    beside = accuracy.loc["mh_resampling"] - accuracy.loc["best_of_n"]
+    taken = flops.loc["mh_resampling"] / flops.loc["best_of_n"]
+    gains = f"{beside.min():+.1f} to {beside.max():+.1f}".replace("-", "−")
+    yield f"At {ranged(taken, '.2f')} times the FLOPs of Best-of-8 it is {gains} points beside it."
+    lost = accuracy.loc["best_of_n"] - accuracy.loc["discrete_langevin"]
+    yield f"loses, by {ranged(lost, '.1f')} points to Best-of-8."
     over_all = [value for reward in ("verifier-outcome", "verifier-process") for value in aucs(reward, "auc")]
     yield f"know which problems are hard (AUC over all answers {ranged(over_all, '.2f')})"
     rejected = rows["table3"]
