@@ -768,6 +768,12 @@ def over_best_of_n(rows: Rows, method: str) -> list[float]:
     return [value for part in flops for value in part.loc[method] / part.loc["best_of_n"]]
 
 
+def flops_over_best_of_8(rows: Rows, method: str) -> pd.Series:
+    """FLOPs over Best-of-8's in the cells of Table 1."""
+    flops = flops_by_method(rows["table1"][rows["table1"].policy.isin(POLICIES)])
+    return flops.loc[method] / flops.loc["best_of_n"]
+
+
 def judge_sentence(rows: Rows) -> Iterator[str]:
     ahead = ahead_of_judge(rows).max()
     yield f"On the test problems of Table 2 it is within {ahead:.1f} points of every cell's best method."
@@ -780,6 +786,16 @@ def readme_sentences(rows: Rows) -> Iterator[str]:
     guided = seconds.loc["guided_decoding_gradient"] / seconds.loc["nabla_reasoner_prefix"]
     yield f"and {ranged(guided, '.2f')} of the prefix form's seconds."
     yield f"decoded greedily, is within {ahead_of_judge(rows).max():.1f} points of every cell's best method (Table 2)."
+    forms = ("nabla_reasoner", "nabla_reasoner_prefix")
+    outcome_flops, prefix_flops = (flops_over_best_of_8(rows, form) for form in forms)
+    yield f"at {ranged(outcome_flops, '.1f')} times its FLOPs."
+    cells = rows["table1"][rows["table1"].policy.isin(POLICIES)]
+    accuracy = cells.pivot(index="method", columns=["policy", "task"], values="accuracy")
+    better = accuracy.loc["nabla_reasoner_prefix"] - accuracy.loc["best_of_n"]
+    yield f"it is {ranged(better)} points better than Best-of-8, at {ranged(prefix_flops, '.1f')} of its FLOPs"
+    small = rows["table2_small"][rows["table2_small"].reward == "smollm2"].set_index("method").accuracy
+    gains = (small[form] - small["best_of_n"] for form in reversed(forms))
+    yield "the prefix form is {:.1f} points better than Best-of-8, the outcome form {:.1f};".format(*gains)
     arms = ("nabla_reasoner_prefix", "nabla_prefix_without_gradient", "best_of_n")
     prefix, null, best = (gsm8k("gpu")[name] for name in arms)
     yield f"the prefix form solves {100 * prefix.right.mean():.1f} % of {len(prefix.right):,} problems"

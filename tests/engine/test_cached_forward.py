@@ -186,7 +186,7 @@ def test_likelihood_in_chunks_equals_autograd(monkeypatch):
 
 def test_half_precision_products_computed_in_float32(monkeypatch):
     matrix = torch.randn(50, 8).bfloat16()
-    monkeypatch.setattr(numerics, "CHUNK", 3 * 8)
+    monkeypatch.setattr(numerics, "CPU_SLICE", 3 * 8)
     rows = torch.randn(4, 8)
     torch.testing.assert_close(numerics.project_to_vocab(rows, matrix), rows @ matrix.float().T)
     rows = torch.randn(4, 50)

@@ -1,5 +1,7 @@
 """Numerics of the output layer: at least float32, chunked products, log-likelihood, confidence, entropy."""
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -20,6 +22,7 @@ class NonFiniteError(ArithmeticError):
 
 
 CHUNK = 2**24  # largest number of entries of a temporary [rows, vocab] buffer
+CPU_SLICE = 2**20  # entries of a converted matrix that stay in a CPU's cache until they are used
 
 
 def at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -44,30 +47,40 @@ def first_non_finite(rows: Float[Tensor, "*shape"]) -> int | None:
     return None if finite.all() else int(finite.int().argmin())
 
 
-def chunks(rows: int, width: int) -> list[slice]:
-    """Split `rows` rows into slices whose [rows, width] buffers have at most CHUNK entries."""
-    size = max(1, CHUNK // width)
+def chunks(rows: int, width: int, entries: int | None = None) -> list[slice]:
+    """Split `rows` rows into slices whose [rows, width] buffers have at most `entries` entries, CHUNK by default."""
+    size = max(1, (entries or CHUNK) // width)
     return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
+
+
+def _converted(matrix: Float[Tensor, "vocab hidden"]) -> Iterator[tuple[slice, Float[Tensor, "part hidden"]]]:
+    """Yield a half-precision matrix in float32, slice by slice; each is valid until the next one, in one buffer."""
+    slices = chunks(*matrix.shape, min(CHUNK, CPU_SLICE) if matrix.device.type == "cpu" else None)
+    buffer = matrix.new_empty(slices[0].stop, matrix.shape[1], dtype=torch.float32)
+    for part in slices:
+        yield part, buffer[: part.stop - part.start].copy_(matrix[part])
 
 
 def project_to_vocab(
     rows: Float[Tensor, "rows hidden"], matrix: Float[Tensor, "vocab hidden"]
 ) -> Float[Tensor, "rows vocab"]:
     """Return rows @ matrixᵀ in at least float32; a half-precision matrix is converted slice by slice."""
-    if matrix.dtype == at_least_float32(matrix).dtype:
+    if matrix.dtype not in (torch.bfloat16, torch.float16):
         return rows @ matrix.T
-    slices = chunks(len(matrix), matrix.shape[1])
-    return torch.cat([at_least_float32(rows) @ at_least_float32(matrix[part]).T for part in slices], -1)
+    rows = at_least_float32(rows)
+    product = rows.new_empty(len(rows), len(matrix))
+    for part, converted in _converted(matrix):
+        product[:, part] = rows @ converted.T
+    return product
 
 
 def project_to_hidden(
     rows: Float[Tensor, "rows vocab"], matrix: Float[Tensor, "vocab hidden"]
 ) -> Float[Tensor, "rows hidden"]:
     """Return rows @ matrix in at least float32; a half-precision matrix is converted slice by slice."""
-    if matrix.dtype == at_least_float32(matrix).dtype:
+    if matrix.dtype not in (torch.bfloat16, torch.float16):
         return rows @ matrix
-    slices = chunks(len(matrix), matrix.shape[1])
-    return sum(at_least_float32(rows[:, part]) @ at_least_float32(matrix[part]) for part in slices)
+    return sum(at_least_float32(rows[:, part]) @ converted for part, converted in _converted(matrix))
 
 
 @torch.no_grad()

@@ -41,10 +41,7 @@ def train_likelihood(config: DictConfig, data: Splits) -> None:
     answers = small_answers.by_origin(config, data, small_answers.training_answers(config, data))
     model = _base(config, "likelihood", "CAUSAL_LM")
     reward = RewardModel(model, load_tokenizer(config.policy.path), "likelihood", "likelihood")
-    batch = config.rewards.likelihood.batch
-    pools = {
-        origin: [small_answers.reward_example(reward, answer, "all") for answer in answers[origin]] for origin in batch
-    }
+    pools = _pools(config, "likelihood", reward, answers)
     training = functools.partial(loop.LanguageModelTraining, vocab_size=reward.strong.vocab_size)
     _fit(config, "likelihood", model, pools, training)
 
@@ -59,13 +56,29 @@ def train_verifier(config: DictConfig, data: Splits) -> None:
     model = _base(config, "verifier", "SEQ_CLS")
     tokenizer = load_tokenizer(config.policy.path)
     reward = RewardModel(model, tokenizer, "verifier", "classifier")
-    pools = {
-        origin: [small_answers.reward_example(reward, answer, "all") for answer in answers[origin]]
-        for origin in config.rewards.verifier.batch
-    }
+    pools = _pools(config, "verifier", reward, answers)
     weight = config.rewards.verifier.language_weight
     training = functools.partial(verifier.VerifierTraining, language_weight=weight, checkpoints={}, tokenizer=tokenizer)
     _fit(config, "verifier", model, pools, training)
+
+
+def _pools(
+    config: DictConfig, name: str, reward: RewardModel, answers: Mapping[str, Sequence[Answer]]
+) -> dict[str, list[Example]]:
+    """Return the training sequences of each group of a reward's batches: a task's answers of one origin."""
+    return {
+        _group(task, origin): [
+            small_answers.reward_example(reward, answer, "all")
+            for answer in answers[origin]
+            if answer.problem.task == task
+        ]
+        for task, counts in config.rewards[name].batch.items()
+        for origin in counts
+    }
+
+
+def _group(task: str, origin: str) -> str:
+    return f"{task}, {origin}"
 
 
 def _base(config: DictConfig, name: str, task_type: str) -> torch.nn.Module:
@@ -90,6 +103,7 @@ def _fit(
         training: makes the training from model and schedule.
     """
     recipe = config.rewards[name]
+    counts = {_group(task, origin): count for task, part in recipe.batch.items() for origin, count in part.items()}
     sizes = {group: len(pool) for group, pool in pools.items()}
     print(f"{name}: training answers {sizes}", flush=True)
     task_type = "SEQ_CLS" if KINDS[name] == "classifier" else "CAUSAL_LM"
@@ -99,7 +113,7 @@ def _fit(
     identity = {"recipe": OmegaConf.to_container(recipe, resolve=True), "answers": sizes, "start": config.policy.path}
     loop.fit(
         training(model, loop.Schedule(**recipe.schedule)),
-        Mixture(pools, dict(recipe.batch), recipe.seed),
+        Mixture(pools, counts, recipe.seed),
         device=config.device,
         folder=str(Path(config.work_folder, name)),
         name=name,

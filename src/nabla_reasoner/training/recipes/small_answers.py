@@ -138,7 +138,7 @@ def training_answers(config: DictConfig, data: Splits) -> list[Answer]:
     """Sample the answers to training questions, all tasks."""
     answers = []
     for task, parts in data.items():
-        questions = parts["train"][: config.samples.questions]
+        questions = parts["train"][: config.tasks[task].sampled]
         sampling = config.samples.sampling
         answers += sample_answers(config, questions, config.samples.per_question, f"train-{task}", sampling)
     return answers
