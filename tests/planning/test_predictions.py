@@ -116,6 +116,34 @@ def test_seconds_of_the_prefix_form_of_a_pretrained_model_are_predicted(method: 
     assert close(plan.seconds, seconds)
 
 
+@pytest.mark.parametrize(
+    ("method", "tokens", "flops", "seconds", "peak"),
+    [("best_of_n", 384, 2.161e12, 5.78, 6.63e9), ("nabla_reasoner", 354.5, 4.762e12, 31.1, 7.42e9)],
+)
+def test_runs_of_random_models_of_a_billion_weights_are_predicted(
+    method: str, tokens: float, flops: float, seconds: float, peak: float, monkeypatch
+):
+    """8 problems of GSM8K at scale=single_gpu, in bfloat16 on two cores: per problem, as recorded.
+
+    Shapes of Llama-3.2-1B with Qwen2.5's vocabulary, a policy and a classifier. Random weights are uncertain of every
+    token and never end a response.
+    """
+    shape = {"layers": 16, "hidden": 2048, "intermediate": 8192, "heads": 32, "kv_heads": 8, "head_dim": 64}
+    vocabulary = {"rows": 151_936, "tokens": 151_665, "vocabulary": "qwen2.5", "tied": True, "head_norms": False}
+    size = model_sizes.ModelSize.model_validate(shape | vocabulary)
+    monkeypatch.setattr(model_sizes, "_table", lambda: {"random/policy": size, "random/reward": size})
+    chosen = ["policy.path=random/policy", "reward.path=random/reward", "device=cpu", "task=gsm8k", f"method={method}"]
+    limits = ["num_problems=8", "batch_size=8", "max_new_tokens=48"]
+    typical = {"prompt_tokens": 106, "response_tokens": 48, "uncertain": 48, "proposals": 48, "distinct": 1.0}
+    lengths = [f"estimate.tasks.gsm8k.{name}={value}" for name, value in typical.items()]
+    cells = compose_cells(["experiment=table1", "scale=single_gpu", *chosen, *limits, *lengths])
+    (plan,) = plan_cells(cells, machine("cpu-amx"))
+    assert close(plan.cost.decode_tokens / plan.problems, tokens)
+    assert close(plan.cost.flops / plan.problems, flops)
+    assert close(plan.seconds / plan.problems, seconds)
+    assert close(plan.memory.total, peak)
+
+
 def test_gradient_passes_on_a_gpu_are_predicted():
     """Memory and seconds of `bench-gpu`, on an H200. One sequence does not fill the card: there launches count too."""
     with (ROOT / "figures/data/bench_gpu.csv").open(encoding="utf-8") as file:
