@@ -180,8 +180,9 @@ class _Chains:
         rollouts = [rollout for (rollout,) in self.sampler.draw(problems, prompts, "rollout", 1, limit)]
         for chain, rollout in zip(self.chains, rollouts, strict=True):
             chain.state = rollout.token_ids
+            prompt = cost.one_pass(0, len(chain.policy_prompt))  # read once for each problem, equal questions too
             chain.log.trajectory.charge(
-                cost.prefill(self.policy.size, rollout.prefilled), cost.decoding(self.policy.size, rollout.decoded)
+                cost.prefill(self.policy.size, prompt), cost.decoding(self.policy.size, rollout.decoded)
             )
         gradients = self._evaluate(self.chains, [chain.state for chain in self.chains])
         for chain, gradient in zip(self.chains, gradients, strict=True):

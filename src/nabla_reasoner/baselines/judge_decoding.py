@@ -63,12 +63,12 @@ class JudgeGreedy:
         costs = [
             cost.total(
                 [
-                    cost.scoring(judge.size, rollout.prefilled),
+                    cost.scoring(judge.size, cost.one_pass(0, len(prompt))),
                     cost.decoding(judge.size, rollout.decoded),
                     share,
                 ]
             )
-            for rollout in rollouts
+            for prompt, rollout in zip(prompts, rollouts, strict=True)
         ]
         writer = copy.copy(policy)  # whose text is the policy's, but is finished where the judge ends it
         writer.eos_ids = judge.eos_ids
