@@ -65,7 +65,7 @@ def _small(recipe: dict[str, Any], estimate: Estimate) -> list[Training]:
     jobs = []
     for name, entry in recipe["rewards"].items():
         if name in recipe["only"]:
-            count = sum(entry["batch"].values())
+            count = sum(sum(part.values()) for part in entry["batch"].values())
             job = Training(
                 name=f"adapter of the {name} reward",
                 model=model,
