@@ -189,7 +189,7 @@ def test_one_end_token_is_never_proposed_for_another(acceptance):
     policy = Policy(base.model, base.tokenizer, "many ends", eos_ids=ends)
     changes = {"reward_form": "outcome", "max_new_tokens": 6, "num_iterations": 2, "step_size": 3.0, "num_passes": 2}
     settings = {**SETTINGS, **changes, "confidence_threshold": 1.0, "resample_temperature": 2.0, "resample_top_p": 1.0}
-    problems = [Problem(str(number), f"{number} + 1?", None, "toy") for number in range(20)]
+    problems = [Problem(str(number), f"{number} + 1?", None, "toy") for number in range(12)]
     solutions = [
         NablaReasoner(**settings, acceptance=acceptance, engine=engine).solve(
             problems, policy, toys.reward("classifier", dtype="float32")
