@@ -1,4 +1,4 @@
-"""Types shared by all parts: chat messages, problem, solution, method."""
+"""Types shared by all parts: chat messages, problem, solution, method; and the check of a text."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -75,3 +75,14 @@ class Method(Protocol):
             seed, repeat: key of all random draws, together with each problem's id.
         """
         ...
+
+
+def check_unicode(name: str, text: str) -> None:
+    """Raise ValueError on half of a character, such as "\\ud83d" alone, which no tokenizer can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} must be valid Unicode; got {text[error.start : error.end]!a} at character {error.start}. "
+            "Remove the lone surrogate."
+        ) from None

@@ -51,8 +51,9 @@ MODEL_SUFFIXES = {
 }
 MERGED = "adapter.json"  # in a folder that `models.conversion.merge` wrote: what it was made of
 
-# Settings that may change between a run and its resumption: they say where it runs, not what.
-FREE = ("threads", "devices", "rows", "num_nodes")  # the last one is in older records only
+# Settings that may change between a run and its resumption: they say where it runs, or, as the rows of a file whose
+# digest counts, what others say. The last one is in older records only.
+FREE = ("threads", "devices", "rows", "num_nodes")
 LIMITS = ("decode_rows", "tokens_per_pass")  # of batches; older records do not have them
 ROUNDING = ("batch_size", "device", *LIMITS)  # may change too, but in bfloat16, whose rounding moves tokens
 

@@ -66,12 +66,8 @@ class DecodingCache(Cache):
         for layer in self.layers:
             layer.columns, layer.width = position, width
         uneven = min(self.lengths) + 1 < width
-        grown = [length + 1 for length in self.lengths]
-        longest = max((length for length, ended in zip(grown, self.ended, strict=True) if not ended), default=width)
-        self.lengths = [
-            old if ended and new > longest else new
-            for old, new, ended in zip(self.lengths, grown, self.ended, strict=True)
-        ]
+        longest = max((length for length, ended in zip(self.lengths, self.ended, strict=True) if not ended), default=0)
+        self.lengths = [length + 1 if length <= longest else length for length in self.lengths]
         if not uneven:
             return position[:, None], None
         columns = torch.arange(width, device=self.device).expand(len(position), -1)

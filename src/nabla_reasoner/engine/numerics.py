@@ -22,12 +22,13 @@ class NonFiniteError(ArithmeticError):
 
 
 CHUNK = 2**24  # largest number of entries of a temporary [rows, vocab] buffer
+HALF = (torch.bfloat16, torch.float16)
 CPU_SLICE = 2**20  # entries of a converted matrix that stay in a CPU's cache until they are used
 
 
 def at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Convert half precision to float32, so that no probability or norm is computed in half precision."""
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+    return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def finite_rows(logits: Float[Tensor, "*rows vocab"]) -> Bool[Tensor, "*rows"]:
@@ -65,7 +66,7 @@ def project_to_vocab(
     rows: Float[Tensor, "rows hidden"], matrix: Float[Tensor, "vocab hidden"]
 ) -> Float[Tensor, "rows vocab"]:
     """Return rows @ matrixᵀ in at least float32; a half-precision matrix is converted slice by slice."""
-    if matrix.dtype not in (torch.bfloat16, torch.float16):
+    if matrix.dtype not in HALF:
         return rows @ matrix.T
     rows = at_least_float32(rows)
     product = rows.new_empty(len(rows), len(matrix))
@@ -78,7 +79,7 @@ def project_to_hidden(
     rows: Float[Tensor, "rows vocab"], matrix: Float[Tensor, "vocab hidden"]
 ) -> Float[Tensor, "rows hidden"]:
     """Return rows @ matrix in at least float32; a half-precision matrix is converted slice by slice."""
-    if matrix.dtype not in (torch.bfloat16, torch.float16):
+    if matrix.dtype not in HALF:
         return rows @ matrix
     return sum(at_least_float32(rows[:, part]) @ converted for part, converted in _converted(matrix))
 

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from ..config import build
-from ..config.cell import Cell, ModelSettings
+from ..config.cell import Cell
+from ..config.parts import ModelSettings
 from ..config.sweeps import Sweep
 from ..decoding.nabla_reasoner import NablaReasoner
 from ..engine import scoring

@@ -15,11 +15,10 @@ from ..decoding.trace import Trace, TraceRecorder
 from ..engine import scoring
 from ..evaluation.rollout_engine import RolloutEngine
 from ..models import Policy, RewardModel
-from ..models.arguments import check_unicode
 from ..reporting.trace_page import number, token_text, trace_page
 from ..tasks.grading import grade
 from ..tasks.trained_questions import EXAMPLES, trained_question
-from ..types import Method, Problem, Solution
+from ..types import Method, Problem, Solution, check_unicode
 from .command import DONE, FAILED, Command, Refused, refusing
 
 SHIPPED = ("assets", "policies")
@@ -58,8 +57,8 @@ def _answer(command: Command, cell: Cell, problem: Problem, shared: list[str], e
         _check_trace(cell, methods[cell.method.name])
         build.prepare_models(cell)
         policy, reward = engine.models(BuiltCell(cell, methods[cell.method.name], [problem]))
+        longest = max(cell.max_new_tokens, cell.response_limit)  # greedy decoding's, the method's
         for model in (policy, reward):
-            longest = max(cell.max_new_tokens, cell.response_limit)  # greedy decoding's, the method's
             model.check_length(len(model.prompt_ids(problem.messages)), longest)
     print(f"policy {policy.name}, reward {reward.name} ({reward.kind})")
     if problem.answer is None and Path(cell.policy.path).parts[:2] == SHIPPED:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..types import Problem, Solution
+from ..types import Problem, Solution, check_unicode
 from .language_models import Policy, RewardModel
 
 TokenIds = Sequence[int] | Int[np.ndarray, " _"] | Int[Tensor, " _"]
@@ -137,17 +137,6 @@ def check_chats(prompts: object) -> None:
                     f"a message of a prompt must have a role and a content, both text; got {message!r}. {CHAT_REMEDY}"
                 )
             check_unicode("a message of a prompt", message["content"])
-
-
-def check_unicode(name: str, text: str) -> None:
-    """Raise ValueError on half of a character, such as "\\ud83d" alone, which no tokenizer can read."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{name} must be valid Unicode; got {text[error.start : error.end]!a} at character {error.start}. "
-            "Remove the lone surrogate."
-        ) from None
 
 
 def checked_ids(name: str, ids: object, policy: Policy) -> list[int]:

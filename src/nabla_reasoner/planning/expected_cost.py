@@ -115,34 +115,25 @@ def seconds(case: Case, work: Work, problems: int, models: Models, machine: Mach
     batches = math.ceil(problems / case.batch)
     context = case.prompt + case.length / 2
     width = number_width(case.cell.dtype)
-    places = {"policy": [([models.policy], machine)], "reward": [(models.judges, judge_machine(case.cell, machine))]}
-    places["both"] = places["policy"] + places["reward"]
+    judge = judge_machine(case.cell, machine)
+    readers = {"policy": [([models.policy], machine)], "reward": [(models.judges, judge)]}
+    apart = [*readers["policy"], *readers["reward"]]
+    readers["both"] = [(models.all, machine)] if judge is machine else apart
     steps = sum(
-        _step_seconds(part, context, readers, width, place) * part.steps * batches
+        _step_seconds(part, context, together, width, place) * part.steps * batches
         for part in work.decodings
-        for readers, place in _merged(places[part.readers or work.decodes])
+        for together, place in readers[part.readers or work.decodes]
     )
     launches = work.passes * batches * max(model.size.layers for model in models.all) * machine.layer_seconds
     of_policy = passes_cost(case, work._replace(reward_forward=0.0, reward_backward=0.0), problems, models).flops
     of_reward = passes_cost(case, work, problems, models).flops - of_policy
-    arithmetic = sum(
-        flops / (place.flops * place.pass_share)
-        for flops, ((_, place),) in ((of_policy, places["policy"]), (of_reward, places["reward"]))
-    )
+    arithmetic = of_policy / (machine.flops * machine.pass_share) + of_reward / (judge.flops * judge.pass_share)
     return steps + max(arithmetic, launches) + work.row_steps * problems * machine.dto_seconds
 
 
 def judge_machine(cell: Cell, machine: Machine) -> Machine:
     """Return the machine that the reward's models run on: `machine`, or its CPU with `reward_device=cpu`."""
     return HOST if cell.reward_device == CPU and cell.device != CPU else machine
-
-
-def _merged(places: list[tuple[list[Model], Machine]]) -> list[tuple[list[Model], Machine]]:
-    """Return models by machine; models of one machine share its steps."""
-    by_machine: dict[Machine, list[Model]] = {}
-    for models, place in places:
-        by_machine.setdefault(place, []).extend(models)
-    return [(models, place) for place, models in by_machine.items()]
 
 
 def _step_seconds(

@@ -3,8 +3,9 @@
 import math
 from typing import Any, NamedTuple
 
-from ..config.cell import Cell, MethodSettings
+from ..config.cell import Cell
 from ..config.estimate import Lengths
+from ..config.parts import MethodSettings
 
 COUNTS = (  # settings of methods that the rules of `workload` count with
     "num_samples",

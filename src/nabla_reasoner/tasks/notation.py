@@ -53,6 +53,7 @@ REWRITES = [
     (r"(\\\\)|\\[,;: ]|\\q?quad(?![A-Za-z])|~", lambda match: match[1] or " "),
     (r"\s+", " "),
 ]
+GROUPING = re.compile(r"(?<=\d)(?:,|\{,\})(?=\d{3}(?!\d))")  # between groups of three digits
 PATTERNS = [(re.compile(pattern), replacement) for pattern, replacement in REWRITES]
 NESTED_TEXT = re.compile(r"\\text\{\s*\\text\{([^{}]*)\}\s*\}")
 SYMBOLS_IN_TEXT = re.compile(r"\\text\{([^{}A-Za-z]*)\}")  # digits and signs need no text mode

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..types import Problem
+from ..types import Problem, check_unicode
+from .notation import GROUPING
 
 # Item i of a generated data set has the seed `seed + i`, so data sets with seeds this far apart share no item.
 SEED_STRIDE = 100_000_000
@@ -196,12 +197,7 @@ def _text(row: dict[str, Any], field: str, place: str) -> str:
     kinds = "a non-empty string" if field == "problem" else "a non-empty string or an integer"
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{place}: field {field!r} must be {kinds}; got {_short(value)}. Write it as text.")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # half of a character, such as \\ud83d alone: no tokenizer can read it
-        raise ValueError(
-            f"{place}: field {field!r} must be valid Unicode; got {_short(value)}. Remove the lone surrogate."
-        ) from error
+    check_unicode(f"{place}: field {field!r}", value)
     return value
 
 
@@ -250,7 +246,7 @@ def reference_answer(text: str) -> str:
     A comma between groups of three digits is removed there.
     """
     _, mark, after = text.rpartition("####")
-    return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", after.strip()) if mark else text
+    return GROUPING.sub("", after.strip()) if mark else text
 
 
 def take(problems: Sequence[Problem], size: int | None, source: str) -> list[Problem]:

@@ -2,10 +2,11 @@
 
 import re
 
+from .notation import GROUPING
+
 EQUATION = re.compile(r"(?<![\d.])(-?\d+(?:\s*[-+*]\s*-?\d+)+)\s*=\s*(-?\d+)(?!\d|\.\d)")
 MARKS = re.compile(r"\*\*|[$`]|\\[()\[\]]")  # Markdown and mathematics delimiters
 TIMES = re.compile(r"×|·|\\times|\\cdot|(?<=\d)\s*[xX]\s*(?=\d)")
-GROUPING = re.compile(r"(?<=\d)(?:,|\{,\})(?=\d{3}(?!\d))")  # between groups of three digits
 TASKS = ("chain_sum", "leg_counting", "products")
 
 
