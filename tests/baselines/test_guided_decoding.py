@@ -16,6 +16,7 @@ from nabla_reasoner.baselines.judge_decoding import JudgeGreedy, LogitMixture
 from nabla_reasoner.baselines.prefix_scores import PrefixScorer
 from nabla_reasoner.baselines.repeated_sampling import Greedy
 from nabla_reasoner.engine import scoring
+from nabla_reasoner.engine.numerics import NonFiniteError
 from nabla_reasoner.engine.sampling import Sampling, draw, keyed_uniforms
 from nabla_reasoner.models.language_models import RewardModel
 from nabla_reasoner.types import Problem
@@ -319,6 +320,12 @@ def test_weight_zero_is_greedy():
     assert [a.token_ids for a in zero] == [a.token_ids for a in greedy]
     mixture = LogitMixture(judge_weight=0, max_new_tokens=LIMIT).solve(PROBLEMS, policy, toys.reward())
     assert [a.token_ids for a in mixture] == [a.token_ids for a in greedy]
+
+
+def test_weight_whose_mixture_overflows_fails_by_name():
+    method = LogitMixture(judge_weight=1e39, max_new_tokens=LIMIT)
+    with pytest.raises(NonFiniteError, match=r"logits with judge_weight=1e\+39 must be finite.* Lower it"):
+        method.solve(PROBLEMS, toys.policy(dtype="float32"), toys.reward(dtype="float32"))
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,19 @@ def test_fast_engine_equals_reference(parameter, update, kind, step_size):
         assert actual.objective == pytest.approx(expected.objective, abs=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["classifier", "likelihood"])
+@pytest.mark.parametrize("reward_form", ["outcome", "prefix"])
+def test_engines_agree_where_policy_and_reward_have_other_precisions(reward_form, kind):
+    """Transformers loads a model in the precision of its file, which may be another than the reward's."""
+    policy, reward = toys.policy(dtype="float32"), toys.reward(kind)
+    settings = {"update": "all", "step_size": 0.01, "num_iterations": 3, "reward_form": reward_form}
+    fast = run(policy, reward, **settings)
+    plain = run(policy, reward, **settings, engine="reference")
+    for actual, expected in zip(fast, plain, strict=True):
+        torch.testing.assert_close(actual.logits, expected.logits, rtol=0, atol=1e-4, check_dtype=False)
+        assert actual.objective == pytest.approx(expected.objective, abs=1e-3)
+
+
 def test_large_steps_flip_tokens():
     """Without flips the comparison above would not test the cache's invalidation."""
     policy, reward = toys.policy(), toys.reward()
@@ -128,7 +141,7 @@ def test_wrong_inputs_of_the_public_entry_are_named():
 CHAT = toys.chat("1+1?")
 WRONG = {  # arguments of the entry and the message that they get
     "fewer prompts": (([CHAT], [[]], [[5], [6]]), "one of prompts, prefix_ids, rollout_ids .* got 1 prompts, 1 prefix"),
-    "an empty chat": (([[]], [[]], [[5]]), r"a prompt must be a chat, a list of messages; got \[\]"),
+    "an empty chat": (([[]], [[]], [[5]]), r"prompts must hold chats, lists of messages; got \[\]"),
     "a message without content": (([[{"role": "user"}]], [[]], [[5]]), "a role and a content, both text; got .*'user'"),
     "a token below 0": (([CHAT], [[]], [[5, -1]]), "rollout_ids must hold tokens of the policy's vocabulary; got -1"),
     "a token beyond": (

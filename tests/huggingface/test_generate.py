@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, d
 
 from nabla_reasoner import NablaReasoner, Policy, Problem, RewardModel
 from nabla_reasoner.huggingface import FOLDER, generate, problem_id
+from nabla_reasoner.huggingface.calls import generate_from_folder
 from nabla_reasoner.huggingface.generation_settings import HONORED, NEUTRAL, WITHOUT_EFFECT
 
 QUESTIONS = ["What is 12 + 34?", "6", "Add 5 and 6, then take 7."]
@@ -74,6 +75,13 @@ def call(model: transformers.PreTrainedModel | None = None, custom_generate=gene
     model = model or causal_model()
     given = {**padded(QUESTIONS[:1]), "reward_model": reward(), "seed": 3, **DRAWN, **SETTINGS, **arguments}
     return model.generate(custom_generate=custom_generate, **given)
+
+
+def called_by_a_folder(**arguments) -> torch.Tensor:
+    """Answer all questions without the signature's types, which tests check before anything else."""
+    return generate_from_folder(
+        **{**padded(QUESTIONS), "model": causal_model(), "reward_model": reward(), **DRAWN, **arguments}
+    )
 
 
 @functools.cache
@@ -189,6 +197,19 @@ def test_classifier_and_chats_of_another_template():
         assert row[width : width + len(answer)].tolist() == answer
     with pytest.raises(ValueError, match="one chat for each prompt; got 2 for 3"):
         call(**padded(QUESTIONS), reward_model=other, messages=chats[:2])
+    with pytest.raises(ValueError, match="one chat for each prompt; got 1 for 3"):
+        call(**padded(QUESTIONS), reward_model=other, messages=chats[:1])
+    with pytest.raises(ValueError, match="one chat for each prompt; got 3 for 1"):
+        call(**padded(QUESTIONS[:1]), reward_model=other, messages=chats, num_return_sequences=3)
+    for messages in (chats[0], ["a", "b", "c"]):
+        with pytest.raises(ValueError, match=r"messages must .*got .* Write \[\["):
+            called_by_a_folder(reward_model=other, messages=messages)
+
+
+@pytest.mark.parametrize("seed", [0.5, "a", None, True])
+def test_seed_is_a_whole_number_as_in_solve(seed):
+    with pytest.raises(TypeError, match="seed must be a whole number; got"):
+        called_by_a_folder(seed=seed)
 
 
 def test_reward_reads_an_answered_chat_as_its_template_writes_it():

@@ -1,12 +1,22 @@
 """Checks of arguments whose types no signature allows."""
 
+import math
 import re
 
 import numpy as np
 import pytest
 import toys
 
-from nabla_reasoner import RAP, BestOfN, GuidedDecoding, NablaReasoner, Problem, SoftBestOfN
+from nabla_reasoner import (
+    RAP,
+    BestOfN,
+    GuidedDecoding,
+    LogitMixture,
+    NablaReasoner,
+    Problem,
+    SoftBestOfN,
+    TreeOfThoughts,
+)
 from nabla_reasoner.models import arguments
 
 
@@ -37,6 +47,13 @@ def test_prompts_that_are_no_chats_are_refused_with_a_remedy(prompts):
         (GuidedDecoding, {"reward_weight": "2"}, "reward_weight must be a number"),
         (GuidedDecoding, {"scorer": 1}, "scorer must be text"),
         (RAP, {"exploration": True}, "exploration must be a number; got True"),
+        (GuidedDecoding, {"reward_weight": math.inf}, "reward_weight must be a finite number; got inf"),
+        (LogitMixture, {"judge_weight": math.inf}, "judge_weight must be a finite number; got inf"),
+        (NablaReasoner, {"step_size": math.nan}, "step_size must be a finite number; got nan"),
+        (NablaReasoner, {"terms": None}, "terms must be a list of texts; got None"),
+        (NablaReasoner, {"terms": "prefix"}, "terms must be a list of texts; got 'prefix'"),
+        (NablaReasoner, {"terms": [1]}, "terms must be a list of texts; got [1]"),
+        (TreeOfThoughts, {"step_marks": "Step"}, "step_marks must be a list of texts; got 'Step'"),
     ],
 )
 def test_settings_of_another_kind_are_refused(method, keywords, said):
@@ -52,5 +69,5 @@ def test_numbers_of_numpy_are_taken():
 def test_text_that_is_no_unicode_is_refused():
     with pytest.raises(ValueError, match="a problem's question must be valid Unicode; got '.ud83d' at character 2"):
         arguments.checked_problems([Problem("1", "ab\ud83d", None, "free")])
-    with pytest.raises(ValueError, match="a message of a prompt must be valid Unicode"):
+    with pytest.raises(ValueError, match="a message of prompts must be valid Unicode"):
         arguments.check_chats([[{"role": "user", "content": "\ud83d"}]])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import cost
 from ..engine import batching, generation
+from ..engine.numerics import NonFiniteError, first_non_finite
 from ..engine.sampling import Sampling, draw, keyed_uniforms
 from ..engine.sequences import likelihood_models
 from ..engine.trajectory import seconds_share
@@ -132,6 +133,8 @@ class LogitMixture:
                 logits = reader.logits()
                 for weight, judge in judges:
                     logits = logits + (weight * _with_policy_ends(judge.logits(), policy, reward)).to(policy.device)
+                if first_non_finite(logits) is not None:  # each model's own are, so that the weight is too large
+                    raise NonFiniteError(f"logits with judge_weight={self.judge_weight}", "Lower it.")
                 uniform = [noise[indices[row]][len(responses[row])] for row in rows]
                 uniform = torch.tensor(uniform, dtype=torch.float64, device=logits.device)
                 return draw(logits, uniform, self.sampling)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..dto.equal_kl_moves import MOVES
 from ..dto.reward_forms import PREFIX
 from ..dto.settings import ENGINES, DTOSettings, check_names
-from ..engine.sampling import Sampling, check_choice, check_finite, check_whole
+from ..engine.sampling import Sampling, check_choice, check_whole
 from ..models.arguments import check_kinds
 
 
@@ -89,7 +89,6 @@ class NablaSettings:
 
     def __post_init__(self) -> None:
         check_kinds(vars(self), type(self).__annotations__)
-        check_finite(vars(self))
         counts = {
             "max_rollouts (N_max)": self.max_rollouts,
             "num_passes": self.num_passes,

@@ -122,11 +122,11 @@ def relaxed_objective(
 
 
 def _as_read(onehots: Float[Tensor, "length vocab"], reward: RewardModel) -> Float[Tensor, "length vocab"]:
-    """Return the tokens as the reward model reads them, on its device.
+    """Return the tokens as the reward model reads them, on its device and in its precision.
 
     The share of a policy's end token is that of the reward model's own end token.
     """
-    onehots = onehots.to(reward.device)
+    onehots = onehots.to(reward.embedding)
     if (replaced := replaced_columns(reward, onehots.shape[1])) is None:
         return onehots
     ids, target = replaced

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import cost
-from ..engine.sampling import LEAST_TEMPERATURE, check_choice, check_finite, check_whole
+from ..engine.sampling import LEAST_TEMPERATURE, check_choice, check_whole
 from ..engine.sequences import TokenSequence
 from ..models.arguments import check_kinds
 from . import objective
@@ -61,9 +61,8 @@ class DTOSettings:
     draw_temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "terms", tuple(self.terms))  # a YAML file gives a list
         check_kinds(vars(self), type(self).__annotations__)
-        check_finite(vars(self))
+        object.__setattr__(self, "terms", tuple(self.terms))  # a YAML file gives a list
         check_choice("parameter", self.parameter, PARAMETERS)
         check_choice("update", self.update, UPDATES)
         check_choice("flip", self.flip, FLIPS)

@@ -186,11 +186,6 @@ def run(command: Command, sweeps: Sequence[Sweep]) -> int:
     with Recording(command, first.content(), **scope, replaces=FILES) as recording:
         rows = measured_rows(cells, command)
         print(write(recording.folder, rows, note(first, command.recipe)))
-        committed = recording.committed_folder() if not command.overrides else None
-        if committed is not None:
-            figures.exhibit(recording.folder, "fidelity", committed)
-            text = (recording.folder / "table.csv").read_text(encoding="utf-8")
-            (committed / "data" / "fidelity.csv").write_text(text, encoding="utf-8")
         pooled = [row for row in rows if row["verdict"] is not None and row["rank_correlation"] is not None]
         metrics = {f"rank_correlation/{row['reward']}/{row['form']}": row["rank_correlation"] for row in pooled}
         facts = {"verdicts": fidelity.verdict_lines(rows)}

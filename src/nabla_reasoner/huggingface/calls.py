@@ -12,6 +12,7 @@ from transformers import GenerationConfig, GenerationMixin
 from ..decoding.nabla_reasoner import solve_states
 from ..decoding.settings import NablaSettings
 from ..decoding.state import Prompts, start_state
+from ..models.arguments import check_chats, check_draws
 from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
 from ..models.loading import refusing
@@ -154,6 +155,9 @@ def _answer(request: _Request) -> Tensor:
     model, keywords = request.model, request.keywords
     reward, asked = keywords["reward_model"], honored_settings(request.config, model)
     _check_models(model, reward)
+    check_draws(seed=keywords["seed"])
+    if keywords["messages"] is not None:
+        check_chats(keywords["messages"], "messages")
     settings = NablaSettings.from_keywords(
         **_taken(others := dict(request.others), SETTINGS),
         max_new_tokens=asked.max_new_tokens,
@@ -163,7 +167,7 @@ def _answer(request: _Request) -> Tensor:
     rows = prompt_rows.rows(request.input_ids, request.attention_mask, asked.pad_id, policy.eos_ids)
     _check_forward_arguments(others, request.input_ids, rows)
     reward = reward.for_policy(policy)  # a call does not depend on those before it
-    read = prompt_rows.reward_prompts(rows, keywords["messages"], policy.tokenizer, reward)
+    read = prompt_rows.reward_prompts(rows, keywords["messages"], asked.copies, policy.tokenizer, reward)
     with frozen(policy, reward):
         with refusing(policy.name, model):
             policy.check_forward()

@@ -71,12 +71,14 @@ def padded_answers(input_ids: Int[Tensor, "batch prompt"], answers: Sequence[lis
 def reward_prompts(
     prompts: Sequence[list[int]],
     messages: Sequence[Messages] | None,
+    copies: int,
     tokenizer: transformers.PreTrainedTokenizerBase,
     reward: RewardModel,
 ) -> list[list[int]]:
     """Return what the reward model reads before each answer, as its own template writes the finished chat.
 
     Args:
+        prompts: each of them `copies` times in a row.
         messages: the chats; if None, the prompts must be chats of a template that the reward model shares.
         tokenizer: the policy's.
 
@@ -84,12 +86,11 @@ def reward_prompts(
         ValueError: another number of chats than prompts, or a chat that is needed and not given.
     """
     if messages is not None:
-        if not messages or len(prompts) % len(messages):
+        if len(prompts) != copies * len(messages):
             raise ValueError(
-                f"messages must hold one chat for each prompt; got {len(messages)} for {len(prompts)}. "
+                f"messages must hold one chat for each prompt; got {len(messages)} for {len(prompts) // copies}. "
                 'Write messages=[[{"role": "user", "content": TEXT}], ...].'
             )
-        copies = len(prompts) // len(messages)
         return [reward.prompt_ids(chat) for chat in messages for _ in range(copies)]
     shared = (tokenizer.chat_template, tokenizer.special_tokens_map)
     if shared != (reward.tokenizer.chat_template, reward.tokenizer.special_tokens_map):

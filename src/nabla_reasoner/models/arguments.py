@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 import numbers
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,9 +44,7 @@ def checked(solve: Solve) -> Solve:
         **others: object,
     ) -> list[Solution]:
         check_models(policy, reward, needs_reward=needs_reward)
-        for name, value in (("seed", seed), ("repeat", repeat)):
-            if not isinstance(value, (int, np.integer)):
-                raise TypeError(f"{name} must be a whole number; got {value!r}.")
+        check_draws(seed=seed, repeat=repeat)
         return solve(self, checked_problems(problems), policy, reward, seed=seed, repeat=repeat, **others)
 
     return call
@@ -70,9 +69,10 @@ def checked_settings(method: type[Built]) -> type[Built]:
 
 
 def check_kinds(settings: Mapping[str, object], annotations: Mapping[str, object]) -> None:
-    """Raise ValueError naming the first setting that is no switch, number or text where its annotation asks for one.
+    """Raise ValueError naming the first setting that is not of the kind that its annotation asks for.
 
-    A text such as "false" would count as true, and a switch as the number 1.
+    Kinds are switches, finite numbers, texts, and lists of texts. A text such as "false" would count as true, a switch
+    as the number 1, and a text in place of a list as its letters.
     """
     for name, value in settings.items():
         kind = annotations.get(name)
@@ -81,8 +81,13 @@ def check_kinds(settings: Mapping[str, object], annotations: Mapping[str, object
         elif kind in (int, float, float | int):
             valid = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
             said = "a number"
+            if valid and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number; got {value}. Write a number.")
         elif kind is str:
             valid, said = isinstance(value, str), "text"
+        elif kind == Sequence[str]:
+            valid = isinstance(value, Sequence) and not isinstance(value, str)
+            valid, said = valid and all(isinstance(entry, str) for entry in value), "a list of texts"
         else:
             continue
         if not valid:
@@ -122,21 +127,32 @@ def check_models(policy: object, reward: object, *, needs_reward: bool = True) -
         )
 
 
-def check_chats(prompts: object) -> None:
-    """Raise ValueError unless every prompt is a chat: one message or more, each with a role and a content of text."""
-    if isinstance(prompts, (str, dict)) or not isinstance(prompts, Iterable):
-        raise ValueError(f"prompts must be a list of chats; got {prompts!r}. {CHAT_REMEDY}")
-    for messages in prompts:
+def check_draws(**keys: object) -> None:
+    """Raise TypeError naming the first key of the random draws that is no whole number."""
+    for name, value in keys.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"{name} must be a whole number; got {value!r}.")
+
+
+def check_chats(chats: object, name: str = "prompts") -> None:
+    """Raise ValueError unless these are chats: each of one message or more, with a role and a content of text.
+
+    Args:
+        name: what to call them in an error.
+    """
+    if isinstance(chats, (str, dict)) or not isinstance(chats, Iterable):
+        raise ValueError(f"{name} must be a list of chats; got {chats!r}. {CHAT_REMEDY}")
+    for messages in chats:
         if isinstance(messages, (str, dict)) or not isinstance(messages, Sequence) or not messages:
-            raise ValueError(f"a prompt must be a chat, a list of messages; got {messages!r}. {CHAT_REMEDY}")
+            raise ValueError(f"{name} must hold chats, lists of messages; got {messages!r}. {CHAT_REMEDY}")
         for message in messages:
             if not isinstance(message, dict) or any(
                 not isinstance(message.get(key), str) for key in ("role", "content")
             ):
                 raise ValueError(
-                    f"a message of a prompt must have a role and a content, both text; got {message!r}. {CHAT_REMEDY}"
+                    f"a message of {name} must have a role and a content, both text; got {message!r}. {CHAT_REMEDY}"
                 )
-            check_unicode("a message of a prompt", message["content"])
+            check_unicode(f"a message of {name}", message["content"])
 
 
 def checked_ids(name: str, ids: object, policy: Policy) -> list[int]:

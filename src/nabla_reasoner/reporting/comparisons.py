@@ -102,4 +102,6 @@ def format_comparisons(rows: Sequence[Row]) -> list[list[str]]:
             less = " (baseline spent less)" if "largest" in row["note"] else ""
             key = tuple(row[name] for name in COMPARED[:4])
             pairs.setdefault(key, {})[row["matched_on"]] = text + row["verdict"] + less
-    return [[*key, texts["rollouts"], texts["flops"]] for key, texts in pairs.items()]
+    return [
+        [*key, *(texts.get(matched, "not run") for matched in ("rollouts", "flops"))] for key, texts in pairs.items()
+    ]
