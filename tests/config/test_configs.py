@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from nabla_reasoner.config import build, compose, fingerprint
 from nabla_reasoner.config.schema import SPLITS, choices
 from nabla_reasoner.config.sweeps import compose_sweeps
+from nabla_reasoner.config.targets import find
 from nabla_reasoner.models.language_models import BatchLimits
 from nabla_reasoner.reporting import method_names as reporting_method_names
 from nabla_reasoner.reporting import tables
@@ -286,6 +287,29 @@ def test_generated_tasks_equal_training_tasks_of_shipped_models():
 def test_every_method_choice_has_table_row_and_style():
     assert set(choices("method")) <= set(reporting_method_names.METHODS)
     assert set(reporting_method_names.METHODS) <= set(STYLES)
+
+
+def test_swept_seeds_are_checked_as_a_single_one_and_count_once():
+    cells = compose.compose_cells(["policy=tiny-base", "task=products", "method=greedy", "seed=1,01,2,1"])
+    assert [cell.seed for cell in cells] == [1, 2]
+    for seeds in ("99999999999999999999999", "0,99999999999999999999999"):
+        with pytest.raises(ValueError, match="seed must be a number of at most 64 bits; got 23 digits"):
+            compose.compose_cells(["policy=tiny-base", "task=products", "method=greedy", f"seed={seeds}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("models.num_steps=abc", "models.num_steps must be a whole number; got 'abc'"),
+        ("models.shape.hidden_size=30", "hidden_size must be a multiple of num_attention_heads; got 30 and 4"),
+        ("deamortised.noise_step=-1", "deamortised.noise_step must be a number > 0.0; got -1"),
+        ("amortised.group=1", "amortised.group must be a whole number >= 2; got 1"),
+        ("amortised.clip=2", "amortised.clip must be a number <= 1.0; got 2"),
+    ],
+)
+def test_settings_of_the_ppo_comparison_are_refused_before_anything_is_deleted(override, said):
+    with pytest.raises(ValueError, match=said):
+        compose.compose_settings(find("ppo"), [override])
 
 
 def test_validation_problems_equal_held_out_ones():

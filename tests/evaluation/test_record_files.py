@@ -246,6 +246,13 @@ def test_whole_benchmark_has_the_size_of_its_file(tmp_path: Path):
     assert cell.expected([0]) == 500
 
 
+def test_whole_training_split_has_a_size_of_its_own(tmp_path: Path):
+    for task, size in (("gsm8k", 7473), ("math500", None)):
+        write(tmp_path / task, "greedy", changes={"task.name": task, "num_problems": None, "split": "validation"})
+        ((_, cell),) = record_files.stored_cells(tmp_path / task / "records")[0].items()
+        assert cell.expected([0]) == size
+
+
 def test_whole_file_of_problems_has_its_rows(tmp_path: Path):
     """num_problems=null with a file: a run that stopped after 3 of its 40 rows is partial."""
     task = {"name": "math500", "sha256": "2", "repeats": 2}

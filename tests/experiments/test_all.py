@@ -61,27 +61,46 @@ def test_release_target_has_the_released_variant():
     assert {cell.variant.name for cell in compose.compose_cells(["experiment=table1-release"])} == {"release"}
 
 
+def settings(results: str = "results", scale: str = "tiny", wandb: str = "offline") -> dict[str, str]:
+    return {"scale": scale, "results_dir": results, "wandb": wandb}
+
+
 def test_stage_arguments_hold_only_accepted_settings():
-    assert all_targets.stage_arguments(THREE[0], "small", "elsewhere") == [
+    assert all_targets.stage_arguments(THREE[0], settings("elsewhere", "small")) == [
         "table1",
         "scale=small",
         "results_dir=elsewhere",
     ]
-    assert all_targets.stage_arguments(THREE[1], "small", "results") == ["theorem"]
+    assert all_targets.stage_arguments(THREE[1], settings(scale="small")) == ["theorem"]
     drawn = stage("figures", scaled=False, settings="figures")
-    assert all_targets.stage_arguments(drawn, "tiny", "results") == ["figures", "results_dir=results"]
-    assert all_targets.stage_arguments(drawn, "tiny", "elsewhere") == ["figures"]
+    assert all_targets.stage_arguments(drawn, settings()) == ["figures", "results_dir=results"]
+    assert all_targets.stage_arguments(drawn, settings("elsewhere", wandb="online")) == ["figures"]
+
+
+@pytest.mark.parametrize("results", ["/tmp/x (1)", "/tmp/a,b", "/tmp/it's", "/tmp/plain-1.2"])
+def test_every_stage_takes_the_results_folder_and_the_mode_as_given(results):
+    """Both reach the stage's own settings, whatever the folder is called."""
+    for target in targets().values():
+        if target.in_all and target.settings in ("cells", "theorem", "ppo", "results"):
+            arguments = all_targets.stage_arguments(target, settings(results, wandb="disabled"))[1:]
+            if target.settings == "cells":
+                cell = compose.compose_cells([f"experiment={target.name}", *arguments])[0]
+                given = (cell.results_dir, cell.wandb)
+            else:
+                composed = compose.compose_settings(target, arguments)
+                given = (composed["results_dir"], composed["wandb"])
+            assert given == (results, "disabled"), target.name
 
 
 def test_failing_stage_is_reported_and_others_run(started, tmp_path: Path, capsys):
     results = str(tmp_path)
     started["failing"] = {f"theorem results_dir={results}"}
-    assert all_targets.run_stages(THREE, "tiny", results) == 1
+    assert all_targets.run_stages(THREE, settings(results)) == 1
     assert len(started["commands"]) == 3
     assert "exit status 1" in capsys.readouterr().out
     started["commands"].clear()
     started["failing"] = set()
-    assert all_targets.run_stages(THREE, "tiny", results) == 0
+    assert all_targets.run_stages(THREE, settings(results)) == 0
     assert started["commands"] == [f"theorem results_dir={results}"]
 
 
@@ -89,26 +108,26 @@ def test_interrupted_run_resumes_after_finished_stages(started, tmp_path: Path):
     results = str(tmp_path)
     started["stopping"] = {f"theorem results_dir={results}"}
     with pytest.raises(KeyboardInterrupt):
-        all_targets.run_stages(THREE, "tiny", results)
+        all_targets.run_stages(THREE, settings(results))
     started["stopping"] = set()
-    assert all_targets.run_stages(THREE, "tiny", results) == 0
+    assert all_targets.run_stages(THREE, settings(results)) == 0
     assert [name.split()[0] for name in started["commands"]] == ["table1", "theorem", "theorem", "table4"]
 
 
 def test_complete_run_or_changed_code_restarts_all_stages(started, tmp_path: Path, monkeypatch):
     results = str(tmp_path)
-    assert all_targets.run_stages(THREE, "tiny", results) == 0
-    assert all_targets.run_stages(THREE, "tiny", results) == 0
+    assert all_targets.run_stages(THREE, settings(results)) == 0
+    assert all_targets.run_stages(THREE, settings(results)) == 0
     assert len(started["commands"]) == 6
     started["failing"] = {f"theorem results_dir={results}"}
-    assert all_targets.run_stages(THREE, "tiny", results) == 1
+    assert all_targets.run_stages(THREE, settings(results)) == 1
     monkeypatch.setattr(all_targets, "code", lambda: "beef")
-    assert all_targets.run_stages(THREE, "tiny", results) == 1
+    assert all_targets.run_stages(THREE, settings(results)) == 1
     assert len(started["commands"]) == 12
 
 
 def test_seconds_of_every_stage_are_recorded(started, tmp_path: Path):
-    all_targets.run_stages(THREE, "tiny", str(tmp_path))
+    all_targets.run_stages(THREE, settings(str(tmp_path)))
     written = json.loads((tmp_path / "tiny" / "all" / "stages.json").read_text(encoding="utf-8"))
     assert len(written["stages"]) == 3
     assert all(entry["status"] == "finished" and entry["seconds"] >= 0 for entry in written["stages"].values())

@@ -23,6 +23,7 @@ from nabla_reasoner.experiments.command import Command
 from nabla_reasoner.tasks.grading import Grade
 from nabla_reasoner.types import Problem
 
+ROOT = Path(__file__).resolve().parents[2]
 PROBLEMS = [Problem(f"p{number}", f"1+{number}", "1", "toy") for number in range(5)]
 SETTINGS = NablaSettings(max_new_tokens=7, confidence_threshold=0.9, rollout=Sampling(1.0))
 
@@ -136,6 +137,15 @@ def test_given_reward_is_measured_once_per_policy_and_task():
     assert [(c.policy.name, c.task.name) for c in cells] == [("tiny-base", "products"), ("tiny-instruct", "products")]
     assert {fidelity.label(c.reward, typed, "reward") for c in cells} == {"folder"}
     assert [fidelity.label(c.policy, typed, "policy") for c in cells] == ["tiny-base", "tiny-instruct"]
+
+
+def test_default_command_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without any override; the rows are those that are kept, since measuring them takes minutes."""
+    kept = pd.read_csv(ROOT / "figures/data/fidelity.csv").astype(object).where(lambda table: table.notna(), None)
+    monkeypatch.setattr(fidelity, "measured_rows", lambda cells, command: kept.to_dict("records"))
+    sweeps = compose_sweeps("fidelity", ["policy=tiny-base", "reward=classifier", f"results_dir='{tmp_path}'"])
+    assert fidelity.run(Command(find("fidelity"), ()), sweeps) == 0
+    assert (tmp_path / "tiny" / "fidelity" / "fidelity.png").is_file()
 
 
 def test_command_repeats_its_bytes_and_names_given_models(tmp_path: Path, capsys):

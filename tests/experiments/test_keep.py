@@ -220,6 +220,23 @@ def test_records_are_compared_with_the_folders_of_their_run(tmp_path: Path, monk
     assert asked[-1] == [f"results_dir='{tmp_path}'", "scale=coder", "policy.path=/a"]
 
 
+@pytest.mark.parametrize(("task", "size"), [("gsm8k", 1319), ("math500", 500)])
+def test_whole_benchmark_is_complete_with_all_its_problems(tmp_path: Path, monkeypatch, task: str, size: int):
+    (cell,) = compose.compose_cells([f"task={task}", "method=greedy", "num_problems=null"])
+    cell = cell.model_copy(update={"records": str(tmp_path)})
+    monkeypatch.setattr(keep, "compose_sweeps", lambda target, overrides: [Sweep([], [cell])])
+    assert re.search("is not complete", keep.gaps(find("table1"), tmp_path, "paper")[0])
+    problems = [Problem(str(number), "q", "1", task) for number in range(size)]
+    names = {"policy": cell.policy.name, "method": "greedy", "seed": 0}
+    records = [failed_record(p, "E: no", **names, repeat=k) for p in problems for k in range(cell.task.repeats)]
+    path = record_file(cell)
+    append_records(path, records[:-1])
+    settings_path(path).write_text(json.dumps(fingerprint.fingerprint(cell)), encoding="utf-8")
+    assert re.search("is not complete", keep.gaps(find("table1"), tmp_path, "paper")[0])
+    append_records(path, records[-1:])
+    assert keep.gaps(find("table1"), tmp_path, "paper") == []
+
+
 def test_targets_that_read_need_complete_sources(tmp_path: Path, gallery: Path, two_cells: list[Cell], capsys):
     record_file(two_cells[0]).unlink()
     assert main(["figure3", "keep=true", f"results_dir={tmp_path}"]) == 2

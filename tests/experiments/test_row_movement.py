@@ -12,6 +12,14 @@ from nabla_reasoner.experiments import row_movement
 NAMES = {"policy": "p", "task": "t", "reward": "r"}
 
 
+@pytest.mark.parametrize("place", ["reward_device=same", "reward_server=null"])
+def test_where_the_reward_lies_leaves_both_rewards(place):
+    cells = row_movement.cells_by_reward(["task=products", place], "likelihood,classifier")
+    assert [cell.reward.name for cell in cells] == ["likelihood", "classifier"]
+    (named,) = row_movement.cells_by_reward(["task=products", place, "reward=classifier"], "likelihood,classifier")
+    assert named.reward.name == "classifier"
+
+
 def test_rows_are_grouped_by_confidence_before_the_update():
     first = torch.tensor([[9.0, 0.0], [9.0, 0.0], [1.0, 0.0]])
     moved = torch.tensor([[8.0, 0.0], [0.0, 9.0], [0.0, 3.0]])

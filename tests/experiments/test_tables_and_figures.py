@@ -150,6 +150,18 @@ def test_model_call_parts_sum_to_total(tmp_path: Path):
     assert "40.2 %" in figure3.cost_caption([base, own], "c")
 
 
+def test_panels_of_a_sparse_grid_are_drawn():
+    """One policy was run on one task, another on another one: two of four panels have no rows at all."""
+    parts = dict.fromkeys(figure3.COST_PARTS, 10.0)
+    rows = [
+        {"policy": policy, "task": task, "method": method, "model_calls": 30.0, **parts}
+        for policy, task in (("tiny-base", "products"), ("tiny-instruct", "leg_counting"))
+        for method in ("greedy", "nabla_reasoner")
+    ]
+    panels = figure3.costs(pd.DataFrame(rows)).axes
+    assert [panel.get_xlim()[1] for panel in panels].count(pytest.approx(34.5)) == 2
+
+
 METHODS_WITH_GRADIENT = ["discrete_langevin", "nabla_reasoner", "nabla_reasoner_multipass", "nabla_reasoner_prefix"]
 
 

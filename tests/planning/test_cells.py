@@ -84,6 +84,15 @@ def test_problems_of_a_file_are_counted(tmp_path: Path):
             problem_count(compose_cells(["scale=paper", "task=amc", *overrides])[0])
 
 
+def test_training_split_of_a_benchmark_has_its_own_size():
+    overrides = ["scale=coder", "task=gsm8k", "method=greedy"]
+    assert problem_count(compose_cells([*overrides, "split=validation", "num_problems=2000"])[0]) == 2000
+    assert problem_count(compose_cells([*overrides, "split=validation", "num_problems=null"])[0]) == 7473
+    for split, size in (("test", 1319), ("validation", 7473)):
+        with pytest.raises(ValueError, match=f"at most {size}"):
+            problem_count(compose_cells([*overrides, f"split={split}", "num_problems=8000"])[0])
+
+
 def test_an_ablation_takes_no_more_problems_than_a_benchmark_has():
     overrides = ["experiment=ablations", "scale=paper", "task=amc", "num_problems=100"]
     assert problem_count(compose_cells([*overrides, "setting=all_rows"])[0]) == 83

@@ -62,6 +62,12 @@ def test_recipes_give_the_trainings_that_they_run():
     assert grpo.adapter == adapter_parameters(grpo.model.size, lora)
 
 
+def test_training_without_vllm_has_a_plan_with_the_sampler_left_out():
+    (served,), (own,) = (recipe("paper", "policy=qwen2.5-7b", f"lora={LORA}", *more) for more in ((), ("vllm=null",)))
+    assert served.sampler > own.sampler == 0
+    assert memory(own, H100) == memory(served._replace(sampler=0.0), H100)
+
+
 def test_models_of_unseen_tasks_have_a_plan():
     """Those that are not trained yet are left out."""
     assert {job.name for job in recipe("unseen")} <= {"unseen-base", "likelihood", "classifier"}

@@ -9,7 +9,9 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 
 from nabla_reasoner.__main__ import main
+from nabla_reasoner.config.targets import find, kept_rows, targets
 from nabla_reasoner.experiments import figures as figures_target
+from nabla_reasoner.experiments import keep
 from nabla_reasoner.experiments.table1 import accuracy_against_flops
 from nabla_reasoner.reporting import figures
 from nabla_reasoner.reporting.method_names import STYLES
@@ -17,6 +19,7 @@ from nabla_reasoner.theory.gradient_checks import TermRow
 
 matplotlib.use("Agg")
 ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "figures" / "data"
 TABLE = pd.read_csv(ROOT / "figures" / "data" / "table1.csv")
 
 
@@ -145,6 +148,20 @@ def test_kept_rows_have_their_names_and_mean_terms(tmp_path):
     assert (data / "table1.csv").read_text() == "policy\nours\n"
     (kept,) = pd.read_csv(data / "theorem_terms.csv").itertuples()
     assert (kept.quarter, kept.prefix_share, kept.positions) == (0, 0.5, 2)
+
+
+def test_rows_are_drawn_of_those_targets_only_that_are_checked_before_they_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures_target, "OUTPUT", tmp_path / "output")
+    results = tmp_path / "results"
+    for target in targets().values():
+        for file in target.keeps.values():
+            path = keep.result_file(results, "tiny", target, file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("new\n" if "terms" not in file else ",".join(TermRow._fields) + "\n")
+    rows = figures_target.joined_rows(results)
+    changed = {path.stem for path in rows.glob("*.csv") if path.read_bytes() != (DATA / path.name).read_bytes()}
+    assert changed == {name for name, (target, _) in kept_rows().items() if target.name in find("figures").reads}
+    assert {"fidelity", "ablations_classifier", "table2_comparisons"} <= changed, "the notebook draws them"
 
 
 def test_figures_refuses_a_folder_without_results(tmp_path, capsys):

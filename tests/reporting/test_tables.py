@@ -20,7 +20,7 @@ from nabla_reasoner.cost import Cost
 from nabla_reasoner.evaluation.outcomes import load_outcomes, training_flops
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
 from nabla_reasoner.experiments.table1 import write_table
-from nabla_reasoner.reporting import accuracy_table, comparisons, paper_numbers, tables
+from nabla_reasoner.reporting import accuracy_table, comparisons, paper_numbers, report_sections, tables
 from nabla_reasoner.types import Problem
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "paper_reference.yaml"
@@ -186,6 +186,21 @@ def test_comparisons_use_common_problems_and_seeds(tmp_path):
     status = {row["method"]: row["status"] for row in read(tmp_path / "table.csv")}
     assert status["best_of_n"] == "partial: 20 of 60"
     assert status["nabla_reasoner"] == "ok"
+
+
+def test_comparison_that_was_made_one_way_only_says_so(tmp_path):
+    """The method has another seed than the baseline's pool: equal rollouts are compared, equal costs cannot be."""
+    write(tmp_path / "records", "nabla_reasoner", 0, [1] * 4)
+    write(tmp_path / "records", "best_of_n", 0, [0] * 4)
+    compared = comparisons.comparison_rows(load_outcomes(tmp_path / "records"), {}, grid())
+    rows = [row for row in compared if (row["baseline"], row["matched_on"]) == ("best_of_n", "rollouts")]
+    (text,) = comparisons.format_comparisons(rows)
+    assert text[:4] == ["tiny-base", "chain_sum", "nabla_reasoner", "best_of_n"]
+    assert (text[4][:6], text[5]) == ("+100.0", "not run")
+    table = report_sections._comparisons(rows)[1]
+    (row,) = table.rows
+    assert len(row) == len(table.columns)
+    assert "not run" in row
 
 
 def test_trained_policys_greedy_records_fill_the_bases_cell(tmp_path):

@@ -20,6 +20,7 @@ import wandb_server
 from wandb_server import Server
 
 from nabla_reasoner.__main__ import main
+from nabla_reasoner.config import compose
 from nabla_reasoner.config.wandb_mode import check_mode, chosen_mode
 from nabla_reasoner.experiments import cell_sweep
 from nabla_reasoner.reporting import wandb_runs, wandb_upload
@@ -62,6 +63,15 @@ def test_identity_depends_on_settings_within_the_length_limit():
     assert first == same != other
     assert len(first) <= 64
     assert wandb_runs.identity([*names, "pool"], None) != wandb_runs.identity(names, None)
+
+
+def test_grown_cell_keeps_its_run():
+    """A run of more problems, threads or rows in a batch replaces the one before; another step size has its own."""
+    (cell,) = compose.compose_cells(["policy=tiny-base", "task=products", "method=nabla_reasoner"])
+    settings = {"num_problems": 2, "threads": 1, "batch_size": 4, "method": {"step_size": 0.1}}
+    grown = {"num_problems": 3, "threads": 2, "batch_size": 8, "method": {"step_size": 0.1}}
+    identities = [wandb_runs.cell_run(cell, given).identity for given in (settings, grown, {**settings, "method": {}})]
+    assert identities[0] == identities[1] != identities[2]
 
 
 def test_tables_entry_reads_numbers_and_empty_cells(tmp_path: Path):

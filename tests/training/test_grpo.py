@@ -167,6 +167,15 @@ def test_failed_grading_gives_nan_reward(monkeypatch):
     assert values[1] == 1.0
 
 
+def test_resumed_training_knows_that_rewards_came_before(tmp_path):
+    """The state that a checkpoint keeps holds it; the check would otherwise judge batches that it never saw."""
+    rewarded = grpo(lambda problems, rollouts: [float(i % 2) for i in range(len(rollouts))], steps=2, patience=1)
+    loop.fit(rewarded, stream(), **where(tmp_path / "first"))
+    resumed = grpo(lambda problems, rollouts: [0.0] * len(rollouts), steps=2, patience=1)
+    resumed.load_state_dict(rewarded.state_dict())
+    loop.fit(resumed, stream(), **where(tmp_path / "second"))
+
+
 def test_training_without_reward_raises_with_remedy(tmp_path):
     module = grpo(lambda problems, rollouts: [0.0] * len(rollouts), steps=10, patience=3)
     with pytest.raises(ValueError, match="none of its responses in 3 batches earned a reward. Start from supervised"):

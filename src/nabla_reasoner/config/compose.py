@@ -46,14 +46,16 @@ def compose_cells(overrides: Sequence[str], grid: "Grid | None" = None) -> list[
         _check_keys(grid.combined([override.input_line for override in chosen]), parsed)
         config = OmegaConf.create(grid.combined([override.input_line for override in single]))
         plain_cell(config)
-        cells = []
+        cells: dict[tuple[str | int, ...], Cell] = {}
         for job in jobs(config, parsed):
             seeds = [item.removeprefix("seed=") for item in job if item.startswith("seed=")]
-            cell = grid.cell([item for item in job if not item.startswith("seed=")])
-            if seeds and not seeds[-1].isdecimal():
+            others = [item for item in job if not item.startswith("seed=")]
+            cell = grid.cell(others)
+            if seeds and not (seeds[-1].isdecimal() and int(seeds[-1]) < 2**63):
                 plain_cell(compose("config", parse(job)))  # says what a seed must be
-            cells.append(cell.changed(seed=int(seeds[-1])) if seeds else cell)
-    return cells
+            key = (*others, *(int(seed) for seed in seeds))  # 1 and 01 are one seed
+            cells[key] = cell.changed(seed=int(seeds[-1])) if seeds else cell
+    return list(cells.values())
 
 
 class Grid:

@@ -20,6 +20,7 @@ NOT_SETTINGS = {
     "trained_by",
     "training",
     "size",
+    "training_size",
     "prepare",
     "revision",
     "parameters",

@@ -110,7 +110,9 @@ class TaskSettings(Part):
     """A task: generated if it has a `dataset`, otherwise read from the file `path` or from the hub.
 
     Attributes:
+        size: problems of the benchmark; null: not known.
         training_split: the hub's split that split=validation reads; null: none. A file at `path` is read as it is.
+        training_size: problems of that split.
     """
 
     repeats: Count
@@ -121,7 +123,12 @@ class TaskSettings(Part):
     size: Count | None = None
     suffix: str = ""
     training_split: str | None = None
+    training_size: Count | None = None
     paper: str | None = None
+
+    def size_of(self, split: str) -> int | None:
+        """Return the number of problems of a split of the benchmark; None if it is not known."""
+        return self.size if split == "test" else self.training_size
 
 
 class MethodSettings(Part):

@@ -24,6 +24,8 @@ from .schema import (
     describe_error,
 )
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
 
 class ResultsSettings(Settings):
     scale: str
@@ -188,9 +190,54 @@ class TheoremSettings(Settings):
     estimators: EstimatorSettings
 
 
+class ShapeSettings(Section):
+    model_type: Name
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count
+    initializer_range: Positive
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> "ShapeSettings":
+        for whole, part in (("hidden_size", "num_attention_heads"), ("num_attention_heads", "num_key_value_heads")):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(
+                    f"{whole} must be a multiple of {part}; got {getattr(self, whole)} and {getattr(self, part)}."
+                )
+        return self
+
+
+class PPOModelSettings(Section):
+    shape: ShapeSettings
+    num_steps: Count
+    learning_rate: Positive
+    batch: Count
+
+
 class TestTimeSettings(Section):
     draws: Annotated[list[Count], Field(min_length=1)]
     steps: Annotated[list[Count], Field(min_length=1)]
+    langevin_step: Positive
+    noise_step: Positive
+    particles: Count
+    iterations: Count
+    step_size: Positive
+    resample_temperature: Positive
+    resample_top_p: Share
+    confidence_threshold: Share
+    solved: Annotated[int, Field(ge=0)]
+
+
+class AmortisedSettings(Section):
+    num_steps: Count
+    learning_rate: Positive
+    prompts: Count
+    group: Annotated[int, Field(ge=2)]
+    epochs: Count
+    clip: Share
+    critic_rate: Share
 
 
 class PPOSettings(Settings):
@@ -207,9 +254,9 @@ class PPOSettings(Settings):
     reward_weights: Annotated[list[Positive], Field(min_length=1)]
     main: Positive
     targets: Annotated[list[Positive], Field(min_length=1)]
-    models: dict[str, Any]
+    models: PPOModelSettings
     deamortised: TestTimeSettings
-    amortised: dict[str, Any]
+    amortised: AmortisedSettings
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "PPOSettings":

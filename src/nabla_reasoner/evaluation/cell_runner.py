@@ -197,6 +197,7 @@ class CellRunner:
     def _tabulate(self) -> None:
         """Rewrite the tables; an error there does not stop the cells, from whose records tables can be remade."""
         began = time.monotonic()
+        self.broken = [name for name in self.broken if name != "the tables"]  # only the last attempt counts
         try:
             self.write_tables(self.cells)
         except Exception as error:

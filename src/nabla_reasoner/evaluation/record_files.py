@@ -74,12 +74,21 @@ Cells = dict[CellKey, StoredCell]
 def _expected(file: RecordFile) -> int | None:
     if not file.settings or "num_problems" not in file.settings:
         return None
-    task = file.settings.get("task", {})
     count = file.settings["num_problems"]
-    if count is None:  # a whole file, or a whole benchmark of the hub
-        whole = choice_file("task", file.names.task).get("size")
-        count = file.settings.get("rows") if "sha256" in task else whole
-    return None if count is None else count * task.get("repeats", 1)
+    if count is None:
+        count = whole_size(file.settings, file.names.task)
+    return None if count is None else count * file.settings.get("task", {}).get("repeats", 1)
+
+
+def whole_size(settings: Settings, task: str) -> int | None:
+    """Return the number of problems of a whole file, or of a whole benchmark of the hub; None if it is not known.
+
+    Args:
+        settings: those of a cell's records.
+    """
+    if "sha256" in settings.get("task", {}):
+        return settings.get("rows")
+    return choice_file("task", task).get("size" if settings.get("split", "test") == "test" else "training_size")
 
 
 def read_settings(path: Path) -> Settings | None:

@@ -7,6 +7,7 @@ Each stage is a command of its own; a stage that fails is reported and the other
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,21 +16,33 @@ from pathlib import Path
 from typing import Any
 
 from ..config.data_folder import PACKAGE, SCRIPT, data_folder, repository, spelled
+from ..config.settings import SETTINGS
 from ..config.targets import Target, targets
 from ..evaluation import provenance
 from ..evaluation.json_files import read_object, warn_once
 from .command import DONE, FAILED, INTERRUPTED, Command
 
 ROOT = data_folder()
+DEFAULT_WANDB = "offline"  # of configs/config.yaml
+PLAIN = re.compile(r"[\w./~-]+")  # a path that Hydra reads without quotes
 CODE = (".py", ".yaml", ".toml", ".sh", ".json", ".safetensors")
 
 
-def stage_arguments(target: Target, scale: str, results: str) -> list[str]:
-    """Return the arguments of ./reproduce.sh for a stage; default settings are left out."""
-    settings = [f"scale={scale}"] if target.scales and scale != "tiny" else []
+def stage_arguments(target: Target, settings: Mapping[str, str]) -> list[str]:
+    """Return the arguments of ./reproduce.sh for a stage; default settings are left out.
+
+    Args:
+        settings: scale, results_dir and wandb.
+    """
+    scale, results, wandb = (settings[name] for name in ("scale", "results_dir", "wandb"))
     if target.settings == "figures":  # rows of other folders are not those that are committed
         return [target.name, *([f"results_dir={results}"] if (scale, results) == ("tiny", "results") else [])]
-    return [target.name, *settings, *([f"results_dir={results}"] if results != "results" else [])]
+    arguments = [f"scale={scale}"] if target.scales and scale != "tiny" else []
+    if results != "results":
+        arguments.append(f"results_dir={results if PLAIN.fullmatch(results) else repr(results)}")
+    if wandb != DEFAULT_WANDB and "wandb" in SETTINGS[target.settings].model_fields:
+        arguments.append(f"wandb={wandb}")
+    return [target.name, *arguments]
 
 
 def code() -> str:
@@ -88,13 +101,13 @@ def run(command: Command, settings: Mapping[str, str]) -> int:
         left_out = [target.name for target in selected if target.repository]
         print(f"Left out, because it needs a checkout of the repository: {', '.join(left_out)}.")
         selected = [target for target in selected if not target.repository]
-    return run_stages(selected, scale, settings["results_dir"])
+    return run_stages(selected, settings)
 
 
-def run_stages(selected: Sequence[Target], scale: str, results: str) -> int:
-    """Run these targets in order; return the exit status."""
-    commands = {" ".join(stage_arguments(target, scale, results)): target for target in selected}
-    stages = Stages(Path(results, scale, "all", "stages.json"), list(commands))
+def run_stages(selected: Sequence[Target], settings: Mapping[str, str]) -> int:
+    """Run these targets in order, with the scale, results_dir and wandb of the settings; return the exit status."""
+    commands = {" ".join(stage_arguments(target, settings)): target for target in selected}
+    stages = Stages(Path(settings["results_dir"], settings["scale"], "all", "stages.json"), list(commands))
     for number, (name, target) in enumerate(commands.items(), start=1):
         title = f"[{number}/{len(commands)}] {spelled(SCRIPT)} {name}"
         if stages.finished(name):
@@ -103,7 +116,7 @@ def run_stages(selected: Sequence[Target], scale: str, results: str) -> int:
         left = sum(other.minutes for line, other in commands.items() if not stages.finished(line))
         print(f"{title}   (all that is left: about {left:.0f} min)", flush=True)
         begin = time.monotonic()
-        status = subprocess.run([*_program(), *stage_arguments(target, scale, results)], check=False).returncode
+        status = subprocess.run([*_program(), *stage_arguments(target, settings)], check=False).returncode
         if status in (INTERRUPTED, -2):
             raise KeyboardInterrupt
         stages.note(name, "finished" if status == 0 else f"exit status {status}", time.monotonic() - begin)

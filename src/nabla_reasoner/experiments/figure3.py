@@ -77,7 +77,8 @@ def _bars(panel: Axes, rows: pd.DataFrame, methods: list[str]) -> None:
         )
     panel.set_yticks(heights, [STYLES[method].label for method in methods], fontsize=7)
     panel.set_ylim(len(methods) - 0.4, -0.6)
-    panel.set_xlim(0, 1.15 * rows.model_calls.max())
+    if rows.model_calls.notna().any():
+        panel.set_xlim(0, 1.15 * rows.model_calls.max())
     panel.grid(alpha=0.3, axis="x")
 
 

@@ -28,11 +28,14 @@ CASES = "walkthrough_cases.csv"  # rows that the notebook `walkthrough` computes
 
 
 def joined_rows(results: Path) -> Path | None:
-    """Return a folder of the rows in figures/data/, replaced by those in the results; None if these have no rows."""
+    """Return a folder of the rows in figures/data/, replaced by those in the results; None if these have no rows.
+
+    Only rows of the targets that `figures` reads are replaced, which `keep=true` asks to be complete.
+    """
     rows = OUTPUT / "rows"
     shutil.rmtree(rows, ignore_errors=True)
     shutil.copytree(DATA, rows)
-    return rows if keep_rows(results, rows) else None
+    return rows if keep_rows(results, rows, [find(name) for name in find("figures").reads]) else None
 
 
 def recompute_rows() -> Path:

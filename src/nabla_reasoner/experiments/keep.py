@@ -20,7 +20,7 @@ from ..config.hub_cache import is_hub_name
 from ..config.sweeps import compose_sweeps
 from ..config.targets import Target, find, kept_rows, targets
 from ..evaluation.provenance import read_summary
-from ..evaluation.record_files import read_settings
+from ..evaluation.record_files import read_settings, whole_size
 from ..evaluation.records import read_records
 from ..reporting.report_sections import FIGURES
 from .command import DONE, FAILED, HOW, Command
@@ -197,10 +197,11 @@ def _cell_gaps(target: Target, results: Path, scale: str) -> list[str]:
     cells = [cell for part in compose_sweeps(target.name, overrides) for cell in part.cells]
     for cell in cells:
         path = record_file(cell)
-        wanted = cell.num_problems * cell.task.repeats
-        if not path.exists() or len(read_records(path)) < wanted:
+        settings = read_settings(path) or {}
+        count = whole_size(settings, cell.task.name) if cell.num_problems is None else cell.num_problems
+        if count is None or not path.exists() or len(read_records(path)) < count * cell.task.repeats:
             missing.append(f"{path.stem} is not complete")
-        elif fingerprint.changes(read_settings(path) or {}, json.loads(json.dumps(fingerprint.fingerprint(cell)))):
+        elif fingerprint.changes(settings, json.loads(json.dumps(fingerprint.fingerprint(cell)))):
             missing.append(f"{path.stem} has other settings")
     return [f"{len(missing)} of {len(cells)} cells of {target.name}, e.g. {missing[0]}"] if missing else []
 

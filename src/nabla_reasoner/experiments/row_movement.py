@@ -120,7 +120,7 @@ def format_row(row: Row) -> list[str]:
 
 def cells_by_reward(overrides: Sequence[str], rewards: str) -> list[Cell]:
     """Return the cells of a sweep under each of several rewards, or under the reward that the command line names."""
-    if any(override.startswith("reward") for override in overrides):
+    if any(override.partition("=")[0].partition(".")[0] == "reward" for override in overrides):
         return compose.compose_cells(overrides)
     return compose.compose_cells([*overrides, f"reward={rewards}"])
 

@@ -66,11 +66,12 @@ def problem_count(cell: Cell) -> int:
     task, wanted = cell.task, cell.num_problems
     if task.dataset is None and task.path is not None:
         return len(problems.load_jsonl(task.path, task=task.name, size=wanted, suffix=""))
-    if task.dataset is None and task.size is not None and (wanted or 0) > task.size:
+    size = task.size_of(cell.split)
+    if task.dataset is None and size is not None and (wanted or 0) > size:
         raise ValueError(
-            f"num_problems must be at most {task.size}, the problems of task {task.name}; got {wanted}. Lower it."
+            f"num_problems must be at most {size}, the problems of task {task.name}; got {wanted}. Lower it."
         )
-    count = wanted or task.size
+    count = wanted or size
     if count is None:
         raise ValueError(f"the number of problems of task {task.name} must be known to plan; give num_problems.")
     return count

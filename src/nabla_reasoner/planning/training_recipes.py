@@ -28,7 +28,7 @@ def _paper(recipe: dict[str, Any], estimate: Estimate) -> list[Training]:
     """Return GRPO by TRL: weights in float32, computed in bfloat16, layers recomputed (TRL's defaults)."""
     lengths = estimate.tasks["gsm8k"]  # the recipe's questions
     model = load(recipe["policy"]["path"], classifier=False)
-    group = recipe["recipe"]["sampling"]["group_size"]
+    group, engine = recipe["recipe"]["sampling"]["group_size"], recipe["vllm"]
     return [
         Training(
             name=f"GRPO of {recipe['policy']['name']}",
@@ -43,7 +43,7 @@ def _paper(recipe: dict[str, Any], estimate: Estimate) -> list[Training]:
             devices=recipe["num_devices"],
             recomputed=True,
             width=2,
-            sampler=recipe["vllm"]["gpu_memory_utilization"] if recipe["vllm"]["mode"] == "colocate" else 0.0,
+            sampler=engine["gpu_memory_utilization"] if engine and engine["mode"] == "colocate" else 0.0,
         )
     ]
 

@@ -181,12 +181,15 @@ def _comparisons(comparisons: Sequence[Row]) -> list[Block]:
     rows = []
     for (method, policy, task, baseline), matched in pairs.items():
         cells = []
-        for row in (matched["rollouts"], matched["flops"]):
+        for matched_on in ("rollouts", "flops"):
+            if (row := matched.get(matched_on)) is None:  # e.g. the baseline's pool has other seeds
+                cells += ["not run", "", "", ""]
+                continue
             interval = f"{row['ci_low']:+.1f} to {row['ci_high']:+.1f}"
             cells += [row["verdict"], f"{row['difference']:+.1f}", interval, f"{row['p_adjusted']:.2g}"]
-        problems = f"{matched['rollouts']['num_problems']:.0f}"
+        problems = f"{next(iter(matched.values()))['num_problems']:.0f}"
         names = [label(method), label(baseline), policy, task, problems]
-        rows.append([cells[0], *names, *cells[1:], matched["flops"]["note"]])
+        rows.append([cells[0], *names, *cells[1:], matched["flops"]["note"] if "flops" in matched else ""])
     names = ["verdict", "difference", "95 % interval", "p"]
     columns = ["verdict, as run", "method", "minus", "policy", "task", "problems"]
     columns += [*(f"{name}, as run" for name in names[1:]), *(f"{name}, equal FLOPs" for name in names), "how matched"]

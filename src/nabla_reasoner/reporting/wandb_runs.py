@@ -51,7 +51,7 @@ def cell_run(cell: Cell, settings: Mapping[str, Any]) -> WandbRun:
     """
     names = cell_names(cell)
     return WandbRun(
-        identity=identity([cell.experiment_name, cell.scale_name, *names], settings),
+        identity=identity([cell.experiment_name, cell.scale_name, *names], lasting(settings)),
         name="-".join(names),
         job_type="-".join([cell.method.name, *(["pool"] if cell.budget else [])]),
         config={
@@ -62,6 +62,12 @@ def cell_run(cell: Cell, settings: Mapping[str, Any]) -> WandbRun:
             "budget": cell.budget,
         },
     )
+
+
+def lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a cell keeps while its records grow: with them its run stays the same one."""
+    changing = ("num_problems", *fingerprint.FREE, *fingerprint.ROUNDING)
+    return {name: value for name, value in settings.items() if name not in changing}
 
 
 def cell_entry(cell: Cell, path: Path) -> WandbRun:

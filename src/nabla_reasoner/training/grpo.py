@@ -117,7 +117,8 @@ class GroupRelativeTraining(PolicyTraining):
         # in a list, so that torch does not register it as a submodule and checkpoints leave it out
         self.reference = [reference.eval().requires_grad_(False)] if reference is not None else []
         self.responses: ResponseBatch | None = None
-        self.has_positive_reward = False
+        # a buffer: a training that goes on from a checkpoint has seen the batches before it
+        self.register_buffer("has_positive_reward", torch.tensor(False))
 
     def loss(self, batch: list[Problem]) -> Float[Tensor, ""]:
         """Return the loss of one update; every `updates_per_batch`-th one samples new responses first."""
@@ -213,7 +214,7 @@ class GroupRelativeTraining(PolicyTraining):
 
     def _check_rewards(self, rewards: Float[Tensor, "groups samples"]) -> None:
         """Raise ValueError if `patience` batches from the start have brought no positive reward."""
-        self.has_positive_reward = self.has_positive_reward or bool((rewards > 0).any())
+        self.has_positive_reward |= (rewards > 0).any()
         batches = self.global_step // self.sampling.updates_per_batch + 1
         if not self.has_positive_reward and batches >= self.sampling.patience and rewards.nan_to_num().std() == 0:
             raise ValueError(

@@ -75,14 +75,20 @@ def train_policy(
         until: step at which this call stops at the latest; another call goes on from there.
 
     Raises:
-        ValueError: an unknown method or precision, `frozen_dtype` without an adapter, or a policy with another
-            tokenizer.
+        ValueError: an unknown method or precision, `frozen_dtype` without an adapter, checkpoints within a batch's
+            updates, or a policy with another tokenizer.
     """
     if recipe.method not in ("sft", "grpo"):
         raise ValueError(f"method must be sft or grpo; got {recipe.method!r}.")
     if recipe.frozen_dtype is not None and recipe.lora is None:
         raise ValueError(
             f"frozen_dtype must be null where all weights are trained; got {recipe.frozen_dtype!r} with lora: null."
+        )
+    updates = (recipe.get("sampling") or {}).get("updates_per_batch", 1)
+    if recipe.every % updates:
+        raise ValueError(
+            "every must be a multiple of updates_per_batch, so that a checkpoint holds whole batches; "
+            f"got {recipe.every} and {updates}."
         )
     lightning.seed_everything(config.seed, verbose=False)
     model = load_causal_lm(start, recipe.frozen_dtype)
