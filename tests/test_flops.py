@@ -12,7 +12,7 @@ from nabla_reasoner.config.compose import compose_cells
 from nabla_reasoner.config.schema import choices
 from nabla_reasoner.decoding import nabla_reasoner
 
-PROBLEMS = 3
+PROBLEMS = 2
 LIKELIHOOD_ONLY = ("judge_greedy", "logit_mixture")
 METHODS = [name for name in choices("method") if name != "tpo"]  # its critiques exceed a tiny model's context
 CASES = [
@@ -96,4 +96,4 @@ def test_flops_agree_with_torch(method: str):
 @pytest.mark.usefixtures("without_recorded_rewards")
 @pytest.mark.parametrize(("method", "reward", "overrides"), CASES)
 def test_flops_of_methods_agree_with_torch(method: str, reward: str, overrides: tuple[str, ...]):
-    check(method, reward, overrides, PROBLEMS if "nabla" in method or "judge" in method else 2)
+    check(method, reward, overrides, PROBLEMS if "nabla" in method or "judge" in method else 1)

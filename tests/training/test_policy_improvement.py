@@ -86,6 +86,13 @@ def test_precision_of_frozen_weights_is_checked(lora, frozen, message, tmp_path,
         policy_improvement.improve(settings, "tiny-base-grpo", data())
 
 
+def test_checkpoints_lie_between_batches(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = config(tmp_path / "assets", "improvement.recipes.grpo.sampling.updates_per_batch=3")
+    with pytest.raises(ValueError, match="every must be a multiple of updates_per_batch.*; got 2 and 3"):
+        policy_improvement.improve(settings, "tiny-base-grpo", data())
+
+
 def test_missing_start_policy_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="tiny-base-sft-grpo starts from .*tiny-base-sft, which must hold a model"):
