@@ -239,6 +239,82 @@ def test_enclosed_integers_are_read_as_stated_ones(task: str, response: str, exp
     assert extract_answer(response, task) == expected
 
 
+@pytest.mark.parametrize("task", sorted(INTEGER_TASKS))
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        (r"\( 5 \times 4 = 20 \text{ legs} \)", "20"),
+        (r"$5*4 = 20\text{ legs}$.", "20"),
+        ("\\begin{align*}\n5*4 &= 20 \\\\\n\\end{align*}", "20"),
+        (r"\begin{align*} 5*4 &= \mathbf{20} \text{ legs} \end{align*}", "20"),
+        ("5*4 = 20 ✓", "20"),
+        (r"= 20 \checkmark", "20"),
+        ("= 20 ✅ Great", "20"),
+        ("= 20 → done", "20"),
+        ("= 20 — done", "20"),
+        ("= 20 -- done", "20"),
+        ("= 20.0", "20"),
+        (r"The answer is \textbf{20}.", "20"),
+        (r"The answer is \(20 \text{ legs}\) in total", "20"),
+        (r"\boxed{20~\text{legs}}", "20"),
+        (r"\boxed{20\ \text{legs}}", "20"),
+        (r"\boxed{20\,\text{legs}}", "20"),
+        (r"\boxed{\mathbf{20}}", "20"),
+        (r"\boxed{\text{20 legs}}", "20"),
+        (r"\boxed{{20}}", "20"),
+        (r"\boxed{20.0}", "20"),
+        (r"<answer>\boxed{20}</answer>", "20"),
+        (r"<answer>It is \boxed{20} legs.</answer>", "20"),
+        (r"<answer>\textbf{20}</answer>", "20"),
+        ("= 20 → 21", "20 → 21"),  # none of these states one whole number
+        ("= 20 – x", "20 – x"),
+        ("= 20²", "20²"),
+        (r"= 20 \cdot 2", r"20 \cdot 2"),
+        (r"\boxed{20 \text{ or } 30}", "20 or 30"),
+        (r"\boxed{20.5}", "20.5"),
+        (r"\boxed{5\mathbf{20}}", "520"),
+        (r"\boxed{" + "{" * 50_000 + "20" + "}" * 50_000 + "}", "{" * 50_000 + "20" + "}" * 50_000),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_integer_is_read_within_mathematics_and_before_marks(task: str, response: str, expected: str):
+    assert extract_answer(response, task) == expected
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("work\n#### 18", "18"),
+        ("#### **18**", "18"),
+        ("#### -18\n", "-18"),
+        ("#### x = 18", "x = 18"),
+        ("#### (C)", "(C)"),
+        ("#### Evelyn", "Evelyn"),
+        ("#### 18 bags", "18 bags"),
+        ("#### 18. Done", "18"),
+        ("The answer is 17.\n#### 18", "18"),
+        ("#### 18\nThis answer is correct.", "18"),
+        ("#### 18\n\n#### Explanation\nIt is.", "18"),
+        ("#### Step 1\n9\n#### 18", "18"),
+        ("#### 18\n#### Check: 9+9=18\nDone", "18"),
+        ("#### Final Answer\n\nThe answer is 18.", "18"),  # headings
+        ("#### Final Answer: 18", "18"),
+        ("#### Step 1: compute\n9+9=18\n\nThe final answer is 18.", "18"),
+        ("The answer is 18.\n\n#### Explanation\nIt is.", "18"),
+        ("The answer is 18.\n\n#### 2. Check\n9+9", "18"),
+        ("The answer is 18.\n\n#### Total for 3 days\n9+9", "18"),
+        ("#### $x$-intercepts\nThe answer is 18.", "18"),
+        ("#### 1) Compute\n9+9", None),
+        ("#### (a) Find it\n9+9", None),
+        ("#### Explanation", None),
+        ("#### Step 2: 9+9", None),
+    ],
+)
+def test_marked_line_counts_unless_it_is_a_heading_or_a_statement_follows(response: str, expected: str | None):
+    assert extract_answer(response, "gsm8k") == extract_answer(response, "math500") == expected
+    assert extract_answer(response, "math500", finished=False) is None
+
+
 def test_texts_of_tiny_policies_keep_their_answers():
     """The tiny policies write digits and + - * = ; only: there the answer is what follows the last "=", as ever."""
     rng = random.Random(0)

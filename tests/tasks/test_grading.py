@@ -76,6 +76,19 @@ def test_problem_without_reference_rejected():
         grade(Problem("p", "q", None, "math500"), r"\boxed{1}")
 
 
+@pytest.mark.parametrize("task", ["math500", "products"])
+def test_answers_that_are_no_text_are_refused(task):
+    metadata = {"source_dataset": task} if task == "products" else None
+    for value in (18, 1.5, ["18"], True):
+        with pytest.raises(TypeError, match="the answer of problem 'p' must be text; got .*. Write ."):
+            grade(Problem("p", "q", value, task, metadata), r"\boxed{18}")
+        with pytest.raises(TypeError, match="a response must be text|type hint"):
+            grade(Problem("p", "q", "18", task, metadata), value)
+        for pair in ((value, "18"), ("18", value), (value, None)):
+            with pytest.raises(TypeError, match="an answer must be text; got .*. Write .|type hint"):
+                answers_match(*pair, task)
+
+
 def test_votes_agree_on_equal_text_or_mathematics():
     assert answers_match("12 ", "12", "chain_sum")
     assert not answers_match("12.0", "12", "chain_sum")

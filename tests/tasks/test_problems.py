@@ -239,3 +239,41 @@ def test_answer_of_a_solution_in_a_file_is_what_follows_its_marks(tmp_path):
     file.write_text(json.dumps({"id": "0", "problem": "q", "answer": "so ####"}), encoding="utf-8")
     with pytest.raises(ValueError, match='line 1: an answer must follow "####"'):
         problems.load_jsonl(str(file), task="gsm8k")
+
+
+@pytest.fixture
+def from_hub(monkeypatch):
+    """Return a function that reads rows as `load_hub` reads them from the hub."""
+    datasets = pytest.importorskip("datasets")
+
+    def load(*rows: dict, problem: str = "question", answer: str = "answer") -> list[Problem]:
+        monkeypatch.setattr(datasets, "load_dataset", lambda *names, **settings: list(rows))
+        fields = {"problem_field": problem, "answer_field": answer}
+        return problems.load_hub("owner/data", task="amc", split="test", **fields)
+
+    return load
+
+
+def test_hub_rows_are_read_as_text_and_numbers(from_hub):
+    rows = [{"question": f"q{i}", "answer": value} for i, value in enumerate(["so\n#### 1,018", " 18 ", 18, 142.0])]
+    assert [p.answer for p in from_hub(*rows)] == ["1018", "18", "18", "142.0"]
+    assert from_hub(*rows)[3] == Problem("amc/3", "q3", "142.0", "amc")
+
+
+@pytest.mark.parametrize("field", ["question", "answer"])
+@pytest.mark.parametrize("value", [None, "", " ", [], {}, True, float("nan"), float("inf"), "\ud83d"])
+def test_hub_row_without_question_or_answer_is_refused(from_hub, field, value):
+    good = {"question": "q", "answer": "18"}
+    with pytest.raises(ValueError, match=rf"owner/data, row 1: field '{field}' must be .*\. [A-Z].*\.$"):
+        from_hub(good, {**good, field: value})
+
+
+def test_hub_marks_without_answer_and_unknown_columns_are_refused(from_hub):
+    row = {"question": "q", "answer": "so ####"}
+    with pytest.raises(ValueError, match='owner/data, row 0: an answer must follow "####" in field .answer.'):
+        from_hub(row)
+    for name in ("problem", "answer"):
+        with pytest.raises(
+            ValueError, match=f"{name}_field must be one of question, answer; got 'x'. Name one of them"
+        ):
+            from_hub(row, **{name: "x"})

@@ -1,6 +1,8 @@
 """Truth of written steps, compared with Python's arithmetic."""
 
 import random
+import re
+from fractions import Fraction
 
 import pytest
 
@@ -35,6 +37,40 @@ from nabla_reasoner.tasks.written_steps import steps_are_true
         (r"97 \times 85 = 8000", False),
         ("1,234 + 5 = 1,239", True),
         ("1,234 + 5 = 1,240", False),
+        ("5*4 + 3*6 = 20 + 18 = 38", True),
+        ("5*4 + 3*6 = 20 + 17 = 38", False),
+        ("5*4 = 20 + 18 = 38", False),
+        ("37 - 36 = 37 - 36 = 1", True),
+        ("37 - 36 = 37 - 36 = 2", False),
+        ("5*4 = 20 = 21", False),
+        ("20 = 5*4", True),
+        ("21 = 5*4", False),
+        (r"5*4 &= 10+10 \\ &= 21 \\", False),
+        ("12/3+1=5", True),
+        ("12/3+1=6", False),
+        ("12 ÷ 3 = 5", False),
+        (r"12 \div 3 = 4", True),
+        ("5/0=1", False),
+        ("- 12+5=18\n- 5+3=8", False),
+        ("1) 12+5=18", False),
+        ("so -3*4=12", False),
+        ("12+5=18 - done", False),
+        ("12+5=18+", False),
+        ("7/2 = 3 remainder 1", True),  # parts of longer expressions are not judged, from here on
+        ("7/2 = 3 1/2", True),
+        ("x + 3*4 = 14", True),
+        ("y -3*4 = 14", True),
+        ("2x+3*4=14", True),
+        ("(2+3)*4 = 20", True),
+        ("5 * (1+3) + 1 = 21", True),
+        ("2^3+1=9", True),
+        ("2**3+1=9", True),
+        ("5!+1=121", True),
+        (r"\frac{12}{3}+1=5", True),
+        ("half of 30+4=19", True),
+        ("On day 2 = 5+3", True),
+        ("3 cats * 4 + 2 = 14", True),
+        ("12 + 5 = 18x", True),
         ("1.5 + 2 = 3", True),  # decimals are not judged
         ("1 + 2 = 3.5", True),
     ],
@@ -51,6 +87,24 @@ def test_random_equations_agree_with_python():
         value = eval(left)  # the test's own arithmetic, on its own text
         assert steps_are_true("chain_sum", f"{left}={value}")
         assert not steps_are_true("chain_sum", f"{left}={value + generator.choice([-1, 1, 10])}")
+
+
+def test_texts_of_tiny_policies_are_judged_equation_by_equation():
+    """As before there were chains, so that the shares of valid steps in the committed tables stand."""
+    generator = random.Random(1)
+    for _ in range(500):
+        lefts = [f"{generator.randrange(-99, 99)}{generator.choice('+-*')}{generator.randrange(99)}" for _ in range(4)]
+        values = [eval(left) + (generator.random() < 0.1) for left in lefts]  # the test's own texts
+        text = ";".join(f"{left}={value}" for left, value in zip(lefts, values, strict=True))
+        assert steps_are_true("chain_sum", text) is (values == [eval(left) for left in lefts]), text
+
+
+def test_chains_in_random_order_agree_with_python():
+    generator = random.Random(2)
+    for _ in range(300):
+        parts = [f"{generator.randrange(1, 9)}{generator.choice('+-*/')}{generator.randrange(1, 9)}" for _ in range(3)]
+        same = len({eval(re.sub(r"(\d+)", r"Fraction(\1)", part), {"Fraction": Fraction}) for part in parts}) == 1
+        assert steps_are_true("leg_counting", " = ".join(parts)) is same, parts
 
 
 @pytest.mark.parametrize("task", ["chain_sum", "leg_counting"])

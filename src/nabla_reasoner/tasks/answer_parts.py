@@ -1,35 +1,14 @@
-r"""Parts of an answer: entries of lists, sets, tuples, vectors and unions; number and unit; digits and base; words.
+r"""Parts of an answer: entries of lists, sets, tuples, vectors and unions; digits and base; words.
 
 All functions take text in the notation of `notation.standard`.
 """
 
-import itertools
 import re
 from typing import NamedTuple
 
-from .exact_numbers import NUMBER_WORDS, rational
+from .exact_numbers import rational
+from .quantities import is_word
 
-PERCENT = "%"
-PROSE = "words"
-# Names of a unit, first the one that stands for all.
-SYNONYMS = """
-cm centimeter centimetre|mm millimeter millimetre|m meter metre|km kilometer kilometre|in inch inche|ft foot feet
-yd yard|mi mile|kg kilogram|g gram gm|mg milligram|lb pound|oz ounce|l liter litre|ml milliliter millilitre|s sec second
-min minute|h hr hour|day|week|month|yr year|degree deg|rad radian|mph miles/hour mi/h miles/hr|dollar usd buck
-cent|euro eur|am a.m.|pm p.m.|unit
-"""
-UNITS = {name: names.split()[0] for line in SYNONYMS.split("\n") for names in line.split("|") for name in names.split()}
-UNIT_SIGNS = frozenset("mgshlLNJVWKACF")  # of one letter, in \text{…}
-CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen", "₹": "rupee"}
-# Words that make a phrase of what follows a number: "3 or more" and "2 less than x" are not numbers with a unit.
-PHRASES = frozenset(
-    "and or an not no more less than least most is are was to if when where because between from mod base over plus "
-    "minus cannot can't never fewer greater above below under undetermined undefined unknown impossible root squared "
-    "cubed negative none without except factorial insufficient incorrect wrong "
-    "times half hundred thousand million billion trillion as by of for in the".split()
-)
-# Nouns too short for `_is_word`.
-NOUNS = frozenset("bag box boy car cat cow cup dog egg hen men pen pie pig toy".split())
 CLOSING = {"(": ")", "[": "]", r"\{": r"\}", r"\langle": r"\rangle"}
 BRACKET = re.compile(
     r"\\begin\{[^{}]*\}(?:\{[^{}]*\})?|\\end\{[^{}]*\}|\\[lr]angle(?![A-Za-z])|\\[{}]|[()\[\]{}]|\\[^{}]|\\\\"
@@ -43,27 +22,6 @@ BASE = re.compile(
     r"_\s*(?:\{\s*\(?(?P<braced>[^{}()]*(?:\{[^{}]*\})?)\)?\s*\}|(?P<mark>\d))|"
     r"\\text\{\s*\(?base (?P<text>\w+)\)?\s*\}|\(?base (?P<plain>\w+)\)?)"
 )
-TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
-POWER = r"\s*(?:\^\s*(?:(\d)|\{(\d)\}))?"
-UNIT_IN_TEXT = re.compile(r"(.+?)\s*\\text\{([^{}]*)\}" + POWER)
-UNIT_IN_PLAIN_WORDS = re.compile(
-    r"(.*?(?:[\d})]|\\pi|[A-Za-z](?= )))\s?((?:[A-Za-z]{2,}|[ap]\.m|(?<= )[mgl](?=/))(?:[\s/.-]+[A-Za-z]+)*\.?)" + POWER
-)
-LETTERS = "mgshl"  # units of one letter; the text may also be algebra, above all without a space
-UNIT_OF_ONE_LETTER = re.compile(rf"(.+?)(?:\s?([{LETTERS}L])|\s(m)\s*\^\s*(?:([23])|\{{([23])\}}))")
-
-
-class Quantity(NamedTuple):
-    r"""A value and its unit.
-
-    Attributes:
-        value: LaTeX or a number in words.
-        unit: its name, "%" for percent, "" for none; a power follows it: "cm^2". `PROSE`: the words are no unit, but
-            say something about the number, as in "5 below zero"; then the value is the whole text.
-    """
-
-    value: str
-    unit: str
 
 
 class Entries(NamedTuple):
@@ -163,80 +121,6 @@ def _expanded(parts: list[str]) -> list[str]:
     return [part for pair in both for part in pair]
 
 
-def quantity(text: str) -> Quantity:
-    """Split an answer into value and unit; the unit is "" unless what follows the value can be one."""
-    text = text.strip()
-    match = re.fullmatch(r"(.+?)\s*(?:\\?%|\\text\{\s*per\s?cent(?:age)?\s*\}|(?<![A-Za-z])(?:per\s?cent|pct))", text)
-    if match:
-        return Quantity(match[1], PERCENT)
-    match = re.fullmatch(r"(-?)\s*(\\\$|[€£¥₹])\s*(.+)", text)
-    if match:
-        return Quantity(match[1] + quantity(match[3]).value, CURRENCIES[match[2]])
-    match = re.fullmatch(r"(.+?)\s*(\\\$|[€£¥₹])", text)
-    if match:
-        return Quantity(match[1], CURRENCIES[match[2]])
-    match = re.fullmatch(r"(.+?)\s*\^\\circ\s*(?:\\text\{\s*)?([CF]?)(?:\s*\})?", text)
-    if match and not TRIGONOMETRY.search(text):  # of \sin 30^\circ the angle has the unit, not the value
-        return Quantity(match[1], f"degree {match[2]}".strip())
-    match = UNIT_OF_ONE_LETTER.fullmatch(text)
-    if match and rational(match[1]) is not None:
-        return Quantity(match[1], _name(match[2] or match[3], match[4] or match[5] or ""))
-    match = UNIT_IN_TEXT.fullmatch(text) or UNIT_IN_PLAIN_WORDS.fullmatch(text)
-    if match is None:
-        return Quantity(text, "")
-    return _with_unit(text, match, text[match.end(1) : match.start(2)], match[3] or match[4] or "")
-
-
-def _with_unit(text: str, match: re.Match[str], gap: str, power: str) -> Quantity:
-    r"""Split a value and the words behind it.
-
-    Args:
-        text: the answer.
-        match: its groups are the value and the words.
-        gap: what stands between the two: "", " " or "\text{".
-        power: of the unit.
-    """
-    words = re.sub(r"(?:^|\s+)(?:times|in (?:total|all))$", "", match[2].strip()).split()
-    if not words and match[2].strip() and rational(match[1]) is not None:
-        return Quantity(match[1], "")
-    numbers = list(itertools.takewhile(lambda word: word.casefold() in NUMBER_WORDS, words))  # "5 million people"
-    value, words = " ".join([match[1].strip(), *numbers]), words[len(numbers) :]
-    unit = _name(" ".join(words), power)
-    known = all(part in UNITS.values() for part in re.sub(r"\^\d$", "", unit).split("/"))
-    if known and rational(value) is None and "\\text" not in value:
-        return Quantity(value, unit)
-    if not words or (rational(value) is None and not re.fullmatch(r"\d+:\d+", value)):
-        return Quantity(text, "")
-    if known:
-        return Quantity(value, unit)
-    phrase, in_text = " ".join(words), gap.endswith("{")
-    if in_text and len(phrase) == 1 and phrase not in UNIT_SIGNS:  # 2\text{x} is 2x
-        return Quantity(value + phrase + (f"^{power}" if power else ""), "")
-    if not in_text and not (gap and any(_is_word(word) or word.removesuffix("s") in NOUNS for word in words)):
-        return Quantity(text, "")  # 2ab and 2 ab are products
-    parts = set(re.split(r"[\s/]", phrase))
-    is_prose = parts & set("bcdefijknopqrtuvwxyz") or {part.casefold() for part in parts} & (PHRASES | NUMBER_WORDS)
-    return Quantity(text, PROSE) if is_prose else Quantity(value, unit)
-
-
-def _is_word(word: str) -> bool:
-    """Return whether bare letters are a word rather than a product: four or more, one a vowel, not all of "abcdxyz"."""
-    letters = set(word.casefold())
-    return len(word) > 3 and bool(letters & set("aeiou") and letters - set("abcdxyz"))
-
-
-def _name(phrase: str, power: str) -> str:
-    """Return the common name of a unit, such as "cm^2" for "square centimetres"."""
-    name = re.sub(r"\bper\b", "/", phrase.casefold()).strip(" .,-")
-    name = re.sub(r"\s*/\s*", "/", re.sub(r"\s+", " ", name)) if name not in {"a.m", "p.m"} else name[0] + "m"
-    square = re.fullmatch(r"(square|sq|cubic|cu)\.? (.+)|(.+) (squared|cubed)", name)
-    if square:
-        name, power = square[2] or square[3], "3" if "cu" in (square[1] or square[4]) else "2"
-    forms = [name] if name in UNITS or name.removesuffix("s") in UNITS else name.split("/")
-    stem = "/".join(UNITS.get(form, UNITS.get(form.removesuffix("s"), form.removesuffix("s"))) for form in forms)
-    return f"{stem}^{power}" if power else stem
-
-
 def base(text: str) -> tuple[str, int] | None:
     """Return digits and base of a number that states a base other than ten, or None."""
     stated = _stated_base(text)
@@ -273,7 +157,7 @@ def text_answer(text: str) -> str | None:
     if plain is None:
         return None
     marked = r"\text{" in text and len(plain) > 1
-    bare = any(map(_is_word, plain.split()))
+    bare = any(map(is_word, plain.split()))
     short = plain in {"yes", "no", "odd", "none", "both"}
     return plain if marked or bare or short or len(re.findall(r"[a-z]{2,}", plain)) > 1 else None
 

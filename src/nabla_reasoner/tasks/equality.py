@@ -10,7 +10,8 @@ is the reference. The relation is symmetric.
 - x% equals x as well as x/100. Percentages equal each other by value.
 - A unit, currency or degree sign may be left out. Two that are stated must be the same; none is converted. Letters next
   to a number are a product (2ab = 2ba) unless they are a known unit; words behind a space are a unit, unless they say
-  something about the number: "5 below zero" is not 5.
+  something about the number: "5 below zero" is not 5. Where words are left when units are taken off, as in
+  5 \text{ feet } 6 \text{ inches} or 3 \text{ for } n \text{ even}, only the same text is equal.
 - A list without brackets may stand in any order and equals the set of its entries; repeated entries of lists count.
   Tuples, points, intervals and matrices are ordered. A list equals the point with the same entries in the same order.
 - Brackets matter: (1,2), [1,2] and \{1,2\} differ. A matrix of one row or one column and \langle 1,2\rangle are points.
@@ -23,10 +24,11 @@ import re
 from fractions import Fraction
 
 from . import answer_parts
-from .answer_parts import LETTERS, PERCENT, PROSE, Entries
+from .answer_parts import Entries
 from .exact_numbers import rational, with_fractions
 from .math_verify_process import worker
 from .notation import standard
+from .quantities import LETTERS, PERCENT, PROSE, TRIGONOMETRY, quantity, units_agree
 
 MAX_CHARACTERS = 1000  # longer answers equal the same text only
 MAX_ENTRIES = 40
@@ -38,6 +40,8 @@ NAME = (
     r"(?:_\{?\w+\}?)?'?(?:\s*\([\w\s,\\]*\))?|[A-Za-z]\^\s*\{\s*-1\s*\}\s*\([\w\s,\\]*\)|\([\w\s,\\]+\)"
 )
 RELATION = re.compile(r"<|>|\\(?:le|ge|neq|lt|gt)(?![A-Za-z])")
+LETTER = re.compile(r"\\text\{\s*(\(?[A-Za-z]\)?)\s*\}")
+WORDS = re.compile(r"\\text\{[^{}]*[A-Za-z]")
 EQUALS = re.compile(r"=|\\approx(?![A-Za-z])|\\in(?![A-Za-z])")
 
 Verdict = tuple[bool, str | None]
@@ -97,7 +101,7 @@ def _same_words(a: str, b: str) -> bool | None:
     if answer_parts.text_answer(a) is None and answer_parts.text_answer(b) is None:
         return None
     for text in (a, b):
-        if rational(answer_parts.quantity(text).value) is not None or len(answer_parts.entries(text).parts) > 1:
+        if rational(quantity(text).value) is not None or len(answer_parts.entries(text).parts) > 1:
             return None
     left, right = answer_parts.letters(a), answer_parts.letters(b)
     return None if left is None and right is None else left == right
@@ -128,7 +132,7 @@ def _named(text: str) -> tuple[str | None, str]:
         return sides[0], sides[-1]
     if re.fullmatch(NAME, sides[-1]) and not re.search(r"[A-Za-z]", sides[0]):  # 5 = x
         return sides[-1], sides[0]
-    is_product = bool(re.search(r"\d[A-Za-z]", sides[0])) and not answer_parts.quantity(sides[0]).unit
+    is_product = bool(re.search(r"\d[A-Za-z]", sides[0])) and not quantity(sides[0]).unit
     is_algebra = is_product or bool(re.search(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", sides[0]))
     return ("", text) if is_algebra else (None, sides[-1])
 
@@ -185,8 +189,8 @@ def _same_scalar(a: str, b: str, notes: list[str]) -> bool:
     digits = answer_parts.base(a), answer_parts.base(b)
     if digits != (None, None):
         return digits[0] == digits[1]
-    left, right = answer_parts.quantity(a), answer_parts.quantity(b)
-    if (left.unit and right.unit and left.unit != right.unit) or PROSE in (left.unit, right.unit):
+    left, right = quantity(a), quantity(b)
+    if not units_agree(left.unit, right.unit) or PROSE in (left.unit, right.unit):
         return _squeezed(a) == _squeezed(b)
     values = [(left.value, right.value)]
     if left.unit != right.unit and (left.unit + right.unit) in set(LETTERS):  # 5m may be algebra
@@ -207,6 +211,9 @@ def _same_value(a: str, b: str, notes: list[str]) -> bool:
         return left == right
     if _squeezed(a.replace(r"^\circ", "")) == _squeezed(b.replace(r"^\circ", "")):  # \cos 58 for \cos 58^\circ
         return True
+    a, b = (LETTER.sub(r" \1 ", text).strip() for text in (a, b))
+    if WORDS.search(a) or WORDS.search(b):  # math-verify would read "5 feet 6 inches" as 5
+        return False
     a, b = (_latex(text, number) for text, number in ((a, left), (b, right)))
     correct, note = worker().verify(a, b)
     if note:
@@ -216,7 +223,7 @@ def _same_value(a: str, b: str, notes: list[str]) -> bool:
 
 def _latex(text: str, number: Fraction | None) -> str:
     if number is None:
-        if answer_parts.TRIGONOMETRY.search(text):
+        if TRIGONOMETRY.search(text):
             text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\\circ", r"{\\frac{\1\\pi}{180}}", text)
         # Braces keep math-verify from taking the last letters for a unit: in 2ab, 5t and 3c too.
         return with_fractions(re.sub(r"(?:(?<=[\d}])|(?<=[\w}] ))([A-Za-z]+)$", r"{\1}", text))

@@ -3,11 +3,13 @@ r"""Extraction of the answer that a response states. If it states none, none is 
 Models that chat go on after the answer: "= 486 (by long multiplication)", "the answer is 486, because …". Where a
 number stands first and an aside, a new clause or a new sentence follows, the number is the answer. Only tasks with
 integer answers also drop words that follow directly, as in "= 202 legs": elsewhere these may belong to the answer.
-A comma between groups of three digits is removed for these tasks: their scorer compares text.
+For these tasks the number is written plainly, 1234 for "1,234" and \mathbf{1234.0}: their scorer compares text.
 """
 
 import functools
 import re
+
+from .notation import standard
 
 # generated tasks that are answered by an integer
 INTEGER_TASKS = frozenset({"chain_sum", "leg_counting", "products", "gcd", "simple_equations", "basic_arithmetic"})
@@ -25,11 +27,26 @@ NOT_LIST = (
     r"(?!or\b|(?:and|to|by|plus|minus|times|over|divided\s+by)\s+(?:[-+$\d]|(?:a|one|two|half|not)\b)|"
     r"(?:hundred|thousand|million|billion|half|halves|thirds?|quarters?|percent)\b|[a-z]\b(?!\s+[A-Za-z]{2}))"
 )
-ASIDE = rf"\s+\((?=[A-Za-z])|\s*[.,;:!]{MARKS}\s+{NOT_LIST}(?=[A-Za-z])|\s+(?:because|since|which|as|so|but)\b"
+ASIDE = (
+    rf"\s+\((?=[A-Za-z])|\s+(?:[—–]|--)\s+{NOT_LIST}(?=[A-Za-z])|\s*[.,;:!]{MARKS}\s+{NOT_LIST}(?=[A-Za-z])|"
+    r"\s+(?:because|since|which|as|so|but)\b"
+)
 FORMULA = re.compile(rf"(?:\*\*)?(?:\$([^$]+)\$|\\\((.+?)\\\)){MARKS}(?:{ASIDE})")  # with chat behind it
-UNIT = re.compile(r"\\(?:text|mathrm|textbf)\s*\{([^{}]*)\}")
+TEXT = re.compile(r"\\text\{([^{}]*)\}")
+LONGEST_INTEGER = 300  # characters of a line in LaTeX that is read as an integer
+# What ends the line of an integer: a row of LaTeX, a check mark, an arrow or a picture, unless a number follows it.
+LINE_END = re.compile(
+    r"\\\\|\\end\s*\{|(?:\\checkmark|\\(?:black)?square|[←-⇿∎─-➿⬀-⯿\U0001F000-\U0001FAFF])(?!\s*[-+−$\d])"
+)
 BARE_BOX = re.compile(rf"\\f?box(?:ed)?\s*({NUMBER})(?!\.?[\dA-Za-z^/_{{]|\\[A-Za-z])")
 CHAT = re.compile(rf"({NUMBER}){MARKS}(?:{ASIDE})")
+MARKED = re.compile(r"#{4,}\s*([^\n]+)")  # in GSM8K the answer; in Markdown a heading
+ANSWER_BEGINS = re.compile(r"[-+−±~≈<>$£€¥¢√π∞\d.({\[\\|]|[A-Za-z](?![A-Za-z])")
+HEADING_BEGINS = re.compile(
+    r"\(?(?:\d{1,2}|[A-Za-z])(?:[.):]+|\.\d+)\s*[A-Za-z]{2}|\d+(?:st|nd|rd|th)\b|"
+    r"(?:final|answer|solution|explanation|conclusion|summary|step|part|case|check|verification|note)\b",
+    re.IGNORECASE,
+)
 CHAT_AFTER_INTEGER = re.compile(rf"({NUMBER}){MARKS}(?:{ASIDE}|\s+{NOT_LIST}(?=[A-Za-z])|\s*[)\]]?[.,;:!]?{MARKS}$)")
 
 
@@ -38,8 +55,8 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
 
     Generated tasks: the last `<answer>…</answer>`, else the last `\boxed{…}`, else the last `\boxed 5`, else what
     follows the last "=" or "answer is" on its line. Benchmarks: the last box in the same way, else what follows the
-    last "####" on its line, else what follows the last "answer is" or "answer:". A leading number or formula counts
-    alone if chat follows it (see above).
+    last "####" on its line if it is an answer, not a heading, and none is stated after it; else what follows the last
+    "answer is" or "answer:". A leading number or formula counts alone if chat follows it (see above).
 
     Args:
         response: text of the response.
@@ -59,9 +76,9 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
     if bare:
         return _enclosed(bare[-1].strip(), task)
     start = _stated(response)
-    marked = re.findall(r"####\s*([^\n]+)", response)
-    if not generated and marked:
-        return _leading(marked[-1], task)
+    marked = None if generated else _marked(response, start)
+    if marked is not None:
+        return _leading(marked, task)
     if generated:
         start = max(start, response.rfind("=") + 1 or -1)
     if start < 0:
@@ -81,10 +98,12 @@ def is_generated(task: str) -> bool:
 
 def _enclosed(text: str, task: str) -> str | None:
     """Return the answer in a box or a tag; where an integer is asked for, as a statement of it outside is read."""
+    boxed = last_boxed(text)
+    if boxed is not None and (task in INTEGER_TASKS or text.endswith("}")):  # a box in a tag
+        text = boxed
     if task not in INTEGER_TASKS:
         return text or None
-    plain = UNIT.sub(r" \1", re.sub(r"\{,\}|\\,", ",", text.rpartition("=")[2]))
-    return _leading(plain.strip(" $").removeprefix("+"), task)
+    return _leading(text.rpartition("=")[2].strip(" $").removeprefix("+"), task)
 
 
 def _stated(response: str) -> int:
@@ -97,16 +116,45 @@ def _stated(response: str) -> int:
     return start
 
 
+def _marked(response: str, stated: int) -> str | None:
+    """Return the last line marked "####" that is an answer rather than a heading, or None.
+
+    Args:
+        response: its lines are searched.
+        stated: where the last stated answer begins, or -1. It counts if it comes later, unless it only talks about
+            the marked one: "this answer is correct".
+    """
+    for match in reversed(list(MARKED.finditer(response))):
+        if stated > match.start() and not TALK.match(response, stated):
+            return None
+        line, last = match[1].strip(" *`"), not response[match.end() :].strip()
+        heading = HEADING_BEGINS.match(line) and not (last and stated < 0 and line[:1].isdigit())
+        if not heading and (ANSWER_BEGINS.match(line) or (last and stated < 0)):  # words: only as the last line
+            return match[1]
+    return None
+
+
 def _leading(text: str, task: str) -> str | None:
     """Return the first line of `text`, or the number at its beginning if chat follows, without delimiters around it."""
     line = re.split(r"[.!]\s+I hope\b", text.strip().partition("\n")[0])[0]
+    integer = task in INTEGER_TASKS
+    if integer:
+        line = _plain(line)
     formula = FORMULA.match(line)
     line = (formula[1] or formula[2]) if formula else line
     line = re.sub(r"^(?:\\\(|\\\[|[\s*`$])+", "", line)
-    chat = (CHAT_AFTER_INTEGER if task in INTEGER_TASKS else CHAT).match(line)
+    chat = (CHAT_AFTER_INTEGER if integer else CHAT).match(line)
     if chat:
-        line = re.sub(r"[,$\s]", "", chat[1]).replace("−", "-") if task in INTEGER_TASKS else chat[1]
+        line = re.sub(r"[,$\s]|\.0+$", "", chat[1]).replace("−", "-") if integer else chat[1]
     return re.sub(r"(?:\\\)|\\\]|[\s*`$.,;:])+$", "", line) or None
+
+
+def _plain(line: str) -> str:
+    """Return a line that begins with an integer up to a mark that ends it, without LaTeX around the number."""
+    line = LINE_END.split(line.replace("&", " ").lstrip("✓✔✅ "), maxsplit=1)[0]
+    if len(line) > LONGEST_INTEGER or not re.search(r"[\\~{]", line):
+        return line
+    return " ".join(TEXT.sub(r" \1 ", standard(line)).split())
 
 
 def last_boxed(text: str) -> str | None:

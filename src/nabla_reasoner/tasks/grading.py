@@ -37,9 +37,12 @@ def grade(problem: Problem, response: str, finished: bool = True) -> Grade:
 
     Raises:
         ValueError: the problem has no reference answer.
+        TypeError: the answer or the response is not text.
     """
     if problem.answer is None:
         raise ValueError(f"a problem needs a reference answer to be graded; {problem.id!r} has none. Set its answer.")
+    _check_text(f"the answer of problem {problem.id!r}", problem.answer)
+    _check_text("a response", response)
     extracted = extract_answer(response, problem.task, finished)
     if extracted is None:
         return Grade(None, False)
@@ -64,12 +67,24 @@ def answers_match(a: str | None, b: str | None, task: str) -> bool:
     """Return whether two answers count as equal in a vote, in either order.
 
     Generated tasks: equal text. Benchmarks: equal by the rules of `equality`, as in `grade`. No answer equals none.
+
+    Raises:
+        TypeError: an answer is neither text nor None.
     """
+    for answer in (a, b):
+        if answer is not None:
+            _check_text("an answer", answer)
     if a is None or b is None:
         return False
     if is_generated(task):
         return " ".join(a.split()) == " ".join(b.split())
     return _compared(*sorted((a, b)))[0]
+
+
+def _check_text(name: str, value: object) -> None:
+    """Raise TypeError on anything but text, such as the number 18, which `reasoning-gym` or JSON may give."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be text; got {value!r}. Write {str(value)!r}.")
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -35,6 +35,7 @@ REWRITES = [
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     (r"\\(?:text(?:bf|it|rm|normal|tt|sf|sc)|mathrm|mbox|hbox)\s*\{", r"\\text{"),
     (r"\\text\s+\{", r"\\text{"),
+    (r"\\text\{([^{}]*[A-Za-z,])\s+(and|or)\s*\}", r"\\text{\1} \\text{\2}"),  # 2 \text{ hours and } 5 \text{ minutes}
     (r"\\text\{\s*(\\?\$?-?\d[\d:.,/]*)\s*([^{}]*)\}", r"\1 \\text{\2}"),  # only the words are text
     (r"(?<=\d)\s*\^\s*\{\s*(?:\\text\{)?(?:st|nd|rd|th)\}?\s*\}", ""),  # ordinal numbers
     (r"(?<=\d)\s*(?:\\text\{(?:st|nd|rd|th)\}|(?:st|nd|rd|th)(?![A-Za-z]))", ""),
@@ -49,6 +50,7 @@ REWRITES = [
     (r"(?<=[\w)}])\*\*(?=[\w({-])", "^"),
     (r"(?<!\\)\$", ""),
     (r"\{\s*,\s*\}|\\!\s*,\s*\\!|,\s*\\!", "{,}"),  # a comma between groups of three digits
+    (r"\\(?:text)?cent(?![A-Za-z])", "¢"),
     (r"\\!", ""),
     (r"(\\\\)|\\[,;: ]|\\q?quad(?![A-Za-z])|~", lambda match: match[1] or " "),
     (r"\s+", " "),
@@ -57,7 +59,9 @@ GROUPING = re.compile(r"(?<=\d)(?:,|\{,\})(?=\d{3}(?!\d))")  # between groups of
 PATTERNS = [(re.compile(pattern), replacement) for pattern, replacement in REWRITES]
 NESTED_TEXT = re.compile(r"\\text\{\s*\\text\{([^{}]*)\}\s*\}")
 SYMBOLS_IN_TEXT = re.compile(r"\\text\{([^{}A-Za-z]*)\}")  # digits and signs need no text mode
-ENDS = re.compile(r"^(?:\\\(|\\\[|[\s*`=])+|(?:\\\)|\\\]|[\s*`,;:]|(?<![.\\])\.|(?<!\\)\\)+$")
+ENDS = re.compile(
+    r"^(?:\\\(|\\\[|\\(?:approx|simeq|sim)(?![A-Za-z])|[\s*`=])+|(?:\\\)|\\\]|[\s*`,;:]|(?<![.\\])\.|(?<!\\)\\)+$"
+)
 
 
 def standard(text: str) -> str:
