@@ -106,6 +106,20 @@ def relaxed_objective(
         onehots: y of the rollout's tokens, rows on (or, for finite differences, near) the simplex.
         terms: parts of ∂L/∂y that autograd computes; the value of L does not depend on it.
     """
+    value, likelihood = relaxed_values(policy, reward, sequence, onehots, terms=terms, reward_form=reward_form)
+    return -reward_weight * value - nll_weight * likelihood
+
+
+def relaxed_values(
+    policy: Policy,
+    reward: RewardModel,
+    sequence: TokenSequence,
+    onehots: Float[Tensor, "length vocab"],
+    *,
+    terms: Sequence[str] = TERMS,
+    reward_form: str = OUTCOME,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return r and log π of relaxed tokens, of which `relaxed_objective` is the weighted sum; arguments as there."""
     terms = used_terms(terms, reward_form)
     fixed = sequence.policy_prompt + sequence.prefix
     likelihood = _relaxed_log_likelihood(
@@ -118,7 +132,7 @@ def relaxed_objective(
         value = _relaxed_reward(reward, sequence, read, end, targets=direct, context=through_context)
     else:
         value = sum(_relaxed_prefix_reward(reward, sequence, read[: last + 1], terms) for last in range(len(read)))
-    return -reward_weight * value.to(likelihood.device) - nll_weight * likelihood
+    return value.to(likelihood.device), likelihood
 
 
 def _as_read(onehots: Float[Tensor, "length vocab"], reward: RewardModel) -> Float[Tensor, "length vocab"]:

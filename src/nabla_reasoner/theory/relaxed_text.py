@@ -12,6 +12,8 @@ from ..models.language_models import Policy, RewardModel
 from ..types import Messages
 from .landscapes import Field, Landscape
 
+POINTS_AT_ONCE = 64  # at which the models are evaluated together
+
 
 def polynomial(coefficients: Float[np.ndarray, "first second"]) -> Field:
     """Build a polynomial on the unit square from its coefficients in products of Chebyshev polynomials."""
@@ -85,10 +87,12 @@ class RelaxedText:
 
     def loss(self, u: Float[torch.Tensor, "2"], *, reward_weight: float, nll_weight: float) -> torch.Tensor:
         """Compute Eq. 2 at u, -λ r - ν log π, by both models; differentiable."""
-        onehots = self._hard + u[0] * self._changes[0] + u[1] * self._changes[1]
-        return objective.relaxed_objective(
-            self.policy, self.reward, self.sequence, onehots, reward_weight=reward_weight, nll_weight=nll_weight
-        )
+        value, likelihood = objective.relaxed_values(self.policy, self.reward, self.sequence, self.onehots(u))
+        return -reward_weight * value - nll_weight * likelihood
+
+    def onehots(self, u: Float[torch.Tensor, "2"]) -> Float[torch.Tensor, "length vocab"]:
+        """Return the relaxed tokens at u."""
+        return self._hard + u[0] * self._changes[0] + u[1] * self._changes[1]
 
     @torch.no_grad()
     def landscape(self, nodes: Sequence[int]) -> Landscape:
@@ -101,13 +105,12 @@ class RelaxedText:
             nodes: number of nodes along each of the two coordinates.
         """
         axes = [torch.from_numpy(chebyshev_nodes(count)) for count in nodes]
-        points = torch.cartesian_prod(*axes)
 
-        def coefficients(reward_weight: float, nll_weight: float) -> np.ndarray:
-            values = [self.loss(u, reward_weight=reward_weight, nll_weight=nll_weight).item() for u in points]
-            return fitted(np.reshape(values, nodes))
+        def values(u: Float[torch.Tensor, "2"]) -> tuple[torch.Tensor, torch.Tensor]:
+            return objective.relaxed_values(self.policy, self.reward, self.sequence, self.onehots(u))
 
-        reward, prior = coefficients(1.0, 0.0), coefficients(0.0, 1.0)
+        both = torch.vmap(values, chunk_size=POINTS_AT_ONCE)(torch.cartesian_prod(*axes))
+        reward, prior = (fitted(-part.numpy().reshape(nodes)) for part in both)
         return Landscape(
             loss=lambda reward_weight, kl_weight: polynomial(reward_weight * reward + kl_weight * prior),
             low=(0.0, 0.0),
