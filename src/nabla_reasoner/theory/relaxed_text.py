@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.polynomial import chebyshev
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..dto import objective
 from ..models.language_models import Policy, RewardModel
@@ -109,7 +110,8 @@ class RelaxedText:
         def values(u: Float[torch.Tensor, "2"]) -> tuple[torch.Tensor, torch.Tensor]:
             return objective.relaxed_values(self.policy, self.reward, self.sequence, self.onehots(u))
 
-        both = torch.vmap(values, chunk_size=POINTS_AT_ONCE)(torch.cartesian_prod(*axes))
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernel of the CPU cannot be mapped over points
+            both = torch.vmap(values, chunk_size=POINTS_AT_ONCE)(torch.cartesian_prod(*axes))
         reward, prior = (fitted(-part.numpy().reshape(nodes)) for part in both)
         return Landscape(
             loss=lambda reward_weight, kl_weight: polynomial(reward_weight * reward + kl_weight * prior),
