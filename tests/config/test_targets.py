@@ -10,8 +10,9 @@ from hydra.utils import get_method
 from nabla_reasoner.__main__ import FAILED, main
 from nabla_reasoner.config.cell import RunSettings
 from nabla_reasoner.config.overrides import written_out
-from nabla_reasoner.config.settings import CHECKS, SETTINGS
+from nabla_reasoner.config.settings import SETTINGS
 from nabla_reasoner.config.targets import find, targets
+from nabla_reasoner.config.theorem_settings import CHECKS
 from nabla_reasoner.theory.suite import GROUPS
 
 

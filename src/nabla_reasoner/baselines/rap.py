@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..engine.sampling import Sampling, check_finite
+from ..engine.sampling import Sampling
 from ..models.arguments import checked, checked_settings
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
@@ -47,7 +47,6 @@ class RAP:
         max_new_tokens: int = 1024,
     ):
         check_counts({"num_simulations": num_simulations, "num_proposals (k)": num_proposals})
-        check_finite({"exploration": exploration})
         if exploration < 0:
             raise ValueError(f"exploration must be >= 0; got {exploration}. Use 0 to follow the best branch only.")
         self.num_simulations = num_simulations

@@ -32,7 +32,6 @@ class Sampling(NamedTuple):
     def check(self) -> "Sampling":
         """Raise ValueError if a value is out of range; return the settings unchanged."""
         check_kinds(self._asdict(), Sampling.__annotations__)
-        check_finite(self._asdict())
         if self.temperature < 0:
             raise ValueError(f"temperature must be >= 0; got {self.temperature}. Use 0 for greedy decoding.")
         if 0 < self.temperature < LEAST_TEMPERATURE:

@@ -88,8 +88,8 @@ class RelaxedText:
 
     def loss(self, u: Float[torch.Tensor, "2"], *, reward_weight: float, nll_weight: float) -> torch.Tensor:
         """Compute Eq. 2 at u, -λ r - ν log π, by both models; differentiable."""
-        value, likelihood = objective.relaxed_values(self.policy, self.reward, self.sequence, self.onehots(u))
-        return -reward_weight * value - nll_weight * likelihood
+        weights = {"reward_weight": reward_weight, "nll_weight": nll_weight}
+        return objective.relaxed_objective(self.policy, self.reward, self.sequence, self.onehots(u), **weights)
 
     def onehots(self, u: Float[torch.Tensor, "2"]) -> Float[torch.Tensor, "length vocab"]:
         """Return the relaxed tokens at u."""
