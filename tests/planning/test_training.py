@@ -53,7 +53,7 @@ def test_recipes_give_the_trainings_that_they_run():
         "likelihood",
         "tiny-base-grpo (grpo)",
     ]
-    assert len(recipe("small")) == 2
+    assert len(recipe("small")) == 6
     sft, grpo = recipe("tiny", "only=[tiny-base-sft,tiny-base-grpo]")
     assert (sft.steps, grpo.steps) == (2 * 300 + 3000, 3 * 300), "every learning rate is tried"
     (grpo,) = recipe("small", "only=[smollm2-grpo]")

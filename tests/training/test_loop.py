@@ -49,6 +49,29 @@ def test_reward_loss_reads_outcome_at_last_token():
     torch.testing.assert_close(reward_model.reward_loss(model, pad([item, longer]), 0.0), expected)
 
 
+def test_products_in_bfloat16_leave_weights_and_updates_in_float32(tmp_path):
+    """The gradient is that of bfloat16 products, near that of float32; a step below bfloat16's spacing counts."""
+    trained = {}
+    for precision in (None, "bfloat16"):
+        model = language_model()
+        where = settings(tmp_path / str(precision), 3)[0]
+        module = loop.LanguageModelTraining(model, Schedule(3, 1e-5, warmup_steps=0), SIZE)
+        loop.fit(module, Mixture({"a": examples()}, {"a": 4}, 0), precision=precision, **where)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        trained[precision] = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    start = torch.cat([parameter.detach().flatten() for parameter in language_model().parameters()])
+    moves = [(weights - start) for weights in trained.values()]
+    assert not torch.equal(*moves), "products were in bfloat16"
+    assert torch.nn.functional.cosine_similarity(*moves, dim=0) > 0.9
+
+
+def test_unknown_precision_of_products_is_refused(tmp_path):
+    where, schedule = settings(tmp_path, 3)
+    module = loop.LanguageModelTraining(language_model(), schedule, SIZE)
+    with pytest.raises(ValueError, match=r"precision must be bfloat16 or null \(float32\); got 'float16'"):
+        loop.fit(module, Mixture({"a": examples()}, {"a": 4}, 0), precision="float16", **where)
+
+
 def test_training_lowers_and_logs_the_loss(tmp_path):
     model = language_model()
     before = losses.next_token_loss(model, pad(examples()), SIZE).item()

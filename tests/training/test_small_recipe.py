@@ -13,10 +13,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 
+from nabla_reasoner.config.compose import compose_cells
 from nabla_reasoner.config.schema import CONFIGS
 from nabla_reasoner.evaluation.accuracy import greedy_accuracy
 from nabla_reasoner.models.language_models import Policy, RewardModel
-from nabla_reasoner.tasks import problems
+from nabla_reasoner.tasks import grading, problems
 from nabla_reasoner.tasks.grading import Grade
 from nabla_reasoner.training.recipes import small_answers, small_prompts
 from nabla_reasoner.training.recipes.small_answers import Answer
@@ -67,6 +68,23 @@ def test_derived_answers_are_graded_correct():
     assert small_answers.moved(example, with_example[1]).response == "30 - 10 = 20", "the suffix has numbers too"
     unclear = right._replace(response="17 - 99 = 5 - 87 = -82")
     assert small_answers.moved(unclear, make_problem("50 - 82", "-32")) is None, "5 and 87 have an unknown origin"
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("The answer is 633.640000.", "The answer is 1,106.38."),  # as the question writes it
+        ("The answer is 633.64", "The answer is 1,106.38"),
+        ("The answer is largest", None),  # no number
+        ("The answer is 1106.380", None),  # right
+    ],
+)
+def test_corrected_number_is_written_as_in_the_question(response: str, expected: str | None):
+    question = "Pick the largest number of the following candidates: 633.640000 1,106.38"
+    problem = Problem("n/0", question, "1106.38", "number_format", {"solution": 1106.38})
+    correct = grading.grade(problem, response).correct
+    changed = small_answers.corrected(Answer(problem, response, True, correct))
+    assert (changed and changed.response) == expected
 
 
 def test_answers_move_to_questions_of_their_wording_only():
@@ -189,13 +207,16 @@ def test_best_fitting_prompt_of_each_task_is_chosen():
 
 
 def toy_recipe(folder: Path, *overrides: str) -> DictConfig:
-    """Return the recipe with a random model, two tasks and a few steps."""
+    """Return the recipe with a random model, two tasks, two rewards and a few steps."""
     shrunk = [
         *(f"{key}={TOY}" for key in ("policy.path", "policy.prepare.folder")),
         *(f"folder={folder}/assets", f"work_folder={folder}/work", "threads=1", "max_new_tokens=6"),
         *("held_out={validation: 3, test: 3}", "tasks.chain_sum.train=8", "tasks.chain_sum.sampled=6"),
         "+tasks.basic_arithmetic={train: 8, sampled: 6, settings: {min_terms: 2, max_terms: 2}, suffix: ''}",
         "+improvement.batch.basic_arithmetic=5",
+        *("~tasks.gcd", "~tasks.number_format"),
+        *(f"~rewards.{kind}-{task}" for kind in ("likelihood", "verifier") for task in ("gcd", "number-format")),
+        "only=[likelihood,verifier,measure]",
         *("samples={per_question: 2}", "validation={questions: 3, per_question: 3}"),
         *(f"rewards.{name}.lora.layers_to_transform=[1]" for name in ("likelihood", "verifier")),
         *(f"rewards.{name}.schedule.num_steps=3" for name in ("likelihood", "verifier")),
@@ -219,7 +240,7 @@ def test_recipe_writes_both_adapters_and_what_they_are_worth(graded, tmp_path, m
     monkeypatch.chdir(tmp_path)
     config = toy_recipe(tmp_path)
     small.train(config)
-    for name, kind in small.KINDS.items():
+    for name, recipe in config.rewards.items():
         folder = small.adapter_folder(config, name)
         assert {file.name for file in folder.iterdir()} == {
             "adapter_model.safetensors",
@@ -231,7 +252,7 @@ def test_recipe_writes_both_adapters_and_what_they_are_worth(graded, tmp_path, m
         assert all("layers.1." in key or "score" in key for key in tensors)
         assert any(tensor.any() for key, tensor in tensors.items() if "lora_B" in key), "the adapter was trained"
         manifest = json.loads((folder / "manifest.json").read_text())
-        assert manifest["shipped"] == kind
+        assert manifest["shipped"] == recipe.kind
         assert set(manifest["validation"]) == {"chain_sum", "basic_arithmetic"}
         for measured in manifest["validation"].values():
             assert {"gap_closed", "auc", "auc_within", "token_auc"} <= set(measured)
@@ -272,28 +293,31 @@ def test_recipe_and_runs_share_tasks_and_sampling():
         assert recipe["max_new_tokens"] == scale["limits"][task]
     assert recipe["sampling"].items() <= scale["sampling"].items()
     assert scale["num_problems"] <= recipe["held_out"]["test"]
-    assert set(scale["grid"]["task"].split(",")) == set(recipe["tasks"])
-    assert set(recipe["improvement"]["batch"]) == set(recipe["tasks"])
+    assert set(scale["grid"]["task"].split(",")) <= set(recipe["tasks"])
+    assert set(recipe["improvement"]["batch"]) <= set(recipe["tasks"])
     assert scale["grid"]["measured"] in ("${.reward}", scale["grid"]["reward"])
     assert set(scale["grid"]["reward"].split(",")) == {"smollm2", "smollm2-verifier"}
 
 
-def test_every_task_of_the_recipe_is_chosen():
-    """Three tasks fit; rewards were trained for the first one so far (docs/models.md)."""
+def test_tasks_of_the_recipe_are_those_that_were_chosen():
     recipe = yaml.safe_load((ROOT / "configs/train/small.yaml").read_text(encoding="utf-8"))
     rows = pd.read_csv(CHOSEN, keep_default_na=False)
     chosen = {row.task: (json.loads(row.difficulty), row.suffix) for row in rows[rows.chosen].itertuples()}
     assert len(chosen) == recipe["prompts"]["count"]
     used = {task: (details["settings"], details["suffix"]) for task, details in recipe["tasks"].items()}
-    assert used.items() <= chosen.items()
+    assert used == chosen
 
 
+@pytest.mark.parametrize("task", ["chain_sum", "gcd", "number_format"])
 @pytest.mark.parametrize("name", ["smollm2", "smollm2-verifier"])
-def test_shipped_adapter_is_small_and_measured(name):
-    reward = yaml.safe_load((ROOT / f"configs/reward/{name}.yaml").read_text(encoding="utf-8"))
-    folder = ROOT / reward["prepare"]["adapter"]
-    if not folder.is_dir():
-        pytest.skip(f"{name} was not trained yet")
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    assert (folder / "adapter_model.safetensors").stat().st_size < 7e6
-    assert manifest["shipped"] == reward["kind"]
+def test_reward_of_a_task_is_the_adapter_that_was_trained_on_it(name: str, task: str):
+    (cell,) = compose_cells(["scale=small", f"task={task}", f"reward={name}"])
+    adapter = Path(cell.reward.prepare.keywords()["adapter"])
+    recipe = yaml.safe_load((ROOT / "configs/train/small.yaml").read_text(encoding="utf-8"))
+    (trained,) = [entry for entry in recipe["rewards"].values() if Path("assets", entry["folder"]) == adapter]
+    assert (trained["kind"], list(trained["batch"])) == (cell.reward.kind, [task])
+    if not (ROOT / adapter).is_dir():
+        pytest.skip(f"{adapter} was not trained yet")
+    manifest = json.loads((ROOT / adapter / "manifest.json").read_text(encoding="utf-8"))
+    assert (ROOT / adapter / "adapter_model.safetensors").stat().st_size < 7e6
+    assert (manifest["shipped"], list(manifest["validation"])) == (cell.reward.kind, [task])

@@ -61,10 +61,10 @@ def _tiny(recipe: dict[str, Any], estimate: Estimate) -> list[Training]:
 def _small(recipe: dict[str, Any], estimate: Estimate) -> list[Training]:
     """Return the rewards' adapters, and the trainings of the policy that are asked for."""
     model = load(recipe["policy"]["path"], classifier=False)
-    lengths = _mean([estimate.tasks[task] for task in recipe["tasks"]])
     jobs = []
     for name, entry in recipe["rewards"].items():
         if name in recipe["only"]:
+            lengths = _mean([estimate.tasks[task] for task in entry["batch"]])
             count = sum(sum(part.values()) for part in entry["batch"].values())
             job = Training(
                 name=f"adapter of the {name} reward",

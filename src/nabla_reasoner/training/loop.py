@@ -35,6 +35,9 @@ def further_loggers(make: LoggerFactory) -> Iterator[None]:
         _further.reset(token)
 
 
+PRECISIONS = {None: "32-true", "bfloat16": "bf16-mixed"}  # Lightning's name of each precision
+
+
 class Schedule(NamedTuple):
     """AdamW with linear warm-up, then cosine decay to 5 % of the peak learning rate or a constant rate.
 
@@ -88,7 +91,8 @@ class Training(lightning.LightningModule, abc.ABC):
             lr=self.schedule.learning_rate,
             betas=(0.9, 0.98),
             weight_decay=self.schedule.weight_decay,
-            fused=True,
+            # Lightning clips no gradients beside a fused optimiser in mixed precision
+            fused=self.trainer.precision == "32-true",
         )
         # a plain function: torch tries to write any other callable into the checkpoint
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step))
@@ -162,6 +166,7 @@ def fit(
     validation: Sequence[Any] | None = None,
     patience: int | None = None,
     until: int | None = None,
+    precision: str | None = None,
 ) -> FitResult:
     """Run a training to its end; a killed one resumes from its last checkpoint.
 
@@ -176,10 +181,14 @@ def fit(
             `BestWeights`), not its last.
         patience: steps without a higher validation accuracy after which the training ends; None: at the last step.
         until: step at which this call stops at the latest; another call goes on from there. None: no such step.
+        precision: "bfloat16" for matrix products in it, while weights and their updates stay in float32; None: float32.
 
     Raises:
-        ValueError: the checkpoint found is damaged, or was made by another recipe, model or tokenizer.
+        ValueError: an unknown precision; the checkpoint found is damaged, or was made by another recipe, model or
+            tokenizer.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be bfloat16 or null (float32); got {precision!r}.")
     checkpoint = _checkpoint(folder, name)
     resumes = checkpoint.is_file()
     saved = _checked(checkpoint, identity) if resumes else {"global_step": 0}
@@ -202,6 +211,7 @@ def fit(
             [CSVLogger(folder, name="log"), *(make(name, folder, identity) if make else [])],
             device=device,
             interval=interval,
+            precision=PRECISIONS[precision],
         )
         if best and not resumes:
             trainer.validate(module, validation_loader, verbose=False)
@@ -229,6 +239,7 @@ def _trainer(
     *,
     device: str,
     interval: int,
+    precision: str,
 ) -> lightning.Trainer:
     # With validation, the checkpoint is written after it: the states of `validating` in it include that measurement.
     timing = {"save_on_train_epoch_end": False} if validating else {"every_n_train_steps": interval}
@@ -239,6 +250,7 @@ def _trainer(
         accelerator="gpu" if device.startswith("cuda") else "cpu",
         devices=1,
         max_steps=num_steps,
+        precision=precision,
         gradient_clip_val=1.0,
         logger=list(loggers),
         plugins=[AtomicCheckpoints()],

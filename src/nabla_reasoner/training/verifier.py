@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from ..engine.numerics import at_least_float32
 from .data import Padded
 from .loop import Schedule, Training
 
@@ -51,13 +52,13 @@ def verifier_loss(model: torch.nn.Module, blocks: Sequence[Padded], language_wei
     for block in blocks:
         hidden = model.base_model(input_ids=block.ids, use_cache=False).last_hidden_state
         labelled = block.is_response & ~block.labels.isnan()
-        scores = model.score(hidden[labelled])[:, 0]
+        scores = at_least_float32(model.score(hidden[labelled])[:, 0])
         scored.append(functional.binary_cross_entropy_with_logits(scores, block.labels[labelled], reduction="sum"))
         num_labels += len(scores)
         if language_weight > 0:
             is_right = block.labels.gather(1, block.last[:, None]) == 1
             targets = block.is_response[:, 1:] & is_right
-            logits = hidden[:, :-1][targets] @ embedding.T
+            logits = at_least_float32(hidden[:, :-1][targets] @ embedding.T)
             predicted.append(functional.cross_entropy(logits, block.ids[:, 1:][targets], reduction="sum"))
             num_targets += len(logits)
     loss = torch.stack(scored).sum() / num_labels

@@ -71,7 +71,7 @@ def train_policy(
             adapter, which itself stays in float32; null: float32), and for grpo `sampling`.
         start: folder of the policy at the start of training.
         name: names the training's checkpoints.
-        data: problems by task and split.
+        data: problems by task and split; those of the tasks in `config.batch` are used.
         until: step at which this call stops at the latest; another call goes on from there.
 
     Raises:
@@ -90,6 +90,7 @@ def train_policy(
             "every must be a multiple of updates_per_batch, so that a checkpoint holds whole batches; "
             f"got {recipe.every} and {updates}."
         )
+    data = {task: data[task] for task in config.batch}
     lightning.seed_everything(config.seed, verbose=False)
     model = load_causal_lm(start, recipe.frozen_dtype)
     check_tokenizer(model, start, config.tokenizer)

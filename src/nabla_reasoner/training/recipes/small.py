@@ -1,7 +1,10 @@
-"""Recipe of scale=small: two rewards as LoRA adapters on the policy's own backbone, and policies improved by training.
+"""Recipe of scale=small: rewards as LoRA adapters on the policy's own backbone, and policies improved by training.
+
+A reward is of one of two kinds:
 
     likelihood  the policy tuned on right answers; the reward is the log-likelihood of a response under it
-    verifier    a score head, with the grader's verdict as the label of every token (Cobbe et al., arXiv 2110.14168)
+    classifier  a verifier: a score head, with the grader's verdict as the label of every token (Cobbe et al., arXiv
+                2110.14168)
 
 `./reproduce.sh models scale=small` runs it; stages as in configs/train/small.yaml. A likelihood reward trained on our
 terse worked solutions would rank by format, so both are trained on the policy's own graded answers.
@@ -32,34 +35,33 @@ from . import manifest, policy_improvement, small_answers, small_prompts
 from .policy_improvement import Splits
 from .small_answers import Answer
 
-KINDS = {"likelihood": "likelihood", "verifier": "classifier"}  # kind of each reward, by its name in the recipe
 DATA = ("seed", "policy", "tasks", "held_out", "samples", "sampling", "max_new_tokens")  # what every stage depends on
 
 
-def train_likelihood(config: DictConfig, data: Splits) -> None:
-    """Tune the policy's adapter on right answers: as sampled, corrected, and moved to other training questions."""
-    answers = small_answers.by_origin(config, data, small_answers.training_answers(config, data))
-    model = _base(config, "likelihood", "CAUSAL_LM")
-    reward = RewardModel(model, load_tokenizer(config.policy.path), "likelihood", "likelihood")
-    pools = _pools(config, "likelihood", reward, answers)
-    training = functools.partial(loop.LanguageModelTraining, vocab_size=reward.strong.vocab_size)
-    _fit(config, "likelihood", model, pools, training)
+def train_reward(config: DictConfig, name: str, data: Splits) -> None:
+    """Train the adapter of a reward on the policy's answers to the questions of its tasks.
 
-
-def train_verifier(config: DictConfig, data: Splits) -> None:
-    """Train the verifier's adapter and score head on wrong answers and on right ones: as sampled, and corrected.
-
-    A corrected answer differs from a wrong one in its result only, so that neither wording nor form tells them apart.
+    A likelihood reward learns right answers: as sampled, corrected, and moved to other training questions. A classifier
+    also learns wrong ones, and has a score head. A corrected answer differs from a wrong one in its result only, so
+    that neither wording nor form tells them apart.
     """
+    recipe = config.rewards[name]
+    data = {task: data[task] for task in recipe.batch}
     sampled = small_answers.training_answers(config, data)
     answers = {**small_answers.by_origin(config, data, sampled), "wrong": [a for a in sampled if not a.correct]}
-    model = _base(config, "verifier", "SEQ_CLS")
+    model = _base(config, name)
     tokenizer = load_tokenizer(config.policy.path)
-    reward = RewardModel(model, tokenizer, "verifier", "classifier")
-    pools = _pools(config, "verifier", reward, answers)
-    weight = config.rewards.verifier.language_weight
-    training = functools.partial(verifier.VerifierTraining, language_weight=weight, checkpoints={}, tokenizer=tokenizer)
-    _fit(config, "verifier", model, pools, training)
+    reward = RewardModel(model, tokenizer, name, recipe.kind)
+    if recipe.kind == "likelihood":
+        training = functools.partial(loop.LanguageModelTraining, vocab_size=reward.strong.vocab_size)
+    else:
+        training = functools.partial(
+            verifier.VerifierTraining,
+            language_weight=recipe.language_weight,
+            checkpoints={},
+            tokenizer=tokenizer,
+        )
+    _fit(config, name, model, _pools(config, name, reward, answers), training)
 
 
 def _pools(
@@ -81,12 +83,12 @@ def _group(task: str, origin: str) -> str:
     return f"{task}, {origin}"
 
 
-def _base(config: DictConfig, name: str, task_type: str) -> torch.nn.Module:
+def _base(config: DictConfig, name: str) -> torch.nn.Module:
     """Return the policy's backbone, with a score head of zeros for a classifier; seeds the training."""
     lightning.seed_everything(config.rewards[name].seed, verbose=False)
-    if task_type == "SEQ_CLS":
+    if config.rewards[name].kind == "classifier":
         return verifier.from_language_model(config.policy.path)
-    return conversion.load_base(config.policy.path, task_type)
+    return conversion.load_base(config.policy.path, "CAUSAL_LM")
 
 
 def _fit(
@@ -106,7 +108,7 @@ def _fit(
     counts = {_group(task, origin): count for task, part in recipe.batch.items() for origin, count in part.items()}
     sizes = {group: len(pool) for group, pool in pools.items()}
     print(f"{name}: training answers {sizes}", flush=True)
-    task_type = "SEQ_CLS" if KINDS[name] == "classifier" else "CAUSAL_LM"
+    task_type = "SEQ_CLS" if recipe.kind == "classifier" else "CAUSAL_LM"
     settings = OmegaConf.to_container(recipe.lora, resolve=True)
     wrapped = peft.get_peft_model(base, peft.LoraConfig(task_type=task_type, **settings))
     model = wrapped.get_base_model()  # the same layers without peft's wrapper: `base_model` is the backbone again
@@ -119,6 +121,7 @@ def _fit(
         name=name,
         identity=identity,
         interval=recipe.every,
+        precision=recipe.precision,
     )
     folder = adapter_folder(config, name)
     wrapped.eval().to(torch.float16).save_pretrained(folder)
@@ -136,7 +139,7 @@ def load_reward(config: DictConfig, name: str) -> RewardModel:
     """Load a reward as runs do: merged into a plain folder."""
     folder = Path(config.work_folder, f"{name}-merged")
     conversion.merge(str(folder), base=config.policy.path, adapter=str(adapter_folder(config, name)))
-    return RewardModel.from_pretrained(str(folder), kind=KINDS[name], device=config.device)
+    return RewardModel.from_pretrained(str(folder), kind=config.rewards[name].kind, device=config.device)
 
 
 def quality(reward: RewardModel, answers: Sequence[Answer], count: int) -> dict[str, float]:
@@ -160,23 +163,29 @@ def quality(reward: RewardModel, answers: Sequence[Answer], count: int) -> dict[
 
 
 def measure(config: DictConfig, data: Splits) -> None:
-    """Measure the rewards on the policy's answers to validation questions; write manifest.json beside each adapter."""
+    """Measure the rewards on the policy's answers to validation questions of their tasks.
+
+    Rewards that were not trained are left out, and said. Writes manifest.json beside each adapter.
+    """
     count = config.validation.per_question
-    answers = small_answers.validation_answers(config, data)
-    for name in config.rewards:
+    for name, recipe in config.rewards.items():
         if not (adapter_folder(config, name) / "adapter_model.safetensors").is_file():
             print(f"{name}: no adapter in {adapter_folder(config, name)}", flush=True)
             continue
         reward = load_reward(config, name)
-        results = {task: quality(reward, part, count) for task, part in answers.items()}
+        part = {task: data[task] for task in recipe.batch}
+        answers = small_answers.validation_answers(config, part)
+        results = {task: quality(reward, answers[task], count) for task in part}
+        settings = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("tasks", "samples", "sampling")}
+        settings["tasks"] = {task: settings["tasks"][task] for task in part}
         content = {
             "made_by": "./reproduce.sh models scale=small",
-            "shipped": KINDS[name],
+            "shipped": recipe.kind,
             "measured_on": f"{config.validation.questions} validation problems per task, {count} samples each",
             "validation": results,
-            **_greedy(config, reward, data),
-            "recipe": OmegaConf.to_container(config.rewards[name], resolve=True),
-            **{key: OmegaConf.to_container(config[key], resolve=True) for key in ("tasks", "samples", "sampling")},
+            **_greedy(config, reward, part),
+            "recipe": OmegaConf.to_container(recipe, resolve=True),
+            **settings,
         }
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         (adapter_folder(config, name) / "manifest.json").write_text(text, encoding="utf-8")
@@ -205,8 +214,7 @@ def stages_of(config: DictConfig, data: Splits) -> dict[str, Callable[[], object
     stages: dict[str, Callable[[], object]] = {
         "prompts": functools.partial(small_prompts.compare, config),
         "samples": functools.partial(small_answers.training_answers, config, data),
-        "likelihood": functools.partial(train_likelihood, config, data),
-        "verifier": functools.partial(train_verifier, config, data),
+        **{name: functools.partial(train_reward, config, name, data) for name in config.rewards},
         "measure": functools.partial(measure, config, data),
     }
     for name in config.improved:

@@ -25,7 +25,8 @@ from ..data import Example
 from . import tiny
 from .policy_improvement import Splits
 
-CHUNK = 64  # answers sampled at once, and written together
+CHUNK = 256  # answers sampled at once, and written together
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 MOVE_ATTEMPTS = 20  # right answers tried for each training question
 
 
@@ -135,7 +136,7 @@ def _stored(path: Path, settings: dict[str, Any], problems: Sequence[Problem]) -
 
 
 def training_answers(config: DictConfig, data: Splits) -> list[Answer]:
-    """Sample the answers to training questions, all tasks."""
+    """Sample the answers to training questions of all tasks in `data`."""
     answers = []
     for task, parts in data.items():
         questions = parts["train"][: config.tasks[task].sampled]
@@ -182,13 +183,23 @@ def wording(problem: Problem) -> str:
 
 
 def corrected(answer: Answer) -> Answer | None:
-    """Return a wrong answer with its result replaced by the right one; None if it states no integer."""
+    """Return a wrong answer with its result replaced by the right one; None if it states no number.
+
+    A result that stands in the question is written as it is there.
+    """
     stated = grading.extract_answer(answer.response, answer.problem.task, answer.finished)
-    if answer.correct or not answer.finished or stated is None or not re.fullmatch(r"-?\d+", stated):
+    if answer.correct or not answer.finished or stated is None or not NUMBER.fullmatch(stated):
         return None
-    text = re.sub(rf"(?<![\d.]){re.escape(stated)}(?![\d.]*\d)", answer.problem.answer, answer.response)
+    asked = NUMBER.findall(answer.problem.question)
+    result = next((text for text in asked if _value(text) == _value(answer.problem.answer)), answer.problem.answer)
+    text = re.sub(rf"(?<![\d.]){re.escape(stated)}(?![\d.]*\d)", result, answer.response)
     changed = Answer(answer.problem, text, True, grading.grade(answer.problem, text).correct)
     return changed if changed.correct else None
+
+
+def _value(number: str) -> float:
+    """Return the value of a text that `NUMBER` matches."""
+    return float(number.replace(",", ""))
 
 
 def moved(answer: Answer, other: Problem) -> Answer | None:
