@@ -359,6 +359,35 @@ def test_model_without_a_folder_needs_a_bound_tokenizer():
     assert torch.equal(call(model, bound), answered())
 
 
+def test_tokenizer_of_a_model_is_loaded_once():
+    model, judge = causal_model(), RewardModel.from_pretrained(model_folder("llama", 7), "likelihood")
+    for _ in range(3):
+        call(model, reward_model=judge, max_new_tokens=2)
+    assert len(judge._by_policy) == 1
+
+
+def test_reward_keeps_few_of_the_policies_it_has_served():
+    judge = RewardModel.from_pretrained(model_folder("llama", 7), "likelihood")
+    for _ in range(12):
+        judge.for_policy(Policy(causal_model(), small_models.tokenizer(), "policy"))
+    assert len(judge._by_policy) == 8
+
+
+def test_padding_token_of_its_own_needs_no_chats():
+    """Prompts hold no padding; a tokenizer that pads with its end token writes the same chats."""
+    padding = small_models.tokenizer()
+    padding.pad_token = padding.eos_token
+    bound = functools.partial(generate, tokenizer=padding)
+    assert torch.equal(call(causal_model(), bound), answered())
+
+
+@pytest.mark.parametrize("given", [{}, {"min_length": 0}])
+def test_no_least_number_of_tokens_is_no_wish(given, module_cache):
+    """Transformers writes the length of the prompt into `min_length` then."""
+    assert torch.equal(call(min_new_tokens=0, **given), answered())
+    assert torch.equal(called_by_a_folder(min_new_tokens=0, **given), answered())
+
+
 def test_cache_under_its_later_name():
     """Transformers 5.24 hands its empty cache over as `cache`; one that holds tokens is refused under both names."""
     config = GenerationConfig(**DRAWN, pad_token_id=0)

@@ -278,3 +278,28 @@ def test_reward_of_a_policy_does_not_depend_on_policies_served_before():
     assert first != with_other
     assert answers(policy) == first
     assert answers(other) == with_other
+
+
+THINKING = (
+    EVERY
+    + "{% set text = message['content'].split('</think>')[-1] %}{% if message['role'] == 'assistant' %}"
+    + "<|assistant|><think></think>{{ text }}{% else %}<|user|>{{ text }}{% endif %}<|end|>{% endfor %}"
+    + OPEN
+)
+
+
+def test_policy_that_may_think_is_refused_by_a_reward_that_writes_a_block_before_its_own():
+    """The reward would read "<think></think><think>2 and 3</think>5" where its template writes one block."""
+    reward = RewardModel.from_pretrained(folder(THINKING), "likelihood")
+    with pytest.raises(ValueError, match="a policy that may think needs a reward whose chat template writes no"):
+        reward.for_policy(Policy.from_pretrained(folder(THINKING)))
+    closed = THINKING.replace("<|assistant|>{% endif %}", "<|assistant|><think></think>{% endif %}")
+    for template in (TEMPLATES["plain"], closed):  # knows no block; its prompt closes an empty one
+        reward.for_policy(Policy.from_pretrained(folder(template)))
+
+
+def test_error_of_python_in_a_template_names_the_chat():
+    faulty = TEMPLATES["plain"].replace(EVERY, EVERY + "{% if message['content'] == 'sum' %}{{ 1 + 'a' }}{% endif %}")
+    reward = RewardModel.from_pretrained(folder(faulty), "likelihood")
+    with pytest.raises(ValueError, match=r"the chat template refuses .*'sum'.* Correct chat_template"):
+        reward.prompt_ids([{"role": "user", "content": "sum"}])

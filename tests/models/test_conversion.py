@@ -2,13 +2,18 @@
 
 import hashlib
 import json
+import shutil
 import sys
+import threading
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import toys
+import transformers
 import yaml
+from safetensors.torch import load_file, save_file
 
 from nabla_reasoner.config import fingerprint
 from nabla_reasoner.engine import generation
@@ -116,6 +121,105 @@ def test_damaged_settings_of_an_adapter_are_one_error_that_names_them(tmp_path: 
     assert "\n" not in str(caught.value)
 
 
+def edited(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("changed", ["lora_alpha", "chat_template", "config"])
+def test_changed_settings_of_adapter_or_base_are_merged_again(tmp_path: Path, changed: str):
+    """The weights count by what they were made of, so that another scale of the adapter is another model."""
+    base, folder, adapter = tmp_path / "base", tmp_path / "merged", tmp_path / "adapter"
+    shutil.copytree(toys.model_folder("llama"), base)
+    make_adapter(adapter, str(base), "CAUSAL_LM", 0)
+    conversion.merge(str(folder), base=str(base), adapter=str(adapter))
+    before, weights = fingerprint.folder_digest(str(folder)), (folder / "model.safetensors").read_bytes()
+    if changed == "lora_alpha":
+        edited(adapter / "adapter_config.json", lora_alpha=64)
+    elif changed == "config":
+        edited(base / "config.json", rms_norm_eps=0.5)
+    else:
+        template = base / "chat_template.jinja"
+        template.write_text(template.read_text().replace("{{ message['content'] }}", "Q: {{ message['content'] }}"))
+    conversion.merge(str(folder), base=str(base), adapter=str(adapter))
+    assert fingerprint.folder_digest(str(folder)) != before
+    assert ((folder / "model.safetensors").read_bytes() != weights) == (changed == "lora_alpha")
+    assert json.loads((folder / "config.json").read_text())["rms_norm_eps"] == json.loads(
+        (base / "config.json").read_text()
+    ).get("rms_norm_eps")
+    assert (folder / "chat_template.jinja").read_text() == (base / "chat_template.jinja").read_text()
+
+
+def damage(adapter: Path, kind: str) -> None:
+    """Damage the weights of an adapter of two layers."""
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    if kind == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif kind == "missing":
+        save_file({key: value for key, value in tensors.items() if "layers.1" not in key}, file)
+    elif kind == "left over":
+        more = {key.replace("layers.1", "layers.7"): value.clone() for key, value in tensors.items()}
+        save_file({**tensors, **more}, file)
+    elif kind == "no head":
+        save_file({key: value for key, value in tensors.items() if "score" not in key}, file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task_type", "message"),
+    [
+        ("cut", "CAUSAL_LM", "cannot be merged into"),
+        ("missing", "CAUSAL_LM", r"layers\.1\..* is missing"),
+        ("left over", "CAUSAL_LM", r"layers\.7\..* is of no layer of this model"),
+        ("no head", "SEQ_CLS", "cannot be merged into"),
+        ("other task", "CAUSAL_LM", "its task_type is 'FEATURE_EXTRACTION', not one of CAUSAL_LM, SEQ_CLS"),
+    ],
+)
+def test_adapter_that_does_not_fit_is_one_error_and_leaves_no_folder(tmp_path, kind, task_type, message):
+    adapter = tmp_path / "adapter"
+    make_adapter(adapter, toys.model_folder("llama"), task_type, 0)
+    damage(adapter, kind)
+    if kind == "other task":
+        edited(adapter / "adapter_config.json", task_type="FEATURE_EXTRACTION")
+    with pytest.raises(ValueError, match=message) as caught:
+        conversion.merge(str(tmp_path / "m"), base=toys.model_folder("llama"), adapter=str(adapter))
+    assert str(adapter) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_adapter_of_a_tied_output_matrix_is_refused(tmp_path: Path):
+    """Merged, it would change the embedding too: the logits are not those of base and adapter."""
+    peft = pytest.importorskip("peft", reason="needs the extra small; pip install -e '.[small]'")
+    torch.manual_seed(0)
+    settings = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "lm_head"], init_lora_weights=False
+    )
+    base = conversion.load_base(toys.model_folder("llama"), "CAUSAL_LM")
+    assert base.config.tie_word_embeddings
+    with warnings.catch_warnings(action="ignore"):
+        peft.get_peft_model(base, settings).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="would compute something else"):
+        conversion.merge(str(tmp_path / "m"), base=toys.model_folder("llama"), adapter=str(tmp_path / "adapter"))
+
+
+def test_processes_that_merge_one_folder_wait_for_each_other(tmp_path: Path):
+    adapter, order = tmp_path / "adapter", []
+    make_adapter(adapter, toys.model_folder("llama"), "CAUSAL_LM", 0)
+
+    def merge() -> None:
+        conversion.merge(str(tmp_path / "m"), base=toys.model_folder("llama"), adapter=str(adapter))
+        order.append("merged")
+
+    with conversion._locked(str(tmp_path / "m")):
+        thread = threading.Thread(target=merge)
+        thread.start()
+        thread.join(0.3)
+        assert not (tmp_path / "m").exists()
+        order.append("released")
+    thread.join()
+    assert order == ["released", "merged"]
+
+
 def test_adapter_without_weights_rejected(tmp_path: Path):
     with pytest.raises(ValueError, match=r"adapter_model\.safetensors"):
         conversion.merge(str(tmp_path / "m"), base=toys.model_folder("llama"), adapter=str(tmp_path))
@@ -132,9 +236,12 @@ def test_unpacked_model_answers_and_scores(tmp_path: Path):
     policy = Policy.from_pretrained(str(tmp_path / "model"))
     prompt = policy.prompt_ids([{"role": "user", "content": "Solve the following multiplication: 7 * 7."}])
     (answer,) = generation.sample(policy, [prompt], [keyed_uniforms(0, "a", 0, "b", 48)], Sampling(0.0), [48])
-    assert "49" in policy.decode(answer.token_ids)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    expected = plain.generate(torch.tensor([prompt]), max_new_tokens=48, do_sample=False)[0, len(prompt) :].tolist()
+    assert answer.token_ids == expected
+    assert "7 and 7" in policy.decode(answer.token_ids), "it reads the question"
     reward = yaml.safe_load((ROOT / "configs/reward/smollm2.yaml").read_text(encoding="utf-8"))
-    adapter = str(ROOT / reward["prepare"]["adapter"])
+    adapter = str(ROOT / "assets/rewards/smollm2-lora")
     conversion.merge(str(tmp_path / "reward"), base=str(tmp_path / "model"), adapter=adapter)
     reference = str(tmp_path / "model") if reward["reference"] else None
     likelihood = RewardModel.from_pretrained(str(tmp_path / "reward"), kind=reward["kind"], reference=reference)

@@ -1,6 +1,7 @@
 """Model folders as users have them: each is served, or refused by one ValueError that names it and says what to do."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,11 +10,15 @@ import pytest
 import small_models
 import torch
 import toys
+import transformers
 from safetensors.torch import load_file, save_file
 
 from nabla_reasoner.engine import generation, scoring
 from nabla_reasoner.engine.sampling import Sampling, keyed_uniforms
 from nabla_reasoner.models.language_models import Policy, RewardModel
+from nabla_reasoner.models.loading import outline
+
+INDEX = "model.safetensors.index.json"
 
 
 def edit_json(file: str, **settings) -> Callable[[Path], None]:
@@ -62,6 +67,12 @@ def begin_with_bos(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
 
+def write_index(folder: Path, *files: str) -> None:
+    """Write an index that names files of weights."""
+    named = {f"weight {i}": file for i, file in enumerate(files)}
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": named}))
+
+
 def two_labels(folder: Path) -> None:
     labels = {"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}}
     small_models.edit(folder / "config.json", num_labels=2, **labels)
@@ -84,6 +95,13 @@ FAULTS = {
     "no tokenizer": remove("tokenizer.json", "tokenizer_config.json"),
     "no tokenizer.json": remove("tokenizer.json"),
     "no chat template": remove("chat_template.jinja"),
+    "a file that the index names is missing": lambda folder: (
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors"),
+        write_index(folder, "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"),
+    ),
+    "index cut": lambda folder: (folder / INDEX).write_text('{"weight_map": {'),
+    "index without files": lambda folder: write_index(folder),
+    "generation_config.json cut": lambda folder: (folder / "generation_config.json").write_text('{"eos_token_id": ['),
     "config.json empty": truncate("config.json", 0),
     "config.json cut": truncate("config.json", 0.5),
     "config.json a list": lambda folder: (folder / "config.json").write_text("[]"),
@@ -173,6 +191,30 @@ def test_faulty_folder_refused_by_name(fault, kind):
         return
     assert message is not None
     assert_helpful(message, folder)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("no weights", "none was found"),
+        ("a file that the index names is missing", "model-00002-of-00002.safetensors is not there"),
+        ("generation_config.json cut", "generation_config.json of .* must be a JSON object"),
+    ],
+)
+def test_missing_files_are_found_before_the_run(fault, message):
+    """`outline` is what a command looks at before its first cell."""
+    folder = small_models.folder("llama")
+    FAULTS[fault](folder)
+    with pytest.raises(ValueError, match=message):
+        outline(transformers.AutoModelForCausalLM, str(folder), "cpu", "float32")
+    assert message.split()[0] in outcome(folder, None)
+
+
+def test_folder_named_after_its_format_does_not_hide_the_reason(tmp_path):
+    folder = tmp_path / "llama-safetensors"
+    shutil.copytree(small_models.folder("llama"), folder)
+    truncate("config.json", 0.5)(folder)
+    assert "none was found" not in outcome(folder, None)
 
 
 def test_two_labels_refused_for_a_reward():

@@ -100,6 +100,88 @@ def test_no_socket_stays_open_after_an_answer_that_stalls(policy, monkeypatch):
         gc.enable()
 
 
+def test_time_out_is_of_the_whole_attempt(policy, monkeypatch):
+    """A server that sends its headers byte by byte is given up after the time-out, not after each of its bytes."""
+    monkeypatch.setattr(client_module, "ATTEMPTS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                for byte in b"HTTP/1.0 200 OK\r\nContent-Length: 10\r\n\r\n{":
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.2)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        begin = time.monotonic()
+        with pytest.raises(ServerError, match=r"no answer in time \(timed out after 0.5 s\)"):
+            Client(f"http://127.0.0.1:{listener.getsockname()[1]}", "s", timeout=0.5).complete(
+                [request(policy)], policy.vocab_size
+            )
+        assert time.monotonic() - begin < 4, "the answer would take 8 s"
+        thread.join()
+
+
+def test_request_that_we_end_ourselves_does_not_count_as_a_silent_server(policy):
+    """After a refused request, whose batch is ended, the next one is tried again as often as any."""
+    seen = []
+
+    def fault(body, number):
+        seen.append(body["seed"])
+        if body["seed"] == 9:
+            return "cut" if seen.count(9) == 1 else None
+        return "400" if body["seed"] == 3 else "late"
+
+    with FakeServer(policy, fault) as server:
+        server.delay = 60
+        client = Client(server.url, "served", concurrency=4)
+        with pytest.raises(ServerError, match="HTTP 400"):
+            client.complete([request(policy, seed=seed) for seed in range(4)], policy.vocab_size)
+        time.sleep(0.3)  # the threads of the ended requests see their sockets close
+        assert not client.down
+        assert len(client.complete([request(policy, seed=9)], policy.vocab_size)) == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), float("inf"), 5.0])
+def test_log_probability_that_is_none_is_asked_for_again(policy, value):
+    with FakeServer(policy) as server:
+        wanted = request(policy)
+        answer = server.answer(request_body("served", wanted))
+    read_completion(json.dumps(answer).encode(), wanted, policy.vocab_size)
+    answer["choices"][0]["logprobs"]["token_logprobs"][-1] = value
+    with pytest.raises(BadAnswerError, match=f"a log-probability of {value}"):
+        read_completion(json.dumps(answer).encode(), wanted, policy.vocab_size)
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://[::1]", ("::1", 80)),
+        ("https://[2001:db8::5]/v1", ("2001:db8::5", 443)),
+        ("http://localhost:8000/v1", ("localhost", 8000)),
+    ],
+)
+def test_address_and_port_of_a_url(url, address, monkeypatch):
+    asked = []
+
+    def connect(connection):
+        asked.append((connection.host, connection.port))
+        raise OSError("not connected")
+
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", connect)
+    monkeypatch.setattr(http.client.HTTPSConnection, "connect", connect)
+    with pytest.raises(ServerError):
+        Client(url).get("/v1/models")
+    assert asked == [address]
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://host:99999", "http://host:x", "ftp://host", "http://"])
+def test_what_is_no_url_of_a_server_is_refused(url):
+    with pytest.raises(ValueError, match="server must be a URL such as"):
+        Client(url)
+
+
 def test_refused_request_is_not_repeated(policy):
     with FakeServer(policy, lambda body, number: "400") as server:
         with pytest.raises(ServerError, match=r"HTTP 400 \(The answer is 42. Engine died\)"):

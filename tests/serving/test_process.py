@@ -90,6 +90,48 @@ def test_server_that_never_answers_is_ended(tmp_path: Path):
         os.kill(pid, 0)
 
 
+def test_log_of_an_earlier_server_is_not_blamed(tmp_path: Path):
+    log = tmp_path / "server.log"
+    with pytest.raises(ValueError, match="no such head size"):
+        ServerProcess(settings(python(tmp_path, "print('no such head size: 28'); raise SystemExit(3)")), log)
+    with pytest.raises(ValueError, match=r"status 4") as caught:
+        ServerProcess(settings(python(tmp_path, "raise SystemExit(4)")), log)
+    assert "no such head size" not in str(caught.value)
+
+
+def test_server_that_asks_for_a_key_is_refused_at_once(tmp_path: Path, monkeypatch):
+    """A key in the environment is ours, not the server's; one that asks for another is not waited for."""
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    asking = STUB.replace("send_response(200)", "send_response(401 if 'VLLM_API_KEY' in os.environ else 200)")
+    process = ServerProcess(settings(python(tmp_path, "import os" + asking)), tmp_path / "server.log", start_seconds=20)
+    process.stop()
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match="must answer without a key; .*HTTP 403"):
+        ServerProcess(settings(python(tmp_path, STUB.replace("(200)", "(403)"))), tmp_path / "log", start_seconds=60)
+    assert time.monotonic() - begin < 30
+
+
+@pytest.mark.slow
+def test_second_interruption_while_a_server_stops_leaves_none(tmp_path: Path):
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + STUB
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from nabla_reasoner.serving.process import ServerProcess, ServerSettings\n"
+        f"settings = ServerSettings({python(tmp_path, deaf)!r}, 'm', 'float32', 'cpu', 9)\n"
+        f"process = ServerProcess(settings, Path({str(tmp_path / 'log')!r}))\n"
+        "try:\n    print(process.url, flush=True); time.sleep(99)\nfinally:\n    process.stop()"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    url = run.stdout.readline().strip()
+    for _ in range(2):
+        run.send_signal(signal.SIGINT)
+        time.sleep(1)
+    run.wait(20)
+    run.stdout.close()
+    with pytest.raises(ServerError):
+        Client(url, timeout=2).get("/v1/models")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its killed parent")
 def test_server_ends_if_the_run_is_killed(tmp_path: Path):

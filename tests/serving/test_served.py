@@ -177,13 +177,13 @@ def test_method_that_takes_tokens_one_by_one_refuses_a_server(policy, reward, se
 def test_other_model_behind_the_url_is_refused_with_both_numbers(policy, server):
     prompts = [policy.prompt_ids(problem.messages) for problem in PROBLEMS]
     client = Client(server.url, "served")
-    found = identity.check_model(client, policy, prompts)
+    found = identity.check_model(client, policy, prompts, 16)
     assert found["largest_log_prob_difference"] < 1e-5
     assert found["share_of_differing_argmaxes"] == 0
     with pytest.raises(
         ValueError, match=r"wrong model behind http.* log-probability -\d+\.\d{4} there and -\d+\.\d{4}"
     ):
-        identity.check_model(client, toys.policy(seed=1), prompts)
+        identity.check_model(client, toys.policy(seed=1), prompts, 16)
 
 
 def test_slightly_different_weights_are_another_model(policy, server):
@@ -192,7 +192,7 @@ def test_slightly_different_weights_are_another_model(policy, server):
     with torch.no_grad():
         other.head.weight += 0.01 * torch.randn(other.head.weight.shape, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="wrong model"):
-        identity.check_model(Client(server.url, "served"), other, prompts)
+        identity.check_model(Client(server.url, "served"), other, prompts, 16)
 
 
 def test_server_must_be_reachable_and_serve_one_long_enough_model(policy, server):

@@ -1,5 +1,6 @@
 """A cell: the resolved settings of one (policy, task, method, seed)."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -22,6 +23,9 @@ from .schema import (
     Threads,
     Wandb,
 )
+
+# Arguments of vLLM that a server started here must have as we choose them, or we could not reach it.
+TAKEN_ARGUMENTS = re.compile(r"--(host|port|uds|api-key|ssl-\S+|root-path)(=|$)")
 
 
 class RunSettings(Section):
@@ -70,6 +74,11 @@ class RunSettings(Section):
         if self.server and self.server_arguments:
             raise ValueError(
                 f"server_arguments must be left out for a server that runs already; got {self.server_arguments!r}."
+            )
+        if taken := [part for part in (self.server_arguments or "").split() if TAKEN_ARGUMENTS.match(part)]:
+            raise ValueError(
+                f"server_arguments must leave out address, key and encryption, which are chosen here; got {taken[0]}. "
+                "For a server of your own, start it and write server=URL."
             )
         return self
 

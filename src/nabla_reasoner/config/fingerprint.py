@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..models.folder_files import MODEL_SUFFIXES
 from . import hub_cache
 from .cell import Cell
 from .data_folder import locate
@@ -39,17 +40,6 @@ NOT_SETTINGS = {
 # Versions of what may be a hub name, by group and key.
 VERSIONS = (("policy", "weights"), ("reward", "weights"), ("reward", "reference_weights"), ("task", "commit"))
 
-# Files that decide what a model folder computes: weights, settings, tokenizer and chat templates.
-MODEL_SUFFIXES = {
-    ".json",
-    ".safetensors",
-    ".gguf",
-    ".jinja",
-    ".model",
-    ".txt",
-    ".bpe",
-    ".tiktoken",
-}
 MERGED = "adapter.json"  # in a folder that `models.conversion.merge` wrote: what it was made of
 
 # Settings that may change between a run and its resumption: they say where it runs, or, as the rows of a file whose

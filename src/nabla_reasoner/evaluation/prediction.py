@@ -93,6 +93,8 @@ class Inference(lightning.LightningModule):
             try:
                 return self._solve(batch.problems, batch.repeat)
             except Exception:  # solved one by one, each failure is recorded with its reason
+                for engine in _engines(self).values():
+                    engine.take_mismatch()  # each token is compared once more
                 return [self._solve_alone(problem, batch.repeat) for problem in batch.problems]
 
     def _solve(self, problems: list[Problem], repeat: int) -> list[Solution]:

@@ -92,6 +92,7 @@ class RolloutEngine:
         if self._key != key or self._client is None or not (self._process is None or self._process.running):
             self.close()
             client, model = self._open(cell, policy)
+            self._check_length(client, model.max_tokens, prompts, cell)
             self.facts.append(
                 {
                     "policy": cell.policy.name,
@@ -99,19 +100,21 @@ class RolloutEngine:
                     "version": _version(client),
                     "model": model.name,
                     "max_model_len": model.max_tokens,
-                    "check": self._check(client, policy, prompts[:TEST_PROMPTS]),
+                    "check": self._check(client, policy, prompts[:TEST_PROMPTS], cell.max_new_tokens),
                 }
             )
             self._key, self._client = key, client
-        identity.check_length(
-            self._client, self.facts[-1]["max_model_len"], max(map(len, prompts)) + cell.max_new_tokens
-        )
+        self._check_length(self._client, self.facts[-1]["max_model_len"], prompts, cell)
         return self._client
 
-    def _check(self, client: Client, policy: Policy, prompts: list[list[int]]) -> dict[str, Any]:
+    @staticmethod
+    def _check_length(client: Client, max_tokens: int | None, prompts: list[list[int]], cell: Cell) -> None:
+        identity.check_length(client, max_tokens, max(map(len, prompts)) + cell.max_new_tokens)
+
+    def _check(self, client: Client, policy: Policy, prompts: list[list[int]], max_new_tokens: int) -> dict[str, Any]:
         """Return what `identity.check_model` finds; its error names the log of a server that was started here."""
         try:
-            return identity.check_model(client, policy, prompts)
+            return identity.check_model(client, policy, prompts, max_new_tokens)
         except ValueError as error:
             where = f" Its log: {self.folder / LOG}" if self._process is not None else ""
             raise ValueError(f"{error}{where}") from error

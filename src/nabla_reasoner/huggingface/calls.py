@@ -1,6 +1,7 @@
 """The two functions that transformers calls: with a callable as `custom_generate`, and with a folder or repository."""
 
 import inspect
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,10 @@ OF_CONFIG = ("max_new_tokens", "rollout_temperature", "rollout_top_p", "rollout_
 SETTINGS = {name: value for name, value in NablaSettings.keywords().items() if name not in OF_CONFIG}
 UNUSED = ("logits_to_keep", "use_cache", "output_attentions", "output_hidden_states")  # of the model's forward pass
 HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "repo_type", "revision", "token")  # of loading
+# Tokenizers that were loaded for a model, with the name they were loaded by.
+_TOKENIZERS: weakref.WeakKeyDictionary[
+    transformers.PreTrainedModel, tuple[str, transformers.PreTrainedTokenizerBase]
+] = weakref.WeakKeyDictionary()
 
 
 class _Request(NamedTuple):
@@ -219,9 +224,13 @@ def _policy(
     eos_ids: list[int] | None,
 ) -> Policy:
     """Return the model as a policy; a tokenizer that is not given is that of the folder it was loaded from."""
+    known, loaded = _TOKENIZERS.get(model, ("", None))
+    if tokenizer is None and known == model.name_or_path:
+        tokenizer = loaded
     if tokenizer is None:
         try:
             tokenizer = load_tokenizer(model.name_or_path)
+            _TOKENIZERS[model] = (model.name_or_path, tokenizer)
         except ValueError as error:
             raise ValueError(
                 f"the tokenizer of the model must be given: {error} With a callable, bind it: custom_generate="

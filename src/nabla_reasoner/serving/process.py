@@ -1,6 +1,7 @@
 """A vLLM server that is started for a run and stopped with it, in an environment of its own, on this machine only."""
 
 import atexit
+import contextlib
 import ctypes
 import os
 import shlex
@@ -19,6 +20,7 @@ HOST = "127.0.0.1"
 START_SECONDS = 1800.0  # within which a server must answer; a 7B model takes minutes to load
 STOP_SECONDS = 30.0  # before a server that was asked to stop is killed
 CPU_CACHE_GB = "1"  # memory for keys and values on a CPU, unless VLLM_CPU_KVCACHE_SPACE says otherwise
+REFUSALS = (401, 403)  # HTTP states of a server that asks for a key
 TAIL = 5  # lines of the log in an error message
 DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 HAS_VLLM = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
@@ -92,6 +94,7 @@ class ServerProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         arguments = command(settings, port)
         with log.open("ab") as stream:
+            self._begins = stream.tell()  # what earlier servers printed stands before
             stream.write(f"{shlex.join(arguments)}\n".encode())
             stream.flush()
             self._process = subprocess.Popen(
@@ -118,7 +121,9 @@ class ServerProcess:
                 raise ValueError(f"vLLM ended while it started (status {self._process.returncode}): {self._tail()}")
             try:
                 client.get("/v1/models")
-            except ServerError:
+            except ServerError as error:
+                if any(f"HTTP {status} " in str(error) for status in REFUSALS):
+                    raise ValueError(f"vLLM must answer without a key; {error}. Start it without one.") from None
                 if time.monotonic() > deadline:
                     raise ValueError(f"vLLM did not answer in time: {self._tail()}") from None
                 time.sleep(0.2)
@@ -126,7 +131,8 @@ class ServerProcess:
                 return
 
     def _tail(self) -> str:
-        lines = [line.strip() for line in self.log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
+        text = self.log.read_bytes()[self._begins :].decode("utf-8", errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
         return f"{' | '.join(lines[-TAIL:])}. All of it: {self.log}"
 
     @property
@@ -135,23 +141,32 @@ class ServerProcess:
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """Stop the server and the processes that it started; does nothing if it has ended."""
-        atexit.unregister(self.stop)
-        for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
-            try:
-                os.killpg(self._process.pid, number)
-            except ProcessLookupError:
-                break  # the whole group has ended
-            try:
-                self._process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                continue
-        self._process.wait()
+        """Stop the server and the processes that it started; does nothing if it has ended.
+
+        Interrupted while it waits, it kills them before it goes on with the interruption.
+        """
+        try:
+            for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+                try:
+                    os.killpg(self._process.pid, number)
+                except ProcessLookupError:
+                    break  # the whole group has ended
+                try:
+                    self._process.wait(seconds)
+                except subprocess.TimeoutExpired:
+                    continue
+        except BaseException:  # Ctrl-C, SIGTERM
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            raise
+        finally:
+            self._process.wait()
+            atexit.unregister(self.stop)
 
 
 def _environment(settings: ServerSettings) -> dict[str, str]:
     """Return the environment of a server: ours, without what belongs to our own Python."""
-    dropped = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "OMP_WAIT_POLICY")
+    dropped = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "OMP_WAIT_POLICY", "VLLM_API_KEY")
     variables = {key: value for key, value in os.environ.items() if key not in dropped}
     defaults = {"VLLM_NO_USAGE_STATS": "1"}
     if settings.device == "cpu":
