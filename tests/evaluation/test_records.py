@@ -225,6 +225,25 @@ def test_corrupt_inner_line_is_named(tmp_path, line, message):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"correct": "false"}, 'line 2: correct of a record must be true or false; got "false"'),
+        ({"correct": 1}, "correct of a record must be true or false; got 1"),
+        ({"cost": None}, "cost of a record must be an object; got null"),
+        ({"problem_id": 7}, "problem_id of a record must be a text; got 7"),
+        ({"repeat": True}, "repeat of a record must be a whole number; got true"),
+    ],
+)
+def test_field_of_another_type_is_named(tmp_path, changed, message):
+    """The text "false" would count as a right answer."""
+    path = tmp_path / "r.jsonl"
+    append_records(path, [failed_record(problem("p0"), "", **NAMES)])
+    append_records(path, [{**failed_record(problem("p1"), "", **NAMES), **changed}])
+    with pytest.raises(ValueError, match=message):
+        read_records(path)
+
+
 def test_two_records_of_one_problem_are_refused(tmp_path):
     path = tmp_path / "r.jsonl"
     append_records(path, [failed_record(problem("p0"), "", **NAMES)] * 2)

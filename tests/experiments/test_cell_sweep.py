@@ -372,3 +372,46 @@ def test_full_or_readonly_disk_ends_run_with_message(tmp_path: Path, monkeypatch
     assert "Traceback" not in errors
     monkeypatch.undo()
     assert main(command(tmp_path, "method=greedy,self_consistency")) == 0
+
+
+def test_records_of_other_problems_do_not_complete_a_cell(tmp_path: Path, capsys):
+    """Three records of three wanted problems, one of them of another: the run says so and changes nothing."""
+    line = command(tmp_path, "method=greedy", "num_problems=3")
+    assert main(line) == 0
+    (path,) = (tmp_path / "tiny" / "table1" / "records").glob("*.jsonl")
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("products/test/1", "products/test/999"), encoding="utf-8")
+    capsys.readouterr()
+    assert main(line) == WRONG
+    said = capsys.readouterr().err
+    assert "it has 1 of others, the first of problem 'products/test/999', repeat 0" in said
+    path.write_text(text, encoding="utf-8")
+    assert main(line) == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("setting=gumbel", "setting is set by the command itself; got 'setting=gumbel'. Name settings by only=[NAME]."),
+        ("records=/tmp/x", "records is set by the command itself"),
+        ("method.name=best_of_n", "method.name must be a name of its own, because rows and figures go by it"),
+        ("policy.name=tiny-instruct", "Write policy=tiny-instruct for that one, or another name."),
+        ("task.name=math500", "name and dataset of a generated task must be the same"),
+        ("task.dataset=chain_sum", "name and dataset of a generated task must be the same"),
+        ("scale=tiny,small", "the cells of one command must lie in one folder"),
+    ],
+)
+def test_settings_by_which_rows_would_be_lost_or_mistaken_are_refused(tmp_path: Path, capsys, override, said):
+    assert main(command(tmp_path, "method=greedy", override)) == WRONG
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_note_below_the_table_names_every_model_that_served_under_one_name(tmp_path: Path):
+    shared = ["method=greedy", "num_problems=1"]
+    other = toys.model_folder("llama", seed=8)
+    assert main(command(tmp_path, *shared)) == 0
+    assert main([*command(tmp_path, *shared, "task=chain_sum"), f"reward.path={other}"]) == 0
+    table = (tmp_path / "tiny" / "table1" / "table.md").read_text(encoding="utf-8")
+    assert f"{toys.model_folder('llama', seed=7)}. Tasks: products." in table
+    assert f"{other}. Tasks: chain_sum." in table

@@ -63,6 +63,15 @@ def test_table_1_is_planned_where_no_model_is_given(scale: str, capsys: pytest.C
     assert "fits. results would go to" in capsys.readouterr().out
 
 
+def test_one_question_is_planned_as_one_problem_by_two_methods(capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "solve"]) == 0
+    text = capsys.readouterr().out
+    assert "2 cells" in text
+    assert "greedy, nabla_reasoner_prefix" in text or "greedy, nabla_reasoner" in text
+    assert "300 problems" not in text
+    assert "Nothing is written." in text
+
+
 def test_a_scale_for_a_gpu_is_planned_for_the_cpu_that_was_asked_for(capsys: pytest.CaptureFixture[str]):
     main(["plan", "table1", "scale=coder_gpu", "task=gsm8k", "method=greedy", "device=cpu", "num_problems=2"])
     text = capsys.readouterr().out

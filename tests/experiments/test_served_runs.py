@@ -37,7 +37,7 @@ def served(results: Path, server: FakeServer, *more: str) -> list[str]:
 
 def is_check(body: dict) -> bool:
     """Return whether a request belongs to the comparison before the run."""
-    return body["max_tokens"] == 16
+    return body["seed"] == 0 and body["temperature"] == 0
 
 
 def test_greedy_records_equal_those_of_hugging_face(policy, tmp_path: Path):
@@ -232,6 +232,11 @@ def test_wrong_server_of_a_reward_is_refused_and_nothing_is_written(reward, tmp_
         (["reward_server=http://127.0.0.1:9"], ["a server must be reachable"]),
         (["reward_server=here"], ["reward_server must be text like"]),
         (["rollouts=vllm"], ["server=URL", "server_python=PYTHON", "neither"]),
+        (
+            ["rollouts=vllm", "server_python=p", "server_arguments='--dtype x --port 8000'"],
+            ["got --port", "server=URL"],
+        ),
+        (["rollouts=vllm", "server_python=p", "server_arguments='--api-key=k'"], ["got --api-key=k"]),
         (["rollouts=vllm", "server=http://127.0.0.1:9", "server_python=python"], ["both"]),
         (["server=http://127.0.0.1:9"], ["rollouts must be vllm"]),
         (["rollouts=vllm", "server=here"], ["server must be text like"]),

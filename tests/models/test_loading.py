@@ -280,3 +280,13 @@ def test_cache_keyword_follows_the_signature(monkeypatch):
     assert method.solve(PROBLEMS, later, reward)[0].token_ids == expected
     assert caches
     assert None not in caches
+
+
+def test_classifier_is_no_language_model():
+    """Its embedding matrix, tied, would be the output matrix of layers that were trained for a score."""
+    path = small_models.folder("llama", classifier=True)
+    small_models.edit(path / "config.json", tie_word_embeddings=True)
+    folder = str(path)
+    for load in (Policy.from_pretrained, functools.partial(RewardModel.from_pretrained, kind="likelihood")):
+        with pytest.raises(ValueError, match=r"is of LlamaForSequenceClassification. Use kind='classifier'"):
+            load(folder)

@@ -164,3 +164,23 @@ def test_training_stopped_on_the_way_goes_on_as_if_it_had_not(tmp_path):
 def test_constant_schedule_keeps_its_peak():
     schedule = loop.Schedule(100, 1.0, warmup_steps=10, decay=False)
     assert [schedule.factor(step) for step in (0, 9, 50, 99)] == [0.1, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("changed", ["weights", "data"])
+def test_stopped_training_does_not_go_on_from_other_weights_or_data(tmp_path, changed):
+    """The folders' names stay, their contents do not."""
+    where, schedule = settings(tmp_path, 10)
+    lightning.seed_everything(0, verbose=False)
+
+    def stopped(seed: int, count: int) -> None:
+        module = loop.LanguageModelTraining(language_model(), schedule, SIZE)
+        if seed:
+            with torch.no_grad():
+                next(module.model.parameters()).add_(1e-3)
+        data = Mixture({"a": examples(count=count)}, {"a": 4}, 5)
+        loop.fit(module, data, **where, interval=2, until=4)
+
+    stopped(0, 8)
+    with pytest.raises(ValueError, match=f"must come from the same recipe, model and tokenizer; got {changed}: "):
+        stopped(int(changed == "weights"), 8 - (changed == "data"))
+    stopped(0, 8)

@@ -73,6 +73,20 @@ def test_derived_answers_are_graded_correct():
 @pytest.mark.parametrize(
     ("response", "expected"),
     [
+        ("33 + 71 = 71", None),
+        ("71 + 33 = 105", "71 + 33 = 104"),
+        ("33 + 71 = 105. The answer is 105", "33 + 71 = 104. The answer is 104"),
+        ("The answer is 33", "The answer is 104"),
+    ],
+)
+def test_correction_leaves_the_numbers_of_the_question(response: str, expected: str | None):
+    changed = small_answers.corrected(Answer(make_problem("33 + 71", "104"), response, True, False))
+    assert (changed and changed.response) == expected
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
         ("The answer is 633.640000.", "The answer is 1,106.38."),  # as the question writes it
         ("The answer is 633.64", "The answer is 1,106.38"),
         ("The answer is largest", None),  # no number

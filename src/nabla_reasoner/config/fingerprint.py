@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..models.folder_files import MODEL_SUFFIXES
 from . import hub_cache
 from .cell import Cell
 from .data_folder import locate
@@ -99,6 +98,8 @@ def folder_digest(path: str) -> str | None:
     """
     if not Path(path).is_dir():
         return None
+    from ..models.folder_files import MODEL_SUFFIXES  # here, because the folder imports torch
+
     digest, stamp, merged = hashlib.sha256(), Path(path, MERGED), {}
     if stamp.is_file():
         made_of = _made_of(stamp)

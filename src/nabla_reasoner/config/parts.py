@@ -126,6 +126,15 @@ class TaskSettings(Part):
     training_size: Count | None = None
     paper: str | None = None
 
+    @model_validator(mode="after")
+    def _check_dataset(self) -> "TaskSettings":
+        if self.dataset is not None and self.dataset != self.name:
+            raise ValueError(
+                f"name and dataset of a generated task must be the same, because records and graders go by it; got "
+                f"{self.name} and {self.dataset}. Choose the task by task=NAME."
+            )
+        return self
+
     def size_of(self, split: str) -> int | None:
         """Return the number of problems of a split of the benchmark; None if it is not known."""
         return self.size if split == "test" else self.training_size

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from .cell import Cell
 from .compose import Grid, compose_cells
 from .fingerprint import differences
+from .schema import choices
 
+# Settings that sweeps and commands give each cell, and what to write in their place.
+COMMANDS_OWN = {
+    "setting": "Name settings by only=[NAME].",
+    "records": "Records lie in results_dir=DIR.",
+    "folder": "Results lie in results_dir=DIR.",
+    "experiment_name": "Results lie in results_dir=DIR.",
+}
+NAMED = ("policy", "method")  # groups by whose names rows are compared with the paper's
 OURS = ("nabla_reasoner", "nabla_reasoner_multipass", "nabla_reasoner_prefix")
 
 
@@ -32,6 +41,7 @@ def compose_sweeps(target: str, overrides: Sequence[str]) -> list[Sweep]:
     Raises:
         ValueError: a wrong setting (see `compose_cells`).
     """
+    _check_typed(overrides)
     grid = Grid()
     main = _sweep([f"experiment={target}", *overrides], grid)
     further = main.cells[0].further
@@ -46,6 +56,20 @@ def compose_sweeps(target: str, overrides: Sequence[str]) -> list[Sweep]:
     return sweeps
 
 
+def _check_typed(overrides: Sequence[str]) -> None:
+    """Raise ValueError on a setting that commands set themselves, or a name that belongs to another choice."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in COMMANDS_OWN:
+            raise ValueError(f"{key} is set by the command itself; got {override!r}. {COMMANDS_OWN[key]}")
+        group = key.removesuffix(".name")
+        if key != group and group in NAMED and value.strip("'\"") in choices(group):
+            raise ValueError(
+                f"{key} must be a name of its own, because rows and figures go by it; {value} is that of "
+                f"configs/{group}/{value}.yaml. Write {group}={value} for that one, or another name."
+            )
+
+
 def _check_distinct(cells: Sequence[Cell]) -> None:
     """Raise ValueError if two cells would share a record file, whose name holds few of their settings."""
     folders = sorted({cell.results_dir for cell in cells})
@@ -53,6 +77,12 @@ def _check_distinct(cells: Sequence[Cell]) -> None:
         raise ValueError(
             f"results_dir must be one folder; got {', '.join(folders)}. Run the command once for each, or quote a name "
             "that holds a comma."
+        )
+    folders = sorted({cell.folder for cell in cells})
+    if len(folders) > 1:
+        raise ValueError(
+            f"the cells of one command must lie in one folder; got {', '.join(folders)}. "
+            "Run the command once for each scale."
         )
     first: dict[tuple[str | int | bool, ...], Cell] = {}
     for cell in cells:

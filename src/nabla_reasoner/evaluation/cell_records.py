@@ -34,11 +34,12 @@ def record_file(cell: Cell) -> Path:
 
 
 class Stored(NamedTuple):
-    """Numbers of records in a file: all, with a right answer, failed."""
+    """Numbers of records in a file: all, with a right answer, failed; and problem id and repeat of each."""
 
     count: int = 0
     correct: int = 0
     failed: int = 0
+    keys: frozenset[tuple[str, int]] = frozenset()
 
 
 def stored(path: Path) -> Stored:
@@ -57,7 +58,8 @@ def stored(path: Path) -> Stored:
 def _counted(path: Path, size: int, changed: int) -> Stored:
     records = read_records(path)
     correct, failed = (sum(map(test, records)) for test in (_is_correct, _is_failed))
-    return Stored(len(records), correct, failed)
+    keys = frozenset((record["problem_id"], record["repeat"]) for record in records)
+    return Stored(len(records), correct, failed, keys)
 
 
 def _is_correct(record: dict[str, Any]) -> bool:

@@ -71,8 +71,23 @@ def expected(built: BuiltCell) -> int:
 
 
 def is_pending(built: BuiltCell) -> bool:
-    """Return whether a cell has problems left to solve."""
-    return built.cell.overwrite or stored(record_file(built.cell)).count < expected(built)
+    """Return whether a cell has problems left to solve.
+
+    Raises:
+        ValueError: the cell's file has records of other problems.
+    """
+    if built.cell.overwrite:
+        return True
+    wanted = {(problem.id, repeat) for problem in built.problems for repeat in range(built.cell.task.repeats)}
+    path = record_file(built.cell)
+    keys = stored(path).keys
+    if foreign := sorted(keys - wanted):
+        raise ValueError(
+            f"{path} must hold records of this run's {len(built.problems)} problems; it has {len(foreign)} of others, "
+            f"the first of problem {foreign[0][0]!r}, repeat {foreign[0][1]}. Delete these lines, or pass "
+            "overwrite=true."
+        )
+    return not wanted <= keys
 
 
 def sort_finished(built: BuiltCell) -> None:

@@ -17,7 +17,13 @@ from ..types import Problem, Solution
 
 EXACT = ("flops", "seconds")  # floats of a trajectory that are not rounded
 BLOCK_BYTES = 65536  # read at a time from the end of a file
-REQUIRED = ("problem_id", "policy", "task", "method", "seed", "repeat", "correct", "status", "cost", "search")
+REQUIRED = {  # fields of every record, with their types
+    **dict.fromkeys(("problem_id", "policy", "task", "method", "status"), str),
+    **dict.fromkeys(("seed", "repeat"), int),
+    "correct": bool,
+    **dict.fromkeys(("cost", "search"), dict),
+}
+NAMES = {str: "a text", int: "a whole number", bool: "true or false", dict: "an object"}  # of these types, in JSON
 
 
 class CellKey(NamedTuple):
@@ -242,8 +248,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """Return all records of a file, in order; an unfinished last line is left out.
 
     Raises:
-        ValueError: a corrupt line, a record without a required field or of another cell than the first, or two records
-            of one problem and repeat. The message names file and line.
+        ValueError: a corrupt line, a record without a required field, with one of another type or of another cell than
+            the first, or two records of one problem and repeat. The message names file and line.
     """
     *lines, tail = Path(path).read_bytes().split(b"\n")
     records, seen = [], {}
@@ -260,6 +266,11 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         missing = [key for key in REQUIRED if key not in record]
         if missing:
             raise ValueError(f"{path}, line {number}: a record must have {', '.join(missing)}. Delete the line.")
+        if wrong := next((key for key, kind in REQUIRED.items() if type(record[key]) is not kind), None):
+            raise ValueError(
+                f"{path}, line {number}: {wrong} of a record must be {NAMES[REQUIRED[wrong]]}; got "
+                f"{json.dumps(record[wrong])[:60]}. Delete the line (its problem is run again)."
+            )
         names = [record[name] for name in ("policy", "task", "method", "seed")]
         first = [records[0][name] for name in ("policy", "task", "method", "seed")] if records else names
         if names != first:

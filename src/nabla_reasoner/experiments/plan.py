@@ -24,8 +24,11 @@ def run(command: Command, settings: None) -> int:
         if target.settings == "cells":
             cells = [cell for part in compose_sweeps(target.name, overrides) for cell in part.cells]
             _show_cells(target, cells, chosen)
-        elif target.settings == "cell":
-            _show_cells(target, compose_cells([f"experiment={target.name}", *overrides]), chosen)
+        elif target.settings == "cell":  # one question, by greedy decoding and by the method
+            shared = [f"experiment={target.name}", "num_problems=1"]
+            others = [word for word in overrides if not word.startswith(("method=", "method."))]
+            cells = [*compose_cells([*shared, *others, "method=greedy"]), *compose_cells([*shared, *overrides])]
+            _show_cells(target, cells, chosen)
         elif target.settings == "train":
             _show_trainings(target, overrides, chosen)
         else:
@@ -76,4 +79,4 @@ def _show_cells(target: Target, cells: Sequence[Cell], chosen: Sequence[str]) ->
     print(f"  seeds:  {', '.join(map(str, sorted({cell.seed for cell in cells})))}")
     print("\n".join(text.summary(plans, machine)))
     check_memory(plans, machine)
-    print(f"fits. results would go to {first.folder}")
+    print(f"fits. results would go to {first.folder}" if target.writes else "fits. Nothing is written.")

@@ -154,16 +154,22 @@ def table_grid(cells: Sequence[Cell], stored: Cells) -> list[Row]:
 
 def source_notes(cells: Sequence[Cell], stored: Sequence[Cells]) -> list[str]:
     """Return sentences on variant and rewards of the command's cells, and on those of earlier ones."""
-    rewards = {cell.reward.name: cell for cell in cells}
-    lines = [reward_note(cell) for cell in rewards.values()]
-    used = [cell.settings["reward"] for part in stored for cell in part.values() if "reward" in cell.settings]
-    unnamed = [reward for reward in used if reward.get("name") not in rewards]
-    others = {_reward_sentence(*(reward.get(key) for key in ("name", "kind", "path"))): None for reward in unnamed}
+    notes = {(cell.reward.name, cell.reward.kind, cell.reward.path): reward_note(cell) for cell in cells}
+    tasks = {key: {cell.task.name for cell in cells if cell.reward.path == key[2]} for key in notes}
+    for cell in (cell for part in stored for cell in part.values() if "reward" in cell.settings):
+        key = tuple(cell.settings["reward"].get(name) for name in ("name", "kind", "path"))
+        notes.setdefault(key, f"{_reward_sentence(*key)}.")
+        tasks.setdefault(key, set()).add(cell.names.task)
+    names = [name for name, *_ in notes]
+    lines = [
+        f"{note} Tasks: {', '.join(sorted(tasks[key]))}." if names.count(key[0]) > 1 else note
+        for key, note in notes.items()
+    ]
     variants = [cell.settings.get("method", {}).get("variant") for part in stored for cell in part.values()]
     earlier = sorted({name for name in variants if name is not None} - {cell.variant.name for cell in cells})
     if earlier:
         lines.append(f"Earlier records are of variant {', '.join(earlier)}.")
-    return [*lines, *(f"{sentence}." for sentence in others)]
+    return lines
 
 
 def write_table(

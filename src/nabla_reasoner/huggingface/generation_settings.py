@@ -12,6 +12,8 @@ from transformers import GenerationConfig
 from transformers.generation import (
     EosTokenCriteria,
     MaxLengthCriteria,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -74,7 +76,13 @@ REASONS = {  # arguments of `model.generate` that are refused, and why
     "logits_processor": "DTO optimises the policy's own logits",
     "stopping_criteria": "a rollout ends with an end token or at max_new_tokens",
 }
-OWN_PROCESSORS = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)  # made from settings honoured here
+OWN_PROCESSORS = (  # made from settings that are honoured here, or from a least length of 0
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+)
 OWN_CRITERIA = (MaxLengthCriteria, EosTokenCriteria)
 
 

@@ -57,6 +57,12 @@ def load(
     if getattr(model, "_hf_peft_config_loaded", False):  # of a hub name; only where peft is installed
         raise _adapter_error(name, ADAPTER_FILES[0])
     _check_keys(name, report, SCORE_HEADS if auto is transformers.AutoModelForCausalLM else OUTPUT_MATRICES)
+    classifiers = [kind for kind in model.config.architectures or () if "Classification" in kind]
+    if classifiers and auto is transformers.AutoModelForCausalLM:
+        raise ValueError(
+            f"a language model's layers must have been trained to predict tokens; {name} is of {classifiers[0]}. "
+            "Use kind='classifier' for a reward, or choose a causal language model."
+        )
     try:
         model = model.to(device)
     except (RuntimeError, AssertionError) as error:

@@ -98,7 +98,11 @@ def _entries(name: str, seed: int, settings: dict[str, Any]) -> Iterator[tuple[i
     except (TypeError, AssertionError) as error:
         raise ValueError(f"reasoning-gym rejects the settings {settings} of task {name}: {error}") from error
     for index in range(SEED_STRIDE):
-        yield index, dataset[index]
+        try:
+            entry = dataset[index]
+        except (TypeError, ValueError) as error:  # a setting that is looked at only now
+            raise ValueError(f"reasoning-gym rejects the settings {settings} of task {name}: {error}") from error
+        yield index, entry
 
 
 def question_key(question: str) -> str:

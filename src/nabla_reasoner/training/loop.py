@@ -3,6 +3,7 @@
 import abc
 import contextlib
 import contextvars
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -175,7 +176,8 @@ def fit(
 
     Args:
         folder: receives the log (`log/version_*/metrics.csv`) and the checkpoint (`state/NAME.ckpt`).
-        identity: recipe and starting point, as JSON values; a checkpoint of another identity is refused.
+        identity: recipe and starting point, as JSON values. A checkpoint of another identity is refused, and one that
+            began with other weights or learned from other data.
         interval: steps between checkpoints, and between validations.
         validation: batches for the module's `validation_step`. With them the module ends with its best weights (see
             `BestWeights`), not its last.
@@ -189,11 +191,12 @@ def fit(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be bfloat16 or null (float32); got {precision!r}.")
+    identity = {**identity, "weights": _weights_digest(module.model), "data": _digest(repr(data.pools).encode())}
+    module.hparams.update(identity)  # Lightning writes them into every checkpoint
     checkpoint = _checkpoint(folder, name)
     resumes = checkpoint.is_file()
     saved = _checked(checkpoint, identity) if resumes else {"global_step": 0}
     data.first_batch = saved["global_step"]
-    module.hparams.update(identity)  # Lightning writes them into every checkpoint
     best = BestWeights() if validation is not None else None
     loader = torch.utils.data.DataLoader(data, batch_size=None)
     validation_loader = torch.utils.data.DataLoader(list(validation), batch_size=None) if best else None
@@ -261,6 +264,19 @@ def _trainer(
         val_check_interval=interval,
         check_val_every_n_epoch=None,
     )
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _weights_digest(model: torch.nn.Module) -> str:
+    """Return a digest of a model's weights, by name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def _has_stopped(saved: dict[str, Any], checks: int) -> bool:

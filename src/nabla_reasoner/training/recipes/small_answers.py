@@ -183,14 +183,18 @@ def wording(problem: Problem) -> str:
 
 
 def corrected(answer: Answer) -> Answer | None:
-    """Return a wrong answer with its result replaced by the right one; None if it states no number.
+    """Return a wrong answer with its result replaced by the right one, written as in the question if it stands there.
 
-    A result that stands in the question is written as it is there.
+    None if it states no number, or one of the question's that it has elsewhere too: 33 + 71 = 71 would become 33 + 104
+    = 104.
     """
     stated = grading.extract_answer(answer.response, answer.problem.task, answer.finished)
     if answer.correct or not answer.finished or stated is None or not NUMBER.fullmatch(stated):
         return None
     asked = NUMBER.findall(answer.problem.question)
+    places = [_value(text) for text in NUMBER.findall(answer.response)].count(_value(stated))
+    if places > 1 and _value(stated) in map(_value, asked):
+        return None
     result = next((text for text in asked if _value(text) == _value(answer.problem.answer)), answer.problem.answer)
     text = re.sub(rf"(?<![\d.]){re.escape(stated)}(?![\d.]*\d)", result, answer.response)
     changed = Answer(answer.problem, text, True, grading.grade(answer.problem, text).correct)
