@@ -185,6 +185,18 @@ def test_damaged_files_are_named_and_left_out(results: Path, file: str, content:
     assert f"{file} is damaged" in capsys.readouterr().err
 
 
+def test_text_in_a_column_of_numbers_is_named(results: Path):
+    path = results / "tiny/table1/table.csv"
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    rows[1]["accuracy"] = "abc"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(ValueError, match=r"table.csv: accuracy of row 2 must be a number; got 'abc'"):
+        draw_table(path, results)
+
+
 def test_paper_value_never_replaces_ours(results: Path):
     rows = [
         {**row, "accuracy": None, "ci_low": None, "ci_high": None, "status": "not run"}
