@@ -49,6 +49,8 @@ REWARDS = ("likelihood-weak", "likelihood-medium", "likelihood", "classifier")
 OUTCOME = "nabla_reasoner"
 UNSEEN = ("gcd", "simple_equations")  # tasks of scale=unseen
 CODER_TASKS = ("gsm8k", "math500")  # of scale=coder
+ADAPTERS = {"likelihood": ("likelihood", "right answers"), "classifier": ("verifier", "verdicts, at every token")}
+SMALL_TASKS = {"chain_sum": "sums", "gcd": "common divisors", "number_format": "notations"}
 SMALL_REWARDS = ("smollm2", "smollm2-verifier")  # likelihood and verifier of scale=small
 VERIFIERS = {
     "verifier-implicit-300": "log-ratio, 300 steps",
@@ -418,15 +420,15 @@ def gsm8k_table(rows: Rows) -> Iterator[str]:
 
 
 def small_rewards(rows: Rows) -> Iterator[str]:
-    """The manifests of the adapters of scale=small."""
-    for name, label, trained_on in (
-        ("smollm2-lora", "likelihood", "right answers"),
-        ("smollm2-verifier-lora", "verifier", "verdicts, at every token"),
-    ):
-        text = (ROOT / "assets/rewards" / name / "manifest.json").read_text(encoding="utf-8")
-        found = json.loads(text)["validation"]["chain_sum"]
+    """The manifests of the adapters of scale=small that were trained so far: a pair for each task."""
+    folders = sorted((ROOT / "assets/rewards").glob("smollm2*-lora"))
+    assert len(folders) in (2, 4, 6)
+    for folder in folders:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        ((task, found),) = manifest["validation"].items()
+        label, trained_on = ADAPTERS[manifest["shipped"]]
         shown = (f"{found[key]:.2f}" for key in ("auc", "auc_within", "token_auc", "gap_closed"))
-        yield line(label, trained_on, *shown)
+        yield line(f"{label}, {SMALL_TASKS[task]}", trained_on, *shown)
 
 
 def small_paired(rows: Rows) -> Iterator[str]:

@@ -376,7 +376,7 @@ def test_reward_keeps_few_of_the_policies_it_has_served():
 
 def test_padding_token_of_its_own_needs_no_chats():
     """Prompts hold no padding; a tokenizer that pads with its end token writes the same chats."""
-    padding = small_models.tokenizer()
+    padding = copy.deepcopy(small_models.tokenizer())
     padding.pad_token = padding.eos_token
     bound = functools.partial(generate, tokenizer=padding)
     assert torch.equal(call(causal_model(), bound), answered())
