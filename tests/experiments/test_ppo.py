@@ -306,6 +306,7 @@ def test_small_run_writes_files_and_verdict_from_rows(tmp_path, capsys):
     assert list(table) == tables.COLUMNS
     assert (table.kl >= -1e-9).all()
     assert set(tables.NAMES) == set(table.method)
+    assert tables.main_weight(table) == 1
     bound = table.dropna(subset=["bound"])
     assert len(bound) == 7 * 4
     assert (bound.kl_to_policy <= bound.bound + 1e-6).all()
@@ -320,3 +321,9 @@ def test_small_run_writes_files_and_verdict_from_rows(tmp_path, capsys):
 
 def test_methods_of_the_figure_differ_without_colour():
     assert len({(style.marker, style.line) for style in figure.STYLES.values()}) == len(figure.STYLES)
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0])
+def test_main_weight_is_read_from_the_rows(weight: float):
+    rows = [("ppo", 1.0), ("ppo", 2.0), ("grpo", 1.0), ("grpo_unscaled", weight)]
+    assert tables.main_weight(pd.DataFrame(rows, columns=["method", "reward_weight"])) == weight

@@ -126,6 +126,19 @@ def test_equal_shares_keep_interval_empty_totals_are_refused():
         ratio_interval(np.zeros(3), np.zeros(3))
 
 
+@pytest.mark.parametrize(("parts", "wholes"), [([3], [2]), ([3, 6, 0], [2, 4, 0]), ([0.3, 0.1], [3, 1])])
+def test_ratio_of_problems_without_spread_has_no_interval(parts: list[float], wholes: list[float]):
+    found = ratio_interval(np.array(parts), np.array(wholes))
+    assert found == (pytest.approx(parts[0] / wholes[0]), None, None)
+    assert ratio_interval(np.array([3, 5]), np.array([2, 4])).low is not None
+
+
+def test_ratio_of_nan_is_refused():
+    for parts, wholes in (([1, np.nan], [2, 2]), ([1, 1], [2, np.nan])):
+        with pytest.raises(ValueError, match="got NaN"):
+            ratio_interval(np.array(parts), np.array(wholes))
+
+
 def test_table5_ratios_use_problems_both_methods_solved(tmp_path: Path):
     cheap = [Cost(flops=flops, seconds=1.0, decode_tokens=8, peak_bytes=5) for flops in (10.0, 30.0)]
     dear = [Cost(flops=flops, seconds=2.0, decode_tokens=2, peak_bytes=7) for flops in (40.0, 20.0)]

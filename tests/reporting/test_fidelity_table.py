@@ -89,6 +89,18 @@ def test_verdict_follows_the_stated_rule(kinds: dict[str, int], expected: str):
     assert fidelity.verdict(row) == expected
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_gain_without_spread_has_no_interval_and_is_not_shown(count: int):
+    row = fidelity.statistics([position("gradient", i) for i in range(count)], "prefix")
+    assert (row["gain_gradient"], row["gain_gradient_low"], row["gain_gradient_high"]) == (100.0, None, None)
+    assert fidelity.verdict(row) == NEITHER
+    texts = fidelity.worth_line(NAMES | {"form": "prefix"} | row)
+    assert "+100" in texts
+    assert "nan" not in " ".join(texts)
+    assert row["rank_correlation"] is not None
+    assert "(" not in fidelity.fidelity_line(NAMES | {"form": "prefix", "part": "all"} | row)[4]
+
+
 def reward_rows() -> list[dict]:
     places = (0.1, 0.5, 0.99)
     cells = {

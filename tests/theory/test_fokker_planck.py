@@ -8,8 +8,11 @@ import pytest
 import torch
 import toys
 
+from nabla_reasoner.config.compose import compose_settings
+from nabla_reasoner.config.targets import find
 from nabla_reasoner.dto import gradient_passes
-from nabla_reasoner.theory import barrier_checks, flow_checks, fokker_planck, landscapes, particles, relaxed_text
+from nabla_reasoner.theory import barrier_checks, flow_checks, fokker_planck, landscapes, particles, relaxed_text, suite
+from nabla_reasoner.theory.context import TheoryContext
 from nabla_reasoner.theory.landscapes import FlowProblem, Landscape
 from nabla_reasoner.theory.particles import Runs
 
@@ -195,6 +198,48 @@ def test_velocity_needs_gradient_of_log_density():
         assert not wrong.passed
 
 
+def with_scaled_slopes(problem: FlowProblem, factor: float) -> FlowProblem:
+    """Return the problem with another ∇L, as particles and DTO see it; values, and so the functional, stay."""
+
+    def loss(*weights):
+        field = problem.landscape.loss(*weights)
+
+        def scaled(points):
+            value, slope = field(points)
+            return value, factor * slope
+
+        return scaled
+
+    return replace(problem, landscape=problem.landscape._replace(loss=loss))
+
+
+@pytest.mark.slow
+def test_velocity_on_shipped_spaces_notices_small_faults():
+    context = TheoryContext(compose_settings(find("theorem"), []))
+    for space in context.spaces():
+
+        def passed(entropy_weight=1.0, slopes=1.0, space=space):
+            problem = with_scaled_slopes(space.problem, slopes)
+            return flow_checks.velocity(problem, width=space.probe_width, entropy_weight=entropy_weight).passed
+
+        assert passed(), space.name
+        assert not any(passed(entropy_weight=weight) for weight in (0.9, 1.1, 0.0, -1.0)), space.name
+        assert not any(passed(slopes=factor) for factor in (1.1, 1.3, 0.7, 0.0, -1.0)), space.name
+
+
+def test_no_amount_of_noise_is_tried_twice_as_wrong():
+    settings = compose_settings(
+        find("theorem"),
+        ["noise.particles=50", "noise.scan_particles=50", "noise.factors=[1.0]", "noise.time=0.02", "threads=1"],
+    )
+    names = [check.name for check in suite.noise(TheoryContext(settings)).checks if "is_wrong" in check.name]
+    assert names == [
+        *(f"noise_{name}_is_wrong__beta0.5_seen" for name in ("sqrt_2", "sqrt_beta")),
+        *(f"noise_{name}_is_wrong__beta1_seen" for name in ("1", "2beta")),
+        *(f"noise_{name}_is_wrong__beta1.5_seen" for name in ("1", "sqrt_2", "sqrt_beta", "2beta")),
+    ]
+
+
 def test_jko_steps_of_another_functional_fail():
     problem, settings = replace(PROBLEM, cells=400), {"nodes": 800, "steps": 100, "time": 0.5}
     assert flow_checks.jko(problem, jko_kl_weight=1.0, **settings).passed
@@ -244,10 +289,14 @@ def test_escape_times_agree_and_wrong_exponent_fails():
     separations = [2.0, 2.5, 3.0, 3.5, 4.0, 4.25, 4.5]
     escapes = [barrier_checks.escape(s, simulate=s == 2.0, **settings) for s in separations]
     checks = {check.name: check for check in barrier_checks.escape_checks(escapes)}
-    assert len(checks) == 3
+    assert len(checks) == 4
     assert all(check.passed for check in checks.values())
     wrong = [row._replace(gap_time=row.gap_time**1.05) for row in escapes]
     failed = [check.name for check in barrier_checks.escape_checks(wrong) if not check.passed]
     assert "convergence_time_grows_as_exp_of_barrier" in failed
+    for factor in (0.5, 1.4, 2.0, 2 * math.pi):  # a level that the growth with the barrier does not show
+        scaled = [row._replace(kramers_time=factor * row.kramers_time) for row in escapes]
+        failed = [check.name for check in barrier_checks.escape_checks(scaled) if not check.passed]
+        assert failed == ["convergence_time_is_1_to_1.5_kramers_times"]
     late = [row._replace(particle_time=1.5 * row.particle_time) for row in escapes]
     assert not barrier_checks.escape_checks(late)[0].passed

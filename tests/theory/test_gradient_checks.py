@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 import toys
 
-from nabla_reasoner.theory import estimators, gradient_checks, gradient_terms
+from nabla_reasoner.theory import estimator_checks, estimators, gradient_checks, gradient_terms
 from nabla_reasoner.theory.check import describe
 
 WEIGHTS = {"reward_weight": 0.7, "nll_weight": 0.3}
@@ -78,7 +80,8 @@ def test_true_gradient_matches_finite_differences_and_score_mean(toy_pairs):
 
 def test_enumerated_estimates_match_autograd_through_models(toy_pairs):
     policy, reward, pairs = toy_pairs
-    by_autograd = estimators.autograd_estimates(policy, reward, pairs, **WEIGHTS)
+    by_autograd, losses = estimators.autograd_estimates(policy, reward, pairs, **WEIGHTS)
+    torch.testing.assert_close(pairs.losses, losses, rtol=0, atol=1e-12)
     torch.testing.assert_close(estimators.straight_through_estimates(pairs), by_autograd, rtol=0, atol=1e-12)
     assert not torch.allclose(estimators.straight_through_estimates(pairs, temperature=0.9), by_autograd, atol=1e-3)
 
@@ -118,6 +121,49 @@ def test_gumbel_samples_follow_softmax_variance_grows_when_sharp(toy_pairs):
     assert variation < 0.02
     assert sharp.variance > 2 * soft.variance
     assert soft.error == pytest.approx(math.sqrt(soft.variance / 20000))
+
+
+FAULTS = {
+    "negated": torch.neg,
+    "transposed": torch.t,
+    "times 10": lambda losses: 10 * losses,
+    "squared": torch.square,
+    "rolled": lambda losses: losses.roll(1, 0),
+    "random": lambda losses: torch.rand(losses.shape, dtype=losses.dtype, generator=torch.Generator().manual_seed(0)),
+    "right": lambda losses: losses,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_losses_of_the_bias_are_checked_against_the_objective(fault, toy_pairs, monkeypatch):
+    policy, reward, _ = toy_pairs
+    enumerate_pairs = estimators.enumerate_pairs
+
+    def faulty(*arguments, **settings):
+        pairs = enumerate_pairs(*arguments, **settings)
+        return pairs._replace(losses=FAULTS[fault](pairs.losses))
+
+    monkeypatch.setattr(estimators, "enumerate_pairs", faulty)
+    settings = estimator_checks.EstimatorSettings(
+        models=[], candidates=3, temperatures=[1.0], samples=2000, reward_weight=0.7, seed=0
+    )
+    checks, _ = estimator_checks.model_checks("toy", policy, reward, CHAT, "1", settings)
+    failed = [check.name for check in checks if not check.passed]
+    assert failed == ([] if fault == "right" else ["ste_losses_are_the_objective__toy"])
+
+
+@pytest.mark.parametrize("share", [0.6, 0.02, 0.002])
+def test_tolerance_of_gumbel_draws_is_exact_quantile_where_two_pairs_hold_the_mass(share):
+    count = 20000
+    probabilities = torch.tensor([[share, 1 - share], [0.0, 0.0]]).double()
+    variation = estimators.sampling_variation(probabilities, count, seed=0)
+    draws = np.arange(count + 1)
+    chances, distances = scipy.stats.binom.pmf(draws, count, share), np.abs(draws / count - share)
+    assert variation.mean == pytest.approx(chances @ distances, rel=0.02)
+    assert 2e-5 < chances[distances > variation.high].sum() < 3e-4
+    assert chances[distances > 2 * variation.mean].sum() > 0.05, "twice the mean is too narrow for two pairs"
+    wrong = scipy.stats.binom.pmf(draws, count, share + 12 * math.sqrt(share * (1 - share) / count))
+    assert wrong[distances <= variation.high].sum() < 1e-3
 
 
 @pytest.mark.slow

@@ -131,11 +131,11 @@ def _bootstrap(distinct: tuple[float, ...], counts: tuple[int, ...]) -> tuple[fl
 
 
 class Ratio(NamedTuple):
-    """A ratio of two totals with its 95 % interval over problems."""
+    """A ratio of two totals with its 95 % interval over problems; None where the problems show no spread."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def ratio_interval(
@@ -143,23 +143,27 @@ def ratio_interval(
 ) -> Ratio:
     """Return Σ parts / Σ wholes and its interval: percentile bootstrap over problems, which keeps the pairs together.
 
-    If every problem has the same ratio, no resample differs. A share (0 <= part <= whole) then gets the interval that
-    `accuracy_interval` gives equal problems.
+    If every problem has the same ratio, as a single one has, no resample differs. A share (0 <= part <= whole) then
+    gets the interval that `accuracy_interval` gives equal problems; another ratio, whose range is unknown, gets none.
 
     Args:
-        parts, wholes: totals of each problem over its repeats, >= 0. A problem whose whole is 0 adds nothing.
+        parts, wholes: totals of each problem over its repeats, wholes >= 0. A problem whose whole is 0 adds nothing.
         share: whether no part can exceed its whole.
 
     Raises:
-        ValueError: all wholes are zero.
+        ValueError: a total is NaN, or all wholes are zero.
     """
     parts, wholes = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
+    if np.isnan(parts).any() or np.isnan(wholes).any():
+        raise ValueError("totals must be numbers; got NaN. Leave out problems that were not measured.")
     if not wholes.sum() > 0:
         raise ValueError(f"a ratio needs a total > 0 below the line; got {wholes.sum():g}.")
     value = float(parts.sum() / wholes.sum())
     shares = parts[wholes > 0] / wholes[wholes > 0]
     if share and len(np.unique(shares)) == 1:
         return Ratio(value, *_interval(shares, 0.0))
+    if np.allclose(shares, shares[0], rtol=1e-9, atol=1e-12):  # equal but for rounding
+        return Ratio(value, None, None)
     pairs, counts = np.unique(np.stack([parts, wholes], -1), axis=0, return_counts=True)
     draws = np.random.default_rng(SEED).multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES)
     above, below = (draws @ pairs).T

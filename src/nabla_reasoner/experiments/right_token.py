@@ -224,7 +224,9 @@ def write(cells: Sequence[Cell], folder: Path) -> None:
 
 def format_row(row: dict[str, Any]) -> list[str]:
     """Return a row as text, for the columns of `HEADER`."""
-    beyond = f"{row['minus_sharpen']:+.1f} ({row['minus_low']:+.1f} to {row['minus_high']:+.1f})"
+    beyond = f"{row['minus_sharpen']:+.1f}"
+    if row["minus_low"] is not None:  # of sharpening from itself there is no interval
+        beyond += f" ({row['minus_low']:+.1f} to {row['minus_high']:+.1f})"
     greedy = f"{row['greedy_is']} ({row['num_positions']})"
     probabilities = [f"{row['right_before']:.1f}", f"{row['right_after']:.1f}"]
     return [

@@ -141,7 +141,7 @@ def format_row(row: Row) -> list[str]:
     def number(name: str, unknown: str = "") -> str:
         return unknown if row[name] is None else f"{row[name]:.3g}"
 
-    interval = "" if row["ratio"] is None else f"{row['ci_low']:.3g} to {row['ci_high']:.3g}"
+    interval = "" if row["ci_low"] is None else f"{row['ci_low']:.3g} to {row['ci_high']:.3g}"
     return [
         row["policy"],
         row["task"],

@@ -51,6 +51,7 @@ NAMES = {
     "nabla_metropolis_null": "∇-Reasoner without gradient, Metropolis test",
 }
 NEAR = 0.1  # nats; a distribution this close to ρ* counts as having reached it
+CHOICE_DRAWS = 1000  # sets of samples over which the distribution of `weighted_choice` is a mean
 PRINTED_AMOUNTS = (4, 16, 64)  # amounts in the main table, for methods with several
 EXACT = (  # methods whose distribution tends to ρ* with more compute
     "weighted_choice",
@@ -91,6 +92,11 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
     """Select the rows that all methods share: the compared prompts, and policies trained on the most prompts."""
     most = table.trained_on.max()
     return table[(table.measured_on == "compared") & (table.trained_on.isna() | (table.trained_on == most))]
+
+
+def main_weight(table: pd.DataFrame) -> float:
+    """Return the λ of single comparisons, setting `main`: the only one at which GRPO without division by std runs."""
+    return float(table[table.method == "grpo_unscaled"].reward_weight.iloc[0])
 
 
 def cheapest(rows: pd.DataFrame, method: str, target: float) -> pd.Series | None:

@@ -18,6 +18,7 @@ from . import markov_chains
 from .enumerated_descent import DescentResult, EnumeratedDescent
 from .exact_distributions import LogProbs, ScoredPrompt
 from .expected_flops import ExpectedCost, FlopPrices, flop_prices
+from .tables import CHOICE_DRAWS
 
 
 class MethodResult(NamedTuple):
@@ -149,7 +150,7 @@ class TestTimeMethods(lightning.LightningModule):
         for count in self.settings.draws:
             flops = prices.both_prompts + count * sample
             best = exact.best_of_n(prior, rewards, count)
-            choice = exact.weighted_choice(prior, rewards, weight, count, draws=1000, generator=generator)
+            choice = exact.weighted_choice(prior, rewards, weight, count, draws=CHOICE_DRAWS, generator=generator)
             results.append(MethodResult("best_of_n", count, best, flops))
             results.append(MethodResult("weighted_choice", count, choice, flops))
         matrix = markov_chains.independent(prior, target)

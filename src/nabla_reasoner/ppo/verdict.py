@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from .tables import EXACT, NAMES, NEAR, PRINTED_AMOUNTS, cheapest, compared
+from .tables import CHOICE_DRAWS, EXACT, NAMES, NEAR, PRINTED_AMOUNTS, cheapest, compared
 
 BREAK_EVEN_METHODS = (
     "best_of_n",
@@ -224,7 +224,8 @@ def markdown(table: pd.DataFrame, crossing: pd.DataFrame, engine: dict[str, floa
     parts = [
         f"# Deamortised against amortised PPO\n\n`{command}`. λ = {weight:g}, means over {count} prompts with "
         f"{rows[rows.method == 'enumeration'].amount.iloc[0]} answers each. Distributions are exact, except in rows "
-        "with a floor, the KL that as many exact samples of ρ* show. Every answer starts as a sample of π; ν = 1.",
+        f"with a floor, the KL that as many exact samples of ρ* show, and of {NAMES['weighted_choice']}: a mean over "
+        f"{CHOICE_DRAWS:,} simulated sets of N. Every answer starts as a sample of π; ν = 1.",
         "\n".join(_main_table(rows, weight)),
         "Over λ, largest amounts:\n\n" + "\n".join(_by_weight(rows)),
         "Break-even:\n\n" + "\n".join(_crossing_table(crossing)),

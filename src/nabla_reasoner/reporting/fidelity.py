@@ -10,7 +10,8 @@ Columns, one row per reward, policy, task, form and part of the response ("all" 
     num_decided        positions at which some candidates are right and some are wrong
     right_*            there: % of positions at which the choice is right: by the policy's probability, the gradient,
                        the exact score, or at random
-    gain_*             right_* minus right_policy in points, with its 95 % interval over problems
+    gain_*             right_* minus right_policy in points, with its 95 % interval over problems; empty, as ci_* is,
+                       with one problem, or if all have the same mean
     num_greedy_wrong   positions among them at which the policy's own choice, the greedy token, is wrong
     fixed_*            there: % of positions at which the choice is right; `second` is the policy's second choice
     auc_within         AUC of right against wrong responses to the same problem, mean over problems
@@ -162,9 +163,10 @@ def verdict(row: Row) -> str:
     """Return the verdict on one form of a reward, from the row that pools everything (see `RULE`)."""
     if not row["num_decided"]:
         return UNDECIDED
-    if row["gain_gradient_low"] > 0:
+    above_zero = {name: (row[f"gain_{name}_low"] or 0) > 0 for name in ("gradient", "exact")}  # None: not shown
+    if above_zero["gradient"]:
         return GRADIENT
-    return EXACT if row["gain_exact_low"] > 0 else NEITHER
+    return EXACT if above_zero["exact"] else NEITHER
 
 
 class Quality(NamedTuple):
@@ -256,7 +258,8 @@ def worth_line(row: Row) -> list[str]:
 
     def gain(name: str) -> str:
         low, high = row[f"{name}_low"], row[f"{name}_high"]
-        return "–" if row[name] is None else f"{row[name]:+.0f} ({low:+.0f} to {high:+.0f})"
+        interval = "" if low is None else f" ({low:+.0f} to {high:+.0f})"
+        return _number(row[name], "+.0f") + interval
 
     shares = [_number(row[f"right_{name}"], ".0f") for name in ("policy", "gradient", "exact", "random")]
     fixed = " / ".join(_number(row[f"fixed_{name}"], ".0f") for name in ("gradient", "exact", "second"))

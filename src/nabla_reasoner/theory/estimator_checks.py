@@ -86,12 +86,12 @@ def estimators(question: str, prefix: str, settings: EstimatorSettings) -> tuple
                 label = name.replace("/", "_with_")
                 _, cell = next(cells(*name.split("/"), ["products"]))
                 policy, reward = build.load_models(cell.changed(dtype="float64", threads=None))
-            model_checks, model_points = _model_checks(label, policy, reward, messages, prefix, settings)
-            checks, points = checks + model_checks, points + model_points
+            found, measured = model_checks(label, policy, reward, messages, prefix, settings)
+            checks, points = checks + found, points + measured
     return checks, points
 
 
-def _model_checks(
+def model_checks(
     label: str, policy: Policy, reward: RewardModel, messages: Messages, prefix: str, settings: EstimatorSettings
 ) -> tuple[list[Check], list[Point]]:
     """Check the estimators on one policy and reward model."""
@@ -101,7 +101,7 @@ def _model_checks(
     )
     probabilities, truth = samples.pair_probabilities(pairs.logits), samples.true_gradient(pairs)
     estimates = samples.straight_through_estimates(pairs)
-    by_autograd = samples.autograd_estimates(policy, reward, pairs, **settings.weights)
+    by_autograd, losses = samples.autograd_estimates(policy, reward, pairs, **settings.weights)
     measured = {
         "STE, sampled": samples.enumerated(estimates, probabilities),
         "STE, argmax": Estimator(estimates[0, 0], 0.0),
@@ -120,16 +120,21 @@ def _model_checks(
     for name, estimator in measured.items():
         points.append(Point("bias", f"{label}: {name}", math.nan, bias[name], estimator.error / size))
         points.append(Point("spread", f"{label}: {name}", math.nan, math.sqrt(estimator.variance) / size))
-    rounding = ((estimates - by_autograd).abs().max() / by_autograd.abs().max()).item()
-    # mean total variation of n samples of these probabilities: Σ √(p (1 - p) / 2πn)
-    floor = (probabilities * (1 - probabilities) / (2 * math.pi * settings.samples)).sqrt().sum().item()
+    rounding = _relative_error(estimates, by_autograd)
+    expected = samples.sampling_variation(probabilities, settings.samples, seed=settings.seed)
     return [
+        Check(f"ste_losses_are_the_objective__{label}", _relative_error(pairs.losses, losses), ROUNDING),
         Check(f"ste_by_eq25_is_autograd__{label}", rounding, ROUNDING),
         Check(f"ste_reinforce_is_unbiased__{label}", bias["REINFORCE"], ROUNDING),
         Check(f"ste_is_unbiased_where_L_is_linear__{label}", _bias_on_linear_loss(pairs, probabilities), ROUNDING),
-        Check(f"ste_gumbel_draws_follow_softmax__{label}", max(variations), 2 * floor, floor),
+        Check(f"ste_gumbel_draws_follow_softmax__{label}", max(variations), expected.high, expected.mean),
         seen(f"ste_bias__{label}", bias["STE, sampled"], max(rounding, bias["REINFORCE"], 1e-15)),
     ], points
+
+
+def _relative_error(value: Float[Tensor, "..."], expected: Float[Tensor, "..."]) -> float:
+    """Return the largest error relative to the largest expected entry."""
+    return ((value - expected).abs().max() / expected.abs().max()).item()
 
 
 def _bias_on_linear_loss(pairs: Pairs, probabilities: Float[Tensor, "K K"]) -> float:

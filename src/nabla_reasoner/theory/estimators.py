@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -150,6 +151,28 @@ def gumbel_estimator(pairs: Pairs, *, temperature: float, samples: int, seed: in
     return Estimator(mean, variance, (variance / samples) ** 0.5), variation
 
 
+class Variation(NamedTuple):
+    """Total variation between the shares in `samples` draws and the probabilities that they were drawn from.
+
+    Attributes:
+        mean: its expectation.
+        high: exceeded with a chance of 1e-4.
+    """
+
+    mean: float
+    high: float
+
+
+def sampling_variation(
+    probabilities: Float[Tensor, "K K"], samples: int, *, seed: int, repeats: int = 100_000
+) -> Variation:
+    """Simulate the total variation of right draws; its quantiles depend on how many pairs hold the mass."""
+    masses = probabilities.ravel().numpy()
+    shares = np.random.default_rng(seed).multinomial(samples, masses / masses.sum(), size=repeats) / samples
+    distances = 0.5 * np.abs(shares - masses).sum(1)
+    return Variation(float(distances.mean()), float(np.quantile(distances, 1 - 1e-4)))
+
+
 def autograd_estimates(
     policy: Policy,
     reward: RewardModel,
@@ -157,10 +180,14 @@ def autograd_estimates(
     *,
     reward_weight: float,
     nll_weight: float,
-) -> Float[Tensor, "K K 2 K"]:
-    """Compute `straight_through_estimates` by autograd through both models, without cached ∂L/∂y and without Eq. 25."""
+) -> tuple[Float[Tensor, "K K 2 K"], Float[Tensor, "K K"]]:
+    """Compute `straight_through_estimates` by autograd through both models, without cached ∂L/∂y and without Eq. 25.
+
+    Returns:
+        The estimates, and L of every pair as the objective computes it.
+    """
     columns = torch.tensor(pairs.candidates)
-    results = []
+    results, losses = [], []
     for sequence in pairs.sequences:
         leaf = pairs.logits.clone().requires_grad_()
         tokens = torch.tensor([row.index(token) for row, token in zip(pairs.candidates, sequence.rollout, strict=True)])
@@ -170,4 +197,5 @@ def autograd_estimates(
             policy, reward, sequence, onehots, reward_weight=reward_weight, nll_weight=nll_weight
         )
         results.append(torch.autograd.grad(loss, leaf)[0])
-    return torch.stack(results).reshape(pairs.slopes.shape)
+        losses.append(loss.detach())
+    return torch.stack(results).reshape(pairs.slopes.shape), torch.stack(losses).reshape(pairs.losses.shape)

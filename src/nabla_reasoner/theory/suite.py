@@ -188,9 +188,10 @@ def noise(context: TheoryContext) -> Findings:
         right = math.sqrt(2 * beta)
         followed = distance(number, beta, right, settings.particles)
         checks.append(_follows(f"noise_sqrt_2beta_is_right__beta{beta:g}", followed))
-        wrong = {"1": 1.0, "sqrt_2": SQRT2, "sqrt_beta": math.sqrt(beta), "2beta": 2 * beta}
+        wrong, tried = {"1": 1.0, "sqrt_2": SQRT2, "sqrt_beta": math.sqrt(beta), "2beta": 2 * beta}, [right]
         for name, amount in wrong.items():
-            if abs(amount / right - 1) > 0.01:
+            if not np.isclose(amount, tried, rtol=0.01).any():  # at β = 1, √β is 1 again
+                tried.append(amount)
                 other = distance(number, beta, amount, settings.particles)
                 checks.append(seen(f"noise_{name}_is_wrong__beta{beta:g}", other.distance, other.floor))
         for factor in settings.factors:
