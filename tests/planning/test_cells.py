@@ -186,7 +186,8 @@ def test_a_likelihood_reward_counts_its_reference_model():
 
 def test_an_unknown_task_borrows_typical_lengths_and_says_so(tmp_path: Path):
     file = tmp_path / "mine.jsonl"
-    file.write_text('{"id": "1", "problem": "1 + 1?", "answer": "2"}\n' * 4, encoding="utf-8")
+    lines = [f'{{"id": "{i}", "problem": "1 + {i}?", "answer": "{i + 1}"}}' for i in range(4)]
+    file.write_text("\n".join(lines), encoding="utf-8")
     planned = plan("task=math500", "task.name=mine", f"task.path={file}", "num_problems=4", "method=greedy", on="cpu")
     assert any("mine" in line and "chain_sum are assumed" in line for line in text.summary([planned], machine("cpu")))
 

@@ -333,5 +333,7 @@ def test_reward_of_a_task_is_the_adapter_that_was_trained_on_it(name: str, task:
     if not (ROOT / adapter).is_dir():
         pytest.skip(f"{adapter} was not trained yet")
     manifest = json.loads((ROOT / adapter / "manifest.json").read_text(encoding="utf-8"))
-    assert (ROOT / adapter / "adapter_model.safetensors").stat().st_size < 7e6
+    assert (ROOT / adapter / "adapter_model.safetensors").is_file() == (task == "chain_sum"), (
+        "shipped for the sums only"
+    )
     assert (manifest["shipped"], list(manifest["validation"])) == (cell.reward.kind, [task])
