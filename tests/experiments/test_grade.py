@@ -146,8 +146,16 @@ GOOD = '{"answer": "1", "response": "x", "task": "math500"}\n'
             "a.jsonl",
             GOOD + GOOD.replace('"1"', '"2"'),
             ["problem=task"],
-            "line 2: problem 'math500' must have one right",
+            "line 2: problem 'math500' must have one right answer; got '2' here and '1' in line 1",
         ),
+        (
+            "a.jsonl",
+            GOOD + GOOD.replace("math500", "Chain_Sum"),
+            [],
+            "line 2, column 'task': a task must be one of those that can be graded; got 'Chain_Sum'. Tasks: aime24,",
+        ),
+        ("a.jsonl", GOOD.replace("math500", "../task/math500"), [], "line 1, column 'task': a task must be one of"),
+        ("a.jsonl", GOOD.replace('"math500"', "5"), [], "line 1, column 'task': a task must be one of"),
         ("a.jsonl", "\n", [], "must have at least one row"),
         ("a.csv", "answer,response,task\n1,x,math500\n1,x\n", [], "line 3: every row must have 3 fields"),
         ("a.csv", 'answer,response,task\n"1\n2",x,math500\n1,"x\n', [], "line 4: the row must be CSV"),
@@ -172,6 +180,17 @@ def test_bad_input_is_refused_in_one_line(name, text, words, said, tmp_path: Pat
     assert not captured.out
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert Path(name).read_text(encoding="utf-8") == text
+
+
+def test_rows_of_one_problem_are_compared_by_the_answers_that_are_graded(tmp_path: Path, capsys):
+    answers = ["18", None, 18, 18.0, "9 + 9 = 18\n#### 18", ""]
+    rows = [{"id": 1, "answer": answer, "response": r"\boxed{18}"} for answer in answers]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    assert main(["grade", str(path), "task=math500", "problem=id"]) == 0
+    assert [row["correct"] for row in graded(path)] == [True, None, True, True, True, None]
+    printed = capsys.readouterr().out
+    assert "4 completions of 1 problems" in printed
+    assert "2 rows without a right answer, not graded: line 2, line 6." in printed
 
 
 def test_half_a_surrogate_pair_loses_no_grade(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import random
 import re
+import time
 
 import pytest
 
@@ -198,6 +199,93 @@ def test_last_statement_formula_before_chat_and_box_without_braces(response, exp
     assert extract_answer(response, "math500") == expected
     if expected is not None:
         assert grade(Problem("p", "q", expected, "math500"), response).correct
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("The answer is approximately 5.", "5"),
+        ("The answer is approximately $5$.", "5"),
+        ("The answer is exactly 5, because", "5"),
+        ("The answer is A because it is.", "A"),
+        ("The answer is B, since it is.", "B"),
+        ("The answer is (C). The reason is", "(C)"),
+        ("The answer is **B**. The reason is", "B"),
+        ("The answer is B. This is", "B"),
+        ("The answer is A, B and C.", "A, B and C"),
+        ("The answer is J. Smith.", "J. Smith"),
+        ("The answer is 5.49e+02, which is large.", "5.49e+02"),
+        ("#### 18</s>", "18"),
+        ("#### 18 <|im_end|>", "18"),
+        ("#### 18<|eot_id|><|eot_id|>\n", "18"),
+        (r"The answer is \frac12</s>", r"\frac12"),
+    ],
+)
+def test_words_round_an_answer_and_marks_of_the_end_are_no_part_of_it(response: str, expected: str):
+    assert extract_answer(response, "math500") == expected
+    assert grade(Problem("p", "q", expected, "math500"), response).correct
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("The answer is 5.49021e+02, which is larger than 300.", "5.49021e+02"),
+        ("The answer is 5.49e+02 (the largest)", "5.49e+02"),
+        ("The answer is 5.49e-02. It is smaller", "5.49e-02"),
+        ("The answer is 5.49E−02. It is smaller", "5.49E−02"),
+        ("The answer is 549.021 is the largest", "549.021"),
+        ("The answer is 549.021, which is larger", "549.021"),
+        ("The answer is 549.021. The other is 300 = 3e2.", "549.021"),
+        ("The answer is 549.021 = 5.49021e2", "5.49021e2"),
+        ("300 = 3e2 (the smallest)", "3e2"),
+    ],
+)
+def test_number_with_an_exponent_is_read_before_chat(response: str, expected: str):
+    assert extract_answer(response, "number_format") == expected
+
+
+@pytest.mark.parametrize("task", sorted(INTEGER_TASKS))
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("The answer is 6, since 12 = 2 * 6 and 18 = 3 * 6.", "6"),
+        ("The answer is 6.\n12 = 6 * 2\n18 = 6 * 3", "6"),
+        ("The answer is 6. 12 = 6 * 2", "6"),
+        ("**The final answer is: 6**\n12 = 6 * 2", "6"),
+        ("Answer: 1,234 legs.\n1230+4=1234.0", "1234"),
+        ("The answer is $6$. 3 = 4", "6"),
+        (r"The answer is \(6\). So 3 = 4", "6"),
+        ("The answer is −6, as 3 = 4", "-6"),
+        ("The answer is +6, as 3 = 4", "6"),
+        ("The answer is 12 + 30 = 42", "42"),  # no talk behind the first number
+        ("The answer is 12 legs + 30 legs = 42 legs", "42"),
+        ("The answer is 4 hundred\n= 400", "400"),
+        ("The answer is 6 = 2 * 3", "2 * 3"),
+        ("The answer is 6 or 7\n3 = 4", "4"),
+        ("The answer is 6. So the answer is 2 * 4 = 8", "8"),  # stated again
+        ("12 = 2 * 6\nThe answer is 6, since 3 = 4", "4"),  # does not begin with it
+        ("The answer is 6, since 12 = 2 * 6, so \\boxed{7}", "7"),
+    ],
+)
+def test_statement_at_the_beginning_counts_before_equations(task: str, response: str, expected: str):
+    assert extract_answer(response, task) == expected
+
+
+@pytest.mark.parametrize("task", ["gcd", "number_format", "math500"])
+@pytest.mark.parametrize(
+    "response",
+    [
+        "The answer is 5" + "*" * 5000 + "x",
+        "The answer is 5" + " " * 5000,
+        "</s>" * 5000 + "x",
+        "the answer is " * 2000,
+    ],
+    ids=lambda text: text[:16],
+)
+def test_long_runs_of_marks_are_read_within_seconds(task: str, response: str):
+    begin = time.process_time()
+    extract_answer(response, task)
+    assert time.process_time() - begin < 2
 
 
 def test_generated_task_takes_last_statement_and_box_without_braces():

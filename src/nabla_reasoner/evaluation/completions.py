@@ -45,6 +45,7 @@ class Graded(NamedTuple):
         row: the row.
         task: its task.
         problem: id of its problem.
+        answer: the right answer as it is compared; None without one.
         grade: the verdict; None without a right answer to compare with.
         empty: whether there is no completion.
     """
@@ -52,6 +53,7 @@ class Graded(NamedTuple):
     row: FileRow
     task: str
     problem: str
+    answer: str | None
     grade: Grade | None
     empty: bool
 
@@ -111,20 +113,19 @@ def grade_rows(path: Path, rows: Sequence[FileRow], columns: Columns, task: str 
     if all(item.grade is None for item in graded):
         raise ValueError(f"{path} must have a right answer in column {columns.answer!r}; no row has one.")
     if columns.problem is not None:
-        _check_answers(path, graded, columns.answer)
+        _check_answers(path, [item for item in graded if item.answer is not None])
     return graded
 
 
-def _check_answers(path: Path, graded: Sequence[Graded], column: str) -> None:
-    """Raise ValueError if rows of one problem have different right answers: they are no repeats of one question."""
+def _check_answers(path: Path, graded: Sequence[Graded]) -> None:
+    """Raise ValueError if graded rows of a problem have different right answers: they repeat no question."""
     first: dict[tuple[str, str], Graded] = {}
     for item in graded:
         other = first.setdefault((item.task, item.problem), item)
-        answers = [field(row, column) for row in (other.row, item.row)]
-        if answers[0] != answers[1]:
+        if other.answer != item.answer:
             raise ValueError(
                 f"{path}, {item.row.place}: problem {item.problem!r} must have one right answer; got "
-                f"{shortened(answers[1])} here and {shortened(answers[0])} in {other.row.place}. Give each question "
+                f"{shortened(item.answer)} here and {shortened(other.answer)} in {other.row.place}. Give each question "
                 "its own id, or leave out problem=COLUMN."
             )
 
@@ -144,7 +145,7 @@ def _graded(path: Path, row: FileRow, columns: Columns, task: str) -> Graded:
     if problem is None:
         raise ValueError(f"{path}, {row.place}, column {columns.problem!r}: the problem's id is missing. Write one.")
     if answer is None:
-        return Graded(row, task, problem, None, response is None)
+        return Graded(row, task, problem, None, None, response is None)
     metadata = _metadata(path, row, columns.metadata) if is_generated(task) else None
     verdict = grade(Problem(row.place, "", answer, task, metadata), response or "", _finished(path, row, columns))
     if isinstance(metadata, MissingMetadata) and metadata.asked:
@@ -152,7 +153,7 @@ def _graded(path: Path, row: FileRow, columns: Columns, task: str) -> Graded:
             f"{path}, {row.place}: the verifier of task {task} needs the problem's metadata; there is none. "
             "Write metadata=COLUMN."
         )
-    return Graded(row, task, problem, verdict, response is None)
+    return Graded(row, task, problem, answer, verdict, response is None)
 
 
 def _text(value: object, place: str) -> str | None:

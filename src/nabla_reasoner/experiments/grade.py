@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.schema import choice_file, choices
-from ..evaluation.completion_files import FileRow, has_column, read_rows
+from ..evaluation.completion_files import FileRow, field, has_column, read_rows, shortened
 from ..evaluation.completions import Columns, Graded, grade_rows, notes, scores
 from ..tasks.extraction import is_generated
 from .command import DONE, FAILED, Command, refusing
@@ -42,20 +42,45 @@ def _columns(source: Path, rows: list[FileRow], settings: Mapping[str, Any]) -> 
     """Return the names of the columns, and the task of every row if there is no column for it.
 
     Raises:
-        ValueError: `task` is neither a column nor the name of a task.
+        ValueError: `task` is neither a column nor the name of a task, or the column has a name that is none.
     """
     columns = Columns(**{name: settings[name] for name in Columns._fields})
     name = settings["task"]
     if has_column(rows, name):
+        _check_names(source, rows, name)
         return columns, ""
-    file = choice_file("task", name)
-    if not (file or is_generated(name)):
+    if not _is_task(name):
         raise ValueError(
             f"task must be a column of {source} or the name of a task; got {name!r}. Columns: "
-            f"{', '.join(rows[0].values)}. Tasks: {', '.join(choices('task'))}, or a data set of reasoning-gym. Write "
-            "task=NAME, e.g. task=math500 for answers that are compared as mathematics."
+            f"{', '.join(rows[0].values)}. {_names()} Write task=NAME, e.g. task=math500 for answers that are compared "
+            "as mathematics."
         )
-    return columns._replace(task=None), file.get("dataset") or name
+    return columns._replace(task=None), choice_file("task", name).get("dataset") or name
+
+
+def _check_names(source: Path, rows: list[FileRow], column: str) -> None:
+    """Raise ValueError if a row names no task; a misspelt generated task would be graded as mathematics."""
+    known: set[str] = set()
+    for row in rows:
+        value = field(row, column)
+        name = "" if value is None else str(value)
+        if not name.strip() or name in known:
+            continue  # a missing name is refused where the row is graded
+        if not _is_task(name):
+            raise ValueError(
+                f"{source}, {row.place}, column {column!r}: a task must be one of those that can be graded; got "
+                f"{shortened(name)}. {_names()} Correct the name, or write math500 for answers that are compared as "
+                "mathematics."
+            )
+        known.add(name)
+
+
+def _is_task(name: str) -> bool:
+    return name in choices("task") or is_generated(name)
+
+
+def _names() -> str:
+    return f"Tasks: {', '.join(choices('task'))}, or a data set of reasoning-gym."
 
 
 def _write(output: Path, graded: list[Graded]) -> None:

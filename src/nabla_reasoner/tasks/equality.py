@@ -16,6 +16,9 @@ is the reference. The relation is symmetric.
   Tuples, points, intervals and matrices are ordered. A list equals the point with the same entries in the same order.
 - Brackets matter: (1,2), [1,2] and \{1,2\} differ. A matrix of one row or one column and \langle 1,2\rangle are points.
 - "x = 5" equals "5", but not "y = 5". An equation such as x + y = 1 equals no number. Intervals equal inequalities.
+- Of several sides the exact one counts: x = 7/3 \approx 2.33 equals 7/3, not 2.33.
+- Two ascending numbers with a unit are a range: 9-11 hours is not -2 hours. Without a unit 9-11 is a difference, since
+  answers such as 3-5 or 3-x are expressions far more often than ranges.
 - Words are compared as text, without case, articles, brackets and punctuation.
 """
 
@@ -25,24 +28,21 @@ from fractions import Fraction
 
 from . import answer_parts
 from .answer_parts import Entries
+from .equations import RELATION, exact, named
 from .exact_numbers import rational, with_fractions
+from .inequalities import as_inequality
 from .math_verify_process import worker
 from .notation import standard
-from .quantities import LETTERS, PERCENT, PROSE, TRIGONOMETRY, quantity, units_agree
+from .quantities import LETTERS, PERCENT, PROSE, TRIGONOMETRY, Quantity, change, quantity, units_agree
 
 MAX_CHARACTERS = 1000  # longer answers equal the same text only
 MAX_ENTRIES = 40
 MAX_DEPTH = 4  # of tuples within tuples
 MAX_NESTING = 20  # open brackets, as MAX_CHARACTERS; math-verify's time doubles with each level
 
-NAME = (
-    r"(?:(?:\\(?:hat|bar|vec|tilde|overline|widehat)\s*)?(?:\\?[A-Za-z]+|\{\s*\\?[A-Za-z]+\s*\})|\\text\{[^{}]*\})"
-    r"(?:_\{?\w+\}?)?'?(?:\s*\([\w\s,\\]*\))?|[A-Za-z]\^\s*\{\s*-1\s*\}\s*\([\w\s,\\]*\)|\([\w\s,\\]+\)"
-)
-RELATION = re.compile(r"<|>|\\(?:le|ge|neq|lt|gt)(?![A-Za-z])")
 LETTER = re.compile(r"\\text\{\s*(\(?[A-Za-z]\)?)\s*\}")
+RANGE = re.compile(r"(\d+(?:\.\d+)?)\s*-\s*(?:\\\$)?(\d+(?:\.\d+)?)")
 WORDS = re.compile(r"\\text\{[^{}]*[A-Za-z]")
-EQUALS = re.compile(r"=|\\approx(?![A-Za-z])|\\in(?![A-Za-z])")
 
 Verdict = tuple[bool, str | None]
 
@@ -79,7 +79,7 @@ def _same(a: str, b: str, notes: list[str], depth: int) -> bool:
     settled = _same_words(a, b)
     if settled is not None:
         return settled
-    a, b, comparable = _without_names(a, b)
+    a, b, comparable = _without_names(*(as_inequality(exact(text)) for text in (a, b)))
     if not comparable:
         return False
     left, right = answer_parts.entries(a), answer_parts.entries(b)
@@ -109,9 +109,9 @@ def _same_words(a: str, b: str) -> bool | None:
 
 def _without_names(a: str, b: str) -> tuple[str, str, bool]:
     """Return the answers without "x =" where it makes no difference, and whether they can be equal at all."""
-    (left, a_value), (right, b_value) = _named(a), _named(b)
+    (left, a_value), (right, b_value) = named(a), named(b)
     if left is None and right is None:
-        return a, b, True
+        return a_value, b_value, True
     if left and right and re.sub(r"[{}\s]", "", left) == re.sub(r"[{}\s]", "", right):
         return a_value, b_value, True
     if left is not None and right is not None:  # other names: equal at most as equations, such as y = x and x = y
@@ -119,22 +119,6 @@ def _without_names(a: str, b: str) -> tuple[str, str, bool]:
     if left == "" or right == "":  # an equation beside a value
         return a, b, bool(RELATION.search(a + b))
     return a_value, b_value, True
-
-
-def _named(text: str) -> tuple[str | None, str]:
-    """Return name and value of an equation: ("x", "5") for x = 5; ("", text) without a name; (None, text) if none."""
-    if RELATION.search(text) or len(answer_parts.entries(text).parts) != 1:
-        return None, text
-    sides = [side.strip() for side in EQUALS.split(text)]
-    if len(sides) < 2 or not all(sides):
-        return None, text
-    if re.fullmatch(NAME, sides[0]):
-        return sides[0], sides[-1]
-    if re.fullmatch(NAME, sides[-1]) and not re.search(r"[A-Za-z]", sides[0]):  # 5 = x
-        return sides[-1], sides[0]
-    is_product = bool(re.search(r"\d[A-Za-z]", sides[0])) and not quantity(sides[0]).unit
-    is_algebra = is_product or bool(re.search(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", sides[0]))
-    return ("", text) if is_algebra else (None, sides[-1])
 
 
 def _same_entries(left: Entries, right: Entries, notes: list[str], depth: int) -> bool | None:
@@ -190,6 +174,10 @@ def _same_scalar(a: str, b: str, notes: list[str]) -> bool:
     if digits != (None, None):
         return digits[0] == digits[1]
     left, right = quantity(a), quantity(b)
+    if _is_range(left) or _is_range(right):
+        return units_agree(left.unit, right.unit) and _squeezed(left.value) == _squeezed(right.value)
+    if PERCENT in (left.unit, right.unit) and change(a) * change(b) < 0:
+        return False
     if not units_agree(left.unit, right.unit) or PROSE in (left.unit, right.unit):
         return _squeezed(a) == _squeezed(b)
     values = [(left.value, right.value)]
@@ -198,6 +186,12 @@ def _same_scalar(a: str, b: str, notes: list[str]) -> bool:
     if PERCENT in (left.unit, right.unit) and left.unit != right.unit:
         values += [(_hundredth(left.value), right.value) if left.unit else (left.value, _hundredth(right.value))]
     return any(_same_value(x, y, notes) for x, y in values)
+
+
+def _is_range(answer: Quantity) -> bool:
+    """Return whether a value with a unit is a range: 9-11 hours, but not 11-9 hours, and not 9-11, a difference."""
+    ends = RANGE.fullmatch(answer.value) if answer.unit not in ("", PROSE) else None
+    return ends is not None and Fraction(ends[1]) < Fraction(ends[2])
 
 
 def _hundredth(value: str) -> str:

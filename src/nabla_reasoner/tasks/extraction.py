@@ -21,7 +21,7 @@ STATEMENT = re.compile(
 # What follows a second "answer is" on a line if it is talk about the answer: "this answer is correct".
 TALK = re.compile(r"(?:(?:in)?correct|right|wrong|the|that|this|in|not|because|indeed|only|unique)\b", re.IGNORECASE)
 NUMBER = r"[-+−]?\s?\$?(?:\d{1,3}(?:,\d{3})+(?![,\d])|\d+)(?:\.\d+)?"
-MARKS = r"(?:\*\*|[*`$]|\\\)|\\\])*"  # Markdown and mathematics delimiters behind the number
+MARKS = r"(?:[*`$]|\\\)|\\\])*+"  # Markdown and mathematics delimiters behind the number
 # Words that go on with the number rather than with talk about it: "4 or 5", "4 and a half", "4 hundred".
 NOT_LIST = (
     r"(?!or\b|(?:and|to|by|plus|minus|times|over|divided\s+by)\s+(?:[-+$\d]|(?:a|one|two|half|not)\b)|"
@@ -39,7 +39,24 @@ LINE_END = re.compile(
     r"\\\\|\\end\s*\{|(?:\\checkmark|\\(?:black)?square|[←-⇿∎─-➿⬀-⯿\U0001F000-\U0001FAFF])(?!\s*[-+−$\d])"
 )
 BARE_BOX = re.compile(rf"\\f?box(?:ed)?\s*({NUMBER})(?!\.?[\dA-Za-z^/_{{]|\\[A-Za-z])")
-CHAT = re.compile(rf"({NUMBER}){MARKS}(?:{ASIDE})")
+REASON = r"\s+(?:because|since|which|as|so|but)\b"
+CHAT = re.compile(rf"({NUMBER}(?:[eE][-+−]?\d+)?){MARKS}(?:{ASIDE}|\s+is\b)")
+# A choice such as A or (C), with talk about it behind; "A, B" is a list and "J. Smith" a name.
+CHOICE = re.compile(
+    rf"(\([A-Z]\)|[A-Z]){MARKS}(?:[.,;:]?{MARKS}{REASON}|(?:(?<=\))|(?<=\*))\.{MARKS}\s+(?=[A-Z][a-z])|"
+    r"\.\s+(?=(?:This|The|It|That|We|So|Because|Since|Therefore|Thus|Hence|I|In|All|Option)\b))"
+)
+ROUGHLY = re.compile(
+    r"(?:approximately|about|roughly|around|nearly|exactly|simply|just)\s+(?=[-+−$\d\\(])", re.IGNORECASE
+)
+SPECIAL_TOKENS = re.compile(r"(?:(?:</s>|<eos>|<end_of_turn>|<\|[\w▁]{1,40}\|>)\s*){1,200}$")  # that end a response
+# A response to a generated task that begins with the statement of a number, behind which talk follows or the line ends.
+BEGINS_WITH_STATEMENT = re.compile(
+    rf"[\s*#]*(?:(?:so|therefore|thus|hence),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?{STATEMENT.pattern}"
+    rf"(?:\\\(|\\\[)?(?P<number>{NUMBER}(?:[eE][-+−]?\d+)?){MARKS}"
+    rf"(?:{ASIDE}|\s+is\b|[.!]{MARKS}\s|(?P<words>(?:[ \t]+{NOT_LIST}[A-Za-z]+){{0,3}})[.,;:!]?{MARKS}[ \t]*(?:\n|$))",
+    re.IGNORECASE,
+)
 MARKED = re.compile(r"#{4,}\s*([^\n]+)")  # in GSM8K the answer; in Markdown a heading
 ANSWER_BEGINS = re.compile(r"[-+−±~≈<>$£€¥¢√π∞\d.({\[\\|]|[A-Za-z](?![A-Za-z])")
 HEADING_BEGINS = re.compile(
@@ -54,9 +71,10 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
     r"""Return the answer that a response states, or None.
 
     Generated tasks: the last `<answer>…</answer>`, else the last `\boxed{…}`, else the last `\boxed 5`, else what
-    follows the last "=" or "answer is" on its line. Benchmarks: the last box in the same way, else what follows the
-    last "####" on its line if it is an answer, not a heading, and none is stated after it; else what follows the last
-    "answer is" or "answer:". A leading number or formula counts alone if chat follows it (see above).
+    follows the last "=" or "answer is" on its line; but a number stated once, at the beginning, counts before any
+    "=". Benchmarks: the last box in the same way, else what follows the last "####" on its line if it is an answer, not
+    a heading, and none is stated after it; else what follows the last "answer is" or "answer:". A leading number or
+    formula counts alone if chat follows it (see above).
 
     Args:
         response: text of the response.
@@ -64,6 +82,7 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
         finished: False if the response was cut off; then only the rules with a closing mark apply.
     """
     generated = is_generated(task)
+    response = SPECIAL_TOKENS.sub("", response)
     tagged = re.findall(r"<answer>(.*?)</answer>", response, re.DOTALL) if generated else []
     if tagged:
         return _enclosed(tagged[-1].strip(), task)
@@ -80,6 +99,9 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
     if marked is not None:
         return _leading(marked, task)
     if generated:
+        number = _first_statement(response, start, task)
+        if number is not None:
+            return number
         start = max(start, response.rfind("=") + 1 or -1)
     if start < 0:
         return None
@@ -116,6 +138,30 @@ def _stated(response: str) -> int:
     return start
 
 
+def _first_statement(response: str, stated: int, task: str) -> str | None:
+    """Return the number that a response states at its beginning, if it states no other later; else None.
+
+    An "=" behind it belongs to the reasons: "The answer is 6, since 12 = 2 * 6". In "The answer is 12 + 30 = 42" no
+    talk follows the number.
+
+    Args:
+        response: text of the response.
+        stated: where the last stated answer begins, or -1.
+        task: where an integer is asked for, words behind the number are dropped.
+    """
+    begins = BEGINS_WITH_STATEMENT.match(response) if stated >= 0 else None
+    if begins is None or stated > begins.start("number"):
+        return None
+    if task in INTEGER_TASKS:
+        return _integer(begins["number"]).removeprefix("+")
+    return begins["number"].replace("$", "").strip() + (begins["words"] or "")
+
+
+def _integer(number: str) -> str:
+    """Return a number without separators, currency and zeros behind the point."""
+    return re.sub(r"[,$\s]|\.0+$", "", number).replace("−", "-")
+
+
 def _marked(response: str, stated: int) -> str | None:
     """Return the last line marked "####" that is an answer rather than a heading, or None.
 
@@ -140,12 +186,16 @@ def _leading(text: str, task: str) -> str | None:
     integer = task in INTEGER_TASKS
     if integer:
         line = _plain(line)
+    roughly = None if is_generated(task) else ROUGHLY.match(line)
+    line = line[roughly.end() :] if roughly else line
     formula = FORMULA.match(line)
     line = (formula[1] or formula[2]) if formula else line
     line = re.sub(r"^(?:\\\(|\\\[|[\s*`$])+", "", line)
+    choice = None if is_generated(task) else CHOICE.match(line)
+    line = choice[1] if choice else line
     chat = (CHAT_AFTER_INTEGER if integer else CHAT).match(line)
     if chat:
-        line = re.sub(r"[,$\s]|\.0+$", "", chat[1]).replace("−", "-") if integer else chat[1]
+        line = _integer(chat[1]) if integer else chat[1]
     return re.sub(r"(?:\\\)|\\\]|[\s*`$.,;:])+$", "", line) or None
 
 

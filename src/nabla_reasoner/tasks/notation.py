@@ -10,14 +10,46 @@ import unicodedata
 SIGNS = {
     **dict.fromkeys("−–—‐‑", "-"),
     **dict.fromkeys("·⋅∙", r"\cdot "),
+    **dict.fromkeys("⁄∕", "/"),
     **{"×": r"\times ", "÷": r"\div ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\neq ", "≈": r"\approx ", "±": r"\pm "},
     **{"∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ", "’": "'"},
 }
 BEFORE_COMPATIBILITY = {"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "º": r"^\circ "}
 SUPERSCRIPTS, SUBSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
 
+OPEN = r"[\s*$]*(?:\\text\s*\{)?"
+# Words before an answer that are no part of it: \text{The answer is } 5, approximately 5.
+INTRODUCTION = (
+    r"\s*(?:(?:[Tt]he\s+)?(?:[Ff]inal\s+)?[Aa]nswer(?:\s+is\b(?!\s+not\b)|\s*:)\s*)?"
+    r"(?:(?:[Aa]pproximately|[Aa]bout|[Rr]oughly)\s*(?=[-−+$\d.}]))?"
+)
+SIZES = "tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bf|it|rm|sf|tt|bfseries|itshape"
+CURRENCY_CODES = {"USD": r"\$", "EUR": "€", "GBP": "£", "textdollar": r"\$", "textsterling": "£", "pounds": "£"} | {
+    "texteuro": "€",
+    "euro": "€",
+    "yen": "¥",
+    "textyen": "¥",
+}
+
+
+def _higher_root(match: re.Match[str]) -> str:
+    """Return a cube or fourth root as a command."""
+    degree = 3 if match[0].startswith("∛") else 4
+    return rf"\sqrt[{degree}]{{{match[1] or match[2]}}}"
+
+
+def _currency(match: re.Match[str]) -> str:
+    return CURRENCY_CODES[next(filter(None, match.groups()))]
+
+
+def _times(digits: str) -> str:
+    return rf" \cdot {digits}" if digits else ""
+
+
 # Applied in this order; each is linear in the length of the text.
 REWRITES = [
+    (rf"^({OPEN}){INTRODUCTION}", r"\1"),
+    (r"[∛∜]\s*(?:\(([^()]*)\)|(\d+|[A-Za-z]))", _higher_root),
     (r"√\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"√\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
     (r"√", r"\\sqrt "),
@@ -31,8 +63,16 @@ REWRITES = [
     ),
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times "),
     (r"\\(?:text)?color\s*\{[^{}]*\}|\\(?:displaystyle|textstyle|limits|notag)(?![A-Za-z])", ""),
+    (rf"\\(?:{SIZES})(?![A-Za-z])|\\(?:[hv]?phantom\s*\{{[^{{}}]*\}}|underline(?=\s*\{{))", ""),
+    (r"\\[hv]space\*?\s*\{[^{}]*\}|\\(?:thinspace|enspace|space)(?![A-Za-z])", " "),
+    (r"\\(textdollar|textsterling|pounds|texteuro|euro|textyen|yen)(?![A-Za-z])", _currency),
+    (r"(?<![\\A-Za-z])(USD|EUR|GBP)\s*(?=\\?\$?\d)|\\text\{\s*(USD|EUR|GBP)\s*\}\s*(?=\d)", _currency),
+    (r"\\[lc]?dots[cbmio]?(?![A-Za-z])|(?<=,)\s*\.\.\.", r"\\ldots "),
     (r"\\(?:left|right)\s*\.|\\(?:left|right|middle|[bB]igg?[lr]?)(?![A-Za-z])", ""),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+    (r"\\frac\s*(\d)", r"\\frac{\1}"),  # \frac125 is one half times 5
+    (r"(\\frac\s*\{[^{}]*\})\s*(\d)(\d*)", lambda match: rf"{match[1]}{{{match[2]}}}{_times(match[3])}"),
+    (r"\^\s*-\s*(\d+(?:\.\d+)?|[A-Za-z])", r"^{-\1}"),
     (r"\\(?:text(?:bf|it|rm|normal|tt|sf|sc)|mathrm|mbox|hbox)\s*\{", r"\\text{"),
     (r"\\text\s+\{", r"\\text{"),
     (r"\\text\{([^{}]*[A-Za-z,])\s+(and|or)\s*\}", r"\\text{\1} \\text{\2}"),  # 2 \text{ hours and } 5 \text{ minutes}
@@ -60,7 +100,7 @@ PATTERNS = [(re.compile(pattern), replacement) for pattern, replacement in REWRI
 NESTED_TEXT = re.compile(r"\\text\{\s*\\text\{([^{}]*)\}\s*\}")
 SYMBOLS_IN_TEXT = re.compile(r"\\text\{([^{}A-Za-z]*)\}")  # digits and signs need no text mode
 ENDS = re.compile(
-    r"^(?:\\\(|\\\[|\\(?:approx|simeq|sim)(?![A-Za-z])|[\s*`=])+|(?:\\\)|\\\]|[\s*`,;:]|(?<![.\\])\.|(?<!\\)\\)+$"
+    r"^(?:\\\(|\\\[|\\(?:approx|simeq|sim)(?![A-Za-z])|[\s*`=])+|(?:\\\)|\\\]|[\s*`,;:]|(?<![.\\])\.|(?<!\\)\\|\\\\)+$"
 )
 
 

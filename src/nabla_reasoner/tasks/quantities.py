@@ -23,6 +23,8 @@ PHRASES = frozenset(
     "and or an not no more less than least most is are was to if when where because between from mod base over plus "
     "minus cannot can't never fewer greater above below under undetermined undefined unknown impossible root squared "
     "cubed negative none without except factorial insufficient incorrect wrong "
+    "january february march april may june july august september october november december "
+    "jan feb mar apr jun jul aug sep sept oct nov dec "
     "times half hundred thousand million billion trillion as by of for in the".split()
 )
 # Words before "of" that are no count of something: three quarters of a pie are not 3.
@@ -39,7 +41,12 @@ RATE = re.compile(
 )
 LONGEST_RATE = 100  # characters; one rate may stand in another
 PERIOD = r"(?=(?:second|minute|hour|day|night|week|month|year|person)\b)"
-SHARE = re.compile(r"(.+?)\s*\\?%\s*\\text\{\s*(?:of|per|more|less|fewer|greater|off)\b[^{}]*\}")
+# Words behind a percentage that say which way something changes.
+UP, DOWN = "increase|gain|profit|growth|rise|more|greater", "decrease|loss|discount|reduction|drop|less|fewer|off"
+SHARE = re.compile(
+    rf"(.+?)\s*\\?%\s*(?:\\text\{{\s*(?:of|per|chance|probability|{UP}|{DOWN})\b[^{{}}]*\}}|"
+    rf"(?:chance|probability|{UP}|{DOWN})(?![A-Za-z]))"
+)
 TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 POWER = r"\s*(?:\^\s*(?:(\d)|\{(\d)\}))?"
 UNIT_IN_TEXT = re.compile(r"(.+?)\s*\\text\{([^{}]*)\}" + POWER)
@@ -93,6 +100,11 @@ def quantity(text: str) -> Quantity:
     if match is None:
         return Quantity(text, "")
     return _with_unit(text, match, text[match.end(1) : match.start(2)], match[3] or match[4] or "")
+
+
+def change(text: str) -> int:
+    """Return 1 if words say that something increases, -1 if it decreases, else 0."""
+    return bool(re.search(rf"(?<![A-Za-z])(?:{UP})\b", text)) - bool(re.search(rf"(?<![A-Za-z])(?:{DOWN})\b", text))
 
 
 def _rate(text: str) -> Quantity | None:

@@ -1,0 +1,78 @@
+r"""Sides of an equation that is an answer: its name and its exact value, in the notation of `notation.standard`.
+
+Of x = \frac{7}{3} \approx 2.33 the exact side counts, and of A = 9\pi = 28.27 too.
+"""
+
+import re
+from fractions import Fraction
+
+from . import answer_parts
+from .exact_numbers import rational
+from .quantities import quantity
+
+NAME = (
+    r"(?:(?:\\(?:hat|bar|vec|tilde|overline|widehat)\s*)?(?:\\?[A-Za-z]+|\{\s*\\?[A-Za-z]+\s*\})|\\text\{[^{}]*\})"
+    r"(?:_\{?\w+\}?)?'?(?:\s*\([\w\s,\\]*\))?|[A-Za-z]\^\s*\{\s*-1\s*\}\s*\([\w\s,\\]*\)|\([\w\s,\\]+\)"
+)
+RELATION = re.compile(r"<|>|\\(?:le|ge|neq|lt|gt)(?![A-Za-z])")
+APPROXIMATELY = re.compile(r"\\approx(?![A-Za-z])")
+EQUALS = re.compile(r"=|\\approx(?![A-Za-z])|\\in(?![A-Za-z])")
+DECIMAL = re.compile(r"-?\d*\.(\d+)")
+IRRATIONAL = re.compile(r"\\(?:pi|sqrt|ln|log|sin|cos|tan)(?![A-Za-z])|(?<![\\A-Za-z])e(?![A-Za-z])")
+COMMAND = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+")
+
+
+def exact(text: str) -> str:
+    r"""Return what stands before the first \approx, unless it is only a name, as in x \approx 5."""
+    sign = APPROXIMATELY.search(text)
+    if sign is None or RELATION.search(text) or len(answer_parts.entries(text).parts) != 1:
+        return text
+    before = text[: sign.start()].strip()
+    is_open = sum(before.count(mark) for mark in "([{") != sum(before.count(mark) for mark in ")]}")
+    if not before or is_open or (re.fullmatch(NAME, before) and not _is_constant(before, text[sign.end() :])):
+        return text
+    return before
+
+
+def named(text: str) -> tuple[str | None, str]:
+    """Return name and value of an equation: ("x", "5") for x = 5; ("", text) without a name; (None, text) if none."""
+    if RELATION.search(text) or len(answer_parts.entries(text).parts) != 1:
+        return None, text
+    sides = [side.strip() for side in EQUALS.split(text)]
+    if len(sides) < 2 or not all(sides):
+        return None, text
+    if re.fullmatch(NAME, sides[0]) and not _is_constant(sides[0], sides[1]):
+        return sides[0], _value(sides[1:])
+    if re.fullmatch(NAME, sides[-1]) and not _is_constant(sides[-1]) and not _letters(sides[0]):  # 5 = x
+        return sides[-1], _value(sides[:-1]) if len(sides) > 2 else sides[0]
+    is_product = bool(re.search(r"\d[A-Za-z]", sides[0])) and not quantity(sides[0]).unit
+    is_constant = _is_constant(*sides[:2])
+    is_algebra = is_product or bool(re.search(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", COMMAND.sub(" ", sides[0])))
+    return ("", text) if is_algebra and not is_constant else (None, _value(sides))
+
+
+def _letters(side: str) -> bool:
+    r"""Return whether a side has letters, which may be unknowns; those of \frac and \pi are none."""
+    return bool(re.search(r"[A-Za-z]", COMMAND.sub(" ", side)))
+
+
+def _is_constant(side: str, value: str = "") -> bool:
+    """Return whether a side that looks like a name is a constant: pi, or e beside its decimals."""
+    return side == r"\pi" or (side == "e" and value.strip().startswith("2.7"))
+
+
+def _value(sides: list[str]) -> str:
+    """Return the last side, or the one before it that it rounds.
+
+    A decimal rounds a fraction if it is nearest to it among those of its length. A root, a logarithm or a multiple of
+    pi is no decimal, so one beside it is taken for its rounding.
+    """
+    decimal = DECIMAL.fullmatch(quantity(sides[-1]).value.strip())
+    if decimal is None or len(sides) < 2:
+        return sides[-1]
+    before = quantity(sides[-2]).value
+    number, last = rational(before), rational(decimal[0])
+    if number is not None and last is not None:
+        return sides[-2] if abs(number - last) <= Fraction(1, 2 * 10 ** len(decimal[1])) else sides[-1]
+    is_value = IRRATIONAL.search(before) and not re.search(r"[A-Za-df-z]", COMMAND.sub(" ", before))
+    return sides[-2] if is_value else sides[-1]
