@@ -182,7 +182,7 @@ class Client:
             opened = connection.sock  # the connection itself drops it when an HTTP/1.0 answer begins
             opened.settimeout(self.timeout)
             batch.sockets.add(opened)
-            # a socket's own time-out begins anew with every byte that comes
+            # needed because a socket's time-out starts again with every byte
             closer = threading.Timer(max(0.0, deadline - time.monotonic()), _shut, [opened])
             closer.daemon = True
             closer.start()

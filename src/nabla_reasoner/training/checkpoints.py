@@ -1,5 +1,6 @@
 """Checkpoints and logs of trainings on disk, and what a kill or a full disk leaves of them."""
 
+import hashlib
 import io
 import os
 import pickle
@@ -9,6 +10,20 @@ from typing import Any
 import pandas as pd
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Return a digest of a model's weights, by name, which a checkpoint of a training from them notes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def data_digest(pools: dict[str, list[Any]]) -> str:
+    """Return a digest of what a training learns from, which its checkpoint notes."""
+    return hashlib.sha256(repr(pools).encode()).hexdigest()[:16]
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

@@ -3,7 +3,6 @@
 import abc
 import contextlib
 import contextvars
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from torch import Tensor
 
 from ..models.quiet import quiet_libraries
-from .checkpoints import AtomicCheckpoints, read_checkpoint
+from .checkpoints import AtomicCheckpoints, data_digest, read_checkpoint, weights_digest
 from .data import Mixture, Padded
 from .losses import next_token_loss
 
@@ -191,7 +190,7 @@ def fit(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be bfloat16 or null (float32); got {precision!r}.")
-    identity = {**identity, "weights": _weights_digest(module.model), "data": _digest(repr(data.pools).encode())}
+    identity = {**identity, "weights": weights_digest(module.model), "data": data_digest(data.pools)}
     module.hparams.update(identity)  # Lightning writes them into every checkpoint
     checkpoint = _checkpoint(folder, name)
     resumes = checkpoint.is_file()
@@ -264,19 +263,6 @@ def _trainer(
         val_check_interval=interval,
         check_val_every_n_epoch=None,
     )
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _weights_digest(model: torch.nn.Module) -> str:
-    """Return a digest of a model's weights, by name."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def _has_stopped(saved: dict[str, Any], checks: int) -> bool:
