@@ -378,7 +378,10 @@ def test_task_step_marks_change_tree_search_fingerprints_only():
         (["+foo=1"], ["key=value", "+foo=1"]),
         (["greedy"], ["key=value", "greedy"]),
         (["policy=[1"], ["policy=[1"]),
-        (["scale=paper", "task=chain_sum"], ["do not go together"]),
+        (
+            ["scale=paper", "task=chain_sum"],
+            ["refers to a setting that is not there", "a task that belongs to the scale"],
+        ),
     ],
 )
 def test_wrong_setting_error_names_valid_ones(overrides: list[str], words: list[str]):

@@ -71,6 +71,31 @@ def test_wrong_value_is_refused_before_anything_is_built(word: str):
     assert word.partition("=")[0].rpartition(".")[2].strip("_") in errors
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["method.max_new_tokens=0"], "max_new_tokens must be >= 1; got 0"),
+        (["method.acceptance=abc"], "acceptance must be one of"),
+        (["sampling.temperature=null"], "rollout_temperature must be a number; got None"),
+        (["difficulty.products=null"], "settings of task products must be a group"),
+        (["task.settings=3"], "settings of task products must be a group"),
+        (["difficulty.products.min_terms=1.0"], "min_terms of task products must be a whole number; got 1.0"),
+        (["difficulty.products.min_terms=true"], "min_terms of task products must be a whole number; got True"),
+        (["difficulty.products.min_terms=abc"], "reasoning-gym rejects the settings"),
+        (["difficulty=null"], "difficulty must be a group of settings; got 'difficulty=null'"),
+        (["dto=null"], "dto must be a group of settings; got 'dto=null'"),
+        (["sampling=3,4"], "sampling must be a group of settings"),
+        (["policy.name=${nothere}"], "policy.name refers to a setting that is not there"),
+    ],
+)
+def test_plan_refuses_what_a_run_refuses(words: list[str], said: str):
+    status, errors = answer(words)
+    assert status == WRONG
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert said in errors
+
+
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(SETTING)

@@ -265,6 +265,7 @@ def test_recipe_writes_both_adapters_and_what_they_are_worth(graded, tmp_path, m
         assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
         assert all("layers.1." in key or "score" in key for key in tensors)
         assert any(tensor.any() for key, tensor in tensors.items() if "lora_B" in key), "the adapter was trained"
+        assert {len(tensor) for key, tensor in tensors.items() if "lora_A" in key} == {recipe.kept_rank}
         manifest = json.loads((folder / "manifest.json").read_text())
         assert manifest["shipped"] == recipe.kind
         assert set(manifest["validation"]) == {"chain_sum", "basic_arithmetic"}
@@ -276,6 +277,14 @@ def test_recipe_writes_both_adapters_and_what_they_are_worth(graded, tmp_path, m
     head = next(tensor for key, tensor in saved.items() if "score" in key)
     np.testing.assert_array_equal(verifier.model.score.weight.numpy(), head.float().numpy())
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_adapter_cannot_be_cut_to_a_rank_beyond_its_own(tmp_path):
+    from nabla_reasoner.training.recipes import small
+
+    config = toy_recipe(tmp_path, "rewards.verifier.kept_rank=9")
+    with pytest.raises(ValueError, match=r"rewards.verifier.kept_rank must be at most 8.*got 9"):
+        small.stages_of(config, {})
 
 
 @pytest.mark.parametrize("name", ["smollm2-sft", "smollm2-grpo"])

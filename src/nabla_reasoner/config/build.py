@@ -77,8 +77,14 @@ def _generated(task: dict[str, Any], size: int, split: str, scale: str) -> list[
     """Return problems of a reasoning-gym task; the recipe of the scale's models says what is held out for validation.
 
     Raises:
-        ValueError: validation at a scale whose models are not trained here, or more problems than were held out.
+        ValueError: settings that are no group, validation at a scale whose models are not trained here, or more
+            problems than were held out.
     """
+    if not isinstance(task["settings"], dict):
+        raise ValueError(
+            f"settings of task {task['name']} must be a group of reasoning-gym's settings; got {task['settings']!r}. "
+            f"Leave difficulty.{task['name']} and task.settings out."
+        )
     if split == "test":
         return problems.generate(task["dataset"], split=split, size=size, settings=task["settings"])
     recipe = CONFIGS / "train" / f"{scale}.yaml"

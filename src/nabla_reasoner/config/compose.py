@@ -12,7 +12,7 @@ import yaml
 from hydra import initialize_config_dir
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError
+from omegaconf.errors import InterpolationResolutionError
 
 from .cell import Cell
 from .composed_files import MISSING, compose, composed, with_value
@@ -220,6 +220,7 @@ def _check_keys(settings: dict[str, Any] | DictConfig, overrides: Sequence[Overr
         key = override.key_or_group
         if key in GROUPS or key == "experiment" or key.startswith("hydra"):
             continue
+        _check_group(settings, override)
         if isinstance(settings, dict) and with_value(settings, key.split("."), None) is not None:
             continue
         config = OmegaConf.create(settings)
@@ -232,6 +233,17 @@ def _check_keys(settings: dict[str, Any] | DictConfig, overrides: Sequence[Overr
         where = f" of {parent}" if parent else ""
         hint = f" They belong to {config.method.name}: choose another with method=NAME." if parent == "method" else ""
         raise ValueError(f"unknown setting {key!r}; settings{where}: {', '.join(map(str, known))}.{hint}")
+
+
+def _check_group(settings: dict[str, Any] | DictConfig, override: Override) -> None:
+    """Raise ValueError on a value in the place of a whole group of settings, to which other settings refer."""
+    key, group = override.key_or_group, settings.get(override.key_or_group)
+    if isinstance(group, dict | DictConfig) and not (override.is_delete() or isinstance(override.value(), dict)):
+        example = next(iter(group), "KEY")
+        raise ValueError(
+            f"{key} must be a group of settings; got {override.input_line!r}. Write {key}.{example}=VALUE for one of "
+            "them."
+        )
 
 
 def plain_cell(config: DictConfig | dict[str, Any]) -> Cell:
@@ -257,8 +269,9 @@ def _limit_to_benchmark(values: dict[str, Any]) -> None:
 def _resolve(config: DictConfig) -> dict[str, Any]:
     try:
         return OmegaConf.to_container(config, resolve=True)
-    except InterpolationKeyError as error:
+    except InterpolationResolutionError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"these choices do not go together: {reason}. Choose a task that belongs to the scale."
+            f"{error.full_key} refers to a setting that is not there: {reason}. Choose a task that belongs to the "
+            "scale, or refer to a setting that exists."
         ) from error

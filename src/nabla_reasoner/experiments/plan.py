@@ -5,14 +5,18 @@ from pathlib import Path
 
 from ..config.cell import Cell
 from ..config.compose import compose_cells, compose_recipe, compose_settings
+from ..config.schema import GROUPS
 from ..config.sweeps import compose_sweeps
 from ..config.targets import Target, find, targets
 from ..planning import machines, text, training
 from ..planning.cells import check_memory, plan_cells
 from ..planning.training_recipes import scale_estimate, trainings
-from .command import DONE, Command, refusing
+from ..planning.work import check_budget
+from .command import DONE, HOW, Command, refusing
 
 OPTION = "gpu="
+# Settings that no method and no task can refuse.
+SAFE = {*GROUPS, *HOW, "seed", "num_problems", "batch_size", "device", "devices", "dtype", "threads"}
 
 
 def run(command: Command, settings: None) -> int:
@@ -23,17 +27,32 @@ def run(command: Command, settings: None) -> int:
         chosen = [word.removeprefix(OPTION) for word in command.overrides if word.startswith(OPTION)]
         if target.settings == "cells":
             cells = [cell for part in compose_sweeps(target.name, overrides) for cell in part.cells]
+            _check_parts(cells, overrides)
             _show_cells(target, cells, chosen)
         elif target.settings == "cell":  # one question, by greedy decoding and by the method
             shared = [f"experiment={target.name}", "num_problems=1"]
             others = [word for word in overrides if not word.startswith(("method=", "method."))]
             cells = [*compose_cells([*shared, *others, "method=greedy"]), *compose_cells([*shared, *overrides])]
+            _check_parts(cells, overrides)
             _show_cells(target, cells, chosen)
         elif target.settings == "train":
             _show_trainings(target, overrides, chosen)
         else:
             _show_results(target, overrides)
     return DONE
+
+
+def _check_parts(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
+    """Raise ValueError on a setting that a run's methods or generated tasks would refuse."""
+    if all(word.partition("=")[0] in SAFE for word in overrides):
+        return
+    from ..config import build  # imported late, with torch: plans of mere choices are there at once
+
+    for cell in {cell.method.model_dump_json(): cell for cell in cells}.values():
+        check_budget(cell.method)  # says the same of a count, with the override to write
+        build.build_method(cell)
+    for cell in {cell.task.model_dump_json(): cell for cell in cells if cell.task.dataset is not None}.values():
+        build.build_problems(cell.changed(num_problems=1))
 
 
 def _show_trainings(target: Target, overrides: Sequence[str], chosen: Sequence[str]) -> None:

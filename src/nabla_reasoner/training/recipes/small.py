@@ -28,7 +28,7 @@ from ...models import conversion
 from ...models.language_models import RewardModel
 from ...models.quiet import quiet_libraries
 from ...models.tokenizers import load_tokenizer
-from .. import loop, verifier
+from .. import adapters, loop, verifier
 from ..data import Example, Mixture
 from ..stages import Stages
 from . import manifest, policy_improvement, small_answers, small_prompts
@@ -98,7 +98,7 @@ def _fit(
     pools: dict[str, list[Example]],
     training: Callable[..., loop.Training],
 ) -> None:
-    """Train an adapter on a model, and write it in half precision into the reward's folder.
+    """Train an adapter on a model, and write it in half precision and cut to `kept_rank` into the reward's folder.
 
     Args:
         pools: examples by group of the recipe's `batch`.
@@ -125,6 +125,7 @@ def _fit(
     )
     folder = adapter_folder(config, name)
     wrapped.eval().to(torch.float16).save_pretrained(folder)
+    adapters.truncate_folder(folder, recipe.kept_rank)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
     (folder / "manifest.json").unlink(missing_ok=True)  # of the adapter that was here before
     loop.discard_checkpoint(str(Path(config.work_folder, name)), name)
@@ -209,8 +210,14 @@ def stages_of(config: DictConfig, data: Splits) -> dict[str, Callable[[], object
     """Return what each stage runs, in order.
 
     Raises:
-        ValueError: `only` names a stage that does not exist.
+        ValueError: `only` names a stage that does not exist, or an adapter is to be cut to a rank beyond its own.
     """
+    for name, recipe in config.rewards.items():
+        if recipe.kept_rank > recipe.lora.r:
+            raise ValueError(
+                f"rewards.{name}.kept_rank must be at most {recipe.lora.r}, the rank that is trained (lora.r); got "
+                f"{recipe.kept_rank}."
+            )
     stages: dict[str, Callable[[], object]] = {
         "prompts": functools.partial(small_prompts.compare, config),
         "samples": functools.partial(small_answers.training_answers, config, data),
