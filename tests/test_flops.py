@@ -22,6 +22,9 @@ CASES = [
     ("nabla_reasoner", "likelihood", ("method.reward_form=process",)),
     ("nabla_reasoner", "classifier", ("dto.parameter=latents",)),
     ("guided_decoding", "classifier", ("method.scorer=gradient",)),
+    ("nabla_reasoner", "classifier", ("variant=release",)),
+    ("nabla_reasoner", "likelihood", ("variant=release",)),
+    ("nabla_reasoner_multipass", "likelihood", ("variant=release",)),
 ]
 
 

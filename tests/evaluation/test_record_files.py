@@ -192,6 +192,14 @@ def test_copies_are_ignored_and_named_once(tmp_path: Path, name: str, capsys):
     assert "ignored" in warnings[0]
 
 
+def test_folder_named_like_records_is_ignored(tmp_path: Path, capsys):
+    path = write(tmp_path, "best_of_n")
+    before = tabulated(tmp_path)
+    path.with_name("a__b__c__s1.jsonl").mkdir()
+    assert tabulated(tmp_path) == before
+    assert "a__b__c__s1.jsonl" in capsys.readouterr().err
+
+
 def test_names_with_underscores_come_from_the_records(tmp_path: Path):
     write(tmp_path, "greedy", changes={"policy.name": "a_"})
     ((key, _),) = record_files.stored_cells(tmp_path / "records")[0].items()

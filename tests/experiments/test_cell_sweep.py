@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import lightning
@@ -266,6 +267,16 @@ def test_unwritable_tables_do_not_stop_cells(tmp_path: Path, monkeypatch, capsys
     assert "not done: the tables" in capsys.readouterr().err
 
 
+def test_file_in_place_of_the_records_folder_is_refused_before_the_run(tmp_path: Path, capsys):
+    words = command(tmp_path, "method=greedy")
+    assert main(words) == 0
+    records = next(tmp_path.rglob("*.jsonl")).parent
+    shutil.rmtree(records)
+    records.write_text("x", encoding="utf-8")
+    assert main(words) == WRONG
+    assert f"{records} must be a folder of records; got a file" in capsys.readouterr().err
+
+
 def test_summary_states_the_attention_of_both_models(tmp_path: Path):
     assert main(command(tmp_path, "method=greedy")) == 0
     content = json.loads(next(tmp_path.rglob("summary.json")).read_text(encoding="utf-8"))
@@ -393,6 +404,7 @@ def test_records_of_other_problems_do_not_complete_a_cell(tmp_path: Path, capsys
     ("override", "said"),
     [
         ("setting=gumbel", "setting is set by the command itself; got 'setting=gumbel'. Name settings by only=[NAME]."),
+        ("experiment=table2", "experiment is set by the command itself"),
         ("records=/tmp/x", "records is set by the command itself"),
         ("method.name=best_of_n", "method.name must be a name of its own, because rows and figures go by it"),
         ("policy.name=tiny-instruct", "Write policy=tiny-instruct for that one, or another name."),

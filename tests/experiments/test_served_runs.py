@@ -236,7 +236,10 @@ def test_wrong_server_of_a_reward_is_refused_and_nothing_is_written(reward, tmp_
             ["rollouts=vllm", "server_python=p", "server_arguments='--dtype x --port 8000'"],
             ["got --port", "server=URL"],
         ),
-        (["rollouts=vllm", "server_python=p", "server_arguments='--api-key=k'"], ["got --api-key=k"]),
+        (["rollouts=vllm", "server_python=p", "server_arguments='--api-key=SECRET'"], ["got --api-key."]),
+        (["rollouts=vllm", "server_python=p", "server_arguments='--hf-token=SECRET'"], ["got --hf-token.", "HF_TOKEN"]),
+        (["rollouts=vllm", "server=http://me:SECRET@127.0.0.1:9"], ["without user name and password"]),
+        (["reward_server=http://SECRET@127.0.0.1:9"], ["reward_server must be without user name and password"]),
         (["rollouts=vllm", "server=http://127.0.0.1:9", "server_python=python"], ["both"]),
         (["server=http://127.0.0.1:9"], ["rollouts must be vllm"]),
         (["rollouts=vllm", "server=here"], ["server must be text like"]),
@@ -251,6 +254,7 @@ def test_wrong_setting_is_refused_in_one_line(tmp_path: Path, capsys, settings, 
     (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     for word in words:
         assert word in message
+    assert "SECRET" not in message
     assert not (tmp_path / "results").exists()
 
 

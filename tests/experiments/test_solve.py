@@ -12,6 +12,7 @@ from nabla_reasoner.__main__ import main
 from nabla_reasoner.baselines.repeated_sampling import Greedy
 from nabla_reasoner.config import compose
 from nabla_reasoner.config.cell import Cell
+from nabla_reasoner.config.data_folder import data_folder
 from nabla_reasoner.config.targets import find
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.experiments import solve
@@ -63,6 +64,14 @@ def test_question_of_no_task_is_not_checked_and_says_what_was_trained(capsys):
         assert " ".join(example.split()) in printed
     assert printed.count("not checked: the right answer is not known") == 2
     assert "right:" not in printed
+
+
+@pytest.mark.parametrize(
+    "path", [str(data_folder() / "assets/policies/tiny-base"), "assets/rewards/../policies/tiny-base"]
+)
+def test_shipped_policy_is_known_however_its_path_is_written(path: str, capsys):
+    assert main(["solve", "hi", f"policy.path={path}", "policy.name=x", "method=greedy", *SETTINGS]) == 0
+    assert "note: the shipped models were trained on questions of three kinds" in capsys.readouterr().out
 
 
 def test_unstated_answer_is_wrong(capsys, monkeypatch):

@@ -263,7 +263,8 @@ def test_number_with_an_exponent_is_read_before_chat(response: str, expected: st
         ("The answer is 6 = 2 * 3", "2 * 3"),
         ("The answer is 6 or 7\n3 = 4", "4"),
         ("The answer is 6. So the answer is 2 * 4 = 8", "8"),  # stated again
-        ("12 = 2 * 6\nThe answer is 6, since 3 = 4", "4"),  # does not begin with it
+        ("12 = 2 * 6\nThe answer is 6, since 3 = 4", "6"),  # does not begin with it, but is followed by its reasons
+        ("12 = 2 * 6\nThe answer is 6.\n3 = 4", "4"),  # does not begin with it, and another line follows
         ("The answer is 6, since 12 = 2 * 6, so \\boxed{7}", "7"),
     ],
 )
@@ -467,3 +468,69 @@ def test_box_with_spaces_or_dot_is_right(answer):
 def test_empty_or_unclosed_answer_is_none(response):
     assert extract_answer(response, "math500") is None
     assert not grade(Problem("p", "q", "5", "math500"), response).correct
+
+
+@pytest.mark.parametrize(
+    ("task", "response", "expected"),
+    [
+        ("leg_counting", "**Answer**: 256", "256"),
+        ("leg_counting", "_Answer_: 5", "5"),
+        ("leg_counting", "**Final answer**: `214`", "214"),
+        ("leg_counting", "Step 1: 1+1 = 2\nStep 2: 2+3 = 5\n**Answer**: 214", "214"),
+        ("leg_counting", "**Final Answer**\n\n5", "5"),
+        ("leg_counting", "### Answer\n5", "5"),
+        ("leg_counting", "The answer is 256 legs, since 4*4 = 16 and 3*2 = 6.", "256"),
+        ("leg_counting", "The answer is 256 legs because 4 * 2 = 8.", "256"),
+        ("leg_counting", "The answer is 256 animal legs total, because 3 * 2 = 6.", "256"),
+        ("leg_counting", "Answer: 256 legs (2*2 = 4)", "256"),
+        ("leg_counting", "Sure! The answer is 214, because 3 + 4 = 7.", "214"),
+        ("leg_counting", "The sum is 214, so the answer is 214, since 1 + 2 = 3", "214"),
+        ("leg_counting", "The answer is 256.\n\nThis answer is correct.", "256"),
+        ("leg_counting", "The answer is: 5\n\nThe answer is correct.", "5"),
+        ("leg_counting", 'The final answer is "214".', "214"),
+        ("leg_counting", "The answer is (214).", "214"),
+        ("leg_counting", "The answer is 12 (3 + 9 = 12)", "12"),
+        ("leg_counting", "The answer is 12 + 30 = 42", "42"),
+        ("math500", "**Answer**: 5", "5"),
+        ("math500", "**Answer**: $5$", "5"),
+        ("math500", "_Answer_: 5", "5"),
+        ("math500", "### Answer\n5", "5"),
+        ("math500", "**Final Answer**\n\n$\\frac{1}{2}$", "\\frac{1}{2}"),
+        ("math500", "#### 18\n\nI hope this answer is helpful!", "18"),
+        ("math500", "So she makes $18.\n#### 18\nLet me know if this answer is helpful.", "18"),
+        ("math500", "The answer is 18.\n\nLet me know if you want to know how this answer is derived.", "18"),
+        ("math500", "The answer is: 5\n\nThe answer is correct.", "5"),
+        ("math500", "The answer is 2/3, because we divide.", "2/3"),
+        ("math500", "The answer is 2/3. This is because we divide.", "2/3"),
+        ("math500", "The answer is \\frac{1}{2}, because 2x=1.", "\\frac{1}{2}"),
+        ("math500", "The answer is x^2+1. We used the rule.", "x^2+1"),
+        ("math500", "The answer is \\pi. Done.", "\\pi"),
+        ("math500", "The answer is (1,2). This is the point.", "(1,2)"),
+        ("math500", "The answer is 5%. This follows from the rule.", "5%"),
+        ("math500", "The answer is 10 dollars, which is cheap.", "10 dollars"),
+        ("math500", "The answer is 10 dollars. She pays in cash.", "10 dollars"),
+        ("math500", "Therefore, the answer is **5** km.", "5 km"),
+        ("math500", "Answer: $5$ apples (each 1 dollar)", "5 apples"),
+        ("math500", "The answer is Tuesday. This follows.", "Tuesday"),
+        ("math500", "The answer is J. Smith", "J. Smith"),
+        ("math500", "The answer is left.\nThe answer is right.", "right"),
+        ("math500", "The answer is A, B", "A, B"),
+        ("math500", "The answer is 5\nBut this answer is 7", "7"),
+        ("math500", "The answer is $x$ since $x$ is free.", "x"),
+        ("math500", "The answer is x = 1, so y = 2", "x = 1, so y = 2"),  # the reason may be the other half
+        ("gsm8k", "The answer is 18.\nSo this answer is 19.", "19"),  # a number: a correction, not talk
+        ("gsm8k", "This answer is 5.", "5"),  # there is no other
+    ],
+)
+def test_talk_before_behind_and_below_an_answer_is_left_out(task: str, response: str, expected: str):
+    assert extract_answer(response, task) == expected
+
+
+def test_many_statements_are_read_in_linear_time():
+    responses = ["hope this answer is derived. " * count for count in (2_000, 20_000)]
+    seconds = []
+    for response in responses:
+        start = time.perf_counter()
+        extract_answer("#### 5\n" + response, "math500")
+        seconds.append(time.perf_counter() - start)
+    assert seconds[1] < 40 * seconds[0] + 0.1  # ten times as long; a square would be 100

@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -26,6 +27,7 @@ from .schema import (
 
 # Arguments of vLLM that a server started here must have as we choose them, or we could not reach it.
 TAKEN_ARGUMENTS = re.compile(r"--(host|port|uds|api-key|ssl-\S+|root-path)(=|$)")
+SECRET_ARGUMENTS = re.compile(r"--\S*(token|key|password|secret)(=|$)")  # would stand in the results
 
 
 class RunSettings(Section):
@@ -77,9 +79,25 @@ class RunSettings(Section):
             )
         if taken := [part for part in (self.server_arguments or "").split() if TAKEN_ARGUMENTS.match(part)]:
             raise ValueError(
-                f"server_arguments must leave out address, key and encryption, which are chosen here; got {taken[0]}. "
+                "server_arguments must leave out address, key and encryption, which are chosen here; got "
+                f"{taken[0].partition('=')[0]}. "
                 "For a server of your own, start it and write server=URL."
             )
+        if secret := [part for part in (self.server_arguments or "").split() if SECRET_ARGUMENTS.match(part)]:
+            raise ValueError(
+                "server_arguments must hold no secret, because settings stand in the results; got "
+                f"{secret[0].partition('=')[0]}. Set the environment variable instead: HF_TOKEN for the hub."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_addresses(self) -> "RunSettings":
+        for name in ("server", "reward_server"):
+            if "@" in urlsplit(getattr(self, name) or "").netloc:
+                raise ValueError(
+                    f"{name} must be without user name and password, because settings stand in the results; got an "
+                    "address with '@'. Use a server that needs no key, for example through a tunnel to this machine."
+                )
         return self
 
 

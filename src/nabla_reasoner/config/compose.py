@@ -176,6 +176,12 @@ def compose_settings(target: Target, overrides: Sequence[str]) -> dict[str, Any]
         values = {key: own[key] for key in known} | {override.key_or_group: override.value() for override in parsed}
         check(target.settings, values)
         return values
+    if several := [override.input_line for override in parsed if override.is_sweep_override()]:
+        key, _, values = several[0].partition("=")
+        raise ValueError(
+            f"{target.name} takes one value per setting; got {several[0]!r}. Run it once for each, or write a list: "
+            f"'{key}=[{values}]'."
+        )
     _check_scale(target, parsed)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         experiment = f"experiment={target.name}"
@@ -221,6 +227,8 @@ def _check_keys(settings: dict[str, Any] | DictConfig, overrides: Sequence[Overr
         if key in GROUPS or key == "experiment" or key.startswith("hydra"):
             continue
         _check_group(settings, override)
+        if isinstance(settings, dict):
+            _check_place(settings, key)
         if isinstance(settings, dict) and with_value(settings, key.split("."), None) is not None:
             continue
         config = OmegaConf.create(settings)
@@ -244,6 +252,17 @@ def _check_group(settings: dict[str, Any] | DictConfig, override: Override) -> N
             f"{key} must be a group of settings; got {override.input_line!r}. Write {key}.{example}=VALUE for one of "
             "them."
         )
+
+
+def _check_place(settings: dict[str, Any], key: str) -> None:
+    """Raise ValueError on a setting inside a group that only refers to another one: it is set there."""
+    value: Any = settings
+    names = key.split(".")
+    for depth, name in enumerate(names[:-1], start=1):
+        value = value.get(name) if isinstance(value, dict) else None
+        if isinstance(value, str) and value.startswith("${"):
+            place = ".".join([value.strip("${}"), *names[depth:]])
+            raise ValueError(f"{'.'.join(names[:depth])} is {value}, set in another place. Write {place}=VALUE.")
 
 
 def plain_cell(config: DictConfig | dict[str, Any]) -> Cell:

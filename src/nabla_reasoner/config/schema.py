@@ -96,6 +96,7 @@ def describe_error(error: ValidationError) -> str:
         "string_type": "text",
         "list_type": "a list",
         "dict_type": "a group of settings",
+        "model_type": "a group of settings",
         "finite_number": "a finite number",
         "greater_than_equal": f"a whole number >= {context.get('ge')}",
         "greater_than": f"a number > {context.get('gt')}",

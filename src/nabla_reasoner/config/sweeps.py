@@ -14,6 +14,7 @@ COMMANDS_OWN = {
     "records": "Records lie in results_dir=DIR.",
     "folder": "Results lie in results_dir=DIR.",
     "experiment_name": "Results lie in results_dir=DIR.",
+    "experiment": "Type the target's own name in place of this one.",
 }
 NAMED = ("policy", "method")  # groups by whose names rows are compared with the paper's
 OURS = ("nabla_reasoner", "nabla_reasoner_multipass", "nabla_reasoner_prefix")

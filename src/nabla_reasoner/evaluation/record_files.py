@@ -110,7 +110,7 @@ def record_files(folder: Path) -> list[RecordFile]:
     """
     files, ignored = [], []
     for path in sorted(Path(folder).glob("*.jsonl*")):
-        if NAME.fullmatch(path.name) is None:
+        if NAME.fullmatch(path.name) is None or not path.is_file():
             ignored += [path.name] if path.suffix != ".lock" else []
             continue
         first = _first_record(path)

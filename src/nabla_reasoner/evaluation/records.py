@@ -50,14 +50,19 @@ def record_path(folder: Path, policy: str, task: str, method: str, seed: int) ->
     Raises:
         ValueError: a name with which two cells could share a file, or that cannot be printed.
     """
-    for name in (policy, task, method):
+    check_names(policy, task, method)
+    return Path(folder) / record_name(CellKey(policy, task, method), seed)
+
+
+def check_names(*names: str) -> None:
+    """Raise ValueError on a name with which two cells could share a file, or that cannot be printed."""
+    for name in names:
         wrong = "__" in name or "/" in name or name.strip("_") != name or name.startswith(".") or not name.isprintable()
         if not name or wrong:
             raise ValueError(
                 "names of cells must be non-empty and printable, without '/' and '__', without '_' at an end and '.' "
                 f"at the start; got {name!r}. Rename it."
             )
-    return Path(folder) / record_name(CellKey(policy, task, method), seed)
 
 
 def make_record(

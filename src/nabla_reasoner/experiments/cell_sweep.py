@@ -110,6 +110,9 @@ def check(command: Command, sweeps: Sequence[Sweep]) -> tuple[list[BuiltCell], d
     launching.check(command.overrides)
     built = [build.build_cell(cell) for part in sweeps for cell in part.cells]
     check_cells([item.cell for item in built])
+    for folder in {record_file(item.cell).parent for item in built}:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} must be a folder of records; got a file. Move it, or choose results_dir=DIR.")
     for cell in (item.cell for item in built):
         if not cell.overwrite:
             check_records(cell)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..config.cell import Cell
 from ..config.compose import compose_cells, compose_recipe, compose_settings
+from ..config.data_folder import locate
 from ..config.schema import GROUPS
 from ..config.sweeps import compose_sweeps
 from ..config.targets import Target, find, targets
@@ -43,16 +44,28 @@ def run(command: Command, settings: None) -> int:
 
 
 def _check_parts(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
-    """Raise ValueError on a setting that a run's methods or generated tasks would refuse."""
+    """Raise ValueError on a setting that a run's methods, generated tasks or models would refuse.
+
+    Models are looked at where they lie in a folder, without their weights.
+    """
     if all(word.partition("=")[0] in SAFE for word in overrides):
         return
     from ..config import build  # imported late, with torch: plans of mere choices are there at once
+    from ..evaluation.records import check_names
+
+    for cell in cells:
+        check_names(cell.policy.name, cell.task.name, cell.method.name)
 
     for cell in {cell.method.model_dump_json(): cell for cell in cells}.values():
         check_budget(cell.method)  # says the same of a count, with the override to write
         build.build_method(cell)
     for cell in {cell.task.model_dump_json(): cell for cell in cells if cell.task.dataset is not None}.values():
-        build.build_problems(cell.changed(num_problems=1))
+        build.build_problems(cell if cell.split == "validation" else cell.changed(num_problems=1))
+    models = {(cell.policy.path, cell.reward.path, cell.reward.kind, cell.response_limit): cell for cell in cells}
+    for cell in models.values():
+        if all(Path(locate(path)).is_dir() for path in (cell.policy.path, cell.reward.path)):
+            for model in build.outline_models(cell.changed(device="cpu")):
+                model.check_length(1, cell.response_limit)
 
 
 def _show_trainings(target: Target, overrides: Sequence[str], chosen: Sequence[str]) -> None:

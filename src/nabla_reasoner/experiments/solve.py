@@ -6,6 +6,7 @@ from pathlib import Path
 from ..config import build, compose
 from ..config.build import BuiltCell
 from ..config.cell import Cell
+from ..config.data_folder import data_folder, locate
 from ..decoding.candidate_scores import with_scores
 from ..decoding.nabla_reasoner import NablaReasoner
 from ..decoding.observer import DecodingObserver, ObserverGroup
@@ -21,7 +22,6 @@ from ..tasks.trained_questions import EXAMPLES, trained_question
 from ..types import Method, Problem, Solution, check_unicode
 from .command import DONE, FAILED, Command, Refused, refusing
 
-SHIPPED = ("assets", "policies")
 ONLY_TRAINED = (
     "note: the shipped models were trained on questions of three kinds, in the words below. Yours is none of them, so\n"
     "their answers to it mean nothing."
@@ -61,7 +61,7 @@ def _answer(command: Command, cell: Cell, problem: Problem, shared: list[str], e
         for model in (policy, reward):
             model.check_length(len(model.prompt_ids(problem.messages)), longest)
     print(f"policy {policy.name}, reward {reward.name} ({reward.kind})")
-    if problem.answer is None and Path(cell.policy.path).parts[:2] == SHIPPED:
+    if problem.answer is None and _is_shipped(cell.policy.path):
         print("\n".join([ONLY_TRAINED, *(f"  {' '.join(example.split())}" for example in EXAMPLES.values())]))
     for name, method in methods.items():
         watches = name == cell.method.name and isinstance(method, NablaReasoner) and method.settings.engine == "fast"
@@ -123,6 +123,11 @@ def _write(path: Path, trace: Trace, policy: Policy, reward: RewardModel, settin
     page = trace_page(trace, policy, reward, settings, seed=seed, verdict=verdict(trace.problem, trace.solution))
     path.write_text(page, encoding="utf-8")
     print(f"\nstep by step: {path.absolute()}")
+
+
+def _is_shipped(path: str) -> bool:
+    """Return whether a policy lies in the shipped folder, however its path is written."""
+    return Path(locate(path)).resolve().is_relative_to((data_folder() / "assets" / "policies").resolve())
 
 
 def _show(name: str, problem: Problem, policy: Policy, reward: RewardModel, solution: Solution) -> None:

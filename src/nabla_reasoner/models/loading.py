@@ -94,9 +94,27 @@ def outline(
                 pass
         config = transformers.AutoConfig.from_pretrained(plain, trust_remote_code=False, revision=commit or "main")
         with torch.device("meta"), _without_notices():
-            return auto.from_config(config, trust_remote_code=False), tokenizer
+            model = auto.from_config(config, trust_remote_code=False)
     except Exception as error:  # configurations raise types of their own
         raise ValueError(_reading_error(name, error)) from error
+    _check_head(name, auto, next(iter(config.architectures or []), ""))
+    return model, tokenizer
+
+
+def _check_head(name: str, auto: type, saved: str) -> None:
+    """Raise ValueError on a language model that is to be read as a classifier, or the other way round.
+
+    Args:
+        saved: class of the saved model, as its configuration names it; may be empty.
+    """
+    if auto is transformers.AutoModelForCausalLM:
+        wrong, wanted = saved.endswith("Classification"), "a language model"
+    else:
+        wrong, wanted = saved.endswith(("ForCausalLM", "LMHeadModel")), "a classifier"
+    if wrong:
+        raise ValueError(
+            f"{name} must be {wanted}; got {saved}. Give another path, or the reward's kind that belongs to it."
+        )
 
 
 def check_dtype(dtype: str) -> None:

@@ -11,6 +11,8 @@ SPREAD = 0.3  # standard deviation of a response's uncertain tokens over their m
 
 def nabla(case: Case) -> Work:
     settings, estimate = case.settings, case.cell.estimate
+    if settings["engine"] != "fast":  # reads both models at every iteration that changes a token
+        raise ValueError(f"method.engine must be fast for a plan; got {settings['engine']}. Leave method.engine out.")
     proposals = case.typical.proposals
     if settings["use_gradient"] and not case.likelihood:
         proposals *= estimate.classifier

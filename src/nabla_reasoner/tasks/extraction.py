@@ -15,11 +15,22 @@ from .notation import standard
 INTEGER_TASKS = frozenset({"chain_sum", "leg_counting", "products", "gcd", "simple_equations", "basic_arithmetic"})
 
 BOX_OR_BRACE = re.compile(r"\\+f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
+# "answer is", "answer:", "**Answer**:", or a heading "### Answer" or "**Final Answer**" on a line of its own.
 STATEMENT = re.compile(
-    r"\banswer(?:\s+is\b|\s*:(?:\s*the\s+(?:final\s+)?answer\s+is\b)?)[\s*:]*(?=[^\s*:])", re.IGNORECASE
+    r"(?:(?<![A-Za-z0-9])answer(?:\s+is\b|[*_`]{0,3}\s*:(?:\s*the\s+(?:final\s+)?answer\s+is\b)?)|"
+    r"(?:^|(?<=\n))[ \t]*(?:#{1,6}[ \t]*[*_]{0,3}|[*_]{1,3})(?:(?:final|correct)\s+)?answer[*_ \t]*\n)"
+    r"[\s*:]*(?=[^\s*:])",
+    re.IGNORECASE,
 )
 # What follows a second "answer is" on a line if it is talk about the answer: "this answer is correct".
 TALK = re.compile(r"(?:(?:in)?correct|right|wrong|the|that|this|in|not|because|indeed|only|unique)\b", re.IGNORECASE)
+# The same on a later line, where "The answer is right" or "the cat" may be another answer.
+TALK_BELOW = re.compile(
+    r"(?:(?:in)?correct|wrong|helpful|clear|useful|derived|obtained|found|reached|verified|reasonable|consistent)\b",
+    re.IGNORECASE,
+)
+WORDS_BEFORE = 30  # characters before a statement that say what it is about
+POINTS_BACK = re.compile(r"\b(?:this|that|how\s+(?:the|an)|why\s+the|hope\s+(?:the|my))\s+$", re.IGNORECASE)
 NUMBER = r"[-+−]?\s?\$?(?:\d{1,3}(?:,\d{3})+(?![,\d])|\d+)(?:\.\d+)?"
 MARKS = r"(?:[*`$]|\\\)|\\\])*+"  # Markdown and mathematics delimiters behind the number
 # Words that go on with the number rather than with talk about it: "4 or 5", "4 and a half", "4 hundred".
@@ -40,6 +51,16 @@ LINE_END = re.compile(
 )
 BARE_BOX = re.compile(rf"\\f?box(?:ed)?\s*({NUMBER})(?!\.?[\dA-Za-z^/_{{]|\\[A-Za-z])")
 REASON = r"\s+(?:because|since|which|as|so|but)\b"
+NOT_REASON = r"(?!(?:because|since|which|as|so|but|is|are|equals)\b)"
+# Behind any answer to a benchmark's problem: a reason, or a sentence that explains.
+EXPLAINED = re.compile(
+    r",?\s+(?:because|since)\b|,\s+(?:which|as|so)\s+(?=[a-z]{2})|"
+    r"(?<=[a-z])\s+\((?=(?:each|about|because|since|which|as|we|with|for|from|not)\b)|"
+    r"(?<!\b[A-Z])(?<!\b(?:Mr|Dr|St|Mt|vs))(?<!\bMrs)\.\s+(?=(?:This|The|It|That|We|She|He|They|So|Because|Since|Therefore|"
+    r"Thus|Hence|I|In|All|Here|Done|Note|You|To)\b)"
+)
+# "**5** km" and "$5$ apples": the marks around the number, with or without the first ones.
+MARKED_NUMBER = re.compile(rf"^(?:\*\*)?({NUMBER})\*\*(?=\s+[A-Za-z])|^\$({NUMBER})\$(?=\s+{NOT_LIST}[A-Za-z])")
 CHAT = re.compile(rf"({NUMBER}(?:[eE][-+−]?\d+)?){MARKS}(?:{ASIDE}|\s+is\b)")
 # A choice such as A or (C), with talk about it behind; "A, B" is a list and "J. Smith" a name.
 CHOICE = re.compile(
@@ -54,8 +75,12 @@ SPECIAL_TOKENS = re.compile(r"(?:(?:</s>|<eos>|<end_of_turn>|<\|[\w▁]{1,40}\|>
 BEGINS_WITH_STATEMENT = re.compile(
     rf"[\s*#]*(?:(?:so|therefore|thus|hence),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?{STATEMENT.pattern}"
     rf"(?:\\\(|\\\[)?(?P<number>{NUMBER}(?:[eE][-+−]?\d+)?){MARKS}"
-    rf"(?:{ASIDE}|\s+is\b|[.!]{MARKS}\s|(?P<words>(?:[ \t]+{NOT_LIST}[A-Za-z]+){{0,3}})[.,;:!]?{MARKS}[ \t]*(?:\n|$))",
+    rf"(?:{ASIDE}|\s+is\b|[.!]{MARKS}\s|(?P<words>(?:[ \t]+{NOT_LIST}{NOT_REASON}[A-Za-z]+){{0,3}}){MARKS}"
+    rf"(?:[.,;:!]?{MARKS}[ \t]*(?:\n|$)|{ASIDE}|[ \t]+\(|[.!]{MARKS}\s))",
     re.IGNORECASE,
+)
+REASONED = re.compile(
+    rf"(?P<number>{NUMBER}){MARKS}(?P<words>(?:[ \t]+{NOT_LIST}{NOT_REASON}[A-Za-z]+){{0,3}}){MARKS},?{REASON}"
 )
 MARKED = re.compile(r"#{4,}\s*([^\n]+)")  # in GSM8K the answer; in Markdown a heading
 ANSWER_BEGINS = re.compile(r"[-+−±~≈<>$£€¥¢√π∞\d.({\[\\|]|[A-Za-z](?![A-Za-z])")
@@ -64,7 +89,10 @@ HEADING_BEGINS = re.compile(
     r"(?:final|answer|solution|explanation|conclusion|summary|step|part|case|check|verification|note)\b",
     re.IGNORECASE,
 )
-CHAT_AFTER_INTEGER = re.compile(rf"({NUMBER}){MARKS}(?:{ASIDE}|\s+{NOT_LIST}(?=[A-Za-z])|\s*[)\]]?[.,;:!]?{MARKS}$)")
+CLOSING = r"[)\]\"'”]?"
+CHAT_AFTER_INTEGER = re.compile(
+    rf"({NUMBER}){MARKS}(?:{ASIDE}|\s+{NOT_LIST}(?=[A-Za-z])|\s*{CLOSING}[.,;:!]?{CLOSING}{MARKS}$)"
+)
 
 
 def extract_answer(response: str, task: str, finished: bool = True) -> str | None:
@@ -72,9 +100,11 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
 
     Generated tasks: the last `<answer>…</answer>`, else the last `\boxed{…}`, else the last `\boxed 5`, else what
     follows the last "=" or "answer is" on its line; but a number stated once, at the beginning, counts before any
-    "=". Benchmarks: the last box in the same way, else what follows the last "####" on its line if it is an answer, not
-    a heading, and none is stated after it; else what follows the last "answer is" or "answer:". A leading number or
-    formula counts alone if chat follows it (see above).
+    "=", and a stated number with "because" or the like behind it before any "=" on its line.
+
+    Benchmarks: the last box in the same way, else what follows the last "####" on its line if it is an answer, not a
+    heading, and none is stated after it; else what follows the last "answer is" or "answer:". A leading number or
+    formula counts alone if chat follows it (see above). A later "this answer is helpful" states none.
 
     Args:
         response: text of the response.
@@ -130,12 +160,27 @@ def _enclosed(text: str, task: str) -> str | None:
 
 def _stated(response: str) -> int:
     """Return where the last stated answer begins, or -1."""
-    start = -1
+    start, mark = -1, MARKED.search(response)
     for match in STATEMENT.finditer(response):
-        same_line = start >= 0 and "\n" not in response[start : match.start()]
-        if not (same_line and TALK.match(response, match.end())):
+        is_later = start >= 0 or (mark is not None and mark.start() < match.start())
+        if not (is_later and _talks(response, match, start)):
             start = match.end()
     return start
+
+
+def _talks(response: str, match: re.Match[str], stated: int) -> bool:
+    """Return whether a later "answer is" talks about an answer that was stated before, or marked by "####".
+
+    Args:
+        match: the later statement.
+        stated: where the last stated answer begins, or -1.
+    """
+    if POINTS_BACK.search(response, max(match.start() - WORDS_BEFORE, 0), match.start()) and not ANSWER_BEGINS.match(
+        response, match.end()
+    ):
+        return True
+    same_line = stated >= 0 and "\n" not in response[stated : match.start()]
+    return bool((TALK if same_line else TALK_BELOW).match(response, match.end()))
 
 
 def _first_statement(response: str, stated: int, task: str) -> str | None:
@@ -150,7 +195,11 @@ def _first_statement(response: str, stated: int, task: str) -> str | None:
         task: where an integer is asked for, words behind the number are dropped.
     """
     begins = BEGINS_WITH_STATEMENT.match(response) if stated >= 0 else None
-    if begins is None or stated > begins.start("number"):
+    if begins is not None and stated > begins.start("number"):
+        begins = None
+    if begins is None and stated >= 0 and "\n" not in response[stated : max(response.rfind("="), stated)]:
+        begins = REASONED.match(response, stated)  # later in the response, but reasons follow on the same line
+    if begins is None:
         return None
     if task in INTEGER_TASKS:
         return _integer(begins["number"]).removeprefix("+")
@@ -185,9 +234,11 @@ def _leading(text: str, task: str) -> str | None:
     line = re.split(r"[.!]\s+I hope\b", text.strip().partition("\n")[0])[0]
     integer = task in INTEGER_TASKS
     if integer:
-        line = _plain(line)
+        line = _plain(line).lstrip("\"'“(")
     roughly = None if is_generated(task) else ROUGHLY.match(line)
     line = line[roughly.end() :] if roughly else line
+    if not is_generated(task):
+        line = MARKED_NUMBER.sub(r"\1\2", EXPLAINED.split(line, maxsplit=1)[0])
     formula = FORMULA.match(line)
     line = (formula[1] or formula[2]) if formula else line
     line = re.sub(r"^(?:\\\(|\\\[|[\s*`$])+", "", line)
