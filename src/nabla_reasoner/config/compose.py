@@ -226,8 +226,8 @@ def _check_keys(settings: dict[str, Any] | DictConfig, overrides: Sequence[Overr
         key = override.key_or_group
         if key in GROUPS or key == "experiment" or key.startswith("hydra"):
             continue
-        _check_group(settings, override)
-        if isinstance(settings, dict):
+        if isinstance(settings, dict):  # in a recipe null switches a group off
+            _check_group(settings, override)
             _check_place(settings, key)
         if isinstance(settings, dict) and with_value(settings, key.split("."), None) is not None:
             continue
@@ -243,14 +243,13 @@ def _check_keys(settings: dict[str, Any] | DictConfig, overrides: Sequence[Overr
         raise ValueError(f"unknown setting {key!r}; settings{where}: {', '.join(map(str, known))}.{hint}")
 
 
-def _check_group(settings: dict[str, Any] | DictConfig, override: Override) -> None:
+def _check_group(settings: dict[str, Any], override: Override) -> None:
     """Raise ValueError on a value in the place of a whole group of settings, to which other settings refer."""
     key, group = override.key_or_group, settings.get(override.key_or_group)
-    if isinstance(group, dict | DictConfig) and not (override.is_delete() or isinstance(override.value(), dict)):
-        example = next(iter(group), "KEY")
+    if isinstance(group, dict) and not (override.is_delete() or isinstance(override.value(), dict)):
         raise ValueError(
-            f"{key} must be a group of settings; got {override.input_line!r}. Write {key}.{example}=VALUE for one of "
-            "them."
+            f"{key} must be a group of settings; got {override.input_line.partition('=')[2]}. "
+            f"Write {key}.{next(iter(group), 'KEY')}=VALUE for one of them."
         )
 
 
