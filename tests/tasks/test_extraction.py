@@ -516,6 +516,22 @@ def test_empty_or_unclosed_answer_is_none(response):
         ("math500", "The answer is left.\nThe answer is right.", "right"),
         ("math500", "The answer is A, B", "A, B"),
         ("math500", "The answer is 5\nBut this answer is 7", "7"),
+        ("gcd", "The answer to this problem is 28.", "28"),
+        ("gcd", "The answer for the given numbers is 3. However, 2 + 2 = 4.", "3"),
+        ("gcd", "The answer of the GCD is 3.", "3"),
+        ("gcd", "The answer would be 1.", "1"),
+        ("gcd", "28", None),
+        ("number_format", "**28**.", "28"),
+        ("gcd", "1. 48\n2. 17", None),  # a list
+        ("gcd", "The answer is simply 1. The divisor of 28 and 2 is 1.", "1"),
+        ("number_format", "751.693", "751.693"),
+        ("number_format", '"The answer is 457.429"', "457.429"),
+        ("number_format", "You are correct, the answer is actually 1027.584.", "1027.584"),
+        ("math500", "42", None),
+        ("math500", 'The word is "even". The answer is "even".', '"even"'),
+        ("gcd", "The answer to that is up to you", None),
+        ("gcd", "The answer to the long and open question of what remains is 3", None),  # too far away
+        ("math500", "The answer to your question is: $\\frac{1}{2}$", "\\frac{1}{2}"),
         ("math500", "The answer is $x$ since $x$ is free.", "x"),
         ("math500", "The answer is x = 1, so y = 2", "x = 1, so y = 2"),  # the reason may be the other half
         ("gsm8k", "The answer is 18.\nSo this answer is 19.", "19"),  # a number: a correction, not talk

@@ -14,10 +14,12 @@ from .notation import standard
 # generated tasks that are answered by an integer
 INTEGER_TASKS = frozenset({"chain_sum", "leg_counting", "products", "gcd", "simple_equations", "basic_arithmetic"})
 
+NUMBER_ALONE = frozenset({"number_format"})  # tasks whose question asks for nothing but the number
+
 BOX_OR_BRACE = re.compile(r"\\+f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
 # "answer is", "answer:", "**Answer**:", or a heading "### Answer" or "**Final Answer**" on a line of its own.
 STATEMENT = re.compile(
-    r"(?:(?<![A-Za-z0-9])answer(?:\s+is\b|[*_`]{0,3}\s*:(?:\s*the\s+(?:final\s+)?answer\s+is\b)?)|"
+    r"(?:(?<![A-Za-z0-9])answer(?:(?:\s+(?:to|of|for)\s+(?:this|the|that|your|our)(?:\s+[A-Za-z]+){1,2}?)?\s+(?:is\b|(?:would|will)\s+be(?=[\s*:$]+[-+−\d\\(]))|[*_`]{0,3}\s*:(?:\s*the\s+(?:final\s+)?answer\s+is\b)?)|"
     r"(?:^|(?<=\n))[ \t]*(?:#{1,6}[ \t]*[*_]{0,3}|[*_]{1,3})(?:(?:final|correct)\s+)?answer[*_ \t]*\n)"
     r"[\s*:]*(?=[^\s*:])",
     re.IGNORECASE,
@@ -68,8 +70,11 @@ CHOICE = re.compile(
     r"\.\s+(?=(?:This|The|It|That|We|So|Because|Since|Therefore|Thus|Hence|I|In|All|Option)\b))"
 )
 ROUGHLY = re.compile(
-    r"(?:approximately|about|roughly|around|nearly|exactly|simply|just)\s+(?=[-+−$\d\\(])", re.IGNORECASE
+    r"(?:approximately|about|roughly|around|nearly|exactly|simply|just|actually|indeed)\s+(?=[-+−$\d\\(])",
+    re.IGNORECASE,
 )
+EXACTLY = re.compile(r"(?:exactly|simply|just|actually|indeed)\s+(?=[-+−$\d])", re.IGNORECASE)  # in generated tasks
+ONLY_NUMBER = re.compile(rf"\s*[$*]*({NUMBER}(?:[eE][-+−]?\d+)?){MARKS}\.?\s*")  # the whole response
 SPECIAL_TOKENS = re.compile(r"(?:(?:</s>|<eos>|<end_of_turn>|<\|[\w▁]{1,40}\|>)\s*){1,200}$")  # that end a response
 # A response to a generated task that begins with the statement of a number, behind which talk follows or the line ends.
 BEGINS_WITH_STATEMENT = re.compile(
@@ -124,6 +129,9 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
     bare = BARE_BOX.findall(response)
     if bare:
         return _enclosed(bare[-1].strip(), task)
+    alone = ONLY_NUMBER.fullmatch(response) if task in NUMBER_ALONE else None
+    if alone:
+        return alone[1].strip()
     start = _stated(response)
     marked = None if generated else _marked(response, start)
     if marked is not None:
@@ -235,7 +243,7 @@ def _leading(text: str, task: str) -> str | None:
     integer = task in INTEGER_TASKS
     if integer:
         line = _plain(line).lstrip("\"'“(")
-    roughly = None if is_generated(task) else ROUGHLY.match(line)
+    roughly = (EXACTLY if is_generated(task) else ROUGHLY).match(line)
     line = line[roughly.end() :] if roughly else line
     if not is_generated(task):
         line = MARKED_NUMBER.sub(r"\1\2", EXPLAINED.split(line, maxsplit=1)[0])
@@ -247,7 +255,10 @@ def _leading(text: str, task: str) -> str | None:
     chat = (CHAT_AFTER_INTEGER if integer else CHAT).match(line)
     if chat:
         line = _integer(chat[1]) if integer else chat[1]
-    return re.sub(r"(?:\\\)|\\\]|[\s*`$.,;:])+$", "", line) or None
+    line = re.sub(r"(?:\\\)|\\\]|[\s*`$.,;:])+$", "", line)
+    if line.count('"') % 2:  # the response as a whole is quoted
+        line = line.removesuffix('"')
+    return line or None
 
 
 def _plain(line: str) -> str:
