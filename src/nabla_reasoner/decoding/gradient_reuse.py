@@ -51,10 +51,6 @@ class GradientReuse:
             dto.relevant_part(hard_sequence(state, self.policy, state.predictions.hidden[state.cursor :], variant))
             for state in stale
         ]
-        if variant.hard_tokens == "argmax":
-            for state in stale:
-                outputs = len(state.tokens) - state.cursor
-                state.trajectory.charge(cost.gradient_arithmetic(cost.head_flops(self.policy.size, outputs)))
         texts = [tuple(sequence.prefix + sequence.rollout) for sequence in sequences]
         new = [i for i, (state, text) in enumerate(zip(stale, texts, strict=True)) if text not in state.own_gradients]
         evaluated = dict(zip(new, self._evaluate_new([(stale[i], sequences[i]) for i in new]), strict=True))

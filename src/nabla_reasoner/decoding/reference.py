@@ -79,9 +79,6 @@ class ReferenceDecoder:
         if not self.select(predictions):
             return None
         sequence = hard_sequence(state, self.policy, predictions.hidden, self.settings.variant)
-        if self.settings.variant.hard_tokens == "argmax":
-            outputs = cost.head_flops(self.policy.size, len(predictions.hidden))
-            state.trajectory.charge(cost.gradient_arithmetic(outputs))
         if not self.gradient(sequence, predictions):
             return None
         state.visited += 1

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import cost
 from ..dto.gradients import Gradient
 from ..engine.continuous_batching import TokenPredictions
 from ..engine.sampling import keyed_uniforms
@@ -142,7 +143,9 @@ def start_state(
 def hard_sequence(
     state: DecodingState, policy: Policy, hidden: Float[Tensor, "length hidden"], variant: Variant
 ) -> TokenSequence:
-    """Return the current response as DTO's first hard forward reads it; its rollout begins at the cursor.
+    """Return the current response as DTO's first hard forward reads it, and charge the logits that this takes.
+
+    Its rollout begins at the cursor.
 
     Args:
         hidden: the policy's hidden states that predict the tokens from the cursor on.
@@ -150,6 +153,7 @@ def hard_sequence(
     sequence = state.split_at_cursor(state.tokens)
     if variant.hard_tokens == "argmax":
         sequence = sequence._replace(rollout=policy.logits(hidden).argmax(-1).tolist())
+        state.trajectory.charge(cost.gradient_arithmetic(cost.head_flops(policy.size, len(hidden))))
     return sequence
 
 

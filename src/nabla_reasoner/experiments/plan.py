@@ -55,7 +55,6 @@ def _check_parts(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
 
     for cell in cells:
         check_names(cell.policy.name, cell.task.name, cell.method.name)
-
     for cell in {cell.method.model_dump_json(): cell for cell in cells}.values():
         check_budget(cell.method)  # says the same of a count, with the override to write
         build.build_method(cell)

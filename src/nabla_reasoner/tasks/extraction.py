@@ -40,9 +40,11 @@ NOT_LIST = (
     r"(?!or\b|(?:and|to|by|plus|minus|times|over|divided\s+by)\s+(?:[-+$\d]|(?:a|one|two|half|not)\b)|"
     r"(?:hundred|thousand|million|billion|half|halves|thirds?|quarters?|percent)\b|[a-z]\b(?!\s+[A-Za-z]{2}))"
 )
+REASON_WORDS = "because|since|which|as|so|but"
+REASON = rf"\s+(?:{REASON_WORDS})\b"
 ASIDE = (
     rf"\s+\((?=[A-Za-z])|\s+(?:[—–]|--)\s+{NOT_LIST}(?=[A-Za-z])|\s*[.,;:!]{MARKS}\s+{NOT_LIST}(?=[A-Za-z])|"
-    r"\s+(?:because|since|which|as|so|but)\b"
+    rf"{REASON}"
 )
 FORMULA = re.compile(rf"(?:\*\*)?(?:\$([^$]+)\$|\\\((.+?)\\\)){MARKS}(?:{ASIDE})")  # with chat behind it
 TEXT = re.compile(r"\\text\{([^{}]*)\}")
@@ -52,8 +54,8 @@ LINE_END = re.compile(
     r"\\\\|\\end\s*\{|(?:\\checkmark|\\(?:black)?square|[←-⇿∎─-➿⬀-⯿\U0001F000-\U0001FAFF])(?!\s*[-+−$\d])"
 )
 BARE_BOX = re.compile(rf"\\f?box(?:ed)?\s*({NUMBER})(?!\.?[\dA-Za-z^/_{{]|\\[A-Za-z])")
-REASON = r"\s+(?:because|since|which|as|so|but)\b"
-NOT_REASON = r"(?!(?:because|since|which|as|so|but|is|are|equals)\b)"
+# Up to three words behind a number, such as a unit, before talk about it begins.
+WORDS = rf"(?P<words>(?:[ \t]+{NOT_LIST}(?!(?:{REASON_WORDS}|is|are|equals)\b)[A-Za-z]+){{0,3}}){MARKS}"
 # Behind any answer to a benchmark's problem: a reason, or a sentence that explains.
 EXPLAINED = re.compile(
     r",?\s+(?:because|since)\b|,\s+(?:which|as|so)\s+(?=[a-z]{2})|"
@@ -80,13 +82,10 @@ SPECIAL_TOKENS = re.compile(r"(?:(?:</s>|<eos>|<end_of_turn>|<\|[\w▁]{1,40}\|>
 BEGINS_WITH_STATEMENT = re.compile(
     rf"[\s*#]*(?:(?:so|therefore|thus|hence),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?{STATEMENT.pattern}"
     rf"(?:\\\(|\\\[)?(?P<number>{NUMBER}(?:[eE][-+−]?\d+)?){MARKS}"
-    rf"(?:{ASIDE}|\s+is\b|[.!]{MARKS}\s|(?P<words>(?:[ \t]+{NOT_LIST}{NOT_REASON}[A-Za-z]+){{0,3}}){MARKS}"
-    rf"(?:[.,;:!]?{MARKS}[ \t]*(?:\n|$)|{ASIDE}|[ \t]+\(|[.!]{MARKS}\s))",
+    rf"(?:\s+is\b|{WORDS}(?:[.,;:!]?{MARKS}[ \t]*(?:\n|$)|{ASIDE}|[ \t]+\(|[.!]{MARKS}\s))",
     re.IGNORECASE,
 )
-REASONED = re.compile(
-    rf"(?P<number>{NUMBER}){MARKS}(?P<words>(?:[ \t]+{NOT_LIST}{NOT_REASON}[A-Za-z]+){{0,3}}){MARKS},?{REASON}"
-)
+REASONED = re.compile(rf"(?P<number>{NUMBER}){MARKS}{WORDS},?{REASON}")
 MARKED = re.compile(r"#{4,}\s*([^\n]+)")  # in GSM8K the answer; in Markdown a heading
 ANSWER_BEGINS = re.compile(r"[-+−±~≈<>$£€¥¢√π∞\d.({\[\\|]|[A-Za-z](?![A-Za-z])")
 HEADING_BEGINS = re.compile(
