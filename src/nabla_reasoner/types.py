@@ -77,6 +77,15 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class ChecksPrompts(Protocol):
+    """A method that writes prompts of its own, which may be too long for a policy."""
+
+    def check_prompts(self, problems: Sequence[Problem], policy: "Policy") -> None:
+        """Raise ValueError if a prompt with replies at their length limits would exceed the policy's context."""
+        ...
+
+
 def check_unicode(name: str, text: str) -> None:
     """Raise ValueError on half of a character, such as "\\ud83d" alone, which no tokenizer can read."""
     try:

@@ -4,6 +4,7 @@ import pytest
 import toys
 
 from nabla_reasoner import cost
+from nabla_reasoner.baselines import tpo
 from nabla_reasoner.baselines.tpo import TPO
 from nabla_reasoner.cost import Cost
 from nabla_reasoner.engine import generation, scoring
@@ -149,8 +150,16 @@ def test_fewer_rounds_give_prefix_of_samples(wide):
 
 
 def test_prompt_beyond_context_raises_naming_problem():
-    with pytest.raises(ValueError, match=r"TPO's prompt of round 1 critique .* context of 256 .* problem toy/0"):
+    with pytest.raises(ValueError, match=r"TPO's prompt of critique, .* full length, .* context of 256 .* toy/0"):
         TPO(**SHORT).solve(PROBLEMS, toys.policy(), toys.reward())
+
+
+def test_sampled_answers_beyond_context_raise_naming_round(wide, monkeypatch):
+    TPO(**SHORT).check_prompts(PROBLEMS, wide)
+    monkeypatch.setattr(TPO, "check_prompts", lambda *_: None)  # decoded and read again, a reply may grow
+    monkeypatch.setattr(tpo, "CRITIQUE", tpo.CRITIQUE + "{best}" * wide.context)
+    with pytest.raises(ValueError, match=r"TPO's prompt of round 1 critique and its reply .* problem toy/0"):
+        TPO(**SHORT).solve(PROBLEMS, wide, toys.reward())
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ def test_wrong_value_is_refused_before_anything_is_built(word: str):
         (["dto=null"], "dto must be a group of settings; got null"),
         (["sampling=3,4"], "sampling must be a group of settings"),
         (["max_new_tokens=5000"], "must fit the context of 512 tokens"),
+        (["method=tpo"], "with replies of full length, and its reply must fit the context of 512 tokens"),
         (["policy.name=a/b"], "names of cells must be non-empty"),
         (["method.name=_x"], "names of cells must be non-empty"),
         (["split=validation", "num_problems=5000"], "num_problems must be at most 400"),

@@ -164,12 +164,14 @@ def test_two_spellings_of_a_folder_are_one(tmp_path: Path, spelling: str):
     assert row["status"] == "ok"
 
 
-def test_folder_in_place_of_a_file_is_one_line(tmp_path: Path, capsys):
-    (tmp_path / "tiny" / "table1" / "summary.json").mkdir(parents=True)
-    assert main(command(tmp_path, "method=greedy")) == FAILED
+@pytest.mark.parametrize("name", ["summary.json", "table.csv", "wandb/mirrored.json"])
+def test_folder_in_place_of_a_file_of_results_is_refused_before_the_run(tmp_path: Path, capsys, name: str):
+    path = tmp_path / "tiny" / "table1" / name
+    path.mkdir(parents=True)
+    assert main(command(tmp_path, "method=greedy")) == WRONG
     errors = capsys.readouterr().err
-    assert "results cannot be written" in errors
-    assert "Traceback" not in errors
+    assert errors == f"error: {path} must be a file; got a folder. Move it, or choose results_dir=DIR.\n"
+    assert not list(tmp_path.rglob("*.jsonl"))
 
 
 def test_unknown_target_error_lists_valid_ones(capsys):

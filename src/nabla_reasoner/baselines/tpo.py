@@ -109,6 +109,20 @@ class TPO:
         self.max_new_tokens = max_new_tokens
         self.sampling = Sampling(temperature, top_p, top_k).check()
 
+    def check_prompts(self, problems: Sequence[Problem], policy: Policy) -> None:
+        """Raise ValueError if a request would exceed the policy's context with replies at their length limits in it."""
+        answer, critique = self.max_new_tokens, self.max_critique_tokens
+        stages = {  # template, length of the replies in it, limit of the reply to it
+            "critique": (CRITIQUE, 2 * answer, critique),
+            "instructions": (INSTRUCTIONS, answer + critique, critique),
+            "revision": (REVISION, answer + critique, answer),
+        }
+        empty = dict.fromkeys(("best", "worst", "critique", "instructions"), "")
+        for problem in problems:
+            for stage, (template, replies, limit) in stages.items():
+                length = len(_request_ids(policy, template.format(question=problem.question, **empty))) + replies
+                _check_fits(policy, problem, f"{stage}, with replies of full length,", length, limit)
+
     @checked
     def solve(
         self, problems: Sequence[Problem], policy: Policy, reward: RewardModel, seed: int = 0, repeat: int = 0
@@ -121,6 +135,7 @@ class TPO:
         """
         reward = reward.for_policy(policy)
         sampler = KeyedSampler(policy, self.sampling, seed, repeat)
+        self.check_prompts(problems, policy)
         cases = [_Case(problem, reward.prompt_ids(problem.messages)) for problem in problems]
         for case in cases:
             reward.check_length(len(case.reward_prompt), self.max_new_tokens)
@@ -185,13 +200,22 @@ def _sample(
 ) -> list[list[Rollout]]:
     """Return `count` replies of at most `limit` tokens to each request; one prefill per request is charged."""
     policy = sampler.policy
-    prompts = [policy.prompt_ids([{"role": "user", "content": request}]) for request in requests]
+    prompts = [_request_ids(policy, request) for request in requests]
     for case, prompt in zip(cases, prompts, strict=True):
-        if len(prompt) + limit > policy.context:
-            raise ValueError(
-                f"TPO's prompt of {stage} and its reply must fit the context of {policy.context} tokens of "
-                f"{policy.name}; got {len(prompt)} + {limit} for problem {case.problem.id}. Lower "
-                "max_new_tokens or max_critique_tokens."
-            )
+        _check_fits(policy, case.problem, stage, len(prompt), limit)
         case.log.trajectory.charge(cost.prefill(policy.size, cost.one_pass(0, len(prompt))))
     return sampler.draw([case.problem for case in cases], prompts, f"{stage} sample", count, limit)
+
+
+def _request_ids(policy: Policy, request: str) -> list[int]:
+    return policy.prompt_ids([{"role": "user", "content": request}])
+
+
+def _check_fits(policy: Policy, problem: Problem, stage: str, length: int, limit: int) -> None:
+    """Raise ValueError if a prompt of `length` tokens and a reply of `limit` exceed the policy's context."""
+    if length + limit > policy.context:
+        raise ValueError(
+            f"TPO's prompt of {stage} and its reply must fit the context of {policy.context} tokens of "
+            f"{policy.name}; got {length} + {limit} for problem {problem.id}. Lower max_new_tokens or "
+            "max_critique_tokens, or use a policy with a longer context."
+        )

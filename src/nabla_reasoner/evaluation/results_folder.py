@@ -23,6 +23,10 @@ UNWRITABLE = (
 )
 
 
+# Ends of the names of files in a results folder.
+ENDS = {".json", ".jsonl", ".csv", ".md", ".tex", ".png", ".pdf"}
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Make the folder if it is missing, and hold its lock while the block runs.
@@ -30,12 +34,16 @@ def locked(folder: Path) -> Iterator[None]:
     The lock belongs to the process and ends with it, however it ends. A folder in which nothing was written is removed.
 
     Raises:
-        ValueError: the folder cannot be written, or another command holds the lock.
+        ValueError: the folder cannot be written, holds a folder where a file belongs, or another command holds the
+            lock.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     descriptor = None
     try:
         descriptor = _open_lock(folder)
+        for path in (*folder.iterdir(), *folder.glob("wandb/*.json")):
+            if path.suffix in ENDS and path.is_dir():
+                raise ValueError(f"{path} must be a file; got a folder. Move it, or choose results_dir=DIR.")
         yield
     finally:
         if descriptor is not None:

@@ -16,6 +16,7 @@ from ..evaluation.results_folder import locked, written_files
 from ..evaluation.rollout_engine import RolloutEngine, check_cells, engine_summary
 from ..reporting import wandb_runs
 from ..reporting.wandb_live import shown_live
+from ..types import ChecksPrompts
 from . import launching
 from .command import DONE, FAILED, Command, refusing
 
@@ -125,6 +126,9 @@ def check(command: Command, sweeps: Sequence[Sweep]) -> tuple[list[BuiltCell], d
             lengths = [len(model.prompt_ids(problem.messages)) for problem in problems]
             model.check_length(max(lengths), cell.response_limit)
         attention |= {cell.policy.name: policy.attention, cell.reward.name: reward.attention}
+    for cell, method, problems in built:
+        if isinstance(method, ChecksPrompts):
+            method.check_prompts(problems, build.outline_models(cell)[0])
     return built, attention
 
 

@@ -13,11 +13,12 @@ from ..planning import machines, text, training
 from ..planning.cells import check_memory, plan_cells
 from ..planning.training_recipes import scale_estimate, trainings
 from ..planning.work import check_budget
+from ..types import ChecksPrompts, Problem
 from .command import DONE, HOW, Command, refusing
 
 OPTION = "gpu="
-# Settings that no method and no task can refuse.
-SAFE = {*GROUPS, *HOW, "seed", "num_problems", "batch_size", "device", "devices", "dtype", "threads"}
+# Settings that no method, task or model can refuse.
+SAFE = {*GROUPS, *HOW, "seed", "num_problems", "batch_size", "device", "devices", "dtype", "threads"} - {"method"}
 
 
 def run(command: Command, settings: None) -> int:
@@ -60,11 +61,16 @@ def _check_parts(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
         build.build_method(cell)
     for cell in {cell.task.model_dump_json(): cell for cell in cells if cell.task.dataset is not None}.values():
         build.build_problems(cell if cell.split == "validation" else cell.changed(num_problems=1))
-    models = {(cell.policy.path, cell.reward.path, cell.reward.kind, cell.response_limit): cell for cell in cells}
+    models = {
+        (cell.policy.path, cell.reward.path, cell.reward.kind, cell.method.model_dump_json()): cell for cell in cells
+    }
     for cell in models.values():
         if all(Path(locate(path)).is_dir() for path in (cell.policy.path, cell.reward.path)):
-            for model in build.outline_models(cell.changed(device="cpu")):
+            policy, reward = build.outline_models(cell.changed(device="cpu"))
+            for model in (policy, reward):
                 model.check_length(1, cell.response_limit)
+            if isinstance(method := build.build_method(cell), ChecksPrompts):
+                method.check_prompts([Problem("any", "", None, "free")], policy)
 
 
 def _show_trainings(target: Target, overrides: Sequence[str], chosen: Sequence[str]) -> None:

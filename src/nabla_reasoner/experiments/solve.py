@@ -19,7 +19,7 @@ from ..models import Policy, RewardModel
 from ..reporting.trace_page import number, token_text, trace_page
 from ..tasks.grading import grade
 from ..tasks.trained_questions import EXAMPLES, trained_question
-from ..types import Method, Problem, Solution, check_unicode
+from ..types import ChecksPrompts, Method, Problem, Solution, check_unicode
 from .command import DONE, FAILED, Command, Refused, refusing
 
 ONLY_TRAINED = (
@@ -60,6 +60,8 @@ def _answer(command: Command, cell: Cell, problem: Problem, shared: list[str], e
         longest = max(cell.max_new_tokens, cell.response_limit)  # greedy decoding's, the method's
         for model in (policy, reward):
             model.check_length(len(model.prompt_ids(problem.messages)), longest)
+        if isinstance(method := methods[cell.method.name], ChecksPrompts):
+            method.check_prompts([problem], policy)
     print(f"policy {policy.name}, reward {reward.name} ({reward.kind})")
     if problem.answer is None and _is_shipped(cell.policy.path):
         print("\n".join([ONLY_TRAINED, *(f"  {' '.join(example.split())}" for example in EXAMPLES.values())]))
