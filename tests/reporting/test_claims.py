@@ -255,6 +255,14 @@ def test_verdict_without_a_part_of_its_evidence_says_so(part: tuple[str, str, st
     assert verdicts(COMMITTED._replace(**{name: rows}))[claim] == TOO_LITTLE
 
 
+def test_trained_policies_are_needed_on_the_tasks_that_have_them():
+    assert enough_evidence.read_grid("small").trained == ("chain_sum",)
+    rows = [row for row in COMMITTED.comparisons if row["task"] == "products" or row["baseline"] not in ("sft", "grpo")]
+    evidence, grid = COMMITTED._replace(comparisons=rows), enough_evidence.read_grid("tiny")
+    assert enough_evidence.lacking("C3", evidence, grid).startswith("2 of 6 cells")
+    assert not enough_evidence.lacking("C3", evidence, grid._replace(trained=("products",)))
+
+
 def test_verdict_on_the_flow_needs_every_kind_of_check():
     rows = [row for row in COMMITTED.checks if not row["name"].startswith("jko_")]
     assert verdicts(COMMITTED._replace(checks=rows))["C9"] == TOO_LITTLE

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from ..config.compose import compose_cells
@@ -20,7 +20,7 @@ class Grid(NamedTuple):
     Attributes:
         policies, tasks, methods, rewards: names; `rewards` of Table 2.
         seeds: number of seeds of each method in Table 1.
-        trained: whether it has policies improved by training.
+        trained: tasks on which it has policies improved by training.
         sizes: problems of each task in a complete run; None if that is not known.
         benchmarks: problems of each task that is a benchmark; None if problems are generated.
     """
@@ -30,7 +30,7 @@ class Grid(NamedTuple):
     methods: tuple[str, ...]
     rewards: tuple[str, ...]
     seeds: dict[str, int]
-    trained: bool
+    trained: tuple[str, ...]
     sizes: dict[str, int | None]
     benchmarks: dict[str, int | None]
 
@@ -61,16 +61,32 @@ def read_grid(scale: str) -> Grid:
         if "policy" not in part:
             count = len(part.get("seed", grid["seed"]).split(","))
             seeds |= dict.fromkeys(part["method"].split(","), count)
+    tasks = tuple(cell.task.name for cell in cells)
+    trained = [part.get("task", ",".join(tasks)).split(",") for part in grid["extra"] if "policy" in part]
     return Grid(
         policies=tuple(grid["policy"].split(",")),
-        tasks=tuple(cell.task.name for cell in cells),
+        tasks=tasks,
         methods=tuple(seeds),
         rewards=tuple(grid["reward"].split(",")),
         seeds=seeds,
-        trained=any("policy" in part for part in grid["extra"]),
+        trained=tuple(dict.fromkeys(itertools.chain(*trained))),
         sizes={cell.task.name: cell.num_problems or cell.task.size for cell in cells},
         benchmarks={cell.task.name: cell.task.size for cell in cells},
     )
+
+
+class _Wanted(NamedTuple):
+    """Rows of which a verdict needs some in each cell, with enough problems.
+
+    Attributes:
+        column: column whose `values` must all be there; None: any row will do.
+        tasks: tasks whose cells must have them; None: all.
+    """
+
+    rows: Rows
+    column: str | None = None
+    values: Sequence[str] = ("",)
+    tasks: Collection[str] | None = None
 
 
 def lacking(claim: str, evidence: Evidence, grid: Grid) -> str:
@@ -80,27 +96,26 @@ def lacking(claim: str, evidence: Evidence, grid: Grid) -> str:
         claim: C1 to C10.
     """
     searches = [name for name in SEARCHES if name in grid.methods]
-    trained = TRAINED if grid.trained else ()
-    wanted: list[tuple[Rows, Iterable[tuple[str, ...]], tuple[str, ...]]] = []
+    wanted: list[_Wanted] = []
     match claim:
         case "C1":
-            wanted = [(compared(evidence.comparisons, "greedy", "rollouts"), [()], ())]
+            wanted = [_Wanted(compared(evidence.comparisons, "greedy", "rollouts"))]
         case "C2":
-            wanted = [(evidence.calls, [(name,) for name in (*searches, OURS)], ("method",))]
-            wanted += [(_pairs(evidence, "rollouts"), [(name,) for name in searches], ("baseline",))]
+            wanted = [_Wanted(evidence.calls, "method", (*searches, OURS))]
+            wanted += [_Wanted(_pairs(evidence, "rollouts"), "baseline", searches)]
         case "C3":
-            wanted = [(_pairs(evidence, "rollouts"), [(name,) for name in (*searches, *trained)], ("baseline",))]
-            wanted += [(_pairs(evidence, "flops"), [(name,) for name in searches], ("baseline",))]
+            wanted = [_Wanted(_pairs(evidence, kind), "baseline", searches) for kind in ("rollouts", "flops")]
+            wanted += [_Wanted(_pairs(evidence, "rollouts"), "baseline", TRAINED, grid.trained)]
         case "C4":
             rows = [row for row in evidence.rewards if row["method"] == OURS and row["accuracy"] is not None]
-            wanted = [(rows, [(name,) for name in grid.rewards], ("reward",))]
+            wanted = [_Wanted(rows, "reward", grid.rewards)]
         case "C5":
             rows = [
                 row for row in evidence.rejections if row["variant"] in ("fixed", None) and row["rejected"] is not None
             ]
-            wanted = [(rows, [(BEST_OF_N,), (NULL_ARM,), (OURS,)], ("method",))]
+            wanted = [_Wanted(rows, "method", (BEST_OF_N, NULL_ARM, OURS))]
         case "C6":
-            wanted = [(evidence.budgets, [(BEST_OF_N,), ("self_consistency",), (OURS,)], ("method",))]
+            wanted = [_Wanted(evidence.budgets, "method", (BEST_OF_N, "self_consistency", OURS))]
         case "C7":
             return _ablation_lacking(evidence, "past_only")
         case "C8":
@@ -113,7 +128,7 @@ def lacking(claim: str, evidence: Evidence, grid: Grid) -> str:
         case "C10":
             seconds = [row for row in evidence.expenses if (row["method"], row["quantity"]) == (OURS, "seconds")]
             seconds = [row for row in seconds if row["ratio"] is not None]
-            wanted = [(seconds, [()], ())]
+            wanted = [_Wanted(seconds)]
             cases = {row["case"] for row in evidence.bench if row["ratio_to_reference"] is not None}
             measured = [cell for cell in _cells(grid) if f"gradient_flops__{'__'.join(cell)}" in cases]
             if len(measured) < len(_cells(grid)):
@@ -130,16 +145,17 @@ def _cells(grid: Grid) -> list[tuple[str, str]]:
     return list(itertools.product(grid.policies, grid.tasks))
 
 
-def _cells_lacking(wanted: Collection[tuple[Rows, Iterable[tuple[str, ...]], tuple[str, ...]]], grid: Grid) -> str:
-    """Count the cells of the grid with enough problems in all that is wanted: rows, values and their columns."""
+def _cells_lacking(wanted: Collection[_Wanted], grid: Grid) -> str:
+    """Count the cells of the grid with enough problems in all that is wanted."""
     fewest = dict.fromkeys(_cells(grid), math.inf)  # problems of a cell, in the part with the fewest
-    for rows, values, columns in wanted:
+    for part in wanted:
         problems: dict[tuple[str, ...], float | int] = {}
-        for row in rows:
-            key = (row["policy"], row["task"], *(row[column] for column in columns))
+        for row in part.rows:
+            key = (row["policy"], row["task"], row[part.column] if part.column else "")
             problems[key] = max(problems.get(key, 0), row["num_problems"] or 0)
-        for value, cell in itertools.product(list(values), fewest):
-            fewest[cell] = min(fewest[cell], problems.get((*cell, *value), 0))
+        for value, cell in itertools.product(part.values, fewest):
+            if part.tasks is None or cell[1] in part.tasks:
+                fewest[cell] = min(fewest[cell], problems.get((*cell, value), 0))
     lacking_in = [number for cell, number in fewest.items() if number < grid.enough(cell[1])]
     if not lacking_in:
         return ""
