@@ -331,7 +331,8 @@ def test_tasks_of_the_recipe_are_those_that_were_chosen():
     assert used == chosen
 
 
-SHIPPED = ("smollm2-lora", "smollm2-verifier-lora", "smollm2-gcd-lora")  # adapters; others are to be trained
+# Adapters; others are to be trained.
+SHIPPED = ("smollm2-lora", "smollm2-verifier-lora", "smollm2-gcd-lora", "smollm2-verifier-gcd-lora")
 
 
 @pytest.mark.parametrize("task", ["chain_sum", "gcd", "number_format"])
