@@ -51,6 +51,11 @@ UNSEEN = ("gcd", "simple_equations")  # tasks of scale=unseen
 CODER_TASKS = ("gsm8k", "math500")  # of scale=coder
 ADAPTERS = {"likelihood": ("likelihood", "right answers"), "classifier": ("verifier", "verdicts, at every token")}
 SMALL_TASKS = {"chain_sum": "sums", "gcd": "common divisors", "number_format": "notations"}
+CHOSEN = {
+    "chain_sum": "sums of two two-digit numbers",
+    "gcd": "greatest common divisor of two numbers up to 60",
+    "number_format": "the larger or smaller of two numbers in different notations",
+}
 SMALL_REWARDS = ("smollm2", "smollm2-verifier")  # likelihood and verifier of scale=small
 VERIFIERS = {
     "verifier-implicit-300": "log-ratio, 300 steps",
@@ -419,6 +424,29 @@ def gsm8k_table(rows: Rows) -> Iterator[str]:
         )
 
 
+def small_tasks(rows: Rows) -> Iterator[str]:
+    """The chosen combinations of task, difficulty and prompt of scale=small."""
+    table = pd.read_csv(ROOT / "assets/sweeps/small_prompts.csv")
+    chosen = table[table.chosen].set_index("task")
+    assert set(chosen.index) == set(CHOSEN)
+    for task, label in CHOSEN.items():
+        row = chosen.loc[task]
+        yield line(label, *(f"{row[column]:.1f}" for column in ("greedy", "one_sample", "any_of_n")))
+
+
+def improvement_sentences(rows: Rows) -> Iterator[str]:
+    """Validation accuracy before and after GRPO, of docs/models.md."""
+    trained = pd.read_csv(ROOT / "assets/sweeps/improvement.csv")
+    after = trained[trained.shipped].set_index("policy").validation_accuracy
+    before = {
+        name: pd.read_csv(ROOT / f"assets/curves/{name}.csv")["validation/accuracy"].dropna().iloc[0]
+        for name in ("tiny-instruct-grpo", "tiny-base-grpo")
+    }
+    yield f"from {before['tiny-instruct-grpo']:.1f} to {after['tiny-instruct-grpo']:.1f} % (tiny-instruct),"
+    yield f"and after SFT from {after['tiny-base-sft']:.1f} to {after['tiny-base-sft-grpo']:.1f} %."
+    yield f"Its {after['tiny-base-grpo']:.1f} %, from {before['tiny-base-grpo']:.1f}, is the best of"
+
+
 def small_rewards(rows: Rows) -> Iterator[str]:
     """The manifests of the adapters of scale=small that were trained so far: a pair for each task."""
     folders = sorted((ROOT / "assets/rewards").glob("smollm2*-lora"))
@@ -627,7 +655,7 @@ TABLES = {
         *(unseen, unseen_paired, coder, coder_paired, gsm8k_table),
     ),
     "docs/deviations.md": (step_table,),
-    "docs/models.md": (policies_table, rewards_table, improved_table, small_rewards, small, small_paired),
+    "docs/models.md": (policies_table, rewards_table, improved_table, small_tasks, small_rewards, small, small_paired),
     "docs/ablations.md": (ablation_table, forms_table, movement_table, right_token_table),
     "docs/ppo.md": (ppo_table,),
     "docs/benchmark.md": (profile_table,),
@@ -787,7 +815,8 @@ def readme_sentences(rows: Rows) -> Iterator[str]:
         index="method", columns=["policy", "task"], values="seconds"
     )
     guided = seconds.loc["guided_decoding_gradient"] / seconds.loc["nabla_reasoner_prefix"]
-    yield f"and {ranged(guided, '.2f')} of the prefix form's seconds."
+    share = f"{ranged(flops_ratios(rows, 'guided_decoding_gradient'), '.1f')} of Best-of-8's FLOPs"
+    yield f"takes {share} and {ranged(guided, '.2f')} of the prefix form's seconds."
     yield f"decoded greedily, is within {ahead_of_judge(rows).max():.1f} points of every cell's best method (Table 2)."
     forms = ("nabla_reasoner", "nabla_reasoner_prefix")
     outcome_flops, prefix_flops = (flops_over_best_of_8(rows, form) for form in forms)
@@ -857,6 +886,10 @@ def ablation_sentences(rows: Rows) -> Iterator[str]:
         f"{rows_all.flops_ratio:.1f} times the FLOPs."
     )
     yield f"The cost is only {100 * (every.flops_ratio - 1):.0f} % more FLOPs"
+    yield f"**`variant=release`** gains {value['variant_release'].difference:.1f} points on the default."
+    assert value["variant_release"].verdict == "better"
+    yield f"(`variant=paper`) costs {value['variant_paper'].flops_ratio:.1f} times the FLOPs; no difference is shown."
+    assert value["variant_paper"].verdict == NO_DIFFERENCE
     cached = value["without_caching"]
     yield f"the same {cached.num_problems} responses cost {cached.flops_ratio:.0f} times the FLOPs."
 
@@ -1038,7 +1071,9 @@ SENTENCES = {
     "configs/method/mh_resampling.yaml": resampling_sentences,
     "configs/method/soft_best_of_n.yaml": lambda rows: equal_temperatures(rows, "soft_best_of_n"),
     "configs/method/weighted_self_consistency.yaml": lambda rows: equal_temperatures(rows, "weighted_self_consistency"),
-    "docs/models.md": lambda rows: itertools.chain(small_sentences(rows), judge_sentence(rows)),
+    "docs/models.md": lambda rows: itertools.chain(
+        small_sentences(rows), judge_sentence(rows), improvement_sentences(rows)
+    ),
     "docs/results.md": results_sentences,
     "docs/ablations.md": ablation_sentences,
     "docs/benchmark.md": lambda rows: itertools.chain(bench_sentences(rows), bench_gpu_sentences(rows)),

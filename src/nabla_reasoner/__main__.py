@@ -58,12 +58,13 @@ def _run(target: Target, arguments: Sequence[str]) -> int:
     """
     if target.repository:
         needs_repository(target.name)
-    from .config.overrides import written_out
+    from .config.overrides import check_launching, written_out
 
     positional = 1 if target.argument else 0
     argument, overrides = "".join(arguments[:positional]), written_out(arguments[positional:])
     if target.argument and not argument.strip():
         raise ValueError(f"{target.name} needs {target.argument}; got {argument!r}. Example: {target.example}")
+    check_launching(target, overrides)
     settings = _settings(target, overrides)
     chosen_mode("offline")  # a wrong WANDB_MODE is refused before anything is computed
 

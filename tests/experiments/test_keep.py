@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from toy_runs import write_summary
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.config import compose, fingerprint
 from nabla_reasoner.config.cell import Cell
+from nabla_reasoner.config.overrides import quoted
 from nabla_reasoner.config.sweeps import Sweep
 from nabla_reasoner.config.targets import find
 from nabla_reasoner.evaluation.cell_records import record_file
@@ -20,6 +22,7 @@ from nabla_reasoner.experiments.command import DONE, FAILED, Command
 from nabla_reasoner.types import Problem
 
 ROOT = Path(__file__).resolve().parents[2]
+NARROW = ("policy=tiny-base", "task=products", "seed=0")
 
 
 @pytest.fixture
@@ -180,6 +183,48 @@ def test_every_cell_must_be_complete(tmp_path: Path, two_cells: list[Cell]):
     assert gap == f"1 of 2 cells of table1, e.g. {path.stem} is not complete"
 
 
+@pytest.mark.parametrize("folder", ["", "budget", "mine"])
+def test_records_of_other_cells_are_not_kept_beside_the_default_ones(tmp_path: Path, two_cells, folder: str):
+    path = record_file(two_cells[0])
+    other = path.parents[1] / folder / "records" / path.name.replace("__s0", "__s3")
+    other.parent.mkdir(parents=True, exist_ok=True)
+    other.write_text(path.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
+    (gap,) = keep.gaps(find("table1"), tmp_path)
+    assert gap == f"records of other cells, which have rows too, e.g. {other}"
+
+
+@pytest.mark.parametrize(("target", "file"), [("table1", "table.csv"), ("figure3", "figure3.csv")])
+def test_rows_older_than_the_records_are_not_kept(tmp_path: Path, gallery: Path, two_cells, target: str, file: str):
+    folder = tmp_path / "tiny" / target
+    write_summary(folder, f"./reproduce.sh {target}", status="finished")
+    rows = folder / file
+    rows.write_text("x\n", encoding="utf-8")
+    assert keep.keep_complete(tmp_path, [find(target)]) == []
+    os.utime(rows, ns=(0, record_file(two_cells[1]).stat().st_mtime_ns - 1))
+    reason = f"{rows} is older than the records: run ./reproduce.sh {target} again"
+    assert keep.keep_complete(tmp_path, [find(target)]) == [reason]
+
+
+def test_target_without_records_is_judged_by_its_command(tmp_path: Path, gallery: Path):
+    folder = tmp_path / "tiny" / "fidelity"
+    for words, reasons in (
+        ("threads=1 hydra.sweeper.max_batch_size=2", []),
+        ("positions=2", ["fidelity was run with positions=2"]),
+    ):
+        write_summary(folder, f"./reproduce.sh fidelity {words}", status="finished")
+        (folder / "table.csv").write_text("x\n", encoding="utf-8")
+        assert keep.keep_complete(tmp_path, [find("fidelity")]) == reasons
+    assert "data/fidelity.csv" in files(gallery)
+
+
+@pytest.mark.parametrize("name", ["it's", 'a"b', "${b}", "x, y", "a\\", "a\\'b"])
+def test_name_of_the_results_folder_is_read_as_it_is(name: str):
+    (cell,) = compose.compose_cells(["experiment=table1", *NARROW, "method=greedy", f"results_dir={quoted(name)}"])
+    assert cell.results_dir == name
+    if "$" not in name:  # Hydra resolves it later
+        assert keep.results_folder(Command(find("table1"), (f"results_dir={quoted(name)}",))) == Path(name)
+
+
 @pytest.mark.parametrize("content", ["", "{}", None])
 def test_every_cell_must_have_the_default_settings(tmp_path: Path, two_cells: list[Cell], content: str | None):
     path = record_file(two_cells[0])
@@ -194,6 +239,7 @@ def test_folder_may_stand_in_for_a_hub_name_only_and_threads_are_free_where_cell
     words = ("policy.path=/a", "reward.path=/b", "keep=true")
     keep.check(Command(find("table1"), ("scale=coder", "task.path=c.jsonl", *words)))
     keep.check(Command(find("table1"), ("threads=2", "devices=2", "keep=true")))
+    keep.check(Command(find("table1"), ("hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60", "keep=true")))
     with pytest.raises(ValueError, match=r"got threads=2\."):
         keep.check(Command(find("bench"), ("threads=2", "keep=true")))
     with pytest.raises(ValueError, match="got policy.path=/a reward.path=/b"):

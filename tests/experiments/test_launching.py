@@ -100,3 +100,55 @@ def test_failed_job_is_told_and_its_cell_is_not_done(tmp_path: Path, capsys, mon
     told = capsys.readouterr().err
     assert "a job failed (RuntimeError: job 17 died)" in told
     assert "not done: tiny-base products greedy seed 0 (5 of 5 problems)" in told
+
+
+@pytest.mark.parametrize("solved", [0, 2])
+def test_records_survive_a_launch_that_solves_nothing(tmp_path: Path, capsys, monkeypatch, solved: int):
+    words = command(tmp_path, "method=greedy")
+    assert main(words) == 0
+    (path,) = tmp_path.rglob("*.jsonl")
+    before = {file: file.read_bytes() for file in (path, settings_path(path))}
+
+    def launch(overrides, runner):
+        assert not path.exists(), "jobs begin anew"
+        assert overrides[-1] == "overwrite=false"
+        settings_path(path).write_text("{}", encoding="utf-8")
+        path.write_bytes(b"".join(before[path].splitlines(keepends=True)[:solved]))
+        if not solved:
+            path.unlink()
+        raise RuntimeError("sbatch: not found")
+
+    monkeypatch.setattr(launching, "_launch", launch)
+    monkeypatch.setattr(launching, "_installed", lambda: True)
+    assert main([*words, "overwrite=true", "hydra/launcher=submitit_slurm"]) == FAILED
+    told = capsys.readouterr().err
+    assert "a job failed (RuntimeError: sbatch: not found)" in told
+    assert f"words are in {tmp_path / 'tiny' / 'table1' / '.submitit'}" in told
+    assert ("whose earlier records are kept" in told) == (not solved)
+    if solved:
+        assert path.read_bytes().count(b"\n") == solved
+    else:
+        assert {file: file.read_bytes() for file in before} == before
+    assert not list(tmp_path.rglob("*.replaced"))
+
+
+def test_records_of_a_running_job_are_not_replaced(tmp_path: Path, capsys, monkeypatch):
+    words = command(tmp_path, "method=greedy")
+    assert main(words) == 0
+    monkeypatch.setattr(launching, "_installed", lambda: True)
+    (path,) = tmp_path.rglob("*.jsonl")
+    with locked(compose_cells(["experiment=table1", *words[1:]])[0]):
+        assert main([*words, "overwrite=true", "hydra/launcher=submitit_slurm"]) == WRONG
+    assert "another process solves the problems of" in capsys.readouterr().err
+    assert path.read_bytes().count(b"\n") == 5
+
+
+@pytest.mark.parametrize("target", ["fidelity", "figure1", "theorem", "models"])
+def test_launcher_is_refused_where_no_cells_run_as_jobs(tmp_path: Path, capsys, target: str):
+    assert main([target, "hydra/launcher=submitit_slurm"]) == WRONG
+    assert f"{target} computes in its own process. Leave it out." in capsys.readouterr().err
+
+
+def test_setting_of_a_launcher_needs_a_launcher(tmp_path: Path, capsys):
+    assert main(command(tmp_path, "method=greedy", "hydra.launcher.timeout_min=60")) == WRONG
+    assert "hydra.launcher.timeout_min=60 is for a launcher, and none is chosen" in capsys.readouterr().err

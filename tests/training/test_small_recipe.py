@@ -279,11 +279,21 @@ def test_recipe_writes_both_adapters_and_what_they_are_worth(graded, tmp_path, m
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_adapter_cannot_be_cut_to_a_rank_beyond_its_own(tmp_path):
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"kept_rank": 9}, r"rewards.verifier.kept_rank must be at most 8.*got 9"),
+        ({"lora": {"use_rslora": True}}, r"rewards.verifier.lora.use_rslora must be left out"),
+        ({"lora": {"rank_pattern": {"q_proj": 4}}}, r"rewards.verifier.lora.rank_pattern must be left out"),
+    ],
+)
+def test_adapter_that_cannot_be_cut_is_refused(tmp_path, changed: dict, message: str):
     from nabla_reasoner.training.recipes import small
 
-    config = toy_recipe(tmp_path, "rewards.verifier.kept_rank=9")
-    with pytest.raises(ValueError, match=r"rewards.verifier.kept_rank must be at most 8.*got 9"):
+    config = toy_recipe(tmp_path)
+    OmegaConf.set_struct(config, False)
+    config = OmegaConf.merge(config, {"rewards": {"verifier": changed}})
+    with pytest.raises(ValueError, match=message):
         small.stages_of(config, {})
 
 

@@ -1,5 +1,6 @@
 """Token-level verifiers: labels by hand, loss by direct computation, no worked solution, checkpoints, resumption."""
 
+import copy
 import math
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from nabla_reasoner.training.recipes import manifest, tiny, verifiers
 from nabla_reasoner.types import Problem
 
 NONE = verifier.NO_LABEL
+ROWS = len(tiny.load_tokenizer(toys.model_folder("llama")))  # token ids
 RAGGED = [
     Example("a", [2, 9, 10], [40, 41, 1], [NONE, 0.25, 1.0]),
     Example("a", [2, 9], [42, 1], [0.5, 0.0]),
@@ -93,6 +95,10 @@ def classifier(seed: int = 5) -> torch.nn.Module:
     return model
 
 
+def language_models() -> list[torch.nn.Module]:
+    return [transformers.AutoModelForCausalLM.from_pretrained(toys.model_folder("llama", seed=n)) for n in (0, 7)]
+
+
 @pytest.mark.parametrize("language_weight", [0.0, 0.3])
 def test_loss_equals_direct_computation(language_weight: float):
     model = classifier()
@@ -111,20 +117,18 @@ def test_loss_equals_direct_computation(language_weight: float):
             targets[:, : len(prompt)] = -100
             tokens, right = tokens + language(ids, labels=targets).loss * len(response), right + len(response)
     expected = torch.stack(values).mean() + language_weight * tokens / right
-    loss = verifier.verifier_loss(model, pad(RAGGED), language_weight)
+    loss = verifier.verifier_loss(model, pad(RAGGED), language_weight, ROWS)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_loss_of_wrong_responses_has_no_language_part():
     wrong = [Example("a", [2, 9], [40, 1], [0.0, 0.0])]
-    losses = [verifier.verifier_loss(classifier(), pad(wrong), weight) for weight in (0.0, 5.0)]
+    losses = [verifier.verifier_loss(classifier(), pad(wrong), weight, ROWS) for weight in (0.0, 5.0)]
     assert losses[0] == losses[1]
 
 
 def test_ratio_loss_equals_direct_computation():
-    models = [
-        transformers.AutoModelForCausalLM.from_pretrained(toys.model_folder("llama", seed=seed)) for seed in (0, 7)
-    ]
+    models = language_models()
     losses = []
     for _, prompt, response, labels in RAGGED:
         ids = torch.tensor([prompt + response])
@@ -133,8 +137,26 @@ def test_ratio_loss_equals_direct_computation():
         trained, reference = (-model(ids, labels=targets).loss * len(response) for model in models)
         chance = (0.5 * (trained - reference)).sigmoid()
         losses.append(-(labels[-1] * chance.log() + (1 - labels[-1]) * (1 - chance).log()))
-    loss = verifier.ratio_loss(*models, pad(RAGGED), 0.5)
+    loss = verifier.ratio_loss(*models, pad(RAGGED), 0.5, ROWS)
     torch.testing.assert_close(loss, torch.stack(losses).mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_rows_beyond_the_vocabulary_change_no_loss():
+    wide = [classifier(), *(copy.deepcopy(model) for model in language_models())]
+    for model in wide:
+        model.resize_token_embeddings(ROWS + 64)
+        torch.nn.init.normal_(model.get_input_embeddings().weight.data[ROWS:])
+        if model.get_output_embeddings() is not None:
+            torch.nn.init.normal_(model.get_output_embeddings().weight.data[ROWS:])
+    plain = [
+        verifier.verifier_loss(classifier(), pad(RAGGED), 1.0, ROWS),
+        verifier.ratio_loss(*language_models(), pad(RAGGED), 0.5, ROWS),
+    ]
+    losses = [
+        verifier.verifier_loss(wide[0], pad(RAGGED), 1.0, ROWS),
+        verifier.ratio_loss(*wide[1:], pad(RAGGED), 0.5, ROWS),
+    ]
+    torch.testing.assert_close(losses, plain)
 
 
 def test_ratio_recipe_writes_likelihood_rewards_against_its_start(graded, tmp_path, monkeypatch):
@@ -163,7 +185,7 @@ def test_start_has_language_model_weights_and_score_zero():
     for name, tensor in language.model.state_dict().items():
         assert torch.equal(tensor, model.model.state_dict()[name])
     assert not model.score.weight.any()
-    assert verifier.verifier_loss(model, pad(RAGGED), 0.0).item() == pytest.approx(math.log(2))
+    assert verifier.verifier_loss(model, pad(RAGGED), 0.0, ROWS).item() == pytest.approx(math.log(2))
 
 
 def test_outcome_label_is_the_verdict_at_every_token(graded):

@@ -1,5 +1,6 @@
 """Overrides of a command line: their spelling, Hydra's grammar, and whether a choice exists."""
 
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -8,7 +9,9 @@ from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import OverrideParseException
 
 from .schema import GROUPS, choices
+from .targets import Target
 
+LAUNCHER = "hydra/launcher="
 TRAINED_METHODS = ("sft", "grpo")  # policies of their own, often looked for as methods
 
 
@@ -50,6 +53,26 @@ def parse(overrides: Sequence[str], groups: bool = True) -> list[Override]:
             _check_choice(override)
         parsed.append(override)
     return parsed
+
+
+def check_launching(target: Target, overrides: Sequence[str]) -> None:
+    """Raise ValueError on settings of a launcher where none is used."""
+    words = [word for word in overrides if word.startswith(("hydra/", "hydra."))]
+    if not words or target.settings == "plan":
+        return
+    if not target.has_records:
+        raise ValueError(
+            f"{words[0]} is for targets that run cells as jobs; {target.name} computes in its own process. Leave it "
+            "out."
+        )
+    if not any(word.startswith(LAUNCHER) for word in words):
+        raise ValueError(f"{words[0]} is for a launcher, and none is chosen. Add e.g. {LAUNCHER}submitit_slurm.")
+
+
+def quoted(text: str) -> str:
+    """Return a text in quotes, as the value of a setting that Hydra's grammar reads as this text."""
+    doubled = re.sub(r"(\\*)(?='|$)", lambda backslashes: 2 * backslashes[1], text)
+    return "'" + doubled.replace("'", "\\'").replace("${", "\\${") + "'"
 
 
 def _check_choice(override: Override) -> None:

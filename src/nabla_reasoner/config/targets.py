@@ -48,6 +48,11 @@ class Target:
     in_all: bool = True
     repository: bool = False
 
+    @property
+    def has_records(self) -> bool:
+        """Whether it runs a sweep of cells and writes their records."""
+        return any(name.endswith(("records/", "budget/")) for name in self.writes)
+
     def path(self, scale: str) -> str:
         """Return the folder below `results_dir`."""
         return self.folder.format(scale=scale)

@@ -21,8 +21,8 @@ from ..serving.prompt_scores import TOKENS_AFTER
 from ..serving.rollouts import ServedPolicy
 from ..serving.served import ServedRollouts
 from ..serving.served_scores import ServedScores, check_scores
-from .cell_records import record_file
-from .records import append_records
+from .cell_records import locked, record_file
+from .records import append_records, settings_path
 
 TEST_PROMPTS = 4  # prompts of the cell whose greedy continuations are compared before the run
 LOG = "server.log"
@@ -168,6 +168,44 @@ def remove_records(cell: Cell) -> None:
     path = record_file(cell)
     for file in (path, mismatch_file(path)):
         file.unlink(missing_ok=True)
+
+
+def set_records_aside(cell: Cell) -> None:
+    """Rename a cell's records and the files beside them, so that jobs begin anew and a failed launch loses nothing.
+
+    Raises:
+        ValueError: another process solves the cell's problems.
+    """
+    with locked(cell):
+        for file in _cell_files(cell):
+            if file.exists() and file.stat().st_size:
+                file.replace(_aside(file))
+
+
+def put_records_back(cell: Cell) -> bool:
+    """Undo `set_records_aside` if the cell has no new records; otherwise remove the old ones.
+
+    Returns:
+        Whether the old ones are back.
+    """
+    records, *_ = files = _cell_files(cell)
+    is_replaced = records.exists()
+    is_back = not is_replaced and _aside(records).exists()
+    for file in files:
+        if is_back and _aside(file).exists():
+            _aside(file).replace(file)
+        elif is_replaced:
+            _aside(file).unlink(missing_ok=True)
+    return is_back
+
+
+def _cell_files(cell: Cell) -> tuple[Path, ...]:
+    records = record_file(cell)
+    return records, settings_path(records), mismatch_file(records)
+
+
+def _aside(file: Path) -> Path:
+    return file.with_name(f"{file.name}.replaced")
 
 
 def append_mismatch(records: Path, problems: Sequence[str], repeat: int, engines: dict[str, ComparedServer]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.data_folder import PACKAGE, SCRIPT, data_folder, repository, spelled
+from ..config.overrides import quoted
 from ..config.settings import SETTINGS
 from ..config.targets import Target, targets
 from ..evaluation import provenance
@@ -39,7 +40,7 @@ def stage_arguments(target: Target, settings: Mapping[str, str]) -> list[str]:
         return [target.name, *([f"results_dir={results}"] if (scale, results) == ("tiny", "results") else [])]
     arguments = [f"scale={scale}"] if target.scales and scale != "tiny" else []
     if results != "results":
-        arguments.append(f"results_dir={results if PLAIN.fullmatch(results) else repr(results)}")
+        arguments.append(f"results_dir={results if PLAIN.fullmatch(results) else quoted(results)}")
     if wandb != DEFAULT_WANDB and "wandb" in SETTINGS[target.settings].model_fields:
         arguments.append(f"wandb={wandb}")
     return [target.name, *arguments]

@@ -2,8 +2,8 @@
 
 What is kept comes from a complete run of a scale's default settings: every cell of the target, all its problems.
 Anything else stays in the results folder. Rows of another scale than `tiny` have its name at their end; no figures.
-Where cells run, threads and devices are free, and what a default run fetches from the hub may be read from a folder or
-file instead (policy.path, reward.path, task.path).
+Launchers, threads and the number of devices are free, and what a default run fetches from the hub may be read from a
+folder or file instead (policy.path, reward.path, task.path).
 """
 
 import json
@@ -17,6 +17,7 @@ import pandas as pd
 from ..config import fingerprint
 from ..config.data_folder import data_folder, needs_repository, repository
 from ..config.hub_cache import is_hub_name
+from ..config.overrides import parse, quoted
 from ..config.sweeps import compose_sweeps
 from ..config.targets import Target, find, kept_rows, targets
 from ..evaluation.provenance import read_summary
@@ -28,6 +29,8 @@ from .command import DONE, FAILED, HOW, Command
 GALLERY = data_folder() / "figures"
 FREE = ("keep", "docs", *HOW)  # settings that change no result
 PLACES = ("policy.path", "reward.path", "task.path")  # where a model or a benchmark lies
+LAUNCHING = ("hydra/launcher", "hydra.launcher.", "hydra.sweeper.")  # beginnings of the settings of a launcher
+RECORDS = ("records", "budget")  # names of the folders of records
 OWN = ("report", "figures")  # targets that keep what other targets made, by themselves
 
 
@@ -37,9 +40,9 @@ def asked(command: Command) -> bool:
 
 
 def setting(command: Command, name: str, default: str) -> str:
-    """Return a setting as it was typed last, without quotes; the default if it was not."""
-    words = [word.partition("=")[2] for word in command.overrides if word.startswith(f"{name}=")]
-    return words[-1].strip("'\"") if words else default
+    """Return a text setting as it was typed last; the default if it was not."""
+    words = [word for word in command.overrides if word.startswith(f"{name}=")]
+    return str(parse(words[-1:])[0].value()) if words else default
 
 
 def scale_of(command: Command) -> str:
@@ -67,10 +70,7 @@ def check(command: Command) -> None:
         keepers = ", ".join([*(name for name, other in targets().items() if other.keeps), *OWN])
         raise ValueError(f"{target.name} has no rows in figures/data/; keep=true is for {keepers}. Leave it out.")
     scale = scale_of(command)
-    changed = _changed(command.overrides)
-    if changed and target.settings == "cells":
-        stand_ins = _stand_ins(target, scale, changed)
-        changed = [word for word in changed if word not in stand_ins and word.split("=")[0] not in fingerprint.FREE]
+    changed = _changed(target, scale, command.overrides)
     if changed:
         raise ValueError(
             f"keep=true needs a complete run of the default settings; got {' '.join(changed)}. "
@@ -174,12 +174,19 @@ def keep_complete(results: Path, chosen: Sequence[Target], scale: str = "tiny") 
 
 def gaps(target: Target, results: Path, scale: str = "tiny") -> list[str]:
     """Return why a target's results are no complete run of a scale's default settings; nothing if they are."""
-    if target.settings == "cells":
-        return _cell_gaps(target, results, scale)
+    if target.has_records:
+        found = _cell_gaps(target, results, scale)
+    else:
+        found = _command_gaps(target, results, scale)
+    return found or _stale(target, results, scale)
+
+
+def _command_gaps(target: Target, results: Path, scale: str) -> list[str]:
+    """Look at the summary of a target without records."""
     summary = read_summary(results / target.path(scale))
     if summary is None:
         return [f"{target.name} was not run"]
-    changed = _changed(shlex.split(summary["command"])[2:])
+    changed = _changed(target, scale, shlex.split(summary["command"])[2:])
     found = [f"{target.name} was run with {' '.join(changed)}"] if changed else []
     found += [f"{target.name} ended with the status {summary['status']}"] if summary["status"] != "finished" else []
     return [*found, *(gap for name in target.reads for gap in gaps(find(name), results, scale))]
@@ -189,21 +196,40 @@ def _cell_gaps(target: Target, results: Path, scale: str) -> list[str]:
     """Compare the records of every default cell with its settings and its number of problems."""
     from ..evaluation.cell_records import record_file
 
-    missing = []
-    overrides = [f"results_dir='{results}'", *([f"scale={scale}"] if target.scales else [])]
+    missing, known = [], set()
+    overrides = [f"results_dir={quoted(str(results))}", *([f"scale={scale}"] if target.scales else [])]
     summary = read_summary(results / target.path(scale))
     if summary is not None:
         overrides += _stand_ins(target, scale, shlex.split(summary["command"])[2:])
     cells = [cell for part in compose_sweeps(target.name, overrides) for cell in part.cells]
     for cell in cells:
         path = record_file(cell)
+        known.add(path)
         settings = read_settings(path) or {}
         count = whole_size(settings, cell.task.name) if cell.num_problems is None else cell.num_problems
         if count is None or not path.exists() or len(read_records(path)) < count * cell.task.repeats:
             missing.append(f"{path.stem} is not complete")
         elif fingerprint.changes(settings, json.loads(json.dumps(fingerprint.fingerprint(cell)))):
             missing.append(f"{path.stem} has other settings")
-    return [f"{len(missing)} of {len(cells)} cells of {target.name}, e.g. {missing[0]}"] if missing else []
+    if missing:
+        return [f"{len(missing)} of {len(cells)} cells of {target.name}, e.g. {missing[0]}"]
+    others = sorted(set(_record_files(target, results, scale)) - known)
+    return [f"records of other cells, which have rows too, e.g. {others[0]}"] if others else []
+
+
+def _stale(target: Target, results: Path, scale: str) -> list[str]:
+    """Name the first file to be kept that is older than the records it is made from."""
+    sources = [target, *(find(name) for name in target.reads)]
+    records = [path for source in sources for path in _record_files(source, results, scale)]
+    newest = max((path.stat().st_mtime_ns for path in records), default=0)
+    files = [result_file(results, scale, target, name) for name in target.keeps.values()]
+    old = [path for path in files if path.is_file() and path.stat().st_mtime_ns < newest]
+    return [f"{old[0]} is older than the records: run ./reproduce.sh {target.name} again"] if old else []
+
+
+def _record_files(target: Target, results: Path, scale: str) -> list[Path]:
+    """Return the record files in a target's folder."""
+    return [path for path in (results / target.path(scale)).rglob("*.jsonl") if path.parent.name in RECORDS]
 
 
 def _stand_ins(target: Target, scale: str, overrides: Sequence[str]) -> list[str]:
@@ -220,6 +246,11 @@ def _stand_ins(target: Target, scale: str, overrides: Sequence[str]) -> list[str
     return [word for word in words if fetched[word.split("=")[0]]]
 
 
-def _changed(overrides: Sequence[str]) -> list[str]:
+def _changed(target: Target, scale: str, overrides: Sequence[str]) -> list[str]:
     """Return the settings that decide results."""
-    return [word for word in overrides if word.split("=")[0] not in (*FREE, "scale")]
+    changed = [word for word in overrides if word.split("=")[0] not in (*FREE, "scale")]
+    if changed and target.settings == "cells":
+        free = _stand_ins(target, scale, changed)
+        free += [word for word in changed if word.split("=")[0] in fingerprint.FREE or word.startswith(LAUNCHING)]
+        changed = [word for word in changed if word not in free]
+    return changed

@@ -7,22 +7,24 @@ process; the new one solves the problems that have no record yet.
 import importlib.util
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
 from ..config import build, compose
+from ..config.overrides import LAUNCHER
 from ..config.schema import CONFIGS
 from ..config.sweeps import Sweep
-from ..evaluation.cell_runner import CellRunner
-from ..evaluation.rollout_engine import remove_records
+from ..evaluation.cell_runner import CellRunner, cell_name
+from ..evaluation.rollout_engine import put_records_back, set_records_aside
 
-OVERRIDE, PLUGIN = "hydra/launcher=", "hydra_plugins.hydra_submitit_launcher"
+PLUGIN = "hydra_plugins.hydra_submitit_launcher"
 
 
 def launcher(overrides: Sequence[str]) -> str:
     """Return the launcher that the settings name; empty if there is none."""
-    return next((word.removeprefix(OVERRIDE) for word in overrides if word.startswith(OVERRIDE)), "")
+    return next((word.removeprefix(LAUNCHER) for word in overrides if word.startswith(LAUNCHER)), "")
 
 
 def check(overrides: Sequence[str]) -> None:
@@ -49,19 +51,23 @@ def launch_all(sweeps: Sequence[Sweep], runner: CellRunner) -> None:
     """
     for part in sweeps:
         overrides = list(part.overrides)
-        if part.cells[0].overwrite:  # here and once: a job that is queued again must keep what it has solved
-            for cell in part.cells:
-                remove_records(cell)
-            overrides.append("overwrite=false")
+        replaced = list(part.cells) if part.cells[0].overwrite else []
+        for cell in replaced:  # here and once: a job that is queued again must keep what it has solved
+            set_records_aside(cell)
         try:
-            _launch(overrides, runner)
+            _launch([*overrides, *(["overwrite=false"] if replaced else [])], runner)
         except (Exception, SystemExit) as error:  # Hydra has printed a job's error and exits; submitit raises its own
             reason = " ".join(str(error).split()[:40])
             print(
-                f"a job failed ({type(error).__name__}: {reason}). Other jobs may still run: see squeue, and wait for "
-                "them before the command is run again.",
+                f"a job failed ({type(error).__name__}: {reason}). The jobs' own words are in "
+                f"{Path(part.cells[0].folder, '.submitit')}, unless hydra.launcher.submitit_folder names another "
+                "folder. Other jobs may still run: see squeue, and wait for them before the command is run again.",
                 file=sys.stderr,
             )
+        finally:
+            for cell in replaced:
+                if put_records_back(cell):
+                    runner.broken.append(f"{cell_name(cell)}, whose earlier records are kept")
 
 
 def _launch(overrides: Sequence[str], runner: CellRunner) -> None:

@@ -37,7 +37,9 @@ def from_language_model(folder: str) -> torch.nn.Module:
     return model
 
 
-def verifier_loss(model: torch.nn.Module, blocks: Sequence[Padded], language_weight: float | int) -> Float[Tensor, ""]:
+def verifier_loss(
+    model: torch.nn.Module, blocks: Sequence[Padded], language_weight: float | int, vocab_size: int
+) -> Float[Tensor, ""]:
     """Return the mean binary cross-entropy at the labelled tokens, plus a next-token loss of the right responses.
 
     Cobbe et al. (arXiv 2110.14168) add the language model's own objective. Here it is taken on those samples whose last
@@ -46,8 +48,9 @@ def verifier_loss(model: torch.nn.Module, blocks: Sequence[Padded], language_wei
     Args:
         blocks: labels in [0, 1] at response tokens, `NO_LABEL` where there is none.
         language_weight: weight of the next-token loss, >= 0; 0 leaves it out.
+        vocab_size: number of token ids; further rows of the embedding matrix are padding and take no probability.
     """
-    embedding = model.get_input_embeddings().weight
+    embedding = model.get_input_embeddings().weight[:vocab_size]
     scored, predicted, num_labels, num_targets = [], [], 0, 0
     for block in blocks:
         hidden = model.base_model(input_ids=block.ids, use_cache=False).last_hidden_state
@@ -66,7 +69,7 @@ def verifier_loss(model: torch.nn.Module, blocks: Sequence[Padded], language_wei
 
 
 def ratio_loss(
-    model: torch.nn.Module, reference: torch.nn.Module, blocks: Sequence[Padded], scale: float | int
+    model: torch.nn.Module, reference: torch.nn.Module, blocks: Sequence[Padded], scale: float | int, vocab_size: int
 ) -> Float[Tensor, ""]:
     """Return the mean binary cross-entropy of σ(scale · r) against each response's last label.
 
@@ -76,21 +79,22 @@ def ratio_loss(
     Args:
         model, reference: causal LMs; the reference is not trained.
         scale: β > 0 per nat.
+        vocab_size: as in `verifier_loss`.
     """
     losses, count = [], 0
     for block in blocks:
         with torch.no_grad():
-            before = _log_likelihoods(reference, block)
-        log_ratio = _log_likelihoods(model, block) - before
+            before = _log_likelihoods(reference, block, vocab_size)
+        log_ratio = _log_likelihoods(model, block, vocab_size) - before
         labels = block.labels.gather(1, block.last[:, None])[:, 0]
         losses.append(functional.binary_cross_entropy_with_logits(scale * log_ratio, labels, reduction="sum"))
         count += len(labels)
     return torch.stack(losses).sum() / count
 
 
-def _log_likelihoods(model: torch.nn.Module, block: Padded) -> Float[Tensor, " batch"]:
+def _log_likelihoods(model: torch.nn.Module, block: Padded, vocab_size: int) -> Float[Tensor, " batch"]:
     """Return log π of each response in nats."""
-    logits = model(input_ids=block.ids, use_cache=False).logits[:, :-1]
+    logits = model(input_ids=block.ids, use_cache=False).logits[:, :-1, :vocab_size]
     losses = functional.cross_entropy(logits.transpose(1, 2), block.ids[:, 1:], reduction="none")
     return -(losses * block.is_response[:, 1:]).sum(1)
 
@@ -102,6 +106,7 @@ class CheckpointedTraining(Training, abc.ABC):
         checkpoints: folder by number of optimiser steps; there the weights are written in half precision once so many
             steps are done. A resumed training writes those again that it comes past.
         tokenizer: written beside them.
+        vocab_size: number of its token ids.
     """
 
     def __init__(
@@ -114,6 +119,7 @@ class CheckpointedTraining(Training, abc.ABC):
         super().__init__(model, schedule)
         self.checkpoints = checkpoints
         self.tokenizer = tokenizer
+        self.vocab_size = len(tokenizer)
 
     def on_train_batch_start(self, batch: list[Padded], batch_idx: int) -> None:
         # Before a step and not after one: Lightning's own checkpoint may already be written when a step ends.
@@ -139,7 +145,7 @@ class VerifierTraining(CheckpointedTraining):
         self.language_weight = language_weight
 
     def loss(self, batch: list[Padded]) -> Float[Tensor, ""]:
-        return verifier_loss(self.model, batch, self.language_weight)
+        return verifier_loss(self.model, batch, self.language_weight, self.vocab_size)
 
 
 class RatioTraining(CheckpointedTraining):
@@ -161,4 +167,4 @@ class RatioTraining(CheckpointedTraining):
 
     def loss(self, batch: list[Padded]) -> Float[Tensor, ""]:
         (reference,) = self.reference
-        return ratio_loss(self.model, reference.to(self.device), batch, self.scale)
+        return ratio_loss(self.model, reference.to(self.device), batch, self.scale, self.vocab_size)

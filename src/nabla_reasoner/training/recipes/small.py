@@ -210,7 +210,7 @@ def stages_of(config: DictConfig, data: Splits) -> dict[str, Callable[[], object
     """Return what each stage runs, in order.
 
     Raises:
-        ValueError: `only` names a stage that does not exist, or an adapter is to be cut to a rank beyond its own.
+        ValueError: `only` names a stage that does not exist, or an adapter cannot be cut to its `kept_rank`.
     """
     for name, recipe in config.rewards.items():
         if recipe.kept_rank > recipe.lora.r:
@@ -218,6 +218,12 @@ def stages_of(config: DictConfig, data: Splits) -> dict[str, Callable[[], object
                 f"rewards.{name}.kept_rank must be at most {recipe.lora.r}, the rank that is trained (lora.r); got "
                 f"{recipe.kept_rank}."
             )
+        for key in ("use_rslora", "rank_pattern", "alpha_pattern"):
+            if recipe.lora.get(key):
+                raise ValueError(
+                    f"rewards.{name}.lora.{key} must be left out, because an adapter that is cut to kept_rank has one "
+                    f"rank and the scale lora_alpha / r; got {recipe.lora[key]}."
+                )
     stages: dict[str, Callable[[], object]] = {
         "prompts": functools.partial(small_prompts.compare, config),
         "samples": functools.partial(small_answers.training_answers, config, data),
