@@ -298,6 +298,60 @@ def test_policy_that_may_think_is_refused_by_a_reward_that_writes_a_block_before
         reward.for_policy(Policy.from_pretrained(folder(template)))
 
 
+DROPPING = (  # the rules of DeepSeek-R1's distilled models
+    EVERY
+    + "{% set text = message['content'] %}{% if message['role'] == 'assistant' and '</think>' in text %}"
+    + "{% set text = text.split('</think>')[-1] %}{% endif %}<|{{ message['role'] }}|>{{ text }}<|end|>{% endfor %}"
+    + "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "likelihood"])
+def test_policy_that_may_think_is_refused_by_a_reward_that_drops_the_thinking(kind, monkeypatch):
+    """It would read "2+3 = 5</think>5" where its template writes "5"."""
+    reward = RewardModel.from_pretrained(folder(DROPPING, classifier=kind == "classifier"), kind)
+    silent = DROPPING.replace("<think>\\n", "").replace("<think>", "")  # its prompt opens no block
+    assert "<think>" not in silent
+    for template in (DROPPING, silent, THINKING):
+        with pytest.raises(ValueError, match="a policy that may think needs .* keeps the think block") as caught:
+            reward.for_policy(Policy.from_pretrained(folder(template)))
+        assert reward.name in str(caught.value)
+    served = reward.for_policy(Policy.from_pretrained(folder(TEMPLATES["plain"])))  # knows no block
+    answer = reward.tokenizer.encode(ANSWER, add_special_tokens=False)
+    assert read_texts(served, [answer], monkeypatch) == [whole_chat(reward)]
+
+
+def test_reward_that_writes_an_answer_as_it_is_serves_a_policy_that_thinks(monkeypatch):
+    policy = Policy.from_pretrained(folder(DROPPING))
+    reward = RewardModel.from_pretrained(folder(TEMPLATES["plain"]), "likelihood").for_policy(policy)
+    for thought in ("2+3 = 5</think>5", "<think>\n2+3\n</think>\n\n5"):
+        answer = reward.tokenizer.encode(thought, add_special_tokens=False)
+        chat = [*CHAT, {"role": "assistant", "content": thought}]
+        (read,) = read_texts(reward, [answer], monkeypatch)
+        assert reward.tokenizer.decode(read) == reward.tokenizer.apply_chat_template(chat, tokenize=False)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "likelihood"])
+@pytest.mark.parametrize("closing", [" <|end|>", "\n<|end|>", "\n\n### End<|end|>"])
+def test_reward_whose_template_writes_text_before_its_end_token_refused(closing, kind):
+    """A log-likelihood would leave out what stands before the end token, such as the space of Llama 2."""
+    path = folder(EVERY + TURN + closing + "{% endfor %}" + OPEN, classifier=kind == "classifier")
+    with pytest.raises(
+        ValueError, match=f"a {kind} reward's chat template must close an answer with a special"
+    ) as caught:
+        RewardModel.from_pretrained(path, kind)
+    assert path in str(caught.value)
+    assert repr(closing) in str(caught.value)
+    if kind == "likelihood":  # its folder also serves as a policy, which reads no finished chat
+        assert Policy.from_pretrained(path).eos_ids == [1]
+
+
+def test_likelihood_whose_template_closes_no_answer_reads_the_end_of_the_tokenizer(monkeypatch):
+    reward = RewardModel.from_pretrained(folder(EVERY + TURN + "{% endfor %}" + OPEN), "likelihood")
+    answer = reward.tokenizer.encode(ANSWER, add_special_tokens=False)
+    assert read_texts(reward, [answer], monkeypatch) == [[*whole_chat(reward), reward.eos_ids[0]]]
+
+
 def test_error_of_python_in_a_template_names_the_chat():
     faulty = TEMPLATES["plain"].replace(EVERY, EVERY + "{% if message['content'] == 'sum' %}{{ 1 + 'a' }}{% endif %}")
     reward = RewardModel.from_pretrained(folder(faulty), "likelihood")

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from nabla_reasoner.tasks.extraction import INTEGER_TASKS, extract_answer, last_boxed
-from nabla_reasoner.tasks.grading import grade
+from nabla_reasoner.tasks.extraction import INTEGER_TASKS, extract_answer, last_boxed, outside_thinking
+from nabla_reasoner.tasks.grading import answers_match, grade
+from nabla_reasoner.tasks.written_steps import steps_are_true
 from nabla_reasoner.types import Problem
 
 
@@ -215,6 +216,9 @@ def test_last_statement_formula_before_chat_and_box_without_braces(response, exp
         ("The answer is A, B and C.", "A, B and C"),
         ("The answer is J. Smith.", "J. Smith"),
         ("The answer is 5.49e+02, which is large.", "5.49e+02"),
+        ("The answer is 1,234, which is large.", "1,234"),
+        (r"so \boxed 51,234, which is large", "51,234"),
+        ("The answer is 1,234,5.", "1,234,5"),
         ("#### 18</s>", "18"),
         ("#### 18 <|im_end|>", "18"),
         ("#### 18<|eot_id|><|eot_id|>\n", "18"),
@@ -550,3 +554,196 @@ def test_many_statements_are_read_in_linear_time():
         extract_answer("#### 5\n" + response, "math500")
         seconds.append(time.perf_counter() - start)
     assert seconds[1] < 40 * seconds[0] + 0.1  # ten times as long; a square would be 100
+
+
+@pytest.mark.parametrize("task", ["math500", "gsm8k", "products", "number_format"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "<｜end▁of▁sentence｜>",
+        "\n<｜end▁of▁sentence｜>\n",
+        "<|eot_id|> <｜end▁of▁sentence｜>",
+        "<|end▁of▁sentence|>",
+        "</s>" * 500,
+    ],
+    ids=lambda text: text[:24],
+)
+def test_marks_of_the_end_of_any_family_are_no_part_of_an_answer(task: str, end: str):
+    assert extract_answer("The answer is 5" + end, task) == "5"
+    assert extract_answer("The answer is 5<｜User｜>x", task) != "5"
+
+
+@pytest.mark.parametrize(
+    ("task", "response", "expected"),
+    [
+        ("math500", "<think>Perhaps \\boxed{4}? No.</think>\nThe answer is 5.", "5"),
+        ("math500", "Perhaps \\boxed{4}? No.</think>\nThe answer is 5.", "5"),  # the prompt opened the block
+        ("math500", "<think>The answer is 4? Let me check.</think>\n\n5", None),
+        ("math500", "<think>a</think>\\boxed{4}<think>b</think>\\boxed{5}", "5"),
+        ("math500", "<think>\\boxed{5}</think>", None),
+        ("gsm8k", "<think>#### 4</think>\nThe answer is 5", "5"),
+        ("gsm8k", "<think>\n#### 4\n</think>\n\n#### 5<｜end▁of▁sentence｜>", "5"),
+        ("gcd", "<think><answer>4</answer></think><answer>5</answer>", "5"),
+        ("products", "<think>12*3 = 36</think>\nThe answer is 35", "35"),
+        ("products", "<think>So the answer is 35?\nNo.</think>\n36", None),
+        ("number_format", "<think>3.5 or 4.5?</think>\n\n3.5", "3.5"),
+        ("math500", "<think>Perhaps \\boxed{4}", None),  # the thinking never ends: as if cut off
+        ("gcd", "<think>12 = 2 * 6. The answer is 2", None),
+        ("math500", "<think>a</think><think>The answer is 4", None),
+        ("math500", "The answer is 7. <think>The answer is 8", None),
+        ("math500", "\\boxed{7} <think>or \\boxed{8}", "7"),  # an explicit answer outside
+    ],
+)
+def test_think_blocks_are_no_part_of_a_response(task: str, response: str, expected: str | None):
+    assert extract_answer(response, task) == expected
+
+
+def test_cut_off_response_is_read_behind_its_thinking():
+    assert extract_answer("<think>\\boxed{4}</think>\\boxed{5} and", "math500", finished=False) == "5"
+    assert extract_answer("<think>\\boxed{4}</think>The answer is", "math500", finished=False) is None
+    assert extract_answer("<think>\\boxed{4}", "math500", finished=False) is None
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("Answer:\n$$\n5\n$$", "5"),
+        ("The answer is:\n\\[\n5\n\\]", "5"),
+        ("**Answer:**\n\n  $$\n  5.\n  $$\n\nThis is because", "5"),
+        ("The answer is\n$\n\\frac{1}{2}\n$.", "\\frac{1}{2}"),
+        ("The answer is\n\\(\nx + 1\n\\)", "x + 1"),
+        ("### Answer\n```\n5\n```", "5"),
+        ("#### \n$$\n5\n$$", "5"),
+        (
+            "The answer is:\n\\[\n\\begin{pmatrix}\n1 \\\\\n2\n\\end{pmatrix}\n\\]",
+            r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}",
+        ),
+        ("The answer is\n$$\n5\n$$ apples, because it is", "5 apples"),
+        ("The answer is\n$$\n3\n$$ and $4$", "3 and $4"),  # more than the formula is stated
+        ("The answer is $$5$$", "5"),
+        ("The answer is\n$$\n", None),
+        ("Answer:\n$$\n5", None),  # nothing closes the formula
+    ],
+)
+def test_formula_on_lines_of_its_own_is_read(response: str, expected: str | None):
+    assert extract_answer(response, "math500") == expected
+
+
+@pytest.mark.parametrize("task", sorted(INTEGER_TASKS))
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("Answer:\n$$\n5\n$$", "5"),
+        ("2 + 3 =\n$$\n5\n$$\nDone", "5"),
+        ("The answer is:\n\\[\n2 + 3 = 5\n\\]", "5"),
+        ("The answer is:\n\\[\n6\n\\]\n12 = 6 * 2", "6"),
+        ("The answer is:\n$$\n6\n$$\n12 = 6 * 2", "6"),
+    ],
+)
+def test_integer_on_lines_of_its_own_is_read(task: str, response: str, expected: str):
+    assert extract_answer(response, task) == expected
+
+
+@pytest.mark.parametrize("task", sorted(INTEGER_TASKS))
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("The answer is x = 5, since 3*5 = 15", "5"),
+        ("The answer is x=5.\nCheck: 3*5 = 15", "5"),
+        ("The answer is $x = 5$, since $3*5 = 15$", "5"),
+        (r"The answer is \(x = 5\), because \(3*5 = 15\)", "5"),
+        ("The answer is **x = 5** (3*5 = 15)", "5"),
+        ("The answer is x = **5**, as 3*5 = 15", "5"),
+        ("The answer is x = -1,234, since 3 = 4", "-1234"),
+        ("3x = 15\nThe answer is x = 5, because 3*5 = 15", "5"),
+        ("The answer is gcd(12, 18) = 6, since 12 = 2*6", "6"),
+        ("The answer is x = 30 / 6 = 5", "5"),  # no talk behind the first number
+        ("The answer is x = 2 + 3 = 5, since 3 = 4", "4"),  # as without a name
+        ("The answer is x = 5 or x = 6", "6"),
+        ("The answer is x = 5", "5"),
+    ],
+)
+def test_named_number_stated_before_its_reasons_counts(task: str, response: str, expected: str):
+    assert extract_answer(response, task) == expected
+
+
+LONG = 50_000  # characters
+RUNS = [
+    " ",
+    "*",
+    "$",
+    ",",
+    ", ",
+    "\n",
+    "\t",
+    "(",
+    "{",
+    "\\",
+    "\\)",
+    "\\) ",
+    "\\)*",
+    "5",
+    "1,",
+    "1,234,",
+    "5 ",
+    "-",
+    "#",
+    "<",
+]
+REPEATED = [
+    *("answer is ", "the answer is 5. ", "this answer is correct, ", "answer: ", "answer to this ", "### Answer\n"),
+    *(
+        "#### ",
+        "#### Step\n",
+        "\\boxed{",
+        "\\boxed ",
+        "\\boxed 5x",
+        "<answer>",
+        "<answer></answer>",
+        "<think>",
+        "</think>",
+    ),
+    *(
+        "</s>",
+        "</s> ",
+        "<｜end▁of▁sentence｜>",
+        "x = ",
+        "3*4 = 12;",
+        "7/3*",
+        "\\text{",
+        "✓ ",
+        "because ",
+        ", so ",
+        ". The ",
+    ),
+    *(". I hope ", "$$\n", "```\n", "\\(x\\) ", "a ", "A"),
+]
+AROUND = [
+    *(("", ""), ("The answer is 5", "x"), ("The answer is 5 ", "!"), ("The answer is \\(a", "x"), ("\\boxed{5", "x}")),
+    *(("answer:\n$$\n", "x"), ("x = 5", "="), ("<answer>5", "x</answer>"), ("#### 5", "x"), ("3+4=", "7")),
+]
+
+
+READERS = {  # with the texts around a run that reach their patterns
+    "integer": (lambda text: extract_answer(text, "gcd"), AROUND),
+    "number": (lambda text: extract_answer(text, "number_format"), AROUND),
+    "benchmark": (lambda text: extract_answer(text, "math500"), AROUND),
+    "cut off": (lambda text: extract_answer(text, "math500", finished=False), AROUND[:1]),
+    "thinking": (outside_thinking, AROUND[:1]),
+    "box": (last_boxed, [("", ""), ("\\boxed{5", "x}")]),
+    "steps": (lambda text: steps_are_true("products", text), [("", "x"), ("3+4=", "7")]),
+    "grade": (lambda text: grade(Problem("p", "q", "5", "math500"), text), [("\\boxed{5", "x}")]),
+    "vote": (lambda text: answers_match(text, "5", "math500"), [("5", "x")]),
+}
+
+
+@pytest.mark.parametrize("unit", [*RUNS, *REPEATED], ids=repr)
+def test_every_reader_takes_linear_time(unit: str):
+    """The limit is generous, for a busy machine: where a pattern was quadratic, a text took seconds to minutes."""
+    extract_answer("", "gcd")  # imports the library
+    run = (unit * LONG)[:LONG]
+    for name, (read, around) in READERS.items():
+        for before, after in around:
+            begin = time.process_time()
+            read(before + run + after)
+            assert time.process_time() - begin < 1.5, (name, before, after)

@@ -79,6 +79,20 @@ def test_steps_are_judged_by_arithmetic(response: str, true: bool):
     assert steps_are_true("products", response) is true
 
 
+@pytest.mark.parametrize(
+    ("response", "true"),
+    [
+        ("<think>2 + 3 = 6? No.</think>2 + 3 = 5", True),
+        ("2 + 3 = 6? No.</think>2 + 3 = 5", True),  # the prompt opened the block
+        ("<think>2 + 3 = 5</think>2 + 3 = 6", False),
+        ("<think>2 + 3 = 6", True),
+        ("2 + 3 = 6 <think>2 + 3 = 5", False),
+    ],
+)
+def test_steps_of_a_think_block_are_not_judged(response: str, true: bool):
+    assert steps_are_true("products", response) is true
+
+
 def test_random_equations_agree_with_python():
     generator = random.Random(0)
     for _ in range(300):

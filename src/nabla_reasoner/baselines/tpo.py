@@ -135,10 +135,10 @@ class TPO:
         """
         reward = reward.for_policy(policy)
         sampler = KeyedSampler(policy, self.sampling, seed, repeat)
-        self.check_prompts(problems, policy)
         cases = [_Case(problem, reward.prompt_ids(problem.messages)) for problem in problems]
         for case in cases:
             reward.check_length(len(case.reward_prompt), self.max_new_tokens)
+        self.check_prompts(problems, policy)
         self._respond(sampler, reward, cases, [problem.question for problem in problems], "round 0")
         for number in range(1, self.num_iterations + 1):
             texts = [_extremes(case, policy) for case in cases]

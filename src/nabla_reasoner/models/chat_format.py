@@ -12,6 +12,7 @@ import transformers
 from ..types import Messages
 from .chat_template import chat_text
 
+THINK, END_OF_THINK = "<think>", "</think>"
 ANSWER = "7319"  # occurs in no template; no character that templates strip
 # They share neither beginning nor end, and differ in length and in the white space around them.
 QUESTIONS = ("2+3", "What is 17 * 25?", " how many?\n", "Let n be even. " * 20 + "Find n!")
@@ -123,7 +124,26 @@ def _is_written(tokenizer: transformers.PreTrainedTokenizerBase, chat: Messages)
 def may_think(tokenizer: transformers.PreTrainedTokenizerBase) -> bool:
     """Return whether a model with this template may write a think block: it knows one, and its prompt closes none."""
     prompt = chat_text(tokenizer, [{"role": "user", "content": QUESTIONS[0]}], add_generation_prompt=True)
-    return "<think>" in tokenizer.get_chat_template() and "</think>" not in prompt
+    template = tokenizer.get_chat_template()
+    return (THINK in template or END_OF_THINK in template) and END_OF_THINK not in prompt
+
+
+def keeps_thinking(tokenizer: transformers.PreTrainedTokenizerBase) -> bool:
+    """Return whether the template writes an answer with a think block as it is, as it writes other answers.
+
+    DeepSeek-R1's drops the block from a finished chat; Qwen3's also writes it in another place.
+    """
+    question = {"role": "user", "content": QUESTIONS[0]}
+    _, whole = _rendered(tokenizer, [question])
+    for opening in (THINK, ""):  # the prompt may have opened the block
+        answer = f"{opening}\n2 and 3\n{END_OF_THINK}\n\n{ANSWER}".lstrip()
+        try:
+            written = chat_text(tokenizer, [question, {"role": "assistant", "content": answer}])
+        except ValueError:
+            return False
+        if written != whole.replace(ANSWER, answer):
+            return False
+    return True
 
 
 def special_ids(tokenizer: transformers.PreTrainedTokenizerBase) -> set[int]:

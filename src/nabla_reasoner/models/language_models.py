@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..types import Messages
 from .backbone import BatchLimits, LanguageModel, model_size
-from .chat_format import ChatFormat, may_think, read_format, special_ids
+from .chat_format import END_OF_THINK, ChatFormat, keeps_thinking, may_think, read_format, special_ids
 from .forward_check import check_forward
 from .loading import load, refusing
 
@@ -104,7 +104,8 @@ class RewardModel(LanguageModel):
     end-of-turn token. With two labels it is the difference of their logits, log p(label 1) - log p(label 0).
     The reward r(y_≤l|x) of the beginning of a response is the score at token l, or its log-likelihood.
 
-    The text that it reads is its own chat template's for the finished chat, whatever end token a policy draws.
+    The text that it reads is its own chat template's for the finished chat, whatever end token a policy draws. A
+    log-likelihood is read up to that token. If the template closes an answer with nothing, the tokenizer's is read.
 
     Attributes:
         parameters: as in `LanguageModel`, the reference model's included.
@@ -149,6 +150,7 @@ class RewardModel(LanguageModel):
                 )
         self.format = self._read_format()
         self.suffix_ids = self.format.closing[1:] if kind == "classifier" else []
+        self._keeps_thinking = keeps_thinking(tokenizer)
         self._special_ids = special_ids(tokenizer)
         self.replaced_ends = self._foreign_ends(self.eos_ids)
         self._by_policy: list[tuple[transformers.PreTrainedTokenizerBase, list[int], RewardModel]] = []
@@ -169,7 +171,7 @@ class RewardModel(LanguageModel):
 
         Raises:
             ValueError: as `Policy.from_pretrained`; unknown kind; more labels than the kind can have; a reference
-                model of another vocabulary; a chat template that does not close an answer.
+                model of another vocabulary; a chat template that does not close an answer with its end token at once.
         """
         _check_kind(kind)
         model, tokenizer = load(REWARD_MODEL_CLASSES[kind], name_or_path, device, dtype)
@@ -214,7 +216,7 @@ class RewardModel(LanguageModel):
 
         Raises:
             ValueError: a token of the policy with another id here, as both models must read the same ids; a policy that
-                may write a think block before which this model's template writes another.
+                may write a think block which this model's template drops, or before which it writes another.
         """
         for tokenizer, ends, reward in self._by_policy:
             if tokenizer is policy.tokenizer and ends == policy.eos_ids:
@@ -226,11 +228,19 @@ class RewardModel(LanguageModel):
                 f"({policy.name}) and {len(self.tokenizer.get_vocab()):,} tokens ({self.name}) that do not agree. "
                 "Choose a reward model of the same family."
             )
-        if "</think>" in self.tokenizer.decode(self.format.opening) and may_think(policy.tokenizer):
+        thinks = may_think(policy.tokenizer)
+        if thinks and END_OF_THINK in self.tokenizer.decode(self.format.opening):
             raise ValueError(
                 "a policy that may think needs a reward whose chat template writes no think block of its own; "
                 f"{self.name} would read an empty block and then that of {policy.name}. Give the policy a chat "
                 "template whose prompt ends with an empty think block, or choose another reward."
+            )
+        if thinks and not self._keeps_thinking:
+            raise ValueError(
+                "a policy that may think needs a reward whose chat template keeps the think block of an answer; that "
+                f"of {self.name} drops or changes it, so that the reward would read what its template never writes. "
+                f"Let that template write an answer as it is, give {policy.name} one whose prompt ends with an empty "
+                "think block, or choose another reward."
             )
         reward = copy.copy(self)
         reward.replaced_ends = self._foreign_ends([*self.eos_ids, *policy.eos_ids])
@@ -274,10 +284,12 @@ class RewardModel(LanguageModel):
             chat_format = read_format(self.tokenizer)
         except ValueError as error:
             raise ValueError(f"the reward model {self.name} cannot be used: {error}") from error
-        if self.kind != "likelihood" and chat_format.closing[:1] != self.eos_ids[:1]:
+        open_ended = self.kind == "likelihood" and not chat_format.closing  # nothing of the template is left out
+        if chat_format.closing[:1] != self.eos_ids[:1] and not open_ended:
             raise ValueError(
-                f"a classifier's chat template must close an answer with a special end token; that of {self.name} "
-                f"closes it with {self.tokenizer.decode(chat_format.closing)!r}. Correct chat_template."
+                f"a {self.kind} reward's chat template must close an answer with a special end token and write nothing "
+                f"before it; that of {self.name} closes an answer with "
+                f"{self.tokenizer.decode(chat_format.closing)!r}. Correct chat_template."
             )
         return chat_format
 

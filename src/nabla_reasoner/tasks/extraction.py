@@ -4,6 +4,9 @@ Models that chat go on after the answer: "= 486 (by long multiplication)", "the 
 number stands first and an aside, a new clause or a new sentence follows, the number is the answer. Only tasks with
 integer answers also drop words that follow directly, as in "= 202 legs": elsewhere these may belong to the answer.
 For these tasks the number is written plainly, 1234 for "1,234" and \mathbf{1234.0}: their scorer compares text.
+Think blocks are no part of a response: what is considered there is not stated.
+
+Every pattern is read in time linear in the response: a run of spaces or marks is entered once, and has one end.
 """
 
 import functools
@@ -14,9 +17,12 @@ from .notation import standard
 # generated tasks that are answered by an integer
 INTEGER_TASKS = frozenset({"chain_sum", "leg_counting", "products", "gcd", "simple_equations", "basic_arithmetic"})
 
-NUMBER_ALONE = frozenset({"number_format"})  # tasks whose question asks for nothing but the number
+# Tasks where a number as the whole response is an answer: the library's question of number_format says "Your output
+# should be only the number of interest". The integer tasks do not say so: gcd and products ask for only a number "as
+# your final answer", which leaves room for steps before it. There a number alone may be a step's; it must be stated.
+NUMBER_ALONE = frozenset({"number_format"})
 
-BOX_OR_BRACE = re.compile(r"\\+f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
+BOX_OR_BRACE = re.compile(r"\\{1,2}f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
 # "answer is", "answer:", "**Answer**:", or a heading "### Answer" or "**Final Answer**" on a line of its own.
 STATEMENT = re.compile(
     r"(?:(?<![A-Za-z0-9])answer(?:(?:\s+(?:to|of|for)\s+(?:this|the|that|your|our)(?:\s+[A-Za-z]+){1,2}?)?\s+(?:is\b|(?:would|will)\s+be(?=[\s*:$]+[-+−\d\\(]))|[*_`]{0,3}\s*:(?:\s*the\s+(?:final\s+)?answer\s+is\b)?)|"
@@ -33,8 +39,8 @@ TALK_BELOW = re.compile(
 )
 WORDS_BEFORE = 30  # characters before a statement that say what it is about
 POINTS_BACK = re.compile(r"\b(?:this|that|how\s+(?:the|an)|why\s+the|hope\s+(?:the|my))\s+$", re.IGNORECASE)
-NUMBER = r"[-+−]?\s?\$?(?:\d{1,3}(?:,\d{3})+(?![,\d])|\d+)(?:\.\d+)?"
-MARKS = r"(?:[*`$]|\\\)|\\\])*+"  # Markdown and mathematics delimiters behind the number
+NUMBER = r"[-+−]?\s?\$?(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d+)(?:\.\d+)?"
+MARKS = r"(?:[*`$]|\\\)|\\\]){0,40}+"  # Markdown and mathematics delimiters behind the number
 # Words that go on with the number rather than with talk about it: "4 or 5", "4 and a half", "4 hundred".
 NOT_LIST = (
     r"(?!or\b|(?:and|to|by|plus|minus|times|over|divided\s+by)\s+(?:[-+$\d]|(?:a|one|two|half|not)\b)|"
@@ -58,7 +64,7 @@ BARE_BOX = re.compile(rf"\\f?box(?:ed)?\s*({NUMBER})(?!\.?[\dA-Za-z^/_{{]|\\[A-Z
 WORDS = rf"(?P<words>(?:[ \t]+{NOT_LIST}(?!(?:{REASON_WORDS}|is|are|equals)\b)[A-Za-z]+){{0,3}}){MARKS}"
 # Behind any answer to a benchmark's problem: a reason, or a sentence that explains.
 EXPLAINED = re.compile(
-    r",?\s+(?:because|since)\b|,\s+(?:which|as|so)\s+(?=[a-z]{2})|"
+    r",?(?<!\s)\s++(?:because|since)\b|,\s+(?:which|as|so)\s+(?=[a-z]{2})|"
     r"(?<=[a-z])\s+\((?=(?:each|about|because|since|which|as|we|with|for|from|not)\b)|"
     r"(?<!\b[A-Z])(?<!\b(?:Mr|Dr|St|Mt|vs))(?<!\bMrs)\.\s+(?=(?:This|The|It|That|We|She|He|They|So|Because|Since|Therefore|"
     r"Thus|Hence|I|In|All|Here|Done|Note|You|To)\b)"
@@ -77,15 +83,29 @@ ROUGHLY = re.compile(
 )
 EXACTLY = re.compile(r"(?:exactly|simply|just|actually|indeed)\s+(?=[-+−$\d])", re.IGNORECASE)  # in generated tasks
 ONLY_NUMBER = re.compile(rf"\s*[$*]*({NUMBER}(?:[eE][-+−]?\d+)?){MARKS}\.?\s*")  # the whole response
-SPECIAL_TOKENS = re.compile(r"(?:(?:</s>|<eos>|<end_of_turn>|<\|[\w▁]{1,40}\|>)\s*){1,200}$")  # that end a response
+SPECIAL_TOKEN = re.compile(r"</s>|<eos>|<end_of_turn>|<[|｜][\w▁]{1,40}[|｜]>")  # one that may end a response
+LONGEST_TOKEN = 44  # characters of a special token
+THINK, END_OF_THINK = "<think>", "</think>"
+TAG, END_OF_TAG = "<answer>", "</answer>"
+# What may stand between a statement and its number: the opening of a formula, a name as in "x = 5" or "gcd(4, 6) = 2".
+NAMED = (
+    r"(?:(?:\$\$?|\\\(|\\\[)\s*+)?"
+    rf"(?:\\?[A-Za-z]\w{{0,19}}(?:\([\w ,]{{1,60}}\))?{MARKS}\s*+=\s*+{MARKS}(?:\\\()?)?"
+)
 # A response to a generated task that begins with the statement of a number, behind which talk follows or the line ends.
 BEGINS_WITH_STATEMENT = re.compile(
     rf"[\s*#]*(?:(?:so|therefore|thus|hence),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?{STATEMENT.pattern}"
-    rf"(?:\\\(|\\\[)?(?P<number>{NUMBER}(?:[eE][-+−]?\d+)?){MARKS}"
+    rf"{NAMED}(?P<number>{NUMBER}(?:[eE][-+−]?\d+)?){MARKS}"
     rf"(?:\s+is\b|{WORDS}(?:[.,;:!]?{MARKS}[ \t]*(?:\n|$)|{ASIDE}|[ \t]+\(|[.!]{MARKS}\s))",
     re.IGNORECASE,
 )
-REASONED = re.compile(rf"(?P<number>{NUMBER}){MARKS}{WORDS},?{REASON}")
+REASONED = re.compile(rf"{NAMED}(?P<number>{NUMBER}){MARKS}{WORDS},?{REASON}")
+# The first line of a formula or a block on lines of its own, up to its line break.
+OPENED = re.compile(
+    r"[*_ \t]*(?:(?P<dollars>\$\$?)|(?P<bracket>\\\[)|(?P<parenthesis>\\\()|(?P<fence>```)[a-z]*)[ \t]*\n"
+)
+CLOSES = {"bracket": "\\]", "parenthesis": "\\)", "fence": "```"}  # dollars close themselves
+BEHIND = re.compile(r"(?:[)\]]\\|[\s*`$.,;:])*+")  # delimiters behind an answer, which is read backwards
 MARKED = re.compile(r"#{4,}\s*([^\n]+)")  # in GSM8K the answer; in Markdown a heading
 ANSWER_BEGINS = re.compile(r"[-+−±~≈<>$£€¥¢√π∞\d.({\[\\|]|[A-Za-z](?![A-Za-z])")
 HEADING_BEGINS = re.compile(
@@ -102,6 +122,8 @@ CHAT_AFTER_INTEGER = re.compile(
 def extract_answer(response: str, task: str, finished: bool = True) -> str | None:
     r"""Return the answer that a response states, or None.
 
+    Think blocks are left out (see `outside_thinking`); a response whose thinking never ends counts as cut off.
+
     Generated tasks: the last `<answer>…</answer>`, else the last `\boxed{…}`, else the last `\boxed 5`, else what
     follows the last "=" or "answer is" on its line; but a number stated once, at the beginning, counts before any
     "=", and a stated number with "because" or the like behind it before any "=" on its line.
@@ -116,10 +138,11 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
         finished: False if the response was cut off; then only the rules with a closing mark apply.
     """
     generated = is_generated(task)
-    response = SPECIAL_TOKENS.sub("", response)
-    tagged = re.findall(r"<answer>(.*?)</answer>", response, re.DOTALL) if generated else []
-    if tagged:
-        return _enclosed(tagged[-1].strip(), task)
+    response, thought = outside_thinking(_without_end(response))
+    finished = finished and thought
+    tagged = _tagged(response) if generated else None
+    if tagged is not None:
+        return _enclosed(tagged.strip(), task)
     boxed = last_boxed(response)
     if boxed is not None:
         return _enclosed(boxed, task)
@@ -147,6 +170,45 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
     return _leading(response[start:], task)
 
 
+def outside_thinking(response: str) -> tuple[str, bool]:
+    """Return what a response says outside its think blocks, and whether its thinking ended.
+
+    What follows the last `</think>` is said; the prompt may have opened that block. Of a response without one, or
+    whose thinking begins again, what stands before `<think>` is said, and the thinking never ended.
+    """
+    said, opened, _ = response.rpartition(END_OF_THINK)[2].partition(THINK)
+    return said, not opened
+
+
+def _without_end(response: str) -> str:
+    """Return a response without the special tokens that end it."""
+    end = len(response)
+    while True:
+        last = _end_of_text(response, end)
+        begin = response.rfind("<", max(last - LONGEST_TOKEN, 0), last)
+        if begin < 0 or not SPECIAL_TOKEN.fullmatch(response, begin, last):
+            return response[:end]
+        end = begin
+
+
+def _end_of_text(text: str, end: int) -> int:
+    """Return where the white space before `end` begins."""
+    while end and text[end - 1].isspace():
+        end -= 1
+    return end
+
+
+def _tagged(response: str) -> str | None:
+    """Return what the last `<answer>…</answer>` encloses, or None."""
+    content, position = None, 0
+    while (begin := response.find(TAG, position)) >= 0:
+        end = response.find(END_OF_TAG, begin + len(TAG))
+        if end < 0:
+            break
+        content, position = response[begin + len(TAG) : end], end + len(END_OF_TAG)
+    return content
+
+
 @functools.lru_cache
 def is_generated(task: str) -> bool:
     """Return whether `reasoning-gym` generates and scores this task."""
@@ -168,25 +230,28 @@ def _enclosed(text: str, task: str) -> str | None:
 def _stated(response: str) -> int:
     """Return where the last stated answer begins, or -1."""
     start, mark = -1, MARKED.search(response)
+    line_end = -1  # of the line on which the last stated answer begins
     for match in STATEMENT.finditer(response):
         is_later = start >= 0 or (mark is not None and mark.start() < match.start())
-        if not (is_later and _talks(response, match, start)):
+        if not (is_later and _talks(response, match, start >= 0 and match.start() <= line_end)):
             start = match.end()
+            if line_end < start:
+                line_end = response.find("\n", start)
+                line_end = len(response) if line_end < 0 else line_end
     return start
 
 
-def _talks(response: str, match: re.Match[str], stated: int) -> bool:
+def _talks(response: str, match: re.Match[str], same_line: bool) -> bool:
     """Return whether a later "answer is" talks about an answer that was stated before, or marked by "####".
 
     Args:
         match: the later statement.
-        stated: where the last stated answer begins, or -1.
+        same_line: whether an answer was stated before on the same line.
     """
     if POINTS_BACK.search(response, max(match.start() - WORDS_BEFORE, 0), match.start()) and not ANSWER_BEGINS.match(
         response, match.end()
     ):
         return True
-    same_line = stated >= 0 and "\n" not in response[stated : match.start()]
     return bool((TALK if same_line else TALK_BELOW).match(response, match.end()))
 
 
@@ -219,26 +284,27 @@ def _integer(number: str) -> str:
 
 
 def _marked(response: str, stated: int) -> str | None:
-    """Return the last line marked "####" that is an answer rather than a heading, or None.
+    """Return the text from the last line on that is marked "####" and is an answer rather than a heading, or None.
 
     Args:
         response: its lines are searched.
         stated: where the last stated answer begins, or -1. It counts if it comes later, unless it only talks about
             the marked one: "this answer is correct".
     """
+    end = _end_of_text(response, len(response))
     for match in reversed(list(MARKED.finditer(response))):
         if stated > match.start() and not TALK.match(response, stated):
             return None
-        line, last = match[1].strip(" *`"), not response[match.end() :].strip()
+        line, last = match[1].strip(" *`"), match.end() >= end
         heading = HEADING_BEGINS.match(line) and not (last and stated < 0 and line[:1].isdigit())
         if not heading and (ANSWER_BEGINS.match(line) or (last and stated < 0)):  # words: only as the last line
-            return match[1]
+            return response[match.start(1) :]
     return None
 
 
 def _leading(text: str, task: str) -> str | None:
     """Return the first line of `text`, or the number at its beginning if chat follows, without delimiters around it."""
-    line = re.split(r"[.!]\s+I hope\b", text.strip().partition("\n")[0])[0]
+    line = re.split(r"[.!]\s++I hope\b", _first_line(text.strip()), maxsplit=1)[0]
     integer = task in INTEGER_TASKS
     if integer:
         line = _plain(line).lstrip("\"'“(")
@@ -254,10 +320,21 @@ def _leading(text: str, task: str) -> str | None:
     chat = (CHAT_AFTER_INTEGER if integer else CHAT).match(line)
     if chat:
         line = _integer(chat[1]) if integer else chat[1]
-    line = re.sub(r"(?:\\\)|\\\]|[\s*`$.,;:])+$", "", line)
+    line = line[: len(line) - BEHIND.match(line[::-1]).end()]
     if line.count('"') % 2:  # the response as a whole is quoted
         line = line.removesuffix('"')
     return line or None
+
+
+def _first_line(text: str) -> str:
+    """Return the first line of a text, or a formula on lines of its own with what follows on its last line."""
+    opened = OPENED.match(text)
+    if opened:
+        close = CLOSES.get(opened.lastgroup, opened["dollars"])
+        formula, closed, behind = text[opened.end() :].partition(close)
+        if closed:
+            return " ".join([*formula.split(), *behind.partition("\n")[0].split()])
+    return text.partition("\n")[0]
 
 
 def _plain(line: str) -> str:
@@ -281,4 +358,6 @@ def last_boxed(text: str) -> str | None:
             opened.append(None if mark[0] == "{" else mark.end())
     if start < 0:
         return None
-    return re.sub(r"(?<!\\)\s+$", "", text[start:end].lstrip())  # keeps the escaped space of `5\ `
+    content = text[start:end].lstrip()
+    last = _end_of_text(content, len(content))
+    return content[: last + content.endswith("\\", 0, last)]  # keeps the escaped space of `5\ `

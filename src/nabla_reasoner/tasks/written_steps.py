@@ -7,6 +7,7 @@ expression counts as a whole or not at all: of "x + 3*4 = 14", "(2+3)*4 = 20" an
 import re
 from fractions import Fraction
 
+from .extraction import outside_thinking
 from .notation import GROUPING
 
 NUMBER = r"\d{1,400}"
@@ -34,11 +35,12 @@ TASKS = ("chain_sum", "leg_counting", "products")
 def steps_are_true(task: str, response: str) -> bool | None:
     """Return whether every chain of equations that a response writes is true; None for tasks without written steps.
 
-    A response without an equation has no false one.
+    A response without an equation has no false one. Equations of a think block are not part of the response.
     """
     if task not in TASKS:
         return None
-    return all(len({_value(expression) for expression in chain}) == 1 for chain in _chains(_plain(response)))
+    said, _ = outside_thinking(response)
+    return all(len({_value(expression) for expression in chain}) == 1 for chain in _chains(_plain(said)))
 
 
 def _plain(response: str) -> str:
