@@ -86,11 +86,13 @@ def _run(target: Target, arguments: Sequence[str]) -> int:
 def _settings(target: Target, overrides: list[str]) -> Any:
     """Return what the target's `run` takes: sweeps, one cell, a recipe, or a dict of checked settings."""
     from .config import compose
+    from .config.overrides import parse
     from .config.sweeps import compose_sweeps
 
     if target.settings == "cells":
         return compose_sweeps(target.name, overrides)
     if target.settings == "cell":
+        compose.check_scale(target, parse(overrides))
         cells = compose.compose_cells([f"experiment={target.name}", *overrides])
         if len(cells) > 1:
             raise ValueError(f"{target.name} takes one value per setting; got {len(cells)} combinations.")

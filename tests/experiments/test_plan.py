@@ -98,6 +98,12 @@ SERVED = ("rollouts=vllm", "server=http://127.0.0.1:9")
         (["table2", *PAPER, "policy=llama3.1-8b-instruct", "reward=skywork-8b"], "share one vocabulary"),
         (["table1", *PAPER, "policy.path=nobody/nothing"], "sizes of 'nobody/nothing'"),
         (["table1", *PAPER, "task.path=/nowhere.jsonl"], "must exist"),
+        (
+            ["table2", "scale=coder"],
+            "scale must be one of tiny, unseen, small, single_gpu, paper for table2; got 'coder'",
+        ),
+        (["tune-benchmark"], "scale must be one of coder, coder_gpu for tune-benchmark; got none, which is tiny"),
+        (["table1", "scale=tiny,small"], "for table1; got 'tiny,small'"),
         (["table1", *PAPER, "dtype=int3"], "dtype must be one of"),
         (["table1", *NARROW, "method.max_rollouts=many"], "max_rollouts must be a whole number"),
         (["table1", *NARROW, "method.num_passes=-3"], "num_passes must be a whole number"),
@@ -118,6 +124,11 @@ def test_plan_refuses_what_would_be_refused_or_not_fit(
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
     assert reason in errors
+
+
+def test_target_of_one_cell_refuses_a_scale_that_it_lacks(capsys: pytest.CaptureFixture[str]):
+    assert main(["figure1", "scale=coder"]) == WRONG
+    assert "small, single_gpu, paper for figure1; got 'coder'" in capsys.readouterr().err
 
 
 def test_table_2_of_the_paper_pairs_models_of_one_vocabulary():

@@ -182,7 +182,7 @@ def compose_settings(target: Target, overrides: Sequence[str]) -> dict[str, Any]
             f"{target.name} takes one value per setting; got {several[0]!r}. Run it once for each, or write a list: "
             f"'{key}=[{values}]'."
         )
-    _check_scale(target, parsed)
+    check_scale(target, parsed)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         experiment = f"experiment={target.name}"
         _check_keys(composed((experiment,)), parsed)
@@ -200,7 +200,7 @@ def compose_recipe(target: Target, overrides: Sequence[str]) -> tuple[str, DictC
         ValueError: an override that cannot be read, an unknown setting, or a value of another kind.
     """
     given = parse(overrides)
-    _check_scale(target, given)
+    check_scale(target, given)
     parsed = [override for override in given if override.key_or_group != "scale"]
     scale = next((str(override.value()) for override in given if override.key_or_group == "scale"), target.scales[0])
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -212,12 +212,14 @@ def compose_recipe(target: Target, overrides: Sequence[str]) -> tuple[str, DictC
     return scale, recipe
 
 
-def _check_scale(target: Target, overrides: Sequence[Override]) -> None:
-    """Raise ValueError on a scale that the target does not have."""
-    for override in overrides:
-        if override.key_or_group == "scale" and override.value() not in target.scales:
-            valid = ", ".join(target.scales)
-            raise ValueError(f"scale must be one of {valid} for {target.name}; got {override.value()!r}.")
+def check_scale(target: Target, overrides: Sequence[Override]) -> None:
+    """Raise ValueError on a scale that the target does not have, and on a missing one if it does not have tiny."""
+    given = [override for override in overrides if override.key_or_group == "scale"]
+    wrong = [repr(word.input_line.partition("=")[2]) for word in given if word.value() not in target.scales]
+    if not given and target.scales and "tiny" not in target.scales:
+        wrong = ["none, which is tiny"]
+    if wrong:
+        raise ValueError(f"scale must be one of {', '.join(target.scales)} for {target.name}; got {wrong[0]}.")
 
 
 def _check_keys(settings: dict[str, Any] | DictConfig, overrides: Sequence[Override]) -> None:

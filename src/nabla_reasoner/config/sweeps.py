@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .cell import Cell
-from .compose import Grid, compose_cells
+from .compose import Grid, check_scale, compose_cells
 from .fingerprint import differences
+from .overrides import parse
 from .schema import choices
+from .targets import find
 
 # Settings that sweeps and commands give each cell, and what to write in their place.
 COMMANDS_OWN = {
@@ -43,6 +45,7 @@ def compose_sweeps(target: str, overrides: Sequence[str]) -> list[Sweep]:
         ValueError: a wrong setting (see `compose_cells`).
     """
     _check_typed(overrides)
+    check_scale(find(target), parse(overrides))
     grid = Grid()
     main = _sweep([f"experiment={target}", *overrides], grid)
     further = main.cells[0].further
