@@ -448,15 +448,24 @@ def improvement_sentences(rows: Rows) -> Iterator[str]:
 
 
 def small_rewards(rows: Rows) -> Iterator[str]:
-    """The manifests of the adapters of scale=small that were trained so far: a pair for each task."""
+    """The manifests of the adapters of scale=small: a pair for each task."""
     folders = sorted((ROOT / "assets/rewards").glob("smollm2*-lora"))
-    assert len(folders) in (2, 4, 6)
+    assert len(folders) == 2 * len(SMALL_TASKS)
     for folder in folders:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         ((task, found),) = manifest["validation"].items()
         label, trained_on = ADAPTERS[manifest["shipped"]]
         shown = (f"{found[key]:.2f}" for key in ("auc", "auc_within", "token_auc", "gap_closed"))
         yield line(f"{label}, {SMALL_TASKS[task]}", trained_on, *shown)
+
+
+def small_judges(rows: Rows) -> Iterator[str]:
+    """Greedy accuracy of the likelihood rewards' own models on validation questions."""
+    solved: dict[str, float] = {}
+    for path in (ROOT / "assets/rewards").glob("smollm2*-lora/manifest.json"):
+        solved |= json.loads(path.read_text(encoding="utf-8")).get("judge_greedy_accuracy", {})
+    shares = [f"{solved[task]:.1f} % of {label}" for task, label in SMALL_TASKS.items()]
+    yield f"solves {shares[0].replace('of', 'of these validation questions of')}, {', '.join(shares[1:])}."
 
 
 def small_paired(rows: Rows) -> Iterator[str]:
@@ -1072,7 +1081,7 @@ SENTENCES = {
     "configs/method/soft_best_of_n.yaml": lambda rows: equal_temperatures(rows, "soft_best_of_n"),
     "configs/method/weighted_self_consistency.yaml": lambda rows: equal_temperatures(rows, "weighted_self_consistency"),
     "docs/models.md": lambda rows: itertools.chain(
-        small_sentences(rows), judge_sentence(rows), improvement_sentences(rows)
+        small_sentences(rows), judge_sentence(rows), improvement_sentences(rows), small_judges(rows)
     ),
     "docs/results.md": results_sentences,
     "docs/ablations.md": ablation_sentences,

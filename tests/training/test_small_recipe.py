@@ -341,10 +341,6 @@ def test_tasks_of_the_recipe_are_those_that_were_chosen():
     assert used == chosen
 
 
-# Adapters; others are to be trained.
-SHIPPED = ("smollm2-lora", "smollm2-verifier-lora", "smollm2-gcd-lora", "smollm2-verifier-gcd-lora")
-
-
 @pytest.mark.parametrize("task", ["chain_sum", "gcd", "number_format"])
 @pytest.mark.parametrize("name", ["smollm2", "smollm2-verifier"])
 def test_reward_of_a_task_is_the_adapter_that_was_trained_on_it(name: str, task: str):
@@ -353,13 +349,8 @@ def test_reward_of_a_task_is_the_adapter_that_was_trained_on_it(name: str, task:
     recipe = yaml.safe_load((ROOT / "configs/train/small.yaml").read_text(encoding="utf-8"))
     (trained,) = [entry for entry in recipe["rewards"].values() if Path("assets", entry["folder"]) == adapter]
     assert (trained["kind"], list(trained["batch"])) == (cell.reward.kind, [task])
-    if not (ROOT / adapter).is_dir():
-        pytest.skip(f"{adapter} was not trained yet")
     manifest = json.loads((ROOT / adapter / "manifest.json").read_text(encoding="utf-8"))
     assert (manifest["shipped"], list(manifest["validation"])) == (cell.reward.kind, [task])
-    assert (ROOT / adapter / "adapter_model.safetensors").is_file() == (adapter.name in SHIPPED)
-    if adapter.name not in SHIPPED:
-        return
     tensors = load_file(ROOT / adapter / "adapter_model.safetensors")
     assert {len(tensor) for key, tensor in tensors.items() if "lora_A" in key} == {trained["kept_rank"]}
     assert manifest["recipe"]["kept_rank"] == trained["kept_rank"]
