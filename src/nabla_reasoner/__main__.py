@@ -58,11 +58,11 @@ def _run(target: Target, arguments: Sequence[str]) -> int:
     """
     if target.repository:
         needs_repository(target.name)
-    from .config.overrides import check_launching, written_out
+    from .config.overrides import check_launching, is_setting, written_out
 
     positional = 1 if target.argument else 0
     argument, overrides = "".join(arguments[:positional]), written_out(arguments[positional:])
-    if target.argument and not argument.strip():
+    if target.argument and (not argument.strip() or is_setting(argument)):
         raise ValueError(f"{target.name} needs {target.argument}; got {argument!r}. Example: {target.example}")
     check_launching(target, overrides)
     settings = _settings(target, overrides)

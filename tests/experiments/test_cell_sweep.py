@@ -409,6 +409,8 @@ def test_records_of_other_problems_do_not_complete_a_cell(tmp_path: Path, capsys
         ("experiment=table2", "experiment is set by the command itself"),
         ("records=/tmp/x", "records is set by the command itself"),
         ("method.name=best_of_n", "method.name must be a name of its own, because rows and figures go by it"),
+        ("method.name=sft", "sft is the row of a policy improved by training"),
+        ("reward.name=classifier", "Write reward=classifier for that one, or another name."),
         ("policy.name=tiny-instruct", "Write policy=tiny-instruct for that one, or another name."),
         ("task.name=math500", "name and dataset of a generated task must be the same"),
         ("task.dataset=chain_sum", "name and dataset of a generated task must be the same"),

@@ -11,7 +11,7 @@ from reasoning_gym.factory import create_dataset
 
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.cost import Cost
-from nabla_reasoner.evaluation.records import append_records, make_record
+from nabla_reasoner.evaluation.records import append_records, failed_record, make_record
 from nabla_reasoner.evaluation.statistics import accuracy_interval
 from nabla_reasoner.tasks.grading import grade
 from nabla_reasoner.tasks.problems import generate
@@ -109,17 +109,18 @@ def test_verdicts_on_generated_tasks_equal_the_librarys_verifier(task: str, tmp_
 
 def test_graded_records_keep_their_verdicts(tmp_path: Path):
     settings = {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}
-    problems = generate("products", split="validation", size=4, settings=settings)
+    *problems, last = generate("products", split="validation", size=5, settings=settings)
     records = []
     for index, problem in enumerate(problems):
         response = worked_solution(problem) + ("1" if index == 1 else "")
         solution = Solution(problem.id, response, [], None, Cost(), {"finished": index != 2})
         names = {"policy": "p", "method": "m", "seed": 0, "repeat": 0}
         records.append(make_record(problem, solution, grade=grade, **names))
+    records.append(failed_record(last, "E: no", **names))
     path = tmp_path / "p__products__m__s0.jsonl"
     append_records(path, records)
     assert main(["grade", str(path), "problem=problem_id", "finished=search.finished"]) == 0
-    assert [row["correct"] for row in records] == [True, False, False, True]
+    assert [row["correct"] for row in records] == [True, False, False, True, False]
     for before, after in zip(records, graded(path), strict=True):
         assert {**after, "grading_note": None} == {**before, "grading_note": None}
 

@@ -103,7 +103,7 @@ SERVED = ("rollouts=vllm", "server=http://127.0.0.1:9")
             "scale must be one of tiny, unseen, small, single_gpu, paper for table2; got 'coder'",
         ),
         (["tune-benchmark"], "scale must be one of coder, coder_gpu for tune-benchmark; got none, which is tiny"),
-        (["table1", "scale=tiny,small"], "for table1; got 'tiny,small'"),
+        (["table1", "scale=tiny,small"], "Run the command once for each scale"),
         (["table1", *PAPER, "dtype=int3"], "dtype must be one of"),
         (["table1", *NARROW, "method.max_rollouts=many"], "max_rollouts must be a whole number"),
         (["table1", *NARROW, "method.num_passes=-3"], "num_passes must be a whole number"),

@@ -136,7 +136,7 @@ def test_help_is_printed_and_never_decoded(word, capsys, monkeypatch):
     assert find("solve").example in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["solve"], ["solve", ""], ["solve", "  "]])
+@pytest.mark.parametrize("arguments", [["solve"], ["solve", ""], ["solve", "  "], ["solve", "seed=0", "threads=1"]])
 def test_empty_question_is_refused_with_the_example(arguments, capsys):
     assert main(arguments) == 2
     assert find("solve").example in capsys.readouterr().err

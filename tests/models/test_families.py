@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import small_models
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from nabla_reasoner.dto import gradient_passes, gradients, objective
 from nabla_reasoner.engine import generation, scoring
@@ -225,3 +226,25 @@ def test_longrope_limits_texts_to_original_length():
         policy.check_length(9, 8)
     with pytest.raises(ValueError, match=r"16 tokens \(longrope's original_max_position_embeddings\)"):
         reward.check_length(8, 8)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt", "bloom"])
+def test_size_counts_the_matrix_products_of_a_token(architecture: str):
+    policy = Policy.from_pretrained(str(small_models.folder(architecture, **SERVED_TOO.get(architecture, {}))))
+    policy.model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        policy.model(torch.tensor([[5]]))
+    size = policy.size
+    assert counter.get_total_flops() == pytest.approx(2 * (size.layers + size.head) + 4 * size.attention, rel=0.005)
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "gpt_oss"])
+def test_size_counts_the_experts_that_a_token_is_sent_to(architecture: str):
+    policy = Policy.from_pretrained(str(small_models.folder(architecture, **SERVED_TOO[architecture])))
+    layer = policy.model.base_model.layers[0]
+    attention = sum(part.weight.numel() for part in layer.self_attn.children() if isinstance(part, torch.nn.Linear))
+    hidden, inner = policy.model.config.hidden_size, policy.model.config.intermediate_size
+    number = len(layer.mlp.experts.gate_up_proj)
+    assert (number, policy.model.config.num_experts_per_tok) == (4, 2)
+    expert = 3 * hidden * inner
+    assert policy.size.layers == 2 * (attention + number * hidden + 2 * expert)

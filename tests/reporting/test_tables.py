@@ -281,6 +281,12 @@ def test_latex_is_balanced_and_escaped(tmp_path):
     assert r"50 \% \& more\_of \{it\} \#1" in text
 
 
+def test_latex_takes_no_name_as_the_option_of_a_command():
+    text = tables.latex(["a"], [["*b"], ["[c]"]], [])
+    assert [line for line in text.splitlines() if "b" in line and "&" not in line and line.startswith("{}")]
+    assert not re.search(r"^[*\[]", text, re.MULTILINE)
+
+
 NAMES = ["a|b", "a\nb", "a^b~c", "∇ − ≥ ≤ λ", "back\\slash{}", "50 % & #_$", "<i>", "x"]
 
 

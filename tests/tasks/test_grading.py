@@ -28,6 +28,18 @@ DIFFICULTY = {
 }
 
 
+# Orders, Roman numerals, coins, directions, words and names: as products of symbols the two would be equal.
+ANAGRAMS = [
+    ("VI", "IV"),
+    ("CAB", "BAC"),
+    ("ABCD", "CBDA"),
+    ("HTH", "HHT"),
+    ("NW", "WN"),
+    ("act", "cat"),
+    ("Tom", "Mot"),
+]
+
+
 @pytest.mark.parametrize("task", DIFFICULTY)
 def test_worked_solutions_correct_and_changed_ones_wrong(task):
     for problem in generate(task, split="validation", size=30, settings=DIFFICULTY[task]):
@@ -62,6 +74,10 @@ def test_partial_credit_counts_as_wrong():
         ("5", r"\boxed{5, 6}", False),
         ("(1,2)", r"\boxed{(2,1)}", False),
         (r"\text{east}", r"\boxed{seat}", False),  # as products of symbols the two are equal
+        *((answer, rf"\boxed{{{other}}}", False) for answer, other in ANAGRAMS),
+        *((answer, rf"\boxed{{\text{{{answer}}}}}", True) for answer, _ in ANAGRAMS),
+        ("ab", r"\boxed{ba}", True),
+        ("2xyz", r"\boxed{2zyx}", True),
         ("25", "25", False),  # states no answer
         ("25", r"\boxed{}", False),
         ("25", r"\boxed{\frac{}{}{{}", False),

@@ -215,7 +215,8 @@ def compose_recipe(target: Target, overrides: Sequence[str]) -> tuple[str, DictC
 def check_scale(target: Target, overrides: Sequence[Override]) -> None:
     """Raise ValueError on a scale that the target does not have, and on a missing one if it does not have tiny."""
     given = [override for override in overrides if override.key_or_group == "scale"]
-    wrong = [repr(word.input_line.partition("=")[2]) for word in given if word.value() not in target.scales]
+    single = [override.value() for override in given if not override.is_sweep_override()]
+    wrong = [repr(scale) for scale in single if scale not in target.scales]
     if not given and target.scales and "tiny" not in target.scales:
         wrong = ["none, which is tiny"]
     if wrong:

@@ -4,11 +4,12 @@ import re
 import shlex
 from collections.abc import Sequence
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import OverrideParseException
 
-from .schema import GROUPS, choices
+from .schema import CONFIGS, GROUPS, choices
 from .targets import Target
 
 LAUNCHER = "hydra/launcher="
@@ -25,6 +26,13 @@ def written_out(arguments: Sequence[str]) -> list[str]:
             word = f"{word}={rest.pop(0) if has_value else 'true'}"
         overrides.append(word.removeprefix("--"))
     return overrides
+
+
+def is_setting(word: str) -> bool:
+    """Return whether a word is `key=value` with a setting of a cell as its key, rather than a question or a file."""
+    key, equals, _ = word.partition("=")
+    known = yaml.safe_load((CONFIGS / "config.yaml").read_text(encoding="utf-8")).keys() | set(GROUPS)
+    return bool(equals) and key.split(".")[0] in known
 
 
 def parse(overrides: Sequence[str], groups: bool = True) -> list[Override]:

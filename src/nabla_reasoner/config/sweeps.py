@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from .cell import Cell
 from .compose import Grid, check_scale, compose_cells
 from .fingerprint import differences
-from .overrides import parse
+from .overrides import TRAINED_METHODS, parse
 from .schema import choices
 from .targets import find
 
@@ -18,7 +18,7 @@ COMMANDS_OWN = {
     "experiment_name": "Results lie in results_dir=DIR.",
     "experiment": "Type the target's own name in place of this one.",
 }
-NAMED = ("policy", "method")  # groups by whose names rows are compared with the paper's
+NAMED = ("policy", "reward", "method")  # groups by whose names rows are shown and compared with the paper's
 OURS = ("nabla_reasoner", "nabla_reasoner_multipass", "nabla_reasoner_prefix")
 
 
@@ -67,7 +67,10 @@ def _check_typed(overrides: Sequence[str]) -> None:
         if key in COMMANDS_OWN:
             raise ValueError(f"{key} is set by the command itself; got {override!r}. {COMMANDS_OWN[key]}")
         group = key.removesuffix(".name")
-        if key != group and group in NAMED and value.strip("'\"") in choices(group):
+        name = value.strip("'\"")
+        if key == "method.name" and name in TRAINED_METHODS:
+            raise ValueError(f"{key} must be a name of its own; {name} is the row of a policy improved by training.")
+        if key != group and group in NAMED and name in choices(group):
             raise ValueError(
                 f"{key} must be a name of its own, because rows and figures go by it; {value} is that of "
                 f"configs/{group}/{value}.yaml. Write {group}={value} for that one, or another name."

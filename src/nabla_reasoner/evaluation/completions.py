@@ -147,7 +147,8 @@ def _graded(path: Path, row: FileRow, columns: Columns, task: str) -> Graded:
     if answer is None:
         return Graded(row, task, problem, None, None, response is None)
     metadata = _metadata(path, row, columns.metadata) if is_generated(task) else None
-    verdict = grade(Problem(row.place, "", answer, task, metadata), response or "", _finished(path, row, columns))
+    finished = response is None or _finished(path, row, columns)  # a failed record has no such field
+    verdict = grade(Problem(row.place, "", answer, task, metadata), response or "", finished)
     if isinstance(metadata, MissingMetadata) and metadata.asked:
         raise ValueError(
             f"{path}, {row.place}: the verifier of task {task} needs the problem's metadata; there is none. "

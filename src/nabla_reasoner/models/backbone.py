@@ -139,18 +139,35 @@ class LanguageModel:
 def model_size(model: torch.nn.Module) -> ModelSize:
     """Return the parameters in matrix products, and what attention computes.
 
-    An input embedding is looked up, not multiplied; the output matrix or score head counts apart from the layers.
+    Embeddings of tokens and positions are looked up, not multiplied; the output matrix or score head counts apart from
+    the layers. Of experts those count that a token is sent to.
     """
-    embedding = model.get_input_embeddings()
     head = model.get_output_embeddings() if model.can_generate() else getattr(model, "score", None)
     in_head = head.weight.numel() if head is not None else 0
-    matrices = sum(parameter.numel() for parameter in model.base_model.parameters() if parameter.ndim > 1)
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     return ModelSize(
-        layers=matrices - embedding.weight.numel(), head=in_head, attention=config.num_hidden_layers * heads * head_size
+        layers=_matrix_parameters(model.base_model, config),
+        head=in_head,
+        attention=config.num_hidden_layers * heads * head_size,
     )
+
+
+def _matrix_parameters(layers: torch.nn.Module, config: transformers.PreTrainedConfig) -> int:
+    """Return the parameters by which a token's hidden states are multiplied, all layers together."""
+    looked_up = {id(part.weight) for part in layers.modules() if isinstance(part, torch.nn.Embedding)}
+    in_experts, others = 0, 0
+    for name, parameter in layers.named_parameters():
+        if ".experts." in name:  # one tensor of all experts, with a bias of two dimensions; or a module for each
+            is_matrix = parameter.ndim > 2 or (parameter.ndim == 2 and name.endswith(".weight"))
+            in_experts += parameter.numel() * is_matrix
+        elif parameter.ndim > 1 and id(parameter) not in looked_up:
+            others += parameter.numel()
+    if in_experts:
+        number = getattr(config, "num_local_experts", None) or config.num_experts
+        in_experts = in_experts * config.num_experts_per_tok // number
+    return others + in_experts
 
 
 def _eos_ids(model: torch.nn.Module, tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:

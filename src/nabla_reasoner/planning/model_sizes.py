@@ -151,6 +151,12 @@ def _from_folder(path: str, folder: Path, *, classifier: bool) -> Model:
             f"{folder / 'config.json'} must give {', '.join(missing)} to plan a run with {path}. Use a model like "
             "Llama or Qwen."
         )
+    experts = settings.get("num_local_experts") or settings.get("num_experts") or 1
+    if experts > 1:
+        raise ValueError(
+            f"a plan is for models whose layers have one feed-forward block; {path} has {experts} experts. Run a few "
+            "problems instead, with num_problems=N."
+        )
     files = sorted(folder.glob("*.safetensors"))
     shapes = {name: shape for file in files for name, shape in _shapes(file).items()}
     named_tied = bool(settings.get("tie_word_embeddings"))

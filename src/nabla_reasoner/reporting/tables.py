@@ -64,7 +64,9 @@ LATEX = str.maketrans(  # characters with a meaning in LaTeX, and symbols that i
 
 
 def _escaped(text: str) -> str:
-    return one_line(text).translate(LATEX)
+    """Return a text for LaTeX; braces part a "*" or "[" at its beginning from the command before it."""
+    escaped = one_line(text).translate(LATEX)
+    return f"{{}}{escaped}" if escaped.startswith(("*", "[")) else escaped
 
 
 def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:

@@ -150,16 +150,23 @@ def _stated_base(text: str) -> tuple[str, int] | None:
 def text_answer(text: str) -> str | None:
     r"""Return the plain words of a text answer, without case, articles, brackets and punctuation, or None.
 
-    Words are what stands in `\text{…}` and bare words of four or more letters (math-verify reads these as products, so
-    that "seat" would equal "east"). Single letters are words only beside another answer of letters: see `letters`.
+    Words are what stands in `\text{…}`, bare words of three or more letters, names such as "Tom" and capitals such as
+    "ACB" or "IV" (math-verify reads these as products, so that "seat" would equal "east"). Single letters are words
+    only beside another answer of letters: see `letters`.
     """
     plain = letters(text)
     if plain is None:
         return None
     marked = r"\text{" in text and len(plain) > 1
-    bare = any(map(is_word, plain.split()))
+    bare = any(map(_is_written_out, re.findall(r"[^\W\d_]+", text.replace(r"\text", ""))))
     short = plain in {"yes", "no", "odd", "none", "both"}
     return plain if marked or bare or short or len(re.findall(r"[a-z]{2,}", plain)) > 1 else None
+
+
+def _is_written_out(word: str) -> bool:
+    """Return whether bare letters are a word, a name or an abbreviation rather than a product of variables."""
+    short = len(word) == 3 and set(word) & set("aeiou") and set(word) - set("abcdeixyz")
+    return bool(is_word(word) or short or re.fullmatch("[A-Z]{2,}|[A-Z][a-z]{2,}", word))
 
 
 def letters(text: str) -> str | None:
