@@ -2,12 +2,14 @@
 
 import functools
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 import yaml
 
 from .schema import CONFIGS
 
 FOLDER = CONFIGS / "experiment"
+RECORDS = ("records", "budget")  # names of the folders of records
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Target:
     @property
     def has_records(self) -> bool:
         """Whether it runs a sweep of cells and writes their records."""
-        return any(name.endswith(("records/", "budget/")) for name in self.writes)
+        return any(PurePath(name).name in RECORDS for name in self.writes)
 
     def path(self, scale: str) -> str:
         """Return the folder below `results_dir`."""

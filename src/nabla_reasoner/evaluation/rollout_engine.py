@@ -171,7 +171,7 @@ def remove_records(cell: Cell) -> None:
 
 
 def set_records_aside(cell: Cell) -> None:
-    """Rename a cell's records and the files beside them, so that jobs begin anew and a failed launch loses nothing.
+    """Rename a cell's records and the files beside them: jobs start without records, a failed launch restores them.
 
     Raises:
         ValueError: another process solves the cell's problems.

@@ -19,7 +19,7 @@ from ..config.data_folder import data_folder, needs_repository, repository
 from ..config.hub_cache import is_hub_name
 from ..config.overrides import parse, quoted
 from ..config.sweeps import compose_sweeps
-from ..config.targets import Target, find, kept_rows, targets
+from ..config.targets import RECORDS, Target, find, kept_rows, targets
 from ..evaluation.provenance import read_summary
 from ..evaluation.record_files import read_settings, whole_size
 from ..evaluation.records import read_records
@@ -30,7 +30,6 @@ GALLERY = data_folder() / "figures"
 FREE = ("keep", "docs", *HOW)  # settings that change no result
 PLACES = ("policy.path", "reward.path", "task.path")  # where a model or a benchmark lies
 LAUNCHING = ("hydra/launcher", "hydra.launcher.", "hydra.sweeper.")  # beginnings of the settings of a launcher
-RECORDS = ("records", "budget")  # names of the folders of records
 OWN = ("report", "figures")  # targets that keep what other targets made, by themselves
 
 

@@ -56,21 +56,24 @@ def _check_parts(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
 
     for cell in cells:
         check_names(cell.policy.name, cell.task.name, cell.method.name)
-    for cell in {cell.method.model_dump_json(): cell for cell in cells}.values():
+    for cell in {(cell.policy.path, cell.method.model_dump_json()): cell for cell in cells}.values():
         check_budget(cell.method)  # says the same of a count, with the override to write
-        build.build_method(cell)
+        method = build.build_method(cell)
+        if isinstance(method, ChecksPrompts) and _is_here(cell):
+            policy, _ = build.outline_models(cell.changed(device="cpu"))
+            method.check_prompts([Problem("any", "", None, "free")], policy)
     for cell in {cell.task.model_dump_json(): cell for cell in cells if cell.task.dataset is not None}.values():
         build.build_problems(cell if cell.split == "validation" else cell.changed(num_problems=1))
-    models = {
-        (cell.policy.path, cell.reward.path, cell.reward.kind, cell.method.model_dump_json()): cell for cell in cells
-    }
+    models = {(cell.policy.path, cell.reward.path, cell.reward.kind, cell.response_limit): cell for cell in cells}
     for cell in models.values():
-        if all(Path(locate(path)).is_dir() for path in (cell.policy.path, cell.reward.path)):
-            policy, reward = build.outline_models(cell.changed(device="cpu"))
-            for model in (policy, reward):
+        if _is_here(cell):
+            for model in build.outline_models(cell.changed(device="cpu")):
                 model.check_length(1, cell.response_limit)
-            if isinstance(method := build.build_method(cell), ChecksPrompts):
-                method.check_prompts([Problem("any", "", None, "free")], policy)
+
+
+def _is_here(cell: Cell) -> bool:
+    """Return whether both models of a cell lie in folders."""
+    return all(Path(locate(path)).is_dir() for path in (cell.policy.path, cell.reward.path))
 
 
 def _show_trainings(target: Target, overrides: Sequence[str], chosen: Sequence[str]) -> None:
