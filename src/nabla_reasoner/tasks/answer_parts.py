@@ -14,6 +14,9 @@ BRACKET = re.compile(
     r"\\begin\{[^{}]*\}(?:\{[^{}]*\})?|\\end\{[^{}]*\}|\\[lr]angle(?![A-Za-z])|\\[{}]|[()\[\]{}]|\\[^{}]|\\\\"
 )
 VECTOR = re.compile(r"[\[(]?\s*\\begin\{([bp]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}\s*[\])]?", re.DOTALL)
+# Values of unknowns, one per row of `cases`; a row with a condition is part of a function and does not match.
+SYSTEM = re.compile(r"\\begin\{(cases|aligned)\}(.*)\\end\{\1\}", re.DOTALL)
+UNKNOWN = re.compile(r"[A-Za-z]\w*\s*&?\s*=[^&=,;]+[,;.]?")
 SEPARATOR = re.compile(
     r"[,;]|\\text\{\s*(?:,\s*)?(?:and|or)\s*\}|(?<![A-Za-z])(?:and|or)(?![A-Za-z])|\\cup(?![A-Za-z])"
 )
@@ -44,7 +47,7 @@ def entries(text: str) -> Entries:
     in_text = re.fullmatch(r"\\text\{([^{}]*)\}", text)
     if in_text and SEPARATOR.search(in_text[1]):
         return Entries("list", [rf"\text{{{part}}}" for part in _split(in_text[1])[0]])
-    vector = _vector(text)
+    vector = _vector(text) or _system(text)
     if vector is not None:
         return vector
     inner = _bracketed(text)
@@ -72,6 +75,17 @@ def _vector(text: str) -> Entries | None:
     if len(rows) > 1 and any(len(row) > 1 for row in rows):
         return None
     return Entries("vector" if len(rows) > 1 else "row vector", [entry.strip() for row in rows for entry in row])
+
+
+def _system(text: str) -> Entries | None:
+    """Return the equations of a system that gives the value of each unknown as a list, or None."""
+    match = SYSTEM.fullmatch(text.strip())
+    if match is None or r"\begin" in match[2]:
+        return None
+    rows = [row.strip() for row in match[2].strip().removesuffix(r"\\").split(r"\\")]
+    if not all(UNKNOWN.fullmatch(row) for row in rows):
+        return None
+    return Entries("list" if len(rows) > 1 else "single", [row.replace("&", "").rstrip(",;. ") for row in rows])
 
 
 def _bracketed(text: str) -> tuple[str, str, str] | None:

@@ -17,6 +17,7 @@ is the reference. The relation is symmetric.
 - Brackets matter: (1,2), [1,2] and \{1,2\} differ. A matrix of one row or one column and \langle 1,2\rangle are points.
 - "x = 5" equals "5", but not "y = 5". An equation such as x + y = 1 equals no number. Intervals equal inequalities.
 - Of several sides the exact one counts: x = 7/3 \approx 2.33 equals 7/3, not 2.33.
+- 6:00 PM equals 6 PM. No time is converted: 18:00 does not equal it.
 - Two ascending numbers with a unit are a range: 9-11 hours is not -2 hours. Without a unit 9-11 is a difference, since
   answers such as 3-5 or 3-x are expressions far more often than ranges.
 - Words are compared as text, without case, articles, brackets and punctuation.
@@ -180,6 +181,8 @@ def _same_scalar(a: str, b: str, notes: list[str]) -> bool:
         return False
     if not units_agree(left.unit, right.unit) or PROSE in (left.unit, right.unit):
         return _squeezed(a) == _squeezed(b)
+    if {left.unit, right.unit} & {"am", "pm"}:
+        left, right = (part._replace(value=part.value.removesuffix(":00")) for part in (left, right))
     values = [(left.value, right.value)]
     if left.unit != right.unit and (left.unit + right.unit) in set(LETTERS):  # 5m may be algebra
         values += [(a, b)]

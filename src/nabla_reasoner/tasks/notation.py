@@ -76,12 +76,14 @@ REWRITES = [
     (r"\\(?:text(?:bf|it|rm|normal|tt|sf|sc)|mathrm|mbox|hbox)\s*\{", r"\\text{"),
     (r"\\text\s+\{", r"\\text{"),
     (r"\\text\{([^{}]*[A-Za-z,])\s+(and|or)\s*\}", r"\\text{\1} \\text{\2}"),  # 2 \text{ hours and } 5 \text{ minutes}
+    (r"\\text\{(?=[^{}]*\d)((?:[-\d\s.,;:/]|and|or)+)\}", r"\1"),  # a list: 2 and 3
     (r"\\text\{\s*(\\?\$?-?\d[\d:.,/]*)\s*([^{}]*)\}", r"\1 \\text{\2}"),  # only the words are text
     (r"(?<=\d)\s*\^\s*\{\s*(?:\\text\{)?(?:st|nd|rd|th)\}?\s*\}", ""),  # ordinal numbers
     (r"(?<=\d)\s*(?:\\text\{(?:st|nd|rd|th)\}|(?:st|nd|rd|th)(?![A-Za-z]))", ""),
     (r"\{\s*([^{}]*)\\choose(?![A-Za-z])\s*([^{}]*)\}", r"\\binom{\1}{\2}"),
     (r"\\(?:mathbf|mathit|mathsf|mathtt|boldsymbol|bm)\s*\{([^{}]*)\}", r"\1"),
     (r"\\(?:lbrace|rbrace)(?![A-Za-z])", lambda match: r"\{" if "l" in match[0] else r"\}"),
+    (r"\\log\s*_\s*(?:e(?![A-Za-z])|\{\s*e\s*\})", r"\\ln "),
     (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
     (r"\\leq(?:slant)?(?![A-Za-z])", r"\\le"),
     (r"\\geq(?:slant)?(?![A-Za-z])", r"\\ge"),
