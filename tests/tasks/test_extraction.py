@@ -6,8 +6,10 @@ import time
 
 import pytest
 
-from nabla_reasoner.tasks.extraction import INTEGER_TASKS, extract_answer, last_boxed, outside_thinking
+from nabla_reasoner.tasks.extraction import extract_answer
+from nabla_reasoner.tasks.generated_tasks import INTEGER_TASKS
 from nabla_reasoner.tasks.grading import answers_match, grade
+from nabla_reasoner.tasks.response_parts import last_boxed, outside_thinking
 from nabla_reasoner.tasks.written_steps import steps_are_true
 from nabla_reasoner.types import Problem
 

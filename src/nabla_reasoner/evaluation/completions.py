@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..tasks.extraction import is_generated
+from ..tasks.generated_tasks import is_generated
 from ..tasks.grading import Grade, grade
 from ..tasks.problems import reference_answer
 from ..types import Problem

@@ -9,7 +9,7 @@ from typing import Any
 from ..config.schema import choice_file, choices
 from ..evaluation.completion_files import FileRow, field, has_column, read_rows, shortened
 from ..evaluation.completions import Columns, Graded, grade_rows, notes, scores
-from ..tasks.extraction import is_generated
+from ..tasks.generated_tasks import is_generated
 from .command import DONE, FAILED, Command, refusing
 
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from ..types import Problem
 from .equality import equal
-from .extraction import extract_answer, is_generated
+from .extraction import extract_answer
+from .generated_tasks import is_generated
 
 
 class Grade(NamedTuple):

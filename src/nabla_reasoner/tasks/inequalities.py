@@ -47,6 +47,11 @@ def _chain(match: re.Match[str]) -> str | None:
     bounds = [(match[f"sign{index}"], match[f"value{index}"]) for index in (1, 2)]
     lower, upper = sorted(bounds, key=lambda bound: bound[0] in {"<", r"\le"})
     low, high = rational(lower[1]), rational(upper[1])
-    if match["name1"] != match["name2"] or lower[0] not in ASCENDING_SIGNS or upper[0] in ASCENDING_SIGNS or None in (low, high):
+    if (
+        match["name1"] != match["name2"]
+        or lower[0] not in ASCENDING_SIGNS
+        or upper[0] in ASCENDING_SIGNS
+        or None in (low, high)
+    ):
         return None
     return rf"{lower[1]} {ASCENDING_SIGNS[lower[0]]} {match['name1']} {upper[0]} {upper[1]}" if low < high else None

@@ -7,8 +7,8 @@ expression counts as a whole or not at all: of "x + 3*4 = 14", "(2+3)*4 = 20" an
 import re
 from fractions import Fraction
 
-from .extraction import outside_thinking
 from .notation import GROUPING
+from .response_parts import outside_thinking
 
 NUMBER = r"\d{1,400}"
 EXPRESSION = re.compile(rf"-?{NUMBER}(?:[^\S\n]*[-+*/][^\S\n]*-?{NUMBER})*")
