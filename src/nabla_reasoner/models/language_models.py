@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..types import Messages
 from .backbone import BatchLimits, LanguageModel, model_size
-from .chat_format import END_OF_THINK, ChatFormat, keeps_thinking, may_think, read_format, special_ids
+from .chat_format import ChatFormat, keeps_thinking, read_format, special_ids
 from .forward_check import check_forward
 from .loading import load, refusing
+from .pairs import check_pair, same_ids
 
 __all__ = ["REWARD_MODEL_CLASSES", "BatchLimits", "LanguageModel", "Policy", "RewardModel", "TextScores", "model_size"]
 
@@ -142,7 +143,7 @@ class RewardModel(LanguageModel):
         self.strong = Policy(model, tokenizer, name) if kind == "likelihood" else None
         if reference is not None:
             self.size = self.size.plus(reference.size)
-            if not _same_ids(tokenizer, reference):
+            if not same_ids(tokenizer, reference):
                 raise ValueError(
                     f"a reward and its reference must share one vocabulary; got {len(tokenizer.get_vocab()):,} "
                     f"({name}) and {len(reference.tokenizer.get_vocab()):,} tokens ({reference.name}) that do not "
@@ -221,27 +222,7 @@ class RewardModel(LanguageModel):
         for tokenizer, ends, reward in self._by_policy:
             if tokenizer is policy.tokenizer and ends == policy.eos_ids:
                 return reward
-        rows = len(self.model.get_input_embeddings().weight)
-        if not _same_ids(policy.tokenizer, self) or rows < policy.vocab_size:
-            raise ValueError(
-                f"policy and reward must share one vocabulary; got {len(policy.tokenizer.get_vocab()):,} "
-                f"({policy.name}) and {len(self.tokenizer.get_vocab()):,} tokens ({self.name}) that do not agree. "
-                "Choose a reward model of the same family."
-            )
-        thinks = may_think(policy.tokenizer)
-        if thinks and END_OF_THINK in self.tokenizer.decode(self.format.opening):
-            raise ValueError(
-                "a policy that may think needs a reward whose chat template writes no think block of its own; "
-                f"{self.name} would read an empty block and then that of {policy.name}. Give the policy a chat "
-                "template whose prompt ends with an empty think block, or choose another reward."
-            )
-        if thinks and not self._keeps_thinking:
-            raise ValueError(
-                "a policy that may think needs a reward whose chat template keeps the think block of an answer; that "
-                f"of {self.name} drops or changes it, so that the reward would read what its template never writes. "
-                f"Let that template write an answer as it is, give {policy.name} one whose prompt ends with an empty "
-                "think block, or choose another reward."
-            )
+        check_pair(policy, self, self.format.opening, self._keeps_thinking)
         reward = copy.copy(self)
         reward.replaced_ends = self._foreign_ends([*self.eos_ids, *policy.eos_ids])
         self._by_policy.append((policy.tokenizer, list(policy.eos_ids), reward))
@@ -292,12 +273,6 @@ class RewardModel(LanguageModel):
                 f"{self.tokenizer.decode(chat_format.closing)!r}. Correct chat_template."
             )
         return chat_format
-
-
-def _same_ids(tokenizer: transformers.PreTrainedTokenizerBase, other: LanguageModel) -> bool:
-    """Return whether every token of a tokenizer has the same id in another model's tokenizer."""
-    ids = other.tokenizer.get_vocab()
-    return all(ids.get(token) == index for token, index in tokenizer.get_vocab().items())
 
 
 def _check_kind(kind: str) -> None:

@@ -1,0 +1,46 @@
+"""Checks that a policy and a reward model read the same tokens."""
+
+from collections.abc import Sequence
+
+import transformers
+
+from .backbone import LanguageModel
+from .chat_format import END_OF_THINK, may_think
+
+
+def check_pair(policy: LanguageModel, reward: LanguageModel, opening: Sequence[int], keeps_thinking: bool) -> None:
+    """Raise ValueError unless a reward model reads a policy's responses as they were written.
+
+    Args:
+        policy: its end tokens need not be those of the reward.
+        reward: has a matrix row for each of the policy's tokens.
+        opening: tokens that the reward's chat template writes before an answer.
+        keeps_thinking: whether that template keeps the think block of an answer.
+    """
+    rows = len(reward.model.get_input_embeddings().weight)
+    if not same_ids(policy.tokenizer, reward) or rows < policy.vocab_size:
+        raise ValueError(
+            f"policy and reward must share one vocabulary; got {len(policy.tokenizer.get_vocab()):,} "
+            f"({policy.name}) and {len(reward.tokenizer.get_vocab()):,} tokens ({reward.name}) that do not agree. "
+            "Choose a reward model of the same family."
+        )
+    thinks = may_think(policy.tokenizer)
+    if thinks and END_OF_THINK in reward.tokenizer.decode(opening):
+        raise ValueError(
+            "a policy that may think needs a reward whose chat template writes no think block of its own; "
+            f"{reward.name} would read an empty block and then that of {policy.name}. Give the policy a chat "
+            "template whose prompt ends with an empty think block, or choose another reward."
+        )
+    if thinks and not keeps_thinking:
+        raise ValueError(
+            "a policy that may think needs a reward whose chat template keeps the think block of an answer; that "
+            f"of {reward.name} drops or changes it, so that the reward would read what its template never writes. "
+            f"Let that template write an answer as it is, give {policy.name} one whose prompt ends with an empty "
+            "think block, or choose another reward."
+        )
+
+
+def same_ids(tokenizer: transformers.PreTrainedTokenizerBase, other: LanguageModel) -> bool:
+    """Return whether every token of a tokenizer has the same id in another model's tokenizer."""
+    ids = other.tokenizer.get_vocab()
+    return all(ids.get(token) == index for token, index in tokenizer.get_vocab().items())
