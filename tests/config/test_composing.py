@@ -46,3 +46,11 @@ def test_files_are_composed_once_for_any_values(monkeypatch: pytest.MonkeyPatch)
 def test_values_that_hydra_refuses_are_refused(value: str):
     with pytest.raises(ValueError, match=r"unknown setting|in the settings|nothing"):
         compose.compose_cells([*CELL, value])
+
+
+@pytest.mark.parametrize("methods", [[], ["method=nabla_reasoner,greedy"], ["method=greedy"]])
+def test_setting_that_a_swept_method_lacks_is_named(methods: list[str]):
+    with pytest.raises(
+        ValueError, match=r"unknown setting 'method.step_size'; settings of method: .* belong to greedy"
+    ):
+        compose.compose_cells(["experiment=table1", "scale=tiny", *methods, "method.step_size=7"])

@@ -70,6 +70,25 @@ def test_preempted_job_is_queued_again_and_resumes(tmp_path: Path):
     assert "40 x 1" in summary, "the table counts what the jobs wrote"
 
 
+def with_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend that submitit is installed and that SLURM's srun is on the PATH."""
+    monkeypatch.setattr(launching, "_installed", lambda: True)
+    commands = folder / "slurm"
+    commands.mkdir()
+    (commands / "srun").touch(0o755)
+    monkeypatch.setenv("PATH", str(commands), prepend=os.pathsep)
+
+
+def test_slurm_that_is_missing_is_refused(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr(launching, "_installed", lambda: True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(command(tmp_path, "method=greedy", "hydra/launcher=submitit_slurm")) == WRONG
+    told = capsys.readouterr().err
+    assert "srun must be on the PATH" in told
+    assert "hydra/launcher=submitit_local" in told
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
 def test_launcher_that_is_not_installed_is_refused(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setattr(launching, "_installed", lambda: False)
     assert main(command(tmp_path, "method=greedy", "hydra/launcher=submitit_slurm")) == WRONG
@@ -95,7 +114,7 @@ def test_failed_job_is_told_and_its_cell_is_not_done(tmp_path: Path, capsys, mon
         raise RuntimeError("job 17 died")
 
     monkeypatch.setattr(launching, "_launch", broken)
-    monkeypatch.setattr(launching, "_installed", lambda: True)
+    with_slurm(tmp_path, monkeypatch)
     assert main(command(tmp_path, "method=greedy", "hydra/launcher=submitit_slurm")) == FAILED
     told = capsys.readouterr().err
     assert "a job failed (RuntimeError: job 17 died)" in told
@@ -119,7 +138,7 @@ def test_records_survive_a_launch_that_solves_nothing(tmp_path: Path, capsys, mo
         raise RuntimeError("sbatch: not found")
 
     monkeypatch.setattr(launching, "_launch", launch)
-    monkeypatch.setattr(launching, "_installed", lambda: True)
+    with_slurm(tmp_path, monkeypatch)
     assert main([*words, "overwrite=true", "hydra/launcher=submitit_slurm"]) == FAILED
     told = capsys.readouterr().err
     assert "a job failed (RuntimeError: sbatch: not found)" in told
@@ -135,7 +154,7 @@ def test_records_survive_a_launch_that_solves_nothing(tmp_path: Path, capsys, mo
 def test_records_of_a_running_job_are_not_replaced(tmp_path: Path, capsys, monkeypatch):
     words = command(tmp_path, "method=greedy")
     assert main(words) == 0
-    monkeypatch.setattr(launching, "_installed", lambda: True)
+    with_slurm(tmp_path, monkeypatch)
     (path,) = tmp_path.rglob("*.jsonl")
     with locked(compose_cells(["experiment=table1", *words[1:]])[0]):
         assert main([*words, "overwrite=true", "hydra/launcher=submitit_slurm"]) == WRONG

@@ -50,12 +50,22 @@ def compose_cells(overrides: Sequence[str], grid: "Grid | None" = None) -> list[
         for job in jobs(config, parsed):
             seeds = [item.removeprefix("seed=") for item in job if item.startswith("seed=")]
             others = [item for item in job if not item.startswith("seed=")]
-            cell = grid.cell(others)
+            cell = _job_cell(grid, others)
             if seeds and not (seeds[-1].isdecimal() and int(seeds[-1]) < 2**63):
                 plain_cell(compose("config", parse(job)))  # says what a seed must be
             key = (*others, *(int(seed) for seed in seeds))  # 1 and 01 are one seed
             cells[key] = cell.changed(seed=int(seeds[-1])) if seeds else cell
     return list(cells.values())
+
+
+def _job_cell(grid: "Grid", overrides: Sequence[str]) -> Cell:
+    """Return the cell of one job; a setting that its choices lack, as `method.step_size` of greedy, is said so."""
+    try:
+        return grid.cell(overrides)
+    except ValueError:
+        chosen = [item for item in overrides if item.split("=")[0] in (*GROUPS, "experiment")]
+        _check_keys(grid.combined(chosen), parse(overrides))
+        raise
 
 
 class Grid:
@@ -242,7 +252,7 @@ def _check_keys(settings: dict[str, Any] | DictConfig, overrides: Sequence[Overr
             parent = parent.rpartition(".")[0]
         known = sorted(OmegaConf.select(config, parent)) if parent else sorted({*config, *GROUPS} - {"target"})
         where = f" of {parent}" if parent else ""
-        hint = f" They belong to {config.method.name}: choose another with method=NAME." if parent == "method" else ""
+        hint = f" They belong to {config.method.name}: choose methods with method=NAME." if parent == "method" else ""
         raise ValueError(f"unknown setting {key!r}; settings{where}: {', '.join(map(str, known))}.{hint}")
 
 

@@ -5,6 +5,7 @@ process; the new one solves the problems that have no record yet.
 """
 
 import importlib.util
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,12 +29,17 @@ def launcher(overrides: Sequence[str]) -> str:
 
 
 def check(overrides: Sequence[str]) -> None:
-    """Raise ValueError if the settings name a launcher of submitit, which is not installed."""
+    """Raise ValueError if the settings name a launcher of submitit and that package or SLURM is missing."""
     name = launcher(overrides)
     if name.startswith("submitit") and not _installed():
         raise ValueError(
             f"hydra/launcher={name} needs the package hydra-submitit-launcher, which is missing. Install it: "
             ".venv/bin/pip install -e '.[paper]'."
+        )
+    if name == "submitit_slurm" and shutil.which("srun") is None:
+        raise ValueError(
+            f"hydra/launcher={name} needs SLURM: the command srun must be on the PATH. Start this where SLURM's "
+            "commands are, or choose hydra/launcher=submitit_local, which runs the jobs on this machine."
         )
 
 
