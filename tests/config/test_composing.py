@@ -1,11 +1,13 @@
 """Settings that are put together from composed files and single values, beside Hydra's own composing."""
 
+import re
+
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from nabla_reasoner.config import compose, composed_files
+from nabla_reasoner.config import compose, composed_files, sweeps
 
 CELL = ["experiment=table1", "policy=tiny-base", "task=products", "method=nabla_reasoner"]
 
@@ -54,3 +56,21 @@ def test_setting_that_a_swept_method_lacks_is_named(methods: list[str]):
         ValueError, match=r"unknown setting 'method.step_size'; settings of method: .* belong to greedy"
     ):
         compose.compose_cells(["experiment=table1", "scale=tiny", *methods, "method.step_size=7"])
+
+
+@pytest.mark.parametrize(
+    ("target", "word", "told"),
+    [
+        (
+            "table1",
+            "policy.path=/mine",
+            "policy.path is of one policy; this command has tiny-base,tiny-instruct. Add policy=",
+        ),
+        ("table1", "policy.name=mine", "policy.name is of one policy"),
+        ("table1", "method.name=mine", "method.name is of one method; this command has greedy,"),
+        ("table2", "reward.path=/mine", "reward.path is of one reward"),
+    ],
+)
+def test_path_or_name_of_several_choices_is_refused(target: str, word: str, told: str):
+    with pytest.raises(ValueError, match=re.escape(told)):
+        sweeps.compose_sweeps(target, ["scale=tiny", word])

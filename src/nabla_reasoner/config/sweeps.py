@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .cell import Cell
-from .compose import Grid, check_scale, compose_cells
+from .compose import Grid, check_scale, compose_cells, swept
 from .fingerprint import differences
 from .overrides import TRAINED_METHODS, parse
 from .schema import choices
@@ -46,6 +46,8 @@ def compose_sweeps(target: str, overrides: Sequence[str]) -> list[Sweep]:
     """
     _check_typed(overrides)
     check_scale(find(target), parse(overrides))
+    if find(target).has_records:
+        _check_one_choice(target, overrides)
     grid = Grid()
     main = _sweep([f"experiment={target}", *overrides], grid)
     further = main.cells[0].further
@@ -75,6 +77,23 @@ def _check_typed(overrides: Sequence[str]) -> None:
                 f"{key} must be a name of its own, because rows and figures go by it; {value} is that of "
                 f"configs/{group}/{value}.yaml. Write {group}={value} for that one, or another name."
             )
+
+
+def _check_one_choice(target: str, overrides: Sequence[str]) -> None:
+    """Raise ValueError if a path or a name is given to several policies, rewards or methods, by which records go."""
+    given = {group: override for group in NAMED for override in overrides if override.startswith(_own(group))}
+    for item in swept([f"experiment={target}", *overrides]) if given else []:
+        group, _, names = item.partition("=")
+        if group in given and "," in names:
+            raise ValueError(
+                f"{given[group].partition('=')[0]} is of one {group}; this command has {names}. Add {group}=NAME, the "
+                f"one whose other settings are to hold, to {given[group]}."
+            )
+
+
+def _own(group: str) -> tuple[str, str]:
+    """Return how the settings begin that make a choice of a group a model or method of its own."""
+    return f"{group}.name=", f"{group}.path="
 
 
 def _check_distinct(cells: Sequence[Cell]) -> None:
