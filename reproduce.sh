@@ -20,11 +20,12 @@ target_names() { basename -s .yaml configs/experiment/*.yaml; }
 show_targets() {  # needs no installation: each target says in its own file what it makes
     printf 'usage: ./reproduce.sh TARGET [key=value ...]\n\n'
     for name in $(target_names); do
-        printf '  %-16s %s\n' "$name" "$(sed -n 's/^  summary: "\(.*\)"$/\1/p' "configs/experiment/$name.yaml")"
+        argument="$(sed -n "s/^  argument: '*\([^']*\)'*$/ \1/p" "configs/experiment/$name.yaml")"
+        printf '  %-21s %s\n' "$name$argument" "$(sed -n 's/^  summary: "\(.*\)"$/\1/p' "configs/experiment/$name.yaml")"
     done
     cat <<'END'
-  test             lint and tests, two at a time; --all adds the slow ones; other arguments go to pytest
-  help             this text; ./reproduce.sh TARGET --help lists the settings of a target
+  test [--all]          lint and tests, two at a time; --all adds the slow ones; other arguments go to pytest
+  help                  this text; ./reproduce.sh TARGET --help lists the settings of a target
 
 examples: ./reproduce.sh table1 policy=tiny-base task=products seed=0 num_problems=20
           ./reproduce.sh plan table1 scale=paper

@@ -841,9 +841,9 @@ def readme_sentences(rows: Rows) -> Iterator[str]:
     prefix, null, best = (gsm8k("gpu")[name] for name in arms)
     yield f"the prefix form solves {100 * prefix.right.mean():.1f} % of {len(prefix.right):,} problems"
     gains = [paired_difference(*prefix.beside(other)).difference for other in (null, best)]
-    yield f"{gains[0]:.1f} points more than the same loop without DTO, {gains[1]:.1f} more than Best-of-8"
+    yield f"{gains[0]:.1f} points above the same loop without DTO, {gains[1]:.1f} above Best-of-8"
     votes = paired_difference(*prefix.beside(gsm8k("cpu")["self_consistency"])).difference
-    yield f"more than Best-of-8 at {prefix.flops / best.flops:.2f} of its FLOPs, {votes:.1f} more than Self-Consistency"
+    yield f"above Best-of-8 at {prefix.flops / best.flops:.2f} of its FLOPs, and {votes:.1f} above Self-Consistency"
     accuracy = rows["table1_unseen"].pivot(index="task", columns="method", values="accuracy")
     assert (accuracy.nabla_reasoner_prefix > accuracy.best_of_n).all()
     assert (accuracy.nabla_reasoner < accuracy.best_of_n).all()
@@ -920,7 +920,9 @@ def bench_sentences(rows: Rows) -> Iterator[str]:
     reached = f"reached in {(seconds <= 1.5).sum()} of {len(seconds)}"
     yield f"64 problems in one batch | {ranged(seconds, '.2f')}, median {seconds.median():.2f} | ≤ 1.5 | {reached} |"
     forms = ratios("prefix_gradient_flops")
-    yield f"the same in prefix form, Table 1's reward | {ranged(forms, '.2f')} |"
+    reached = f"reached in {(forms <= 1 / 8).sum()} of {len(forms)}"
+    spread = f"{ranged(forms, '.2f')}, median {forms.median():.2f}"
+    yield f"the same in prefix form, Table 1's reward | {spread} | ≤ 1/8 | {reached} |"
     forms = ratios("prefix_best_of_n_flops")
     yield f"all FLOPs, prefix form / Best-of-8, Table 1's reward | {ranged(forms, '.2f')} | ≤ 0.6 | reached |"
     seconds = ratios("prefix_best_of_n_seconds")

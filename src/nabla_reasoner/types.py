@@ -69,7 +69,7 @@ class Method(Protocol):
     def solve(
         self, problems: Sequence[Problem], policy: "Policy", reward: "RewardModel", *, seed: int = 0, repeat: int = 0
     ) -> list[Solution]:
-        """Return one solution per problem, in order, independent of the batch's other problems.
+        """Return one solution per problem, in order; in float32 independent of the batch's other problems.
 
         Args:
             seed, repeat: key of all random draws, together with each problem's id.

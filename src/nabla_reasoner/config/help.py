@@ -17,7 +17,7 @@ OF_SOME = ("only", "positions", "candidates", "trace", "quiet")  # settings that
 OVERVIEW = """usage: ./reproduce.sh TARGET [key=value ...]
 
 {targets}{test}
-  {help:<18}this text; ./reproduce.sh TARGET --help lists the settings of a target
+  {help:<22}this text; ./reproduce.sh TARGET --help lists the settings of a target
 
 examples: ./reproduce.sh table1 policy=tiny-base task=products seed=0 num_problems=20
           ./reproduce.sh plan table1 scale=paper
@@ -27,8 +27,8 @@ is run again."""
 
 def overview() -> str:
     """Return the list of all targets."""
-    lines = [f"  {f'{target.name} {target.argument}':<18}{target.summary}" for target in targets().values()]
-    test = f"\n  {'test [--all]':<18}lint and tests; --all adds the slow ones; other arguments go to pytest"
+    lines = [f"  {f'{target.name} {target.argument}':<22}{target.summary}" for target in targets().values()]
+    test = f"\n  {'test [--all]':<22}lint and tests; --all adds the slow ones; other arguments go to pytest"
     return OVERVIEW.format(targets="\n".join(lines), test=test if repository() else "", help="help")
 
 
@@ -39,7 +39,8 @@ def describe(target: Target) -> str:
     if target.reads:
         lines.append(f"Reads the results of: {', '.join(target.reads)}.")
     if target.writes:
-        lines.append(f"Writes to results_dir/{target.path('SCALE')}: {', '.join(target.writes)}.")
+        place = target.place or f"results_dir/{target.path('SCALE')}"
+        lines.append(f"Writes to {place}: {', '.join(target.writes)}.")
     if target.minutes:
         lines.append(f"Takes about {target.minutes:g} min at scale=tiny on two idle cores.")
     return "\n".join([*lines, "", "settings and defaults:", *_settings(target), "", f"example: {target.example}"])

@@ -20,13 +20,15 @@ class Target:
         name: name of the command and of its file.
         run: dotted path of the function that runs it.
         summary: what it makes, in a line.
-        settings: which settings it takes: a name of `schema.SETTINGS`, `cells` (a sweep) or `cell` (one cell).
+        settings: which settings it takes: a name of `settings.SETTINGS`, `cells` (a sweep), `cell` (one cell), `train`
+            (a recipe) or `plan`.
         example: a typical command line.
         argument: name of the positional argument, if there is one.
         scales: valid values of `scale`; empty if the target takes no scale.
         reads: targets whose results it needs.
         writes: files that it leaves in its folder.
         folder: its folder below `results_dir`; `{scale}` stands for the scale.
+        place: where it writes, if that is no folder below `results_dir`; for its help.
         keeps: rows for `figures/data/`: name there, file in the folder.
         heading: its heading in the report; empty if it has no section of its own.
         minutes: duration at scale=tiny on two idle cores.
@@ -44,6 +46,7 @@ class Target:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     folder: str = ""
+    place: str = ""
     keeps: dict[str, str] = field(default_factory=dict)
     heading: str = ""
     minutes: float | int = 0

@@ -45,7 +45,7 @@ class NablaReasoner:
         *,
         observer: DecodingObserver | None = None,
     ) -> list[Solution]:
-        """Solve problems together; the result does not depend on which problems share a batch.
+        """Solve problems together; in float32 the result does not depend on which problems share a batch.
 
         Args:
             observer: listener that is told of every event, with engine "fast" only.

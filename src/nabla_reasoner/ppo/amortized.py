@@ -29,7 +29,7 @@ METHODS = ("ppo", "grpo", "grpo_unscaled")
 
 
 class AmortizedSettings(NamedTuple):
-    """Section `amortised` of configs/ppo.yaml.
+    """Section `amortised` of configs/experiment/ppo.yaml.
 
     Attributes:
         num_steps: number of optimiser steps.

@@ -24,7 +24,7 @@ Tick = Callable[[float], None]
 
 
 class ComparisonSettings(NamedTuple):
-    """Settings of configs/ppo.yaml outside its sections; the file explains them."""
+    """Settings of configs/experiment/ppo.yaml outside its sections; the file explains them."""
 
     length: int
     compared: int
@@ -44,7 +44,7 @@ class PPOComparison:
     """The comparison: its models, prompts and rows.
 
     Args:
-        settings: checked contents of configs/ppo.yaml.
+        settings: checked contents of configs/experiment/ppo.yaml.
         folder: results folder; the models are written below it.
 
     Attributes:

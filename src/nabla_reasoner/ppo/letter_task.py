@@ -127,7 +127,7 @@ def fit(
 
 
 class ModelSettings(NamedTuple):
-    """Section `models` of configs/ppo.yaml: the shape of both models, and their training."""
+    """Section `models` of configs/experiment/ppo.yaml: the shape of both models, and their training."""
 
     shape: dict[str, Any]
     num_steps: int

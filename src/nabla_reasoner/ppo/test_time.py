@@ -41,7 +41,7 @@ class MethodResult(NamedTuple):
 
 
 class TestTimeSettings(NamedTuple):
-    """Section `deamortised` of configs/ppo.yaml.
+    """Section `deamortised` of configs/experiment/ppo.yaml.
 
     Attributes:
         draws: N of Best-of-N and of the weighted choice.

@@ -24,7 +24,7 @@ class Findings(NamedTuple):
 
 
 class Space(NamedTuple):
-    """One space and the settings of its checks: a section of configs/theorem.yaml, which explains the keys.
+    """One space and the settings of its checks: a section of configs/experiment/theorem.yaml, which explains the keys.
 
     Attributes:
         problem: the space's flow problem with β = 1.
@@ -46,7 +46,7 @@ class Space(NamedTuple):
 
 
 class WithoutNoiseSettings(NamedTuple):
-    """Section `without_noise` of configs/theorem.yaml."""
+    """Section `without_noise` of configs/experiment/theorem.yaml."""
 
     particles: int
     step: float
@@ -54,7 +54,7 @@ class WithoutNoiseSettings(NamedTuple):
 
 
 class NoiseSettings(NamedTuple):
-    """Section `noise` of configs/theorem.yaml."""
+    """Section `noise` of configs/experiment/theorem.yaml."""
 
     kl_weights: list[float]
     time: float
@@ -65,7 +65,7 @@ class NoiseSettings(NamedTuple):
 
 
 class ConvergenceSettings(NamedTuple):
-    """Section `convergence` of configs/theorem.yaml."""
+    """Section `convergence` of configs/experiment/theorem.yaml."""
 
     scale: float
     reward_weight: float
@@ -80,7 +80,7 @@ class TheoryContext:
     """Settings of a run, and the spaces and models they describe, built on first use.
 
     Args:
-        settings: checked contents of configs/theorem.yaml.
+        settings: checked contents of configs/experiment/theorem.yaml.
     """
 
     def __init__(self, settings: dict[str, Any]):

@@ -23,7 +23,7 @@ from .gradient_checks import ROUNDING, cells
 
 @dataclass(frozen=True)
 class EstimatorSettings:
-    """Section `estimators` of configs/theorem.yaml.
+    """Section `estimators` of configs/experiment/theorem.yaml.
 
     Attributes:
         models: seeds of random models, or POLICY/REWARD of shipped ones.
