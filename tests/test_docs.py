@@ -9,6 +9,7 @@ import pytest
 
 from nabla_reasoner import __main__
 from nabla_reasoner.config.compose import compose_cells
+from nabla_reasoner.config.method_rules import check_method
 from nabla_reasoner.config.targets import find, targets
 from nabla_reasoner.planning.machines import MACHINES
 
@@ -56,8 +57,12 @@ def test_documented_command_is_valid(line: str):
     if planned.settings == "cells":  # one cell of the main grid is enough to check a command
         given = {word.split("=")[0] for word in overrides}
         narrow = {key: NARROW[key] for key in NARROW if "scale=" not in line or key in ("method", "seed")}
+        if given & {"rollouts", "reward"}:  # what decides which methods can run
+            narrow.pop("method")
         overrides += [f"{key}={value}" for key, value in narrow.items() if key not in given]
-        (cell, *_) = compose_cells([f"experiment={planned.name}", *overrides])
+        (cell, *others) = compose_cells([f"experiment={planned.name}", *overrides])
+        for item in (cell, *others):
+            check_method(item)
         groups = cell.settings
         assert set(cell.only or []) <= {*groups, *(name for group in groups.values() for name in group)}
         return
