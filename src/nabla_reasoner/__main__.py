@@ -37,8 +37,8 @@ def main(arguments: Sequence[str]) -> int:
             raise
         where = f" ({error.filename})" if error.filename else ""
         print(
-            f"error: results cannot be written{where}: {error.strerror}. Free space or mend the folder, then run the "
-            "same command again: it resumes.",
+            f"error: results cannot be written{where}: {error.strerror}. Free space or mend the folder, then go on: "
+            f"{_how_to_resume(arguments)}",
             file=sys.stderr,
         )
         return FAILED
@@ -46,8 +46,20 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: out of memory: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("Interrupted. Run the same command again to resume.", file=sys.stderr)
+        said = _how_to_resume(arguments)
+        print(f"Interrupted. {said[0].upper()}{said[1:]}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _how_to_resume(arguments: Sequence[str]) -> str:
+    """Return what to type so that nothing is solved twice."""
+    words = [word.removeprefix("--").lower() for word in arguments]
+    if not any(word == "overwrite" or word.startswith("overwrite=") for word in words):
+        return "run the same command again to resume."
+    return (
+        "run the same command without overwrite=true to resume: cells that it had not begun then keep their earlier "
+        "records."
+    )
 
 
 def _run(target: Target, arguments: Sequence[str]) -> int:
@@ -72,7 +84,8 @@ def _run(target: Target, arguments: Sequence[str]) -> int:
 
     command = Command(target, tuple(overrides), argument)
     try:
-        if not target.keeps and not any(word.startswith("keep=") for word in overrides):
+        plans = target.settings == "plan"  # keeps nothing, whatever its target would keep
+        if plans or (not target.keeps and not any(word.startswith("keep=") for word in overrides)):
             return get_method(target.run)(command, settings)
 
         from .experiments import keep  # needs torch, as every target with rows to keep does
@@ -87,11 +100,12 @@ def _settings(target: Target, overrides: list[str]) -> Any:
     """Return what the target's `run` takes: sweeps, one cell, a recipe, or a dict of checked settings."""
     from .config import compose
     from .config.overrides import parse
-    from .config.sweeps import compose_sweeps
+    from .config.sweeps import check_typed, compose_sweeps
 
     if target.settings == "cells":
         return compose_sweeps(target.name, overrides)
     if target.settings == "cell":
+        check_typed(overrides)
         compose.check_scale(target, parse(overrides))
         cells = compose.compose_cells([f"experiment={target.name}", *overrides])
         if len(cells) > 1:

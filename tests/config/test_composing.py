@@ -74,3 +74,9 @@ def test_setting_that_a_swept_method_lacks_is_named(methods: list[str]):
 def test_path_or_name_of_several_choices_is_refused(target: str, word: str, told: str):
     with pytest.raises(ValueError, match=re.escape(told)):
         sweeps.compose_sweeps(target, ["scale=tiny", word])
+
+
+def test_cells_of_two_rewards_that_would_share_a_record_file_are_refused():
+    words = ["policy=tiny-base", "task=products", "method=greedy", "seed=0", "reward=likelihood,classifier"]
+    with pytest.raises(ValueError, match="reward.name: likelihood -> classifier"):
+        sweeps.compose_sweeps("table1", words)

@@ -95,6 +95,10 @@ def test_wrong_value_is_refused_before_anything_is_built(word: str):
         (["reward.path=assets/policies/tiny-base", "reward.kind=classifier"], "must be a classifier"),
         (["method.engine=reference"], "method.engine must be fast for a plan"),
         (["task.settings.min_terms=3"], "Write difficulty.products.min_terms=VALUE"),
+        (["task.suffix= Think."], "white space around the value in 'task.suffix= Think.' would be lost; quote it"),
+        (["task=gsm8k", r'task.suffix="\nThink."'], "must be text with line breaks as such"),
+        (["results_dir=~/x"], "the ~ in 'results_dir=~/x' was not replaced by the shell. Write results_dir=$HOME"),
+        (['results_dir="~/x"'], "results_dir must be a path in which ~ is written out"),
         (["policy.name=${nothere}"], "policy.name refers to a setting that is not there"),
     ],
 )

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning
@@ -20,6 +21,7 @@ from nabla_reasoner.evaluation import cell_runner, prediction
 from nabla_reasoner.evaluation.provenance import Summary
 from nabla_reasoner.evaluation.records import read_records
 from nabla_reasoner.evaluation.results_folder import locked
+from nabla_reasoner.evaluation.rollout_engine import RolloutEngine
 from nabla_reasoner.experiments import table2
 from nabla_reasoner.experiments.command import FAILED
 from nabla_reasoner.models import loading
@@ -94,6 +96,30 @@ def test_records_of_other_settings_refused_and_unchanged(tmp_path: Path, capsys)
     assert main(command(tmp_path, "method=best_of_n", "method.temperature=0.9", "overwrite=true")) == 0
     assert len(read_records(path)) == 5
     assert path.read_bytes() != before
+
+
+def test_records_are_replaced_only_once_the_models_are_loaded(tmp_path: Path, capsys, monkeypatch):
+    words = command(tmp_path, "method=greedy")
+    assert main(words) == 0
+    path = next(tmp_path.rglob("*.jsonl"))
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(RolloutEngine, "models", raising(ValueError("its weights must be finite; got NaN")))
+        assert main([*words, "overwrite=true"]) == FAILED
+    assert "not done: tiny-base products greedy seed 0, whose earlier records are kept" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(RolloutEngine, "models", raising(KeyboardInterrupt()))
+        assert main([*words, "overwrite=true"]) == INTERRUPTED
+    assert "Run the same command without overwrite=true to resume" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def raising(error: BaseException) -> Callable[..., None]:
+    def function(*_: object) -> None:
+        raise error
+
+    return function
 
 
 def broken_folder(tmp_path: Path, how: str) -> str:
@@ -360,7 +386,10 @@ def test_resuming_with_another_commit_is_said(tmp_path: Path, capsys):
     [
         (["method=nabla_reasoner", "dto.step_size=0.1,3.0"], "method.step_size: 0.1 -> 3.0"),
         (["method=best_of_n", "method.num_samples=1,8"], "method.num_samples: 1 -> 8"),
-        (["method=greedy", "reward=likelihood,classifier"], "reward.name: likelihood -> classifier"),
+        (
+            ["method=greedy", "reward=likelihood,classifier"],
+            "reward.path is of one reward; this command has likelihood,",
+        ),
         (["method=greedy", "split=test,validation"], "split: test -> validation"),
     ],
 )
@@ -381,7 +410,7 @@ def test_full_or_readonly_disk_ends_run_with_message(tmp_path: Path, monkeypatch
     assert main(command(tmp_path, "method=greedy,self_consistency")) == FAILED
     errors = capsys.readouterr().err
     assert os.strerror(failure) in errors
-    assert "it resumes" in errors
+    assert "then go on: run the same command again to resume" in errors
     assert "Traceback" not in errors
     monkeypatch.undo()
     assert main(command(tmp_path, "method=greedy,self_consistency")) == 0

@@ -166,6 +166,7 @@ GOOD = '{"answer": "1", "response": "x", "task": "math500"}\n'
         ("a.jsonl", GOOD, ["output=a.jsonl"], "the output file must be new"),
         ("a.jsonl", GOOD, ["output=a.jsonl", "overwrite=true"], "must not be the file that is graded"),
         ("a.jsonl", GOOD, ["output=none/b.jsonl"], "cannot be written"),
+        ("a.jsonl", GOOD, ["output=.", "overwrite=true"], "the output must be a file; . is a folder"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(name, text, words, said, tmp_path: Path, monkeypatch, capsys):

@@ -126,6 +126,16 @@ def test_plan_refuses_what_would_be_refused_or_not_fit(
     assert reason in errors
 
 
+@pytest.mark.parametrize("words", [["table1", *NARROW, "keep=true"], ["report", "keep=true"]])
+def test_plan_takes_the_command_that_would_keep_rows(words: list[str]):
+    assert main(["plan", *words]) == 0
+
+
+def test_plan_of_grade_names_the_folder_that_is_written(capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "grade"]) == 0
+    assert "results would go to the folder of FILE" in capsys.readouterr().out
+
+
 def test_target_of_one_cell_refuses_a_scale_that_it_lacks(capsys: pytest.CaptureFixture[str]):
     assert main(["figure1", "scale=coder"]) == WRONG
     assert "small, single_gpu, paper for figure1; got 'coder'" in capsys.readouterr().err

@@ -1,8 +1,11 @@
 """Beam search of the reward model, against all one-token responses, worked solutions, and other batches."""
 
+from pathlib import Path
+
 import pytest
 import toys
 
+from nabla_reasoner.__main__ import main
 from nabla_reasoner.config import build, compose
 from nabla_reasoner.engine import scoring
 from nabla_reasoner.experiments import reward_ceiling
@@ -41,6 +44,16 @@ def test_result_is_independent_of_batch():
     together = reward_ceiling.beam_search(reward, PROBLEMS, **settings)
     alone = reward_ceiling.beam_search(reward, PROBLEMS, batch_size=1, **settings)
     assert [tokens for tokens, _ in together] == [tokens for tokens, _ in alone]
+
+
+def test_search_has_the_length_limit_of_the_records_and_is_repeated_for_another(tmp_path: Path):
+    narrow = ["policy=tiny-base", "task=products", "reward=likelihood", "method=greedy", "seed=0", "num_problems=1"]
+    for limit in (2, 3):
+        words = [*narrow, "threads=1", "wandb=disabled", f"max_new_tokens={limit}", "overwrite=true"]
+        assert main(["table1", *words, f"results_dir={tmp_path}"]) == 0
+        (row,) = reward_ceiling.rows(tmp_path / "tiny", "tiny")["products"].values()
+        assert row["max_new_tokens"] == limit
+        assert not row["correct"], "two or three tokens do not hold a product's steps"
 
 
 def test_more_beams_raise_reward_and_classifier_is_refused():

@@ -8,7 +8,7 @@ import shlex
 import jinja2
 import pytest
 
-from nabla_reasoner.__main__ import main
+from nabla_reasoner.__main__ import WRONG, main
 from nabla_reasoner.baselines.repeated_sampling import Greedy
 from nabla_reasoner.config import compose
 from nabla_reasoner.config.cell import Cell
@@ -127,6 +127,11 @@ def test_context_too_short_is_refused_in_one_line(capsys, monkeypatch):
     monkeypatch.setattr(NablaReasoner, "solve", long_prompt)
     assert main(["solve", EXAMPLES["products"], *SETTINGS]) == 2
     assert capsys.readouterr().err == "error: the prompt must fit the context; got 900 tokens\n"
+
+
+def test_name_of_another_method_is_refused(capsys):
+    assert main(["solve", "1 + 1", "method=best_of_n", "method.name=greedy"]) == WRONG
+    assert "greedy is that of configs/method/greedy.yaml" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["-h", "--help"])

@@ -99,13 +99,13 @@ def test_rejection_rates_follow_both_counting_rules(tmp_path: Path):
 
 def test_released_acceptance_test_gets_separate_row_once_run(tmp_path: Path):
     write(tmp_path, "nabla_reasoner", [counted(2, 1)], max_rollouts=8, variant="fixed")
-    assert "experiment_name=table1-release" in " ".join(table3.notes(table3.table_rows(tmp_path), "tiny"))
+    assert "`./reproduce.sh table1-release`" in " ".join(table3.notes(table3.table_rows(tmp_path), "tiny"))
     again = {"folder": "table1-release/records", "max_rollouts": 8, "variant": "release"}
     write(tmp_path, "nabla_reasoner", [counted(3, 0)], **again)
     own, release = table3.table_rows(tmp_path)
     assert (own["variant"], own["rejected"]) == ("fixed", pytest.approx(100 / 3))
     assert (release["variant"], release["rejected"]) == ("release", 0.0)
-    assert "experiment_name" not in " ".join(table3.notes([own, release], "tiny"))
+    assert "./reproduce.sh" not in " ".join(table3.notes([own, release], "tiny"))
 
 
 @pytest.mark.slow
@@ -317,7 +317,9 @@ def test_reason_applies_to_its_value_only():
 @pytest.mark.parametrize("target", ["table3", "table5", "figure3", "figure4"])
 def test_target_without_records_names_command_writes_nothing(target, tmp_path: Path, capsys):
     assert main([target, f"results_dir={tmp_path}"]) == 2
-    assert "Run ./reproduce.sh table1 first" in capsys.readouterr().err
+    assert f"Run ./reproduce.sh table1 results_dir={tmp_path} first" in capsys.readouterr().err
+    assert main([target, f"results_dir={tmp_path}", "scale=small"]) == 2
+    assert f"Run ./reproduce.sh table1 scale=small results_dir={tmp_path} first" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -8,14 +8,25 @@ from nabla_reasoner.config.compose import compose_cells
 from nabla_reasoner.experiments import tune
 
 
-def row(group: str, setting: str, task: str, accuracy: float | None, flops: float, status: str = "ok") -> dict:
-    return {"group": group, "setting": setting, "task": task, "accuracy": accuracy, "flops": flops, "status": status}
+def row(
+    group: str,
+    setting: str,
+    task: str,
+    accuracy: float | None,
+    flops: float | None,
+    status: str = "ok",
+    num_runs: int = 10,
+) -> dict:
+    names = {"group": group, "setting": setting, "policy": "p", "task": task, "num_problems": num_runs}
+    costs = {"accuracy": accuracy, "flops": flops, "difference": None, "flops_ratio": None}
+    return names | costs | {"status": status, "num_runs": num_runs}
 
 
 def test_best_mean_is_chosen_and_ties_go_to_the_cheaper():
     rows = [
         row("default", "default", "all", 90.0, 1.0),
         row("default", "default", "sums", 90.0, 1.0),
+        row("default", "default", "products", 90.0, 1.0),
         row("a", "low", "sums", 40.0, 1.0),
         row("a", "low", "products", 60.0, 1.0),
         row("a", "dear", "sums", 50.0, 3.0),
@@ -30,6 +41,19 @@ def test_best_mean_is_chosen_and_ties_go_to_the_cheaper():
     assert {entry["setting"] for entry in marked if entry["chosen"]} == {"cheap"}
     means = {entry["setting"]: entry["mean_accuracy"] for entry in marked}
     assert means == {"default": 90.0, "low": 50.0, "dear": 55.0, "cheap": 55.0, "partial": None}
+
+
+def test_settings_of_other_problems_are_not_compared_and_a_failed_one_costs_most():
+    rows = [
+        row("default", "default", "sums", 90.0, 1.0),
+        row("a", "two problems", "sums", 99.0, 1.0, num_runs=2),
+        row("a", "whole", "sums", 10.0, 1.0),
+        row("a", "failed", "sums", 10.0, None),
+    ]
+    marked = tune.mark_chosen(rows)
+    assert [entry["setting"] for entry in marked if entry["chosen"]] == ["whole"]
+    told = {line[1]: line[2] for line in tune.format_settings(marked)}
+    assert told == {"default": "90.0", "two problems": tune.OTHER_PROBLEMS, "whole": "10.0", "failed": "10.0"}
 
 
 def test_every_setting_is_of_a_method_on_validation_problems():

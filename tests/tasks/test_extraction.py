@@ -749,3 +749,30 @@ def test_every_reader_takes_linear_time(unit: str):
             begin = time.process_time()
             read(before + run + after)
             assert time.process_time() - begin < 1.5, (name, before, after)
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("The answer is 72 (24 + 48 = 72).", "72"),
+        ("#### 72 (48 + 24)", "72"),
+        ("The answer is **72** (48 + 24).", "72"),
+        ("The answer is \\(72\\) (48 + 24).", "72"),
+        ("The answer is 72 clips (48 + 24).", "72 clips"),
+        ("The answer is 48 + 24 = **72**.", "48 + 24 = 72"),
+        ("The answer is therefore 72.", "72"),
+        ("The answer is equal to 72.", "72"),
+        ("The answer is, therefore, 72.", "72"),
+        ("The answer is thus **72**.", "72"),
+        ("The answer is 5 (6/7)", "5 (6/7)"),  # a mixed number
+        ("The answer is 5 (x + 2)", "5 (x + 2)"),  # a product
+        ("The answer is x**2 + 3**y", "x**2 + 3**y"),  # powers
+        ("The answer is 7" + " (1+" * 20_000, None),
+    ],
+    ids=lambda text: (text or "None")[:40],
+)
+def test_steps_in_brackets_bold_marks_and_words_around_a_benchmarks_answer(response: str, expected: str | None):
+    began = time.perf_counter()
+    extracted = extract_answer(response, "gsm8k")
+    assert time.perf_counter() - began < 1
+    assert extracted == (response.removeprefix("The answer is ") if expected is None else expected)

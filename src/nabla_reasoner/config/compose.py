@@ -138,10 +138,7 @@ def jobs(config: DictConfig, overrides: Sequence[Override]) -> list[list[str]]:
     A value that is given twice, as in `seed=1,1`, counts once.
     """
     swept: dict[str, list[str]] = {}
-    own = config.get("sweep") or {}
-    if not isinstance(own, DictConfig | dict):
-        raise ValueError(f"sweep must be a group of settings; got {own!r}. Write policy=A,B to sweep over A and B.")
-    defaults = [f"{key}={value}" for key, value in own.items()]
+    defaults = [f"{key}={value}" for key, value in _sweep_of(config).items()]
     for override in [*parse(defaults), *overrides]:
         key = override.get_key_element()
         if override.is_sweep_override():
@@ -153,13 +150,21 @@ def jobs(config: DictConfig, overrides: Sequence[Override]) -> list[list[str]]:
     return [list(job) for job in itertools.product(*swept.values())]
 
 
+def _sweep_of(config: DictConfig) -> DictConfig | dict[str, str]:
+    """Return the choices that an experiment sweeps over by itself."""
+    choices = config.get("sweep") or {}
+    if not isinstance(choices, DictConfig | dict):
+        raise ValueError(f"sweep must be a group of settings; got {choices!r}. Write policy=A,B to sweep over A and B.")
+    return choices
+
+
 def swept(overrides: Sequence[str]) -> list[str]:
     """Return overrides with the sweep of their experiment written out, as a launcher of Hydra takes them."""
     parsed = parse(overrides)
     given = {override.get_key_element() for override in parsed}
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("config", [override for override in parsed if not override.is_sweep_override()])
-    return [*(f"{key}={value}" for key, value in config.get("sweep", {}).items() if key not in given), *overrides]
+    return [*(f"{key}={value}" for key, value in _sweep_of(config).items() if key not in given), *overrides]
 
 
 def compose_settings(target: Target, overrides: Sequence[str]) -> dict[str, Any]:

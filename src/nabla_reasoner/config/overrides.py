@@ -49,12 +49,16 @@ def parse(overrides: Sequence[str], groups: bool = True) -> list[Override]:
     for text in overrides:
         if "=" not in text or not text[0].isalpha():
             raise ValueError(f"Use key=value; got {text!r}. ./reproduce.sh TARGET --help lists the settings.")
+        key, _, value = text.partition("=")
+        quoted = shlex.quote(f'{key}="{value}"')
         try:
             (override,) = parser.parse_overrides([text])
         except OverrideParseException as error:
-            key, _, value = text.partition("=")
-            quoted = shlex.quote(f'{key}="{value}"')
+            if value.startswith("~"):
+                raise ValueError(f"the ~ in {text!r} was not replaced by the shell. Write {key}=$HOME...") from error
             raise ValueError(f"the value in {text!r} holds special characters; quote it: {quoted}.") from error
+        if value != value.strip() and isinstance(override.value(), str):
+            raise ValueError(f"white space around the value in {text!r} would be lost; quote it: {quoted}.")
         if isinstance(override.value(), Glob):
             raise ValueError(f"a setting must be a value or a list of values; got the pattern {text!r}.")
         if groups:

@@ -1,5 +1,6 @@
 """Parts of a cell, each from a file of its group: policy or reward model, task, method."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,9 @@ from .schema import REWARD_KINDS, Commit, Count, Section, choice_file, choices
 
 # Ways in which methods spend their tokens.
 WORKS = ("samples", "tree", "rap", "particles", "tpo", "chain", "langevin", "lockstep", "judge", "nabla")
+
+# A backslash and an n that do not begin a command of LaTeX.
+WRITTEN_BREAK = re.compile(r"\\n(?!(?:abla|eq?|eg|ot|otin|u|i|mid|leq|geq)(?![A-Za-z]))")
 
 # Import path of a class or function of this package: settings must not make other code run.
 OurTarget = Annotated[str, Field(pattern=r"^nabla_reasoner\.[\w.]+$")]
@@ -134,6 +138,15 @@ class TaskSettings(Part):
                 f"{self.name} and {self.dataset}. Choose the task by task=NAME."
             )
         return self
+
+    @field_validator("suffix")
+    @classmethod
+    def _check_line_breaks(cls, suffix: str) -> str:
+        if WRITTEN_BREAK.search(suffix):
+            raise PydanticCustomError(
+                "line_break", "text with line breaks as such, which bash writes as $'task.suffix=\"\\nText\"'"
+            )
+        return suffix
 
     def size_of(self, split: str) -> int | None:
         """Return the number of problems of a split of the benchmark; None if it is not known."""

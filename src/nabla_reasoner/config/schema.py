@@ -33,6 +33,8 @@ def _plain_path(text: str) -> str:
     """Return a path as `Path` writes it, so that two spellings of one folder are one text."""
     if not text.strip():
         raise PydanticCustomError("string_too_short", "text that is not empty")
+    if text.startswith("~"):
+        raise PydanticCustomError("folder_home", "a path in which ~ is written out, such as $HOME/results")
     return str(Path(text))
 
 

@@ -44,7 +44,7 @@ def compose_sweeps(target: str, overrides: Sequence[str]) -> list[Sweep]:
     Raises:
         ValueError: a wrong setting (see `compose_cells`).
     """
-    _check_typed(overrides)
+    check_typed(overrides)
     check_scale(find(target), parse(overrides))
     if find(target).has_records:
         _check_one_choice(target, overrides)
@@ -62,7 +62,7 @@ def compose_sweeps(target: str, overrides: Sequence[str]) -> list[Sweep]:
     return sweeps
 
 
-def _check_typed(overrides: Sequence[str]) -> None:
+def check_typed(overrides: Sequence[str]) -> None:
     """Raise ValueError on a setting that commands set themselves, or a name that belongs to another choice."""
     for override in overrides:
         key, _, value = override.partition("=")

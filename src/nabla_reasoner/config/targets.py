@@ -1,8 +1,9 @@
 """Targets of the command line: what each file of `configs/experiment/` says about itself."""
 
 import functools
+import shlex
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import yaml
 
@@ -85,6 +86,17 @@ def _load(name: str, text: str) -> Target:
     values = yaml.safe_load(text)["target"]
     values |= {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
     return Target(name=name, **{"folder": f"{{scale}}/{name}", **values})
+
+
+def how_to_make(name: str, results: Path) -> str:
+    """Return the command that makes a target's results.
+
+    Args:
+        results: folder of a scale's results, `results_dir/<scale>`.
+    """
+    scale = "" if results.name == "tiny" else f" scale={results.name}"
+    place = "" if results.parent == Path("results") else f" {shlex.quote(f'results_dir={results.parent}')}"
+    return f"Run ./reproduce.sh {name}{scale}{place} first."
 
 
 def kept_rows() -> dict[str, tuple[Target, str]]:

@@ -39,9 +39,9 @@ def run_cell(built: BuiltCell, label: str | None, engine: RolloutEngine) -> None
 def _run_locked(built: BuiltCell, label: str | None, engine: RolloutEngine) -> None:
     cell = built.cell
     path = record_file(cell)
-    if cell.overwrite:
-        remove_records(cell)
     policy, reward = engine.models(built)
+    if cell.overwrite:  # now that the models are there
+        remove_records(cell)
     check_records(cell)  # again: loading may have fetched a newer model from the hub
     write_settings(cell)
     prediction.run(
@@ -194,6 +194,8 @@ class CellRunner:
             raise error
         traceback.print_exception(error)
         print(f"cell {cell_name(built.cell)} failed: {type(error).__name__}: {error}", file=sys.stderr)
+        if built.cell.overwrite and stored(record_file(built.cell)).count >= expected(built):
+            self.broken.append(f"{cell_name(built.cell)}, whose earlier records are kept")
 
     def check_complete(self, built: BuiltCell) -> None:
         """Count the cell as broken if records are missing."""

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from ..config.data_folder import locate
 from ..config.fingerprint import differing
 from ..config.schema import choice_file, choices
+from ..config.targets import how_to_make
 from ..tasks.written_steps import steps_are_true
 from . import record_files
 from .json_files import warn_once
@@ -179,7 +180,7 @@ def read_table1(results: Path) -> Experiment:
     folder = results / "table1"
     experiment = read_experiment(folder)
     if not experiment.records:
-        raise ValueError(f"{folder / 'records'} must hold records; got none. Run ./reproduce.sh table1 first.")
+        raise ValueError(f"{folder / 'records'} must hold records; got none. {how_to_make('table1', results)}")
     return experiment
 
 

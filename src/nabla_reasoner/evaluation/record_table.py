@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow
 
+from ..config.targets import how_to_make
 from ..cost import Cost
 from .record_files import NAME, record_files
 from .records import read_records
@@ -41,7 +42,7 @@ def record_table(results: Path) -> pyarrow.Table:
     """
     rows = list(_rows(results))
     if not rows:
-        raise ValueError(f"{results} must hold records; got none. Run ./reproduce.sh table1 first.")
+        raise ValueError(f"{results} must hold records; got none. {how_to_make('table1', results)}")
     return pyarrow.Table.from_pylist(rows, schema=SCHEMA)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from ..config.targets import how_to_make
 from ..evaluation.outcomes import (
     Experiment,
     Outcome,
@@ -115,7 +116,7 @@ def curve_rows(experiment: Experiment, ceilings: Mapping[str, Mapping[str, Row]]
     if not rows:
         raise ValueError(
             "the records of table1 must hold methods with problems and seeds in common; got none. "
-            "Run ./reproduce.sh table1 first."
+            f"{how_to_make('table1', experiment.folder.parent)}"
         )
     return rows
 

@@ -1,5 +1,6 @@
 """Grades of a file of completions, written beside it, and their accuracy."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ def run(command: Command, settings: Mapping[str, Any]) -> int:
     with refusing():
         if output.exists() and not settings["overwrite"]:
             raise ValueError(f"the output file must be new; {output} exists. Write output=FILE or overwrite=true.")
+        if output.is_dir():
+            raise ValueError(f"the output must be a file; {output} is a folder. Write output=FILE.")
         if output.resolve() == source.resolve():
             raise ValueError(f"the output file must not be the file that is graded; got {output}. Write output=FILE.")
         rows = read_rows(source)
@@ -95,6 +98,8 @@ def _write(output: Path, graded: list[Graded]) -> None:
         temporary.write_text("".join(lines), encoding="utf-8")
         os.replace(temporary, output)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise ValueError(f"{output} cannot be written: {error.strerror}. Write output=FILE.") from error
 
 

@@ -7,7 +7,7 @@ from ..config.cell import Cell
 from ..config.compose import compose_cells, compose_recipe, compose_settings
 from ..config.data_folder import locate
 from ..config.schema import GROUPS
-from ..config.sweeps import compose_sweeps
+from ..config.sweeps import check_typed, compose_sweeps
 from ..config.targets import Target, find, targets
 from ..planning import machines, text, training
 from ..planning.cells import check_memory, plan_cells
@@ -25,13 +25,14 @@ def run(command: Command, settings: None) -> int:
     """Print the plan of a target; return the exit status. A plan that does not fit the machine is refused."""
     with refusing():
         target = find(command.argument)
-        overrides = [word for word in command.overrides if not word.startswith(OPTION)]
+        overrides = [word for word in command.overrides if not word.startswith((OPTION, "keep="))]
         chosen = [word.removeprefix(OPTION) for word in command.overrides if word.startswith(OPTION)]
         if target.settings == "cells":
             cells = [cell for part in compose_sweeps(target.name, overrides) for cell in part.cells]
             _check_parts(cells, overrides)
             _show_cells(target, cells, chosen)
         elif target.settings == "cell":  # one question, by greedy decoding and by the method
+            check_typed(overrides)
             shared = [f"experiment={target.name}", "num_problems=1"]
             others = [word for word in overrides if not word.startswith(("method=", "method."))]
             cells = [*compose_cells([*shared, *others, "method=greedy"]), *compose_cells([*shared, *overrides])]
@@ -102,7 +103,7 @@ def _show_results(target: Target, overrides: Sequence[str]) -> None:
         print(f"  missing:  {', '.join(missing) or 'nothing'} (in {root})")
     print(f"  writes:   {', '.join(target.writes) or 'nothing'}")
     print(f"  takes:    about {target.minutes:g} min at scale=tiny on two idle cores")
-    print(f"results would go to {Path(root, target.path(scale))}")
+    print(f"results would go to {target.place or Path(root, target.path(scale))}")
 
 
 def _show_cells(target: Target, cells: Sequence[Cell], chosen: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.data_folder import data_folder, needs_repository, spelled
-from ..config.targets import find, kept_rows, targets
+from ..config.targets import find, how_to_make, kept_rows, targets
 from ..config.wandb_mode import chosen_mode
 from ..evaluation.provenance import read_summary
 from ..reporting import wandb_report
@@ -65,7 +65,9 @@ def gather(results: Path, scale: str) -> ReportInputs:
     evidence = read_evidence(lambda name: keep.result_file(results, scale, *sources[name]))
     table1 = typed_rows(keep.result_file(results, scale, find("table1"), "table.csv"))
     if not table1 and not any(evidence):
-        raise ValueError(f"{results} must hold results of scale={scale}; got none. Run ./reproduce.sh table1 first.")
+        raise ValueError(
+            f"{results} must hold results of scale={scale}; got none. {how_to_make('table1', results / scale)}"
+        )
     files = [
         (name, keep.result_file(results, scale, target, file))
         for name, target in targets().items()

@@ -23,7 +23,8 @@ from ..types import Problem
 
 SCALES = ("tiny",)  # scales whose reward model is small enough for beam search
 BEAMS = 8
-Row = dict[str, Any]  # problem_id, response, reward, correct, num_beams, weights
+SEARCH = ("num_beams", "max_new_tokens")  # what decides a search besides problems and weights
+Row = dict[str, Any]  # problem_id, response, reward, correct, weights, and those of SEARCH
 
 
 class BestResponse(NamedTuple):
@@ -102,13 +103,14 @@ def rows(folder: Path, scale: str) -> dict[str, dict[str, Row]]:
         reward = settings.get("reward", {})
         if task in by_task or key != stored.names or reward.get("kind") != "likelihood":
             continue  # done, or made with different settings
-        if "name" not in reward or "num_problems" not in settings:
+        if "name" not in reward or "num_problems" not in settings or "max_new_tokens" not in settings.get("method", {}):
             continue  # settings that do not say what made the records
         named = (("policy", policy), ("task", task), ("reward", reward["name"]))
         if any(name not in choices(group) for group, name in named):
             continue  # a name of the user's own, which cannot be composed
         names = [f"scale={scale}", f"policy={policy}", f"task={task}", f"reward={settings['reward']['name']}"]
         names += [f"num_problems={settings['num_problems']}", f"threads={settings.get('threads') or 'null'}"]
+        names += [f"max_new_tokens={settings['method']['max_new_tokens']}"]
         (cell,) = compose.compose_cells([*names, "method=greedy"])
         current = fingerprint.fingerprint(cell)
         if any(current[group] != settings.get(group) for group in ("reward", "task")):
@@ -122,21 +124,19 @@ def _read(path: Path) -> dict[str, Row]:
     """Return the rows of a file by problem; none, with a line, if it is damaged."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return {
-            row["problem_id"]: row for row in map(json.loads, lines) if {"weights", "num_beams", "reward"} <= {*row}
-        }
+        return {row["problem_id"]: row for row in map(json.loads, lines) if {"weights", "reward", *SEARCH} <= {*row}}
     except (ValueError, TypeError, KeyError):
         warn_once(f"{path} is damaged: the search runs again.")
         return {}
 
 
 def _stored(path: Path, weights: str, cell: Cell) -> dict[str, Row]:
-    """Return the rows of one file by problem; it is overwritten if problems are missing or the weights differ."""
+    """Return the rows of one file by problem; computed if problems are missing, or weights or search differ."""
     problems = build.build_problems(cell)
     stored = _read(path)
-    complete = all(problem.id in stored and stored[problem.id]["weights"] == weights for problem in problems)
-    if complete and all(row["num_beams"] == BEAMS for row in stored.values()):
-        return stored
+    made = {"weights": weights, "num_beams": BEAMS, "max_new_tokens": cell.max_new_tokens}
+    if all(problem.id in stored and made.items() <= stored[problem.id].items() for problem in problems):
+        return {problem.id: stored[problem.id] for problem in problems}
     policy, reward = build.load_models(cell)
     best = beam_search(reward, problems, num_beams=BEAMS, max_new_tokens=cell.max_new_tokens)
     computed = {}
@@ -147,8 +147,7 @@ def _stored(path: Path, weights: str, cell: Cell) -> dict[str, Row]:
             "response": response,
             "reward": value,
             "correct": grading.grade(problem, response, tokens[-1] in reward.eos_ids).correct,
-            "num_beams": BEAMS,
-            "weights": weights,
+            **made,
         }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in computed.values()), encoding="utf-8")

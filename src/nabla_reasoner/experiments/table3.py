@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config.targets import how_to_make
 from ..evaluation.outcomes import Experiment, Outcome, Row, read_experiment
 from ..evaluation.record_files import StoredCell, conditions
 from ..evaluation.records import CellKey
@@ -106,7 +107,7 @@ def table_rows(folder: Path) -> list[Row]:
     counted = [key for key in experiment.records if base_name(key.method) in REJECTING]
     if not counted:
         raise ValueError(
-            f"{records} must hold records of {', '.join(REJECTING)}; got none. Run ./reproduce.sh table1 first."
+            f"{records} must hold records of {', '.join(REJECTING)}; got none. {how_to_make('table1', folder)}"
         )
     rows = []
     for policy, task in dict.fromkeys(key[:2] for key in counted):
@@ -187,7 +188,7 @@ def notes(rows: Sequence[Row], scale: str) -> list[str]:
         scaled = "" if scale == "tiny" else f" scale={scale}"
         text.append(
             "variant=release (the current response is scored with the prompt repeated inside it) is made by "
-            f"./reproduce.sh table1{scaled} variant=release method=nabla_reasoner seed=0 experiment_name={RELEASE}"
+            f"`./reproduce.sh {RELEASE}{scaled}`."
         )
     return text
 

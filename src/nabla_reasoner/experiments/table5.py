@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config.targets import how_to_make
 from ..evaluation.outcomes import Experiment, Row, RunKey, read_table1
 from ..evaluation.provenance import read_summary
 from ..evaluation.records import CellKey
@@ -55,7 +56,7 @@ def table_rows(folder: Path) -> list[Row]:
     if not rows:
         raise ValueError(
             f"{folder / 'table1' / 'records'} must hold records of {BEST_OF_N} and {OURS} for one policy and task; "
-            "got none. Run ./reproduce.sh table1 first."
+            f"got none. {how_to_make('table1', folder)}"
         )
     return rows
 

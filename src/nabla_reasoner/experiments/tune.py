@@ -1,5 +1,6 @@
 """Settings of the methods compared on validation problems, and which of them are chosen."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,11 @@ from .command import Command
 from .table1 import reward_note
 
 COLUMNS = [*ablations.COLUMNS, "mean_accuracy", "chosen"]
-HEADER = ("method", "setting", "accuracy, %, over all cells", "minus Best-of-N, by policy", "FLOPs / Best-of-N", "")
+HEADER = (
+    *("method", "setting", "accuracy, %, over all cells", "minus Best-of-N, by policy", "FLOPs / Best-of-N"),
+    *("problems", ""),
+)
+OTHER_PROBLEMS = "other problems or seeds than Best-of-N's"
 NOTE = (
     "Validation problems; test problems are never read here. Accuracy: mean over policies and tasks. The setting of "
     "highest accuracy is chosen for each method (of equal ones the cheapest), if every cell was run."
@@ -27,15 +32,21 @@ NOTE = (
 def mark_chosen(rows: Sequence[Row]) -> list[Row]:
     """Add to each row its setting's mean accuracy over all cells, and whether it is chosen.
 
-    The mean is over the rows of one task each. Settings with an unfinished cell have no mean and are not chosen.
+    The mean is over the rows of one task each. Settings with an unfinished cell, or with fewer problems or seeds than
+    the default, have no mean and are not chosen.
     """
     cells: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if row["task"] != POOLED:
             cells.setdefault((row["group"], row["setting"]), []).append(row)
-    complete = {key: part for key, part in cells.items() if all(row["status"] == "ok" for row in part)}
+    sizes = {(row["policy"], row["task"]): row.get("num_runs") for row in rows if row["group"] == DEFAULT}
+    complete = {
+        key: part
+        for key, part in cells.items()
+        if all(row["status"] == "ok" and row.get("num_runs") == sizes.get((row["policy"], row["task"])) for row in part)
+    }
     means = {key: float(np.mean([row["accuracy"] for row in part])) for key, part in complete.items()}
-    flops = {key: float(np.mean([row["flops"] for row in part])) for key, part in complete.items()}
+    flops = {key: _mean_flops(part) for key, part in complete.items()}
     best = {
         group: max((key for key in means if key[0] == group), key=lambda key: (means[key], -flops[key]))
         for group in {group for group, _ in means} - {DEFAULT}
@@ -50,6 +61,11 @@ def mark_chosen(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
+def _mean_flops(rows: Sequence[Row]) -> float:
+    """Return the mean cost of a setting; infinite if it solved no problem of a cell, so that any other is cheaper."""
+    return float(np.mean([math.inf if row["flops"] is None else row["flops"] for row in rows]))
+
+
 def format_settings(rows: Sequence[Row]) -> list[list[str]]:
     """Format one line per setting under `HEADER`."""
     lines = []
@@ -60,9 +76,10 @@ def format_settings(rows: Sequence[Row]) -> list[list[str]]:
         differences = ", ".join(f"{row['difference']:+.1f}" for row in pooled if row["difference"] is not None)
         ratios = ", ".join(f"{row['flops_ratio']:.2f}" for row in pooled if row["flops_ratio"] is not None)
         status = "chosen" if part[0]["chosen"] else ""
-        lines.append(
-            [group, setting, part[0]["status"] if mean is None else f"{mean:.1f}", differences, ratios, status]
-        )
+        unfinished = next((row["status"] for row in part if row["status"] != "ok"), OTHER_PROBLEMS)
+        told = unfinished if mean is None else f"{mean:.1f}"
+        problems = ", ".join(dict.fromkeys(str(row["num_problems"] or 0) for row in part if row["task"] != POOLED))
+        lines.append([group, setting, told, differences, ratios, problems, status])
     return lines
 
 

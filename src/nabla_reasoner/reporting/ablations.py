@@ -206,6 +206,7 @@ def _measured(runs: Mapping[RunKey, Attempt], default_runs: Mapping[RunKey, Atte
     result: Row = {
         **accuracy_interval(correct).columns(),
         "num_problems": len(correct),
+        "num_runs": len(keys),  # of problems and seeds
         "difference": paired.difference,
         "difference_low": paired.low,
         "difference_high": paired.high,

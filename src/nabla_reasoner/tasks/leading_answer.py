@@ -21,7 +21,7 @@ NOT_LIST = (
 REASON_WORDS = "because|since|which|as|so|but"
 REASON = rf"\s+(?:{REASON_WORDS})\b"
 ASIDE = (
-    rf"\s+\((?=[A-Za-z])|\s+(?:[—–]|--)\s+{NOT_LIST}(?=[A-Za-z])|\s*[.,;:!]{MARKS}\s+{NOT_LIST}(?=[A-Za-z])|"
+    rf"\s+\((?=[A-Za-z]{{2}}|[aAI]\s)|\s+(?:[—–]|--)\s+{NOT_LIST}(?=[A-Za-z])|\s*[.,;:!]{MARKS}\s+{NOT_LIST}(?=[A-Za-z])|"
     rf"{REASON}"
 )
 # Up to three words behind a number, such as a unit, before talk about it begins.
@@ -48,11 +48,17 @@ CHOICE = re.compile(
     rf"(\([A-Z]\)|[A-Z]){MARKS}(?:[.,;:]?{MARKS}{REASON}|(?:(?<=\))|(?<=\*))\.{MARKS}\s+(?=[A-Z][a-z])|"
     r"\.\s+(?=(?:This|The|It|That|We|So|Because|Since|Therefore|Thus|Hence|I|In|All|Option)\b))"
 )
+SURE = r"exactly|simply|just|actually|indeed|therefore|thus|hence|then|clearly|equal\s+to|given\s+by"
 ROUGHLY = re.compile(
-    r"(?:approximately|about|roughly|around|nearly|exactly|simply|just|actually|indeed)\s+(?=[-+−$\d\\(])",
-    re.IGNORECASE,
+    rf"(?:,?\s*(?:approximately|about|roughly|around|nearly|{SURE}),?\s+){{1,3}}(?=[-+−$\d\\(*])", re.IGNORECASE
 )
-EXACTLY = re.compile(r"(?:exactly|simply|just|actually|indeed)\s+(?=[-+−$\d])", re.IGNORECASE)  # in generated tasks
+EXACTLY = re.compile(rf"(?:,?\s*(?:{SURE}),?\s+){{1,3}}(?=[-+−$\d*])", re.IGNORECASE)  # in generated tasks
+# Steps in brackets behind an answer: "72 (48 + 24 = 72)". A lone fraction may belong to a mixed number: "5 (6/7)".
+OPERATOR = r"(?:[-+*=×÷−]|\\(?:times|cdot|div)(?![A-Za-z]))"
+STEPS = rf"\s*\$?\d[\d\s.,$%/]{{0,40}}{OPERATOR}(?:[\d\s.,$%/]|{OPERATOR}){{1,80}}"
+WORKED = re.compile(rf"(?<=[\w*$%)}}])\s+\({STEPS}\)(?=[\s.!*]*$)")
+BOLD = re.compile(r"(?<![\w)}])\*\*([^*]+)\*\*")
+BOLD_ENDS = re.compile(r"(?<=[\w)}%])\*\*(?=[\s.,;:!)]|$)")  # of a text whose first marks stood before the answer
 # The first line of a formula or a block on lines of its own, up to its line break.
 OPENED = re.compile(
     r"[*_ \t]*(?:(?P<dollars>\$\$?)|(?P<bracket>\\\[)|(?P<parenthesis>\\\()|(?P<fence>```)[a-z]*)[ \t]*\n"
@@ -74,7 +80,9 @@ def leading_answer(text: str, task: str) -> str | None:
     roughly = (EXACTLY if is_generated(task) else ROUGHLY).match(line)
     line = line[roughly.end() :] if roughly else line
     if not is_generated(task):
-        line = MARKED_NUMBER.sub(r"\1\2", EXPLAINED.split(line, maxsplit=1)[0])
+        line = BOLD.sub(r"\1", WORKED.sub("", MARKED_NUMBER.sub(r"\1\2", EXPLAINED.split(line, maxsplit=1)[0])))
+        if line.count("**") % 2:
+            line = BOLD_ENDS.sub("", line, count=1)
     formula = FORMULA.match(line)
     line = (formula[1] or formula[2]) if formula else line
     line = re.sub(r"^(?:\\\(|\\\[|[\s*`$])+", "", line)

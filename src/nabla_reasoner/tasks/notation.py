@@ -91,12 +91,14 @@ REWRITES = [
     (r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", r"^\\circ"),
     (r"(?<=[\w)}])\*\*(?=[\w({-])", "^"),
     (r"(?<!\\)\$", ""),
-    (r"\{\s*,\s*\}|\\!\s*,\s*\\!|,\s*\\!", "{,}"),  # a comma between groups of three digits
+    (r"\{\s*,\s*\}|(?:\\!\s*)?,\s*\\!\s*(?=\d)|\\!\s*,\s*\\!|,\s*\\!", "{,}"),  # between groups of three digits
     (r"\\(?:text)?cent(?![A-Za-z])", "¢"),
     (r"\\!", ""),
     (r"(\\\\)|\\[,;: ]|\\q?quad(?![A-Za-z])|~", lambda match: match[1] or " "),
     (r"\s+", " "),
 ]
+# Plain commas beside marked ones, as in 1,000{,}000.
+MIXED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?=\{,\}\d{3})|(?<=\{,\})\d{3}(?:,\d{3})+(?!\d)")
 GROUPING = re.compile(r"(?<=\d)(?:,|\{,\})(?=\d{3}(?!\d))")  # between groups of three digits
 PATTERNS = [(re.compile(pattern), replacement) for pattern, replacement in REWRITES]
 NESTED_TEXT = re.compile(r"\\text\{\s*\\text\{([^{}]*)\}\s*\}")
@@ -190,7 +192,8 @@ def closing_brace(text: str, start: int) -> int | None:
 
 def _without_separators(text: str) -> str:
     r"""Remove marks between groups of three digits: `1{,}234`, "1,234", "1 234"; but (1,234) is a pair."""
-    text = re.sub(r"(?<=\d)\{,\}(?=\d{3})", "", text).replace("{,}", ",")
+    plain = MIXED.sub(lambda m: m[0] if _in_brackets(text, m.start()) else m[0].replace(",", ""), text)
+    text = re.sub(r"(?<=\d)\{,\}(?=\d{3})", "", plain).replace("{,}", ",")
     group = re.compile(r"(?<![\d.,_^])(\d{1,3})((?:,\d{3})+|(?: \d{3})+)(?![\d/]|,\d| \d)")
     return group.sub(
         lambda match: match[0] if _in_brackets(text, match.start()) else re.sub("[, ]", "", match[0]), text
