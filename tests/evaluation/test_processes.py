@@ -50,6 +50,21 @@ class Late(BestOfN):
             time.sleep(300)
 
 
+class Reversed(BestOfN):
+    """Returns its solutions in another order than the problems'."""
+
+    def solve(self, problems, policy, reward, seed=0, repeat=0):
+        return super().solve(problems, policy, reward, seed=seed, repeat=repeat)[::-1]
+
+
+class Misnamed(BestOfN):
+    """Returns solutions of other problems."""
+
+    def solve(self, problems, policy, reward, seed=0, repeat=0):
+        solutions = super().solve(problems, policy, reward, seed=seed, repeat=repeat)
+        return [solution._replace(problem_id="other") for solution in solutions]
+
+
 def run(path: Path, count: int, *, devices: int, batch_size: int, method: BestOfN | None = None) -> list:
     """Solve the first problems; return the file's records without timings."""
     policy, reward = toys.policy(dtype="float32"), toys.reward(dtype="float32")
@@ -85,6 +100,16 @@ def test_killed_process_ends_the_others_and_the_run_resumes(tmp_path: Path, monk
     assert all(record["status"] == "ok" for record in kept), "what the signal interrupted is not a failed problem"
     resumed = run(path, 5, devices=2, batch_size=1)
     assert resumed == run(tmp_path / "one.jsonl", 5, devices=1, batch_size=1)
+
+
+def test_solutions_are_graded_with_their_own_problems(tmp_path: Path):
+    expected = run(tmp_path / "plain.jsonl", 3, devices=1, batch_size=3)
+    one_by_one = run(tmp_path / "reversed.jsonl", 3, devices=1, batch_size=3, method=Reversed(**SETTINGS))
+    assert [record["response"] for record in one_by_one] == [record["response"] for record in expected]
+    assert [record["problem_id"] for record in one_by_one] == ["0", "1", "2"]
+    failed = run(tmp_path / "misnamed.jsonl", 2, devices=1, batch_size=2, method=Misnamed(**SETTINGS))
+    assert {record["status"] for record in failed} == {"failed"}
+    assert all("one solution per problem, in their order; got problems" in record["error"] for record in failed)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Target `export`: every record arrives in both forms, with the types and values of the record files."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -55,6 +56,14 @@ def test_both_forms_hold_every_record(results: Path, capsys):
             assert {**record, **cost} == {key: row[key] for key in (*record, *cost)}
             assert json.loads(row["search"]) == search
             assert row["settings"] == ('{"seed": 2}' if place == "table2/weak" else None)
+    assert "9 records" in capsys.readouterr().out
+
+
+def test_results_below_a_folder_called_wandb_are_found(results: Path, capsys):
+    place = results / "wandb"
+    place.mkdir()
+    shutil.move(results / "tiny", place / "tiny")
+    assert main(["export", f"results_dir={place}"]) == 0
     assert "9 records" in capsys.readouterr().out
 
 

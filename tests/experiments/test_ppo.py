@@ -276,6 +276,7 @@ def test_demonstrations_follow_habits():
         ("trained=[8,1]", "trained must ascend"),
         ("held_out=0", "held_out must be a whole number >= 1"),
         ("compared=65", "compared must be <= trained"),
+        ("deamortised.solved=0", "deamortised.solved must be a whole number >= 1"),
         ("deamortised.steps=[]", "deamortised.steps must be a list of at least 1"),
     ],
 )

@@ -152,6 +152,15 @@ def test_table5_ratios_use_problems_both_methods_solved(tmp_path: Path):
     assert (rows["peak_bytes"]["nabla_reasoner"], rows["peak_bytes"]["ratio"]) == (7, None)
 
 
+def test_rows_of_other_names_are_said_by_table_5_and_figure_3(tmp_path: Path):
+    write(tmp_path, "best_of_n", [{}], costs=[Cost(flops=1.0)])
+    write(tmp_path, "bon16", [{}], costs=[Cost(flops=1.0)])
+    with pytest.raises(ValueError, match=r"each of one setting, for a policy and task; got best_of_n, bon16\. Run"):
+        table5.table_rows(tmp_path)
+    (said,) = figure3.left_out(read_table1(tmp_path).records)
+    assert said.endswith("shipped here: bon16.")
+
+
 def test_model_call_parts_sum_to_total(tmp_path: Path):
     write(tmp_path, "best_of_n", [{}], costs=[Cost(decode_tokens=190, model_calls=200, flops=2e6)])
     write(tmp_path, "nabla_reasoner", [{}])

@@ -20,6 +20,13 @@ def recipe(scale: str, *overrides: str) -> list[Training]:
     return trainings(*compose_recipe(find("models"), [f"scale={scale}", *overrides]))
 
 
+@pytest.mark.parametrize("targets", [None, "q_proj", ["q_proj", "lm_head"], []])
+def test_modules_that_cannot_be_planned_are_named(targets):
+    size = load(BASE, classifier=False).size
+    with pytest.raises(ValueError, match="lora.target_modules must be all-linear or a list of q_proj, k_proj"):
+        adapter_parameters(size, {"r": 4, "target_modules": targets} if targets is not None else {"r": 4})
+
+
 @pytest.mark.parametrize("lora", [LORA_EXAMPLE, {"r": 4, "target_modules": ["q_proj", "down_proj"]}])
 def test_adapter_has_the_parameters_of_peft(lora: dict):
     model = transformers.AutoModelForCausalLM.from_pretrained(BASE)

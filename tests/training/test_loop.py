@@ -7,6 +7,7 @@ import toys
 import transformers
 
 from nabla_reasoner.training import loop, losses, reward_model
+from nabla_reasoner.training.checkpoints import read_log
 from nabla_reasoner.training.data import Example, Mixture, pad
 from nabla_reasoner.training.loop import Schedule
 from nabla_reasoner.training.recipes import tiny
@@ -143,6 +144,29 @@ def test_training_without_progress_ends_after_patience(tmp_path):
         ended = loop.fit(module, data, **where, interval=5, validation=[[0]], patience=15)
         assert ended == (5, 30.0, 20)
     assert next(accuracies) == 90.0
+
+
+def test_log_of_an_earlier_training_is_not_read_as_this_ones(tmp_path):
+    class Scripted(loop.LanguageModelTraining):
+        def validation_step(self, batch, index):
+            self.log("validation/accuracy", float(self.global_step), batch_size=1)
+
+    for steps, interval in ((8, 2), (6, 3)):
+        where, schedule = settings(tmp_path, steps)
+        module, data = Scripted(language_model(), schedule, SIZE), Mixture({"a": examples()}, {"a": 4}, 5)
+        loop.fit(module, data, **where, interval=interval, validation=[[0]])
+        loop.discard_checkpoint(where["folder"], where["name"])
+    log = read_log(tmp_path / "c" / "log")
+    assert log["validation/accuracy"].dropna().index.tolist() == [0, 2, 5]
+
+
+def test_training_without_a_validation_after_its_start_is_refused(tmp_path):
+    where, schedule = settings(tmp_path, 4)
+    module, data = loop.LanguageModelTraining(language_model(), schedule, SIZE), Mixture({"a": examples()}, {"a": 4}, 5)
+    with pytest.raises(ValueError, match=r"got one every 5 steps of 4\. Lower `every`"):
+        loop.fit(module, data, **where, interval=5, validation=[[0]])
+    with pytest.raises(ValueError, match="got one every 3 steps of 2"):
+        loop.fit(module, data, **where, interval=3, validation=[[0]], until=2)
 
 
 def test_training_stopped_on_the_way_goes_on_as_if_it_had_not(tmp_path):

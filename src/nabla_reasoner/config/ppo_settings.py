@@ -46,7 +46,7 @@ class TestTimeSettings(Section):
     resample_temperature: Positive
     resample_top_p: Share
     confidence_threshold: Share
-    solved: Annotated[int, Field(ge=0)]
+    solved: Count
 
 
 class AmortisedSettings(Section):

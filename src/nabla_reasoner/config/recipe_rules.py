@@ -7,7 +7,9 @@ from .schema import Device, Wandb
 
 CHOICES = {"device": get_args(Device), "wandb": get_args(Wandb)}
 # Settings that must be at least 1, at any depth; other numbers must not be negative.
-FROM_ONE = "num_steps threads every kept_rank train sampled questions per_question vocab_size max_new_tokens".split()
+FROM_ONE = (
+    "num_steps threads every updates_per_batch kept_rank train sampled questions per_question vocab_size max_new_tokens"
+).split()
 
 Setting = dict[str, Any] | list[Any] | str | float | int | None
 SWITCHED_OFF_BY_NULL = {"patience", "trial_steps"}  # and whole groups, such as vllm

@@ -2,9 +2,22 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from .schema import Count, Folder, Positive, Section, Seed, Settings, Threads, Wandb, check_ascending
+from .schema import (
+    LARGEST,
+    Count,
+    Folder,
+    Positive,
+    Section,
+    Seed,
+    Settings,
+    Threads,
+    Wandb,
+    check_ascending,
+    choices,
+)
 
 
 class SpaceSettings(Section):
@@ -50,7 +63,8 @@ class ParticleSettings(Section):
 
 class NoiseSettings(ParticleSettings):
     scan_particles: Count
-    kl_weights: list[Positive]
+    kl_weights: Annotated[list[Positive], Field(min_length=1)]
+    factors: Annotated[list[Positive], Field(min_length=1)]
 
 
 class ConvergenceSettings(Section):
@@ -67,26 +81,46 @@ class ConvergenceSettings(Section):
         return self
 
 
-class PropC1Settings(Section):
-    models: list[str]
-    problems: Count
+def _check_pair(name: str) -> str:
+    """Return POLICY/REWARD if both are choices of their groups."""
+    policy, _, reward = name.partition("/")
+    for group, choice in (("policy", policy), ("reward", reward)):
+        if choice not in choices(group):
+            raise PydanticCustomError(
+                "pair",
+                f"a pair POLICY/REWARD, e.g. tiny-base/likelihood, its {group} one of {', '.join(choices(group))}",
+            )
+    return name
 
-    @model_validator(mode="after")
-    def _check_models(self) -> "PropC1Settings":
-        for name in self.models:
-            if name.count("/") != 1:
-                raise ValueError(f"models must be a list of POLICY/REWARD, e.g. [tiny-base/likelihood]; got {name!r}.")
-        return self
+
+def _check_model(model: int | str) -> int | str:
+    """Return the seed of random models as it is, and a pair if both are choices of their groups."""
+    if isinstance(model, int) and model < 0:
+        raise PydanticCustomError("seed", "a seed >= 0 of random models, or a pair POLICY/REWARD")
+    return model if isinstance(model, int) else _check_pair(model)
+
+
+Pair = Annotated[str, AfterValidator(_check_pair)]
+Model = Annotated[int | str, AfterValidator(_check_model)]
+Temperatures = Annotated[list[Positive], Field(min_length=1)]
+
+
+class PropC1Settings(Section):
+    models: Annotated[list[Pair], Field(min_length=1)]
+    problems: Count
 
 
 class Eq25Settings(Section):
-    vocab_sizes: list[Count]
+    vocab_sizes: Annotated[list[Annotated[int, Field(ge=2, le=LARGEST)]], Field(min_length=1)]
+    temperatures: Temperatures
     directions: Count
     points: Count
 
 
 class EstimatorSettings(Section):
+    models: Annotated[list[Model], Field(min_length=1)]
     candidates: Count
+    temperatures: Temperatures
     samples: Count
 
 

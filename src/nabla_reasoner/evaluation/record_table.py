@@ -48,7 +48,7 @@ def record_table(results: Path) -> pyarrow.Table:
 
 def _rows(results: Path) -> Iterator[dict[str, Any]]:
     folders = {path.parent for path in results.rglob("*.jsonl") if NAME.fullmatch(path.name)}
-    for folder in sorted(folder for folder in folders if "wandb" not in folder.parts):
+    for folder in sorted(folder for folder in folders if "wandb" not in folder.relative_to(results).parts):
         experiment = folder.parent if folder.name == "records" else folder
         for file in record_files(folder):
             settings = None if file.settings is None else json.dumps(file.settings, ensure_ascii=False)

@@ -23,7 +23,7 @@ def figure3(results: Path, scale: str, command: str) -> Drawing:
     experiment = read_table1(results)
     rows = cost_rows(experiment.records)
     figure = costs(pd.DataFrame(rows))
-    text = cost_caption(rows, command) + paragraphs(experiment.notes())
+    text = cost_caption(rows, command) + paragraphs([*left_out(experiment.records), *experiment.notes()])
     return Drawing({"": figure}, text, tables.csv_text(COST_COLUMNS, rows))
 
 
@@ -140,6 +140,12 @@ def gradient_calls(cost: Mapping[str, float | int]) -> float | int:
         return cost["gradient_calls"]
     backward = [cost.get(f"{model}_backward_tokens", 0) > 0 for model in ("policy", "reward")]
     return 2 * sum(backward) * cost["gradient_evaluations"]
+
+
+def left_out(outcomes: Outcomes) -> list[str]:
+    """Return a sentence that names the rows which the figure has no bar for; none if it has all."""
+    names = sorted({key.method for key in outcomes} - set(METHODS))
+    return [f"Not drawn, as they have other names than the methods shipped here: {', '.join(names)}."] if names else []
 
 
 def cost_caption(rows: Sequence[Row], command: str) -> str:

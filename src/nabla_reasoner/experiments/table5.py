@@ -55,8 +55,9 @@ def table_rows(folder: Path) -> list[Row]:
             rows += _cell_rows(experiment, policy, task, method)
     if not rows:
         raise ValueError(
-            f"{folder / 'table1' / 'records'} must hold records of {BEST_OF_N} and {OURS} for one policy and task; "
-            f"got none. {how_to_make('table1', folder)}"
+            f"{folder / 'table1' / 'records'} must hold records of {BEST_OF_N} and {OURS}, each of one setting, for a "
+            f"policy and task; got {', '.join(sorted({key.method for key in experiment.records}))}. "
+            f"{how_to_make('table1', folder)}"
         )
     return rows
 

@@ -23,6 +23,7 @@ import torch
 import transformers
 
 from ..reporting import figures
+from ..reporting.evidence import BROKE_OFF
 from ..theory import figures as theory_figures
 from ..theory import gradient_figure
 from ..theory.check import Check, Point, describe
@@ -111,4 +112,4 @@ def _make(name: str, context: TheoryContext) -> Findings:
         return GROUPS[name].make(context)
     except Exception as error:
         traceback.print_exc()
-        return Findings([Check(f"{name}_broke_off_{type(error).__name__}", float("nan"), 0.0)])
+        return Findings([Check(f"{name}{BROKE_OFF}{type(error).__name__}", float("nan"), 0.0)])

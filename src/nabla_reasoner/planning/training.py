@@ -145,7 +145,11 @@ def adapter_parameters(size: ModelSize, lora: Mapping[str, Any]) -> int:
         "up_proj": size.hidden + size.intermediate,
         "down_proj": size.intermediate + size.hidden,
     }
-    targets = lora["target_modules"]
-    chosen = widths if targets == "all-linear" else {name: widths[name] for name in targets}
+    targets = lora.get("target_modules")
+    chosen = list(widths) if targets == "all-linear" else targets
+    if not isinstance(chosen, list) or not set(chosen) <= set(widths) or not chosen:
+        raise ValueError(
+            f"lora.target_modules must be all-linear or a list of {', '.join(widths)} for a plan; got {targets!r}."
+        )
     layers = len(lora.get("layers_to_transform") or range(size.layers))
-    return lora["r"] * layers * sum(chosen.values())
+    return lora["r"] * layers * sum(widths[name] for name in chosen)

@@ -21,7 +21,8 @@ def _main_table(rows: pd.DataFrame, weight: float) -> list[str]:
     rows = rows[rows.reward_weight == weight]
     for method in NAMES:
         part = rows[rows.method == method]
-        printed = part if len(part) == 1 else part[part.amount.isin(PRINTED_AMOUNTS)]
+        usual = part[part.amount.isin(PRINTED_AMOUNTS)]
+        printed = part if len(part) == 1 or usual.empty else usual
         for row in printed.itertuples():
             floor = f"; floor {row.kl_floor:.3f}" if row.samples else ""
             bound = f" (≤ {row.bound:.2f})" if pd.notna(row.bound) else ""

@@ -5,7 +5,10 @@ import math
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+import yaml
+
 from ..config.compose import compose_cells
+from ..config.schema import CONFIGS
 from .evidence import NOT_RUN, Evidence, Row, Rows, compared, pooled
 from .method_names import BEST_OF_N, NULL_ARM, OURS, SEARCHES, TRAINED
 
@@ -117,9 +120,15 @@ def lacking(claim: str, evidence: Evidence, grid: Grid) -> str:
         case "C6":
             wanted = [_Wanted(evidence.budgets, "method", (BEST_OF_N, "self_consistency", OURS))]
         case "C7":
-            return _ablation_lacking(evidence, "past_only")
+            cells = {(row["policy"], row["task"]) for row in evidence.terms}
+            measured = sum(cell in cells for cell in _cells(grid))
+            terms = "" if measured == len(_cells(grid)) else f"terms in {measured} of {len(_cells(grid))} cells"
+            return "; ".join(filter(None, [terms, _ablation_lacking(evidence, "past_only")]))
         case "C8":
-            return _ablation_lacking(evidence, "every_position")
+            names = [row["name"] for row in evidence.checks if row["name"].startswith("eq25_")]
+            absent = [size for size in _vocabularies() if not any(name.endswith(f"__V{size}") for name in names)]
+            checks = f"no checks of Eq. 25 at vocabularies of {', '.join(map(str, absent))}" if absent else ""
+            return "; ".join(filter(None, [checks, _ablation_lacking(evidence, "every_position")]))
         case "C9":
             names = [row["name"] for row in evidence.checks]
             absent = [prefix for prefix in FLOW_CHECKS if not any(name.startswith(prefix) for name in names)]
@@ -134,6 +143,11 @@ def lacking(claim: str, evidence: Evidence, grid: Grid) -> str:
             if len(measured) < len(_cells(grid)):
                 return f"gradient FLOPs measured in {len(measured)} of {len(_cells(grid))} cells"
     return _cells_lacking(wanted, grid)
+
+
+def _vocabularies() -> list[int]:
+    """Return the sizes of vocabularies at which a default run checks Eq. 25."""
+    return yaml.safe_load((CONFIGS / "experiment/theorem.yaml").read_text(encoding="utf-8"))["eq25"]["vocab_sizes"]
 
 
 def _pairs(evidence: Evidence, matched_on: str) -> list[Row]:

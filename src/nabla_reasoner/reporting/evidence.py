@@ -9,6 +9,7 @@ from .method_names import OURS
 from .tables import FileRow, read_csv
 
 NOT_RUN = "not run"
+BROKE_OFF = "_broke_off_"  # in the name of a check that stands for a group of checks which an error ended
 Row = dict[str, str | float | int | None]
 Rows = Sequence[Row]
 
@@ -99,8 +100,12 @@ def above(point: Row, curve: Rows, axis: str) -> bool:
 
 
 def checked(rows: Rows, *prefixes: str) -> tuple[list[Row], list[Row]]:
-    """Return the checks of these name prefixes, without skipped ones, and those of them that failed."""
-    checks = [row for row in rows if row["name"].startswith(prefixes) and not row["passed"].startswith("skipped")]
+    """Return the checks of these name prefixes that were made, and those of them that failed.
+
+    Left out are checks that were skipped, and groups that an error broke off: they say nothing about the claim.
+    """
+    named = [row for row in rows if row["name"].startswith(prefixes) and BROKE_OFF not in row["name"]]
+    checks = [row for row in named if not row["passed"].startswith("skipped")]
     return checks, [row for row in checks if row["passed"] != "True"]
 
 

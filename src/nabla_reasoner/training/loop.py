@@ -4,6 +4,7 @@ import abc
 import contextlib
 import contextvars
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -185,16 +186,24 @@ def fit(
         precision: "bfloat16" for matrix products in it, while weights and their updates stay in float32; None: float32.
 
     Raises:
-        ValueError: an unknown precision; the checkpoint found is damaged, or was made by another recipe, model or
-            tokenizer.
+        ValueError: an unknown precision; no validation before the end; the checkpoint found is damaged, or was made by
+            another recipe, model or tokenizer.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be bfloat16 or null (float32); got {precision!r}.")
+    stop = min(until or module.schedule.num_steps, module.schedule.num_steps)
+    if validation is not None and interval > stop:
+        raise ValueError(
+            f"a training must have a validation after its start; got one every {interval} steps of {stop}. Lower "
+            "`every`, or raise num_steps or trial_steps."
+        )
     identity = {**identity, "weights": weights_digest(module.model), "data": data_digest(data.pools)}
     module.hparams.update(identity)  # Lightning writes them into every checkpoint
     checkpoint = _checkpoint(folder, name)
     resumes = checkpoint.is_file()
     saved = _checked(checkpoint, identity) if resumes else {"global_step": 0}
+    if not resumes:  # the log of an earlier training would be read as this one's
+        shutil.rmtree(Path(folder, "log"), ignore_errors=True)
     data.first_batch = saved["global_step"]
     best = BestWeights() if validation is not None else None
     loader = torch.utils.data.DataLoader(data, batch_size=None)
@@ -207,7 +216,7 @@ def fit(
             callbacks.append(EarlyStopping("validation/accuracy", mode="max", patience=checks))
         ended = patience is not None and _has_stopped(saved, checks)
         trainer = _trainer(
-            saved["global_step"] if ended else min(until or module.schedule.num_steps, module.schedule.num_steps),
+            saved["global_step"] if ended else stop,
             checkpoint,
             callbacks,
             [CSVLogger(folder, name="log"), *(make(name, folder, identity) if make else [])],

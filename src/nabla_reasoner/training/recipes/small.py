@@ -247,9 +247,11 @@ def train(config: DictConfig) -> None:
     settings = OmegaConf.to_container(config, resolve=True)
     stages = Stages(Path(config.work_folder, "stages.json"), {key: settings[key] for key in DATA})
     improved = {name: [entry, settings["improvement"]] for name, entry in settings["improved"].items()}
-    own = {"prompts": settings["prompts"], **settings["rewards"], **improved}  # settings of single stages
-    for name, stage in stages_of(config, small_answers.make_splits(config)).items():
+    measured = [settings["validation"], settings["rewards"]]
+    own = {"prompts": settings["prompts"], **settings["rewards"], "measure": measured, **improved}  # of single stages
+    order = stages_of(config, small_answers.make_splits(config))
+    for name, stage in order.items():
         if name in config.only and stages.should_run(name, own.get(name)):
             stage()
             stages.note_finished(name, own.get(name))
-    stages.end()
+    stages.end(list(order), config.only)

@@ -215,13 +215,14 @@ def train(config: DictConfig) -> None:
     data = splits(config)
     settings = OmegaConf.to_container(config, resolve=True)
     stages = Stages(Path(config.checkpoints, "stages.json"), {key: settings[key] for key in DATA})
-    for name, stage in stages_of(config, data).items():
+    order = stages_of(config, data)
+    for name, stage in order.items():
         recipe = [_without_precision(settings["models"].get(name, {})), settings["improved"].get(name)]
         recipe.append(settings["improvement"] if name in settings["improved"] else None)
         if name in config.only and stages.should_run(name, recipe):
             stage()
             stages.note_finished(name, recipe)
-    stages.end()
+    stages.end(list(order), config.only)
 
 
 def stages_of(config: DictConfig, data: Splits) -> dict[str, Callable[[], None]]:
@@ -237,7 +238,8 @@ def stages_of(config: DictConfig, data: Splits) -> dict[str, Callable[[], None]]
     stages["classifier"] = functools.partial(train_classifier, config, data)
     for name in config.improved:
         stages[name] = functools.partial(policy_improvement.improve, config, name, data)
-    stages["manifest"] = functools.partial(manifest.write, config, data)
+    if manifest.WEAK_LIKELIHOOD in config.models:  # it measures the shipped models
+        stages["manifest"] = functools.partial(manifest.write, config, data)
     for name in config.only:
         if name not in stages:
             raise ValueError(f"only must name stages among {', '.join(stages)}; got {name!r}.")
