@@ -51,10 +51,11 @@ class Late(BestOfN):
 
 
 class Reversed(BestOfN):
-    """Returns its solutions in another order than the problems'."""
+    """Sorts the list of problems that it is given."""
 
     def solve(self, problems, policy, reward, seed=0, repeat=0):
-        return super().solve(problems, policy, reward, seed=seed, repeat=repeat)[::-1]
+        problems.reverse()
+        return super().solve(problems, policy, reward, seed=seed, repeat=repeat)
 
 
 class Misnamed(BestOfN):

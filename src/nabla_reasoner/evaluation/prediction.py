@@ -91,14 +91,14 @@ class Inference(lightning.LightningModule):
             )
         with torch.enable_grad():
             try:
-                return self._solve(list(batch.problems), batch.repeat)
+                return self._solve(batch.problems, batch.repeat)
             except Exception:  # solved one by one, each failure is recorded with its reason
                 for engine in _engines(self).values():
                     engine.take_mismatch()  # each token is compared once more
                 return [self._solve_alone(problem, batch.repeat) for problem in batch.problems]
 
     def _solve(self, problems: list[Problem], repeat: int) -> list[Solution]:
-        solutions = self.method.solve(problems, self.policy, self.reward, seed=self.seed, repeat=repeat)
+        solutions = self.method.solve(list(problems), self.policy, self.reward, seed=self.seed, repeat=repeat)
         asked, solved = ([item.id for item in problems], [item.problem_id for item in solutions])
         if asked != solved:
             raise ValueError(
