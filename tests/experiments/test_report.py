@@ -304,7 +304,7 @@ def test_page_blocks_and_demoted_headings():
         (["wandb=on"], "'offline', 'online', 'disabled'"),
         (["seed=1"], "results_dir"),
         (["scale=small", "docs=true"], "docs=true needs scale=tiny"),
-        ([], "Run ./reproduce.sh table1 first"),
+        ([], "Run ./reproduce.sh table1 results_dir="),
     ],
 )
 def test_wrong_settings_and_empty_results_are_refused(tmp_path: Path, words: list[str], said: str, capsys):
