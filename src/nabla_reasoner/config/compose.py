@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from .cell import Cell
-from .composed_files import MISSING, compose, composed, with_value
+from .composed_files import compose, composed
+from .known_settings import check_keys
 from .overrides import parse
 from .recipe_rules import check_recipe
 from .schema import CONFIGS, GROUPS
@@ -43,7 +44,7 @@ def compose_cells(overrides: Sequence[str], grid: "Grid | None" = None) -> list[
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         single = [override for override in parsed if not override.is_sweep_override()]
         chosen = [override for override in single if override.key_or_group in (*GROUPS, "experiment")]
-        _check_keys(grid.combined([override.input_line for override in chosen]), parsed)
+        check_keys(grid.combined([override.input_line for override in chosen]), parsed)
         config = OmegaConf.create(grid.combined([override.input_line for override in single]))
         plain_cell(config)
         cells: dict[tuple[str | int, ...], Cell] = {}
@@ -64,7 +65,7 @@ def _job_cell(grid: "Grid", overrides: Sequence[str]) -> Cell:
         return grid.cell(overrides)
     except ValueError:
         chosen = [item for item in overrides if item.split("=")[0] in (*GROUPS, "experiment")]
-        _check_keys(grid.combined(chosen), parse(overrides))
+        check_keys(grid.combined(chosen), parse(overrides))
         raise
 
 
@@ -200,7 +201,7 @@ def compose_settings(target: Target, overrides: Sequence[str]) -> dict[str, Any]
     check_scale(target, parsed)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         experiment = f"experiment={target.name}"
-        _check_keys(composed((experiment,)), parsed)
+        check_keys(composed((experiment,)), parsed)
         config = composed((experiment, *(override.input_line for override in parsed)))
     resolved = _resolve(OmegaConf.create(config))
     values = {key: resolved["scale_name" if key == "scale" else key] for key in known}
@@ -221,7 +222,7 @@ def compose_recipe(target: Target, overrides: Sequence[str]) -> tuple[str, DictC
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         groups = [override for override in parsed if override.key_or_group in GROUPS]
         own = compose(f"train/{scale}", groups)
-        _check_keys(own, parsed)
+        check_keys(own, parsed)
         recipe = compose(f"train/{scale}", parsed)
     check_recipe(*(OmegaConf.to_container(settings, resolve=False) for settings in (recipe, own)))
     return scale, recipe
@@ -236,50 +237,6 @@ def check_scale(target: Target, overrides: Sequence[Override]) -> None:
         wrong = ["none, which is tiny"]
     if wrong:
         raise ValueError(f"scale must be one of {', '.join(target.scales)} for {target.name}; got {wrong[0]}.")
-
-
-def _check_keys(settings: dict[str, Any] | DictConfig, overrides: Sequence[Override]) -> None:
-    """Raise ValueError on a setting that does not exist; names those that do, at the deepest level that does."""
-    for override in overrides:
-        key = override.key_or_group
-        if key in GROUPS or key == "experiment" or key.startswith("hydra"):
-            continue
-        if isinstance(settings, dict):  # in a recipe null switches a group off
-            _check_group(settings, override)
-            _check_place(settings, key)
-        if isinstance(settings, dict) and with_value(settings, key.split("."), None) is not None:
-            continue
-        config = OmegaConf.create(settings)
-        if OmegaConf.select(config, key, default=MISSING, throw_on_missing=False) is not MISSING:
-            continue
-        parent = key.rpartition(".")[0]
-        while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
-            parent = parent.rpartition(".")[0]
-        known = sorted(OmegaConf.select(config, parent)) if parent else sorted({*config, *GROUPS} - {"target"})
-        where = f" of {parent}" if parent else ""
-        hint = f" They belong to {config.method.name}: choose methods with method=NAME." if parent == "method" else ""
-        raise ValueError(f"unknown setting {key!r}; settings{where}: {', '.join(map(str, known))}.{hint}")
-
-
-def _check_group(settings: dict[str, Any], override: Override) -> None:
-    """Raise ValueError on a value in the place of a whole group of settings, to which other settings refer."""
-    key, group = override.key_or_group, settings.get(override.key_or_group)
-    if isinstance(group, dict) and not (override.is_delete() or isinstance(override.value(), dict)):
-        raise ValueError(
-            f"{key} must be a group of settings; got {override.input_line.partition('=')[2]}. "
-            f"Write {key}.{next(iter(group), 'KEY')}=VALUE for one of them."
-        )
-
-
-def _check_place(settings: dict[str, Any], key: str) -> None:
-    """Raise ValueError on a setting inside a group that only refers to another one: it is set there."""
-    value: Any = settings
-    names = key.split(".")
-    for depth, name in enumerate(names[:-1], start=1):
-        value = value.get(name) if isinstance(value, dict) else None
-        if isinstance(value, str) and value.startswith("${"):
-            place = ".".join([value.strip("${}"), *names[depth:]])
-            raise ValueError(f"{'.'.join(names[:depth])} is {value}, set in another place. Write {place}=VALUE.")
 
 
 def plain_cell(config: DictConfig | dict[str, Any]) -> Cell:
