@@ -287,26 +287,24 @@ def verifiers(rows: Rows) -> Iterator[str]:
 
 
 def small(rows: Rows) -> Iterator[str]:
-    """SmolLM2 under both rewards: accuracy, interval, FLOPs over Best-of-8's."""
-    both, first = rows["table2_small"], rows["table1_small"]
-    first = first[first.policy == "smollm2"]
-    free = first[first.method.isin(["greedy", "self_consistency", "sft", "grpo"])]  # they read no reward
-    likelihood, verifier = (both[both.reward == reward] for reward in SMALL_REWARDS)
-    shown = (pd.concat([likelihood, free]), pd.concat([first, verifier]).drop_duplicates("method"))
-    for method, label in JUDGED.items():
-        cells = []
-        for table in shown:
-            found, best = (
-                table[table.method == method].dropna(subset=["accuracy"]),
-                one(table, method="best_of_n").flops,
-            )
-            cells += [f"{interval(found.iloc[0])} · {found.iloc[0].flops / best:.2f}" if len(found) else ""]
-        if any(cells):
-            yield line(label, *cells)
-    table, best = rows["table1_small"], one(first, method="best_of_n").flops
-    for method, label in GRPO.items():
-        row = one(table, policy="smollm2-grpo", method=method)
-        yield line(label, "", f"{interval(row)} · {row.flops / best:.2f}")
+    """SmolLM2 under both rewards, task by task: accuracy, interval, FLOPs over Best-of-8's."""
+    for task in SMALL_TASKS:
+        both, whole = (rows[name][rows[name].task == task] for name in ("table2_small", "table1_small"))
+        first = whole[whole.policy == "smollm2"]
+        free = first[first.method.isin(["greedy", "self_consistency", "sft", "grpo"])]  # they read no reward
+        likelihood, verifier = (both[both.reward == reward] for reward in SMALL_REWARDS)
+        shown = (pd.concat([likelihood, free]), pd.concat([first, verifier]).drop_duplicates("method"))
+        for method, label in JUDGED.items():
+            cells = []
+            for table in shown:
+                found = table[table.method == method].dropna(subset=["accuracy"])
+                best = one(table, method="best_of_n").flops
+                cells += [f"{interval(found.iloc[0])} · {found.iloc[0].flops / best:.2f}" if len(found) else ""]
+            if any(cells):
+                yield line(label, *cells)
+        best = one(first, method="best_of_n").flops
+        for row in whole[(whole.policy == "smollm2-grpo") & whole.method.isin(list(GRPO))].itertuples():
+            yield line(GRPO[row.method], "", f"{interval(row)} · {row.flops / best:.2f}")
 
 
 def coder(rows: Rows) -> Iterator[str]:
@@ -473,7 +471,9 @@ def small_paired(rows: Rows) -> Iterator[str]:
         "prefix": ("best_of_n", "guided_decoding", "nabla_without_gradient", "nabla_reasoner"),
         "outcome": ("best_of_n", "nabla_without_gradient"),
     }
-    return paired_lines(rows["table2_comparisons_small"], baselines, [{"reward": name} for name in SMALL_REWARDS])
+    for task in SMALL_TASKS:
+        cells = [{"task": task, "reward": reward} for reward in SMALL_REWARDS]
+        yield from paired_lines(rows["table2_comparisons_small"], baselines, cells)
 
 
 def true_steps(rows: Rows) -> Iterator[str]:
@@ -661,10 +661,10 @@ TABLES = {
     "README.md": (readme_table,),
     "docs/results.md": (
         *(table1, paired, table2, judged, verifiers, true_steps, selectors, training, table3),
-        *(unseen, unseen_paired, coder, coder_paired, gsm8k_table),
+        *(unseen, unseen_paired, small, small_paired, coder, coder_paired, gsm8k_table),
     ),
     "docs/deviations.md": (step_table,),
-    "docs/models.md": (policies_table, rewards_table, improved_table, small_tasks, small_rewards, small, small_paired),
+    "docs/models.md": (policies_table, rewards_table, improved_table, small_tasks, small_rewards),
     "docs/ablations.md": (ablation_table, forms_table, movement_table, right_token_table),
     "docs/ppo.md": (ppo_table,),
     "docs/benchmark.md": (profile_table,),
@@ -834,9 +834,10 @@ def readme_sentences(rows: Rows) -> Iterator[str]:
     accuracy = cells.pivot(index="method", columns=["policy", "task"], values="accuracy")
     better = accuracy.loc["nabla_reasoner_prefix"] - accuracy.loc["best_of_n"]
     yield f"it is {ranged(better)} points better than Best-of-8, at {ranged(prefix_flops, '.1f')} of its FLOPs"
-    small = rows["table2_small"][rows["table2_small"].reward == "smollm2"].set_index("method").accuracy
-    gains = (small[form] - small["best_of_n"] for form in reversed(forms))
-    yield "the prefix form is {:.1f} points better than Best-of-8, the outcome form {:.1f};".format(*gains)
+    small = rows["table2_small"][rows["table2_small"].reward == "smollm2"]
+    small = small.pivot(index="method", columns="task", values="accuracy")
+    gains = [ranged(small.loc[form] - small.loc["best_of_n"], "+.1f").replace("-", "−") for form in reversed(forms)]
+    yield "the prefix form differs from Best-of-8 by {} points, the outcome form by {}".format(*gains)
     arms = ("nabla_reasoner_prefix", "nabla_prefix_without_gradient", "best_of_n")
     prefix, null, best = (gsm8k("gpu")[name] for name in arms)
     yield f"the prefix form solves {100 * prefix.right.mean():.1f} % of {len(prefix.right):,} problems"
@@ -1039,18 +1040,50 @@ def theorem_sentences(rows: Rows) -> Iterator[str]:
     yield f"On random models it is {ranged(100 * sampled[sampled.index.str.startswith('random')])} %."
 
 
+def small_values(rows: Rows, table: str, column: str, form: str, **values: str) -> str:
+    """One value for each task of scale=small: "1.0, 2.0 and 3.0"."""
+    found = [one(rows[table], task=task, **values)[column] for task in SMALL_TASKS]
+    *first, last = (signed(value) if form == "signed" else f"{value:{form}}" for value in found)
+    return f"{', '.join(first)} and {last}"
+
+
 def small_sentences(rows: Rows) -> Iterator[str]:
-    """The verdicts on SmolLM2, of docs/models.md."""
+    """The verdicts on SmolLM2, of docs/results.md."""
     likelihood, verifier = SMALL_REWARDS
-    compared = rows["table2_comparisons_small"]
-    compared = compared[(compared.baseline == "best_of_n") & (compared.matched_on == "rollouts")]
-    gain = compared.set_index(["reward", "method"]).difference
-    table = rows["table2_small"][rows["table2_small"].reward == likelihood].set_index("method")
-    ratio = table.flops / table.flops["best_of_n"]
     prefix = "nabla_reasoner_prefix"
-    yield f"the prefix form is {gain[likelihood, prefix]:.1f} points better than Best-of-8 at {ratio[prefix]:.2f} of"
-    yield f"the outcome form {gain[likelihood, OUTCOME]:.1f}."
-    yield f"is as good ({table.accuracy['judge_greedy']:.1f} %) at {ratio['judge_greedy']:.2f},"
+    compared = rows["table2_comparisons_small"]
+
+    def minus_best(reward: str, method: str, baseline: str = "best_of_n") -> str:
+        asked = {"reward": reward, "method": method, "baseline": baseline, "matched_on": "rollouts"}
+        return small_values(rows, "table2_comparisons_small", "difference", "signed", **asked)
+
+    def verdicts(reward: str, method: str, baseline: str) -> list[str]:
+        chosen = (compared.method == method) & (compared.baseline == baseline) & (compared.matched_on == "rollouts")
+        found = compared[chosen & (compared.reward == reward)].set_index("task").verdict
+        return [found[task] for task in SMALL_TASKS]
+
+    table = rows["table2_small"][rows["table2_small"].reward == likelihood].set_index(["method", "task"])
+    ratio = {method: table.flops[method] / table.flops["best_of_n"] for method in (prefix, "judge_greedy")}
+    yield f"by {minus_best(likelihood, prefix).replace('+', '')} points, at {ranged(ratio[prefix], '.2f')} of its FLOPs"
+    assert verdicts(likelihood, prefix, "best_of_n") == ["better"] * 3
+    assert verdicts(likelihood, prefix, "nabla_without_gradient") == ["better"] * 3
+    assert verdicts(likelihood, prefix, "guided_decoding") == [NO_DIFFERENCE] * 3
+    yield f"differs from Best-of-8 by {minus_best(likelihood, OUTCOME)} points; the last is shown."
+    assert verdicts(likelihood, OUTCOME, "best_of_n") == [NO_DIFFERENCE, NO_DIFFERENCE, "worse"]
+    assert verdicts(likelihood, OUTCOME, "nabla_without_gradient") == ["better", NO_DIFFERENCE, "better"]
+    judge = small_values(rows, "table2_small", "accuracy", ".1f", reward=likelihood, method="judge_greedy")
+    yield f"decoding greedily, solves {judge} % at {ranged(ratio['judge_greedy'], '.2f')} of Best-of-8's FLOPs"
+    yield f"the prefix form differs from Best-of-8 by {minus_best(verifier, prefix)} points"
+    yield f"the outcome form by {minus_best(verifier, OUTCOME)} from Best-of-8."
+    guided = minus_best(verifier, prefix, "guided_decoding")
+    yield f"and from guided decoding by {guided};"
+    for form, baseline in itertools.product((prefix, OUTCOME), ("best_of_n", "nabla_without_gradient")):
+        assert verdicts(verifier, form, baseline) == [NO_DIFFERENCE] * 3
+    solved = [
+        small_values(rows, "table1_small", "accuracy", ".1f", policy="smollm2", method=name)
+        for name in ("best_of_n", "greedy")
+    ]
+    yield f"Best-of-8 solves {solved[0]} % of the three tasks, greedy decoding {solved[1]} %."
     whole = rows["fidelity_small"]
     whole = whole[(whole.part == "all") & (whole.policy == "all")].set_index(["reward", "form"])
 
@@ -1061,16 +1094,14 @@ def small_sentences(rows: Rows) -> Iterator[str]:
     yield f"is {correlation('prefix')} in prefix form, {correlation('outcome')} in outcome form"
     assert whole.rank_correlation[likelihood, "prefix"] > 0.999
     first = rows["table1_small"]
-    sft, grpo = (one(first, policy="smollm2", method=method) for method in ("sft", "grpo"))
+    sft, grpo = (one(first, policy="smollm2", task="chain_sum", method=method) for method in ("sft", "grpo"))
     yield f"worked solutions reaches {sft.accuracy:.1f} % by greedy decoding, GRPO {grpo.accuracy:.1f} %"
     own = {method: one(first, policy="smollm2-grpo", method=method).accuracy for method in GRPO}
-    assert len(set(own.values())) == 1
-    yield f"Best-of-8 and the prefix form solve {own['best_of_n']:.1f} % each"
-    pairs = rows["comparisons_small"]
-    pairs = pairs[(pairs.matched_on == "rollouts") & pairs.baseline.isin(["sft", "grpo"])]
-    assert set(pairs.verdict) == {"worse"}
-    better = pairs[(pairs.method == OUTCOME) & (pairs.baseline == "grpo")].iloc[0]
-    yield f"GRPO is {-better.difference:.1f} points better than the outcome form"
+    yield f"Best-of-8 and the prefix form solve {own['best_of_n']:.1f} and {own[prefix]:.1f} %"
+
+
+def grpo_sentence(rows: Rows) -> Iterator[str]:
+    """Validation accuracy of SmolLM2 during GRPO, of docs/models.md."""
     curve = pd.read_csv(ROOT / "assets/curves/smollm2-grpo.csv").set_index("step")["validation/accuracy"].dropna()
     assert curve.index[curve == curve.max()][0] == 59  # validation follows the sixtieth step
     yield f"rose from {curve[0]:.1f} to {curve.max():.1f} % (step 60)."
@@ -1083,9 +1114,9 @@ SENTENCES = {
     "configs/method/soft_best_of_n.yaml": lambda rows: equal_temperatures(rows, "soft_best_of_n"),
     "configs/method/weighted_self_consistency.yaml": lambda rows: equal_temperatures(rows, "weighted_self_consistency"),
     "docs/models.md": lambda rows: itertools.chain(
-        small_sentences(rows), judge_sentence(rows), improvement_sentences(rows), small_judges(rows)
+        grpo_sentence(rows), judge_sentence(rows), improvement_sentences(rows), small_judges(rows)
     ),
-    "docs/results.md": results_sentences,
+    "docs/results.md": lambda rows: itertools.chain(results_sentences(rows), small_sentences(rows)),
     "docs/ablations.md": ablation_sentences,
     "docs/benchmark.md": lambda rows: itertools.chain(bench_sentences(rows), bench_gpu_sentences(rows)),
     "docs/ppo.md": ppo_sentences,
