@@ -1087,12 +1087,32 @@ def small_sentences(rows: Rows) -> Iterator[str]:
     whole = rows["fidelity_small"]
     whole = whole[(whole.part == "all") & (whole.policy == "all")].set_index(["reward", "form"])
 
-    def correlation(form: str) -> str:
-        row = whole.loc[(verifier, form)]
+    def correlation(reward: str, form: str) -> str:
+        row = whole.loc[(reward, form)]
         return f"{row.rank_correlation:.2f} ({row.ci_low:.2f} to {row.ci_high:.2f})".replace("-", "−")
 
-    yield f"is {correlation('prefix')} in prefix form, {correlation('outcome')} in outcome form"
+    def gain(reward: str, form: str, of: str = "gradient") -> str:
+        """Return how much more often the best candidate is right than the policy's most likely one, in points."""
+        low, high = (whole.loc[(reward, form), f"gain_{of}_{end}"] for end in ("low", "high"))
+        return f"({low:+.0f} to {high:+.0f})".replace("-", "−")
+
+    def points(reward: str, form: str, of: str = "gradient") -> str:
+        return f"{abs(whole.loc[(reward, form), f'gain_{of}']):.0f} points"
+
+    row = whole.loc[(verifier, "prefix")]
+    yield f"at {row.num_positions} uncertain positions of {row.num_problems} responses"
+    yield f"is {correlation(verifier, 'prefix')} in prefix form, {correlation(verifier, 'outcome')} in outcome form"
+    yield f"At the {row.num_decided} positions that decide"
+    assert row.gain_gradient < 0
+    yield f"is right {points(verifier, 'prefix')} less often {gain(verifier, 'prefix')} in prefix form"
+    yield f"exact score +{points(verifier, 'prefix', 'exact')} more often {gain(verifier, 'prefix', 'exact')}"
     assert whole.rank_correlation[likelihood, "prefix"] > 0.999
+    yield f"its token is right {points(likelihood, 'prefix')} more often {gain(likelihood, 'prefix')}"
+    yield f"correlation is {correlation(likelihood, 'outcome')}"
+    yield f"the gain +{points(likelihood, 'outcome')} {gain(likelihood, 'outcome')} is not shown"
+    assert whole.gain_gradient_low[likelihood, "outcome"] <= 0
+    assert set(whole.verdict[verifier]) == {"neither"}
+    assert whole.verdict[likelihood, "prefix"] == whole.verdict[likelihood, "process"] == "gradient usable"
     first = rows["table1_small"]
     sft, grpo = (one(first, policy="smollm2", task="chain_sum", method=method) for method in ("sft", "grpo"))
     yield f"worked solutions reaches {sft.accuracy:.1f} % by greedy decoding, GRPO {grpo.accuracy:.1f} %"
