@@ -4,6 +4,7 @@ Exit status: 0 done; 1 some part failed; 2 the command was wrong (nothing was co
 """
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -74,7 +75,8 @@ def _run(target: Target, arguments: Sequence[str]) -> int:
 
     positional = 1 if target.argument else 0
     argument, overrides = "".join(arguments[:positional]), written_out(arguments[positional:])
-    if target.argument and (not argument.strip() or is_setting(argument)):
+    is_flag = re.fullmatch(r"-\w|--[a-zA-Z]\S*", argument) is not None
+    if target.argument and (not argument.strip() or is_setting(argument) or is_flag):
         raise ValueError(f"{target.name} needs {target.argument}; got {argument!r}. Example: {target.example}")
     check_launching(target, overrides)
     settings = _settings(target, overrides)
@@ -99,18 +101,12 @@ def _run(target: Target, arguments: Sequence[str]) -> int:
 def _settings(target: Target, overrides: list[str]) -> Any:
     """Return what the target's `run` takes: sweeps, one cell, a recipe, or a dict of checked settings."""
     from .config import compose
-    from .config.overrides import parse
-    from .config.sweeps import check_typed, compose_sweeps
+    from .config.sweeps import compose_cell, compose_sweeps
 
     if target.settings == "cells":
         return compose_sweeps(target.name, overrides)
     if target.settings == "cell":
-        check_typed(overrides)
-        compose.check_scale(target, parse(overrides))
-        cells = compose.compose_cells([f"experiment={target.name}", *overrides])
-        if len(cells) > 1:
-            raise ValueError(f"{target.name} takes one value per setting; got {len(cells)} combinations.")
-        return cells[0]
+        return compose_cell(target, overrides)
     if target.settings == "train":
         return compose.compose_recipe(target, overrides)
     if target.settings == "plan":

@@ -393,7 +393,7 @@ def test_task_step_marks_change_tree_search_fingerprints_only():
         (["policy=[1"], ["policy=[1"]),
         (
             ["scale=paper", "task=chain_sum"],
-            ["refers to a setting that is not there", "a task that belongs to the scale"],
+            ["refers to a setting that is not there", "task that belong to the scale and together"],
         ),
     ],
 )

@@ -156,6 +156,20 @@ def test_branch_without_its_files_is_not_the_version(cache: Path):
     assert fingerprint.model_version("owner/another") is None
 
 
+def test_changed_file_of_a_local_data_set_changes_the_fingerprint(cache: Path, tmp_path: Path):
+    """Its rows are other questions under the same ids."""
+    file = tmp_path / "data" / "main" / "test.jsonl"
+    file.parent.mkdir(parents=True)
+    versions = []
+    for row in ('{"problem": "1 + 1?", "answer": "2"}', '{"problem": "7 + 7?", "answer": "14"}'):
+        file.write_text(row + "\n", encoding="utf-8")
+        words = [f"task.hub.repository={tmp_path / 'data'}", "policy=tiny-base", "task=math500", "method=greedy"]
+        (cell,) = compose.compose_cells([*words, "num_problems=1"])
+        versions.append(fingerprint.fingerprint(cell))
+    (changed,) = fingerprint.differences(*versions)
+    assert changed.startswith("task.commit: ")
+
+
 def test_records_of_another_commit_are_refused(cache: Path, tmp_path: Path, monkeypatch):
     hub_cache(cache, "models", "owner/policy", ["aaa", "bbb"], main="aaa")
     cell = hub_cell().changed(records=str(tmp_path), folder=str(tmp_path))

@@ -12,11 +12,12 @@ from toy_runs import write_summary
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.config import compose, fingerprint
 from nabla_reasoner.cost import Cost
-from nabla_reasoner.evaluation import outcomes, provenance, record_files
+from nabla_reasoner.evaluation import outcomes, provenance, record_files, stored_cells
 from nabla_reasoner.evaluation.records import CellKey, append_records, failed_record, read_records, record_name
 from nabla_reasoner.experiments import table2, table3, table5
 from nabla_reasoner.experiments.table1 import write_table
 from nabla_reasoner.reporting import ablation_runs, ablations
+from nabla_reasoner.reporting.evidence import Evidence
 from nabla_reasoner.types import Problem
 
 SETTINGS = {
@@ -202,7 +203,7 @@ def test_folder_named_like_records_is_ignored(tmp_path: Path, capsys):
 
 def test_names_with_underscores_come_from_the_records(tmp_path: Path):
     write(tmp_path, "greedy", changes={"policy.name": "a_"})
-    ((key, _),) = record_files.stored_cells(tmp_path / "records")[0].items()
+    ((key, _),) = stored_cells.stored_cells(tmp_path / "records")[0].items()
     assert key == ("a_", "products", "greedy")
 
 
@@ -250,14 +251,14 @@ def test_incomplete_cells_are_partial_everywhere(tmp_path: Path):
 
 def test_whole_benchmark_has_the_size_of_its_file(tmp_path: Path):
     write(tmp_path, "greedy", changes={"task.name": "math500", "num_problems": None})
-    ((_, cell),) = record_files.stored_cells(tmp_path / "records")[0].items()
+    ((_, cell),) = stored_cells.stored_cells(tmp_path / "records")[0].items()
     assert cell.expected([0]) == 500
 
 
 def test_whole_training_split_has_a_size_of_its_own(tmp_path: Path):
     for task, size in (("gsm8k", 7473), ("math500", None)):
         write(tmp_path / task, "greedy", changes={"task.name": task, "num_problems": None, "split": "validation"})
-        ((_, cell),) = record_files.stored_cells(tmp_path / task / "records")[0].items()
+        ((_, cell),) = stored_cells.stored_cells(tmp_path / task / "records")[0].items()
         assert cell.expected([0]) == size
 
 
@@ -266,7 +267,7 @@ def test_whole_file_of_problems_has_its_rows(tmp_path: Path):
     task = {"name": "math500", "sha256": "2", "repeats": 2}
     folder = tmp_path / "table1"
     write(folder, "greedy", changes={"task": task, "num_problems": None, "rows": 40}, count=3)
-    ((_, cell),) = record_files.stored_cells(folder / "records")[0].items()
+    ((_, cell),) = stored_cells.stored_cells(folder / "records")[0].items()
     assert cell.expected([0]) == 80
     rows, _, _ = tabulated(folder)
     assert {row["status"] for row in rows.values()} == {"partial: 3 of 80"}
@@ -387,3 +388,21 @@ def test_damaged_side_files_break_no_target(tmp_path: Path, target: str, capsys)
     (folder / "summary.json").write_text("null", encoding="utf-8")
     assert main([target, f"results_dir={tmp_path}"]) == 0
     assert "is damaged" in capsys.readouterr().err
+
+
+def test_problems_that_are_no_test_problems_are_named_by_the_task_and_decide_no_claim(tmp_path: Path):
+    """The table of validation problems looked like the usual one, and was evidence for the claims."""
+    folder = tmp_path / "table1"
+    for method in ("greedy", "nabla_reasoner"):
+        write(folder, method, changes={"split": "validation"})
+    (name,) = {key.task for key in stored_cells.stored_cells(folder / "records")[0]}
+    assert name == "products (split=validation)"
+    assert not stored_cells.is_test(name)
+    write(folder, "greedy", seed=1)
+    assert {key.task for key in stored_cells.stored_cells(folder / "records")[0]} == {"products (split=test)", name}
+    rows = [{"policy": "a", "task": task, "difference": 1.0} for task in ("products", name)]
+    pooled = [{"policy": policy, "task": task} for policy, task in (("a", "all"), ("a", name), ("b", "all"))]
+    evidence = Evidence(comparisons=rows, ablations=pooled, checks=[{"name": "x"}]).of_test_problems()
+    assert evidence.comparisons == rows[:1]
+    assert evidence.ablations == [{"policy": "b", "task": "all"}]
+    assert evidence.checks == [{"name": "x"}]

@@ -233,6 +233,18 @@ def test_corrupt_inner_line_is_named(tmp_path, line, message):
         ({"cost": None}, "cost of a record must be an object; got null"),
         ({"problem_id": 7}, "problem_id of a record must be a text; got 7"),
         ({"repeat": True}, "repeat of a record must be a whole number; got true"),
+        ({"correct": True}, "correct of a record must be false where its status is failed; got true"),
+        ({"status": "fine"}, r"status of a record must be one of 'ok', 'failed'; got \"fine\""),
+        ({"response": 1.5}, "response of a record must be a text; got 1.5"),
+        ({"answer": [1]}, r"answer of a record must be a text; got \[1\]"),
+        ({"error": -0.0}, "error of a record must be a text; got -0.0"),
+        ({"cost": {}}, "a record must have cost.model_calls"),
+        ({"cost": {**Cost()._asdict(), "flops": "5"}}, 'cost.flops of a record must be a number; got "5"'),
+        ({"cost": {**Cost()._asdict(), "flops": True}}, "cost.flops of a record must be a number; got true"),
+        ({"cost": {**Cost()._asdict(), "flops": -1e12}}, "cost.flops of a record must be a number >= 0"),
+        ({"search": {"trajectory": None}}, "search.trajectory of a record must be a list; got null"),
+        ({"search": {"samples": [{"correct": "false"}]}}, "search.samples.0.correct of a record must be true or false"),
+        ({"search": {"trajectory": [{"rollouts": 1}]}}, "a record must have search.trajectory.0.model_calls"),
     ],
 )
 def test_field_of_another_type_is_named(tmp_path, changed, message):
@@ -241,6 +253,14 @@ def test_field_of_another_type_is_named(tmp_path, changed, message):
     append_records(path, [failed_record(problem("p0"), "", **NAMES)])
     append_records(path, [{**failed_record(problem("p1"), "", **NAMES), **changed}])
     with pytest.raises(ValueError, match=message):
+        read_records(path)
+
+
+def test_cost_beyond_all_floats_is_named(tmp_path):
+    path = tmp_path / "r.jsonl"
+    record = {**failed_record(problem("p0"), "", **NAMES), "cost": {**Cost()._asdict(), "flops": 7.5}}
+    path.write_text(json.dumps(record).replace("7.5", "1e400") + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 1: cost.flops of a record must be a finite number; got Infinity"):
         read_records(path)
 
 

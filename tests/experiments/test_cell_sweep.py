@@ -285,6 +285,15 @@ def test_method_classes_are_the_public_ones():
     assert issubclass(prediction.Inference, lightning.LightningModule)
 
 
+def test_results_folder_of_a_name_too_long_is_refused(tmp_path: Path, capsys):
+    """Its message advised to free space and to run the same command again."""
+    line = command(tmp_path / ("y" * 300), "method=greedy")
+    assert main(line) == WRONG
+    said = capsys.readouterr().err
+    assert "File name too long. Choose results_dir=DIR." in said
+    assert said.count("\n") == 1
+
+
 def test_unwritable_tables_do_not_stop_cells(tmp_path: Path, monkeypatch, capsys):
     def broken(cells):
         raise OSError("disk full")
@@ -441,8 +450,12 @@ def test_records_of_other_problems_do_not_complete_a_cell(tmp_path: Path, capsys
         ("method.name=sft", "sft is the row of a policy improved by training"),
         ("reward.name=classifier", "Write reward=classifier for that one, or another name."),
         ("policy.name=tiny-instruct", "Write policy=tiny-instruct for that one, or another name."),
-        ("task.name=math500", "name and dataset of a generated task must be the same"),
+        ("task.name=math500", "Write task=math500 for that one, or another name"),
+        ("task.name=mine", "name and dataset of a generated task must be the same"),
         ("task.dataset=chain_sum", "name and dataset of a generated task must be the same"),
+        ("scale_name=small", "scale_name is set by the command itself; got 'scale_name=small'. Choose the scale by"),
+        ("budget=true", "pool_seeds=COUNT says for how many seeds"),
+        ("method._target_=nabla_reasoner.BestOfN", "must come with a method.name of its own"),
         ("scale=tiny,small", "the cells of one command must lie in one folder"),
     ],
 )

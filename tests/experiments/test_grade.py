@@ -184,6 +184,28 @@ def test_bad_input_is_refused_in_one_line(name, text, words, said, tmp_path: Pat
     assert Path(name).read_text(encoding="utf-8") == text
 
 
+def test_columns_of_single_precision_are_read_as_they_were_written(tmp_path: Path, capsys):
+    """0.1 in single precision is 0.10000000149011612 in double, which no answer equals."""
+    pyarrow = pytest.importorskip("pyarrow", reason="needs the extra data; pip install -e '.[data]'")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    values = np.array([0.1, 2.7, 18])
+    responses = [rf"\boxed{{{value:g}}}" for value in values]
+    for kind in ("float16", "float32", "float64"):
+        table = pyarrow.table({"answer": pyarrow.array(values.astype(kind)), "response": responses})
+        parquet.write_table(table, tmp_path / "a.parquet")
+        assert main(["grade", str(tmp_path / "a.parquet"), "task=math500", "overwrite=true"]) == 0
+        assert "math500: 100.0 % correct" in capsys.readouterr().out
+
+
+def test_parquet_columns_of_one_name_are_named(tmp_path: Path, capsys):
+    pyarrow = pytest.importorskip("pyarrow", reason="needs the extra data; pip install -e '.[data]'")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = pyarrow.Table.from_arrays([pyarrow.array(["1"])] * 2, names=["answer", "answer"])
+    parquet.write_table(columns, tmp_path / "a.parquet")
+    assert main(["grade", str(tmp_path / "a.parquet"), "task=math500"]) == 2
+    assert "columns must have different names; 'answer' occurs twice. Rename one." in capsys.readouterr().err
+
+
 def test_rows_of_one_problem_are_compared_by_the_answers_that_are_graded(tmp_path: Path, capsys):
     answers = ["18", None, 18, 18.0, "9 + 9 = 18\n#### 18", ""]
     rows = [{"id": 1, "answer": answer, "response": r"\boxed{18}"} for answer in answers]

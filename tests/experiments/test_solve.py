@@ -141,9 +141,9 @@ def test_help_is_printed_and_never_decoded(word, capsys, monkeypatch):
     assert find("solve").example in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["solve"], ["solve", ""], ["solve", "  "], ["solve", "seed=0", "threads=1"]])
-def test_empty_question_is_refused_with_the_example(arguments, capsys):
-    assert main(arguments) == 2
+@pytest.mark.parametrize("words", [[], [""], ["  "], ["seed=0", "threads=1"], ["--quiet"], ["-q"], ["--method=greedy"]])
+def test_empty_question_is_refused_with_the_example(words, capsys):
+    assert main(["solve", *words]) == 2
     assert find("solve").example in capsys.readouterr().err
 
 
@@ -178,6 +178,7 @@ def test_quiet_prints_answers_only(capsys):
         (["method.engine=reference", "trace=out.html"], "fast engine"),
         (["trace=no/such/folder/out.html"], "Make the folder first"),
         (["--trace"], "trace must be"),
+        (["trace=/proc/out.html"], "trace must be a file that can be written; got /proc/out.html"),
         (["--trail", "out.html"], "unknown setting 'trail'"),
     ],
 )
@@ -189,3 +190,14 @@ def test_trace_that_cannot_be_had_is_refused(settings, message, capsys, tmp_path
     assert message in line
     assert not printed.out
     assert not list(tmp_path.iterdir())
+
+
+def test_answers_stand_if_the_trace_cannot_be_written(capsys):
+    assert main(["solve", EXAMPLES["products"], *SETTINGS, "trace=/dev/full"]) == 1
+    printed = capsys.readouterr()
+    assert "nabla_reasoner" in printed.out
+    (line,) = printed.err.splitlines()
+    assert line == (
+        "error: the answers stand above; /dev/full cannot be written: No space left on device. Free space, or choose "
+        "another trace=FILE."
+    )

@@ -230,7 +230,7 @@ def test_parts_of_real_runs_are_counts_of_passes(tmp_path: Path, kind: str, monk
 def pool(right) -> dict:
     """Return samples with the given correctness, of which Best-of-N always selects the first."""
     steps = toy_runs.ladder([right[0]] * len(right))
-    return {"trajectory": steps, "samples": [{"reward": 0.0, "correct": each} for each in right]}
+    return {"trajectory": steps, "samples": [{"reward": 0.0, "correct": bool(value)} for value in right]}
 
 
 def ladder_cost(count: int) -> Cost:

@@ -65,6 +65,15 @@ def test_every_setting_is_of_a_method_on_validation_problems():
         assert len({tuple(sorted(changes.items())) for changes in settings.values()}) == len(settings)
 
 
+@pytest.mark.parametrize("setting", ["split=test", "method=greedy"])
+@pytest.mark.parametrize("target", ["tune", "tune-likelihood"])
+def test_what_the_table_counts_on_cannot_be_changed(target, setting, tmp_path, capsys):
+    """Settings are chosen on validation problems, and compared with Best-of-N."""
+    assert main([target, setting, "num_problems=4", f"results_dir={tmp_path}"]) == 2
+    assert f"{setting.partition('=')[0]} cannot be changed for {target}: " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_table_marks_one_setting_of_the_group_that_ran(tmp_path):
     words = ["policy=tiny-base", "task=products", "num_problems=4", f"results_dir={tmp_path}"]

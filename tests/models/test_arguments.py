@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 import toys
 
 from nabla_reasoner import (
@@ -60,6 +61,33 @@ def test_settings_of_another_kind_are_refused(method, keywords, said):
     """A text counts as true and a switch as 1, so that another method would run than was asked for."""
     with pytest.raises(ValueError, match=re.escape(said)):
         method(**keywords)
+
+
+@pytest.mark.parametrize(("method", "name"), [(BestOfN, "num_samples"), (GuidedDecoding, "reward_weight")])
+def test_unknown_setting_of_a_method_lists_its_own(method, name):
+    with pytest.raises(TypeError, match=rf"unknown setting n of {method.__name__}; valid settings are .*\b{name}\b"):
+        method(n=8)
+
+
+@pytest.mark.parametrize("part", ["policy", "reward", "reference"])
+def test_model_in_training_mode_is_refused(part):
+    """Its dropout would give other answers each time."""
+    policy, reward = toys.policy(), toys.reward("likelihood")
+    reward.reference = toys.policy("llama")
+    models = {"policy": policy, "reward": reward, "reference": reward.reference}
+    arguments.check_models(policy, reward)
+    models[part].model.train()
+    try:
+        with pytest.raises(ValueError, match=r"must be in eval mode.*Call model.eval\(\)"):
+            BestOfN(num_samples=2).solve([], policy, reward)
+    finally:
+        models[part].model.eval()
+        reward.reference = None
+
+
+def test_automatic_precision_is_refused():
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="torch.autocast must be off"):
+        BestOfN(num_samples=2).solve([], toys.policy(), toys.reward("likelihood"))
 
 
 def test_numbers_of_numpy_are_taken():

@@ -1,6 +1,7 @@
 """Model folders as users have them: each is served, or refused by one ValueError that names it and says what to do."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -246,3 +247,18 @@ def test_random_damage_is_refused_by_name_or_harmless(seed):
     message = outcome(folder, kind)
     if message is not None:
         assert_helpful(message, folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"vocab_size": 300}, "lm_head.weight has the shape [280, 16], and by config.json [300, 16]"),
+        ({"rms_norm_eps": "1e-6"}, "Field 'rms_norm_eps' expected float, got str (value: '1e-6')"),
+        ({"hidden_act": "gellu"}, "unknown value 'gellu'"),
+    ],
+)
+def test_wrong_value_of_the_configuration_is_named(settings, said):
+    folder = small_models.folder("llama")
+    small_models.edit(folder / "config.json", **settings)
+    with pytest.raises(ValueError, match=rf"the weights of {folder} .*{re.escape(said)}"):
+        Policy.from_pretrained(str(folder))

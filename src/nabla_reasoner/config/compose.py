@@ -265,6 +265,6 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
     except InterpolationResolutionError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{error.full_key} refers to a setting that is not there: {reason}. Choose a task that belongs to the "
-            "scale, or refer to a setting that exists."
+            f"{error.full_key} refers to a setting that is not there: {reason}. Choose a policy, reward and "
+            "task that belong to the scale and together, or refer to a setting that exists."
         ) from error

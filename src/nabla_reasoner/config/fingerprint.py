@@ -68,7 +68,8 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
     elif parts["task"].get("hub"):
         hub = parts["task"]["hub"]
         pinned = hub.pop("revision", None)  # counts as the commit: a pin to what was read changes nothing
-        parts["task"]["commit"] = pinned or hub_cache.commit(hub["repository"], "datasets")
+        name = hub["repository"]
+        parts["task"]["commit"] = pinned or data_digest(name) or hub_cache.commit(name, "datasets")
     if cell.split != "test":  # left out for test: records made before there was a choice have no split
         parts["split"] = cell.split
     if cell.rollouts != "hf":  # left out for hf: records made before there was a choice have no engine
@@ -85,6 +86,19 @@ def model_version(path: str) -> str | None:
     """Return the digest of a model's folder, or the commit of a hub name; None if the local cache does not know it."""
     found = locate(path)
     return folder_digest(found) or hub_cache.commit(found, "models")
+
+
+def data_digest(path: str) -> str | None:
+    """Return a digest of every byte of a file, or of a data set's folder; None for a hub name."""
+    place, digest = Path(path), hashlib.sha256()
+    files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
+    if not place.exists():
+        return None
+    for file in files:
+        digest.update(file.relative_to(place).as_posix().encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
 
 
 def folder_digest(path: str) -> str | None:

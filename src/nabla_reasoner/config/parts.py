@@ -137,6 +137,15 @@ class TaskSettings(Part):
                 f"name and dataset of a generated task must be the same, because records and graders go by it; got "
                 f"{self.name} and {self.dataset}. Choose the task by task=NAME."
             )
+        if self.dataset is not None or ("hub" in choice_file("task", self.name)):
+            return self
+        from ..tasks.generated_tasks import is_generated
+
+        if is_generated(self.name):
+            raise ValueError(
+                f"name must not be that of a generated task, by which answers are graded; got {self.name} for problems "
+                "of a file. Write another task.name."
+            )
         return self
 
     @field_validator("suffix")

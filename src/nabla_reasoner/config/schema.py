@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ..types import COMMIT
 from .data_folder import data_folder
@@ -83,14 +83,10 @@ def check_ascending(name: str, values: Sequence[float | int]) -> None:
         raise ValueError(f"{name} must ascend without repeats; got {values}.")
 
 
-def describe_error(error: ValidationError) -> str:
-    """Return one sentence on the first error."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
-    context, kind, value = first.get("ctx", {}), first["type"], first["input"]
-    if kind == "value_error":
-        message = str(context["error"])
-        return f"{key}.{message}" if key else message
+def broken_rule(error: ErrorDetails) -> str:
+    """Return what must hold of the value that an error of pydantic is about, to be read after "must be"."""
+    context, kind = error.get("ctx", {}), error["type"]
+    least = context.get("ge")
     rules = {
         "int_type": "a whole number",
         "float_type": "a number",
@@ -100,7 +96,7 @@ def describe_error(error: ValidationError) -> str:
         "dict_type": "a group of settings",
         "model_type": "a group of settings",
         "finite_number": "a finite number",
-        "greater_than_equal": f"a whole number >= {context.get('ge')}",
+        "greater_than_equal": f"a {'number' if isinstance(least, float) else 'whole number'} >= {least}",
         "greater_than": f"a number > {context.get('gt')}",
         "less_than_equal": f"a number <= {context.get('le')}",
         "literal_error": f"one of {str(context.get('expected', '')).replace(' or ', ', ')}",
@@ -111,6 +107,17 @@ def describe_error(error: ValidationError) -> str:
         "missing": "given",
         "extra_forbidden": "a known setting",
     }
-    rule = rules.get(kind, first["msg"][0].lower() + first["msg"][1:])
+    return rules.get(kind, error["msg"][0].lower() + error["msg"][1:])
+
+
+def describe_error(error: ValidationError) -> str:
+    """Return one sentence on the first error."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+    kind, value = first["type"], first["input"]
+    if kind == "value_error":
+        message = str(first["ctx"]["error"])
+        return f"{key}.{message}" if key else message
+    rule = broken_rule(first)
     example = "[A,B]" if kind in ("list_type", "too_short") else "VALUE"
     return f"{key} must be {rule}; got {value!r}. Write {key}={example}."

@@ -8,10 +8,12 @@ from .compose import Grid, check_scale, compose_cells, swept
 from .fingerprint import differences
 from .overrides import TRAINED_METHODS, parse
 from .schema import choices
-from .targets import find
+from .targets import Target, find
 
 # Settings that sweeps and commands give each cell, and what to write in their place.
 COMMANDS_OWN = {
+    "scale_name": "Choose the scale by scale=NAME.",
+    "budget": "Larger pools are made with the table; pool_seeds=COUNT says for how many seeds.",
     "setting": "Name settings by only=[NAME].",
     "records": "Records lie in results_dir=DIR.",
     "folder": "Results lie in results_dir=DIR.",
@@ -46,6 +48,7 @@ def compose_sweeps(target: str, overrides: Sequence[str]) -> list[Sweep]:
     """
     check_typed(overrides)
     check_scale(find(target), parse(overrides))
+    _check_fixed(find(target), overrides)
     if find(target).has_records:
         _check_one_choice(target, overrides)
     grid = Grid()
@@ -62,8 +65,27 @@ def compose_sweeps(target: str, overrides: Sequence[str]) -> list[Sweep]:
     return sweeps
 
 
+def compose_cell(target: Target, overrides: Sequence[str]) -> Cell:
+    """Return the one cell of a target that takes no sweep; raises as `compose_sweeps`."""
+    check_typed(overrides)
+    check_scale(target, parse(overrides))
+    cells = compose_cells([f"experiment={target.name}", *overrides])
+    if len(cells) > 1:
+        raise ValueError(f"{target.name} takes one value per setting; got {len(cells)} combinations. Choose one.")
+    return cells[0]
+
+
 def check_typed(overrides: Sequence[str]) -> None:
-    """Raise ValueError on a setting that commands set themselves, or a name that belongs to another choice."""
+    """Raise ValueError on a setting that commands set themselves, or a name that belongs to another choice.
+
+    A class under the name of another method counts as such a name.
+    """
+    keys = {override.partition("=")[0] for override in overrides}
+    if "method._target_" in keys and "method.name" not in keys:
+        raise ValueError(
+            "method._target_ must come with a method.name of its own, because rows and figures go by it; got "
+            f"{' '.join(overrides)}. Add method.name=NAME."
+        )
     for override in overrides:
         key, _, value = override.partition("=")
         if key in COMMANDS_OWN:
@@ -72,10 +94,20 @@ def check_typed(overrides: Sequence[str]) -> None:
         name = value.strip("'\"")
         if key == "method.name" and name in TRAINED_METHODS:
             raise ValueError(f"{key} must be a name of its own; {name} is the row of a policy improved by training.")
-        if key != group and group in NAMED and name in choices(group):
+        if key != group and group in (*NAMED, "task") and name in choices(group):
             raise ValueError(
                 f"{key} must be a name of its own, because rows and figures go by it; {value} is that of "
                 f"configs/{group}/{value}.yaml. Write {group}={value} for that one, or another name."
+            )
+
+
+def _check_fixed(target: Target, overrides: Sequence[str]) -> None:
+    """Raise ValueError on a setting that the target's tables count on."""
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in target.fixed:
+            raise ValueError(
+                f"{key} cannot be changed for {target.name}: {target.fixed[key]}; got {override!r}. Leave it out."
             )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -30,6 +31,7 @@ class Target:
         writes: files that it leaves in its folder.
         folder: its folder below `results_dir`; `{scale}` stands for the scale.
         place: where it writes, if that is no folder below `results_dir`; for its help.
+        fixed: settings that its tables count on, and so cannot be changed; each with the reason.
         keeps: rows for `figures/data/`: name there, file in the folder.
         heading: its heading in the report; empty if it has no section of its own.
         minutes: duration at scale=tiny on two idle cores.
@@ -48,6 +50,7 @@ class Target:
     writes: tuple[str, ...] = ()
     folder: str = ""
     place: str = ""
+    fixed: dict[str, str] = field(default_factory=dict)
     keeps: dict[str, str] = field(default_factory=dict)
     heading: str = ""
     minutes: float | int = 0
@@ -104,12 +107,15 @@ def kept_rows() -> dict[str, tuple[Target, str]]:
     return {name: (target, file) for target in targets().values() for name, file in target.keeps.items()}
 
 
-def find(name: str) -> Target:
+def find(name: str, others: Sequence[str] = ("test", "help")) -> Target:
     """Return a target by name.
+
+    Args:
+        others: valid names that are no targets, for the error.
 
     Raises:
         ValueError: an unknown name; the valid ones are listed.
     """
     if name not in targets():
-        raise ValueError(f"unknown target {name!r}. Valid targets: {', '.join([*targets(), 'test', 'help'])}.")
+        raise ValueError(f"unknown target {name!r}. Valid targets: {', '.join([*targets(), *others])}.")
     return targets()[name]

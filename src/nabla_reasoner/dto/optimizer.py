@@ -55,6 +55,10 @@ def optimize(
             empty rollout, vocabularies that differ, or torch's inference mode.
     """
     check_choice("engine", engine, ENGINES)
+    if not isinstance(settings, DTOSettings):
+        raise TypeError(
+            f"settings must be a DTOSettings; got {settings!r}. Write optimize(..., **SETTINGS) for a dict."
+        )
     settings = settings.replace(**changes)
     if settings.flip == "gumbel" and uniforms is None:
         raise ValueError("flip=gumbel needs uniforms, [length, vocab] numbers for every sequence; got none.")

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..tasks.problem_rows import at_own_precision
+
 FIELD_BYTES = 2**31 - 1  # of a CSV field; the library's own limit is shorter than long completions
 EXTRA = "Install the extra `data`: pip install -e '.[data]' in the repository, or pip install pyarrow datasets."
 
@@ -141,12 +143,19 @@ def _parquet_rows(path: Path) -> Iterator[FileRow]:
     from pyarrow import parquet
 
     try:
+        schema = parquet.read_schema(path)
+        repeated = [name for name in schema.names if schema.names.count(name) > 1]
+        if repeated:
+            raise ValueError(f"{path}: columns must have different names; {repeated[0]!r} occurs twice. Rename one.")
         rows = parquet.read_table(path).to_pylist()
     except pyarrow.ArrowException as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} must be a Parquet file; {reason}. Was it written to its end?") from error
+    precisions = {"halffloat": "float16", "float": "float32"}  # as pyarrow calls them
+    types = {field.name: precisions.get(str(field.type), "") for field in schema}
     for number, values in enumerate(rows, start=1):
-        yield FileRow(f"row {number}", values)
+        own = {name: at_own_precision(value, types[name]) for name, value in values.items()}
+        yield FileRow(f"row {number}", own)
 
 
 def shortened(value: object) -> str:

@@ -174,7 +174,8 @@ def _finished(path: Path, row: FileRow, columns: Columns) -> bool:
         value = value.strip().lower() == "true"
     if not isinstance(value, bool):
         raise ValueError(
-            f"{path}, {row.place}, column {columns.finished!r}: it must be true or false; got {shortened(value)}."
+            f"{path}, {row.place}, column {columns.finished!r}: it must be true or false; got {shortened(value)}. "
+            "Write one of the two, or leave finished= out."
         )
     return value
 

@@ -19,11 +19,11 @@ from ..config.fingerprint import differing
 from ..config.schema import choice_file, choices
 from ..config.targets import how_to_make
 from ..tasks.written_steps import steps_are_true
-from . import record_files
 from .json_files import warn_once
 from .provenance import mixed_versions
-from .record_files import Cells, RecordFile, StoredCell, stored_cells
+from .record_files import RecordFile
 from .records import CellKey, read_records
+from .stored_cells import Cells, StoredCell, notes, stored_cells
 
 Row = dict[str, Any]
 
@@ -134,7 +134,7 @@ class Experiment(NamedTuple):
         parts = [f"{name}: {status}" for name, status in statuses.items() if status != "ok"]
         incomplete = f"Partial: {len(parts)} of {len(statuses)} cells are not complete ({'; '.join(parts)})."
         versions = mixed_versions(self.folder)
-        return [*([incomplete] if parts else []), *record_files.notes(self.cells, self.pool_cells), *versions]
+        return [*([incomplete] if parts else []), *notes(self.cells, self.pool_cells), *versions]
 
 
 def _status(cell: StoredCell, outcomes: Sequence[Outcome]) -> str:
@@ -147,7 +147,7 @@ def completeness(count: int, expected: int | None) -> str:
 
 
 def read_experiment(folder: Path, planned: Sequence[RecordFile] = ()) -> Experiment:
-    """Read an experiment's outcomes; cells whose settings differ have different names (see `record_files`).
+    """Read an experiment's outcomes; cells whose settings differ have different names (see `stored_cells`).
 
     Args:
         folder: the experiment's folder, with `records/` and possibly `budget/`.
@@ -166,7 +166,7 @@ def _is_larger_pool(folder: Path, key: CellKey, pool: StoredCell, cell: StoredCe
     if others:
         warn_once(
             f"{folder / 'budget'}: the pool of {', '.join(key)} is left out: its {', '.join(others)} is not that of "
-            "the records. Make it again with budget=true and the records' settings."
+            "the records. Repeat the command with the settings of both and overwrite=true."
         )
     return not others
 

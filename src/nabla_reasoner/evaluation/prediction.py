@@ -28,6 +28,7 @@ from . import processes
 from .error_text import error_text
 from .records import append_records, failed_record, make_record, read_records, sort_records
 from .rollout_engine import append_mismatch
+from .solution_checks import checked_solution
 
 
 class Chunk(NamedTuple):
@@ -98,7 +99,8 @@ class Inference(lightning.LightningModule):
                 return [self._solve_alone(problem, batch.repeat) for problem in batch.problems]
 
     def _solve(self, problems: list[Problem], repeat: int) -> list[Solution]:
-        solutions = self.method.solve(list(problems), self.policy, self.reward, seed=self.seed, repeat=repeat)
+        returned = self.method.solve(list(problems), self.policy, self.reward, seed=self.seed, repeat=repeat)
+        solutions = [checked_solution(solution) for solution in returned]
         asked, solved = ([item.id for item in problems], [item.problem_id for item in solutions])
         if asked != solved:
             raise ValueError(

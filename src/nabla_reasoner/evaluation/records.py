@@ -14,16 +14,10 @@ from typing import Any, NamedTuple
 
 from ..cost import Cost
 from ..types import Problem, Solution
+from .record_shape import complaint
 
 EXACT = ("flops", "seconds")  # floats of a trajectory that are not rounded
 BLOCK_BYTES = 65536  # read at a time from the end of a file
-REQUIRED = {  # fields of every record, with their types
-    **dict.fromkeys(("problem_id", "policy", "task", "method", "status"), str),
-    **dict.fromkeys(("seed", "repeat"), int),
-    "correct": bool,
-    **dict.fromkeys(("cost", "search"), dict),
-}
-NAMES = {str: "a text", int: "a whole number", bool: "true or false", dict: "an object"}  # of these types, in JSON
 
 
 class CellKey(NamedTuple):
@@ -57,11 +51,11 @@ def record_path(folder: Path, policy: str, task: str, method: str, seed: int) ->
 def check_names(*names: str) -> None:
     """Raise ValueError on a name with which two cells could share a file, or that cannot be printed."""
     for name in names:
-        wrong = "__" in name or "/" in name or name.strip("_") != name or name.startswith(".") or not name.isprintable()
-        if not name or wrong:
+        wrong = "__" in name or "/" in name or name.strip("_ ") != name or name.startswith(".")
+        if not name or wrong or not name.isprintable():
             raise ValueError(
-                "names of cells must be non-empty and printable, without '/' and '__', without '_' at an end and '.' "
-                f"at the start; got {name!r}. Rename it."
+                "names of cells must be non-empty and printable, without '/' and '__', without '_' or a blank at an "
+                f"end and '.' at the start; got {name!r}. Rename it."
             )
 
 
@@ -118,7 +112,9 @@ def make_record(
         "status": "ok",
         "error": None,
     }
-    return _record(problem, names, outcome, solution.cost, _rounded(search))
+    record = _record(problem, names, outcome, solution.cost, _rounded(search))
+    wrong = complaint(record)
+    return record if wrong is None else failed_record(problem, f"TypeError: {wrong}", **names)
 
 
 def failed_record(
@@ -253,8 +249,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """Return all records of a file, in order; an unfinished last line is left out.
 
     Raises:
-        ValueError: a corrupt line, a record without a required field, with one of another type or of another cell than
-            the first, or two records of one problem and repeat. The message names file and line.
+        ValueError: a corrupt line, a record of another shape (see `record_shape`) or of another cell than the first, or
+            two records of one problem and repeat. The message names file and line.
     """
     *lines, tail = Path(path).read_bytes().split(b"\n")
     records, seen = [], {}
@@ -268,14 +264,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
                 f"{path}, line {number}: every line must be one JSON object; got {start!r}. "
                 "Delete the line (its problem is run again) or the file."
             )
-        missing = [key for key in REQUIRED if key not in record]
-        if missing:
-            raise ValueError(f"{path}, line {number}: a record must have {', '.join(missing)}. Delete the line.")
-        if wrong := next((key for key, kind in REQUIRED.items() if type(record[key]) is not kind), None):
-            raise ValueError(
-                f"{path}, line {number}: {wrong} of a record must be {NAMES[REQUIRED[wrong]]}; got "
-                f"{json.dumps(record[wrong])[:60]}. Delete the line (its problem is run again)."
-            )
+        if wrong := complaint(record):
+            raise ValueError(f"{path}, line {number}: {wrong}. Delete the line (its problem is run again).")
         names = [record[name] for name in ("policy", "task", "method", "seed")]
         first = [records[0][name] for name in ("policy", "task", "method", "seed")] if records else names
         if names != first:

@@ -37,7 +37,7 @@ def locked(folder: Path) -> Iterator[None]:
         ValueError: the folder cannot be written, holds a folder where a file belongs, or another command holds the
             lock.
     """
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    created = _missing(folder)
     descriptor = None
     try:
         descriptor = _open_lock(folder)
@@ -51,6 +51,14 @@ def locked(folder: Path) -> Iterator[None]:
                 (folder / LOCK).unlink()
             os.close(descriptor)
         _remove_empty(created)
+
+
+def _missing(folder: Path) -> list[Path]:
+    """Return the folders that are to be made, the deepest first; raises as `locked`."""
+    try:
+        return [path for path in (folder, *folder.parents) if not path.exists()]
+    except OSError as error:  # a name that is too long
+        raise ValueError(f"results cannot be written to {folder}: {reason(error)}. Choose results_dir=DIR.") from error
 
 
 def _open_lock(folder: Path) -> int:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config.cell import Cell
-from ..config.compose import compose_cells, compose_recipe, compose_settings
+from ..config.compose import compose_recipe, compose_settings
 from ..config.data_folder import locate
 from ..config.schema import GROUPS
-from ..config.sweeps import check_typed, compose_sweeps
+from ..config.sweeps import compose_cell, compose_sweeps
 from ..config.targets import Target, find, targets
 from ..planning import machines, text, training
 from ..planning.cells import check_memory, plan_cells
@@ -17,6 +17,7 @@ from ..types import ChecksPrompts, Problem
 from .command import DONE, HOW, Command, refusing
 
 OPTION = "gpu="
+MANY = 1000  # problems of a generated task
 # Settings that no method, task or model can refuse.
 SAFE = {*GROUPS, *HOW, "seed", "num_problems", "batch_size", "device", "devices", "dtype", "threads"} - {"method"}
 
@@ -24,7 +25,7 @@ SAFE = {*GROUPS, *HOW, "seed", "num_problems", "batch_size", "device", "devices"
 def run(command: Command, settings: None) -> int:
     """Print the plan of a target; return the exit status. A plan that does not fit the machine is refused."""
     with refusing():
-        target = find(command.argument)
+        target = find(command.argument, others=())
         overrides = [word for word in command.overrides if not word.startswith((OPTION, "keep="))]
         chosen = [word.removeprefix(OPTION) for word in command.overrides if word.startswith(OPTION)]
         if target.settings == "cells":
@@ -32,10 +33,11 @@ def run(command: Command, settings: None) -> int:
             _check_parts(cells, overrides)
             _show_cells(target, cells, chosen)
         elif target.settings == "cell":  # one question, by greedy decoding and by the method
-            check_typed(overrides)
-            shared = [f"experiment={target.name}", "num_problems=1"]
             others = [word for word in overrides if not word.startswith(("method=", "method."))]
-            cells = [*compose_cells([*shared, *others, "method=greedy"]), *compose_cells([*shared, *overrides])]
+            cells = [
+                compose_cell(target, ["num_problems=1", *others, "method=greedy"]),
+                compose_cell(target, ["num_problems=1", *overrides]),
+            ]
             _check_parts(cells, overrides)
             _show_cells(target, cells, chosen)
         elif target.settings == "train":
@@ -50,7 +52,7 @@ def _check_parts(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
 
     Models are looked at where they lie in a folder, without their weights.
     """
-    if all(word.partition("=")[0] in SAFE for word in overrides):
+    if all(word.partition("=")[0] in SAFE for word in overrides) and not any(map(_has_many_problems, cells)):
         return
     from ..config import build  # imported late, with torch: plans of mere choices are there at once
     from ..evaluation.records import check_names
@@ -64,12 +66,18 @@ def _check_parts(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
             policy, _ = build.outline_models(cell.changed(device="cpu"))
             method.check_prompts([Problem("any", "", None, "free")], policy)
     for cell in {cell.task.model_dump_json(): cell for cell in cells if cell.task.dataset is not None}.values():
-        build.build_problems(cell if cell.split == "validation" else cell.changed(num_problems=1))
+        is_whole = cell.split == "validation" or _has_many_problems(cell)
+        build.build_problems(cell if is_whole else cell.changed(num_problems=1))
     models = {(cell.policy.path, cell.reward.path, cell.reward.kind, cell.response_limit): cell for cell in cells}
     for cell in models.values():
         if _is_here(cell):
             for model in build.outline_models(cell.changed(device="cpu")):
                 model.check_length(1, cell.response_limit)
+
+
+def _has_many_problems(cell: Cell) -> bool:
+    """Return whether a generated task may have fewer questions than are asked for; then they are made and counted."""
+    return cell.task.dataset is not None and (cell.num_problems or 0) > MANY
 
 
 def _is_here(cell: Cell) -> bool:
@@ -102,7 +110,8 @@ def _show_results(target: Target, overrides: Sequence[str]) -> None:
         print(f"  reads:    {', '.join(target.reads)}")
         print(f"  missing:  {', '.join(missing) or 'nothing'} (in {root})")
     print(f"  writes:   {', '.join(target.writes) or 'nothing'}")
-    print(f"  takes:    about {target.minutes:g} min at scale=tiny on two idle cores")
+    machine = "a GPU" if values.get("device") == "cuda" else "two idle cores"
+    print(f"  takes:    about {target.minutes:g} min at scale=tiny on {machine}")
     print(f"results would go to {target.place or Path(root, target.path(scale))}")
 
 

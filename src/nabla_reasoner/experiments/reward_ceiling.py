@@ -16,7 +16,7 @@ from ..config.cell import Cell
 from ..config.schema import choices
 from ..engine import scoring
 from ..evaluation.json_files import warn_once
-from ..evaluation.record_files import stored_cells
+from ..evaluation.stored_cells import stored_cells
 from ..models.language_models import RewardModel
 from ..tasks import grading
 from ..types import Problem

@@ -14,6 +14,7 @@ from ..decoding.settings import NablaSettings
 from ..decoding.state import DecodingState
 from ..decoding.trace import Trace, TraceRecorder
 from ..engine import scoring
+from ..evaluation.results_folder import reason
 from ..evaluation.rollout_engine import RolloutEngine
 from ..models import Policy, RewardModel
 from ..reporting.trace_page import number, token_text, trace_page
@@ -81,7 +82,16 @@ def _answer(command: Command, cell: Cell, problem: Problem, shared: list[str], e
         _show(name, problem, policy, reward, solution)
         if cell.trace:
             (trace,) = recorder.traces([problem], [solution])
-            _write(Path(cell.trace), with_scores(trace, policy, reward), policy, reward, method.settings, cell.seed)
+            page = with_scores(trace, policy, reward)
+            try:
+                _write(Path(cell.trace), page, policy, reward, method.settings, cell.seed)
+            except OSError as error:
+                print(
+                    f"error: the answers stand above; {cell.trace} cannot be written: {reason(error)}. Free space, or "
+                    "choose another trace=FILE.",
+                    file=sys.stderr,
+                )
+                return FAILED
     return DONE
 
 
@@ -118,6 +128,14 @@ def _check_trace(cell: Cell, method: Method) -> None:
     folder = Path(cell.trace).absolute().parent
     if not folder.is_dir() or Path(cell.trace).is_dir():
         raise ValueError(f"trace must be a file in a folder that exists; got {cell.trace}. Make the folder first.")
+    is_new = not Path(cell.trace).exists()
+    try:
+        with Path(cell.trace).open("a"):
+            pass
+    except OSError as error:
+        raise ValueError(f"trace must be a file that can be written; got {cell.trace} ({reason(error)}).") from error
+    if is_new:
+        Path(cell.trace).unlink()
 
 
 def _write(path: Path, trace: Trace, policy: Policy, reward: RewardModel, settings: NablaSettings, seed: int) -> None:

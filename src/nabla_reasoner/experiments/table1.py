@@ -15,8 +15,9 @@ from ..config.schema import choice_file
 from ..config.sweeps import Sweep
 from ..evaluation.cell_records import record_file
 from ..evaluation.outcomes import Experiment, Row, lineage, read_experiment, start_policies, training_flops
-from ..evaluation.record_files import Cells, RecordFile, StoredCell
+from ..evaluation.record_files import RecordFile
 from ..evaluation.records import CellKey
+from ..evaluation.stored_cells import Cells, StoredCell
 from ..reporting import paper_numbers
 from ..reporting.accuracy_table import COLUMNS, HEADER, NOTE, format_row, table_rows, training_notes
 from ..reporting.comparisons import COMPARED, COMPARISON_COLUMNS, comparison_rows, format_comparisons

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..config.cell import Cell
 from ..config.sweeps import Sweep
 from ..evaluation.outcomes import read_experiment
-from ..evaluation.record_files import stored_cells
+from ..evaluation.stored_cells import stored_cells
 from ..reporting.accuracy_table import COLUMNS, NOTE
 from ..reporting.comparisons import COMPARISON_COLUMNS
 from ..reporting.tables import csv_text, latex, markdown, read_csv, replace_file

@@ -11,9 +11,9 @@ import numpy as np
 
 from ..config.targets import how_to_make
 from ..evaluation.outcomes import Experiment, Outcome, Row, read_experiment
-from ..evaluation.record_files import StoredCell, conditions
 from ..evaluation.records import CellKey
 from ..evaluation.statistics import Ratio, ratio_interval
+from ..evaluation.stored_cells import StoredCell, conditions
 from ..reporting import paper_numbers, tables
 from ..reporting.method_names import BEST_OF_N, OURS, REJECTING, base_name, rank
 from ..reporting.tables import table_texts
@@ -122,9 +122,10 @@ def table_rows(folder: Path) -> list[Row]:
 def _release_row(key: CellKey, cell: StoredCell, release: Experiment) -> Row:
     """Return the row of the released acceptance test; not run if there are no records of the same questions."""
     missing = dict.fromkeys(COLUMNS) | key._asdict() | {"variant": "release", "status": "not run"}
-    if key not in release.records:
+    others = [made for name, made in release.cells.items() if name in release.records and made.names == cell.names]
+    if not others:
         return missing
-    other = release.cells[key]
+    other = release.cells.get(key, others[0])
     ours, theirs = ({**(conditions(side.settings) or {}), "method.variant": ""} for side in (cell, other))
     if cell.settings.get("policy") != other.settings.get("policy") or ours != theirs:
         return missing | {"status": "not run: the records of the release have other settings"}

@@ -10,6 +10,7 @@ from ..config.cell import Cell
 from ..config.sweeps import Sweep
 from ..evaluation.outcomes import Row
 from ..evaluation.provenance import mixed_versions
+from ..evaluation.stored_cells import split_suffix
 from ..reporting import ablations, tables
 from ..reporting.ablation_runs import load_runs
 from ..reporting.ablations import DEFAULT, POOLED
@@ -91,7 +92,9 @@ def write(cell: Cell) -> None:
     """
     root, settings = Path(cell.folder), ablations.table_settings(cell)
     loaded = {folder: load_runs(root / folder) for folder in {setting.folder for setting in settings}}
-    rows = mark_chosen(ablations.table_rows(settings, loaded))
+    suffix = split_suffix(cell.split)  # of every row, and said below the table
+    rows = [{**row, "task": row["task"].removesuffix(suffix)} for row in ablations.table_rows(settings, loaded)]
+    rows = mark_chosen(rows)
     if not rows:
         return
     tables.replace_file(root / "table.csv", tables.csv_text(COLUMNS, rows))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -54,13 +55,22 @@ def checked_settings(method: type[Built]) -> type[Built]:
     """Return a method's class that looks at the kinds of its keywords before anything else (see `check_kinds`).
 
     Raises:
+        TypeError: an unknown setting; the valid ones are named.
         ValueError: a text in place of a switch or a number, and the like.
     """
     construct = method.__init__
-    kinds = {name: parameter.annotation for name, parameter in inspect.signature(construct).parameters.items()}
+    parameters = inspect.signature(construct).parameters
+    kinds = {name: parameter.annotation for name, parameter in parameters.items()}
+    valid = [name for name, parameter in parameters.items() if parameter.kind == parameter.KEYWORD_ONLY]
+    takes_others = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
 
     @functools.wraps(construct)
     def init(self: Built, **keywords: object) -> None:
+        unknown = [name for name in keywords if name not in valid]
+        if unknown and not takes_others:
+            raise TypeError(
+                f"unknown setting {', '.join(unknown)} of {type(self).__name__}; valid settings are {', '.join(valid)}."
+            )
         check_kinds(keywords, kinds)
         construct(self, **keywords)
 
@@ -117,14 +127,31 @@ def checked_problems(problems: object) -> list[Problem]:
 
 
 def check_models(policy: object, reward: object, *, needs_reward: bool = True) -> None:
-    """Raise TypeError unless the policy is a `Policy` and the reward model a `RewardModel`, in that order."""
-    for name, model, valid in (("policy", policy, Policy), ("reward", reward, RewardModel)):
-        if isinstance(model, valid) or (model is None and name == "reward" and not needs_reward):
-            continue
-        raise TypeError(
-            f"{name} must be a {valid.__name__}; got {model!r}. Load it by {valid.__name__}.from_pretrained, "
-            "and give the policy before the reward model."
+    """Check a policy and a reward model.
+
+    Raises:
+        TypeError: no `Policy` and `RewardModel`, in that order.
+        ValueError: a model in training mode, which draws at random, or torch's automatic precision.
+    """
+    device = next((kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)), None)
+    if device is not None:
+        raise ValueError(
+            f'torch.autocast must be off; it is on for {device}. Load the models with dtype="bfloat16" in its place.'
         )
+    for name, model, valid in (("policy", policy, Policy), ("reward", reward, RewardModel)):
+        if model is None and name == "reward" and not needs_reward:
+            continue
+        if not isinstance(model, valid):
+            raise TypeError(
+                f"{name} must be a {valid.__name__}; got {model!r}. Load it by {valid.__name__}.from_pretrained, "
+                "and give the policy before the reward model."
+            )
+        for part in (model, getattr(model, "reference", None)):
+            if part is not None and part.model.training:
+                raise ValueError(
+                    f"the model of {part.name} must be in eval mode: dropout would change its logits. Call "
+                    "model.eval()."
+                )
 
 
 def check_draws(**keys: object) -> None:

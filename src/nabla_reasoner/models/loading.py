@@ -50,6 +50,7 @@ def load(
                 dtype=DTYPES[dtype],
                 use_safetensors=True,
                 trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # `_check_keys` refuses them by name
                 output_loading_info=True,
             )
     except Exception as error:  # safetensors, hub and torch each raise their own types for damaged or missing files
@@ -170,7 +171,11 @@ def _reading_error(name: str, error: Exception) -> str:
         )
     if "safetensors" in text and isinstance(error, OSError) and not Path(name).is_dir():  # a folder's were looked for
         return f"the weights of {name} must be safetensors files; the hub has none. Choose another model."
-    return f"the weights of {name} cannot be read: {_first_line(error)}. Fetch or retrain the model."
+    reason = f"unknown value {text}" if isinstance(error, KeyError) else " ".join(text.split())[:300]
+    return (
+        f"the weights of {name} cannot be read: {reason or type(error).__name__}. Fetch or retrain the model; if that "
+        "names a field or a value of config.json, correct it there."
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -183,8 +188,12 @@ def _check_keys(name: str, report: dict[str, Any], other_heads: re.Pattern[str])
     Args:
         other_heads: surplus keys that are accepted, those of another kind of model.
     """
-    mismatched = [key[0] if isinstance(key, tuple) else key for key in report.get("mismatched_keys", ())]
-    missing = sorted({*report["missing_keys"], *mismatched})
+    for key, in_file, by_config in sorted(report["mismatched_keys"]):
+        raise ValueError(
+            f"the weights of {name} must be those of its config.json; {key} has the shape {list(in_file)}, and by "
+            f"config.json {list(by_config)}. Correct config.json, or fetch the model again."
+        )
+    missing = sorted(report["missing_keys"])
     surplus = sorted(key for key in report["unexpected_keys"] if not other_heads.match(key))
     for keys, fault in ((missing, "are missing"), (surplus, "are not read by the model")):
         if keys:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from ..evaluation.json_files import warn_once
 from ..evaluation.outcomes import Outcome, RunKey, completeness, outcome_of, stopped_at
-from ..evaluation.record_files import SHARED, conditions, stored_cells
 from ..evaluation.records import read_records
+from ..evaluation.stored_cells import SHARED, conditions, split_suffix, stored_cells
 
 
 class Attempt(NamedTuple):
@@ -46,21 +46,22 @@ Runs = dict[tuple[str, str], SettingRuns]
 
 
 def load_runs(folder: Path) -> Runs:
-    """Read a setting's records, by policy and task."""
+    """Read a setting's records, by policy and task; the conditions say of which split, the task's name does not."""
     loaded = {}
     for key, cell in stored_cells(folder / "records")[0].items():
+        task = key.task.removesuffix(split_suffix(cell.settings.get("split", "test")))
         attempts = {}
         for file in cell.files:
             for record in read_records(file.path):
                 outcome = outcome_of(record)
-                run = outcome.key._replace(problem=f"{key.task}/{outcome.key.problem}")
+                run = outcome.key._replace(problem=f"{task}/{outcome.key.problem}")
                 accepted = [revision["accepted"] for revision in record["search"].get("revisions", [])]
                 attempts[run] = Attempt(outcome, record["response"], accepted)
         shared = {name: value for name, value in (conditions(cell.settings) or {}).items() if name not in SHARED}
         shared["policy"] = cell.settings.get("policy")
-        if (key.policy, key.task) in loaded:
-            warn_once(f"{folder}: {key.policy}, {key.task} has records of several settings; only the last are used.")
-        loaded[key.policy, key.task] = SettingRuns(
+        if (key.policy, task) in loaded:
+            warn_once(f"{folder}: {key.policy}, {task} has records of several settings; only the last are used.")
+        loaded[key.policy, task] = SettingRuns(
             attempts, cell.expected(cell.seeds), shared, method=cell.settings.get("method", {})
         )
     return loaded

@@ -17,6 +17,7 @@ from ..config.cell import Cell
 from ..config.fingerprint import differing
 from ..evaluation.outcomes import Row, RunKey, correct_array, paired_keys
 from ..evaluation.statistics import LEVEL, NO_DIFFERENCE, accuracy_interval, holm, paired_difference
+from ..evaluation.stored_cells import split_suffix
 from .ablation_runs import Attempt, Runs, SettingRuns, stopped
 from .figures import legend_below, log_ticks
 
@@ -155,13 +156,15 @@ def table_rows(settings: Sequence[Setting], loaded: Mapping[str, Runs]) -> list[
         for task in [POOLED, *tasks] if poolable else tasks:
             selected = tasks if task == POOLED else [task]
             default_runs, family = None, []
+            split = (default[policy, selected[0]].conditions or {}).get("split", "test")
+            shown = task if task == POOLED else task + split_suffix(split)
             for setting in settings:
                 parts = [_comparable(loaded[setting.folder], default, (policy, part), setting) for part in selected]
                 runs = {key: attempt for part in parts for key, attempt in part.attempts.items()}
                 if setting.size is not None:
                     runs = {key: stopped(attempt, setting.size) for key, attempt in runs.items()}
                 default_runs = runs if default_runs is None else default_runs  # the default comes first
-                names = {"group": setting.group, "setting": setting.name, "policy": policy, "task": task}
+                names = {"group": setting.group, "setting": setting.name, "policy": policy, "task": shown}
                 names |= {"changes": setting.changes, "status": _joined_status(parts)}
                 row = dict.fromkeys(COLUMNS) | names | _measured(runs, default_runs)
                 if setting.size is not None:  # the records do not contain the response at that size

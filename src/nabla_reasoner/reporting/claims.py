@@ -131,12 +131,12 @@ CLAIMS = (
 
 
 def decide_claims(evidence: Evidence, grid: Grid | None = None) -> list[Decision]:
-    """Decide all claims from the results there are; a verdict from too little evidence says that instead.
+    """Decide all claims from the results on test problems; a verdict from too little evidence says that instead.
 
     Args:
         grid: what a complete run covers; None is that of scale=tiny, whose rows are committed.
     """
-    grid, decisions = grid or read_grid("tiny"), []
+    grid, decisions, evidence = grid or read_grid("tiny"), [], evidence.of_test_problems()
     for claim in CLAIMS:
         verdict, text = claim.decide(evidence)
         lack = "" if verdict == NOT_RUN else lacking(claim.name, evidence, grid)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..evaluation.outcomes import lineage
+from ..evaluation.stored_cells import is_test
 from .method_names import OURS
 from .tables import FileRow, read_csv
 
@@ -44,6 +45,15 @@ class Evidence(NamedTuple):
     bench: Rows = ()
     ablations: Rows = ()
     movement: Rows = ()
+
+    def of_test_problems(self) -> "Evidence":
+        """Leave out rows of other problems; of ablations the whole policy, whose row over all tasks has them too."""
+        others = {row["policy"] for row in self.ablations if not is_test(row["task"])}
+        selected = {
+            name: [row for row in rows if is_test(str(row.get("task", "")))] for name, rows in self._asdict().items()
+        }
+        ablations = [row for row in selected["ablations"] if row["policy"] not in others]
+        return Evidence(**{**selected, "ablations": ablations})
 
 
 def typed_rows(path: Path) -> list[Row]:

@@ -4,6 +4,8 @@ import json
 import math
 from collections.abc import Mapping
 
+import numpy as np
+
 from ..types import check_unicode
 from .notation import GROUPING
 
@@ -61,6 +63,18 @@ def reference_answer(text: str) -> str:
     """
     _, mark, after = text.rpartition("####")
     return GROUPING.sub("", after.strip()) if mark else text
+
+
+def at_own_precision(value: object, precision: str) -> object:
+    """Return a number of a column of half or single precision as it was written: 0.1, not 0.10000000149011612.
+
+    Args:
+        value: what the column holds; anything but a float is returned as it is.
+        precision: "float16" or "float32"; any other type changes nothing.
+    """
+    if not isinstance(value, float) or precision not in ("float16", "float32"):
+        return value
+    return float(str(np.dtype(precision).type(value)))
 
 
 def _text(row: Mapping[str, object], field: str, place: str, numbers: tuple[type, ...]) -> str:

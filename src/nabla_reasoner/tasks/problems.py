@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..types import Problem
-from .problem_rows import answer_text, question_text, row_of_line
+from .problem_rows import answer_text, at_own_precision, question_text, row_of_line
 from .problem_rows import reference_answer as reference_answer
 
 # Item i of a generated data set has the seed `seed + i`, so data sets with seeds this far apart share no item.
@@ -208,6 +208,8 @@ def load_hub(
     from datasets import load_dataset
 
     rows = load_dataset(repository, config, split=split, revision=revision)
+    columns = getattr(rows, "features", None) or {}
+    types = {name: str(getattr(feature, "dtype", "")) for name, feature in columns.items()}
     problems = []
     for index, row in enumerate(rows):
         place = f"{repository}, row {index}"
@@ -215,7 +217,8 @@ def load_hub(
             if column not in row:
                 raise ValueError(f"{place}: {name} must be one of {', '.join(row)}; got {column!r}. Name one of them.")
         question = question_text(row, problem_field, place)
-        answer = answer_text(row, answer_field, place, decimals=True).strip()
+        written = {**row, answer_field: at_own_precision(row[answer_field], types.get(answer_field, ""))}
+        answer = answer_text(written, answer_field, place, decimals=True).strip()
         problems.append(Problem(f"{task}/{index}", question + suffix, answer, task))
     return take(problems, size, repository)
 
