@@ -74,7 +74,8 @@ install_packages() {  # $1: extras; by uv, several times faster than pip, or by 
         fi
     fi
     if "$python" -m pip install "$output" "uv==0.13.9"; then
-        "$python" -m uv pip install "$shown" "${options[@]}" --editable ".[$1]" && return
+        # compiled here: some packages give a SyntaxWarning when they are compiled, which the tests would take for an error
+        "$python" -m uv pip install "$shown" --compile-bytecode "${options[@]}" --editable ".[$1]" && return
     fi
     echo "uv could not install the environment, as it says above. Trying pip, which takes some minutes longer ..." >&2
     "$python" -m pip install "$output" --find-links .venv/wheels --editable ".[$1]"

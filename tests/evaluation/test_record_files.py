@@ -406,3 +406,12 @@ def test_problems_that_are_no_test_problems_are_named_by_the_task_and_decide_no_
     assert evidence.comparisons == rows[:1]
     assert evidence.ablations == [{"policy": "b", "task": "all"}]
     assert evidence.checks == [{"name": "x"}]
+
+
+def test_seeds_of_different_numbers_of_problems_are_a_partial_row(tmp_path: Path):
+    """Each file is complete by its own settings."""
+    folder = tmp_path / "table1"
+    write(folder, "greedy", seed=0)
+    write(folder, "greedy", seed=1, changes={"num_problems": 2}, count=2)
+    rows, _, _ = tabulated(folder)
+    assert [row["status"] for row in rows.values()] == ["partial: seeds of 2 to 4 records"]

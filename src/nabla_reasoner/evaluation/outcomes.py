@@ -7,6 +7,7 @@ import bisect
 import csv
 import functools
 import operator
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,12 +139,20 @@ class Experiment(NamedTuple):
 
 
 def _status(cell: StoredCell, outcomes: Sequence[Outcome]) -> str:
-    return completeness(len(outcomes), cell.expected(cell.seeds))
+    return completeness([outcome.key.seed for outcome in outcomes], cell.expected(cell.seeds))
 
 
-def completeness(count: int, expected: int | None) -> str:
-    """Return a cell's status from the number of its records and of those it should have, if that is known."""
-    return "ok" if expected is None or count >= expected else f"partial: {count} of {expected}"
+def completeness(seeds: Sequence[int], expected: int | None) -> str:
+    """Return a cell's status.
+
+    Args:
+        seeds: of its records. If some seeds have fewer than others, they answered fewer problems.
+        expected: number of records that it should have; None: not known.
+    """
+    if expected is not None and len(seeds) < expected:
+        return f"partial: {len(seeds)} of {expected}"
+    counts = Counter(seeds).values()
+    return "ok" if len(set(counts)) < 2 else f"partial: seeds of {min(counts)} to {max(counts)} records"
 
 
 def read_experiment(folder: Path, planned: Sequence[RecordFile] = ()) -> Experiment:

@@ -39,7 +39,7 @@ class SettingRuns(NamedTuple):
     def status(self) -> str:
         if not self.attempts:
             return self.absent
-        return completeness(len(self.attempts), self.expected)
+        return completeness([run.seed for run in self.attempts], self.expected)
 
 
 Runs = dict[tuple[str, str], SettingRuns]

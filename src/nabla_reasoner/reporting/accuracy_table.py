@@ -87,7 +87,7 @@ def _table_row(row: Row, outcomes: list[Outcome], expected: int, paper: Sequence
         "num_problems": len(correct),
         "num_seeds": len({key.seed for key in keys}),
         "num_failed": len(outcomes) - len(solved),
-        "status": completeness(len(outcomes), expected),
+        "status": completeness([outcome.key.seed for outcome in outcomes], expected),
     }
     right = [outcome.true_steps for outcome in outcomes if outcome.correct]
     if right and None not in right:
