@@ -5,6 +5,7 @@ import pytest
 
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.config.compose import compose_cells
+from nabla_reasoner.config.targets import find
 from nabla_reasoner.experiments import tune
 
 
@@ -66,10 +67,11 @@ def test_every_setting_is_of_a_method_on_validation_problems():
 
 
 @pytest.mark.parametrize("setting", ["split=test", "method=greedy"])
-@pytest.mark.parametrize("target", ["tune", "tune-likelihood"])
+@pytest.mark.parametrize("target", ["tune", "tune-likelihood", "tune-benchmark"])
 def test_what_the_table_counts_on_cannot_be_changed(target, setting, tmp_path, capsys):
     """Settings are chosen on validation problems, and compared with Best-of-N."""
-    assert main([target, setting, "num_problems=4", f"results_dir={tmp_path}"]) == 2
+    scale = [f"scale={name}" for name in find(target).scales[:1]]
+    assert main([target, *scale, setting, "num_problems=4", f"results_dir={tmp_path}"]) == 2
     assert f"{setting.partition('=')[0]} cannot be changed for {target}: " in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

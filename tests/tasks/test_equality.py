@@ -46,6 +46,9 @@ GRADED = [
     "currency",
     "lists",
     "text",
+    "numbers side by side",
+    "primes and transposes",
+    "letters of choices",
 ]
 
 

@@ -776,3 +776,127 @@ def test_steps_in_brackets_bold_marks_and_words_around_a_benchmarks_answer(respo
     extracted = extract_answer(response, "gsm8k")
     assert time.perf_counter() - began < 1
     assert extracted == (response.removeprefix("The answer is ") if expected is None else expected)
+
+
+@pytest.mark.parametrize("task", sorted(INTEGER_TASKS))
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("5 = x", "5"),
+        ("-5 = x", "-5"),
+        ("1,234 = x.", "1234"),
+        ("$5 = x$.", "5"),
+        (r"\[ 5 = x \]", "5"),
+        ("3x = 15\nso 5 = x", "5"),
+        ("3x = 15, 5 = x", "5"),
+        ("5 = x, so it is five", "5"),
+        ("5 = x (the solution)", "5"),
+        ("The answer is 5 = k", "5"),
+        (r"\boxed{5 = x}", "5"),
+        ("<answer>5 = x</answer>", "5"),
+        ("5 = x\nThe answer is 7.", "7"),
+        ("5 = 2x", "2x"),  # none of these states the value of a name
+        ("10 + 5 = x", "x"),
+        ("20 - 5 = x", "x"),
+        ("3*4 = x", "x"),
+        ("2x = y", "y"),
+        ("3 + 2 = 5 = x", "x"),  # more than one sign of equality: as for any wrong end
+    ],
+)
+def test_number_before_a_name_counts_in_an_equation_the_wrong_way_round(task: str, response: str, expected: str):
+    assert extract_answer(response, task) == expected
+
+
+@pytest.mark.parametrize("task", ["math500", "gcd"])
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        (r"\boxed{5}. Check: $\boxed{}$", "5"),
+        (r"In $\boxed{}$ stands \boxed{5}.", "5"),
+        (r"\boxed{5}, \boxed{ }, \boxed{$ $} and \boxed{\ }", "5"),
+        (r"\boxed{5} or \boxed{\text{ }}", "5"),
+        (r"\boxed{5} or \boxed{6}, not \boxed{\quad}", "6"),
+        (r"\boxed{} and \boxed{ }", None),
+        (r"The answer is 5. \boxed{}", None),
+        (r"\boxed{5} or \boxed{?}", "?"),
+    ],
+)
+def test_empty_boxes_are_left_out_beside_a_full_one(task: str, response: str, expected: str | None):
+    assert extract_answer(response, task) == expected
+
+
+def test_empty_tags_are_left_out_beside_a_full_one():
+    assert extract_answer("<answer>6</answer>, in <answer></answer> tags", "gcd") == "6"
+    assert extract_answer("<answer> </answer> <answer></answer>", "gcd") is None
+
+
+@pytest.mark.parametrize("task", sorted(INTEGER_TASKS))
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        (r"= \mathbf{11{,}000}", "11000"),
+        (r"The answer is $\mathbf{-1{,}234}$.", "-1234"),
+        ("The answer is 1 234 567.", "1234567"),
+        ("The answer is -1 234 legs.", "-1234"),
+        ("The answer is 123 456, since 1 = 2", "123456"),
+        (r"\boxed{11 000}", "11000"),
+        (r"\boxed{11~000}", "11000"),
+        ("= 11\u202f000", "11000"),
+        ("The answer is minus 9.", "-9"),
+        ("The answer is Negative 1,234.", "-1234"),
+        ("The answer is **minus 9**.", "-9"),
+        ("The answer is minus 9, since 3 = 4", "-9"),
+        (r"\boxed{\text{minus } 9}", "-9"),
+        ("= 48 6", "48 6"),  # none of these is one number
+        ("= 1234 567", "1234 567"),
+        ("= 1 234 + 5", "1 234 + 5"),
+        ("= 1 234,5", "1 234,5"),
+        ("The answer is 5 minus 3", "5 minus 3"),
+        ("The answer is minus nine.", "minus nine"),
+    ],
+)
+def test_groups_of_digits_and_signs_in_words_are_read(task: str, response: str, expected: str):
+    assert extract_answer(response, task) == expected
+
+
+@pytest.mark.parametrize("task", sorted(INTEGER_TASKS))
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("So the answer is 6: 12 = 6 * 2, 18 = 6 * 3", "6"),
+        ("1 + 1 = 2, so the answer is 6: 12 = 6 * 2", "6"),
+        ("The answer is **6**: 12 = 6 * 2", "6"),
+        (r"The answer is $6$: $12 = 6 \cdot 2$", "6"),
+        ("The answer is 6; 12 = 6*2", "6"),
+        ("The answer is 6 where 12 = 6*2.", "6"),
+        ("1 + 1 = 2. The answer is 6, where 12 = 6*2.", "6"),
+        ("1 + 1 = 2. The answer is 6 (12 = 6 * 2)", "6"),
+        ("The answer is $12$ and the reason is $x=5$.", "12"),
+        ("1 + 1 = 2. The answer is 12, and the explanation is 3*4 = 12 + 0", "12"),
+        ("The answer is 2: 3", "2: 3"),
+        ("The answer is 6: 2 * 3", "6: 2 * 3"),
+        ("The answer is 6 : 12 = 1 : 2", "1 : 2"),
+        ("The answer is 5 + 3: 8 = 2*4", "2*4"),
+    ],
+)
+def test_steps_behind_a_stated_number_are_no_answer(task: str, response: str, expected: str):
+    assert extract_answer(response, task) == expected
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("The answer is $12$ and the reason is $x=5$.", "12"),
+        ("The answer is 12 and the reason is that x=5.", "12"),
+        ("The answer is 3 and 4.", "3 and 4"),
+        ("The answer is 5 where x>0", "5 where x>0"),  # a condition
+        (r"\boxed{\textbf{(B)}\ 5}", r"\textbf{(B)}\ 5"),
+    ],
+)
+def test_reason_behind_a_benchmarks_answer_is_left_out(response: str, expected: str):
+    assert extract_answer(response, "math500") == expected
+
+
+def test_choice_with_its_value_equals_its_letter_and_its_value():
+    for answer, expected in (("5", True), ("B", True), ("6", False), ("C", False), (r"\textbf{(C)}\ 5", False)):
+        assert grade(Problem("p", "q", answer, "amc23"), r"\boxed{\textbf{(B)}\ 5}").correct is expected

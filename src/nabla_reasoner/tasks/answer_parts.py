@@ -1,4 +1,4 @@
-r"""Parts of an answer: entries of lists, sets, tuples, vectors and unions; digits and base; words.
+r"""Parts of an answer: entries of lists, sets, tuples, vectors and unions; words; the letter of a choice.
 
 All functions take text in the notation of `notation.standard`.
 """
@@ -6,8 +6,7 @@ All functions take text in the notation of `notation.standard`.
 import re
 from typing import NamedTuple
 
-from .exact_numbers import rational
-from .quantities import is_word
+from .quantities import is_short_word, is_word
 
 CLOSING = {"(": ")", "[": "]", r"\{": r"\}", r"\langle": r"\rangle"}
 BRACKET = re.compile(
@@ -20,11 +19,15 @@ UNKNOWN = re.compile(r"[A-Za-z]\w*\s*&?\s*=[^&=,;]+[,;.]?")
 SEPARATOR = re.compile(
     r"[,;]|\\text\{\s*(?:,\s*)?(?:and|or)\s*\}|(?<![A-Za-z])(?:and|or)(?![A-Za-z])|\\cup(?![A-Za-z])"
 )
-BASE = re.compile(
-    r"(?P<open>\()?(?P<digits>(?:[0-9A-Za-z. ]|\\text\{[0-9A-Za-z]*\})+)(?(open)\))\s*(?:"
-    r"_\s*(?:\{\s*\(?(?P<braced>[^{}()]*(?:\{[^{}]*\})?)\)?\s*\}|(?P<mark>\d))|"
-    r"\\text\{\s*\(?base (?P<text>\w+)\)?\s*\}|\(?base (?P<plain>\w+)\)?)"
+# The letter of a choice before its value: \textbf{(B)}\ 5, B. 5; but not what joins letters, as in (A) and (B).
+JOINED = (
+    r"(?:and|or)\b|\\text\{\s*(?:and|or)\b|\\(?:cup|cap|cdot|times|setminus|in|le|ge|neq|subset\w*|pm|to)(?![A-Za-z])"
 )
+CHOICE = re.compile(
+    r"(?:\\text\{\s*\(?([A-E])[).:]\s*\}\s*|\(([A-E])\)\s+|([A-E])[).]\s+(?=[-\d\\(.€£]))"
+    rf"(?!{JOINED})(?=-?[\w\\({{\[.|€£])(.+)"
+)
+CHOICE_IN_TEXT = re.compile(r"\\text\{\s*(\(?[A-E][).:])\s+([^{}]+)\}")
 
 
 class Entries(NamedTuple):
@@ -135,30 +138,15 @@ def _expanded(parts: list[str]) -> list[str]:
     return [part for pair in both for part in pair]
 
 
-def base(text: str) -> tuple[str, int] | None:
-    """Return digits and base of a number that states a base other than ten, or None."""
-    stated = _stated_base(text)
-    return None if stated is None or stated[1] == 10 else stated
+def choice(text: str) -> tuple[str | None, str]:
+    r"""Return letter and value of a choice, ("B", "5") for \text{(B)} 5, or None and the text."""
+    match = CHOICE.fullmatch(CHOICE_IN_TEXT.sub(_split_choice, text))
+    return (match[1] or match[2] or match[3], match[4]) if match else (None, text)
 
 
-def without_base_ten(text: str) -> str:
-    """Return the digits of a number that states base ten, and every other text as it is."""
-    stated = _stated_base(text)
-    return stated[0] if stated is not None and stated[1] == 10 else text
-
-
-def _stated_base(text: str) -> tuple[str, int] | None:
-    match = BASE.fullmatch(text.strip())
-    if match is None:
-        return None
-    name = match["braced"] or match["mark"] or match["text"] or match["plain"] or ""
-    value = rational(re.sub(r"\\text\{([^{}]*)\}", r"\1", name).removeprefix("base").strip())
-    digits = re.sub(r"\\text\{|[} ]", "", match["digits"]).upper()
-    if value is None or not 2 <= value <= 36 or value.denominator != 1 or not digits.strip("."):
-        return None
-    valid = all(digit == "." or int(digit, 36) < value for digit in digits)
-    is_variable = len(digits) == 1 and digits.isalpha()
-    return (digits, int(value)) if valid and not is_variable else None
+def _split_choice(match: re.Match[str]) -> str:
+    value = match[2] if re.fullmatch(r"[^A-Za-z]*", match[2]) else rf"\text{{{match[2]}}}"
+    return rf"\text{{{match[1]}}} {value}"
 
 
 def text_answer(text: str) -> str | None:
@@ -179,8 +167,7 @@ def text_answer(text: str) -> str | None:
 
 def _is_written_out(word: str) -> bool:
     """Return whether bare letters are a word, a name or an abbreviation rather than a product of variables."""
-    short = len(word) == 3 and set(word) & set("aeiou") and set(word) - set("abcdeixyz")
-    return bool(is_word(word) or short or re.fullmatch("[A-Z]{2,}|[A-Z][a-z]{2,}", word))
+    return is_word(word) or is_short_word(word) or bool(re.fullmatch("[A-Z]{2,}|[A-Z][a-z]{2,}", word))
 
 
 def letters(text: str) -> str | None:

@@ -6,7 +6,10 @@ is the reference. The relation is symmetric.
 - Numbers are compared by exact value: 0.5 = 1/2 and 0.\overline{3} = 1/3, but 0.333333 ≠ 1/3 and 3.14159265 ≠ π.
   Mixed numbers (1\frac12), numbers in words and "0.333..." have their usual value.
 - Digits with a base other than ten are a notation: equal only to the same digits in the same base. 2516_8 is neither
-  2516 nor 1358, because the base is what such problems ask for.
+  2516 nor 1358, because the base is what such problems ask for. An expression with such digits equals the same text.
+- Two numbers with only space between them are no number, except 2 1/3: "1 2" equals the same text only. 2(3) is a
+  product, and so is 2\frac53. A number divides what stands before it, not the factor behind: 3/4x is \frac34 x.
+- f' is not f, and A^T is not A; behind a number a prime means feet or minutes.
 - x% equals x as well as x/100. Percentages equal each other by value.
 - A unit, currency or degree sign may be left out. Two that are stated must be the same; none is converted. Letters next
   to a number are a product (2ab = 2ba) unless they are a known unit; words behind a space are a unit, unless they say
@@ -20,6 +23,7 @@ is the reference. The relation is symmetric.
 - 6:00 PM equals 6 PM. No time is converted: 18:00 does not equal it.
 - Two ascending numbers with a unit are a range: 9-11 hours is not -2 hours. Without a unit 9-11 is a difference, since
   answers such as 3-5 or 3-x are expressions far more often than ranges.
+- The letter of a choice may stand before its value: \textbf{(B)}\ 5 equals 5 as well as B.
 - Words are compared as text, without case, articles, brackets and punctuation.
 """
 
@@ -27,13 +31,14 @@ import itertools
 import re
 from fractions import Fraction
 
-from . import answer_parts
+from . import answer_parts, bases
 from .answer_parts import Entries
 from .equations import RELATION, exact, named
 from .exact_numbers import rational, with_fractions
 from .inequalities import as_inequality
 from .math_verify_process import worker
 from .notation import standard
+from .products import has_numbers_side_by_side, plain_products
 from .quantities import LETTERS, PERCENT, PROSE, TRIGONOMETRY, Quantity, change, quantity, units_agree
 
 MAX_CHARACTERS = 1000  # longer answers equal the same text only
@@ -58,7 +63,7 @@ def equal(first: str, second: str) -> Verdict:
     if max(len(first), len(second)) > MAX_CHARACTERS or max(_nesting(first), _nesting(second)) > MAX_NESTING:
         return False, None
     notes: list[str] = []
-    correct = _same(standard(first), standard(second), notes, MAX_DEPTH)
+    correct = _same_choice(standard(first), standard(second), notes)
     return correct, None if correct or not notes else notes[0]
 
 
@@ -66,6 +71,19 @@ def _nesting(text: str) -> int:
     """Return the largest number of brackets open at once."""
     steps = [1 if mark in "([{" else -1 for mark in text if mark in "()[]{}"]
     return max(itertools.accumulate(steps), default=0)
+
+
+def _same_choice(a: str, b: str, notes: list[str]) -> bool:
+    """Compare two answers of which one or both may have the letter of a choice before the value, as (B) 5 has."""
+    if _same(a, b, notes, MAX_DEPTH):
+        return True
+    (left, a_value), (right, b_value) = answer_parts.choice(a), answer_parts.choice(b)
+    if left is None and right is None:
+        return False
+    letters = [(letter or answer_parts.letters(text) or "").casefold() for letter, text in ((left, a), (right, b))]
+    if None in (left, right) and letters[0] == letters[1]:  # (B) 5 and B
+        return True
+    return (left == right or None in (left, right)) and _same(a_value, b_value, notes, MAX_DEPTH)
 
 
 def _same(a: str, b: str, notes: list[str], depth: int) -> bool:
@@ -170,11 +188,11 @@ def _paired(left: list[str], right: list[str], notes: list[str], depth: int) -> 
 
 def _same_scalar(a: str, b: str, notes: list[str]) -> bool:
     """Compare two answers without entries: base, unit, number, else by math-verify."""
-    a, b = answer_parts.without_base_ten(a), answer_parts.without_base_ten(b)
-    digits = answer_parts.base(a), answer_parts.base(b)
-    if digits != (None, None):
-        return digits[0] == digits[1]
+    a, b = bases.without_base_ten(a), bases.without_base_ten(b)
     left, right = quantity(a), quantity(b)
+    digits, others = _digits(a, left), _digits(b, right)
+    if digits or others:
+        return bool(digits and others) and digits[0] == others[0] and units_agree(digits[1], others[1])
     if _is_range(left) or _is_range(right):
         return units_agree(left.unit, right.unit) and _squeezed(left.value) == _squeezed(right.value)
     if PERCENT in (left.unit, right.unit) and change(a) * change(b) < 0:
@@ -189,6 +207,13 @@ def _same_scalar(a: str, b: str, notes: list[str]) -> bool:
     if PERCENT in (left.unit, right.unit) and left.unit != right.unit:
         values += [(_hundredth(left.value), right.value) if left.unit else (left.value, _hundredth(right.value))]
     return any(_same_value(x, y, notes) for x, y in values)
+
+
+def _digits(text: str, answer: Quantity) -> tuple[tuple[str, int], str] | None:
+    """Return the digits with their base, and the unit, of an answer that states a base; else None."""
+    whole = bases.base(text)
+    digits = whole or bases.base(answer.value)
+    return (digits, "" if whole else answer.unit) if digits else None
 
 
 def _is_range(answer: Quantity) -> bool:
@@ -211,6 +236,9 @@ def _same_value(a: str, b: str, notes: list[str]) -> bool:
     a, b = (LETTER.sub(r" \1 ", text).strip() for text in (a, b))
     if WORDS.search(a) or WORDS.search(b):  # math-verify would read "5 feet 6 inches" as 5
         return False
+    for text, number in ((a, left), (b, right)):
+        if number is None and (has_numbers_side_by_side(text) or bases.has_base(text)):
+            return False
     a, b = (_latex(text, number) for text, number in ((a, left), (b, right)))
     correct, note = worker().verify(a, b)
     if note:
@@ -222,6 +250,7 @@ def _latex(text: str, number: Fraction | None) -> str:
     if number is None:
         if TRIGONOMETRY.search(text):
             text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\\circ", r"{\\frac{\1\\pi}{180}}", text)
+        text = plain_products(text)
         # Braces keep math-verify from taking the last letters for a unit: in 2ab, 5t and 3c too.
         return with_fractions(re.sub(r"(?:(?<=[\d}])|(?<=[\w}] ))([A-Za-z]+)$", r"{\1}", text))
     sign, size = "-" if number < 0 else "", abs(number)

@@ -12,7 +12,7 @@ from .quantities import quantity
 
 NAME = (
     r"(?:(?:\\(?:hat|bar|vec|tilde|overline|widehat)\s*)?(?:\\?[A-Za-z]+|\{\s*\\?[A-Za-z]+\s*\})|\\text\{[^{}]*\})"
-    r"(?:_\{?\w+\}?)?'?(?:\s*\([\w\s,\\]*\))?|[A-Za-z]\^\s*\{\s*-1\s*\}\s*\([\w\s,\\]*\)|\([\w\s,\\]+\)"
+    r"(?:_\{?\w+\}?)?'?(?:\s*\([\w\s,\\]*\))?|[A-Za-z]\^\s*\{\s*-1\s*\}\s*\([\w\s,\\]*\)|\([\w\s,\\{}]+\)"
 )
 RELATION = re.compile(r"<|>|\\(?:le|ge|neq|lt|gt)(?![A-Za-z])")
 APPROXIMATELY = re.compile(r"\\approx(?![A-Za-z])")
@@ -45,10 +45,15 @@ def named(text: str) -> tuple[str | None, str]:
         return sides[0], _value(sides[1:])
     if re.fullmatch(NAME, sides[-1]) and not _is_constant(sides[-1]) and not _letters(sides[0]):  # 5 = x
         return sides[-1], _value(sides[:-1]) if len(sides) > 2 else sides[0]
-    is_product = bool(re.search(r"\d[A-Za-z]", sides[0])) and not quantity(sides[0]).unit
-    is_constant = _is_constant(*sides[:2])
-    is_algebra = is_product or bool(re.search(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", COMMAND.sub(" ", sides[0])))
-    return ("", text) if is_algebra and not is_constant else (None, _value(sides))
+    is_swapped = len(sides) == 2 and not _letters(sides[0]) and _is_algebra(sides[1])  # 1 = x + y
+    is_equation = (_is_algebra(sides[0]) and not _is_constant(*sides[:2])) or is_swapped
+    return ("", text) if is_equation else (None, _value(sides))
+
+
+def _is_algebra(side: str) -> bool:
+    """Return whether a side has unknowns, which are single letters, rather than a unit."""
+    is_product = bool(re.search(r"\d[A-Za-z]", side)) and not quantity(side).unit
+    return is_product or bool(re.search(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", COMMAND.sub(" ", side)))
 
 
 def _letters(side: str) -> bool:

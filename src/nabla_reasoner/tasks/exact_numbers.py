@@ -43,13 +43,16 @@ def rational(text: str) -> Fraction | None:
 
 def _unsigned(text: str) -> Fraction | None:
     whole, _, part = text.partition("\\frac")
-    if part and (whole := whole.strip().removesuffix("+").strip()).isdecimal():  # a mixed number
+    is_sum = whole.rstrip().endswith("+")
+    if part and (whole := whole.strip().removesuffix("+").strip()).isdecimal():  # a mixed number, else a product
         value = _unsigned("\\frac" + part)
-        return None if value is None or value < 0 else int(whole) + value
+        if value is None or value < 0:
+            return None
+        return int(whole) + value if is_sum or value < 1 else int(whole) * value
     mixed = re.fullmatch(r"(\d+) (\d+/\d+)", text)
     if mixed:
         value = _unsigned(mixed[2])
-        return None if value is None else int(mixed[1]) + value
+        return None if value is None or value >= 1 else int(mixed[1]) + value
     if match := FRACTION.fullmatch(text) or PLAIN_FRACTION.fullmatch(text):
         numerator, denominator = (int(number) for number in match.groups() if number is not None)
         return Fraction(numerator, denominator) if denominator else None

@@ -9,12 +9,19 @@ Every pattern is read in time linear in the response: a run of spaces or marks i
 import re
 
 from .generated_tasks import INTEGER_TASKS, NUMBER_ALONE, is_generated
-from .leading_answer import MARKS, NUMBER, leading_answer
-from .response_parts import last_boxed, outside_thinking, tagged, without_end_tokens
+from .leading_answer import MARKS, NUMBER, leading_answer, plain_integer
+from .response_parts import outside_thinking, stated_box, tagged, without_end_tokens
 from .statements import first_statement, marked_answer, stated_at
 
 BARE_BOX = re.compile(rf"\\f?box(?:ed)?\s*({NUMBER})(?!\.?[\dA-Za-z^/_{{]|\\[A-Za-z])")
 ONLY_NUMBER = re.compile(rf"\s*[$*]*({NUMBER}(?:[eE][-+−]?\d+)?){MARKS}\.?\s*")  # the whole response
+
+# An equation the wrong way round, 5 = x: the name behind the last "=", and the number before it if it is the whole
+# other side.
+LINE_ENDS = rf"[ \t]*+[.,;!]?{MARKS}[ \t]*+(?:\n|$)"
+NAME_BEHIND = re.compile(rf"\s*+{MARKS}\s*+[A-Za-z](?![A-Za-z]){MARKS}(?:[ \t]+\(|[,.;]\s+[A-Za-z]{{2}}|{LINE_ENDS})")
+NUMBER_BEFORE = re.compile(rf"(?:^|[\n:;,]|[A-Za-z]{{2}})[\s*$]*(?:\\[(\[])?\s*(?![-+−]\s)({NUMBER}){MARKS}\s*=$")
+LONGEST_SIDE = 60  # characters
 
 
 def extract_answer(response: str, task: str, finished: bool = True) -> str | None:
@@ -41,7 +48,7 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
     content = tagged(response) if generated else None
     if content is not None:
         return _enclosed(content.strip(), task)
-    boxed = last_boxed(response)
+    boxed = stated_box(response)
     if boxed is not None:
         return _enclosed(boxed, task)
     if not finished:
@@ -63,16 +70,27 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
         start = max(start, response.rfind("=") + 1 or -1)
     if start < 0:
         return None
-    if task in INTEGER_TASKS and not response.startswith("=+", start - 1):  # the tiny policies write "=+"
-        return leading_answer(response[start:].lstrip().removeprefix("+"), task)
+    if task in INTEGER_TASKS:
+        number = _number_before_name(response) if response.startswith("=", start - 1) else None
+        if number is not None or not response.startswith("=+", start - 1):  # the tiny policies write "=+"
+            return number or leading_answer(response[start:].lstrip().removeprefix("+"), task)
     return leading_answer(response[start:], task)
 
 
 def _enclosed(text: str, task: str) -> str | None:
     """Return the answer in a box or a tag; where an integer is asked for, as a statement of it outside is read."""
-    boxed = last_boxed(text)
+    boxed = stated_box(text)
     if boxed is not None and (task in INTEGER_TASKS or text.endswith("}")):  # a box in a tag
         text = boxed
     if task not in INTEGER_TASKS:
         return text or None
-    return leading_answer(text.rpartition("=")[2].strip(" $").removeprefix("+"), task)
+    return _number_before_name(text) or leading_answer(text.rpartition("=")[2].strip(" $").removeprefix("+"), task)
+
+
+def _number_before_name(text: str) -> str | None:
+    """Return the number of "5 = x" if this is the last equation of a text, or None."""
+    equals = text.rfind("=")
+    if equals < 0 or not NAME_BEHIND.match(text, equals + 1):
+        return None
+    before = NUMBER_BEFORE.search(text[max(equals - LONGEST_SIDE, 0) : equals + 1])
+    return plain_integer(before[1]).removeprefix("+") if before else None

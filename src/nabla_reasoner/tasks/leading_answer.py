@@ -11,7 +11,8 @@ import re
 from .generated_tasks import INTEGER_TASKS, is_generated
 from .notation import standard
 
-NUMBER = r"[-+−]?\s?\$?(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d+)(?:\.\d+)?"
+NUMBER = r"[-+−]?\s?\$?(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?![ ,]?\d)|\d+)(?:\.\d+)?"
+SIGNED = rf"(?:(?:(?i:minus|negative)\s(?=\d))?{NUMBER})"  # where an integer is asked for
 MARKS = r"(?:[*`$]|\\\)|\\\]){0,40}+"  # Markdown and mathematics delimiters behind the number
 # Words that go on with the number rather than with talk about it: "4 or 5", "4 and a half", "4 hundred".
 NOT_LIST = (
@@ -19,7 +20,7 @@ NOT_LIST = (
     r"(?:hundred|thousand|million|billion|half|halves|thirds?|quarters?|percent)\b|[a-z]\b(?!\s+[A-Za-z]{2}))"
 )
 REASON_WORDS = "because|since|which|as|so|but"
-REASON = rf"\s+(?:{REASON_WORDS})\b"
+REASON = rf"\s+(?:(?:{REASON_WORDS})|and\s+the\s+(?:reason|explanation|proof)s?)\b"
 ASIDE = (
     rf"\s+\((?=[A-Za-z]{{2}}|[aAI]\s)|\s+(?:[—–]|--)\s+{NOT_LIST}(?=[A-Za-z])|\s*[.,;:!]{MARKS}\s+{NOT_LIST}(?=[A-Za-z])|"
     rf"{REASON}"
@@ -35,7 +36,7 @@ LINE_END = re.compile(
 )
 # Behind any answer to a benchmark's problem: a reason, or a sentence that explains.
 EXPLAINED = re.compile(
-    r",?(?<!\s)\s++(?:because|since)\b|,\s+(?:which|as|so)\s+(?=[a-z]{2})|"
+    r",?(?<!\s)\s++(?:because|since|and\s+the\s+(?:reason|explanation|proof)s?)\b|,\s+(?:which|as|so)\s+(?=[a-z]{2})|"
     r"(?<=[a-z])\s+\((?=(?:each|about|because|since|which|as|we|with|for|from|not)\b)|"
     r"(?<!\b[A-Z])(?<!\b(?:Mr|Dr|St|Mt|vs))(?<!\bMrs)\.\s+(?=(?:This|The|It|That|We|She|He|They|So|Because|Since|Therefore|"
     r"Thus|Hence|I|In|All|Here|Done|Note|You|To)\b)"
@@ -67,7 +68,7 @@ CLOSES = {"bracket": "\\]", "parenthesis": "\\)", "fence": "```"}  # dollars clo
 BEHIND = re.compile(r"(?:[)\]]\\|[\s*`$.,;:])*+")  # delimiters behind an answer, which is read backwards
 CLOSING = r"[)\]\"'”]?"
 CHAT_AFTER_INTEGER = re.compile(
-    rf"({NUMBER}){MARKS}(?:{ASIDE}|\s+{NOT_LIST}(?=[A-Za-z])|\s*{CLOSING}[.,;:!]?{CLOSING}{MARKS}$)"
+    rf"({SIGNED}){MARKS}(?:{ASIDE}|\s+{NOT_LIST}(?=[A-Za-z])|\s*{CLOSING}[.,;:!]?{CLOSING}{MARKS}$)"
 )
 
 
@@ -117,5 +118,6 @@ def _plain(line: str) -> str:
 
 
 def plain_integer(number: str) -> str:
-    """Return a number without separators, currency and zeros behind the point."""
+    """Return a number without separators, currency and zeros behind the point, and with a sign for "minus"."""
+    number = re.sub(r"^(?:minus|negative)\b", "-", number, flags=re.IGNORECASE)
     return re.sub(r"[,$\s]|\.0+$", "", number).replace("−", "-")

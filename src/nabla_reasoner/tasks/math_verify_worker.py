@@ -39,8 +39,11 @@ def main(memory_bytes: int, timeout_seconds: int) -> None:
 
 def comparison() -> Callable[[str, str], bool]:
     """Return a symmetric function that compares two answers in LaTeX."""
+    from latex2sympy2_extended import latex2sympy2
     from math_verify import LatexExtractionConfig, parse, verify
     from sympy import Expr, I
+
+    multiply_side_by_side(latex2sympy2._Latex2Sympy)
 
     def compare(first: str, second: str) -> bool:
         # Only the LaTeX rule: the rule for plain numbers would take a number out of text that cannot be read.
@@ -73,6 +76,31 @@ def comparison() -> Callable[[str, str], bool]:
         return bool(sizes[2] <= max(sizes[:2]) * RELATIVE_ERROR)
 
     return compare
+
+
+def multiply_side_by_side(converter: type) -> None:
+    """Make a converter of the library multiply what stands side by side.
+
+    It adds a whole number and a rational behind it, as if they were a mixed number: 2(3) became 5. Our own notation
+    has no mixed numbers left (see `products`).
+    """
+    from sympy import Expr, Matrix
+
+    library = converter.convert_postfix_list
+
+    def product(self: object, factors: list, start: int = 0) -> object:
+        if start >= len(factors) - 1:
+            return library(self, factors, start)
+        first = self.convert_postfix(factors[start])
+        if isinstance(first, list):  # d/dx
+            return library(self, factors, start)
+        if not isinstance(first, (Expr, Matrix)):
+            return first
+        rest = product(self, factors, start + 1)
+        is_matrix = any(getattr(factor, "is_Matrix", False) for factor in (first, rest))
+        return self.mat_mul_flat(first, rest) if is_matrix else self.mul_flat(first, rest)
+
+    converter.convert_postfix_list = product
 
 
 if __name__ == "__main__":

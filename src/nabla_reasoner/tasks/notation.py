@@ -7,12 +7,16 @@ math-verify reads as one half. Nothing here compares answers.
 import re
 import unicodedata
 
+from .arguments import closing, plain_roots, with_braces
+from .names import with_commands
+
 SIGNS = {
     **dict.fromkeys("−–—‐‑", "-"),
     **dict.fromkeys("·⋅∙", r"\cdot "),
     **dict.fromkeys("⁄∕", "/"),
     **{"×": r"\times ", "÷": r"\div ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\neq ", "≈": r"\approx ", "±": r"\pm "},
-    **{"∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ", "’": "'"},
+    **{"∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ "},
+    **dict.fromkeys("’′", "'"),
 }
 BEFORE_COMPATIBILITY = {"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "º": r"^\circ "}
 SUPERSCRIPTS, SUBSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
@@ -42,25 +46,14 @@ def _currency(match: re.Match[str]) -> str:
     return CURRENCY_CODES[next(filter(None, match.groups()))]
 
 
-def _times(digits: str) -> str:
-    return rf" \cdot {digits}" if digits else ""
-
-
 # Applied in this order; each is linear in the length of the text.
 REWRITES = [
     (rf"^({OPEN}){INTRODUCTION}", r"\1"),
     (r"[∛∜]\s*(?:\(([^()]*)\)|(\d+|[A-Za-z]))", _higher_root),
-    (r"√\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"√\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
     (r"√", r"\\sqrt "),
-    (r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"(?<![\\A-Za-z])(?:infinity|inf)(?![A-Za-z])", r"\\infty "),
     (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
-    (  # behind a number, as in "2 cos x"
-        r"([\d)}])\s*(sin|cos|tan|cot|csc|log|ln|alpha|beta|gamma|delta|epsilon|theta|lambda|rho|sigma|phi|psi|omega)"
-        r"(?![A-Za-z])",
-        r"\1\\\2 ",
-    ),
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times "),
     (r"\\(?:text)?color\s*\{[^{}]*\}|\\(?:displaystyle|textstyle|limits|notag)(?![A-Za-z])", ""),
     (rf"\\(?:{SIZES})(?![A-Za-z])|\\(?:[hv]?phantom\s*\{{[^{{}}]*\}}|underline(?=\s*\{{))", ""),
@@ -69,9 +62,6 @@ REWRITES = [
     (r"(?<![\\A-Za-z])(USD|EUR|GBP)\s*(?=\\?\$?\d)|\\text\{\s*(USD|EUR|GBP)\s*\}\s*(?=\d)", _currency),
     (r"\\[lc]?dots[cbmio]?(?![A-Za-z])|(?<=,)\s*\.\.\.", r"\\ldots "),
     (r"\\(?:left|right)\s*\.|\\(?:left|right|middle|[bB]igg?[lr]?)(?![A-Za-z])", ""),
-    (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-    (r"\\frac\s*(\d)", r"\\frac{\1}"),  # \frac125 is one half times 5
-    (r"(\\frac\s*\{[^{}]*\})\s*(\d)(\d*)", lambda match: rf"{match[1]}{{{match[2]}}}{_times(match[3])}"),
     (r"\^\s*-\s*(\d+(?:\.\d+)?|[A-Za-z])", r"^{-\1}"),
     (r"\\(?:text(?:bf|it|rm|normal|tt|sf|sc)|mathrm|mbox|hbox)\s*\{", r"\\text{"),
     (r"\\text\s+\{", r"\\text{"),
@@ -81,9 +71,9 @@ REWRITES = [
     (r"(?<=\d)\s*\^\s*\{\s*(?:\\text\{)?(?:st|nd|rd|th)\}?\s*\}", ""),  # ordinal numbers
     (r"(?<=\d)\s*(?:\\text\{(?:st|nd|rd|th)\}|(?:st|nd|rd|th)(?![A-Za-z]))", ""),
     (r"\{\s*([^{}]*)\\choose(?![A-Za-z])\s*([^{}]*)\}", r"\\binom{\1}{\2}"),
-    (r"\\(?:mathbf|mathit|mathsf|mathtt|boldsymbol|bm)\s*\{([^{}]*)\}", r"\1"),
+    (r"\\(?:mathbf|mathit|mathsf|mathtt|boldsymbol|bm)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1"),
     (r"\\(?:lbrace|rbrace)(?![A-Za-z])", lambda match: r"\{" if "l" in match[0] else r"\}"),
-    (r"\\log\s*_\s*(?:e(?![A-Za-z])|\{\s*e\s*\})", r"\\ln "),
+    (r"(?:\\|(?<![\\A-Za-z]))log\s*_\s*(?:e(?![A-Za-z])|\{\s*e\s*\})", r"\\ln "),
     (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
     (r"\\leq(?:slant)?(?![A-Za-z])", r"\\le"),
     (r"\\geq(?:slant)?(?![A-Za-z])", r"\\ge"),
@@ -114,12 +104,12 @@ def standard(text: str) -> str:
     `\text{…}` marks words, whatever the command was. Numbers keep their digits; commas between groups of three digits
     are gone.
     """
-    text = _with_dollars(_without_unicode(text))
+    text = with_braces(plain_roots(_with_dollars(_without_unicode(text))))
     for pattern, replacement in PATTERNS:
         text = pattern.sub(replacement, text)
     for pattern in (NESTED_TEXT, SYMBOLS_IN_TEXT):
         text = pattern.sub(r"\1", text)
-    text = _trimmed(text)
+    text = _trimmed(with_commands(text))
     while (inner := _unwrapped(text)) is not None:
         text = _trimmed(inner)
     return _without_separators(text)
@@ -176,18 +166,8 @@ def _unwrapped(text: str) -> str | None:
     opening = re.match(r"(?:\\boxed|\\fbox)?\s*\{", text)
     if opening is None:
         return None
-    end = closing_brace(text, opening.end())
+    end = closing(text, opening.end())
     return text[opening.end() : end] if end == len(text) - 1 else None
-
-
-def closing_brace(text: str, start: int) -> int | None:
-    """Return the position of the brace that closes the one opened before `start`, or None."""
-    depth = 1
-    for mark in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):
-        depth += {"{": 1, "}": -1}.get(mark.group(), 0)
-        if depth == 0:
-            return start + mark.start()
-    return None
 
 
 def _without_separators(text: str) -> str:

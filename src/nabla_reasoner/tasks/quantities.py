@@ -193,6 +193,12 @@ def is_word(word: str) -> bool:
     return len(word) > 3 and bool(letters & set("aeiou") and letters - set("abcdxyz"))
 
 
+def is_short_word(word: str) -> bool:
+    """Return whether three bare letters are a word such as "cat": one a vowel, and not all common for variables."""
+    letters = set(word)
+    return len(word) == 3 and bool(letters & set("aeiou") and letters - set("abcdeixyz"))
+
+
 def _name(phrase: str, power: str) -> str:
     """Return the common name of a unit, such as "cm^2" for "square centimetres"."""
     name = re.sub(rf"\bper\b|\b(?:an?|each|every) {PERIOD}", "/", phrase.casefold()).strip(" .,-")

@@ -3,7 +3,7 @@
 import re
 
 from .generated_tasks import INTEGER_TASKS
-from .leading_answer import ASIDE, MARKS, NUMBER, REASON, WORDS, plain_integer
+from .leading_answer import ASIDE, MARKS, REASON, SIGNED, WORDS, plain_integer
 from .response_parts import end_of_text
 
 # "answer is", "answer:", "**Answer**:", or a heading "### Answer" or "**Final Answer**" on a line of its own.
@@ -29,14 +29,19 @@ NAMED = (
     r"(?:(?:\$\$?|\\\(|\\\[)\s*+)?"
     rf"(?:\\?[A-Za-z]\w{{0,19}}(?:\([\w ,]{{1,60}}\))?{MARKS}\s*+=\s*+{MARKS}(?:\\\()?)?"
 )
+# Steps behind a stated number: "6: 12 = 6 * 2", "6 where 12 = 6 * 2"; in a ratio or a product no "=" follows there.
+STEPS = (
+    rf",?\s+where\b|[:;]{MARKS}\s+(?=[$\\(]{{0,2}}\d[\d\s.,*×·/x+−-]{{0,80}}=)|"
+    r"[ \t]+\((?=[A-Za-z]{2}|[^()\n]{1,80}=)"
+)
 # A response to a generated task that begins with the statement of a number, behind which talk follows or the line ends.
 BEGINS_WITH_STATEMENT = re.compile(
     rf"[\s*#]*(?:(?:so|therefore|thus|hence),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?{STATEMENT.pattern}"
-    rf"{NAMED}(?P<number>{NUMBER}(?:[eE][-+−]?\d+)?){MARKS}"
-    rf"(?:\s+is\b|{WORDS}(?:[.,;:!]?{MARKS}[ \t]*(?:\n|$)|{ASIDE}|[ \t]+\(|[.!]{MARKS}\s))",
+    rf"{NAMED}(?P<number>{SIGNED}(?:[eE][-+−]?\d+)?){MARKS}"
+    rf"(?:\s+is\b|{STEPS}|{WORDS}(?:[.,;:!]?{MARKS}[ \t]*(?:\n|$)|{ASIDE}|[ \t]+\(|[.!]{MARKS}\s))",
     re.IGNORECASE,
 )
-REASONED = re.compile(rf"{NAMED}(?P<number>{NUMBER}){MARKS}{WORDS},?{REASON}")
+REASONED = re.compile(rf"{NAMED}(?P<number>{SIGNED}){MARKS}{WORDS}(?:,?{REASON}|{STEPS})")
 MARKED = re.compile(r"#{4,}\s*([^\n]+)")  # in GSM8K the answer; in Markdown a heading
 ANSWER_BEGINS = re.compile(r"[-+−±~≈<>$£€¥¢√π∞\d.({\[\\|]|[A-Za-z](?![A-Za-z])")
 HEADING_BEGINS = re.compile(
