@@ -819,10 +819,16 @@ def judge_sentence(rows: Rows) -> Iterator[str]:
     yield f"On the test problems of Table 2 it is within {ahead:.1f} points of every cell's best method."
 
 
+def correlation_interval(row: pd.Series) -> str:
+    return f"{row.rank_correlation:.2f} ({row.ci_low:.2f} to {row.ci_high:.2f})".replace("-", "−")
+
+
 def readme_sentences(rows: Rows) -> Iterator[str]:
     seconds = rows["table1"][rows["table1"].policy.isin(POLICIES)].pivot(
         index="method", columns=["policy", "task"], values="seconds"
     )
+    fidelity = one(rows["fidelity_small"], reward=SMALL_REWARDS[1], form="prefix", part="all", policy="all")
+    yield f"has a rank correlation of {correlation_interval(fidelity)} with its own scores there."
     guided = seconds.loc["guided_decoding_gradient"] / seconds.loc["nabla_reasoner_prefix"]
     share = f"{ranged(flops_ratios(rows, 'guided_decoding_gradient'), '.1f')} of Best-of-8's FLOPs"
     yield f"takes {share} and {ranged(guided, '.2f')} of the prefix form's seconds."
@@ -1088,8 +1094,7 @@ def small_sentences(rows: Rows) -> Iterator[str]:
     whole = whole[(whole.part == "all") & (whole.policy == "all")].set_index(["reward", "form"])
 
     def correlation(reward: str, form: str) -> str:
-        row = whole.loc[(reward, form)]
-        return f"{row.rank_correlation:.2f} ({row.ci_low:.2f} to {row.ci_high:.2f})".replace("-", "−")
+        return correlation_interval(whole.loc[(reward, form)])
 
     def gain(reward: str, form: str, of: str = "gradient") -> str:
         """Return how much more often the best candidate is right than the policy's most likely one, in points."""
