@@ -24,7 +24,7 @@ show_targets() {  # needs no installation: each target says in its own file what
         printf '  %-21s %s\n' "$name$argument" "$(sed -n 's/^  summary: "\(.*\)"$/\1/p' "configs/experiment/$name.yaml")"
     done
     cat <<'END'
-  test [--all]          lint and tests, three at a time; --all adds the slow ones; other arguments go to pytest
+  test [--all]          lint and tests, two at a time; --all adds the slow ones; other arguments go to pytest
   help                  this text; ./reproduce.sh TARGET --help lists the settings of a target
 
 examples: ./reproduce.sh table1 policy=tiny-base task=products seed=0 num_problems=20
@@ -134,6 +134,6 @@ if [ "$target" = test ]; then
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # workers with two threads each would wait for one another
     "$python" -m ruff check . >&2 || exit 1
     "$python" -m ruff format --check --quiet . || die "error: files are not formatted. Run $python -m ruff format ." 1
-    exec "$python" -m pytest -n 3 --dist worksteal "$@"
+    exec "$python" -m pytest -n 2 --dist worksteal "$@"
 fi
 exec "$python" -m nabla_reasoner "$@"

@@ -100,6 +100,7 @@ def first_divergence(one, other) -> dict | None:
     return next((a or b for a, b in pairs if not a or not b or any(a[k] != b[k] for k in keys)), None)
 
 
+SHARE = int(os.environ.get("NABLA_SHARE", "40"))  # of the problems, in %; all take two minutes
 SHIPPED = [
     ("tiny-instruct", "products", "fixed", 45),
     ("tiny-base", "products", "fixed", 40),
@@ -113,7 +114,8 @@ SHIPPED = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("policy", "task", "variant", "size"), SHIPPED)
 def test_shipped_models_take_same_decisions_in_float64(policy, task, variant, size):
-    """230 problems: the same proposals, decisions and answers."""
+    """145 problems with NABLA_SHARE=100: the same proposals, decisions and answers."""
+    size = size * SHARE // 100
     threshold = ["method.grad_threshold=0.5"] if variant == "paper" else []  # of ∂L/∂z: opens some gates, shuts others
     settings = [f"policy={policy}", f"task={task}", f"variant={variant}", "seed=0", *threshold]
     fast, plain = decoded(settings, size, "float64")
@@ -125,7 +127,7 @@ def test_shipped_models_take_same_decisions_in_float64(policy, task, variant, si
 
 @pytest.mark.slow
 def test_float32_divergences_are_rare():
-    fast, plain = decoded(["policy=tiny-instruct", "task=products", "seed=0"], 100, "float32")
+    fast, plain = decoded(["policy=tiny-instruct", "task=products", "seed=0"], SHARE, "float32")
     traced = [(a.problem_id, first_divergence(a, b)) for a, b in zip(fast, plain, strict=True)]
     traced = [(name, revision) for name, revision in traced if revision]
     print(f"float32: {len(traced)} of {len(fast)} problems differ; first revisions: {traced}")

@@ -17,7 +17,7 @@ from nabla_reasoner.__main__ import FAILED, INTERRUPTED, run_process
 CONTEXT = multiprocessing.get_context("forkserver")  # every run starts from a process that has imported torch
 CONTEXT.set_forkserver_preload(["nabla_reasoner.experiments.table1", "nabla_reasoner.evaluation.cell_runner"])
 METHODS = "method=greedy,best_of_n,tree_of_thoughts,nabla_reasoner"
-KILLS, FOLDERS = int(os.environ.get("NABLA_KILLS", "10")), 2  # more kills take minutes
+KILLS, FOLDERS = int(os.environ.get("NABLA_KILLS", "6")), 2  # more kills take minutes
 TABLES = ("table.csv", "table.md", "table.tex", "comparisons.csv")
 
 

@@ -40,8 +40,8 @@ QUESTIONS = [
     "Write one sentence about the sea.",
 ]
 LENGTH = 16  # tokens of a response
-DRAWS = 256  # single tokens after one prompt
-FEWER = 32  # of them drawn again
+DRAWS = 128  # single tokens after one prompt
+FEWER = 16  # of them drawn again
 
 
 def missing() -> str | None:
