@@ -214,24 +214,20 @@ def test_seed_is_a_whole_number_as_in_solve(seed):
 
 def test_reward_reads_an_answered_chat_as_its_template_writes_it():
     """Templates such as Qwen3's write an empty think block before an answer, which the opened prompt does not hold."""
-    tokenizer = small_models.tokenizer()
-    plain = tokenizer.chat_template
-    tokenizer.chat_template = plain.replace(
+    tokenizer = copy.deepcopy(small_models.tokenizer())
+    tokenizer.chat_template = tokenizer.chat_template.replace(
         "<|{{ message['role'] }}|>", "<|{{ message['role'] }}|>{% if message['role'] == 'assistant' %}12{% endif %}"
     )
-    try:
-        thinking = RewardModel(reward().model, tokenizer, "thinking", "likelihood")
-        expected = solved_with(thinking, tokenizer)
-        model = causal_model()
-        bound = functools.partial(generate, tokenizer=tokenizer)
-        assert call(model, bound, reward_model=thinking).tolist()[0] == expected
-        closed = torch.tensor([[*prompt(QUESTIONS[0]), *tokenizer.encode("12", add_special_tokens=False)]])
-        call(model, bound, reward_model=thinking, input_ids=closed, attention_mask=torch.ones_like(closed))
-        cut = padded(QUESTIONS[:1])["input_ids"][:, :-1]
-        with pytest.raises(ValueError, match="opening of the assistant's turn"):
-            call(model, bound, reward_model=thinking, input_ids=cut, attention_mask=torch.ones_like(cut))
-    finally:
-        tokenizer.chat_template = plain
+    thinking = RewardModel(reward().model, tokenizer, "thinking", "likelihood")
+    expected = solved_with(thinking, tokenizer)
+    model = causal_model()
+    bound = functools.partial(generate, tokenizer=tokenizer)
+    assert call(model, bound, reward_model=thinking).tolist()[0] == expected
+    closed = torch.tensor([[*prompt(QUESTIONS[0]), *tokenizer.encode("12", add_special_tokens=False)]])
+    call(model, bound, reward_model=thinking, input_ids=closed, attention_mask=torch.ones_like(closed))
+    cut = padded(QUESTIONS[:1])["input_ids"][:, :-1]
+    with pytest.raises(ValueError, match="opening of the assistant's turn"):
+        call(model, bound, reward_model=thinking, input_ids=cut, attention_mask=torch.ones_like(cut))
 
 
 def solved_with(reward_model: RewardModel, tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
