@@ -5,7 +5,7 @@ import pytest
 
 from nabla_reasoner.config import compose, fingerprint
 from nabla_reasoner.config.schema import choices
-from nabla_reasoner.evaluation import outcomes
+from nabla_reasoner.evaluation import lineage, outcomes
 from nabla_reasoner.evaluation.outcomes import RunKey, Step
 from nabla_reasoner.evaluation.records import CellKey
 
@@ -46,7 +46,7 @@ def test_stopped_run_is_charged_to_its_last_step(size, expected):
 
 
 def test_lineage_is_read_from_the_policy_files():
-    trained = {name: outcomes.lineage(name) for name in choices("policy") if outcomes.lineage(name)}
+    trained = {name: lineage.lineage(name) for name in choices("policy") if lineage.lineage(name)}
     assert trained == {
         "smollm2-grpo": ("smollm2", "grpo"),
         "smollm2-sft": ("smollm2", "sft"),
@@ -57,7 +57,7 @@ def test_lineage_is_read_from_the_policy_files():
         "tiny-instruct-sft": ("tiny-instruct", "sft"),
     }
     names = ["tiny-base-sft", "tiny-base-sft-grpo", "tiny-base", "tiny-instruct-sft", "other-sft"]
-    assert outcomes.start_policies(names) == ["tiny-base", "tiny-instruct-sft", "other-sft"]
+    assert lineage.start_policies(names) == ["tiny-base", "tiny-instruct-sft", "other-sft"]
 
 
 def test_lineage_is_not_part_of_the_fingerprint():

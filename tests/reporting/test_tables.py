@@ -17,7 +17,8 @@ import yaml
 from toy_runs import ladder
 
 from nabla_reasoner.cost import Cost
-from nabla_reasoner.evaluation.outcomes import load_outcomes, training_flops
+from nabla_reasoner.evaluation.lineage import training_flops
+from nabla_reasoner.evaluation.outcomes import load_outcomes
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
 from nabla_reasoner.experiments.table1 import write_table
 from nabla_reasoner.reporting import accuracy_table, comparisons, paper_numbers, report_sections, tables

@@ -91,13 +91,11 @@ def model_version(path: str) -> str | None:
 def data_digest(path: str) -> str | None:
     """Return a digest of every byte of a file, or of a data set's folder; None for a hub name."""
     place, digest = Path(path), hashlib.sha256()
-    files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
     if not place.exists():
         return None
-    for file in files:
-        digest.update(file.relative_to(place).as_posix().encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        if file.is_file():
+            digest.update(f"{file.relative_to(place).as_posix()} {_content_digest(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -121,11 +119,16 @@ def folder_digest(path: str) -> str | None:
         digest.update(json.dumps(made_of.get("origin"), sort_keys=True).encode())
     for file in sorted(Path(path).rglob("*")):
         if file.suffix in MODEL_SUFFIXES and file.is_file() and file != stamp:
-            state, name = file.stat(), file.relative_to(path).as_posix()
-            content = _file_digest(str(file.resolve()), state.st_size, state.st_mtime_ns)
+            name, content = file.relative_to(path).as_posix(), _content_digest(file)
             if merged.get(name) != content:
                 digest.update(f"{name} {content}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _content_digest(file: Path) -> str:
+    """Return the digest of a file, which is read again only if its size or time has changed."""
+    state = file.stat()
+    return _file_digest(str(file.resolve()), state.st_size, state.st_mtime_ns)
 
 
 def _made_of(stamp: Path) -> dict[str, Any]:

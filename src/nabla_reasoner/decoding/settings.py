@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from ..dto.equal_kl_moves import MOVES
 from ..dto.reward_forms import PREFIX
-from ..dto.settings import ENGINES, DTOSettings, check_names
+from ..dto.settings import ENGINES, DTOSettings
 from ..engine.sampling import Sampling, check_choice, check_whole
-from ..models.arguments import check_kinds
+from ..models.arguments import check_kinds, check_names
 
 
 class Variant(NamedTuple):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import cost
 from ..engine.sampling import LEAST_TEMPERATURE, check_choice, check_whole
 from ..engine.sequences import TokenSequence
-from ..models.arguments import check_kinds
+from ..models.arguments import check_kinds, check_names
 from . import objective
 from .reward_forms import OUTCOME, OWN_TERMS, REWARD_FORMS, TERMS, relevant_part, used_terms
 from .straight_through import FLIPS
@@ -117,13 +117,6 @@ class DTOSettings:
         """Return the learning rate of an iteration, counted from 0."""
         decay = 0.5 * (1 + math.cos(math.pi * iteration / self.num_iterations))
         return self.step_size * (self.min_step_ratio + (1 - self.min_step_ratio) * decay)
-
-
-def check_names(given: Collection[str], valid: Collection[str]) -> None:
-    """Raise TypeError if a keyword is not the name of a setting."""
-    unknown = sorted(set(given) - set(valid))
-    if unknown:
-        raise TypeError(f"unknown setting {', '.join(unknown)}; valid settings are {', '.join(valid)}.")
 
 
 class DTOResult(NamedTuple):

@@ -119,12 +119,7 @@ def _csv_rows(path: Path) -> Iterator[FileRow]:
                 continue
             if header is None:
                 header = fields
-                repeated = [name for name in header if header.count(name) > 1]
-                if repeated:
-                    raise ValueError(
-                        f"{path}, line {number}: columns must have different names; {repeated[0]!r} occurs twice. "
-                        "Rename one."
-                    )
+                _check_columns(f"{path}, line {number}", header)
             elif len(fields) != len(header):
                 raise ValueError(
                     f"{path}, line {number}: every row must have {len(header)} fields, as the first line has; got "
@@ -136,6 +131,13 @@ def _csv_rows(path: Path) -> Iterator[FileRow]:
         raise ValueError(f"{path}, line {start}: the row must be CSV; {error}. Check its quotes.") from error
 
 
+def _check_columns(place: str, names: Sequence[str]) -> None:
+    """Raise ValueError on two columns of one name."""
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise ValueError(f"{place}: columns must have different names; {repeated[0]!r} occurs twice. Rename one.")
+
+
 def _parquet_rows(path: Path) -> Iterator[FileRow]:
     if importlib.util.find_spec("pyarrow") is None:
         raise ValueError(f"{path} can be read only with the package pyarrow, which is not installed. {EXTRA}")
@@ -144,9 +146,7 @@ def _parquet_rows(path: Path) -> Iterator[FileRow]:
 
     try:
         schema = parquet.read_schema(path)
-        repeated = [name for name in schema.names if schema.names.count(name) > 1]
-        if repeated:
-            raise ValueError(f"{path}: columns must have different names; {repeated[0]!r} occurs twice. Rename one.")
+        _check_columns(str(path), schema.names)
         rows = parquet.read_table(path).to_pylist()
     except pyarrow.ArrowException as error:
         reason = " ".join(str(error).split())[:200]

@@ -4,8 +4,6 @@
 """
 
 import bisect
-import csv
-import functools
 import operator
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ..config.data_folder import locate
 from ..config.fingerprint import differing
-from ..config.schema import choice_file, choices
+from ..config.schema import choice_file
 from ..config.targets import how_to_make
 from ..tasks.written_steps import steps_are_true
 from .json_files import warn_once
+from .lineage import lineage
 from .provenance import mixed_versions
 from .record_files import RecordFile
 from .records import CellKey, read_records
@@ -246,53 +244,6 @@ def paired_keys(first: Collection[RunKey], second: Collection[RunKey]) -> list[R
         by_problem.setdefault(key.problem, {})[key.attempt] = key
     complete = [by_problem[name] for name in sorted(by_problem) if by_problem[name].keys() == attempts]
     return [runs[attempt] for runs in complete for attempt in sorted(runs)]
-
-
-class Lineage(NamedTuple):
-    """Where a policy improved by training comes from.
-
-    Attributes:
-        base: policy that training started from.
-        trained_by: "sft" or "grpo".
-    """
-
-    base: str
-    trained_by: str
-
-
-def training_flops(policy: str) -> float | None:
-    """Return the FLOPs of a policy's training up to its shipped weights, earlier ones included; None if unknown."""
-    settings = choice_file("policy", policy)
-    file = Path(locate(settings.get("training", "")))
-    if not file.is_file():
-        return None
-    with file.open(newline="", encoding="utf-8") as stream:
-        shipped = {row["policy"]: row["flops"] for row in csv.DictReader(stream) if row.get("shipped") == "True"}
-    if policy not in shipped:
-        return None
-    return float(shipped[policy]) + (training_flops(settings["base"]) or 0.0)
-
-
-@functools.cache
-def _lineages() -> dict[str, Lineage]:
-    settings = [choice_file("policy", name) for name in choices("policy")]
-    return {policy["name"]: Lineage(policy["base"], policy["trained_by"]) for policy in settings if "base" in policy}
-
-
-def lineage(policy: str) -> Lineage | None:
-    """Return where a policy comes from, as configs/policy/NAME.yaml says; None if it was not improved by training."""
-    return _lineages().get(policy)
-
-
-def start_policies(policies: Iterable[str]) -> list[str]:
-    """Return the distinct policies that do not descend from another one among them, in their order."""
-    names = list(dict.fromkeys(policies))
-
-    def descends(policy: str) -> bool:
-        origin = lineage(policy)
-        return origin is not None and (origin.base in names or descends(origin.base))
-
-    return [name for name in names if not descends(name)]
 
 
 def row_outcomes(outcomes: Outcomes, row: Row) -> list[Outcome]:

@@ -58,7 +58,11 @@ def _missing(folder: Path) -> list[Path]:
     try:
         return [path for path in (folder, *folder.parents) if not path.exists()]
     except OSError as error:  # a name that is too long
-        raise ValueError(f"results cannot be written to {folder}: {reason(error)}. Choose results_dir=DIR.") from error
+        raise _refusal(folder, error) from error
+
+
+def _refusal(folder: Path, error: OSError) -> ValueError:
+    return ValueError(f"results cannot be written to {folder}: {reason(error)}. Choose results_dir=DIR.")
 
 
 def _open_lock(folder: Path) -> int:
@@ -79,7 +83,7 @@ def _open_lock(folder: Path) -> int:
                 f"another command writes to {folder} (process {holder or 'unknown'}). Wait for its end, or choose "
                 "another results_dir=DIR."
             ) from error
-        raise ValueError(f"results cannot be written to {folder}: {reason(error)}. Choose results_dir=DIR.") from error
+        raise _refusal(folder, error) from error
     return descriptor
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..cost import Cost
-from ..types import Solution
+from ..types import Solution, check_unicode
 
 
 def checked_solution(solution: object) -> Solution:
@@ -46,12 +46,7 @@ def _plain(place: str, value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray | torch.Tensor) and not getattr(value, "shape", ()):
         value = value.item()
     if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"{place} must be valid Unicode; got {value[error.start : error.end]!r} at character {error.start}."
-            ) from error
+        check_unicode(place, value)
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):

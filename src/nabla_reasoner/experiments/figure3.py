@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation.outcomes import Outcomes, Row, read_table1, start_policies
+from ..evaluation.lineage import start_policies
+from ..evaluation.outcomes import Outcomes, Row, read_table1
 from ..evaluation.records import CellKey
 from ..reporting import paper_numbers, tables
 from ..reporting.figures import Drawing, legend_below, paragraphs

@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from ..config.targets import how_to_make
+from ..evaluation.lineage import start_policies
 from ..evaluation.outcomes import (
     Experiment,
     Outcome,
@@ -21,7 +22,6 @@ from ..evaluation.outcomes import (
     Row,
     correct_array,
     read_table1,
-    start_policies,
     stopped_at,
 )
 from ..evaluation.records import CellKey

@@ -14,7 +14,8 @@ from ..config.data_folder import locate
 from ..config.schema import choice_file
 from ..config.sweeps import Sweep
 from ..evaluation.cell_records import record_file
-from ..evaluation.outcomes import Experiment, Row, lineage, read_experiment, start_policies, training_flops
+from ..evaluation.lineage import lineage, start_policies, training_flops
+from ..evaluation.outcomes import Experiment, Row, read_experiment
 from ..evaluation.record_files import RecordFile
 from ..evaluation.records import CellKey
 from ..evaluation.stored_cells import Cells, StoredCell

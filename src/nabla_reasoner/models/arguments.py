@@ -5,7 +5,7 @@ import inspect
 import math
 import numbers
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -66,16 +66,25 @@ def checked_settings(method: type[Built]) -> type[Built]:
 
     @functools.wraps(construct)
     def init(self: Built, **keywords: object) -> None:
-        unknown = [name for name in keywords if name not in valid]
-        if unknown and not takes_others:
-            raise TypeError(
-                f"unknown setting {', '.join(unknown)} of {type(self).__name__}; valid settings are {', '.join(valid)}."
-            )
+        if not takes_others:
+            check_names(keywords, valid, type(self).__name__)
         check_kinds(keywords, kinds)
         construct(self, **keywords)
 
     method.__init__ = init
     return method
+
+
+def check_names(given: Collection[str], valid: Collection[str], owner: str = "") -> None:
+    """Raise TypeError if a keyword is not the name of a setting.
+
+    Args:
+        owner: what has the settings, for the error; empty: it is clear.
+    """
+    unknown = sorted(set(given) - set(valid))
+    if unknown:
+        of = f" of {owner}" if owner else ""
+        raise TypeError(f"unknown setting {', '.join(unknown)}{of}; valid settings are {', '.join(valid)}.")
 
 
 def check_kinds(settings: Mapping[str, object], annotations: Mapping[str, object]) -> None:

@@ -188,7 +188,8 @@ def _check_keys(name: str, report: dict[str, Any], other_heads: re.Pattern[str])
     Args:
         other_heads: surplus keys that are accepted, those of another kind of model.
     """
-    for key, in_file, by_config in sorted(report["mismatched_keys"]):
+    if report["mismatched_keys"]:
+        key, in_file, by_config = min(report["mismatched_keys"])
         raise ValueError(
             f"the weights of {name} must be those of its config.json; {key} has the shape {list(in_file)}, and by "
             f"config.json {list(by_config)}. Correct config.json, or fetch the model again."

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..evaluation.outcomes import Outcome, Outcomes, Row, completeness, correct_array, lineage, row_outcomes
+from ..evaluation.lineage import lineage
+from ..evaluation.outcomes import Outcome, Outcomes, Row, completeness, correct_array, row_outcomes
 from ..evaluation.statistics import accuracy_interval
 from .method_names import OURS, PREFIX, SELECTORS, TRAINED
 from .paper_numbers import paper_value

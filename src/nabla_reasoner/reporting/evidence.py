@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..evaluation.outcomes import lineage
+from ..evaluation.lineage import lineage
 from ..evaluation.stored_cells import is_test
 from .method_names import OURS
 from .tables import FileRow, read_csv
