@@ -10,10 +10,14 @@ import threading
 import time
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+from damaged_json import DAMAGE, damage
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nabla_reasoner.cost import Cost
-from nabla_reasoner.evaluation.outcomes import load_outcomes
+from nabla_reasoner.evaluation.outcomes import load_outcomes, outcome_of
 from nabla_reasoner.evaluation.records import (
     append_records,
     failed_record,
@@ -24,6 +28,7 @@ from nabla_reasoner.evaluation.records import (
 from nabla_reasoner.types import Problem, Solution
 
 NAMES = {"policy": "tiny-base", "method": "best_of_n", "seed": 1, "repeat": 0}
+STEP = {"rollouts": 2, "model_calls": 1, "flops": 1, "seconds": 1, "correct": False}
 FIELDS = (
     "problem_id policy task method seed repeat response extracted answer correct reward status error cost search"
 ).split()
@@ -127,9 +132,7 @@ def test_unfinished_last_line_is_recovered_and_rewritten(tmp_path):
     data = path.read_bytes()
     last = data[:-1].rfind(b"\n") + 1
     torn = tmp_path / "torn.jsonl"
-    ends = {*range(last, last + 5), *range(last, len(data), 37), *range(len(data) - 5, len(data))}
-    ends.add(data.index("∇".encode(), last) + 1)  # in the middle of a character
-    for end in ends:  # a kill may leave any prefix of the last line
+    for end in range(last, len(data)):  # a kill may leave any prefix of the last line
         torn.write_bytes(data[:end])
         complete = end == len(data) - 1  # only the line's end is missing: the record is whole
         assert read_records(torn) == (whole if complete else whole[:2])
@@ -238,13 +241,14 @@ def test_corrupt_inner_line_is_named(tmp_path, line, message):
         ({"response": 1.5}, "response of a record must be a text; got 1.5"),
         ({"answer": [1]}, r"answer of a record must be a text; got \[1\]"),
         ({"error": -0.0}, "error of a record must be a text; got -0.0"),
-        ({"cost": {}}, "a record must have cost.model_calls"),
+        ({"cost": {}}, "a record must have cost.decode_tokens"),
         ({"cost": {**Cost()._asdict(), "flops": "5"}}, 'cost.flops of a record must be a number; got "5"'),
         ({"cost": {**Cost()._asdict(), "flops": True}}, "cost.flops of a record must be a number; got true"),
         ({"cost": {**Cost()._asdict(), "flops": -1e12}}, "cost.flops of a record must be a number >= 0"),
         ({"search": {"trajectory": None}}, "search.trajectory of a record must be a list; got null"),
         ({"search": {"samples": [{"correct": "false"}]}}, "search.samples.0.correct of a record must be true or false"),
         ({"search": {"trajectory": [{"rollouts": 1}]}}, "a record must have search.trajectory.0.model_calls"),
+        ({"search": {"trajectory": [STEP, {**STEP, "rollouts": 1}]}}, r"rollouts .* must not fall; got \[2, 1\]"),
     ],
 )
 def test_field_of_another_type_is_named(tmp_path, changed, message):
@@ -262,6 +266,32 @@ def test_cost_beyond_all_floats_is_named(tmp_path):
     path.write_text(json.dumps(record).replace("7.5", "1e400") + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match="line 1: cost.flops of a record must be a finite number; got Infinity"):
         read_records(path)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.lists(DAMAGE, min_size=1, max_size=2))
+def test_damaged_record_counts_as_what_it_says_or_is_named(tmp_path, faults):
+    path = tmp_path / "r.jsonl"
+    sound = make_record(problem("p0"), solution(), grade=Grader(), **NAMES)
+    lines = [sound, damage(make_record(problem("p1"), solution(), grade=Grader(), **NAMES), faults), sound]
+    lines[2] = {**sound, "problem_id": "p2"}
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    try:
+        records = read_records(path)
+    except ValueError as error:
+        said = str(error)
+    else:
+        said = f"{path}, line 2: sound"
+        assert json.dumps(records[1]) == json.dumps(lines[1])
+        outcome = outcome_of(records[1])
+        assert outcome.correct is records[1]["correct"]
+        numbers = [*outcome.cost.values(), *(value for step in outcome.steps for value in step[1:4])]
+        assert all(0 <= value < np.inf for value in numbers)
+        rollouts = [step.rollouts for step in outcome.steps]
+        assert rollouts == sorted(rollouts)
+    assert said.startswith(f"{path}, line 2: ")
+    assert "\n" not in said
+    assert len(said) < len(str(path)) + 300
 
 
 def test_two_records_of_one_problem_are_refused(tmp_path):
@@ -285,3 +315,13 @@ def test_outcomes_follow_the_file(tmp_path):
     assert [(step[0], step[-1]) for step in first.steps] == [(1, False), (2, True)]
     append_records(path, [failed_record(problem("p1"), "", **NAMES)])
     assert [outcome.ok for outcome in load_outcomes(tmp_path)["tiny-base", "chain_sum", "best_of_n"]] == [True, False]
+
+
+def test_solution_that_no_record_can_hold_is_a_failure_with_its_cost():
+    steps = [{**STEP, "rollouts": number, "response": ""} for number in (2, 1)]
+    wrong = solution(search={"trajectory": steps}, cost=Cost(flops=5.0))
+    record = make_record(problem(), wrong, grade=Grader(), **NAMES)
+    assert (record["status"], record["correct"], record["cost"]["flops"]) == ("failed", False, 5.0)
+    worse = make_record(problem(), wrong._replace(cost=Cost(flops=float("inf"))), grade=Grader(), **NAMES)
+    assert (worse["status"], worse["cost"]) == ("failed", Cost()._asdict())
+    json.dumps(worse, allow_nan=False)

@@ -40,6 +40,8 @@ def test_scalars_of_libraries_become_pythons_own(reward):
         ({"search": {"seen": {1, 2}}}, "'seen' in search of a solution must hold numbers"),
         ({"search": {"scores": torch.ones(2)}}, "'scores' in search of a solution must hold numbers"),
         ({"search": {1: 2}}, "search of a solution must hold numbers"),
+        ({"search": {"trajectory": None}}, r"search\['trajectory'\] of a solution must be a list of dicts"),
+        ({"search": {"samples": [{"reward": 1.0}]}}, r"each with the text 'response'; got \[\{'reward': 1.0\}\]"),
         ({"cost": None}, "cost of a solution must be a Cost; got None"),
     ],
 )

@@ -225,7 +225,7 @@ def test_two_labels_refused_for_a_reward():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(150))
 def test_random_damage_is_refused_by_name_or_harmless(seed):
     """Bytes, settings or whole files of a folder change at random; keyed by the seed, so that a failure repeats."""
     generator = np.random.default_rng(seed)

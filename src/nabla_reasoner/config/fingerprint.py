@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..json_text import parse_json
 from . import hub_cache
 from .cell import Cell
 from .data_folder import locate
@@ -138,7 +139,7 @@ def _made_of(stamp: Path) -> dict[str, Any]:
         ValueError: it is empty, cut or something else.
     """
     try:
-        content = json.loads(stamp.read_text(encoding="utf-8"))
+        content = parse_json(stamp.read_text(encoding="utf-8"))
     except ValueError as error:  # json's, and that of bytes that are no UTF-8
         reason = str(error)
     else:

@@ -3,11 +3,11 @@
 import csv
 import importlib.util
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..json_text import parse_json
 from ..tasks.problem_rows import at_own_precision
 
 FIELD_BYTES = 2**31 - 1  # of a CSV field; the library's own limit is shorter than long completions
@@ -97,8 +97,8 @@ def _jsonl_rows(path: Path) -> Iterator[FileRow]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            values = parse_json(line)
+        except ValueError as error:
             values = error
         if not isinstance(values, dict):
             raise ValueError(

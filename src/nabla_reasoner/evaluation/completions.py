@@ -1,12 +1,12 @@
 """Grades of completions that another program stored: each row by our graders, accuracy by task with its interval."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..json_text import parse_json
 from ..tasks.generated_tasks import is_generated
 from ..tasks.grading import Grade, grade
 from ..tasks.problems import reference_answer
@@ -185,7 +185,7 @@ def _metadata(path: Path, row: FileRow, column: str | None) -> dict[str, object]
     if value is None or value == "":
         return MissingMetadata()
     try:
-        value = json.loads(value) if isinstance(value, str) else value
+        value = parse_json(value) if isinstance(value, str) else value
     except ValueError:
         pass
     if not isinstance(value, dict):

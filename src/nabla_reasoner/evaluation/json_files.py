@@ -1,12 +1,13 @@
 """JSON files that commands write beside their results: what must hold of their content, and how they are read."""
 
 import functools
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from ..json_text import parse_json
 
 Content = dict[str, Any]
 
@@ -93,9 +94,9 @@ def read_object(path: Path, shape: type[_Shape] | None = None) -> Content | None
         shape: what must hold of its entries.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
         if shape is not None:
             shape.model_validate(value)
-    except (OSError, ValueError, RecursionError):  # pydantic's ValidationError is a ValueError
+    except (OSError, ValueError):  # pydantic's ValidationError is a ValueError
         return None
     return value if isinstance(value, dict) and value else None

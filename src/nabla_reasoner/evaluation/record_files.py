@@ -3,13 +3,13 @@
 A file counts if its name is the one that its records ask for; copies and leftovers of editors do not.
 """
 
-import json
 import re
 import unicodedata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config.schema import choice_file
+from ..json_text import parse_json
 from .json_files import StoredSettings, read_object, warn_once
 from .record_shape import complaint
 from .records import CellKey, read_records, record_name, settings_path
@@ -82,7 +82,7 @@ def _first_record(path: Path) -> dict[str, Any] | None:
     with path.open("rb") as stream:
         line = stream.readline()
     try:
-        record = json.loads(line)
+        record = parse_json(line)
         if isinstance(record, dict) and complaint(record) is None:
             return record
     except ValueError:

@@ -3,9 +3,10 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from ..config.schema import broken_rule
+from ..cost import Cost
 
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
@@ -18,13 +19,12 @@ class _Shape(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
-class _Cost(_Shape):
-    """The amounts of `Cost` that tables print."""
-
-    model_calls: Amount
-    decode_tokens: Amount
-    flops: Amount
-    seconds: Amount
+PRINTED = ("model_calls", "decode_tokens", "flops", "seconds")  # amounts that tables cannot do without
+Costs = create_model(
+    "Costs",
+    __base__=_Shape,
+    **{name: (Amount, ... if name in PRINTED else 0) for name in Cost._fields},
+)
 
 
 class _Step(_Shape):
@@ -46,6 +46,13 @@ class _Search(_Shape):
     proposed: Count | None = None
     rejected: Count | None = None
 
+    @model_validator(mode="after")
+    def _check_order(self) -> "_Search":
+        rollouts = [step.rollouts for step in self.trajectory]
+        if rollouts != sorted(rollouts):
+            raise ValueError(f"rollouts along search.trajectory of a record must not fall; got {str(rollouts)[:60]}")
+        return self
+
 
 class Record(_Shape):
     """One line of a record file."""
@@ -63,7 +70,7 @@ class Record(_Shape):
     reward: float | None = None
     status: Literal["ok", "failed"]
     error: str | None = None
-    cost: _Cost
+    cost: Costs
     search: _Search
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..cost import Cost
+from ..json_text import parse_json
 from ..types import Problem, Solution
 from .record_shape import complaint
 
@@ -113,8 +114,10 @@ def make_record(
         "error": None,
     }
     record = _record(problem, names, outcome, solution.cost, _rounded(search))
-    wrong = complaint(record)
-    return record if wrong is None else failed_record(problem, f"TypeError: {wrong}", **names)
+    if (wrong := complaint(record)) is None:
+        return record
+    failed = failed_record(problem, f"TypeError: {wrong}", cost=solution.cost, **names)
+    return failed if complaint(failed) is None else failed_record(problem, f"TypeError: {wrong}", **names)
 
 
 def failed_record(
@@ -239,7 +242,7 @@ def _repair_end(descriptor: int) -> int:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """Return the object on a line; None if it is not one (a proper prefix of an object never parses)."""
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except ValueError:
         return None
     return value if isinstance(value, dict) else None

@@ -38,7 +38,18 @@ def checked_solution(solution: object) -> Solution:
         raise TypeError(
             f"search['finished'] of a solution must be True or False; got {finished!r}. Correct the method's `solve`."
         )
+    for key in ("trajectory", "samples"):
+        entries = values["search"].get(key, [])
+        if not isinstance(entries, list) or not all(_has_response(entry) for entry in entries):
+            raise TypeError(
+                f"search[{key!r}] of a solution must be a list of dicts, each with the text 'response'; got "
+                f"{str(entries)[:60]}. Correct the method's `solve`."
+            )
     return solution._replace(**{**values, "cost": Cost(*values["cost"])})
+
+
+def _has_response(entry: object) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("response"), str)
 
 
 def _plain(place: str, value: Any) -> Any:

@@ -19,6 +19,7 @@ from ..evaluation.outcomes import Experiment, Row, read_experiment
 from ..evaluation.record_files import RecordFile
 from ..evaluation.records import CellKey
 from ..evaluation.stored_cells import Cells, StoredCell
+from ..json_text import parse_json
 from ..reporting import paper_numbers
 from ..reporting.accuracy_table import COLUMNS, HEADER, NOTE, format_row, table_rows, training_notes
 from ..reporting.comparisons import COMPARED, COMPARISON_COLUMNS, comparison_rows, format_comparisons
@@ -93,7 +94,7 @@ def reward_note(cell: Cell) -> str:
     manifest = reward.manifest if shipped else None
     file = Path(locate(manifest["file"])) if manifest else None
     if file is not None and file.is_file():
-        entry = json.loads(file.read_text(encoding="utf-8"))["models"][manifest["entry"]]
+        entry = parse_json(file.read_text(encoding="utf-8"))["models"][manifest["entry"]]
         accuracies = ", ".join(f"{task} {value} %" for task, value in entry["greedy_accuracy"].items())
         return f"{note}; its own greedy accuracy: {accuracies} (the same reward serves every method)."
     return f"{note}."

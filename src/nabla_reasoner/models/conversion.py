@@ -22,6 +22,7 @@ import safetensors
 import torch
 import transformers
 
+from ..json_text import parse_json
 from .folder_files import MODEL_SUFFIXES
 from .quiet import quiet_transformers
 from .tokenizers import load_tokenizer
@@ -201,7 +202,7 @@ def _outputs(model: torch.nn.Module) -> torch.Tensor:
 def _noted_origin(stamp: Path) -> Any:
     """Return what a folder was merged from, or None if its note is missing or damaged: it is then merged again."""
     try:
-        content = json.loads(stamp.read_text(encoding="utf-8"))
+        content = parse_json(stamp.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content.get("origin") if isinstance(content, dict) else None

@@ -1,7 +1,8 @@
 """Files of a model folder: those that decide what it computes, and those that must be there before it is loaded."""
 
-import json
 from pathlib import Path
+
+from ..json_text import parse_json
 
 # Files that decide what a model folder computes: weights, settings, tokenizer and chat templates.
 MODEL_SUFFIXES = {
@@ -48,7 +49,7 @@ def check_files(folder: Path, name: str) -> None:
 
 def _object(file: Path, name: str) -> dict[str, object]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # json's, and that of bytes that are no UTF-8
         raise ValueError(
             f"{file.name} of {name} must be a JSON object; it cannot be read: {error}. Fetch it."

@@ -4,12 +4,13 @@ Transformers allocates what config.json says and compares shapes afterwards. One
 memory.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import safetensors
+
+from ..json_text import parse_json
 
 LAYERS = ("num_hidden_layers", "n_layer")
 # Settings whose product is the size of one weight matrix of some layer.
@@ -30,7 +31,7 @@ def check_sizes(folder: Path, name: str) -> None:
     Files that cannot be read are left to the loading itself, which says so.
     """
     try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         shapes = [shape for file in sorted(folder.glob("*.safetensors")) for shape in _shapes(file)]
     except (OSError, ValueError, safetensors.SafetensorError):
         return

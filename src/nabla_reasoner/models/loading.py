@@ -58,7 +58,7 @@ def load(
     if getattr(model, "_hf_peft_config_loaded", False):  # of a hub name; only where peft is installed
         raise _adapter_error(name, ADAPTER_FILES[0])
     _check_keys(name, report, SCORE_HEADS if auto is transformers.AutoModelForCausalLM else OUTPUT_MATRICES)
-    classifiers = [kind for kind in model.config.architectures or () if "Classification" in kind]
+    classifiers = [kind for kind in _saved_classes(name, model.config) if "Classification" in kind]
     if classifiers and auto is transformers.AutoModelForCausalLM:
         raise ValueError(
             f"a language model's layers must have been trained to predict tokens; {name} is of {classifiers[0]}. "
@@ -98,8 +98,23 @@ def outline(
             model = auto.from_config(config, trust_remote_code=False)
     except Exception as error:  # configurations raise types of their own
         raise ValueError(_reading_error(name, error)) from error
-    _check_head(name, auto, next(iter(config.architectures or []), ""))
+    _check_head(name, auto, next(iter(_saved_classes(name, config)), ""))
     return model, tokenizer
+
+
+def _saved_classes(name: str, config: transformers.PretrainedConfig) -> list[str]:
+    """Return the classes of the saved model, as its configuration names them; may be empty.
+
+    Raises:
+        ValueError: they are no list of texts.
+    """
+    classes = config.architectures or []
+    if not isinstance(classes, list) or not all(isinstance(entry, str) for entry in classes):
+        raise ValueError(
+            f"architectures in config.json of {name} must be a list of class names; got {str(classes)[:60]}. "
+            "Fetch or correct it."
+        )
+    return classes
 
 
 def _check_head(name: str, auto: type, saved: str) -> None:

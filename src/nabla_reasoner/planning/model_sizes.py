@@ -1,7 +1,6 @@
 """Sizes of models, from `configs/model_sizes.yaml` or a folder's own files, and the bytes that follow from them."""
 
 import functools
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from ..config.data_folder import locate
 from ..config.schema import CONFIGS, Count, Settings, describe_error
 from ..cost import ModelSize as Arithmetic
+from ..json_text import parse_json
 
 TABLE = CONFIGS / "model_sizes.yaml"
 KEYS = {  # of config.json
@@ -180,14 +180,14 @@ def _shapes(file: Path) -> dict[str, list[int]]:
         length = int.from_bytes(stream.read(8), "little")
         header = stream.read(length) if length <= file.stat().st_size else b""
     try:
-        return {name: entry["shape"] for name, entry in json.loads(header).items() if name != "__metadata__"}
+        return {name: entry["shape"] for name, entry in parse_json(header).items() if name != "__metadata__"}
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} must be a safetensors file; its header cannot be read. Fetch it again.") from error
 
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} must be a readable JSON file; got {error}. Fetch the model again.") from error
     if not isinstance(values, dict):

@@ -4,7 +4,6 @@ The gains are those of Table 2. The AUC is that of the models' manifest, the fid
 reward, a policy and a task.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..json_text import parse_json
 from .figures import legend_below
 from .method_names import BEST_OF_N, PREFIX
 
@@ -68,7 +68,7 @@ def within_aucs(manifest: Mapping[str, Any]) -> pd.DataFrame:
 
 def read_aucs(manifest: Path) -> pd.DataFrame:
     """Return the AUCs that a manifest file holds, as `within_aucs`."""
-    return within_aucs(json.loads(manifest.read_text(encoding="utf-8")))
+    return within_aucs(parse_json(manifest.read_text(encoding="utf-8")))
 
 
 def family(reward: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+from ..json_text import parse_json
 from .completions import BadAnswerError, Completion, CompletionRequest, read_completion, request_body
 from .prompt_scores import ScoreRequest, read_scores, score_body
 
@@ -158,7 +159,7 @@ class Client:
             ServerError: no answer, or one that is not JSON.
         """
         try:
-            return json.loads(self._send("GET", path, None, _Batch()))
+            return parse_json(self._send("GET", path, None, _Batch()))
         except (OSError, http.client.HTTPException, ValueError, _PassingError) as error:
             raise ServerError(f"{self.url}{path}: {_reason(error)}") from error
 
@@ -231,7 +232,7 @@ def _message(payload: bytes) -> str:
     """Return what a server says about an error, on one line."""
     text = payload.decode("utf-8", errors="replace")
     try:
-        text = str(json.loads(text)["error"]["message"])
+        text = str(parse_json(text)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         pass  # not in vLLM's form: shown as it is
     return " ".join(text.split())[:SHOWN] or "no message"

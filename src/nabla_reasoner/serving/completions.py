@@ -4,12 +4,12 @@ Nothing is left to the server: every setting of the distribution is in the reque
 checked against what was asked. The texts that the server writes are never read.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..engine.sampling import Sampling
+from ..json_text import parse_json
 
 TOKEN = "token_id:"  # how vLLM writes a token if `return_tokens_as_token_ids` is set
 
@@ -92,7 +92,7 @@ def read_completion(payload: bytes, request: CompletionRequest, vocab_size: int)
     _check_ids(ids, choice.get("finish_reason"), request, vocab_size)
     if not request.log_probs:
         return Completion(ids, [], [])
-    return Completion(ids, *_read_log_probs(choice.get("logprobs"), ids))
+    return Completion(ids, *_read_log_probs(choice.get("logprobs"), ids, vocab_size))
 
 
 def read_choice(payload: bytes, prompt: Sequence[int]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def read_choice(payload: bytes, prompt: Sequence[int]) -> dict[str, Any]:
         BadAnswerError: text that is no whole JSON object; no or several choices; another prompt than was sent.
     """
     try:
-        answer = json.loads(payload)
+        answer = parse_json(payload)
     except ValueError as error:
         raise BadAnswerError(f"{len(payload)} bytes that are no whole JSON text") from error
     choices = answer.get("choices") if isinstance(answer, dict) else None
@@ -131,19 +131,21 @@ def _check_ids(ids: Any, reason: Any, request: CompletionRequest, vocab_size: in
         raise BadAnswerError(f"{len(ids)} tokens that end at neither a stop token nor max_tokens (reason {reason!r})")
 
 
-def _read_log_probs(part: Any, ids: list[int]) -> tuple[list[float], list[int]]:
+def _read_log_probs(part: Any, ids: list[int], vocab_size: int) -> tuple[list[float], list[int]]:
     """Return log-probabilities of the ids, and the most likely id at each position; raises as `read_completion`."""
     try:
         tokens, values, tops = part["tokens"], part["token_logprobs"], part["top_logprobs"]
         sampled = [_token_id(token) for token in tokens]
         best = [_token_id(max(top, key=top.__getitem__)) for top in tops]
         log_probs = [float(value) for value in values]
-    except (TypeError, KeyError, ValueError) as error:
+    except (AttributeError, TypeError, KeyError, ValueError, OverflowError) as error:
         raise BadAnswerError("no log-probabilities, or in another form than vLLM's") from error
     if sampled != ids or not len(ids) == len(log_probs) == len(best):
         raise BadAnswerError("log-probabilities of other tokens than the ids")
     if (wrong := next((value for value in log_probs if not -math.inf < value <= 0), None)) is not None:
         raise BadAnswerError(f"a log-probability of {wrong}")
+    if (wrong := next((token for token in best if not 0 <= token < vocab_size), None)) is not None:
+        raise BadAnswerError(f"most likely token {wrong} outside the policy's vocabulary of {vocab_size:,}")
     return log_probs, best
 
 

@@ -33,15 +33,23 @@ def served_model(client: Client) -> ServedModel:
     """
     try:
         listed = client.get("/v1/models")
-        models = [ServedModel(str(model["id"]), model.get("max_model_len")) for model in listed["data"]]
+        models = [_listed_model(model) for model in listed["data"]]
     except ServerError as error:
         raise ValueError(f"a server must be reachable; {error}. Start it, or correct it.") from error
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{client.url}/v1/models must list models as vLLM does; got {str(listed)[:100]!r}.") from error
     if len(models) != 1:
         names = ", ".join(model.name for model in models) or "none"
         raise ValueError(f"{client.url} must serve exactly one model; got {names}.")
     return models[0]
+
+
+def _listed_model(entry: Any) -> ServedModel:
+    """Return one model of a list; raises an AttributeError, KeyError or TypeError for what is none."""
+    name, longest = entry["id"], entry.get("max_model_len")
+    if not isinstance(name, str) or not name or not (longest is None or (type(longest) is int and longest > 0)):
+        raise TypeError(entry)
+    return ServedModel(name, longest)
 
 
 def check_length(client: Client, max_tokens: int | None, needed: int) -> None:

@@ -51,7 +51,7 @@ def read_scores(payload: bytes, request: ScoreRequest, vocab_size: int) -> Compl
         try:
             values = {int(key): float(found["logprob"]) for key, found in entry.items()}
             log_prob = values[token]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise BadAnswerError(f"no log-probability of token {place}, or in another form than vLLM's") from error
         best = max(values, key=values.__getitem__)
         if not 0 <= best < vocab_size:

@@ -1,11 +1,11 @@
 """Rows of a benchmark: their question and reference answer as text, checked where they are read."""
 
-import json
 import math
 from collections.abc import Mapping
 
 import numpy as np
 
+from ..json_text import parse_json
 from ..types import check_unicode
 from .notation import GROUPING
 
@@ -21,8 +21,8 @@ def row_of_line(line: str, place: str) -> dict[str, str]:
         ValueError: a malformed line or field; the message names place, field and remedy.
     """
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # ValueError also for an integer of thousands of digits
+        row = parse_json(line)
+    except ValueError as error:  # ValueError also for an integer of thousands of digits
         raise ValueError(
             f"{place}: every line must be one JSON object; got {_short(line)} ({error}). Correct the line; if it is "
             "the last one, the file may have been cut off."

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from ..json_text import parse_json
+
 FIRST, SECOND = ".lora_A.weight", ".lora_B.weight"  # ends of peft's names of the two factors
 
 
@@ -44,7 +46,7 @@ def truncate_folder(folder: Path, rank: int) -> None:
         ValueError: a rank beyond the adapter's.
     """
     weights, settings = folder / "adapter_model.safetensors", folder / "adapter_config.json"
-    config = json.loads(settings.read_text(encoding="utf-8"))
+    config = parse_json(settings.read_text(encoding="utf-8"))
     tensors = truncated(load_file(weights), rank)
     save_file(tensors, weights, metadata={"format": "pt"})
     config |= {"lora_alpha": config["lora_alpha"] * rank / config["r"], "r": rank}

@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..json_text import parse_json
+
 
 class Stages:
     """Stages that an interrupted command finished.
@@ -25,7 +27,7 @@ class Stages:
         self.ran: list[str] = []  # by this command
         self.finished: dict[str, str] = {}
         try:
-            self.finished = {str(name): str(digest) for name, digest in json.loads(path.read_text("utf-8")).items()}
+            self.finished = {str(name): str(digest) for name, digest in parse_json(path.read_text("utf-8")).items()}
         except FileNotFoundError:
             pass
         except (ValueError, AttributeError):
