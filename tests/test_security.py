@@ -1,0 +1,85 @@
+"""Secrets of the environment stay out of all results; nothing that others wrote is run as code."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import small_models
+import torch
+from toy_runs import command
+
+from nabla_reasoner import Policy
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+PLANTED = {
+    "HF_TOKEN": "hf_plantedPlantedPlantedPlanted00",
+    "WANDB_API_KEY": "c0ffee" * 6 + "beef",  # of the length that wandb asks for
+    "OPENAI_API_KEY": "sk-plantedOpenAiKeyPlanted",
+    "VLLM_API_KEY": "planted-server-key",
+    "AWS_SECRET_ACCESS_KEY": "plantedAwsSecret/0123456789",
+    "https_proxy": "http://someone:plantedProxyPassword@127.0.0.1:9",
+}
+SECRETS = [*(value for name, value in PLANTED.items() if name != "https_proxy"), "plantedProxyPassword"]
+RUN_AS_CODE = {"eval", "exec", "compile", "os.system", "os.popen", "pickle.load", "pickle.loads", "yaml.load"}
+
+
+@pytest.mark.slow
+def test_planted_secrets_are_in_no_result(tmp_path: Path):
+    (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {PLANTED['WANDB_API_KEY']}\n")
+    (tmp_path / "netrc").chmod(0o600)
+    known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    environment = {**known, **PLANTED, "NETRC": str(tmp_path / "netrc"), "PYTHONPATH": str(ROOT / "src")}
+    results, said = tmp_path / "results", b""
+    wrong = ["policy.path=nothing", "policy.name=other", f"results_dir={tmp_path / 'wrong'}"]
+    for words, status in (
+        ([*command(results), "method=greedy,nabla_reasoner", "wandb=offline"], 0),
+        (["report", f"results_dir={results}"], 0),
+        ([*command(results), *wrong, "method=greedy"], 2),  # messages of errors too
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "nabla_reasoner", *words], env=environment, capture_output=True, check=False
+        )
+        assert done.returncode == status, done.stderr.decode()
+        said += done.stdout + done.stderr
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "netrc"]
+    assert {".jsonl", ".wandb", ".html", ".log"} <= {path.suffix for path in files}
+    for secret in SECRETS:
+        assert secret.encode() not in said
+        assert not [path for path in files if secret.encode() in path.read_bytes()]
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """Yield dotted name and node of each call in a module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def test_nothing_that_others_wrote_is_run_as_code():
+    found = []
+    for path in SOURCES:
+        for name, node in calls(path):
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            risky = (
+                name in RUN_AS_CODE
+                or (name == "torch.load" and given.get("weights_only") != "True")
+                or given.get("shell", "False") != "False"
+                or given.get("trust_remote_code", "False") != "False"
+                or given.get("use_safetensors", "True") != "True"
+            )
+            found += [f"{path.relative_to(ROOT)}:{node.lineno} {name}"] if risky else []
+    assert not found
+
+
+def test_weights_that_could_hold_code_are_refused(tmp_path: Path):
+    """A pickled state dict beside a sound configuration is not read."""
+    folder = small_models.folder("llama")
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": torch.zeros(1)}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="must be safetensors files"):
+        Policy.from_pretrained(str(folder))
