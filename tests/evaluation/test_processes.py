@@ -156,6 +156,15 @@ def raised(error: Exception) -> Exception:
     return caught.value
 
 
+def test_processes_are_of_this_machine_whatever_a_launcher_left_in_the_environment(monkeypatch):
+    """With another rank or address the processes waited ten minutes for each other."""
+    for name, value in {"NODE_RANK": "1", "GROUP_RANK": "2", "MASTER_ADDR": "nosuchhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    surroundings = processes.environment()
+    assert (surroundings.node_rank(), surroundings.main_address) == (0, "127.0.0.1")
+    assert surroundings.main_port == pickle.loads(pickle.dumps(surroundings)).main_port > 1023
+
+
 def test_errors_of_processes_are_told_in_one_line():
     full = raised(
         ProcessRaisedException("\n\n-- Process 1\nOSError: [Errno 28] No space left on device: 'a.jsonl'", 1, 9)

@@ -128,6 +128,26 @@ def test_seeds_of_other_method_settings_are_rows_of_their_own(tmp_path: Path):
     assert {row["method"] for row in compared} == {"nabla_reasoner (step_size=0.3)"}
 
 
+def test_two_paths_of_one_model_are_one_row_and_paired(tmp_path: Path):
+    """A folder has several names: relative, absolute, through a link, after a move."""
+    write(tmp_path, "nabla_reasoner", 0)
+    write(tmp_path, "nabla_reasoner", 1, changes={"policy.path": "/elsewhere/p", "reward.path": "./r"})
+    write(tmp_path, "best_of_n", 0, changes={"reward.path": "./r"})
+    rows, compared, _ = tabulated(tmp_path)
+    assert {key: row["num_seeds"] for key, row in rows.items()} == {
+        ("tiny-base", "products", "nabla_reasoner"): "2",
+        ("tiny-base", "products", "best_of_n"): "1",
+    }
+    assert compared
+
+
+def test_paths_count_where_versions_are_unknown(tmp_path: Path):
+    write(tmp_path, "greedy", 0, changes={"policy.weights": None})
+    write(tmp_path, "greedy", 1, changes={"policy.weights": None, "policy.path": "q"})
+    rows, _, _ = tabulated(tmp_path)
+    assert {key[0] for key in rows} == {"tiny-base (policy.path=p)", "tiny-base (policy.path=q)"}
+
+
 def test_seeds_of_another_policy_under_one_name_are_apart(tmp_path: Path):
     write(tmp_path, "greedy", 0)
     write(tmp_path, "greedy", 1, changes={"policy.weights": "9"})

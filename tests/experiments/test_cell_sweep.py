@@ -290,7 +290,7 @@ def test_results_folder_of_a_name_too_long_is_refused(tmp_path: Path, capsys):
     line = command(tmp_path / ("y" * 300), "method=greedy")
     assert main(line) == WRONG
     said = capsys.readouterr().err
-    assert "File name too long. Choose results_dir=DIR." in said
+    assert "File name too long. Choose another results_dir=DIR." in said
     assert said.count("\n") == 1
 
 
@@ -339,6 +339,39 @@ def test_longer_run_extends_records_and_shorter_is_refused(tmp_path: Path, capsy
     assert len(records) == 5
     assert main(command(tmp_path, "method=greedy", "num_problems=4")) == WRONG
     assert "num_problems: 5 -> 4" in capsys.readouterr().err
+
+
+def test_larger_number_that_solved_nothing_more_can_be_taken_back(tmp_path: Path):
+    """A command that was interrupted before its first new problem has noted its number of problems already."""
+    assert main(command(tmp_path, "method=greedy", "num_problems=4")) == 0
+    (path,) = tmp_path.rglob("*.settings.json")
+    noted = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**noted, "num_problems": 300}), encoding="utf-8")
+    assert main(command(tmp_path, "method=greedy", "num_problems=4")) == 0
+    assert json.loads(path.read_text(encoding="utf-8")) == noted
+    (row,) = [row for row in read_csv(next(tmp_path.rglob("table.csv"))) if row["method"] == "greedy"]
+    assert (row["num_problems"], row["status"]) == ("4", "ok")
+
+
+def test_two_paths_of_one_model_are_one_model(tmp_path: Path):
+    (tmp_path / "link").symlink_to(toys.model_folder("qwen2"))
+    assert main(command(tmp_path / "results", "method=greedy")) == 0
+    reward = Path(toys.model_folder("llama", seed=7))
+    resumed = [f"policy.path={tmp_path}/link", f"reward.path={reward}/../{reward.name}"]
+    assert main(command(tmp_path / "results", "method=greedy", "num_problems=6", *resumed)) == 0
+    assert main(command(tmp_path / "results", "method=greedy", "seed=1", "num_problems=6", *resumed)) == 0
+    rows = read_csv(next(tmp_path.rglob("table.csv")))
+    (row,) = [row for row in rows if row["method"] == "greedy"]
+    assert (row["policy"], row["num_seeds"], row["num_problems"]) == ("tiny-base", "2", "6")
+
+
+def test_records_folder_that_is_a_dangling_link_is_refused(tmp_path: Path, capsys):
+    assert main(command(tmp_path, "method=greedy")) == 0
+    (records,) = tmp_path.rglob("records")
+    shutil.rmtree(records)
+    records.symlink_to(tmp_path / "unmounted")
+    assert main(command(tmp_path, "method=greedy")) == WRONG
+    assert f"{records} must lead to a folder; {tmp_path / 'unmounted'} is not there" in capsys.readouterr().err
 
 
 def test_complete_cell_loads_no_model(tmp_path: Path, monkeypatch):

@@ -10,9 +10,11 @@ from toy_runs import command, records_below
 
 from nabla_reasoner import Policy, RewardModel
 from nabla_reasoner.__main__ import WRONG, main
-from nabla_reasoner.evaluation.records import read_records
+from nabla_reasoner.evaluation import rollout_engine
+from nabla_reasoner.evaluation.records import append_records, read_records
 from nabla_reasoner.experiments.command import FAILED
 from nabla_reasoner.serving import client
+from nabla_reasoner.serving.mismatch import Mismatch
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +126,18 @@ def test_server_that_comes_back_with_another_model_answers_nothing(policy, tmp_p
     records = read_records(next(tmp_path.rglob("*__s0.jsonl")))
     assert [record["status"] for record in records] == ["ok", "ok", "failed", "failed", "failed"]
     assert all("HTTP 404 (The model `served` does not exist.)" in record["error"] for record in records[2:])
+
+
+@pytest.mark.parametrize("damage", [b'{"repeat": 0, "prob', b"\0\0\0\0", b"null", b"{}", b'{"tokens": "5"}', b"\xff"])
+def test_damaged_line_of_what_engines_compared_is_left_out_by_name(tmp_path: Path, capsys, damage: bytes):
+    file = tmp_path / "cell.engines.ndjson"
+    line = {"repeat": 0, "problems": ["p0"], "model": "policy", **Mismatch(3, 0.5, 0.25)._asdict(), "retries": 0}
+    append_records(file, [line])
+    before = rollout_engine._mismatch_lines(file)
+    assert before[0]["tokens"] == 3
+    file.write_bytes(file.read_bytes() + damage)
+    assert rollout_engine._mismatch_lines(file) == before
+    assert f"{file}, line 2 is damaged" in capsys.readouterr().err
 
 
 def test_passing_faults_change_no_record(policy, tmp_path: Path):

@@ -12,6 +12,7 @@ import transformers
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, dynamic_module_utils
 
 from nabla_reasoner import NablaReasoner, Policy, Problem, RewardModel
+from nabla_reasoner.engine.sequences import replaced_columns
 from nabla_reasoner.huggingface import FOLDER, generate, problem_id
 from nabla_reasoner.huggingface.calls import generate_from_folder
 from nabla_reasoner.huggingface.generation_settings import HONORED, NEUTRAL, WITHOUT_EFFECT
@@ -219,15 +220,29 @@ def test_reward_reads_an_answered_chat_as_its_template_writes_it():
         "<|{{ message['role'] }}|>", "<|{{ message['role'] }}|>{% if message['role'] == 'assistant' %}12{% endif %}"
     )
     thinking = RewardModel(reward().model, tokenizer, "thinking", "likelihood")
-    expected = solved_with(thinking, tokenizer)
-    model = causal_model()
-    bound = functools.partial(generate, tokenizer=tokenizer)
-    assert call(model, bound, reward_model=thinking).tolist()[0] == expected
-    closed = torch.tensor([[*prompt(QUESTIONS[0]), *tokenizer.encode("12", add_special_tokens=False)]])
-    call(model, bound, reward_model=thinking, input_ids=closed, attention_mask=torch.ones_like(closed))
+    expected = solved_with(thinking, small_models.tokenizer())
+    chats = [[{"role": "user", "content": QUESTIONS[0]}]]
+    assert call(reward_model=thinking, messages=chats).tolist()[0] == expected
     cut = padded(QUESTIONS[:1])["input_ids"][:, :-1]
     with pytest.raises(ValueError, match="opening of the assistant's turn"):
-        call(model, bound, reward_model=thinking, input_ids=cut, attention_mask=torch.ones_like(cut))
+        call(input_ids=cut, attention_mask=torch.ones_like(cut))
+
+
+def test_reward_in_training_mode_and_automatic_precision_are_refused():
+    noisy = RewardModel(copy.deepcopy(reward().model).train(), small_models.tokenizer(), "noisy", "likelihood")
+    with pytest.raises(ValueError, match="the model of noisy must be in eval mode"):
+        call(reward_model=noisy)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match="torch.autocast must be off"):
+        call()
+
+
+def test_end_token_of_minus_one_means_that_nothing_ends_an_answer():
+    """Transformers' way of never stopping; -1 is also the index of the last token."""
+    served = reward().for_policy(Policy(frozen_policy().model, small_models.tokenizer(), "p", eos_ids=[-1, 7]))
+    assert replaced_columns(served, served.vocab_size) == ([7], served.eos_ids[0])
+    texts = padded(QUESTIONS)
+    answers = [call(**texts, eos_token_id=token).tolist() for token in (-1, 10**6)]
+    assert answers[0] == answers[1]
 
 
 def solved_with(reward_model: RewardModel, tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:

@@ -81,6 +81,8 @@ def test_text_read_equals_finished_chat_of_template(template, kind, eos, monkeyp
     expected = whole_chat(reward)
     if kind == "likelihood":  # what follows the end of turn changes no token's log-likelihood
         expected = expected[: len(expected) - len(reward.format.closing) + 1]
+    elif expected[-1] == reward.model.config.pad_token_id:  # a classifier's own forward reads the token before it
+        expected = expected[:-1]
     assert texts == [expected] * 4
 
 
@@ -296,6 +298,42 @@ def test_policy_that_may_think_is_refused_by_a_reward_that_writes_a_block_before
     closed = THINKING.replace("<|assistant|>{% endif %}", "<|assistant|><think></think>{% endif %}")
     for template in (TEMPLATES["plain"], closed):  # knows no block; its prompt closes an empty one
         reward.for_policy(Policy.from_pretrained(folder(template)))
+
+
+@pytest.mark.parametrize("block", ["<|user|>final:", "[THINK][/THINK]", "(think)(/think)"])
+def test_policy_that_writes_its_own_opening_is_refused_by_a_reward_that_writes_it_too(block):
+    """FAULTS K9: harmony's "<|channel|>final<|message|>" stood twice before an answer."""
+    opened = TEMPLATES["think block in the finished chat"].replace("(think)(/think)", block)
+    reward = RewardModel.from_pretrained(folder(opened), "likelihood")
+    with pytest.raises(ValueError, match="writes .* itself, so that the reward|a policy that may think"):
+        reward.for_policy(Policy.from_pretrained(folder(opened)))
+    closed = opened.replace("<|assistant|>{% endif %}", f"<|assistant|>{block}{{% endif %}}")
+    reward.for_policy(Policy.from_pretrained(folder(closed)))
+
+
+@pytest.mark.parametrize("marks", [("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>")])
+def test_reward_that_drops_a_think_block_of_other_marks_is_refused(marks):
+    template = DROPPING.replace("<think>", marks[0]).replace("</think>", marks[1])
+    reward = RewardModel.from_pretrained(folder(template), "likelihood")
+    with pytest.raises(ValueError, match="keeps the think block"):
+        reward.for_policy(Policy.from_pretrained(folder(template)))
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
+def test_classifier_reads_the_score_where_its_own_forward_does(name):
+    """FAULTS K4: of a text that ends in the padding token, that is the token before."""
+    path = small_models.folder(name, classifier=True)
+    pad, end = (small_models.tokenizer().convert_tokens_to_ids(token) for token in ("<|pad|>", "<|end|>"))
+    small_models.edit(path / "config.json", pad_token_id=end)
+    with pytest.raises(ValueError, match="must not end in its padding token"):
+        RewardModel.from_pretrained(str(path))
+    small_models.edit(path / "config.json", pad_token_id=pad)
+    (path / "chat_template.jinja").write_text(TEMPLATES["end of text after the turn"])
+    reward = RewardModel.from_pretrained(str(path))
+    answer = reward.tokenizer.encode(ANSWER, add_special_tokens=False)
+    (score,), _ = scoring.rewards(reward, [reward.prompt_ids(CHAT)], [answer])
+    expected = reward.model(input_ids=torch.tensor([whole_chat(reward)])).logits.item()
+    assert score == pytest.approx(expected, abs=1e-5)
 
 
 DROPPING = (  # the rules of DeepSeek-R1's distilled models

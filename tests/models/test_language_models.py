@@ -10,7 +10,17 @@ import transformers
 
 from nabla_reasoner.models import loading
 from nabla_reasoner.models.language_models import Policy, RewardModel, model_size
-from nabla_reasoner.models.tokenizers import build_tokenizer
+from nabla_reasoner.models.tokenizers import build_tokenizer, load_tokenizer
+
+
+def test_merges_are_not_left_out_at_random():
+    """Tokenizers keep the BPE dropout that their model was trained with: each prompt had other tokens."""
+    folder = small_models.folder("llama")
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    content["model"]["dropout"] = 0.5
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    prompts = {tuple(load_tokenizer(str(folder)).encode("What is 12 + 34? " * 5)) for _ in range(5)}
+    assert prompts == {tuple(small_models.tokenizer().encode("What is 12 + 34? " * 5))}
 
 
 def copy(tmp_path: Path, folder: str) -> Path:

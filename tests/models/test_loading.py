@@ -1,5 +1,6 @@
 """Refusals at load: weights that are missing, left over or damaged, foreign code, vocabularies, contexts."""
 
+import copy as copies
 import functools
 import io
 import json
@@ -7,10 +8,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import peft
 import pytest
 import small_models
 import torch
 import toys
+import transformers
 from safetensors.torch import load_file, save_file
 
 from nabla_reasoner import BestOfN, NablaReasoner, Problem, TreeOfThoughts
@@ -43,6 +46,48 @@ def refused(match: str, folder: Path, *, kind: str | None = None, **options) -> 
     assert str(folder) in message
     assert "\n" not in message
     return message
+
+
+def test_classifier_without_a_row_for_its_end_token_refused():
+    """Every problem failed after all compute."""
+    folder = small_models.folder("qwen2", classifier=True)
+    tokenizer = copies.deepcopy(small_models.tokenizer())
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|turn_end|>"]})
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", "<|turn_end|>")
+    tokenizer.save_pretrained(folder)
+    refused("its chat template writes token 280", folder, kind="classifier")
+
+
+def test_adapter_beside_the_weights_of_a_model_object_refused():
+    model = peft.get_peft_model(toys.policy().model, peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match=r"has a LoRA adapter beside them. Pass model.merge_and_unload\(\)"):
+        Policy(model, small_models.tokenizer(), "adapted")
+
+
+def test_model_given_to_a_constructor_is_compared_with_its_own_forward_when_it_first_solves():
+    path = small_models.folder("gemma2", sliding_window=8, final_logit_softcapping=5.0)
+    capped = transformers.AutoModelForCausalLM.from_pretrained(path).eval()
+    problems = [Problem("p", "1+2", "3", "free")]
+    for policy, reward in (
+        (Policy(capped, small_models.tokenizer(), "capped"), toys.reward("likelihood")),
+        (toys.policy(), RewardModel(capped, small_models.tokenizer(), "capped", "likelihood")),
+    ):
+        with pytest.raises(ValueError, match=r"capped \(Gemma2ForCausalLM\) caps or"):
+            BestOfN(num_samples=2, max_new_tokens=2).solve(problems, policy, reward)
+
+
+def test_long_sliding_window_that_an_architecture_ignores_limits_texts():
+    """Llama's conversions of Mistral keep the setting; masks with a cache had the window, others had not."""
+    path = small_models.folder("llama", max_position_embeddings=1024)
+    small_models.edit(path / "config.json", sliding_window=310)
+    assert Policy.from_pretrained(str(path)).limit == (310, "sliding_window")
+    served = small_models.folder("mistral", max_position_embeddings=1024, sliding_window=310)
+    assert Policy.from_pretrained(str(served)).context == 1024
+
+
+def test_error_of_an_architectures_own_type_names_the_model():
+    folder = small_models.folder("gemma4_text", sliding_window=8, num_hidden_layers=6)
+    refused("is not a causal transformer that can be served", folder)
 
 
 def test_classifier_without_score_head_refused():

@@ -40,6 +40,13 @@ NOT_SETTINGS = {
 # Versions of what may be a hub name, by group and key.
 VERSIONS = (("policy", "weights"), ("reward", "weights"), ("reward", "reference_weights"), ("task", "commit"))
 
+# Settings that say where files lie, with the versions that count in their place where they are known.
+PLACES = (
+    ("policy", "path", "weights"),
+    ("reward", "path", "weights"),
+    ("reward", "reference", "reference_weights"),
+)
+
 MERGED = "adapter.json"  # in a folder that `models.conversion.merge` wrote: what it was made of
 
 # Settings that may change between a run and its resumption: they say where it runs, or, as the rows of a file whose
@@ -182,7 +189,16 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     free = FREE if "bfloat16" in (old.get("dtype"), new.get("dtype")) else (*FREE, *ROUNDING)
     free = (*free, *(name for name in LIMITS if old.get(name) is None or new.get(name) is None))
     before, after = ({key: value for key, value in side.items() if key not in free} for side in (old, new))
-    return differences(*without_unknown_versions(before, after))
+    return differences(*map(without_places, without_unknown_versions(before, after)))
+
+
+def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without the paths of models whose version is known: a folder has several names, and moves."""
+    kept = copy.deepcopy(dict(settings))
+    for group, place, version in PLACES:
+        if kept.get(group, {}).get(version) is not None:
+            kept[group].pop(place, None)
+    return kept
 
 
 def without_unknown_versions(old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

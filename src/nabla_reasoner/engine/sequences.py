@@ -84,7 +84,7 @@ def replaced_columns(reward: RewardModel, vocab_size: int) -> tuple[list[int], i
     Returns:
         None if there are none: the usual case, where policy and reward model end a turn alike.
     """
-    ids, end = sorted(i for i in reward.replaced_ends if i < vocab_size), reward.eos_ids[0]
+    ids, end = sorted(i for i in reward.replaced_ends if 0 <= i < vocab_size), reward.eos_ids[0]
     return (ids, end) if ids and end < vocab_size else None
 
 

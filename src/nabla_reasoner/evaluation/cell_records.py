@@ -4,7 +4,7 @@ import fcntl
 import functools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,17 +70,21 @@ def _is_failed(record: dict[str, Any]) -> bool:
     return record["status"] == "failed"
 
 
-def check_records(cell: Cell) -> None:
+def check_records(cell: Cell, wanted: Collection[tuple[str, int]] = ()) -> None:
     """Raise ValueError if the cell has records that other settings made, or that cannot be read.
 
-    More problems than before extend the records; where a cell runs may change (`fingerprint.changes`).
+    More problems than before extend the records, and fewer are right if no others were solved yet; where a cell runs
+    may change (`fingerprint.changes`).
+
+    Args:
+        wanted: problem and repeat of each record of the complete cell, where they are known.
     """
     path = record_file(cell)
     if not stored(path).count:
         return
     old, new = _settings(settings_path(path)), json.loads(json.dumps(fingerprint.fingerprint(cell)))
     before, now = old.get("num_problems"), new["num_problems"]
-    if before is not None and (now is None or now > before):
+    if (before is not None and (now is None or now > before)) or stored(path).keys <= set(wanted):
         old["num_problems"] = now
     changed = fingerprint.changes(old, new)
     if changed:
@@ -94,6 +98,15 @@ def write_settings(cell: Cell) -> None:
     """Write the settings that make the cell's records beside them."""
     text = json.dumps(fingerprint.fingerprint(cell), indent=1) + "\n"
     settings_path(record_file(cell)).write_text(text, encoding="utf-8")
+
+
+def correct_size(cell: Cell) -> None:
+    """Note the number of problems of a complete cell, for which more were asked before than were solved."""
+    path = settings_path(record_file(cell))
+    settings = read_object(path, StoredSettings)
+    if settings and settings.get("num_problems") != cell.num_problems:
+        text = json.dumps({**settings, "num_problems": cell.num_problems}, indent=1) + "\n"
+        path.write_text(text, encoding="utf-8")
 
 
 @contextmanager

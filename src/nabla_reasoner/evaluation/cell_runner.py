@@ -15,7 +15,7 @@ from ..config.build import BuiltCell
 from ..config.cell import Cell
 from ..cost import peak_bytes
 from . import prediction, side_by_side
-from .cell_records import check_records, locked, record_file, stored, write_settings
+from .cell_records import check_records, correct_size, locked, record_file, stored, write_settings
 from .results_folder import UNWRITABLE
 from .rollout_engine import RolloutEngine, remove_records
 
@@ -42,7 +42,7 @@ def _run_locked(built: BuiltCell, label: str | None, engine: RolloutEngine) -> N
     policy, reward = engine.models(built)
     if cell.overwrite:  # now that the models are there
         remove_records(cell)
-    check_records(cell)  # again: loading may have fetched a newer model from the hub
+    check_records(cell, wanted(built))  # again: loading may have fetched a newer model from the hub
     write_settings(cell)
     prediction.run(
         prediction.Inference(built.method, policy, reward, cell.seed, cell.reward_device),
@@ -70,6 +70,11 @@ def expected(built: BuiltCell) -> int:
     return len(built.problems) * built.cell.task.repeats
 
 
+def wanted(built: BuiltCell) -> set[tuple[str, int]]:
+    """Return problem and repeat of each record of a complete cell."""
+    return {(problem.id, repeat) for problem in built.problems for repeat in range(built.cell.task.repeats)}
+
+
 def is_pending(built: BuiltCell) -> bool:
     """Return whether a cell has problems left to solve.
 
@@ -78,21 +83,21 @@ def is_pending(built: BuiltCell) -> bool:
     """
     if built.cell.overwrite:
         return True
-    wanted = {(problem.id, repeat) for problem in built.problems for repeat in range(built.cell.task.repeats)}
-    path = record_file(built.cell)
+    path, needed = record_file(built.cell), wanted(built)
     keys = stored(path).keys
-    if foreign := sorted(keys - wanted):
+    if foreign := sorted(keys - needed):
         raise ValueError(
             f"{path} must hold records of this run's {len(built.problems)} problems; it has {len(foreign)} of others, "
             f"the first of problem {foreign[0][0]!r}, repeat {foreign[0][1]}. Delete these lines, or pass "
             "overwrite=true."
         )
-    return not wanted <= keys
+    return not needed <= keys
 
 
 def sort_finished(built: BuiltCell) -> None:
-    """Put the records of a finished cell into the order of one process."""
+    """Put the records of a finished cell into the order of one process, and note their number."""
     cell = built.cell
+    correct_size(cell)
     prediction.sort_by_problem(record_file(cell), prediction.chunks(built.problems, cell.task.repeats, cell.batch_size))
 
 

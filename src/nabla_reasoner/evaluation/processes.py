@@ -15,6 +15,7 @@ from datetime import timedelta
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
@@ -39,9 +40,26 @@ def make_strategy(count: int) -> str | Strategy:
     return DDPStrategy(timeout=timedelta(seconds=START_SECONDS), start_method="spawn")  # others start the command again
 
 
+class _OwnProcesses(LightningEnvironment):
+    """Processes on this machine, whatever rank and address an outer launcher has left in the environment."""
+
+    main_address = "127.0.0.1"
+
+    @property
+    def main_port(self) -> int:
+        """A port that is free when it is first asked for."""
+        if self._main_port == -1:
+            self._main_port = find_free_network_port()
+        return self._main_port
+
+    def node_rank(self) -> int:
+        """Return 0: there is one machine."""
+        return 0
+
+
 def environment() -> LightningEnvironment:
     """Return the surroundings of the processes: this command starts them itself, within a job of SLURM too."""
-    return LightningEnvironment()
+    return _OwnProcesses()
 
 
 def devices(count: int, reward: str) -> int | list[int]:

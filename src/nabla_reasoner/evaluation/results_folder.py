@@ -21,6 +21,7 @@ UNWRITABLE = (
     errno.EIO,
     errno.EFBIG,
 )
+REMEDY = "choose another results_dir=DIR"
 
 
 # Ends of the names of files in a results folder.
@@ -28,19 +29,22 @@ ENDS = {".json", ".jsonl", ".csv", ".md", ".tex", ".png", ".pdf"}
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, remedy: str = REMEDY) -> Iterator[None]:
     """Make the folder if it is missing, and hold its lock while the block runs.
 
     The lock belongs to the process and ends with it, however it ends. A folder in which nothing was written is removed.
+
+    Args:
+        remedy: what else the user may do where the folder cannot be had.
 
     Raises:
         ValueError: the folder cannot be written, holds a folder where a file belongs, or another command holds the
             lock.
     """
-    created = _missing(folder)
+    created = _missing(folder, remedy)
     descriptor = None
     try:
-        descriptor = _open_lock(folder)
+        descriptor = _open_lock(folder, remedy)
         for path in (*folder.iterdir(), *folder.glob("wandb/*.json")):
             if path.suffix in ENDS and path.is_dir():
                 raise ValueError(f"{path} must be a file; got a folder. Move it, or choose results_dir=DIR.")
@@ -53,19 +57,19 @@ def locked(folder: Path) -> Iterator[None]:
         _remove_empty(created)
 
 
-def _missing(folder: Path) -> list[Path]:
+def _missing(folder: Path, remedy: str) -> list[Path]:
     """Return the folders that are to be made, the deepest first; raises as `locked`."""
     try:
         return [path for path in (folder, *folder.parents) if not path.exists()]
     except OSError as error:  # a name that is too long
-        raise _refusal(folder, error) from error
+        raise _refusal(folder, error, remedy) from error
 
 
-def _refusal(folder: Path, error: OSError) -> ValueError:
-    return ValueError(f"results cannot be written to {folder}: {reason(error)}. Choose results_dir=DIR.")
+def _refusal(folder: Path, error: OSError, remedy: str) -> ValueError:
+    return ValueError(f"results cannot be written to {folder}: {reason(error)}. {remedy[0].upper()}{remedy[1:]}.")
 
 
-def _open_lock(folder: Path) -> int:
+def _open_lock(folder: Path, remedy: str) -> int:
     """Return a file descriptor that holds the folder's lock; raises as `locked`."""
     descriptor = None
     try:
@@ -80,10 +84,9 @@ def _open_lock(folder: Path) -> int:
             os.close(descriptor)
         if isinstance(error, BlockingIOError):
             raise ValueError(
-                f"another command writes to {folder} (process {holder or 'unknown'}). Wait for its end, or choose "
-                "another results_dir=DIR."
+                f"another command writes to {folder} (process {holder or 'unknown'}). Wait for its end, or {remedy}."
             ) from error
-        raise _refusal(folder, error) from error
+        raise _refusal(folder, error, remedy) from error
     return descriptor
 
 

@@ -1,6 +1,5 @@
 """The engines that sample and score for the cells of one command: Hugging Face's models, or servers."""
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from ..config import build
 from ..config.build import BuiltCell
 from ..config.cell import Cell
 from ..config.data_folder import locate
+from ..json_text import parse_json
 from ..models.language_models import Policy, RewardModel
 from ..serving import identity
 from ..serving.client import Client, ServerError
@@ -22,6 +22,7 @@ from ..serving.rollouts import ServedPolicy
 from ..serving.served import ServedRollouts
 from ..serving.served_scores import ServedScores, check_scores
 from .cell_records import locked, record_file
+from .json_files import warn_once
 from .records import append_records, settings_path
 
 TEST_PROMPTS = 4  # prompts of the cell whose greedy continuations are compared before the run
@@ -235,7 +236,7 @@ def engine_summary(cells: Sequence[Cell], facts: Sequence[dict[str, Any]]) -> di
     files = [mismatch_file(record_file(cell)) for cell in cells if cell.served]
     if not files:
         return {}
-    lines = [json.loads(line) for file in files if file.exists() for line in file.read_text("utf-8").splitlines()]
+    lines = [line for file in files if file.exists() for line in _mismatch_lines(file)]
     by_model: dict[str, list[Mismatch]] = {"policy": [], "reward": []}
     for line in lines:  # lines without a model were written when only policies were served
         by_model[line.get("model", "policy")].append(Mismatch(*(line[name] for name in Mismatch._fields)))
@@ -245,6 +246,19 @@ def engine_summary(cells: Sequence[Cell], facts: Sequence[dict[str, Any]]) -> di
     retries = sum(line["retries"] for line in lines)
     servers = {"rollouts": cells[0].rollouts, "servers": list(facts), "retries": retries}
     return {"engines": {**servers, **sampled, **scored}}
+
+
+def _mismatch_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of a mismatch file; one that is damaged is left out, by name: its tokens are not compared."""
+    lines = []
+    for number, text in enumerate(file.read_bytes().split(b"\n"), start=1):
+        try:
+            line = parse_json(text) if text.strip() else None
+            if text.strip():
+                lines.append({**line, **{name: line[name] + 0 for name in (*Mismatch._fields, "retries")}})
+        except (ValueError, TypeError, KeyError):
+            warn_once(f"{file}, line {number} is damaged and left out: the engines' differences lack its problems.")
+    return lines
 
 
 def _pin(cell: Cell) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import fingerprint
+from ..config.fingerprint import PLACES, without_places
 from .record_files import RecordFile, Settings, record_files, whole_size
 from .records import CellKey, settings_path
 
@@ -144,7 +145,7 @@ def _conditions(varied: tuple[str, ...], flat: Mapping[str, Any]) -> dict[str, A
 
 def conditions(settings: Settings | None) -> dict[str, Any] | None:
     """Return the settings that two cells must share to be compared; None if they are unknown."""
-    return None if settings is None else _conditions((), dict(flattened(settings)))
+    return None if settings is None else _conditions((), dict(flattened(without_places(settings))))
 
 
 def _suffixes(
@@ -186,6 +187,10 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     for key in sorted({key for known in settings for key in known}):
         values[key] = [_shown(known.get(key)) for known in settings if _applies(key, known)]
     names = [key for key, shown in values.items() if len(set(shown)) > 1]
+    for group, place, version in PLACES:  # two paths of one model are no difference
+        key, versions = f"{group}.{place}", values.get(f"{group}.{version}", [])
+        if key in names and len(set(versions)) == 1 and "null" not in versions and len(versions) == len(values[key]):
+            names.remove(key)
     for name in [name for name in names if name.endswith(".name")]:
         part = [key for key in names if key.startswith(name.removesuffix("name"))]
         combinations = set(zip(*(values[key] for key in part), strict=True))

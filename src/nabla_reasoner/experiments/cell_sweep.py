@@ -11,7 +11,7 @@ from ..config.cell import Cell
 from ..config.sweeps import Sweep
 from ..evaluation import provenance
 from ..evaluation.cell_records import check_records, record_file
-from ..evaluation.cell_runner import CellRunner, expected, failures, is_pending
+from ..evaluation.cell_runner import CellRunner, expected, failures, is_pending, wanted
 from ..evaluation.results_folder import locked, written_files
 from ..evaluation.rollout_engine import RolloutEngine, check_cells, engine_summary
 from ..reporting import wandb_runs
@@ -112,11 +112,15 @@ def check(command: Command, sweeps: Sequence[Sweep]) -> tuple[list[BuiltCell], d
     built = [build.build_cell(cell) for part in sweeps for cell in part.cells]
     check_cells([item.cell for item in built])
     for folder in {record_file(item.cell).parent for item in built}:
+        if folder.is_symlink() and not folder.exists():
+            raise ValueError(
+                f"{folder} must lead to a folder; {folder.readlink()} is not there. Mount it, or remove the link."
+            )
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} must be a folder of records; got a file. Move it, or choose results_dir=DIR.")
-    for cell in (item.cell for item in built):
-        if not cell.overwrite:
-            check_records(cell)
+    for item in built:
+        if not item.cell.overwrite:
+            check_records(item.cell, wanted(item))
     if launching.launcher(command.overrides):
         return built, {}  # the models may lie on other machines only
     attention: dict[str, str] = {}

@@ -3,6 +3,7 @@
 import importlib
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,6 +13,7 @@ from ..config.wandb_mode import check_mode, chosen_mode
 from .command import DONE, Command, refusing
 
 RECIPES = "nabla_reasoner.training.recipes"
+WORK_FOLDERS = ("checkpoints", "work_folder")  # settings of recipes: folders of unfinished trainings
 
 
 def copy_shipped(folder: str) -> None:
@@ -40,9 +42,15 @@ def run(command: Command, settings: tuple[str, DictConfig]) -> int:
     if recipe.get("folder"):
         copy_shipped(recipe.folder)
     # imported late: the command line starts without torch
+    from ..evaluation.results_folder import locked
     from ..reporting import wandb_training
     from ..training.loop import further_loggers
 
-    with refusing(), further_loggers(wandb_training.loggers(mode, scale)):
+    with ExitStack() as stack:
+        stack.enter_context(refusing())
+        for key in WORK_FOLDERS:
+            if recipe.get(key):
+                stack.enter_context(locked(Path(recipe[key]), remedy=f"choose another {key}=DIR"))
+        stack.enter_context(further_loggers(wandb_training.loggers(mode, scale)))
         module.train(recipe)
     return DONE

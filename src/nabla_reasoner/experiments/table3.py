@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config.fingerprint import without_places
 from ..config.targets import how_to_make
 from ..evaluation.outcomes import Experiment, Outcome, Row, read_experiment
 from ..evaluation.records import CellKey
@@ -127,7 +128,8 @@ def _release_row(key: CellKey, cell: StoredCell, release: Experiment) -> Row:
         return missing
     other = release.cells.get(key, others[0])
     ours, theirs = ({**(conditions(side.settings) or {}), "method.variant": ""} for side in (cell, other))
-    if cell.settings.get("policy") != other.settings.get("policy") or ours != theirs:
+    policies = [without_places(side.settings).get("policy") for side in (cell, other)]
+    if policies[0] != policies[1] or ours != theirs:
         return missing | {"status": "not run: the records of the release have other settings"}
     return _row(key, release)
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, GenerationMixin
 from ..decoding.nabla_reasoner import solve_states
 from ..decoding.settings import NablaSettings
 from ..decoding.state import Prompts, start_state
-from ..models.arguments import check_chats, check_draws
+from ..models.arguments import check_chats, check_draws, check_eval, check_once, check_precision
 from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
 from ..models.loading import refusing
@@ -176,6 +176,7 @@ def _answer(request: _Request) -> Tensor:
     with frozen(policy, reward):
         with refusing(policy.name, model):
             policy.check_forward()
+        check_once(reward)
         states = [
             start_state(
                 Problem(prompt_rows.problem_id(row), policy.decode(row), None, "free"),
@@ -190,7 +191,7 @@ def _answer(request: _Request) -> Tensor:
             for row, text, repeat in zip(rows, read, prompt_rows.repeats(rows), strict=True)
         ]
         solutions = solve_states(settings, states, policy, reward)
-    padding = (asked.pad_id, policy.tokenizer.pad_token_id, policy.eos_ids[0])
+    padding = (asked.pad_id, policy.tokenizer.pad_token_id, *policy.eos_ids, reward.eos_ids[0])
     pad_id = next(token for token in padding if token is not None)
     return prompt_rows.padded_answers(request.input_ids, [solution.token_ids for solution in solutions], pad_id)
 
@@ -216,6 +217,8 @@ def _check_models(model: transformers.PreTrainedModel, reward: object) -> None:
         )
     if model.training:
         raise ValueError("the model must be in eval mode: dropout would change its logits. Call model.eval().")
+    check_eval(reward)
+    check_precision()
 
 
 def _policy(

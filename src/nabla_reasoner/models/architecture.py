@@ -5,6 +5,7 @@ position. Transformers builds the mask of a sliding window from columns; here it
 """
 
 import inspect
+import sys
 from typing import Any, NamedTuple
 
 import torch
@@ -55,7 +56,7 @@ def longest_text(model: torch.nn.Module, name: str) -> Limit:
         if settings.get("rope_type", settings.get("type")) == "longrope" and original and original < limit.tokens:
             limit = Limit(int(original), "longrope's original_max_position_embeddings")
     for setting, span in spans(model).items():
-        if SPAN_CHECKED < span < limit.tokens and setting != "sliding_window":
+        if SPAN_CHECKED < span < limit.tokens and not (setting == "sliding_window" and _has_sliding_masks(model)):
             limit = Limit(span, setting)
     return limit
 
@@ -74,6 +75,11 @@ def spans(model: torch.nn.Module) -> dict[str, int]:
         and any(word in name for word in SPAN_WORDS)
         and not any(word in name for word in OTHER_WORDS)
     }
+
+
+def _has_sliding_masks(model: torch.nn.Module) -> bool:
+    """Return whether the architecture builds masks of sliding windows; others may have the setting and ignore it."""
+    return hasattr(sys.modules[type(model).__module__], "create_sliding_window_causal_mask")
 
 
 def _rope_settings(config: Any) -> list[dict[str, Any]]:

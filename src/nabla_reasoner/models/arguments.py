@@ -14,7 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..types import Problem, Solution, check_unicode
+from .forward_check import is_checked
 from .language_models import Policy, RewardModel
+from .loading import refusing
 
 TokenIds = Sequence[int] | Int[np.ndarray, " _"] | Int[Tensor, " _"]
 Solve = Callable[..., list[Solution]]
@@ -142,11 +144,7 @@ def check_models(policy: object, reward: object, *, needs_reward: bool = True) -
         TypeError: no `Policy` and `RewardModel`, in that order.
         ValueError: a model in training mode, which draws at random, or torch's automatic precision.
     """
-    device = next((kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)), None)
-    if device is not None:
-        raise ValueError(
-            f'torch.autocast must be off; it is on for {device}. Load the models with dtype="bfloat16" in its place.'
-        )
+    check_precision()
     for name, model, valid in (("policy", policy, Policy), ("reward", reward, RewardModel)):
         if model is None and name == "reward" and not needs_reward:
             continue
@@ -155,12 +153,37 @@ def check_models(policy: object, reward: object, *, needs_reward: bool = True) -
                 f"{name} must be a {valid.__name__}; got {model!r}. Load it by {valid.__name__}.from_pretrained, "
                 "and give the policy before the reward model."
             )
-        for part in (model, getattr(model, "reference", None)):
-            if part is not None and part.model.training:
-                raise ValueError(
-                    f"the model of {part.name} must be in eval mode: dropout would change its logits. Call "
-                    "model.eval()."
-                )
+        check_eval(model)
+        check_once(model)
+
+
+def check_once(model: Policy | RewardModel) -> None:
+    """Raise ValueError unless our way of running a model gives its own outputs; looked at once for each model.
+
+    `from_pretrained` has done so. Models may also be given to the constructors.
+    """
+    for part in (model, getattr(model, "reference", None)):
+        if part is not None and not is_checked(part):
+            with refusing(part.name, part.model):
+                part.check_forward()
+
+
+def check_precision() -> None:
+    """Raise ValueError under torch's automatic precision."""
+    device = next((kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)), None)
+    if device is not None:
+        raise ValueError(
+            f'torch.autocast must be off; it is on for {device}. Load the models with dtype="bfloat16" in its place.'
+        )
+
+
+def check_eval(model: Policy | RewardModel) -> None:
+    """Raise ValueError if a model, or a reward's reference model, is in training mode."""
+    for part in (model, getattr(model, "reference", None)):
+        if part is not None and part.model.training:
+            raise ValueError(
+                f"the model of {part.name} must be in eval mode: dropout would change its logits. Call model.eval()."
+            )
 
 
 def check_draws(**keys: object) -> None:

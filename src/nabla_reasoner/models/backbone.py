@@ -45,9 +45,13 @@ class LanguageModel:
         context: largest number of tokens in a sequence.
         window: number of tokens that sliding attention reaches back; None without sliding layers.
         batch_limits: size limits of this model's batches.
+
+    Raises:
+        ValueError: no transformer that can be served; an adapter that is not merged.
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer: transformers.PreTrainedTokenizerBase, name: str):
+        _check_kind(model, name)
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
@@ -136,6 +140,15 @@ class LanguageModel:
             )
 
 
+def _check_kind(model: torch.nn.Module, name: str) -> None:
+    """Raise ValueError on a model whose LoRA adapter is not merged: its layers are elsewhere."""
+    if hasattr(model, "peft_type") or getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            f"a model must have whole weights; {name} ({type(model).__name__}) has a LoRA adapter beside them. Pass "
+            "model.merge_and_unload()."
+        )
+
+
 def model_size(model: torch.nn.Module) -> ModelSize:
     """Return the parameters in matrix products, and what attention computes.
 
@@ -172,7 +185,8 @@ def _matrix_parameters(layers: torch.nn.Module, config: transformers.PreTrainedC
 
 def _eos_ids(model: torch.nn.Module, tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
     """Return the end-of-response ids: the template's end of turn, the tokenizer's, those of the generation settings."""
-    configured = (model.generation_config if model.can_generate() else model.config).eos_token_id
+    config = model.generation_config if model.can_generate() else model.config.get_text_config()
+    configured = getattr(config, "eos_token_id", None)
     configured = configured if isinstance(configured, list) else [configured]
     ids = [index for index in [tokenizer.eos_token_id, *configured] if index is not None]
     ids = list(dict.fromkeys([*_end_of_turn(tokenizer, ids), *ids]))

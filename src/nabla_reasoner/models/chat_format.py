@@ -12,7 +12,12 @@ import transformers
 from ..types import Messages
 from .chat_template import chat_text
 
-THINK, END_OF_THINK = "<think>", "</think>"
+THINK_MARKS = (  # beginning and end of a think block, as families write them
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<reasoning>", "</reasoning>"),
+)
 ANSWER = "7319"  # occurs in no template; no character that templates strip
 # They share neither beginning nor end, and differ in length and in the white space around them.
 QUESTIONS = ("2+3", "What is 17 * 25?", " how many?\n", "Let n be even. " * 20 + "Find n!")
@@ -65,6 +70,18 @@ def read_format(tokenizer: transformers.PreTrainedTokenizerBase) -> ChatFormat:
                 "the answer, let nothing depend on loop.last or on the number of messages."
             )
     return first
+
+
+def written_opening(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
+    """Return what the template writes before an answer that is not in its prompt; empty for white space or none.
+
+    A policy that was trained on such chats writes it itself.
+    """
+    try:
+        layout = _layout(tokenizer, [{"role": "user", "content": QUESTIONS[0]}])
+    except ValueError:  # a policy never reads a finished chat
+        return ""
+    return tokenizer.decode(layout.opening).strip()
 
 
 def end_of_turn(tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
@@ -124,8 +141,7 @@ def _is_written(tokenizer: transformers.PreTrainedTokenizerBase, chat: Messages)
 def may_think(tokenizer: transformers.PreTrainedTokenizerBase) -> bool:
     """Return whether a model with this template may write a think block: it knows one, and its prompt closes none."""
     prompt = chat_text(tokenizer, [{"role": "user", "content": QUESTIONS[0]}], add_generation_prompt=True)
-    template = tokenizer.get_chat_template()
-    return (THINK in template or END_OF_THINK in template) and END_OF_THINK not in prompt
+    return any(end not in prompt for _, end in _known_marks(tokenizer))
 
 
 def keeps_thinking(tokenizer: transformers.PreTrainedTokenizerBase) -> bool:
@@ -135,15 +151,27 @@ def keeps_thinking(tokenizer: transformers.PreTrainedTokenizerBase) -> bool:
     """
     question = {"role": "user", "content": QUESTIONS[0]}
     _, whole = _rendered(tokenizer, [question])
-    for opening in (THINK, ""):  # the prompt may have opened the block
-        answer = f"{opening}\n2 and 3\n{END_OF_THINK}\n\n{ANSWER}".lstrip()
-        try:
-            written = chat_text(tokenizer, [question, {"role": "assistant", "content": answer}])
-        except ValueError:
-            return False
-        if written != whole.replace(ANSWER, answer):
-            return False
+    for begin, end in _known_marks(tokenizer):
+        for opening in (begin, ""):  # the prompt may have opened the block
+            answer = f"{opening}\n2 and 3\n{end}\n\n{ANSWER}".lstrip()
+            try:
+                written = chat_text(tokenizer, [question, {"role": "assistant", "content": answer}])
+            except ValueError:
+                return False
+            if written != whole.replace(ANSWER, answer):
+                return False
     return True
+
+
+def closes_thinking(text: str) -> bool:
+    """Return whether a text holds the end of a think block."""
+    return any(end in text for _, end in THINK_MARKS)
+
+
+def _known_marks(tokenizer: transformers.PreTrainedTokenizerBase) -> list[tuple[str, str]]:
+    """Return the marks of think blocks that a template treats in some way; one that names none keeps all."""
+    template = tokenizer.get_chat_template()
+    return [marks for marks in THINK_MARKS if any(mark in template for mark in marks)]
 
 
 def special_ids(tokenizer: transformers.PreTrainedTokenizerBase) -> set[int]:

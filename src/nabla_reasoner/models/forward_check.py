@@ -5,6 +5,7 @@ different lengths whose beginnings are cached. Each of these is wrong for some a
 both ways, which costs four small forward passes. With a window of attention, one of them is longer than the window.
 """
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -23,6 +24,9 @@ LENGTHS = (9, 4)  # tokens of the two texts; the first one also exceeds a window
 REST = 4  # largest number of tokens that are read after a cached beginning
 # Largest difference, relative to the spread of the outputs. Rounding gives 1e-6 in float32 and 1e-2 in bfloat16.
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
+
+
+_CHECKED: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()  # models that passed
 
 
 class Difference(NamedTuple):
@@ -81,6 +85,12 @@ def check_forward(language_model: LanguageModel, head: Head, *, scores: bool = F
                 f"{difference.actual:.6g} instead of {difference.expected:.6g}, {difference.relative:.2g} of the "
                 f"spread where {tolerance:g} is allowed. Use another architecture, e.g. Qwen or Llama."
             )
+    _CHECKED.add(language_model.model)
+
+
+def is_checked(language_model: LanguageModel) -> bool:
+    """Return whether this model was compared with its own forward before."""
+    return language_model.model in _CHECKED
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from .chat_format import ChatFormat, keeps_thinking, read_format, special_ids
 from .forward_check import check_forward
 from .loading import load, refusing
 from .pairs import check_pair, same_ids
+from .reward_texts import check_written_tokens, read_suffix
 
 __all__ = ["REWARD_MODEL_CLASSES", "BatchLimits", "LanguageModel", "Policy", "RewardModel", "TextScores", "model_size"]
 
@@ -111,7 +112,8 @@ class RewardModel(LanguageModel):
     Attributes:
         parameters: as in `LanguageModel`, the reference model's included.
         strong: the stronger causal LM as a `Policy`; None for a model with a score head.
-        suffix_ids: tokens the chat template writes after the end-of-turn token; only kind "classifier" reads them.
+        suffix_ids: tokens the chat template writes after the end-of-turn token, up to the last that is no padding
+            token: there a sequence classifier's own forward reads the score. Only kind "classifier" reads them.
         text_scores: another engine that scores whole responses; None: this model does. Gradients are always its own.
         replaced_ends: end tokens that are read as `eos_ids[0]`: special ones of its own settings and, in what
             `for_policy` returns, those of the policy.
@@ -150,7 +152,8 @@ class RewardModel(LanguageModel):
                     "agree. Choose a reference model of the same family."
                 )
         self.format = self._read_format()
-        self.suffix_ids = self.format.closing[1:] if kind == "classifier" else []
+        self.suffix_ids = read_suffix(self, self.format.closing) if kind == "classifier" else []
+        check_written_tokens(self, self.format.closing)
         self._keeps_thinking = keeps_thinking(tokenizer)
         self._special_ids = special_ids(tokenizer)
         self.replaced_ends = self._foreign_ends(self.eos_ids)

@@ -161,7 +161,9 @@ def refusing(name: str, model: torch.nn.Module) -> Iterator[None]:
     """Turn an error of an unknown architecture's interface into a ValueError that names the model."""
     try:
         yield
-    except (AttributeError, TypeError, KeyError, IndexError, NotImplementedError) as error:
+    except (ValueError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # architectures raise types of their own
         raise ValueError(
             f"{name} ({type(model).__name__}) is not a causal transformer that can be served "
             f"({type(error).__name__}: {_first_line(error)}). Use another architecture, e.g. Qwen or Llama."

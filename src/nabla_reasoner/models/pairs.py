@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import transformers
 
 from .backbone import LanguageModel
-from .chat_format import END_OF_THINK, may_think
+from .chat_format import closes_thinking, may_think, written_opening
 
 
 def check_pair(policy: LanguageModel, reward: LanguageModel, opening: Sequence[int], keeps_thinking: bool) -> None:
@@ -24,12 +24,18 @@ def check_pair(policy: LanguageModel, reward: LanguageModel, opening: Sequence[i
             f"({policy.name}) and {len(reward.tokenizer.get_vocab()):,} tokens ({reward.name}) that do not agree. "
             "Choose a reward model of the same family."
         )
-    thinks = may_think(policy.tokenizer)
-    if thinks and END_OF_THINK in reward.tokenizer.decode(opening):
+    thinks, before = may_think(policy.tokenizer), reward.tokenizer.decode(opening).strip()
+    if thinks and closes_thinking(before):
         raise ValueError(
             "a policy that may think needs a reward whose chat template writes no think block of its own; "
             f"{reward.name} would read an empty block and then that of {policy.name}. Give the policy a chat "
             "template whose prompt ends with an empty think block, or choose another reward."
+        )
+    if before and (written := written_opening(policy.tokenizer)):
+        raise ValueError(
+            "a policy whose chat template writes more before an answer than its prompt has, writes that itself, so "
+            f"that the reward's template must not write it too; {policy.name} writes {written!r}, and {reward.name} "
+            f"would read {before!r} before it. Give the policy a chat template whose prompt ends with it."
         )
     if thinks and not keeps_thinking:
         raise ValueError(

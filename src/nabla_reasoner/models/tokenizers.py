@@ -6,6 +6,7 @@ from pathlib import Path
 
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers.utils import cached_file
 
 from ..types import COMMIT, Messages
 from .chat_template import applied
@@ -38,20 +39,21 @@ def split_commit(name: str) -> tuple[str, str | None]:
 def load_tokenizer(name: str) -> transformers.PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder or hub name, which may be pinned: OWNER/NAME@COMMIT.
 
-    A folder's own `tokenizer.json` is loaded unchanged. AutoTokenizer would rebuild it with the pre-tokenizer of some
-    architectures, which changes the ids.
+    A `tokenizer.json` is loaded unchanged. AutoTokenizer would rebuild it with the pre-tokenizer of some architectures,
+    which changes the ids. Merges that a BPE tokenizer leaves out at random while it trains a model are not left out.
 
     Raises:
         ValueError: the tokenizer cannot be read, has no chat template, or one that writes no question.
     """
     plain, commit = split_commit(name)
     try:
-        if Path(name, "tokenizer.json").is_file():
-            tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(name)
+        revision = commit or "main"
+        if _has_file(plain, "tokenizer.json", revision):
+            tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(plain, revision=revision)
         else:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                plain, trust_remote_code=False, revision=commit or "main"
-            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(plain, trust_remote_code=False, revision=revision)
+        if getattr(tokenizer.backend_tokenizer.model, "dropout", None):
+            tokenizer.backend_tokenizer.model.dropout = None
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise ValueError(
@@ -81,6 +83,12 @@ def load_tokenizer(name: str) -> transformers.PreTrainedTokenizerBase:
             "Check that tokenizer.json is there, and chat_template."
         )
     return tokenizer
+
+
+def _has_file(plain: str, file: str, revision: str) -> bool:
+    """Return whether a folder, or a repository of the hub, has a file."""
+    missing = {"_raise_exceptions_for_missing_entries": False}
+    return cached_file(plain, file, revision=revision, **missing) is not None
 
 
 def chat_ids(tokenizer: transformers.PreTrainedTokenizerBase, messages: Messages) -> list[int]:

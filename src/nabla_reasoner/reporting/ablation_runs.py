@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..config.fingerprint import without_places
 from ..evaluation.json_files import warn_once
 from ..evaluation.outcomes import Outcome, RunKey, completeness, outcome_of, stopped_at
 from ..evaluation.records import read_records
@@ -58,7 +59,7 @@ def load_runs(folder: Path) -> Runs:
                 accepted = [revision["accepted"] for revision in record["search"].get("revisions", [])]
                 attempts[run] = Attempt(outcome, record["response"], accepted)
         shared = {name: value for name, value in (conditions(cell.settings) or {}).items() if name not in SHARED}
-        shared["policy"] = cell.settings.get("policy")
+        shared["policy"] = without_places(cell.settings).get("policy")
         if (key.policy, task) in loaded:
             warn_once(f"{folder}: {key.policy}, {task} has records of several settings; only the last are used.")
         loaded[key.policy, task] = SettingRuns(

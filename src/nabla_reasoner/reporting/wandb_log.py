@@ -76,6 +76,7 @@ def import_wandb() -> ModuleType:
     """
     for name, value in (("WANDB_SILENT", "true"), ("WANDB_ERROR_REPORTING", "false")):
         os.environ.setdefault(name, value)
+    os.environ.pop("WANDB_SWEEP_ID", None)  # of an outer program: wandb would draw ids at random, one for each copy
     spell_out()
     import wandb
 
