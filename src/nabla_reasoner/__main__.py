@@ -57,7 +57,11 @@ def _how_to_resume(arguments: Sequence[str]) -> str:
     """Return what to type so that nothing is solved twice."""
     words = [word.removeprefix("--").lower() for word in arguments]
     if not any(word == "overwrite" or word.startswith("overwrite=") for word in words):
-        return "run the same command again to resume."
+        try:
+            resumes = find(arguments[0]).resumes
+        except ValueError:
+            resumes = False
+        return f"run the same command again{' to resume' if resumes else ''}."
     return (
         "run the same command without overwrite=true to resume: cells that it had not begun then keep their earlier "
         "records."

@@ -13,7 +13,8 @@ import wandb_server
 from lightning.pytorch.loggers import WandbLogger
 from wandb_server import Server
 
-from nabla_reasoner.__main__ import main
+from nabla_reasoner.__main__ import WRONG, main
+from nabla_reasoner.evaluation.results_folder import locked
 from nabla_reasoner.reporting import wandb_training
 from nabla_reasoner.training import loop
 
@@ -131,6 +132,15 @@ def test_table_that_fails_does_not_end_the_curves(tmp_path: Path, monkeypatch: p
     logger.log_metrics({"train/loss": 1.0}, 2)
     assert run.logged == [{"train/loss": 1.0}]
     assert capsys.readouterr().err.startswith("warning: samples not copied to W&B any more (ValueError: no tables")
+
+
+def test_second_command_on_one_folder_of_checkpoints_is_refused(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with locked(Path("checkpoints")):
+        assert main(["models", "folder=made", "only=[tokenizer]"]) == WRONG
+    said = capsys.readouterr().err
+    assert "another command writes to checkpoints" in said
+    assert "choose another checkpoints=DIR" in said
 
 
 def test_disabled_mode_makes_no_logger(tmp_path: Path):

@@ -23,7 +23,7 @@ from nabla_reasoner.__main__ import main
 from nabla_reasoner.config import compose
 from nabla_reasoner.config.wandb_mode import check_mode, chosen_mode
 from nabla_reasoner.experiments import cell_sweep
-from nabla_reasoner.reporting import wandb_runs, wandb_upload
+from nabla_reasoner.reporting import wandb_log, wandb_runs, wandb_upload
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -136,6 +136,13 @@ def test_unknown_variable_is_refused_before_anything_is_computed(tmp_path: Path,
     assert main(toy_runs.command(tmp_path, "method=greedy")) == 2
     assert "WANDB_MODE must be one of offline, online, disabled; got 'garbage'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_sweep_of_an_outer_program_gives_no_random_ids(monkeypatch):
+    """With its id wandb ignores the run's own: a grown cell had two runs."""
+    monkeypatch.setenv("WANDB_SWEEP_ID", "outer")
+    wandb_log.import_wandb()
+    assert "WANDB_SWEEP_ID" not in os.environ
 
 
 def test_empty_variable_means_the_setting(monkeypatch):

@@ -11,6 +11,7 @@ import yaml
 from .schema import CONFIGS
 
 FOLDER = CONFIGS / "experiment"
+STAGES = "stages.json"  # of a target that runs others: those that are done
 RECORDS = ("records", "budget")  # names of the folders of records
 
 
@@ -61,6 +62,11 @@ class Target:
     def has_records(self) -> bool:
         """Whether it runs a sweep of cells and writes their records."""
         return any(PurePath(name).name in RECORDS for name in self.writes)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a command that was interrupted goes on where it stopped when it is typed again."""
+        return self.has_records or self.settings == "train" or STAGES in self.writes
 
     def path(self, scale: str) -> str:
         """Return the folder below `results_dir`."""
