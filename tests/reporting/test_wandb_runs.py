@@ -145,6 +145,17 @@ def test_sweep_of_an_outer_program_gives_no_random_ids(monkeypatch):
     assert "WANDB_SWEEP_ID" not in os.environ
 
 
+def test_artifacts_lie_beside_the_runs_where_home_cannot_be_written(tmp_path: Path, monkeypatch):
+    """Otherwise nothing was written, although an offline run needs no home."""
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "mine"))
+    wandb_log._find_data_folder(tmp_path)
+    assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "mine")
+    monkeypatch.setenv("WANDB_DATA_DIR", "/dev/null/wandb")
+    wandb_log._find_data_folder(tmp_path)
+    assert os.environ["WANDB_DATA_DIR"] == os.environ["WANDB_CACHE_DIR"] == str(tmp_path / "wandb" / "data")
+
+
 def test_empty_variable_means_the_setting(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "")
     assert chosen_mode("online") == "online"

@@ -114,6 +114,7 @@ def open_run(
     entry: WandbRun, folder: Path, *, mode: str, group: str, tags: Sequence[str], settings: "wandb.Settings"
 ) -> "wandb.Run":
     """Open the W&B run of an entry below `folder`/wandb; it goes on from where the server's run of its id ends."""
+    _find_data_folder(folder)
     return import_wandb().init(
         project=PROJECT,
         id=entry.identity,
@@ -127,6 +128,20 @@ def open_run(
         resume="allow",
         settings=settings,
     )
+
+
+def _find_data_folder(folder: Path) -> None:
+    """Let wandb keep what artifacts hold beside the runs, where there is no home folder that can be written."""
+    wandb = import_wandb()
+    try:
+        staging = Path(wandb.env.get_data_dir(), "artifacts", "staging")
+        staging.mkdir(parents=True, exist_ok=True)
+        is_writable = os.access(staging, os.W_OK)
+    except OSError:
+        is_writable = False
+    if not is_writable:
+        place = str((folder / "wandb" / "data").resolve())
+        os.environ.update(WANDB_DATA_DIR=place, WANDB_CACHE_DIR=place)
 
 
 def log(entry: WandbRun, folder: Path, *, experiment: str, scale: str) -> None:
