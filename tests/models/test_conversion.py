@@ -20,6 +20,7 @@ from nabla_reasoner.engine import generation
 from nabla_reasoner.engine.sampling import Sampling, keyed_uniforms
 from nabla_reasoner.models import conversion
 from nabla_reasoner.models.language_models import Policy, RewardModel
+from nabla_reasoner.models.whole_models import load_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 # peft 0.21 reads an attribute that transformers 5.23 has renamed.
@@ -71,7 +72,7 @@ def make_adapter(folder: Path, base: str, task_type: str, seed: int) -> torch.nn
     torch.manual_seed(seed)
     layers = ["q_proj", "down_proj"]
     settings = peft.LoraConfig(task_type=task_type, r=2, target_modules=layers, init_lora_weights=False)
-    wrapped = peft.get_peft_model(conversion.load_base(base, task_type), settings).eval()
+    wrapped = peft.get_peft_model(load_whole(base, task_type), settings).eval()
     wrapped.save_pretrained(folder)
     return wrapped
 
@@ -194,7 +195,7 @@ def test_adapter_of_a_tied_output_matrix_is_refused(tmp_path: Path):
     settings = peft.LoraConfig(
         task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "lm_head"], init_lora_weights=False
     )
-    base = conversion.load_base(toys.model_folder("llama"), "CAUSAL_LM")
+    base = load_whole(toys.model_folder("llama"))
     assert base.config.tie_word_embeddings
     with warnings.catch_warnings(action="ignore"):
         peft.get_peft_model(base, settings).save_pretrained(tmp_path / "adapter")

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from nabla_reasoner.dto import gradient_passes, objective, optimizer
+from nabla_reasoner.models import adapter_tokenizer, conversion
 from nabla_reasoner.models.language_models import Policy, RewardModel
 from nabla_reasoner.tasks import problems, worked_solutions
 from nabla_reasoner.training.recipes import manifest
@@ -31,6 +32,13 @@ def test_shipped_files_are_small_and_match_the_manifest():
         weights = (ASSETS / entry["folder"] / "model.safetensors").read_bytes()
         assert hashlib.sha256(weights).hexdigest() == entry["sha256"]
     assert sum(file.stat().st_size for file in ASSETS.rglob("*") if file.is_file()) < 30_000_000
+
+
+def test_shipped_adapters_are_read_with_their_bases_tokenizer():
+    """What is noted of a merged one are two files, so that records of it stay valid."""
+    adapters = [file.parent for file in ASSETS.rglob(conversion.WEIGHTS)]
+    assert len(adapters) >= 8
+    assert not any(adapter_tokenizer.tokenizer_files(str(folder)) for folder in adapters)
 
 
 def test_models_load_and_share_one_vocabulary():

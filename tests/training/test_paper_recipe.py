@@ -1,6 +1,10 @@
 """Recipe of GRPO at the paper's size: TRL's arguments, without a GPU, a network or a model."""
 
+import json
+import shutil
+
 import pytest
+import toys
 from hydra import compose, initialize_config_dir
 
 from nabla_reasoner.config.schema import CONFIGS
@@ -55,9 +59,72 @@ def test_missing_vllm_is_refused_before_loading_and_may_be_left_out(monkeypatch)
 
 def test_trl_reward_is_grade_or_none_on_failure(monkeypatch):
     problems = [Problem("a", "1+1?", "2", "train"), Problem("b", "2+3?", "5", "train")]
-    reward = paper.trl_reward(problems)
+    reward = paper.trl_reward(problems, {1})
     chats = [[{"role": "assistant", "content": text}] for text in (r"So \boxed{2}.", r"\boxed{4}", "five")]
-    assert reward(chats, problem_id=["a", "b", "b"], trainer_state=None) == [1.0, 0.0, 0.0]
+    ids = [[5, 1]] * 3
+    assert reward(chats, problem_id=["a", "b", "b"], completion_ids=ids, trainer_state=None) == [1.0, 0.0, 0.0]
     failed = grading.Grade("9", False, "grading took more than 10 seconds")
-    monkeypatch.setattr(grading, "grade", lambda problem, text: failed)
-    assert reward(["9"], problem_id=["a"]) == [None]
+    monkeypatch.setattr(grading, "grade", lambda problem, text, finished: failed)
+    assert reward(["9"], problem_id=["a"], completion_ids=[[1]]) == [None]
+
+
+def test_trl_reward_grades_a_cut_answer_as_unfinished():
+    """The number may go on: "The answer is 5" may be the beginning of 52."""
+    question = Problem("b", "2+3?", "5", "train")
+    assert not grading.grade(question, "The answer is 5", False).correct
+    reward = paper.trl_reward([question], {1, 3})
+    ids = [[9, 8, 1], [9, 8, 3], [9, 8, 7], [1, 8, 7], []]
+    assert reward(["The answer is 5"] * 5, problem_id=["b"] * 5, completion_ids=ids) == [1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("setting", "ends"), [(7, {1, 7}), ([1, 8], {1, 8}), (None, {1}), ("no file", {1, 9})])
+def test_end_tokens_are_those_of_tokenizer_and_generation_settings(setting, ends, tmp_path):
+    folder = tmp_path / "policy"
+    shutil.copytree(toys.model_folder("llama"), folder)
+    file = folder / "generation_config.json"
+    if setting == "no file":
+        file.unlink()
+        file = folder / "config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "eos_token_id": 9 if setting == "no file" else setting}))
+    assert paper.end_ids(str(folder)) == ends
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # trl 1.16 reads attributes that transformers 5.23 has renamed
+def test_trl_tells_the_reward_where_a_response_ends(tmp_path, monkeypatch):
+    """TRL itself samples and passes the ids; the responses that it counts as cut off are graded as unfinished."""
+    trl = pytest.importorskip("trl", reason="needs the extra `reference`: pip install -e '.[reference]'")
+    datasets = pytest.importorskip("datasets")
+    seen = []
+    monkeypatch.setattr(
+        grading, "grade", lambda problem, text, finished: seen.append(finished) or grading.Grade("5", finished)
+    )
+    question = Problem("b", "What is 2 + 3?", "5", "train")
+    rows = [{"prompt": question.messages, "problem_id": "b"}] * 4
+    arguments = trl.GRPOConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=16,
+        num_generations=16,
+        max_completion_length=8,
+        max_steps=1,
+        temperature=2.0,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        save_strategy="no",
+        logging_steps=1,
+    )
+    folder = toys.model_folder("llama")
+    trainer = trl.GRPOTrainer(
+        model=folder,
+        reward_funcs=paper.trl_reward([question], paper.end_ids(folder)),
+        args=arguments,
+        train_dataset=datasets.Dataset.from_list(rows),
+    )
+    assert paper.end_ids(folder) == set(trainer.eos_token_ids)
+    trainer.train()
+    (logged,) = [entry for entry in trainer.state.log_history if "completions/clipped_ratio" in entry]
+    assert len(seen) == 16
+    assert seen.count(False) / 16 == pytest.approx(logged["completions/clipped_ratio"])
+    assert logged["reward"] == pytest.approx(seen.count(True) / 16)

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -23,13 +24,15 @@ import torch
 import transformers
 
 from ..json_text import parse_json
+from .adapter_tokenizer import adapted_tokenizer, tokenizer_files
 from .folder_files import MODEL_SUFFIXES
+from .loading import check_finite
 from .quiet import quiet_transformers
-from .tokenizers import load_tokenizer
+from .whole_models import TASK_TYPES, load_whole
 
 MERGED = "adapter.json"  # in a merged folder: what it was made of
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # of an adapter
-TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS")  # of peft: adapters that can be merged
+HEAD_WEIGHT = re.compile(r"(^|\.)(score|classifier)\.weight$")  # of a classifier's adapter; has a row for each label
 TEST_IDS = torch.arange(3, 19)[None]  # a text that merged and unmerged model read
 TOLERANCE = 1e-3  # of the largest number, between the two; rounding of float32 is a thousandth of that
 # Settings of a loaded config that describe the packed weights and their origin; they must not enter the plain folder.
@@ -102,6 +105,8 @@ def packaged_file(module: str, file: str, requirement: str) -> Path:
 def merge(folder: str, *, base: str, adapter: str) -> None:
     """Merge a LoRA adapter into its base model and write one plain folder, unless the folder holds this adapter.
 
+    Tokenizer and chat template are the adapter's own where its folder has any (TRL writes both), else the base's.
+
     Args:
         folder: the Hugging Face folder to write. Its `adapter.json` holds the digests of base and adapter, so that a
             changed one is merged again, and those of the written weights.
@@ -109,8 +114,8 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
         adapter: folder of the adapter in peft's format; its task type selects a causal LM or a classifier.
 
     Raises:
-        ValueError: the base model, the adapter's files, or `peft` is missing; an adapter that is damaged or belongs to
-            another model; a merged model that computes something else.
+        ValueError: the base model, the adapter's files, or `peft` is missing; a base that `load_whole` refuses; an
+            adapter that is damaged or belongs to another model; a merged model that computes something else.
     """
     if not Path(base, "config.json").is_file():
         raise ValueError(
@@ -125,7 +130,8 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
         )
     with _locked(folder):
         files = [file for file in sorted(Path(base).iterdir()) if file.suffix in MODEL_SUFFIXES and file.is_file()]
-        origin = {"base": _digests(files), "adapter": _digests(Path(adapter, name) for name in (SETTINGS, WEIGHTS))}
+        own_files = [*(Path(adapter, name) for name in (SETTINGS, WEIGHTS)), *tokenizer_files(adapter)]
+        origin = {"base": _digests(files), "adapter": _digests(own_files)}
         stamp = Path(folder, MERGED)
         if _noted_origin(stamp) == origin:
             return
@@ -133,16 +139,14 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
             raise ValueError(f"the adapter {adapter} needs the optional package peft. Run: pip install peft")
         task_type = _task_type(adapter)
         with _atomic_folder(Path(folder)) as unfinished, _quiet():
-            try:
-                merged = _merged(base, adapter, task_type)
-            except Exception as error:  # torch, safetensors and peft each raise their own types
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise ValueError(
-                    f"the adapter {adapter} cannot be merged into {base}: {reason}. Choose the base model that it was "
-                    "trained on, or fetch or train the adapter again."
-                ) from error
+            tokenizer = adapted_tokenizer(base, adapter)
+            with _refusing(base, adapter):
+                num_labels = _num_labels(adapter)
+            model = load_whole(base, task_type, num_labels=num_labels)
+            with _refusing(base, adapter):
+                merged = _merged(model, adapter)
             merged.save_pretrained(unfinished)
-            load_tokenizer(base).save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
             content = {"origin": origin, "weights": _digests(sorted(unfinished.glob("*.safetensors")))}
             Path(unfinished, stamp.name).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
@@ -164,36 +168,57 @@ def _task_type(adapter: str) -> str:
     return str(task_type)
 
 
-def _merged(base: str, adapter: str, task_type: str) -> transformers.PreTrainedModel:
+@contextmanager
+def _refusing(base: str, adapter: str) -> Iterator[None]:
+    """Turn any error of an adapter that does not fit its base into a ValueError that names both."""
+    try:
+        yield
+    except Exception as error:  # torch, safetensors and peft each raise their own types
+        reason = (" ".join(str(error).split()) or type(error).__name__).removesuffix(".")
+        raise ValueError(
+            f"the adapter {adapter} cannot be merged into {base}: {reason}. Choose the base model that it was "
+            "trained on, or fetch or train the adapter again."
+        ) from error
+
+
+def _num_labels(adapter: str) -> int:
+    """Return the number of labels of an adapter's own score head; 1 if it has none, which `_merged` refuses."""
+    with safetensors.safe_open(Path(adapter, WEIGHTS), "pt") as file:
+        heads = [file.get_slice(key).get_shape()[0] for key in file.keys() if HEAD_WEIGHT.search(key)]
+    return heads[0] if heads else 1
+
+
+def _merged(base: transformers.PreTrainedModel, adapter: str) -> transformers.PreTrainedModel:
     """Return base and adapter as one model in float32.
 
     peft leaves layers without weights as they are, or random, and drops weights of other layers: both are refused.
 
     Raises:
-        ValueError: weights that are missing or left over, or a merged model with other logits.
+        ValueError: weights that are missing, left over or not finite, or a merged model with other logits.
     """
     import peft
 
-    wrapped = peft.PeftModel.from_pretrained(load_base(base, task_type), adapter).eval()
+    wrapped = peft.PeftModel.from_pretrained(base, adapter).eval()
     expected = set(peft.get_peft_model_state_dict(wrapped))
     with safetensors.safe_open(Path(adapter, WEIGHTS), "pt") as file:
         stored = set(file.keys())
     if wrong := sorted(expected ^ stored):
         raise ValueError(f"{wrong[0]} is {'missing' if wrong[0] in expected else 'of no layer of this model'}")
+    check_finite(adapter, wrapped)
     before = _outputs(wrapped)
     merged = wrapped.merge_and_unload().to(torch.float32)
     difference, largest = (_outputs(merged) - before).abs().max().item(), before.abs().max().item()
     if not difference <= TOLERANCE * largest:
         raise ValueError(
             f"the merged model would compute something else: numbers up to {largest:.3g} differ by {difference:.3g}, "
-            "as with an adapter of the output matrix where this is also the embedding matrix"
+            "as with an adapter of the output matrix where this is also the embedding matrix, or the other way round"
         )
     return merged
 
 
 def _outputs(model: torch.nn.Module) -> torch.Tensor:
     """Return logits and last hidden states of a short text, as one vector."""
-    ids = TEST_IDS % model.get_input_embeddings().num_embeddings
+    ids = TEST_IDS % len(model.get_input_embeddings().weight)  # peft's layers have no `num_embeddings`
     with torch.no_grad():
         outputs = model(input_ids=ids, output_hidden_states=True)
     return torch.cat([outputs.logits.flatten(), outputs.hidden_states[-1].flatten()]).float()
@@ -206,14 +231,6 @@ def _noted_origin(stamp: Path) -> Any:
     except (OSError, ValueError):
         return None
     return content.get("origin") if isinstance(content, dict) else None
-
-
-def load_base(base: str, task_type: str) -> transformers.PreTrainedModel:
-    """Load the base model of an adapter of this peft task type: a causal LM or a one-label classifier, in float32."""
-    options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
-    if task_type == "CAUSAL_LM":
-        return transformers.AutoModelForCausalLM.from_pretrained(base, **options)
-    return transformers.AutoModelForSequenceClassification.from_pretrained(base, **options, num_labels=1)
 
 
 def _digests(files: Iterable[Path]) -> dict[str, str | None]:

@@ -39,26 +39,11 @@ def load(
             them; code of its own; no chat template; unknown dtype or device.
     """
     name, device = str(name_or_path), str(device)
-    _check_request(name, device, dtype)
-    plain, commit = split_commit(name)
+    check_request(name, device, dtype)
     tokenizer = load_tokenizer(name)
-    try:
-        with _without_notices():
-            model, report = auto.from_pretrained(
-                plain,
-                revision=commit or "main",
-                dtype=DTYPES[dtype],
-                use_safetensors=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # `_check_keys` refuses them by name
-                output_loading_info=True,
-            )
-    except Exception as error:  # safetensors, hub and torch each raise their own types for damaged or missing files
-        raise ValueError(_reading_error(name, error)) from error
-    if getattr(model, "_hf_peft_config_loaded", False):  # of a hub name; only where peft is installed
-        raise _adapter_error(name, ADAPTER_FILES[0])
-    _check_keys(name, report, SCORE_HEADS if auto is transformers.AutoModelForCausalLM else OUTPUT_MATRICES)
-    classifiers = [kind for kind in _saved_classes(name, model.config) if "Classification" in kind]
+    model, report = read_weights(auto, name, dtype)
+    check_keys(name, report, SCORE_HEADS if auto is transformers.AutoModelForCausalLM else OUTPUT_MATRICES)
+    classifiers = [kind for kind in saved_classes(name, model.config) if "Classification" in kind]
     if classifiers and auto is transformers.AutoModelForCausalLM:
         raise ValueError(
             f"a language model's layers must have been trained to predict tokens; {name} is of {classifiers[0]}. "
@@ -72,8 +57,41 @@ def load(
         ) from error
     if dtype == "float64":
         _replace_norms(model, name)
-    _check_finite(name, model)
+    check_finite(name, model)
     return model.eval().requires_grad_(False), tokenizer
+
+
+def read_weights(
+    auto: type, name: str, dtype: str, **settings: int
+) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
+    """Return a model on the CPU with the weights that its files have, and transformers' report of those they lack.
+
+    The report is for `check_keys`: transformers has filled weights that are missing with random numbers.
+
+    Args:
+        settings: further settings of the configuration, e.g. the number of labels.
+
+    Raises:
+        ValueError: files that are missing or cannot be read; a LoRA adapter beside the weights; code of its own.
+    """
+    plain, commit = split_commit(name)
+    try:
+        with _without_notices():
+            model, report = auto.from_pretrained(
+                plain,
+                revision=commit or "main",
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # `check_keys` refuses them by name
+                output_loading_info=True,
+                **settings,
+            )
+    except Exception as error:  # safetensors, hub and torch each raise their own types for damaged or missing files
+        raise ValueError(_reading_error(name, error)) from error
+    if getattr(model, "_hf_peft_config_loaded", False):  # of a hub name; only where peft is installed
+        raise _adapter_error(name, ADAPTER_FILES[0])
+    return model, report
 
 
 def outline(
@@ -86,7 +104,7 @@ def outline(
             adapter beside them, an architecture that cannot be built, no chat template, unknown dtype or device.
     """
     name = str(name_or_path)
-    _check_request(name, device, dtype)
+    check_request(name, device, dtype)
     plain, commit = split_commit(name)
     tokenizer = load_tokenizer(name)
     try:
@@ -98,11 +116,11 @@ def outline(
             model = auto.from_config(config, trust_remote_code=False)
     except Exception as error:  # configurations raise types of their own
         raise ValueError(_reading_error(name, error)) from error
-    _check_head(name, auto, next(iter(_saved_classes(name, config)), ""))
+    check_head(name, auto, next(iter(saved_classes(name, config)), ""))
     return model, tokenizer
 
 
-def _saved_classes(name: str, config: transformers.PretrainedConfig) -> list[str]:
+def saved_classes(name: str, config: transformers.PretrainedConfig) -> list[str]:
     """Return the classes of the saved model, as its configuration names them; may be empty.
 
     Raises:
@@ -117,7 +135,7 @@ def _saved_classes(name: str, config: transformers.PretrainedConfig) -> list[str
     return classes
 
 
-def _check_head(name: str, auto: type, saved: str) -> None:
+def check_head(name: str, auto: type, saved: str) -> None:
     """Raise ValueError on a language model that is to be read as a classifier, or the other way round.
 
     Args:
@@ -139,7 +157,7 @@ def check_dtype(dtype: str) -> None:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
 
 
-def _check_request(name: str, device: str, dtype: str) -> None:
+def check_request(name: str, device: str, dtype: str) -> None:
     """Raise ValueError on an unknown dtype or device, or a folder without its files or with some not to be read."""
     check_dtype(dtype)
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -199,7 +217,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _check_keys(name: str, report: dict[str, Any], other_heads: re.Pattern[str]) -> None:
+def check_keys(name: str, report: dict[str, Any], other_heads: re.Pattern[str]) -> None:
     """Raise ValueError if the files lack weights, which would be random numbers, or hold some that nothing reads.
 
     Args:
@@ -222,7 +240,7 @@ def _check_keys(name: str, report: dict[str, Any], other_heads: re.Pattern[str])
             )
 
 
-def _check_finite(name: str, model: torch.nn.Module) -> None:
+def check_finite(name: str, model: torch.nn.Module) -> None:
     """Raise ValueError naming the first weight with NaN or infinity."""
     tensors = dict(model.named_parameters())
     wide = [torch.promote_types(weight.dtype, torch.float32) for weight in tensors.values()]

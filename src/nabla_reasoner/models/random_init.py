@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from .language_models import Policy, RewardModel
-from .tokenizers import word_tokenizer
+from .tokenizers import vocabulary_size, word_tokenizer
 
 
 def build_model(
@@ -29,7 +29,7 @@ def build_model(
         device: where the weights are made; torch's default device if None.
     """
     settings = {
-        "vocab_size": len(tokenizer),
+        "vocab_size": vocabulary_size(tokenizer),
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,

@@ -12,6 +12,7 @@ from .. import cost
 from ..engine.generation import Rollout
 from ..evaluation.accuracy import grades, greedy_accuracy
 from ..models.language_models import Policy
+from ..models.loading import refusing
 from ..types import Problem
 from .data import Padded
 from .loop import Schedule, Training
@@ -49,6 +50,9 @@ class PolicyTraining(Training):
             at every validation.
         flops: floating-point operations of the training so far (`cost.forward_flops`, `cost.update_flops`); every token
             is read or sampled with a prediction, and validation is left out.
+
+    Raises:
+        ValueError: a model whose own logits are not those that the loss computes (see `forward_check.check_forward`).
     """
 
     def __init__(
@@ -59,7 +63,11 @@ class PolicyTraining(Training):
         max_new_tokens: int,
     ):
         super().__init__(model, schedule)
-        self.policy = Policy(model, tokenizer, "the policy in training")
+        with refusing("the policy in training", model):
+            self.policy = Policy(model, tokenizer, "the policy in training")
+            model.eval()
+            self.policy.check_forward()
+            model.train()
         self.max_new_tokens = max_new_tokens
         self.accuracies: dict[str, float] = {}
         self.samples: list[list[str | float]] = []

@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..engine.numerics import at_least_float32
+from ..models.architecture import logit_settings
+from ..models.tokenizers import vocabulary_size
+from ..models.whole_models import check_language_model, load_whole
 from .data import Padded
 from .loop import Schedule, Training
 
@@ -28,11 +31,18 @@ def from_language_model(folder: str) -> torch.nn.Module:
     With a head of zeros the first step moves the head only; a random one would first destroy the LM's features.
 
     Raises:
-        ValueError: a language model whose output matrix is not its embedding matrix (see `verifier_loss`).
+        ValueError: as `load_whole`; a classifier; a language model whose logits are not its embedding matrix applied to
+            its last hidden state (see `verifier_loss`).
     """
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
+    model = load_whole(folder, "SEQ_CLS")
+    check_language_model(folder, model.config)
     if not model.config.tie_word_embeddings:
         raise ValueError(f"a verifier's language model must have tied embeddings; got {folder}. Choose another start.")
+    if settings := logit_settings(model):
+        raise ValueError(
+            f"a verifier's language model must not cap or scale its logits; {folder} does ({', '.join(settings)}). "
+            "Choose another start."
+        )
     torch.nn.init.zeros_(model.score.weight)
     return model
 
@@ -106,7 +116,7 @@ class CheckpointedTraining(Training, abc.ABC):
         checkpoints: folder by number of optimiser steps; there the weights are written in half precision once so many
             steps are done. A resumed training writes those again that it comes past.
         tokenizer: written beside them.
-        vocab_size: number of its token ids.
+        vocab_size: number of its token ids, gaps included.
     """
 
     def __init__(
@@ -119,7 +129,7 @@ class CheckpointedTraining(Training, abc.ABC):
         super().__init__(model, schedule)
         self.checkpoints = checkpoints
         self.tokenizer = tokenizer
-        self.vocab_size = len(tokenizer)
+        self.vocab_size = vocabulary_size(tokenizer)
 
     def on_train_batch_start(self, batch: list[Padded], batch_idx: int) -> None:
         # Before a step and not after one: Lightning's own checkpoint may already be written when a step ends.

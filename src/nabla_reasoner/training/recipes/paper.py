@@ -8,12 +8,13 @@ mixed precision.
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from ...config.wandb_mode import chosen_mode
+from ...models.tokenizers import load_tokenizer, split_commit
 from ...tasks import grading, problems
 from ...types import Problem
 from ..grpo import GroupSampling
@@ -88,15 +89,42 @@ def check_engine(config: DictConfig) -> None:
         )
 
 
-def trl_reward(questions: Sequence[Problem]) -> Callable[..., list[float | None]]:
-    """Return TRL's reward function: 1 for a correct response, else 0; None (ignored by TRL) where grading failed."""
+def end_ids(path: str) -> set[int]:
+    """Return the token ids at which TRL ends a response of a policy: those of its tokenizer and generation settings.
+
+    Raises:
+        ValueError: there are none.
+    """
+    import transformers
+
+    plain, commit = split_commit(path)
+    pinned = {"revision": commit or "main"}
+    try:
+        configured = transformers.GenerationConfig.from_pretrained(plain, **pinned).eos_token_id
+    except OSError:  # no such file; transformers then takes the model's own settings
+        config = transformers.AutoConfig.from_pretrained(plain, trust_remote_code=False, **pinned)
+        configured = getattr(config.get_text_config(), "eos_token_id", None)
+    configured = configured if isinstance(configured, list) else [configured]
+    ends = {index for index in (load_tokenizer(path).eos_token_id, *configured) if index is not None}
+    if not ends:
+        raise ValueError(f"a policy must name a token that ends a response; {path} names none. Set eos_token_id.")
+    return ends
+
+
+def trl_reward(questions: Sequence[Problem], ends: Collection[int]) -> Callable[..., list[float | None]]:
+    """Return TRL's reward function: 1 for a correct response, else 0; None (ignored by TRL) where grading failed.
+
+    A response that does not end with one of the token ids `ends` was cut off, and is graded as unfinished.
+    """
     by_id = {problem.id: problem for problem in questions}
 
-    def accuracy(completions: Sequence[Any], problem_id: Sequence[str], **columns: Any) -> list[float | None]:
+    def accuracy(
+        completions: Sequence[Any], problem_id: Sequence[str], completion_ids: Sequence[Sequence[int]], **columns: Any
+    ) -> list[float | None]:
         rewards: list[float | None] = []
-        for completion, key in zip(completions, problem_id, strict=True):
+        for completion, key, ids in zip(completions, problem_id, completion_ids, strict=True):
             text = completion if isinstance(completion, str) else completion[-1]["content"]
-            verdict = grading.grade(by_id[key], text)
+            verdict = grading.grade(by_id[key], text, len(ids) > 0 and int(ids[-1]) in ends)
             rewards.append(None if verdict.note else float(verdict.correct))
         return rewards
 
@@ -122,7 +150,7 @@ def train_with_trl(config: DictConfig) -> None:
     lora = OmegaConf.to_container(config.lora) if config.lora is not None else None
     trainer = trl.GRPOTrainer(
         model=config.policy.path,
-        reward_funcs=trl_reward(questions),
+        reward_funcs=trl_reward(questions, end_ids(config.policy.path)),
         args=trl.GRPOConfig(**trainer_settings(config)),
         train_dataset=datasets.Dataset.from_list(rows),
         peft_config=peft.LoraConfig(task_type="CAUSAL_LM", **lora) if lora else None,

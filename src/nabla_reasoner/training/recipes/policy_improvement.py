@@ -14,8 +14,8 @@ import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
 
-from ...models.loading import DTYPES, check_dtype
-from ...models.tokenizers import load_tokenizer
+from ...models.tokenizers import load_tokenizer, vocabulary_size
+from ...models.whole_models import load_whole
 from ...types import Problem
 from ..checkpoints import read_log
 from ..data import Mixture, solution_examples
@@ -41,18 +41,12 @@ class TrainedPolicy(NamedTuple):
     flops: float
 
 
-def load_causal_lm(folder: str, dtype: str | None) -> transformers.PreTrainedModel:
-    """Load a causal LM, in float32 if no precision is named; raise ValueError on an unknown one."""
-    dtype = dtype or "float32"
-    check_dtype(dtype)
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
-
-
 def check_tokenizer(model: transformers.PreTrainedModel, folder: str, expected_folder: str) -> None:
     """Raise ValueError unless the policy in `folder` uses the tokenizer in `expected_folder`."""
     vocabulary = load_tokenizer(folder).get_vocab()
     expected = load_tokenizer(expected_folder)
-    if vocabulary != expected.get_vocab() or model.get_input_embeddings().num_embeddings < len(expected):
+    rows = len(model.get_input_embeddings().weight)
+    if vocabulary != expected.get_vocab() or rows < vocabulary_size(expected):
         raise ValueError(
             f"a policy must have the tokenizer it is trained with; {folder} has another ({len(vocabulary)} tokens "
             f"against {len(expected)}). Train it again with ./reproduce.sh models."
@@ -76,7 +70,7 @@ def train_policy(
 
     Raises:
         ValueError: an unknown method or precision, `frozen_dtype` without an adapter, checkpoints within a batch's
-            updates, or a policy with another tokenizer.
+            updates, a policy with another tokenizer, or one that `load_whole` or `PolicyTraining` refuses.
     """
     if recipe.method not in ("sft", "grpo"):
         raise ValueError(f"method must be sft or grpo; got {recipe.method!r}.")
@@ -92,7 +86,7 @@ def train_policy(
         )
     data = {task: data[task] for task in config.batch}
     lightning.seed_everything(config.seed, verbose=False)
-    model = load_causal_lm(start, recipe.frozen_dtype)
+    model = load_whole(start, dtype=recipe.frozen_dtype or "float32")
     check_tokenizer(model, start, config.tokenizer)
     recipe_values = OmegaConf.to_container(recipe, resolve=True)
     saved = model
@@ -137,7 +131,7 @@ def build_training(
         config.max_new_tokens,
         sampling=sampling,
         seed=config.seed,
-        reference=load_causal_lm(start, recipe.frozen_dtype) if sampling.kl_weight > 0 else None,
+        reference=load_whole(start, dtype=recipe.frozen_dtype or "float32") if sampling.kl_weight > 0 else None,
     )
     return module, Mixture(questions, counts, config.seed, collate=list, repeats=sampling.updates_per_batch)
 

@@ -28,6 +28,7 @@ from ...models import conversion
 from ...models.language_models import RewardModel
 from ...models.quiet import quiet_libraries
 from ...models.tokenizers import load_tokenizer
+from ...models.whole_models import load_whole
 from .. import adapters, loop, verifier
 from ..data import Example, Mixture
 from ..stages import Stages
@@ -52,6 +53,7 @@ def train_reward(config: DictConfig, name: str, data: Splits) -> None:
     model = _base(config, name)
     tokenizer = load_tokenizer(config.policy.path)
     reward = RewardModel(model, tokenizer, name, recipe.kind)
+    reward.check_forward()
     if recipe.kind == "likelihood":
         training = functools.partial(loop.LanguageModelTraining, vocab_size=reward.strong.vocab_size)
     else:
@@ -88,7 +90,7 @@ def _base(config: DictConfig, name: str) -> torch.nn.Module:
     lightning.seed_everything(config.rewards[name].seed, verbose=False)
     if config.rewards[name].kind == "classifier":
         return verifier.from_language_model(config.policy.path)
-    return conversion.load_base(config.policy.path, "CAUSAL_LM")
+    return load_whole(config.policy.path)
 
 
 def _fit(

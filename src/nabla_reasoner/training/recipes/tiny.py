@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning
 import torch
-import transformers
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedTokenizerBase
 
@@ -21,6 +20,7 @@ from ...models.language_models import Policy
 from ...models.quiet import quiet_libraries
 from ...models.random_init import build_model
 from ...models.tokenizers import build_tokenizer, load_tokenizer, vocabulary_size
+from ...models.whole_models import load_whole
 from ...tasks import grading, problems
 from ...types import Problem
 from .. import classifier_init, loop, reward_model
@@ -171,9 +171,7 @@ def grow_classifier(
 ) -> torch.nn.Module:
     """Return a classifier grown from the likelihood reward; its activations are measured on the examples."""
     model = build_model(model_shape(config.models.classifier.architecture), tokenizer, classifier=True)
-    likelihood = transformers.AutoModelForCausalLM.from_pretrained(
-        str(Path(config.folder, config.models.likelihood.folder))
-    )
+    likelihood = load_whole(str(Path(config.folder, config.models.likelihood.folder))).half()  # as it is stored
     sequences = [[*example.prompt_ids, *example.response_ids] for example in examples]
     length = min(len(sequence) for sequence in sequences)
     questions = [problem for parts in data.values() for problem in parts["train"][:ALPHABET_SOLUTIONS]]

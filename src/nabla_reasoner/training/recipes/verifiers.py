@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-import transformers
 from omegaconf import DictConfig
 
 from ...engine import generation
@@ -22,6 +20,7 @@ from ...engine.sampling import Sampling, keyed_uniforms
 from ...evaluation.accuracy import grades, sample_responses
 from ...models.language_models import Policy
 from ...models.tokenizers import load_tokenizer
+from ...models.whole_models import load_whole
 from ...tasks import grading
 from ...types import Problem
 from ..data import Example, Mixture, chat_example
@@ -73,8 +72,7 @@ def training(config: DictConfig, name: str, data: Splits) -> tuple[CheckpointedT
     shared = {"checkpoints": checkpoints, "tokenizer": load_tokenizer(start)}
     schedule, mixture = Schedule(**recipe.schedule), Mixture(pools, dict(recipe.batch), recipe.seed)
     if recipe.head == "ratio":
-        model = transformers.AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
-        return RatioTraining(model, schedule, scale=recipe.scale, **shared), mixture
+        return RatioTraining(load_whole(start), schedule, scale=recipe.scale, **shared), mixture
     model = from_language_model(start)
     return VerifierTraining(model, schedule, language_weight=recipe.language_weight, **shared), mixture
 
