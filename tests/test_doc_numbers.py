@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from nabla_reasoner.evaluation.statistics import accuracy_interval, holm, paired_difference
+from nabla_reasoner.experiments.table3 import theory
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "figures" / "data"
@@ -343,6 +344,11 @@ def coder_sentences(rows: Rows) -> Iterator[str]:
         f", at {shares[0]}, {shares[1]} and {shares[2]} of the FLOPs of Best-of-8, which solves "
         f"{table.accuracy['default']:.1f}"
     )
+    means = [
+        one(rows["comparisons_coder"], task=task, baseline="best_of_n", matched_on="rollouts").note.split()[-1]
+        for task in CODER_TASKS
+    ]
+    yield f"uses {means[0]} of its 64 rollouts in the mean on GSM8K and {means[1]} on MATH-500."
     yield from gsm8k_sentences()
 
 
@@ -442,7 +448,16 @@ def improvement_sentences(rows: Rows) -> Iterator[str]:
     }
     yield f"from {before['tiny-instruct-grpo']:.1f} to {after['tiny-instruct-grpo']:.1f} % (tiny-instruct),"
     yield f"and after SFT from {after['tiny-base-sft']:.1f} to {after['tiny-base-sft-grpo']:.1f} %."
-    yield f"Its {after['tiny-base-grpo']:.1f} %, from {before['tiny-base-grpo']:.1f}, is the best of"
+    curve = pd.read_csv(ROOT / "assets/curves/tiny-base-grpo.csv").dropna(subset=["validation/accuracy"])
+    first = curve.groupby("run").step.transform("min") == curve.step  # before training, the same for every rate
+    measured = curve[~first]["validation/accuracy"]
+    best = f"{after['tiny-base-grpo']:.1f} %, from {before['tiny-base-grpo']:.1f}"
+    yield f"Its {best}, is the best of {len(measured)} measurements of one validation set;"
+    shipped = trained[trained.shipped & (trained.policy == "tiny-base-grpo")].learning_rate.item()
+    last = curve[curve.run == f"tiny-base-grpo-{shipped:.1e}"]["validation/accuracy"].iloc[-1]
+    yield f"every other one is at most {measured.nlargest(2).iloc[-1]:.1f}, and the shipped rate ends at {last:.1f}."
+    greedy = rows["table1"][rows["table1"].method == "greedy"].groupby("policy").accuracy.mean()
+    yield f"On the test problems it has {greedy['tiny-base-grpo']:.1f} % for {greedy['tiny-base']:.1f},"
 
 
 def small_rewards(rows: Rows) -> Iterator[str]:
@@ -455,6 +470,17 @@ def small_rewards(rows: Rows) -> Iterator[str]:
         label, trained_on = ADAPTERS[manifest["shipped"]]
         shown = (f"{found[key]:.2f}" for key in ("auc", "auc_within", "token_auc", "gap_closed"))
         yield line(f"{label}, {SMALL_TASKS[task]}", trained_on, *shown)
+
+
+def small_answers(rows: Rows) -> Iterator[str]:
+    """What the adapters of scale=small were trained on, and the AUCs of those trained again."""
+    folders = {kind: ROOT / f"assets/rewards/smollm2{kind}-gcd-lora/manifest.json" for kind in ("", "-verifier")}
+    found = {kind: json.loads(path.read_text(encoding="utf-8")) for kind, path in folders.items()}
+    asked, answers = found[""]["tasks"]["gcd"]["sampled"], found[""]["samples"]["per_question"]
+    temperature = found[""]["samples"]["sampling"]["temperature"]
+    yield f"{asked * answers:,} sampled answers to {asked:,} training questions (temperature {temperature})"
+    again = [found[kind]["validation"]["gcd"]["auc"] for kind in ("", "-verifier")]
+    yield f"Both were trained again with right labels ({again[0]:.2f} and {again[1]:.2f})."
 
 
 def small_judges(rows: Rows) -> Iterator[str]:
@@ -759,6 +785,7 @@ def results_sentences(rows: Rows) -> Iterator[str]:
     best = rejected[rejected.policy.isin(POLICIES) & (rejected.method == "best_of_n")]
     assert (abs(best.rejected - best.by_chance) < 1).all()
     yield "is within a point of Best-of-8's."
+    yield f"With exchangeable rewards without ties, Best-of-8 would reject {theory(8)[0]:.1f} %."
     released = rejected[(rejected.variant == "release") & rejected.rejected.notna()]
     yield f"Under the released acceptance test it is {ranged(released.rejected)} %."
     cases = rows["walkthrough_cases"]
@@ -834,6 +861,11 @@ def readme_sentences(rows: Rows) -> Iterator[str]:
     yield f"takes {share} and {ranged(guided, '.2f')} of the prefix form's seconds."
     yield f"decoded greedily, is within {ahead_of_judge(rows).max():.1f} points of every cell's best method (Table 2)."
     forms = ("nabla_reasoner", "nabla_reasoner_prefix")
+    worse = verdicts(pairs(rows, OUTCOME, "best_of_n"), "worse")
+    yield f"In the paper's form ∇-Reasoner is worse than Best-of-8 in {worse} cells"
+    ahead = verdicts(pairs(rows, "nabla_reasoner_prefix", "tree_of_thoughts", "flops"), "better")
+    yield f"and better than Tree-of-Thoughts at matched FLOPs in {ahead} of six cells."
+    assert (pairs(rows, "nabla_reasoner_prefix", "best_of_n").verdict == "better").all()
     outcome_flops, prefix_flops = (flops_over_best_of_8(rows, form) for form in forms)
     yield f"at {ranged(outcome_flops, '.1f')} times its FLOPs."
     cells = rows["table1"][rows["table1"].policy.isin(POLICIES)]
@@ -841,6 +873,10 @@ def readme_sentences(rows: Rows) -> Iterator[str]:
     better = accuracy.loc["nabla_reasoner_prefix"] - accuracy.loc["best_of_n"]
     yield f"it is {ranged(better)} points better than Best-of-8, at {ranged(prefix_flops, '.1f')} of its FLOPs"
     small = rows["table2_small"][rows["table2_small"].reward == "smollm2"]
+    spent = small.pivot(index="method", columns="task", values="flops")
+    judge = small_values(rows, "table2_small", "accuracy", ".1f", reward="smollm2", method="judge_greedy")
+    share = f"{ranged(spent.loc['judge_greedy'] / spent.loc['best_of_n'], '.2f')} of Best-of-8's FLOPs."
+    yield f"The reward's own model, decoded greedily, reaches {judge} % for {share}"
     small = small.pivot(index="method", columns="task", values="accuracy")
     gains = [ranged(small.loc[form] - small.loc["best_of_n"], "+.1f").replace("-", "−") for form in reversed(forms)]
     yield "the prefix form differs from Best-of-8 by {} points, the outcome form by {}".format(*gains)
@@ -954,6 +990,13 @@ def bench_sentences(rows: Rows) -> Iterator[str]:
     yield f"batch 1 → 64: evaluation / bare passes | × {own:.1f} / × {bare:.1f} | ≤ 1 | {reached} |"
     own = rows["table5"][rows["table5"].policy.isin(POLICIES) & (rows["table5"].quantity == "seconds")].ratio
     yield f"∇-Reasoner takes {ranged(own, '.2f')} times Best-of-8's seconds"
+    outcome, best = gsm8k("cpu")["nabla_reasoner"], gsm8k("gpu")["best_of_n"]
+    costs = f"costs {outcome.flops / best.flops:.2f} times Best-of-8's FLOPs"
+    yield f"On {len(outcome.right)} problems of GSM8K (`scale=coder`) the outcome form {costs}"
+    counts = table.set_index(["case", "variant"]).gradient_evaluations
+    cells = [f"gradient_flops__tiny-base__{task}" for task in ("chain_sum", "products")]
+    (sums, fewer), (more, left) = ([counts[cell, side] for side in ("reference", "fast")] for cell in cells)
+    yield f"{sums:g} evaluations per problem become {fewer:.1f} on `chain_sum`, and {more:.1f} become {left:.1f} on"
 
 
 def bench_gpu_sentences(rows: Rows) -> Iterator[str]:
@@ -1139,7 +1182,7 @@ SENTENCES = {
     "configs/method/soft_best_of_n.yaml": lambda rows: equal_temperatures(rows, "soft_best_of_n"),
     "configs/method/weighted_self_consistency.yaml": lambda rows: equal_temperatures(rows, "weighted_self_consistency"),
     "docs/models.md": lambda rows: itertools.chain(
-        grpo_sentence(rows), judge_sentence(rows), improvement_sentences(rows), small_judges(rows)
+        grpo_sentence(rows), judge_sentence(rows), improvement_sentences(rows), small_answers(rows), small_judges(rows)
     ),
     "docs/results.md": lambda rows: itertools.chain(results_sentences(rows), small_sentences(rows)),
     "docs/ablations.md": ablation_sentences,

@@ -14,6 +14,7 @@ from nabla_reasoner.config.sweeps import compose_sweeps
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.evaluation import statistics
 from nabla_reasoner.evaluation.records import read_records
+from nabla_reasoner.experiments import ablations as target
 from nabla_reasoner.experiments import right_token
 from nabla_reasoner.reporting import ablation_runs, ablations
 from nabla_reasoner.types import Problem
@@ -166,3 +167,10 @@ def test_positions_are_uncertain_and_updates_have_equal_kl():
 def test_problem_without_worked_solution_is_refused():
     with pytest.raises(ValueError, match="worked solution"):
         right_token.positions(toys.policy(), [Problem("a", "1+1?", "2", "free")], 0.97, 24)
+
+
+def test_figure_is_drawn_for_a_policy_whose_name_looks_like_a_missing_value(tmp_path: Path):
+    kept = Path(__file__).resolve().parents[2] / "figures/data/ablations.csv"
+    (tmp_path / "table.csv").write_text(kept.read_text(encoding="utf-8").replace("tiny-base", "NA"), encoding="utf-8")
+    target.write_figure(tmp_path, "ablations", "./reproduce.sh ablations")
+    assert (tmp_path / "ablations.png").stat().st_size > 10_000

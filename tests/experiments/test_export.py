@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nabla_reasoner.__main__ import main
+from nabla_reasoner.__main__ import WRONG, main
 from nabla_reasoner.cost import Cost
 from nabla_reasoner.evaluation.records import append_records, failed_record, make_record
 from nabla_reasoner.experiments import export
@@ -96,3 +96,16 @@ def test_missing_package_names_the_extra(results: Path, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "datasets is not installed" in error
     assert "extra `data`" in error
+
+
+@pytest.mark.parametrize("name", ["wandb", "records", "budget", "Records", ".hidden", "table.csv"])
+def test_reward_named_like_what_lies_in_a_results_folder_is_refused(tmp_path: Path, name: str, capsys):
+    """Table 2 has a folder for each reward; `export` would take the folder wandb for that of W&B, and leave it out."""
+    words = ["policy=tiny-base", "task=products", "method=greedy", "reward=likelihood", f"results_dir={tmp_path}"]
+    assert main(["table2", *words, f"reward.name={name}"]) == WRONG
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "error: reward.name must be a name that no file or folder of results has: other than wandb, "
+    )
+    assert repr(name) in line
+    assert not list(tmp_path.iterdir())

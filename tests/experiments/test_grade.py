@@ -259,3 +259,16 @@ def test_comparison_that_fails_is_said_and_ends_with_status_1(tmp_path: Path, mo
     path = write_jsonl(tmp_path / "a.jsonl", [{"answer": "1", "response": r"\boxed{1}"}])
     assert main(["grade", str(path), "task=math500"]) == 1
     assert "1 row whose comparison failed, counted wrong: line 1." in capsys.readouterr().out
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path: Path):
+    """As those of a Parquet file do; every line of the output can be read by any parser of JSON."""
+    row = {"answer": "1", "response": r"\boxed{1}", "task": "math500"}
+    row |= {"loss": float("nan"), "more": {"scores": [float("inf"), -float("inf"), 0.5]}}
+    path = write_jsonl(tmp_path / "a.jsonl", [row])
+    assert "NaN" in path.read_text(encoding="utf-8")
+    assert main(["grade", str(path)]) == 0
+    text = Path(f"{path}.graded.jsonl").read_text(encoding="utf-8")
+    (found,) = [json.loads(line, parse_constant=lambda word: pytest.fail(word)) for line in text.splitlines()]
+    assert found["correct"] is True
+    assert (found["loss"], found["more"]) == (None, {"scores": [None, None, 0.5]})

@@ -95,6 +95,14 @@ def test_report_of_a_table_without_a_column_is_refused_in_one_line(results: Path
     assert line.startswith(f"error: {path} must have the column 'flops'; it has policy, task, ")
 
 
+def test_report_of_a_policy_whose_name_looks_like_a_number(results: Path):
+    for name in ("table", "comparisons"):
+        path = results / f"tiny/table1/{name}.csv"
+        path.write_text(path.read_text(encoding="utf-8").replace("tiny-base,", "007,"), encoding="utf-8")
+    assert main(["report", f"results_dir={results}"]) == 0
+    assert "| 007 " in (results / "tiny/report/report.md").read_text(encoding="utf-8")
+
+
 class Page(html.parser.HTMLParser):
     """Contents of a page: tags with attributes, whether they nest, and text."""
 

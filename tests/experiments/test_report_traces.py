@@ -65,6 +65,13 @@ def test_results_without_records_and_other_models_have_no_pages(tmp_path: Path, 
     assert capsys.readouterr().err == ""
 
 
+def test_results_folder_with_an_apostrophe_is_read(tmp_path: Path, capsys):
+    results = tmp_path / "Ada's $results, {1}"
+    (results / "tiny/table1/records").mkdir(parents=True)
+    assert report_traces.write_pages(results, "tiny", results) == []
+    assert capsys.readouterr().err == "", "nothing was run, which is no error"
+
+
 def test_an_error_is_one_line_and_old_pages_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     old = tmp_path / "traces" / "1_nabla_reasoner.html"
     old.parent.mkdir()

@@ -1,5 +1,6 @@
 """Tables 3 to 5, Figures 3 and 4, from hand-made records with known numbers."""
 
+import csv
 import itertools
 import json
 import math
@@ -15,10 +16,11 @@ from nabla_reasoner.__main__ import main
 from nabla_reasoner.config.data_folder import data_folder
 from nabla_reasoner.cost import Cost
 from nabla_reasoner.dto import gradient_passes
+from nabla_reasoner.evaluation import json_files
 from nabla_reasoner.evaluation.outcomes import read_table1
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
 from nabla_reasoner.evaluation.statistics import ratio_interval
-from nabla_reasoner.experiments import figure3, figure4, table3, table4, table5
+from nabla_reasoner.experiments import figure3, figure4, table1, table2, table3, table4, table5
 from nabla_reasoner.reporting.method_names import STYLES
 from nabla_reasoner.types import Problem
 
@@ -150,6 +152,33 @@ def test_table5_ratios_use_problems_both_methods_solved(tmp_path: Path):
     assert rows["seconds"]["paper_ratio"] == pytest.approx(152.1 / 136.1)
     assert rows["decode_tokens"]["ratio"] == 0.25
     assert (rows["peak_bytes"]["nabla_reasoner"], rows["peak_bytes"]["ratio"]) == (7, None)
+
+
+def test_table_5_says_its_n_and_settings_that_are_not_the_defaults(tmp_path: Path):
+    for method, settings in (("best_of_n", {"num_samples": 4}), ("nabla_reasoner", {"max_rollouts": 8})):
+        write(tmp_path, method, [{}, {}], **settings)
+    assert {row["num_samples"] for row in table5.table_rows(tmp_path)} == {4}
+    text = table5.table5(tmp_path, "tiny", "command")["table.md"]
+    assert "\nSettings other than the defaults: best_of_n num_samples=4 (default 8).\n" in text
+    for path in tmp_path.rglob("*best_of_n*.settings.json"):
+        path.write_text(json.dumps({"method": {"num_samples": 8}}), encoding="utf-8")
+    assert "other than the defaults" not in table5.table5(tmp_path, "tiny", "command")["table.md"]
+
+
+@pytest.mark.parametrize("file", ["table.csv", "comparisons.csv", "table.md"])
+def test_reward_without_one_of_its_files_is_left_out_by_name(tmp_path: Path, file: str, capsys):
+    json_files.warn_once.cache_clear()
+    for reward in ("likelihood", "classifier"):
+        write(tmp_path / reward, "best_of_n", [{}], folder="records", num_samples=8)
+        row = {"policy": "tiny-base", "task": "chain_sum", "method": "best_of_n", "seeds": [0]}
+        table1.write_table(tmp_path / reward, grid=[{**row, "paper_cell": {"policy": "p", "benchmark": "b"}}])
+    (tmp_path / "likelihood" / file).unlink()
+    table2.combine(tmp_path, ["likelihood", "classifier"])
+    with (tmp_path / "table.csv").open(encoding="utf-8") as stream:
+        assert [row["reward"] for row in csv.DictReader(stream)] == ["classifier"]
+    said = f"The reward likelihood is left out: {file} missing in its folder. ./reproduce.sh table2 reward=likelihood"
+    assert said in capsys.readouterr().err
+    assert said in (tmp_path / "table.md").read_text(encoding="utf-8")
 
 
 def test_rows_of_other_names_are_said_by_table_5_and_figure_3(tmp_path: Path):

@@ -186,6 +186,24 @@ def test_affordable_needs_seconds_and_savings():
     assert text.endswith("in prefix form 0.40 of its FLOPs and 0.70 of its seconds")
 
 
+def test_seconds_of_another_best_of_n_are_named_and_decide_nothing():
+    def sized(size: float | None) -> Evidence:
+        rows = [{**row, "num_samples": size} for row in COMMITTED.expenses]
+        return COMMITTED._replace(expenses=rows)
+
+    for size, name in ((4, "Best-of-4"), (None, "Best-of-N")):
+        decision = claims.decide_claims(sized(size))[-1]
+        assert decision.verdict == TOO_LITTLE
+        assert f" of {name}'s FLOPs (paper, of Best-of-8: 25.8)" in decision.evidence
+        assert decision.evidence.endswith(f"; seconds of {name} do not count, only of Best-of-8")
+        assert "0 of 6 cells" in decision.evidence
+    assert claims.decide_claims(sized(8))[-1] == claims.decide_claims(COMMITTED)[-1]
+    mixed = [*sized(8).expenses, *({**row, "ratio": 0.1, "num_samples": 4} for row in COMMITTED.expenses)]
+    decision = claims.decide_claims(COMMITTED._replace(expenses=mixed))[-1]
+    assert decision.verdict == claims.decide_claims(COMMITTED)[-1].verdict
+    assert "of Best-of-4 and 8's FLOPs" in decision.evidence
+
+
 def test_typed_rows_have_numbers_texts_and_gaps(tmp_path: Path):
     (tmp_path / "rows.csv").write_text("name,passed,value\na__V8,True,1.5e3\n,,\n", encoding="utf-8")
     first, second = typed_rows(tmp_path / "rows.csv")

@@ -14,6 +14,7 @@ from pathlib import Path
 import mistune
 import pytest
 import yaml
+from pandas.api.types import is_numeric_dtype
 from toy_runs import ladder
 
 from nabla_reasoner.cost import Cost
@@ -22,6 +23,8 @@ from nabla_reasoner.evaluation.outcomes import load_outcomes
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
 from nabla_reasoner.experiments.table1 import write_table
 from nabla_reasoner.reporting import accuracy_table, comparisons, paper_numbers, report_sections, tables
+from nabla_reasoner.reporting.evidence import typed_rows
+from nabla_reasoner.reporting.frames import read_frame
 from nabla_reasoner.types import Problem
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "paper_reference.yaml"
@@ -462,3 +465,41 @@ def test_table_says_how_many_right_answers_have_true_steps(tmp_path):
     (row,) = accuracy_table.table_rows(load_outcomes(folder), grid(["greedy"], (0,), "a"), [])
     assert row["accuracy"] == 75
     assert row["valid_steps"] == pytest.approx(200 / 3)
+
+
+ODD_NAMES = ("007", "NA", "nan", "None", "null", "True", "1e5", "inf")
+
+
+def test_names_are_read_as_they_were_written(tmp_path: Path):
+    """A policy may be called 007 or NA; only an empty field is missing, and numbers stay numbers."""
+    columns = ("policy", "task", "reward", "setting", "accuracy", "note")
+    values = (1.5, float("nan"), None, 4.0, 5.0, 6.0, 7.0, 8.0)
+    rows = [
+        {**dict.fromkeys(columns, name), "accuracy": value, "note": None}
+        for name, value in zip(ODD_NAMES, values, strict=True)
+    ]
+    path = tmp_path / "table.csv"
+    path.write_text(tables.csv_text(columns, rows), encoding="utf-8")
+    frame, typed = read_frame(path), typed_rows(path)
+    for column in ("policy", "task", "reward", "setting"):
+        assert tuple(frame[column]) == tuple(row[column] for row in typed) == ODD_NAMES
+    assert frame.accuracy.fillna(-1).tolist() == [1.5, -1, -1, 4, 5, 6, 7, 8]
+    assert [row["accuracy"] for row in typed][2:4] == [None, 4.0]
+    assert frame.note.isna().all()
+    assert {row["note"] for row in typed} == {None}
+
+
+def test_reward_without_a_policy_beside_it_is_a_number(tmp_path: Path):
+    (tmp_path / "ppo.csv").write_text("method,kl,reward\nppo,0.5,-7\n", encoding="utf-8")
+    assert read_frame(tmp_path / "ppo.csv").reward.tolist() == [-7]
+    assert typed_rows(tmp_path / "ppo.csv")[0]["reward"] == -7
+
+
+def test_every_column_of_words_in_kept_rows_is_known():
+    """A new column of names must be listed in `tables.TEXT`, or names that look like numbers are read as numbers."""
+    unknown = set()
+    for path in (Path(__file__).resolve().parents[2] / "figures/data").glob("*.csv"):
+        frame = read_frame(path)
+        others = set(frame.columns) - tables.text_columns(frame.columns)
+        unknown |= {name for name in others if not is_numeric_dtype(frame[name])}  # True and False are numeric
+    assert unknown <= {"response"}, "a text in Figure 1's rows and a number in Figure 2's"

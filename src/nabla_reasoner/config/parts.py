@@ -10,12 +10,17 @@ from pydantic_core import PydanticCustomError
 from .data_folder import locate
 from .hub_cache import is_hub_name
 from .schema import REWARD_KINDS, Commit, Count, Section, choice_file, choices
+from .targets import RECORDS
 
 # Ways in which methods spend their tokens.
 WORKS = ("samples", "tree", "rap", "particles", "tpo", "chain", "langevin", "lockstep", "judge", "nabla")
 
 # A backslash and an n that do not begin a command of LaTeX.
 WRITTEN_BREAK = re.compile(r"\\n(?!(?:abla|eq?|eg|ot|otin|u|i|mid|leq|geq)(?![A-Za-z]))")
+
+# Folders of results beside those that Table 2 has for each reward, and ends of the files beside them.
+TAKEN = ("wandb", *RECORDS)
+FILE_ENDS = (".json", ".jsonl", ".csv", ".md", ".tex", ".png", ".pdf")
 
 # Import path of a class or function of this package: settings must not make other code run.
 OurTarget = Annotated[str, Field(pattern=r"^nabla_reasoner\.[\w.]+$")]
@@ -98,6 +103,12 @@ class RewardSettings(ModelSettings):
     def _check_folder(cls, name: str) -> str:
         if "/" in name:  # Table 2 has a folder of records for each
             raise PydanticCustomError("name", "a name without a slash")
+        if name.lower() in TAKEN or name.startswith(".") or Path(name).suffix in FILE_ENDS:
+            raise PydanticCustomError(
+                "name",
+                "a name that no file or folder of results has: other than " + ", ".join(TAKEN) + ", without a dot at "
+                "its beginning, and without an end like .csv or .json",
+            )
         return name
 
     manifest: dict[str, str] | None = None

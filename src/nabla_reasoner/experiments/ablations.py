@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import pandas as pd
 
 from ..config.cell import Cell
 from ..config.sweeps import Sweep
@@ -12,6 +11,7 @@ from ..evaluation.provenance import mixed_versions
 from ..reporting import ablations, figures, tables
 from ..reporting.ablation_runs import load_runs
 from ..reporting.ablations import COLUMNS, HEADER, POOLED, format_row, notes, table_rows, table_settings
+from ..reporting.frames import read_frame
 from . import right_token, row_movement
 from .cell_sweep import run_cells
 from .command import Command
@@ -47,7 +47,7 @@ def figure_name(cell: Cell) -> str:
 
 def write_figure(folder: Path, name: str, command: str) -> None:
     """Draw table.csv as NAME.png, .pdf and .md in a folder."""
-    table = pd.read_csv(folder / "table.csv")
+    table = read_frame(folder / "table.csv")
     if table.p_value.isna().all():
         return
     figure = ablations.differences(table)

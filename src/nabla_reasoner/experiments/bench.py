@@ -1,7 +1,8 @@
 """Speed, FLOPs and memory, each beside a baseline measured in the same run.
 
 Writes bench.csv, spread.csv (every single timing), profile.csv (seconds by part) and bench.md after each case, so
-that an interrupted run keeps what it finished, and the figure at the end.
+that an interrupted first run keeps what it finished, and the figure at the end. A later run that does not finish leaves
+the earlier results as they were.
 
 A case of bench.csv is named NAME or NAME__POINT (a policy and a task, a length, a batch). Its first row is the
 baseline, its second the variant that is compared with it. `ratio_to_reference` divides the second's quantity by the
@@ -40,7 +41,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import pandas as pd
 import torch
 
 from ..benchmark import results
@@ -50,6 +50,7 @@ from ..benchmark.figure import draw_bench
 from ..evaluation import provenance
 from ..evaluation.error_text import error_text
 from ..reporting import figures
+from ..reporting.frames import read_frame
 from ..serving.process import check_python
 from .command import Command, refusing
 from .recording import Progress, Recording
@@ -85,7 +86,7 @@ class Report:
 
     def draw(self) -> None:
         """Write the figure, if anything was measured."""
-        table, spread = (pd.read_csv(self.folder / f"{name}.csv") for name in ("bench", "spread"))
+        table, spread = (read_frame(self.folder / f"{name}.csv") for name in ("bench", "spread"))
         if table.ratio_to_reference.notna().any():
             targets = {name: case.targets[self.scale] for name, case in CASES.items() if self.scale in case.targets}
             figure = draw_bench(table, spread, targets)
@@ -146,7 +147,7 @@ def run(command: Command, settings: dict[str, Any]) -> int:
                 part.note = report.verdict(name).value
         report.draw()
         measured = [result for points in report.results.values() for result in points.values()]
-        ratios = pd.read_csv(recording.folder / "bench.csv").dropna(subset=["ratio_to_reference"])
+        ratios = read_frame(recording.folder / "bench.csv").dropna(subset=["ratio_to_reference"])
         print(f"\n{text}")
         return recording.finish(
             failed=any(isinstance(result, str) and result.startswith("failed") for result in measured),

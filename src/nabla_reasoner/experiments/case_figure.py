@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from ..config.cell import Cell
 from ..reporting import figures, tables
+from ..reporting.frames import read_frame
 from .command import Command, refusing
 from .recording import Recording
 
@@ -19,7 +20,7 @@ Rows = dict[str, list[Row]]  # by table
 
 def read_rows(folder: Path, target: str, names: Sequence[str]) -> list[pd.DataFrame]:
     """Return the tables TARGET_NAME.csv of a folder."""
-    return [pd.read_csv(folder / f"{target}_{name}.csv", dtype=figures.TEXT) for name in names]
+    return [read_frame(folder / f"{target}_{name}.csv") for name in names]
 
 
 def write_case_figure(

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 
 from ..config import build
 from ..config.cell import Cell
@@ -25,6 +24,7 @@ from ..reporting import fidelity, figures, tables
 from ..reporting.evidence import Row
 from ..reporting.fidelity import COLUMNS, Measured, Quality
 from ..reporting.fidelity_figure import draw
+from ..reporting.frames import read_frame
 from ..training.recipes import manifest
 from .command import Command, refusing
 from .fidelity_samples import RANKED, Sampled, sample
@@ -159,7 +159,7 @@ def write(folder: Path, rows: Sequence[Row], below: str) -> str:
     (folder / "table.csv").write_text(tables.csv_text(COLUMNS, rows), encoding="utf-8")
     text = fidelity.text(rows, below)
     (folder / "table.md").write_text(text, encoding="utf-8")
-    figure = draw(pd.read_csv(folder / "table.csv"))
+    figure = draw(read_frame(folder / "table.csv"))
     figures.save(figure, folder, "fidelity")
     plt.close(figure)
     caption = (

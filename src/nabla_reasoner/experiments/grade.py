@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,10 +105,23 @@ def _write(output: Path, graded: list[Graded]) -> None:
 
 
 def _line(values: Mapping[str, object]) -> str:
-    """Return a row as JSON; half a surrogate pair, which UTF-8 cannot hold, stays escaped."""
-    line = json.dumps(values, ensure_ascii=False, default=str)
+    """Return a row as JSON; half a surrogate pair, which UTF-8 cannot hold, stays escaped.
+
+    NaN and infinities, which JSON lacks, become null.
+    """
+    values = _finite(values)
+    line = json.dumps(values, ensure_ascii=False, default=str, allow_nan=False)
     try:
         line.encode()
     except UnicodeEncodeError:
-        line = json.dumps(values, default=str)
+        line = json.dumps(values, default=str, allow_nan=False)
     return line + "\n"
+
+
+def _finite(value: object) -> object:
+    """Return a value of a row with None for numbers that are not finite, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

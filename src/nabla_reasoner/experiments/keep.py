@@ -12,8 +12,6 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from ..config import fingerprint
 from ..config.data_folder import data_folder, needs_repository, repository
 from ..config.hub_cache import is_hub_name
@@ -23,6 +21,7 @@ from ..config.targets import RECORDS, Target, find, kept_rows, targets
 from ..evaluation.provenance import read_summary
 from ..evaluation.record_files import read_settings, whole_size
 from ..evaluation.records import read_records
+from ..reporting.frames import read_frame
 from ..reporting.report_sections import FIGURES
 from .command import DONE, FAILED, HOW, Command
 
@@ -149,7 +148,7 @@ def keep_rows(results: Path, data: Path, chosen: Iterable[Target] | None = None,
     if "theorem_terms" in kept:  # thousands of positions, drawn as means by quarter of the answer
         from ..theory.gradient_figure import terms_by_quarter
 
-        terms = terms_by_quarter(pd.read_csv(sources["theorem_terms"]))
+        terms = terms_by_quarter(read_frame(sources["theorem_terms"]))
         terms.to_csv(data / "theorem_terms.csv", index=False, float_format="%.4g")
     return kept
 

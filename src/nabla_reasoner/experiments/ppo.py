@@ -21,7 +21,6 @@ Columns of ppo.csv; all are means over `num_measured` prompts:
     kl_floor, tv_floor  what the same number of exact samples from ρ* gives
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from ..ppo.comparison import PPOComparison
 from ..ppo.figure import comparison as draw_comparison
 from ..ppo.verdict import markdown
 from ..reporting import figures
+from ..reporting.frames import read_frame
 from .command import Command, refusing
 from .recording import Progress, Recording
 
@@ -49,9 +49,9 @@ def run(command: Command, settings: dict[str, Any]) -> int:
     if settings["threads"] is not None:
         torch.set_num_threads(settings["threads"])
     varied = {"seed": [settings["seed"]]}
-    with Recording(command, settings, scale=settings["scale"], varied=varied, replaces=FILES) as recording:
+    replaced = (*FILES, "models")
+    with Recording(command, settings, scale=settings["scale"], varied=varied, replaces=replaced) as recording:
         folder = recording.folder
-        shutil.rmtree(folder / "models", ignore_errors=True)
         comparison = PPOComparison(settings, folder)
         trainings = len(comparison.trainings())
         with Progress(100.0 + 8.0 * trainings, 3 + trainings) as progress:
@@ -81,7 +81,7 @@ def _write(comparison: PPOComparison, settings: dict[str, Any], folder: Path, li
     for name, frame in (("ppo", table), ("curves", curves), ("break_even", crossing)):
         frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     (folder / "ppo.md").write_text(text, encoding="utf-8")
-    rows = [pd.read_csv(folder / f"{name}.csv") for name in ("ppo", "curves", "break_even")]
+    rows = [read_frame(folder / f"{name}.csv") for name in ("ppo", "curves", "break_even")]
     figure = draw_comparison(*rows, settings["main"])
     figures.save(figure, folder, "ppo")
     plt.close(figure)

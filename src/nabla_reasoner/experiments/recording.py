@@ -1,5 +1,7 @@
 """Skeleton of a command: its folder, summary, progress with time left, W&B runs, files and exit status."""
 
+import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +17,57 @@ from ..reporting.wandb_runs import mirror_tables
 from .command import DONE, FAILED, Command, refusing
 
 
+class EarlierResults:
+    """Files and folders of earlier runs, set aside while a command writes new ones of the same names.
+
+    They move to `.replacing`, which becomes `.replaced` once it has all of them, and `.dropped` once the new ones are
+    complete. A kill at any moment thus leaves either all earlier files or all new ones, and the next start tells which.
+
+    Args:
+        folder: of the results, whose lock is held.
+        names: of what the command will write.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str]):
+        self.folder, self.names = folder, names
+        self.moving, self.aside, self.dropped = (folder / f".{name}" for name in ("replacing", "replaced", "dropped"))
+        self.put_back()  # what a run had set aside that was killed
+        found = [folder / name for name in names if (folder / name).exists()]
+        if found:
+            self.moving.mkdir()
+            for path in found:
+                path.replace(self.moving / path.name)
+            self.moving.replace(self.aside)
+
+    def put_back(self) -> bool:
+        """Put the earlier files in the place of what was written since; returns whether there were any."""
+        shutil.rmtree(self.dropped, ignore_errors=True)
+        if self.aside.is_dir():
+            for name in self.names:
+                _remove(self.folder / name)
+            self.aside.replace(self.moving)
+        if not self.moving.is_dir():
+            return False
+        for path in list(self.moving.iterdir()):
+            _remove(self.folder / path.name)
+            path.replace(self.folder / path.name)
+        self.moving.rmdir()
+        return True
+
+    def drop(self) -> None:
+        """Delete the earlier files: the new ones are complete."""
+        if self.aside.is_dir():
+            self.aside.replace(self.dropped)
+            shutil.rmtree(self.dropped, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 class Recording:
     """The folder of a command while it runs: a summary when it starts, and when it ends, however it ends.
 
@@ -24,7 +77,8 @@ class Recording:
         scale: its scale.
         varied: values of the settings that the command varies, by name, e.g. {"seed": [0]}.
         device: "cpu" or "cuda".
-        replaces: files of earlier runs that are deleted first.
+        replaces: files and folders of earlier runs, which are deleted when this one has finished. If it does not
+            finish, they are put back in the place of its own; without any, what it has written stays.
     """
 
     def __init__(
@@ -42,16 +96,23 @@ class Recording:
         self.lock = ExitStack()
         with refusing():
             self.lock.enter_context(locked(self.folder))
-        for name in replaces:
-            (self.folder / name).unlink(missing_ok=True)
-        self.summary = Summary(self.folder, command.line, dict(settings), dict(varied), device)
+        self.earlier = EarlierResults(self.folder, replaces)
+        try:
+            self.summary = Summary(self.folder, command.line, dict(settings), dict(varied), device)
+        except BaseException:
+            self.earlier.put_back()
+            raise
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         with self.lock:
-            if kind is not None:
+            if kind is None:
+                return
+            if self.earlier.put_back():
+                print(f"note: the earlier results in {self.folder} are put back.", file=sys.stderr)
+            else:
                 self.summary.close("interrupted" if issubclass(kind, KeyboardInterrupt) else "failures")
 
     def finish(
@@ -71,6 +132,7 @@ class Recording:
             facts: further entries of the summary.
         """
         self.summary.close("failures" if failed else "finished", **(facts or {}))
+        self.earlier.drop()
         if tables is not None:
             mirror_tables(
                 self.folder,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..config import build
 from ..config.cell import Cell
 from ..config.compose import compose_cells
+from ..config.overrides import quoted
 from ..config.targets import find
 from ..decoding import trace
 from ..decoding.candidate_scores import with_scores
@@ -60,7 +61,13 @@ def _write(results: Path, scale: str, folder: Path) -> list[tuple[str, str]]:
     if not (results / find("table1").path(scale) / "records").is_dir():
         return []
     cells = compose_cells(
-        ["experiment=table1", f"scale={scale}", f"results_dir='{results}'", f"method={','.join(METHODS)}", "seed=0"]
+        [
+            "experiment=table1",
+            f"scale={scale}",
+            f"results_dir={quoted(str(results))}",
+            f"method={','.join(METHODS)}",
+            "seed=0",
+        ]
     )
     if any(Path(path or "").parts[:1] != (SHIPPED,) for path in (cells[0].policy.path, cells[0].reward.path)):
         return []

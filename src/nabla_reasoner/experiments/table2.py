@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..config.cell import Cell
+from ..config.data_folder import spelled
 from ..config.sweeps import Sweep
+from ..evaluation.json_files import warn_once
 from ..evaluation.outcomes import read_experiment
 from ..evaluation.stored_cells import stored_cells
 from ..reporting.accuracy_table import COLUMNS, NOTE
@@ -13,6 +16,9 @@ from ..reporting.tables import csv_text, latex, markdown, read_csv, replace_file
 from .cell_sweep import run_cells
 from .command import Command
 from .table1 import planned_files, source_notes, table_grid, write_table
+
+JOINED = {"table.csv": COLUMNS, "comparisons.csv": COMPARISON_COLUMNS}  # files of a reward, by their columns
+PAGE = "table.md"  # of a reward, which the joint page repeats
 
 
 def write_tables(cells: Sequence[Cell]) -> None:
@@ -40,12 +46,20 @@ def write_tables(cells: Sequence[Cell]) -> None:
 def combine(folder: Path, rewards: Sequence[str]) -> None:
     """Join the tables of all rewards into one, with a column `reward` before the others.
 
+    A reward without one of its files is left out, which a line on stderr and a sentence of the page say.
+
     Args:
-        folder: holds a folder with `table.csv` and `comparisons.csv` for each reward.
+        folder: holds a folder with `table.csv`, `comparisons.csv` and `table.md` for each reward.
         rewards: names, in the order of the rows.
     """
-    merged, tasks = {}, joint_tasks(folder, rewards)
-    for file, columns in (("table.csv", COLUMNS), ("comparisons.csv", COMPARISON_COLUMNS)):
+    missing = {name: [file for file in (*JOINED, PAGE) if not (folder / name / file).is_file()] for name in rewards}
+    left_out = [_left_out(folder / name, files) for name, files in missing.items() if files]
+    for line in left_out:
+        warn_once(line)
+    rewards = [name for name in rewards if not missing[name]]
+    merged: dict[str, list[dict[str, Any]]] = {}
+    tasks = joint_tasks(folder, rewards)
+    for file, columns in JOINED.items():
         merged[file] = [
             {"reward": name}
             | {column: row[column] for column in columns}
@@ -59,10 +73,17 @@ def combine(folder: Path, rewards: Sequence[str]) -> None:
     order = list(dict.fromkeys((row["policy"], row["task"], row["method"]) for row in rows))
     rows.sort(key=lambda row: (row["policy"], row["task"], order.index((row["policy"], row["task"], row["method"]))))
     body = [[row[name] for name in columns] for row in rows]
-    parts = [(folder / reward / "table.md").read_text(encoding="utf-8") for reward in rewards]
-    text = "\n".join([markdown(columns, body), "One reward at a time, with comparisons:\n", *parts])
-    replace_file(folder / "table.md", text)
+    parts = [(folder / reward / PAGE).read_text(encoding="utf-8", errors="replace") for reward in rewards]
+    notes = [f"{line}\n" for line in left_out]
+    text = "\n".join([markdown(columns, body), *notes, "One reward at a time, with comparisons:\n", *parts])
+    replace_file(folder / PAGE, text)
     replace_file(folder / "table.tex", latex(columns, body, [NOTE]))
+
+
+def _left_out(folder: Path, files: Sequence[str]) -> str:
+    """Return a sentence on a reward that lacks these files."""
+    again = spelled(f"./reproduce.sh table2 reward={folder.name}")
+    return f"The reward {folder.name} is left out: {', '.join(files)} missing in its folder. {again} writes it again."
 
 
 def joint_tasks(folder: Path, rewards: Sequence[str]) -> dict[tuple[str, str, str], str]:

@@ -1,10 +1,16 @@
 """Table 5: seconds, FLOPs, decoded tokens and memory of ∇-Reasoner against Best-of-N, from the records of Table 1."""
 
+import functools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..config.compose import compose_cells
+from ..config.fingerprint import differing
+from ..config.schema import choices
 from ..config.targets import how_to_make
 from ..evaluation.outcomes import Experiment, Row, RunKey, read_table1
 from ..evaluation.provenance import read_summary
@@ -20,7 +26,7 @@ FORMS = (OURS, PREFIX)  # each is compared with Best-of-N; the first is the pape
 QUANTITIES = {"seconds": "seconds", "flops": "FLOPs", "decode_tokens": "tokens", "peak_bytes": "bytes"}
 COLUMNS = (
     "policy task method quantity best_of_n nabla_reasoner ratio ci_low ci_high paper_best_of_n paper_nabla_reasoner "
-    "paper_ratio num_problems num_seeds note"
+    "paper_ratio num_problems num_seeds note num_samples"
 ).split()
 HEADER = (
     "policy",
@@ -41,6 +47,8 @@ PROMPTS = 83  # of AMC, which the paper's totals are over
 
 def table_rows(folder: Path) -> list[Row]:
     """Return rows of `COLUMNS`: each quantity of each policy and task, over problems and seeds that both solved.
+
+    `num_samples` is the N of Best-of-N; None if the records do not say it.
 
     Args:
         folder: results of a scale, with `table1/records`.
@@ -68,10 +76,11 @@ def _cell_rows(experiment: Experiment, policy: str, task: str, method: str) -> l
         {outcome.key: outcome.cost for outcome in experiment.records.get(cell, []) if outcome.ok} for cell in cells
     )
     keys, rows = sorted(base.keys() & ours.keys()), []
+    size = experiment.cells[cells[0]].settings.get("method", {}).get("num_samples") if keys else None
     for quantity, unit in QUANTITIES.items() if keys else ():
         values = [[costs[key][quantity] for key in keys] for costs in (base, ours)]
         names = {"policy": policy, "task": task, "method": method, "quantity": quantity}
-        row = names | _compared(keys, *values, quantity) | _paper_values(unit, method)
+        row = names | _compared(keys, *values, quantity) | _paper_values(unit, method) | {"num_samples": size}
         partial = [f"{cell.method} {experiment.status(cell)}" for cell in cells if experiment.status(cell) != "ok"]
         rows.append(row | {"note": "; ".join(filter(None, [row["note"], *partial]))})
     return rows
@@ -124,16 +133,38 @@ def hardware(folder: Path) -> str:
     return text + (f"; peak of the whole run {peak / 2**20:.0f} MiB." if peak else ".")
 
 
-def notes(folder: Path) -> list[str]:
+@functools.cache
+def _defaults(scale: str, task: str) -> dict[str, dict[str, Any]]:
+    """Return the settings that the compared methods have on a task by default, by method."""
+    words = ["experiment=table1", f"scale={scale}", f"task={task}", f"method={','.join((BEST_OF_N, *FORMS))}", "seed=0"]
+    contents = [cell.method.content() for cell in compose_cells(words)]
+    return {content["name"]: json.loads(json.dumps(content)) for content in contents}
+
+
+def changed_settings(experiment: Experiment, scale: str) -> list[str]:
+    """Return a sentence on the settings of the compared methods that are not the scale's defaults; none if all are."""
+    changed: dict[str, None] = {}
+    for key, cell in experiment.cells.items():
+        if key.method not in (BEST_OF_N, *FORMS) or cell.names.task not in choices("task"):
+            continue
+        own, default = cell.settings.get("method", {}), _defaults(scale, cell.names.task)[key.method]
+        for name in differing(own, default, but=()):
+            changed[f"{key.method} {name}={own[name]} (default {default[name]})"] = None
+    return [f"Settings other than the defaults: {', '.join(changed)}."] if changed else []
+
+
+def notes(folder: Path, scale: str) -> list[str]:
     """Return the sentences below the table."""
+    experiment = read_table1(folder)
     return [
         "Per problem, means over problems and seeds that both methods solved; seconds are a problem's share of its "
         "batch. Ratio: ∇-Reasoner over Best-of-N, of totals, with its interval by bootstrap over problems. Peak memory "
         "is the process's largest up to then, which later methods inherit: no ratio.",
         f"Paper: totals over {PROMPTS} AMC prompts (arXiv 2603.04948) divided by {PROMPTS}, of other models on unknown "
         "hardware: only the ratio compares. ? unknown.",
+        *changed_settings(experiment, scale),
         hardware(folder),
-        *read_table1(folder).notes(),
+        *experiment.notes(),
     ]
 
 
@@ -163,7 +194,7 @@ def format_row(row: Row) -> list[str]:
 def table5(results: Path, scale: str, command: str) -> dict[str, str]:
     """Return the texts of the table's files, by name."""
     rows = table_rows(results)
-    body, below = [format_row(row) for row in rows], [*notes(results), f"Made by {command}"]
+    body, below = [format_row(row) for row in rows], [*notes(results, scale), f"Made by {command}"]
     return table_texts(tables.csv_text(COLUMNS, rows), HEADER, body, below)
 
 

@@ -1,6 +1,7 @@
 """Numerical checks of Theorem 4.1 and of the gradient's parts (arXiv 2603.04948).
 
-The tables are rewritten after each group, so that an interrupted run keeps what it finished:
+The tables are rewritten after each group, so that an interrupted first run keeps what it finished; a later run that
+does not finish leaves the earlier results as they were:
 
     checks.csv   name, value, tolerance, noise_floor, passed   passes if value <= tolerance, without exception;
                                                                `passed` is True, False, or "skipped: REASON"
@@ -24,6 +25,7 @@ import transformers
 
 from ..reporting import figures
 from ..reporting.evidence import BROKE_OFF
+from ..reporting.frames import read_frame
 from ..theory import figures as theory_figures
 from ..theory import gradient_figure
 from ..theory.check import Check, Point, describe
@@ -60,7 +62,7 @@ def write(folder: Path, findings: Findings) -> None:
 
 def draw(source: Path, folder: Path, prefix: str = "") -> list[str]:
     """Draw the figures of the tables `PREFIXcurves.csv` and `PREFIXterms.csv` of a folder; return their names."""
-    curves, terms = (pd.read_csv(source / f"{prefix}{name}.csv") for name in ("curves", "terms"))
+    curves, terms = (read_frame(source / f"{prefix}{name}.csv") for name in ("curves", "terms"))
     names = []
     for name, figure in (
         ("theorem", theory_figures.theorem(curves)),

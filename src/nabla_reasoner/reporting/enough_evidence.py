@@ -9,7 +9,7 @@ import yaml
 
 from ..config.compose import compose_cells
 from ..config.schema import CONFIGS
-from .evidence import NOT_RUN, Evidence, Row, Rows, compared, pooled
+from .evidence import NOT_RUN, PAPER_SAMPLES, Evidence, Row, Rows, best_of, compared, num_samples, pooled
 from .method_names import BEST_OF_N, NULL_ARM, OURS, SEARCHES, TRAINED
 
 TOO_LITTLE = "too little was run"
@@ -137,11 +137,17 @@ def lacking(claim: str, evidence: Evidence, grid: Grid) -> str:
         case "C10":
             seconds = [row for row in evidence.expenses if (row["method"], row["quantity"]) == (OURS, "seconds")]
             seconds = [row for row in seconds if row["ratio"] is not None]
-            wanted = [_Wanted(seconds)]
+            others = [num_samples(row) for row in seconds if num_samples(row) != PAPER_SAMPLES]
+            wanted = [_Wanted([row for row in seconds if num_samples(row) == PAPER_SAMPLES])]
             cases = {row["case"] for row in evidence.bench if row["ratio_to_reference"] is not None}
             measured = [cell for cell in _cells(grid) if f"gradient_flops__{'__'.join(cell)}" in cases]
             if len(measured) < len(_cells(grid)):
-                return f"gradient FLOPs measured in {len(measured)} of {len(_cells(grid))} cells"
+                parts = [f"gradient FLOPs measured in {len(measured)} of {len(_cells(grid))} cells"]
+            else:
+                parts = [lack] if (lack := _cells_lacking(wanted, grid)) else []
+            if others and _cells_lacking(wanted, grid):
+                parts.append(f"seconds of {best_of(others)} do not count, only of {best_of([PAPER_SAMPLES])}")
+            return "; ".join(parts)
     return _cells_lacking(wanted, grid)
 
 

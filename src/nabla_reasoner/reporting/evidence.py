@@ -7,10 +7,11 @@ from typing import NamedTuple
 from ..evaluation.lineage import lineage
 from ..evaluation.stored_cells import is_test
 from .method_names import OURS
-from .tables import FileRow, read_csv
+from .tables import FileRow, read_csv, text_columns
 
 NOT_RUN = "not run"
 BROKE_OFF = "_broke_off_"  # in the name of a check that stands for a group of checks which an error ended
+PAPER_SAMPLES = 8  # N of the paper's Best-of-N
 Row = dict[str, str | float | int | None]
 Rows = Sequence[Row]
 
@@ -57,13 +58,20 @@ class Evidence(NamedTuple):
 
 
 def typed_rows(path: Path) -> list[Row]:
-    """Read a CSV file: numbers as floats, empty cells as None, the rest as text; none if it is missing or damaged."""
-    return [FileRow(path, {name: _typed(cell) for name, cell in row.items()}) for row in read_csv(path)]
+    """Read a CSV file: numbers as floats, empty cells as None, the rest as text; none if it is missing or damaged.
+
+    Names and words stay text, whatever they look like.
+    """
+    rows = read_csv(path)
+    texts = text_columns(rows[0]) if rows else set()
+    return [FileRow(path, {name: _typed(cell, name in texts) for name, cell in row.items()}) for row in rows]
 
 
-def _typed(cell: str) -> str | float | None:
+def _typed(cell: str, is_text: bool) -> str | float | None:
+    if not cell or is_text:
+        return cell or None
     try:
-        return float(cell) if cell else None
+        return float(cell)
     except ValueError:
         return cell
 
@@ -71,6 +79,20 @@ def _typed(cell: str) -> str | float | None:
 def improved(policy: str) -> bool:
     """Return whether a policy was improved by training; those do not count as cells of their own."""
     return lineage(policy) is not None
+
+
+def num_samples(row: Row) -> float | int | None:
+    """Return the N of the Best-of-N that a row of Table 5 is relative to; None if its records do not say it.
+
+    Rows from before there was a column for it are those of default runs, whose N is the paper's.
+    """
+    return row.get("num_samples", PAPER_SAMPLES)
+
+
+def best_of(sizes: Iterable[float | int | None]) -> str:
+    """Return the name of Best-of-N by its sizes, e.g. "Best-of-8"; an unknown one is N."""
+    known = sorted({size for size in sizes if size is not None})
+    return f"Best-of-{' and '.join(f'{size:g}' for size in known) or 'N'}"
 
 
 def cell_of(row: Row) -> tuple[str, str]:

@@ -13,6 +13,8 @@ from matplotlib.axis import Axis
 from matplotlib.container import Container
 from matplotlib.figure import Figure
 
+from .tables import TOKENS
+
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write a figure as PNG and PDF; the bytes are the same on every run."""
@@ -54,7 +56,7 @@ def write_figure(target: str, drawing: Drawing, results: Path, scale: str) -> Pa
 
 
 # Columns of tokens, which are text even if they look like numbers.
-TEXT = dict.fromkeys(("own", "best", "dto", "one_by_one", "first", "second", "tokens", "token", "old", "new"), str)
+TEXT = dict.fromkeys(TOKENS, str)
 BLUE, ORANGE, GREEN, GREY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#999999", "#F0E442"
 
 

@@ -3,13 +3,22 @@
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..evaluation.json_files import warn_once
 from ..evaluation.outcomes import Row
 
 Cell = str | float | int | None  # value of a row
+TOKENS = ("own", "best", "dto", "one_by_one", "first", "second", "tokens", "token", "old", "new")
+# Columns of our tables that hold names and words, and stay text even if they look like numbers or missing values.
+TEXT = {
+    *TOKENS,
+    *("policy", "task", "method", "baseline", "reward", "kind", "group", "setting", "changes", "arm", "greedy_is"),
+    *("form", "part", "matched_on", "measured_on", "quantity", "variant", "verdict", "status", "note", "source"),
+    *("paper_source", "case", "curve", "series", "name", "passed", "side", "space", "weights", "problem", "question"),
+    *("problem_id", "last", "policy_draw", "dto_draw", "draw_without_reward"),
+}
 
 
 def table_texts(rows: str, header: Sequence[str], body: list[list[str]], notes: list[str]) -> dict[str, str]:
@@ -109,6 +118,11 @@ def read_csv(path: Path) -> list[FileRow]:
     """Read the rows of a CSV file; every value is text; none if the file is missing or damaged."""
     columns, rows = read_rows(path)
     return [FileRow(path, dict(zip(columns, row, strict=True))) for row in rows]
+
+
+def text_columns(columns: Collection[str]) -> set[str]:
+    """Return which columns of a table hold text. `reward` is a name beside a policy, otherwise a number."""
+    return TEXT.intersection(columns) - (set() if "policy" in columns else {"reward"})
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -194,7 +194,7 @@ def write_attempts(path: Path, name: str, best: str, attempts: Mapping[str, Trai
         for run, trained in attempts.items()
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    others = pd.read_csv(path, dtype=str) if path.exists() else pd.DataFrame()
+    others = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else pd.DataFrame()
     same = list(others.columns) == list(rows[0])
     others = others[others.policy != name] if same else pd.DataFrame(columns=list(rows[0]))
     pd.concat([others, pd.DataFrame(rows).astype(str)]).sort_values("policy", kind="stable").to_csv(path, index=False)
