@@ -6,10 +6,11 @@ import time
 
 import pytest
 
+from nabla_reasoner.tasks.boxes import last_boxed
 from nabla_reasoner.tasks.extraction import extract_answer
 from nabla_reasoner.tasks.generated_tasks import INTEGER_TASKS
 from nabla_reasoner.tasks.grading import answers_match, grade
-from nabla_reasoner.tasks.response_parts import last_boxed, outside_thinking
+from nabla_reasoner.tasks.response_parts import outside_thinking
 from nabla_reasoner.tasks.written_steps import steps_are_true
 from nabla_reasoner.types import Problem
 
@@ -815,7 +816,7 @@ def test_number_before_a_name_counts_in_an_equation_the_wrong_way_round(task: st
         (r"In $\boxed{}$ stands \boxed{5}.", "5"),
         (r"\boxed{5}, \boxed{ }, \boxed{$ $} and \boxed{\ }", "5"),
         (r"\boxed{5} or \boxed{\text{ }}", "5"),
-        (r"\boxed{5} or \boxed{6}, not \boxed{\quad}", "6"),
+        (r"\boxed{5}. So \boxed{6}, not \boxed{\quad}", "6"),
         (r"\boxed{} and \boxed{ }", None),
         (r"The answer is 5. \boxed{}", None),
         (r"\boxed{5} or \boxed{?}", "?"),
@@ -823,6 +824,156 @@ def test_number_before_a_name_counts_in_an_equation_the_wrong_way_round(task: st
 )
 def test_empty_boxes_are_left_out_beside_a_full_one(task: str, response: str, expected: str | None):
     assert extract_answer(response, task) == expected
+
+
+BOXES = [  # response, its answer, another answer that it does not state
+    (r"$x=-\boxed{5}$", "-5", "5"),
+    (r"so it is $-\boxed{\frac12}$.", "-1/2", "1/2"),
+    (r"The answer is -\boxed{5}", "-5", "5"),
+    (r"-\boxed{5}", "-5", "5"),
+    (r"$-\boxed{a+b}$", "-a-b", "-a+b"),
+    (r"$7-\boxed{5}$", "5", "-5"),  # differences
+    (r"$x -\boxed{5}$", "5", "-5"),
+    (r"$\frac12-\boxed{5}$", "5", "-5"),
+    (r"$\pi -\boxed{5}$", "5", "-5"),
+    ("the last item\n-\\boxed{5}", "5", "-5"),  # a list
+    (r"$-\boxed{x=5}$", "5", "-5"),
+    (r"$\boxed{2}\sqrt{3}$", r"2\sqrt3", "2"),
+    (r"\boxed{2}\sqrt{3}.", r"2\sqrt3", "2"),
+    (r"$\boxed{2}\pi$", r"2\pi", "2"),
+    (r"$-\boxed{2}\pi$", r"-2\pi", r"2\pi"),
+    (r"$\boxed{a+b}\sqrt{2}$", r"a\sqrt2+b\sqrt2", r"a+b\sqrt2"),
+    (r"$\boxed{5}!$", "120", "5"),
+    (r"$\boxed{5}^2$", "25", "5"),
+    (r"\boxed{5}!", "5", "120"),  # the end of a sentence
+    (r"$\boxed{30}^\circ$", "30", "31"),
+    (r"$\boxed{2} + 3$", "2", "5"),  # not the whole of a formula
+    (r"$\boxed{2}\sqrt{3} + 1$", "2", r"2\sqrt3"),
+    (r"$\boxed{2}x^2$", "2", "2x^2"),  # a coefficient
+    (r"$\boxed{5} \text{ cm}$", "5", "6"),
+    (r"$\boxed{3}$ and $\boxed{4}$", "3,4", "4"),
+    (r"$\boxed{3}$ or $\boxed{4}$", "3,4", "4"),
+    (r"\boxed{3}, \boxed{4} and \boxed{5}", "3,4,5", "4,5"),
+    (r"\boxed{3},\quad\boxed{4}", "3,4", "4"),
+    (r"\[\boxed{\frac32} \text{ and } \boxed{-3}\]", r"-3, \frac32", "-3"),
+    (r"$\boxed{x=1}\text{ or }\boxed{x=2}$", "1,2", "2"),
+    (r"\boxed{(1,2)} and \boxed{(3,4)}", "(1,2),(3,4)", "(3,4)"),
+    (r"\boxed{3}. So \boxed{4}", "4", "3,4"),
+    (r"\boxed{3} and then \boxed{4}", "4", "3,4"),
+    (r"\boxed{3}\boxed{4}", "4", "3,4"),
+    (r"\boxed{3}, so we have \boxed{4}", "4", "3,4"),
+    (r"\boxed{3} or \boxed{3}", "3", "3,3"),
+    (r"\boxed{\frac12} or \boxed{0.5}", "1/2", "1/2, 1/2"),
+    (r"\boxed{x+11} or \boxed{11+x}", "x+11", "x+11,x+12"),
+    (r"\boxed{3}, \boxed{}", "3", "4"),
+]
+
+
+@pytest.mark.parametrize(("response", "answer", "other"), BOXES)
+def test_signs_factors_and_further_boxes_belong_to_a_boxed_answer(response: str, answer: str, other: str):
+    assert grade(Problem("p", "q", answer, "math500"), response).correct
+    assert not grade(Problem("p", "q", other, "math500"), response).correct
+
+
+def test_generated_tasks_take_one_box():
+    assert extract_answer(r"\boxed{5} or \boxed{6}", "gcd") == "6"
+    assert extract_answer(r"$\boxed{5}$, $\boxed{6}$", "chain_sum") == "6"
+    assert extract_answer(r"$12 - 30 = -\boxed{18}$", "chain_sum") == "-18"
+
+
+def test_many_boxes_are_read_in_linear_time():
+    for unit in (r"\boxed{3} and ", r"-\boxed{3}, ", r"\boxed{2}\sqrt{3}", r"\boxed{1}^2^2"):
+        begin = time.process_time()
+        extract_answer(unit * 3000, "math500")
+        assert time.process_time() - begin < 2, unit
+
+
+WORDED = [
+    "18 dollars for the eggs",
+    "$18 a day",
+    "18 students in the class",
+    "18 percent of the total",
+    "18% of the class",
+    "18 more",
+    "18 more apples than Tom",
+    "a total of 18 dollars",
+    "only 18",
+    "18 (9 in April, 9 in May)",
+    "18 clips in April and May",
+    "18 dollars every day at the farmers' market",
+    "18!",
+    "18?",
+    "18</answer>",
+    "18 apples left over",
+    "18 hours to finish the work",
+]
+NOT_WORDED = [
+    "18 or 19",
+    "18 or more",
+    "18 and a half",
+    "18 hundred",
+    "18 million dollars",
+    "18 thousand",
+    "18 less than x",
+    "18 less than the total",
+    "18 more than x",
+    "18 times 2",
+    "18 below zero",
+    "18 over par",
+    "18x",
+    "18 x",
+    "18.5 dollars a day",
+    "18/5 of the class",
+    "-18 dollars for eggs",
+    "18 dozen eggs in the box",
+    "18 thirds of a pie",
+    "not 18 dollars in the box",
+    "18 dollars and 50 cents",
+    "18 to 20 in the class",
+    "18 to twenty in the class",
+    "three times 18 in all",
+    "1,018 dollars for the eggs",
+    "180 dollars for the eggs",
+]
+
+
+def test_words_around_a_number_count_where_every_answer_is_a_number():
+    problem = Problem("p", "q", "18", "gsm8k")
+    for text in WORDED:
+        assert grade(problem, f"The answer is {text}").correct, text
+        assert answers_match(text, "18", "gsm8k"), text
+    for text in NOT_WORDED:
+        assert not grade(problem, f"The answer is {text}").correct, text
+        assert not answers_match(text, "18", "gsm8k"), text
+    assert not grade(problem._replace(task="math500"), "The answer is 18!").correct
+
+
+def test_letter_behind_a_number_is_algebra_if_the_reference_has_it():
+    for answer, response, expected in [
+        ("4s", "4", False),
+        ("4s", "4s", True),
+        ("4s", "s4", True),
+        ("2s", "2.0", False),
+        ("4", "4s", True),
+        ("5 m", "5", True),
+        (r"5\text{ m}", "5", True),
+        ("5", "5m", True),
+    ]:
+        problem = Problem("p", "q", answer, "math500")
+        assert grade(problem, rf"\boxed{{{response}}}").correct is expected, (answer, response)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"), ("<reasoning>", "</reasoning>")],
+)
+def test_think_blocks_of_other_families_are_no_part_of_a_response(begin: str, end: str):
+    assert extract_answer(rf"{begin}\boxed{{4}}{end}The answer is 5.", "math500") == "5"
+    assert extract_answer(rf"\boxed{{4}}{end}The answer is 5.", "math500") == "5"
+    assert extract_answer(rf"{begin}\boxed{{4}}{end}", "math500") is None
+    assert extract_answer(f"{begin}The answer is 4", "math500") is None
+    assert extract_answer(rf"\boxed{{7}} {begin}or \boxed{{8}}", "gcd") == "7"
+    assert extract_answer("I [think] with <reason> that the answer is 5.", "math500") == "5"
 
 
 def test_empty_tags_are_left_out_beside_a_full_one():

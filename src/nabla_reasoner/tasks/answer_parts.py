@@ -24,10 +24,15 @@ JOINED = (
     r"(?:and|or)\b|\\text\{\s*(?:and|or)\b|\\(?:cup|cap|cdot|times|setminus|in|le|ge|neq|subset\w*|pm|to)(?![A-Za-z])"
 )
 CHOICE = re.compile(
-    r"(?:\\text\{\s*\(?([A-E])[).:]\s*\}\s*|\(([A-E])\)\s+|([A-E])[).]\s+(?=[-\d\\(.€£]))"
+    r"(?:\\text\{\s*\(?([A-E])[).:]\s*\}\s*|\(([A-E])\)\s+|([A-E])[).:]\s+(?=[-\d\\(.€£]))"
     rf"(?!{JOINED})(?=-?[\w\\({{\[.|€£])(.+)"
 )
 CHOICE_IN_TEXT = re.compile(r"\\text\{\s*(\(?[A-E][).:])\s+([^{}]+)\}")
+
+# A sign of subtraction: before capitals or a letter, or between two of them, as in -AB and AB-CD, not in X-ray.
+MINUS = re.compile(
+    r"^[\s(]*-\s*(?:[A-Z]+|[A-Za-z])(?![A-Za-z])|\b(?:[A-Z]+|[A-Za-z])\s*-\s*(?:[A-Z]+|[A-Za-z])(?![A-Za-z])"
+)
 
 
 class Entries(NamedTuple):
@@ -59,6 +64,8 @@ def entries(text: str) -> Entries:
         parts, _ = _split(content)
         if opening == r"\{" and closing == r"\}":
             return Entries("set", _expanded(parts) if content.strip() else [])
+        if len(parts) > 1 and content.count(r"\pm") == 1:  # two points
+            return Entries("list", _expanded([text]))
         if len(parts) > 1:
             return Entries("vector" if opening == r"\langle" else opening + closing, parts)
         return Entries("single", [text])
@@ -175,5 +182,7 @@ def letters(text: str) -> str | None:
     plain = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)
     if not re.fullmatch(r"[A-Za-zÀ-ɏ\s.,'’()&\"-]*[A-Za-zÀ-ɏ][A-Za-zÀ-ɏ\s.,'’()&\"-]*", plain):
         return None
-    plain = re.sub(r"[^\w\s]", " ", plain).casefold()
+    if MINUS.search(plain):
+        return None
+    plain = re.sub(r"^\s*a (?=[a-z]{3})", "", re.sub(r"[^\w\s]", " ", plain).casefold())
     return " ".join(word for word in plain.split() if word not in {"the", "an"}) or None

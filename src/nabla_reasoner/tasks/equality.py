@@ -9,18 +9,24 @@ is the reference. The relation is symmetric.
   2516 nor 1358, because the base is what such problems ask for. An expression with such digits equals the same text.
 - Two numbers with only space between them are no number, except 2 1/3: "1 2" equals the same text only. 2(3) is a
   product, and so is 2\frac53. A number divides what stands before it, not the factor behind: 3/4x is \frac34 x.
-- f' is not f, and A^T is not A; behind a number a prime means feet or minutes.
+- f' is not f, and A^T is not A; behind a number a prime means feet or minutes: 5'6" equals the same text only. So do
+  dates, telephone numbers, sums with an ellipsis and 3 \times 4 \text{ matrix}.
+- R is not r, except as the letter of a choice, where C is c.
 - x% equals x as well as x/100. Percentages equal each other by value.
 - A unit, currency or degree sign may be left out. Two that are stated must be the same; none is converted. Letters next
   to a number are a product (2ab = 2ba) unless they are a known unit; words behind a space are a unit, unless they say
   something about the number: "5 below zero" is not 5. Where words are left when units are taken off, as in
   5 \text{ feet } 6 \text{ inches} or 3 \text{ for } n \text{ even}, only the same text is equal.
 - A list without brackets may stand in any order and equals the set of its entries; repeated entries of lists count.
+  y = 1, x = 2 is the point (2,1): letters that follow each other are in the order of the alphabet.
   Tuples, points, intervals and matrices are ordered. A list equals the point with the same entries in the same order.
 - Brackets matter: (1,2), [1,2] and \{1,2\} differ. A matrix of one row or one column and \langle 1,2\rangle are points.
-- "x = 5" equals "5", but not "y = 5". An equation such as x + y = 1 equals no number. Intervals equal inequalities.
+- "x = 5" equals "5", but not "y = 5". An equation such as x + y = 1 equals no number, and other
+  equations only if a constant factor makes them the same or they have the same solutions, of which there is at least
+  one. Intervals equal inequalities. Between inequalities and between words, "and" is not "or".
 - Of several sides the exact one counts: x = 7/3 \approx 2.33 equals 7/3, not 2.33.
-- 6:00 PM equals 6 PM. No time is converted: 18:00 does not equal it.
+- 6:00 PM equals 6 PM. No time is converted: 18:00 does not equal it. 2:30 and 1:15 are times; other ratios equal
+  their multiples: 2:3 = 4:6 and 1:2:3 = 2:4:6.
 - Two ascending numbers with a unit are a range: 9-11 hours is not -2 hours. Without a unit 9-11 is a difference, since
   answers such as 3-5 or 3-x are expressions far more often than ranges.
 - The letter of a choice may stand before its value: \textbf{(B)}\ 5 equals 5 as well as B.
@@ -36,10 +42,13 @@ from .answer_parts import Entries
 from .equations import RELATION, exact, named
 from .exact_numbers import rational, with_fractions
 from .inequalities import as_inequality
+from .literal import conditions_differ, is_literal, is_size
 from .math_verify_process import worker
+from .named_values import in_order_of_names
 from .notation import standard
 from .products import has_numbers_side_by_side, plain_products
 from .quantities import LETTERS, PERCENT, PROSE, TRIGONOMETRY, Quantity, change, quantity, units_agree
+from .ratios import same_ratio, same_time
 
 MAX_CHARACTERS = 1000  # longer answers equal the same text only
 MAX_ENTRIES = 40
@@ -47,6 +56,8 @@ MAX_DEPTH = 4  # of tuples within tuples
 MAX_NESTING = 20  # open brackets, as MAX_CHARACTERS; math-verify's time doubles with each level
 
 LETTER = re.compile(r"\\text\{\s*(\(?[A-Za-z]\)?)\s*\}")
+ONE_LETTER = re.compile(r"\(?[A-Za-z]\)?")
+BRACKETED = re.compile(r"^\(([^(),;]*)\)$")
 RANGE = re.compile(r"(\d+(?:\.\d+)?)\s*-\s*(?:\\\$)?(\d+(?:\.\d+)?)")
 WORDS = re.compile(r"\\text\{[^{}]*[A-Za-z]")
 
@@ -98,8 +109,8 @@ def _same(a: str, b: str, notes: list[str], depth: int) -> bool:
     settled = _same_words(a, b)
     if settled is not None:
         return settled
-    a, b, comparable = _without_names(*(as_inequality(exact(text)) for text in (a, b)))
-    if not comparable:
+    a, b, comparable = _without_names(*(as_inequality(exact(in_order_of_names(text))) for text in (a, b)))
+    if not comparable or conditions_differ(a, b):
         return False
     left, right = answer_parts.entries(a), answer_parts.entries(b)
     single = left.kind == right.kind == "single"
@@ -200,7 +211,9 @@ def _same_scalar(a: str, b: str, notes: list[str]) -> bool:
     if not units_agree(left.unit, right.unit) or PROSE in (left.unit, right.unit):
         return _squeezed(a) == _squeezed(b)
     if {left.unit, right.unit} & {"am", "pm"}:
-        left, right = (part._replace(value=part.value.removesuffix(":00")) for part in (left, right))
+        return same_time(left.value, right.value)
+    if is_size(*left) or is_size(*right):
+        return _squeezed(left.value) == _squeezed(right.value)
     values = [(left.value, right.value)]
     if left.unit != right.unit and (left.unit + right.unit) in set(LETTERS):  # 5m may be algebra
         values += [(a, b)]
@@ -231,15 +244,23 @@ def _same_value(a: str, b: str, notes: list[str]) -> bool:
     left, right = rational(a), rational(b)
     if left is not None and right is not None:
         return left == right
+    a, b = (BRACKETED.sub(r"\1", text) for text in (a, b))
     if _squeezed(a.replace(r"^\circ", "")) == _squeezed(b.replace(r"^\circ", "")):  # \cos 58 for \cos 58^\circ
         return True
     a, b = (LETTER.sub(r" \1 ", text).strip() for text in (a, b))
+    if ONE_LETTER.fullmatch(a) and ONE_LETTER.fullmatch(b):  # the name of a choice; in formulas R is not r
+        return a.strip("()").casefold() == b.strip("()").casefold()
+    settled = same_ratio(a, b, lambda first, second: _same_value(first, second, notes))
+    if settled is not None:
+        return settled
     if WORDS.search(a) or WORDS.search(b):  # math-verify would read "5 feet 6 inches" as 5
         return False
     for text, number in ((a, left), (b, right)):
         if number is None and (has_numbers_side_by_side(text) or bases.has_base(text)):
             return False
     a, b = (_latex(text, number) for text, number in ((a, left), (b, right)))
+    if is_literal(a) or is_literal(b):
+        return False
     correct, note = worker().verify(a, b)
     if note:
         notes.append(note)
@@ -250,8 +271,6 @@ def _latex(text: str, number: Fraction | None) -> str:
     if number is None:
         if TRIGONOMETRY.search(text):
             text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\\circ", r"{\\frac{\1\\pi}{180}}", text)
-        text = plain_products(text)
-        # Braces keep math-verify from taking the last letters for a unit: in 2ab, 5t and 3c too.
-        return with_fractions(re.sub(r"(?:(?<=[\d}])|(?<=[\w}] ))([A-Za-z]+)$", r"{\1}", text))
+        return with_fractions(plain_products(text))
     sign, size = "-" if number < 0 else "", abs(number)
     return sign + (str(size) if size.denominator == 1 else rf"\frac{{{size.numerator}}}{{{size.denominator}}}")

@@ -12,11 +12,13 @@ from .quantities import quantity
 
 NAME = (
     r"(?:(?:\\(?:hat|bar|vec|tilde|overline|widehat)\s*)?(?:\\?[A-Za-z]+|\{\s*\\?[A-Za-z]+\s*\})|\\text\{[^{}]*\})"
-    r"(?:_\{?\w+\}?)?'?(?:\s*\([\w\s,\\]*\))?|[A-Za-z]\^\s*\{\s*-1\s*\}\s*\([\w\s,\\]*\)|\([\w\s,\\{}]+\)"
+    r"(?:_\{?\w+\}?)?'?(?:\s*\([\w\s,\\]*\))?|\\angle\s*[A-Z]{1,3}|\|\s*[A-Z]\s*\||\\lfloor[\w\s]+\\rfloor|"
+    r"\\(?:cos|sin|tan)\s*\(?(?:\\angle\s*)?[A-Z]\)?|[A-Za-z]\^\s*\{\s*-1\s*\}\s*\([\w\s,\\]*\)|\([\w\s,\\{}]+\)"
 )
 RELATION = re.compile(r"<|>|\\(?:le|ge|neq|lt|gt)(?![A-Za-z])")
 APPROXIMATELY = re.compile(r"\\approx(?![A-Za-z])")
 EQUALS = re.compile(r"=|\\approx(?![A-Za-z])|\\in(?![A-Za-z])")
+EQUALS_OR_INDEX = re.compile(rf"_\s*\{{[^{{}}]*\}}|{EQUALS.pattern}")
 DECIMAL = re.compile(r"-?\d*\.(\d+)")
 IRRATIONAL = re.compile(r"\\(?:pi|sqrt|ln|log|sin|cos|tan)(?![A-Za-z])|(?<![\\A-Za-z])e(?![A-Za-z])")
 COMMAND = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+")
@@ -38,7 +40,7 @@ def named(text: str) -> tuple[str | None, str]:
     """Return name and value of an equation: ("x", "5") for x = 5; ("", text) without a name; (None, text) if none."""
     if RELATION.search(text) or len(answer_parts.entries(text).parts) != 1:
         return None, text
-    sides = [side.strip() for side in EQUALS.split(text)]
+    sides = _sides(text)
     if len(sides) < 2 or not all(sides):
         return None, text
     if re.fullmatch(NAME, sides[0]) and not _is_constant(sides[0], sides[1]):
@@ -48,6 +50,13 @@ def named(text: str) -> tuple[str | None, str]:
     is_swapped = len(sides) == 2 and not _letters(sides[0]) and _is_algebra(sides[1])  # 1 = x + y
     is_equation = (_is_algebra(sides[0]) and not _is_constant(*sides[:2])) or is_swapped
     return ("", text) if is_equation else (None, _value(sides))
+
+
+def _sides(text: str) -> list[str]:
+    r"""Return the sides of an equation; the index of \sum_{k=1} is none."""
+    signs = [mark for mark in EQUALS_OR_INDEX.finditer(text) if mark[0][0] != "_"]
+    starts, ends = [0, *(sign.end() for sign in signs)], [*(sign.start() for sign in signs), len(text)]
+    return [text[start:end].strip() for start, end in zip(starts, ends, strict=True)]
 
 
 def _is_algebra(side: str) -> bool:

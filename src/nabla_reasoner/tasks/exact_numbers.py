@@ -22,6 +22,7 @@ PARTS = {"half": 2, "halves": 2, "third": 3, "fourth": 4, "quarter": 4, "fifth":
 
 ARGUMENT = r"\s*(?:\{\s*(-?\d+)\s*\}|(\d))"
 FRACTION = re.compile(rf"\\frac{ARGUMENT}{ARGUMENT}")
+SUM = re.compile(r"(\d+)\s*\+\s*(\\frac[^+]*)")  # its sign is that of the first number
 PLAIN_FRACTION = re.compile(r"(\d+)\s*/\s*(\d+)")
 DECIMAL = re.compile(r"(\d*)\.(\d+)|(\d+)\.?")
 SCIENTIFIC = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*[eE]\s*([+-]?\d{1,6})")
@@ -35,6 +36,9 @@ def rational(text: str) -> Fraction | None:
     text = text.strip()
     sign = -1 if text.startswith("-") or re.match(r"(?:minus|negative)\b", text, re.IGNORECASE) else 1
     digits = re.sub(r"^(?:[-+]|minus\b|negative\b)\s*", "", text, flags=re.IGNORECASE)
+    if match := SUM.fullmatch(digits):
+        part = _unsigned(match[2])
+        return None if part is None else sign * int(match[1]) + part
     value = _unsigned(digits)
     if value is None:
         value = number_words(digits)
@@ -43,12 +47,11 @@ def rational(text: str) -> Fraction | None:
 
 def _unsigned(text: str) -> Fraction | None:
     whole, _, part = text.partition("\\frac")
-    is_sum = whole.rstrip().endswith("+")
-    if part and (whole := whole.strip().removesuffix("+").strip()).isdecimal():  # a mixed number, else a product
+    if part and (whole := whole.strip()).isdecimal():  # a mixed number, else a product
         value = _unsigned("\\frac" + part)
         if value is None or value < 0:
             return None
-        return int(whole) + value if is_sum or value < 1 else int(whole) * value
+        return int(whole) + value if value < 1 else int(whole) * value
     mixed = re.fullmatch(r"(\d+) (\d+/\d+)", text)
     if mixed:
         value = _unsigned(mixed[2])

@@ -8,9 +8,10 @@ Every pattern is read in time linear in the response: a run of spaces or marks i
 
 import re
 
+from .boxes import boxed_answer, stated_box
 from .generated_tasks import INTEGER_TASKS, NUMBER_ALONE, is_generated
 from .leading_answer import MARKS, NUMBER, leading_answer, plain_integer
-from .response_parts import outside_thinking, stated_box, tagged, without_end_tokens
+from .response_parts import outside_thinking, tagged, without_end_tokens
 from .statements import first_statement, marked_answer, stated_at
 
 BARE_BOX = re.compile(rf"\\f?box(?:ed)?\s*({NUMBER})(?!\.?[\dA-Za-z^/_{{]|\\[A-Za-z])")
@@ -33,9 +34,10 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
     follows the last "=" or "answer is" on its line; but a number stated once, at the beginning, counts before any
     "=", and a stated number with "because" or the like behind it before any "=" on its line.
 
-    Benchmarks: the last box in the same way, else what follows the last "####" on its line if it is an answer, not a
-    heading, and none is stated after it; else what follows the last "answer is" or "answer:". A leading number or
-    formula counts alone if chat follows it (see `leading_answer`). A later "this answer is helpful" states none.
+    Benchmarks: the last box in the same way, with boxes that only a comma or "and" joins to it, else what follows the
+    last "####" on its line if it is an answer, not a heading, and none is stated after it; else what follows the last
+    "answer is" or "answer:". A leading number or formula counts alone if chat follows it (see `leading_answer`). A
+    later "this answer is helpful" states none.
 
     Args:
         response: text of the response.
@@ -48,7 +50,7 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
     content = tagged(response) if generated else None
     if content is not None:
         return _enclosed(content.strip(), task)
-    boxed = stated_box(response)
+    boxed = boxed_answer(response, joined=not generated)
     if boxed is not None:
         return _enclosed(boxed, task)
     if not finished:

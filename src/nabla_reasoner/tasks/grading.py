@@ -1,7 +1,8 @@
 """Grading of responses, and equality of answers in votes.
 
 Generated tasks are scored by `reasoning-gym`; other answers are compared by `equality`. A response that does not state
-its answer (see `extraction`) is wrong.
+its answer (see `extraction`) is wrong. Only `grade` knows which answer is the reference: 4 is not the perimeter 4s, but
+4s may be 4 seconds. Words around a number are left out where every answer of a task is one (see `worded_numbers`).
 """
 
 import functools
@@ -12,6 +13,8 @@ from ..types import Problem
 from .equality import equal
 from .extraction import extract_answer
 from .generated_tasks import is_generated
+from .quantities import lacks_letter
+from .worded_numbers import plain_number
 
 
 class Grade(NamedTuple):
@@ -48,7 +51,10 @@ def grade(problem: Problem, response: str, finished: bool = True) -> Grade:
     if extracted is None:
         return Grade(None, False)
     if problem.metadata is None:
-        return Grade(extracted, *_compared(*sorted((problem.answer, extracted))))
+        if lacks_letter(extracted, problem.answer):
+            return Grade(extracted, False)
+        given = plain_number(extracted, problem.task)
+        return Grade(extracted, *_compared(*sorted((problem.answer, given))))
     entry = {"question": problem.question, "answer": problem.answer, "metadata": problem.metadata}
     try:
         return Grade(extracted, bool(score_function(problem.task)(extracted, entry) == 1.0))
@@ -79,7 +85,7 @@ def answers_match(a: str | None, b: str | None, task: str) -> bool:
         return False
     if is_generated(task):
         return " ".join(a.split()) == " ".join(b.split())
-    return _compared(*sorted((a, b)))[0]
+    return _compared(*sorted(plain_number(answer, task) for answer in (a, b)))[0]
 
 
 def _check_text(name: str, value: object) -> None:

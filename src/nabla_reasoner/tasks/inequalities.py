@@ -15,6 +15,7 @@ BOTH = re.compile(rf"{BOUND.format(1)}\s*(?:\\text\{{\s*and\s*\}}|\band\b|\\land
 RELATION = re.compile(r"<|>|\\(?:le|ge)(?![A-Za-z])")
 GREATER = r"(>|\\ge(?![A-Za-z]))"
 DESCENDING = re.compile(rf"([^<>=]+?)\s*{GREATER}\s*([A-Za-z]\w*|\\[a-z]+)\s*{GREATER}\s*([^<>=]+)")  # 3 > x > 1
+ABSOLUTE = re.compile(r"(?:\||\\lvert\s*)\s*([A-Za-z])\s*(?:\||\\rvert)\s*(<|\\le(?![A-Za-z]))\s*([^<>=]+)")
 ASCENDING_SIGNS = {">": "<", r"\ge": r"\le"}
 
 
@@ -32,6 +33,10 @@ def as_inequality(text: str) -> str:
     if descending := DESCENDING.fullmatch(text):
         high, upper, name, lower, low = descending.groups()
         return f"{low} {ASCENDING_SIGNS[lower]} {name} {ASCENDING_SIGNS[upper]} {high}"
+    if absolute := ABSOLUTE.fullmatch(text):
+        name, sign, bound = absolute.groups()
+        size = rational(bound)
+        return f"-{bound} {sign} {name} {sign} {bound}" if size is not None and size > 0 else text
     bounds = BOTH.fullmatch(text)
     return _chain(bounds) or text if bounds else text
 

@@ -4,14 +4,17 @@
 Arguments: largest address space in bytes, longest time of a comparison in seconds.
 """
 
+import functools
 import json
 import resource
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 DIGITS = 60  # in the evaluation of two numbers
 RELATIVE_ERROR = 1e-40  # of numbers that count as equal
+POINTS = [(3, 2), (7, 5), (11, -3)]  # where equations are compared: the first unknown and the step to the next one
 
 
 def main(memory_bytes: int, timeout_seconds: int) -> None:
@@ -39,18 +42,27 @@ def main(memory_bytes: int, timeout_seconds: int) -> None:
 
 def comparison() -> Callable[[str, str], bool]:
     """Return a symmetric function that compares two answers in LaTeX."""
-    from latex2sympy2_extended import latex2sympy2
+    import math_verify.grader
+    import math_verify.parser
+    from latex2sympy2_extended import NormalizationConfig, latex2sympy2
     from math_verify import LatexExtractionConfig, parse, verify
-    from sympy import Expr, I
+    from sympy import Expr, I, Symbol
 
     multiply_side_by_side(latex2sympy2._Latex2Sympy)
+    capitals = latex2sympy2.ConversionConfig(lowercase_symbols=False)
+    math_verify.parser.latex2sympy = functools.partial(latex2sympy2.latex2sympy, conversion_config=capitals)
+    math_verify.grader.sympy_solve_and_compare = same_solutions
+    # Units are gone already (see `quantities`); the library would take the c of x + c for one.
+    written = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="all")
 
     def compare(first: str, second: str) -> bool:
         # Only the LaTeX rule: the rule for plain numbers would take a number out of text that cannot be read.
-        config = [LatexExtractionConfig()]
+        config = [LatexExtractionConfig(normalization_config=written)]
         left, right = (parse(f"${text}$", config, parsing_timeout=None) for text in (first, second))
         if not left or not right:
             return False  # what cannot be read equals nothing but the same text
+        if isinstance(left[0], Symbol) and isinstance(right[0], Symbol):  # the library takes \Phi for \phi
+            return left[0].name == right[0].name
         same = same_number(left[0], right[0])
         if same is not None:
             return same
@@ -76,6 +88,58 @@ def comparison() -> Callable[[str, str], bool]:
         return bool(sizes[2] <= max(sizes[:2]) * RELATIVE_ERROR)
 
     return compare
+
+
+def same_solutions(first: Any, second: Any, rounding: int, precision: int) -> bool:
+    """Compare two equations or inequalities that are not the same but for their sides, as the library's function does.
+
+    It takes all equations without solutions for equal, because there is nothing to compare.
+    """
+    from math_verify.grader import sympy_expr_eq
+    from sympy import Eq, default_sort_key, ordered, solve
+
+    if not isinstance(first, Eq) or not isinstance(second, Eq):
+        solved = [list(ordered(solve(relation, relation.free_symbols))) for relation in (first, second)]
+        return bool(solved[0]) and sympy_expr_eq(*solved, rounding, precision)
+    zeros = [(equation.lhs - equation.rhs).doit() for equation in (first, second)]
+    settled = same_up_to_factor(*zeros)
+    if settled is not None:
+        return settled
+    unknowns = sorted(first.free_symbols, key=default_sort_key)
+    left, right = (sorted(solve(zero, unknowns, dict=True), key=default_sort_key) for zero in zeros)
+    return 0 < len(left) == len(right) and all(
+        a.keys() == b.keys() and all(sympy_expr_eq(value, b[name], rounding, precision) for name, value in a.items())
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+def same_up_to_factor(first: Any, second: Any) -> bool | None:
+    """Return whether two expressions differ by a constant factor other than zero; None if this does not settle it.
+
+    It does for rational functions, where only the numerators count: xy = 2 is y = 2/x.
+    """
+    from sympy import Poly, PolynomialError, cancel, default_sort_key, fraction, simplify
+
+    if not first.free_symbols or first.free_symbols != second.free_symbols:
+        return False
+    unknowns = sorted(first.free_symbols, key=default_sort_key)
+    try:
+        left, right = (Poly(fraction(cancel(side))[0], *unknowns).to_field() for side in (first, second))
+        if not left.is_ground and not right.is_ground:
+            return left.monic() == right.monic()
+    except PolynomialError:
+        pass
+    ratio = simplify(first / second) if _may_be_constant(first / second, unknowns) else None
+    return True if ratio is not None and ratio.is_number and ratio.is_finite and not ratio.is_zero else None
+
+
+def _may_be_constant(ratio: Any, unknowns: list) -> bool:
+    """Return False if an expression has other values in other points, which is faster than to simplify it."""
+    points = [{name: start + step * index for index, name in enumerate(unknowns)} for start, step in POINTS]
+    values = [ratio.subs(point).evalf(DIGITS) for point in points]
+    if not all(value.is_number and value.is_finite for value in values):
+        return True
+    return all(abs(value - values[0]) <= abs(values[0]) * RELATIVE_ERROR for value in values)
 
 
 def multiply_side_by_side(converter: type) -> None:

@@ -49,6 +49,7 @@ def _currency(match: re.Match[str]) -> str:
 # Applied in this order; each is linear in the length of the text.
 REWRITES = [
     (rf"^({OPEN}){INTRODUCTION}", r"\1"),
+    (rf"^({OPEN})(?:[Oo]ption|[Cc]hoice)\s*(?=\(?[A-E]\)?[\s.}}$*]*$)", r"\1"),
     (r"[∛∜]\s*(?:\(([^()]*)\)|(\d+|[A-Za-z]))", _higher_root),
     (r"√\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
     (r"√", r"\\sqrt "),
@@ -60,7 +61,7 @@ REWRITES = [
     (r"\\[hv]space\*?\s*\{[^{}]*\}|\\(?:thinspace|enspace|space)(?![A-Za-z])", " "),
     (r"\\(textdollar|textsterling|pounds|texteuro|euro|textyen|yen)(?![A-Za-z])", _currency),
     (r"(?<![\\A-Za-z])(USD|EUR|GBP)\s*(?=\\?\$?\d)|\\text\{\s*(USD|EUR|GBP)\s*\}\s*(?=\d)", _currency),
-    (r"\\[lc]?dots[cbmio]?(?![A-Za-z])|(?<=,)\s*\.\.\.", r"\\ldots "),
+    (r"\\[lc]?dots[cbmio]?(?![A-Za-z])|(?<=[,+])\s*\.\.\.", r"\\ldots "),
     (r"\\(?:left|right)\s*\.|\\(?:left|right|middle|[bB]igg?[lr]?)(?![A-Za-z])", ""),
     (r"\^\s*-\s*(\d+(?:\.\d+)?|[A-Za-z])", r"^{-\1}"),
     (r"\\(?:text(?:bf|it|rm|normal|tt|sf|sc)|mathrm|mbox|hbox)\s*\{", r"\\text{"),
@@ -77,7 +78,9 @@ REWRITES = [
     (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
     (r"\\leq(?:slant)?(?![A-Za-z])", r"\\le"),
     (r"\\geq(?:slant)?(?![A-Za-z])", r"\\ge"),
-    (r"\\ne(?![A-Za-z])", r"\\neq"),
+    (r"\\ne(?![A-Za-z])|\\not\s*=", r"\\neq"),
+    (r"\{\s*\}\s*[_^]\s*\{?(\d+)\}?\s*C\s*_\s*(?:\{(\d+)\}|(\d))", lambda m: rf"\binom{{{m[1]}}}{{{m[2] or m[3]}}}"),
+    (r"(?<![\d.])(\d*)\.\((\d+)\)", r"\1.\\overline{\2}"),  # 0.(3)
     (r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", r"^\\circ"),
     (r"(?<=[\w)}])\*\*(?=[\w({-])", "^"),
     (r"(?<!\\)\$", ""),
@@ -85,6 +88,7 @@ REWRITES = [
     (r"\\(?:text)?cent(?![A-Za-z])", "¢"),
     (r"\\!", ""),
     (r"(\\\\)|\\[,;: ]|\\q?quad(?![A-Za-z])|~", lambda match: match[1] or " "),
+    (r"(?<=\d)\s*''", '"'),  # seconds, or inches
     (r"\s+", " "),
 ]
 # Plain commas beside marked ones, as in 1,000{,}000.

@@ -3,6 +3,7 @@ r"""Numbers side by side and quotients before a factor, for math-verify, which r
 All functions take text in the notation of `notation.standard`.
 """
 
+import math
 import re
 
 from .names import FUNCTIONS, GREEK
@@ -14,13 +15,21 @@ FACTOR = rf"[A-Za-z({{]|\\(?:sqrt|frac|pi|sec|{FUNCTIONS}|{GREEK})(?![A-Za-z])"
 QUOTIENT = re.compile(rf"\s*/\s*(\d+(?:\.\d+)?)(\s*)(?={FACTOR})")
 # A numerator without letters: a number that is no exponent, pi, a root or a fraction.
 CONSTANT = re.compile(r"(?:(?<![\w.^])(?:\d+(?:\.\d+)?|\.\d+)|\\pi|(?<![\^_])\{[^{}A-Za-z]*\})$")
+REMAINDER = re.compile(r"^\s*(\d+)\s*(?:\\bmod|\\mod)(?![A-Za-z])\s*\{?\s*(\d+)\s*\}?\s*$")
+DOUBLE_FACTORIAL = re.compile(r"(?<![\d.])(\d{1,3})!!(?!\s*!)")
 LONGEST_NUMBER = 40  # characters before the sign of division that are looked at
 
 
 def plain_products(text: str) -> str:
     """Return an expression without the products and quotients that math-verify reads in another way."""
-    text = re.sub(r"\\pi\s*(?=\()", r"\\pi\\cdot", with_mixed_numbers(text))  # no function
+    text = DOUBLE_FACTORIAL.sub(lambda match: str(math.prod(range(int(match[1]), 1, -2))), with_mixed_numbers(text))
+    text = REMAINDER.sub(_remainder, text)
+    text = re.sub(r"\\pi\s*(?=\()", r"\\pi\\cdot", text)  # no function
     return _with_quotients(text)
+
+
+def _remainder(match: re.Match[str]) -> str:
+    return str(int(match[1]) % int(match[2])) if int(match[2]) else match[0]
 
 
 def has_numbers_side_by_side(text: str) -> bool:

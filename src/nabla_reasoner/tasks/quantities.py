@@ -56,6 +56,11 @@ UNIT_IN_PLAIN_WORDS = re.compile(
 LETTERS = "mgshl"  # units of one letter; the text may also be algebra, above all without a space
 UNIT_OF_ONE_LETTER = re.compile(rf"(.+?)(?:\s?([{LETTERS}L])|\s(m)\s*\^\s*(?:([23])|\{{([23])\}}))")
 
+# A value without unknowns that ends in a bracket, and a unit of one letter: (2+\sqrt3) m.
+BRACKETED = re.compile(rf"(?:[^A-Za-z\\]|\\(?:sqrt|frac|pi|cdot|times)(?![A-Za-z]))+[)!|] [{LETTERS}]")
+NUMBER_BEFORE_LETTER = re.compile(rf"\s*\$?\s*-?[\d.]*\d([{LETTERS}])\s*\$?\s*")  # without a space: algebra
+NUMBER_ALONE = re.compile(r"[\s$]*-?[\d.]*\d[\s$.]*")
+
 
 class Quantity(NamedTuple):
     r"""A value and its unit.
@@ -94,7 +99,7 @@ def quantity(text: str) -> Quantity:
     if match and not TRIGONOMETRY.search(text):  # of \sin 30^\circ the angle has the unit, not the value
         return Quantity(match[1], f"degree {match[2]}".strip())
     match = UNIT_OF_ONE_LETTER.fullmatch(text)
-    if match and rational(match[1]) is not None:
+    if match and (rational(match[1]) is not None or BRACKETED.fullmatch(text)):
         return Quantity(match[1], _name(match[2] or match[3], match[4] or match[5] or ""))
     match = UNIT_IN_TEXT.fullmatch(text) or UNIT_IN_PLAIN_WORDS.fullmatch(text)
     if match is None:
@@ -123,6 +128,11 @@ def _rate(text: str) -> Quantity | None:
     if counted.unit == PERCENT:
         return counted
     return Quantity(counted.value, _name(f"{counted.unit}/{' '.join(words)}", ""))
+
+
+def lacks_letter(given: str, reference: str) -> bool:
+    """Return whether the reference is algebra, such as the perimeter 4s, and the given answer its number alone."""
+    return bool(NUMBER_BEFORE_LETTER.fullmatch(reference) and NUMBER_ALONE.fullmatch(given))
 
 
 def units_agree(first: str, second: str) -> bool:

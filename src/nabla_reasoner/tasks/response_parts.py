@@ -1,12 +1,12 @@
-"""Parts of a response: think blocks, the tokens that end it, the last tag and the last box."""
+"""Parts of a response: think blocks, the tokens that end it, and the last tag."""
 
 import re
 
-BOX_OR_BRACE = re.compile(r"\\{1,2}f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
-BLANK = re.compile(r"(?:[\s$~]|\\[ ,;:!]|\\q?quad(?![A-Za-z])|\\text\{\s*\})*+")
 SPECIAL_TOKEN = re.compile(r"</s>|<eos>|<end_of_turn>|<[|｜][\w▁]{1,40}[|｜]>")  # one that may end a response
 LONGEST_TOKEN = 44  # characters of a special token
-THINK, END_OF_THINK = "<think>", "</think>"
+# The marks of think blocks of several families of models.
+THINK = re.compile(r"<think>|\[THINK\]|<seed:think>|<reasoning>")
+END_OF_THINK = re.compile(r"</think>|\[/THINK\]|</seed:think>|</reasoning>")
 TAG, END_OF_TAG = "<answer>", "</answer>"
 
 
@@ -16,8 +16,9 @@ def outside_thinking(response: str) -> tuple[str, bool]:
     What follows the last `</think>` is said; the prompt may have opened that block. Of a response without one, or
     whose thinking begins again, what stands before `<think>` is said, and the thinking never ended.
     """
-    said, opened, _ = response.rpartition(END_OF_THINK)[2].partition(THINK)
-    return said, not opened
+    start = max((mark.end() for mark in END_OF_THINK.finditer(response)), default=0)
+    opened = THINK.search(response, start)
+    return response[start : opened.start() if opened else None], opened is None
 
 
 def without_end_tokens(response: str) -> str:
@@ -48,32 +49,3 @@ def tagged(response: str) -> str | None:
         enclosed, position = response[begin + len(TAG) : end].strip(), end + len(END_OF_TAG)
         content = enclosed or content or ""
     return content
-
-
-def stated_box(text: str) -> str | None:
-    r"""Return the content of the last box that is not empty, "" if all are empty, or None; see `last_boxed`."""
-    full = last_boxed(text, with_empty=False)
-    return last_boxed(text) and "" if full is None else full
-
-
-def last_boxed(text: str, with_empty: bool = True) -> str | None:
-    r"""Return the content of the last `\boxed{…}` or `\fbox{…}` with balanced braces, or None.
-
-    Args:
-        text: may have several boxes.
-        with_empty: False to leave out boxes of blanks only, as in "put it in $\boxed{}$".
-    """
-    opened: list[int | None] = []  # of each open brace: where its box's content begins, None for other braces
-    start = end = -1
-    for mark in BOX_OR_BRACE.finditer(text):
-        if mark[0] == "}":
-            begin = opened.pop() if opened else None
-            if begin is not None and begin > start and (with_empty or not BLANK.fullmatch(text, begin, mark.start())):
-                start, end = begin, mark.start()
-        elif mark[0][-1] == "{" and mark[0] != r"\{":
-            opened.append(None if mark[0] == "{" else mark.end())
-    if start < 0:
-        return None
-    content = text[start:end].lstrip()
-    last = end_of_text(content, len(content))
-    return content[: last + content.endswith("\\", 0, last)]  # keeps the escaped space of `5\ `
