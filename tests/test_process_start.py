@@ -1,6 +1,8 @@
 """What a command finds when its process starts: standard streams, signals, an editor's settings, no docstrings."""
 
+import functools
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,9 @@ AFTER_START = (
 
 def shell(line: str, **environment: str) -> subprocess.CompletedProcess:
     known = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment}
-    return subprocess.run(["bash", "-c", line], env=known, capture_output=True, text=True)
+    # the tests themselves may have been started by `nohup`
+    heard = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    return subprocess.run(["bash", "-c", line], env=known, capture_output=True, text=True, preexec_fn=heard)
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

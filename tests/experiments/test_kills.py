@@ -26,6 +26,7 @@ def _run(words: list[str], file_bytes: int | None) -> None:
     os.dup2(sink, 1)
     os.dup2(sink, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and what `nohup` starts ignores this
     if file_bytes is not None:  # stands for a full disk: writing beyond it fails
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))

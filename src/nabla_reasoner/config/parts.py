@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from .data_folder import locate
 from .hub_cache import is_hub_name
 from .schema import REWARD_KINDS, Commit, Count, Section, choice_file, choices
-from .targets import RECORDS
+from .targets import FILE_ENDS, RECORDS
 
 # Ways in which methods spend their tokens.
 WORKS = ("samples", "tree", "rap", "particles", "tpo", "chain", "langevin", "lockstep", "judge", "nabla")
@@ -18,9 +18,7 @@ WORKS = ("samples", "tree", "rap", "particles", "tpo", "chain", "langevin", "loc
 # A backslash and an n that do not begin a command of LaTeX.
 WRITTEN_BREAK = re.compile(r"\\n(?!(?:abla|eq?|eg|ot|otin|u|i|mid|leq|geq)(?![A-Za-z]))")
 
-# Folders of results beside those that Table 2 has for each reward, and ends of the files beside them.
-TAKEN = ("wandb", *RECORDS)
-FILE_ENDS = (".json", ".jsonl", ".csv", ".md", ".tex", ".png", ".pdf")
+TAKEN = ("wandb", *RECORDS)  # folders of results beside those that Table 2 has for each reward
 
 # Import path of a class or function of this package: settings must not make other code run.
 OurTarget = Annotated[str, Field(pattern=r"^nabla_reasoner\.[\w.]+$")]

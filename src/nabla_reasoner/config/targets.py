@@ -12,6 +12,7 @@ from .schema import CONFIGS
 
 FOLDER = CONFIGS / "experiment"
 STAGES = "stages.json"  # of a target that runs others: those that are done
+FILE_ENDS = {".json", ".jsonl", ".csv", ".md", ".tex", ".png", ".pdf"}  # of names of files of results
 RECORDS = ("records", "budget")  # names of the folders of records
 
 

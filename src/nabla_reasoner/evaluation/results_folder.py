@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..config.targets import FILE_ENDS
+
 LOCK = ".lock"
 # Errors of the file system, not of the program: no space, no right to write, a file or name that is too long.
 UNWRITABLE = (
@@ -22,10 +24,6 @@ UNWRITABLE = (
     errno.EFBIG,
 )
 REMEDY = "choose another results_dir=DIR"
-
-
-# Ends of the names of files in a results folder.
-ENDS = {".json", ".jsonl", ".csv", ".md", ".tex", ".png", ".pdf"}
 
 
 @contextmanager
@@ -46,7 +44,7 @@ def locked(folder: Path, remedy: str = REMEDY) -> Iterator[None]:
     try:
         descriptor = _open_lock(folder, remedy)
         for path in (*folder.iterdir(), *folder.glob("wandb/*.json")):
-            if path.suffix in ENDS and path.is_dir():
+            if path.suffix in FILE_ENDS and path.is_dir():
                 raise ValueError(f"{path} must be a file; got a folder. Move it, or choose results_dir=DIR.")
         yield
     finally:
