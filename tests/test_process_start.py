@@ -39,11 +39,10 @@ def test_hang_up_is_ignored_where_nohup_asks_for_it():
 
 @pytest.mark.parametrize(
     ("named", "kept"),
-    [("module://backend_interagg", "None"), ("module://no.such.backend", "None"), ("module://json", "module://json")],
+    [("module://backend_interagg", "None"), ("Qt4Agg", "None"), ("TkAgg", "None"), ("SVG", "SVG")],
 )
-def test_backend_of_an_editor_that_is_not_installed_is_forgotten(named: str, kept: str):
+def test_backend_that_writes_no_files_is_forgotten(named: str, kept: str):
     assert shell(AFTER_START, MPLBACKEND=named).stdout.split()[-1] == kept
-    assert shell(AFTER_START, MPLBACKEND="agg").stdout.split()[-1] == "agg"
 
 
 def test_python_without_docstrings_is_refused():

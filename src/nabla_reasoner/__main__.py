@@ -3,7 +3,6 @@
 Exit status: 0 done; 1 some part failed; 2 the command was wrong (nothing was computed or changed); 130 interrupted.
 """
 
-import importlib.util
 import os
 import re
 import signal
@@ -17,6 +16,7 @@ from .config.wandb_mode import chosen_mode
 from .evaluation.results_folder import UNWRITABLE
 from .experiments.command import FAILED, INTERRUPTED, WRONG, Command, Refused
 
+FILE_BACKENDS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")  # of Matplotlib
 HELP = ("help", "--help", "-h")
 
 
@@ -136,7 +136,7 @@ def run_process(arguments: Sequence[str]) -> int:
     # Before torch is loaded: its threads sleep while they wait. With spinning threads and another process on the cores,
     # one cell took 30 s instead of 1 s; on idle cores no difference is seen.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _drop_missing_backend()
+    _drop_foreign_backend()
     try:
         status = main(arguments)
         sys.stdout.flush()
@@ -156,16 +156,9 @@ def _open_missing_streams() -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))
 
 
-def _drop_missing_backend() -> None:
-    """Forget a backend of Matplotlib that is not installed here: editors name theirs for what they start."""
-    name = os.environ.get("MPLBACKEND", "")
-    if not name.startswith("module://"):
-        return
-    try:
-        is_there = importlib.util.find_spec(name.removeprefix("module://")) is not None
-    except ModuleNotFoundError:  # of the package that it lies in
-        is_there = False
-    if not is_there:
+def _drop_foreign_backend() -> None:
+    """Forget a backend of Matplotlib that writes no files: editors and shell profiles name some that are not there."""
+    if os.environ.get("MPLBACKEND", "agg").lower() not in FILE_BACKENDS:
         del os.environ["MPLBACKEND"]
 
 

@@ -139,6 +139,12 @@ def test_two_paths_of_one_model_are_one_row_and_paired(tmp_path: Path):
         ("tiny-base", "products", "best_of_n"): "1",
     }
     assert compared
+    write(tmp_path, "greedy", 0, changes={"reward.path": "other", "reward.weights": "2"})  # another model of this name
+    rows, compared, _ = tabulated(tmp_path)
+    assert {key[1]: row["num_seeds"] for key, row in rows.items() if key[2] == "nabla_reasoner"} == {
+        "products (reward.weights=1)": "2"
+    }
+    assert compared
 
 
 def test_paths_count_where_versions_are_unknown(tmp_path: Path):
@@ -314,6 +320,17 @@ def test_rewards_of_other_splits_are_other_tasks_of_table2(tmp_path: Path):
     table2.combine(tmp_path, ["likelihood", "classifier"])
     rows = list(csv.DictReader((tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["task"] for row in rows] == ["products (split=test)", "products (split=validation)"]
+
+
+def test_rewards_of_other_policies_under_one_name_are_other_policies_of_table2(tmp_path: Path):
+    """The spread over rewards would be one over policies."""
+    for reward, weights in (("likelihood", "0"), ("classifier", "9")):
+        changes = {"reward.name": reward, "reward.weights": reward, "policy.weights": weights}
+        write(tmp_path / reward, "greedy", changes=changes)
+        tabulated(tmp_path / reward)
+    table2.combine(tmp_path, ["likelihood", "classifier"])
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["policy"] for row in rows] == ["tiny-base (policy.weights=0)", "tiny-base (policy.weights=9)"]
 
 
 def test_ablation_of_another_split_is_not_compared(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Results of earlier runs while a command writes new ones: kept until the new ones are complete."""
 
 import itertools
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ import pytest
 
 from nabla_reasoner.__main__ import INTERRUPTED, main
 from nabla_reasoner.config.targets import find
+from nabla_reasoner.experiments import recording
 from nabla_reasoner.experiments.command import DONE, FAILED, Command
 from nabla_reasoner.experiments.recording import EarlierResults, Recording
 from nabla_reasoner.theory import suite
@@ -71,6 +73,19 @@ def test_finished_run_leaves_only_its_own_files(tmp_path: Path):
     assert record(tmp_path, lambda folder: (folder / "table.csv").write_text("new")) == DONE
     assert content(tmp_path / "theory") == {"table.csv": "new"}
     assert not [path for path in (tmp_path / "theory").iterdir() if path.is_dir()]
+
+
+def test_interruption_of_the_copy_for_wandb_leaves_a_finished_run(tmp_path: Path, monkeypatch):
+    def interrupted(*_: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recording, "mirror_tables", interrupted)
+    settings = {"results_dir": str(tmp_path), "wandb": "offline"}
+    run = Recording(Command(find("theorem"), ()), settings, scale="tiny", varied={"seed": [0]}, replaces=NAMES)
+    write(run.folder, "new")
+    with pytest.raises(KeyboardInterrupt), run:
+        run.finish(tables=["table"])
+    assert json.loads((run.folder / "summary.json").read_text(encoding="utf-8"))["status"] == "finished"
 
 
 def test_first_run_that_does_not_finish_keeps_what_it_wrote(tmp_path: Path, capsys):

@@ -456,3 +456,9 @@ def test_page_opens_and_sorts_in_a_browser(results: Path, tmp_path: Path):
     shot = tmp_path / "shot.png"
     browse(source, "--window-size=1400,3000", f"--screenshot={shot}")
     assert shot.stat().st_size > 50_000
+
+
+def test_results_that_a_kill_has_set_aside_are_said(results: Path, capsys):
+    (results / "theory" / ".replaced").mkdir(parents=True)
+    report.gather(results, "tiny")
+    assert "holds what a killed theorem had written; its earlier results are set aside" in capsys.readouterr().err

@@ -136,11 +136,13 @@ def test_table_that_fails_does_not_end_the_curves(tmp_path: Path, monkeypatch: p
 
 def test_second_command_on_one_folder_of_checkpoints_is_refused(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with locked(Path("checkpoints")):
-        assert main(["models", "folder=made", "only=[tokenizer]"]) == WRONG
-    said = capsys.readouterr().err
-    assert "another command writes to checkpoints" in said
-    assert "choose another checkpoints=DIR" in said
+    for folder, key in (("checkpoints", "checkpoints"), (".made.lock", "folder")):
+        with locked(Path(folder)):
+            assert main(["models", "folder=made", "only=[tokenizer]"]) == WRONG
+        said = capsys.readouterr().err
+        assert f"another command writes to {folder}" in said
+        assert f"choose another {key}=DIR" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_disabled_mode_makes_no_logger(tmp_path: Path):

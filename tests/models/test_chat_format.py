@@ -16,6 +16,7 @@ from nabla_reasoner.engine.sampling import Sampling
 from nabla_reasoner.engine.sequences import ModelCaches
 from nabla_reasoner.models.chat_format import read_format
 from nabla_reasoner.models.language_models import Policy, RewardModel
+from nabla_reasoner.models.tokenizers import build_tokenizer
 
 TURN = "<|{{ message['role'] }}|>{{ message['content'] }}"
 THINK = "{% if message['role'] == 'assistant' %}<|assistant|>(think)(/think){{ message['content'] }}{% else %}" + TURN
@@ -181,7 +182,6 @@ WHOLE = "{{ message['content'] }}"
 DEPENDENT = {
     "words before an unanswered question": EVERY + ROLE + LAST + "Solve: {% endif %}" + WHOLE + "<|end|>{% endfor %}",
     "number of messages in front": "({{ messages|length }})" + EVERY + TURN + "<|end|>{% endfor %}",
-    "number of messages behind": EVERY + TURN + "<|end|>{% endfor %}({{ messages|length }})",
     "question cut once it is answered": EVERY + ROLE + LAST + WHOLE + "{% else %}"
     "{{ message['content'][:40] }}{% endif %}<|end|>{% endfor %}",
     "white space cut once it is answered": EVERY + ROLE + LAST + WHOLE + "{% else %}"
@@ -202,6 +202,54 @@ def test_template_whose_question_changes_once_answered_refused(template, kind):
     assert "Correct chat_template" in message
     if kind == "likelihood":  # its folder also serves as a policy, which reads no finished chat
         assert Policy.from_pretrained(path).eos_ids == [1]
+
+
+LATER = {
+    "number of messages behind": EVERY + TURN + "<|end|>{% endfor %}({{ messages|length }})",
+    "Mistral's system message": "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
+    "{% set messages = messages[1:] %}{% endif %}" + EVERY + "<|{{ message['role'] }}|>"
+    "{% if loop.last and system is defined %}{{ system }}\n\n{% endif %}{{ message['content'] }}<|end|>{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("template", LATER)
+def test_template_that_fails_for_longer_chats_only_serves_single_questions(template):
+    reward = RewardModel.from_pretrained(folder(LATER[template] + OPEN), "likelihood")
+    whole = reward.tokenizer.apply_chat_template([*CHAT, {"role": "assistant", "content": ANSWER}], tokenize=False)
+    assert reward.tokenizer.decode(reward.prompt_ids(CHAT)) == whole.partition(ANSWER)[0]
+    longer = {
+        "number of messages behind": [*CHAT, {"role": "assistant", "content": "5"}, *CHAT],
+        "Mistral's system message": [{"role": "system", "content": "Be brief."}, *CHAT],
+    }
+    with pytest.raises(ValueError, match="before and after its answer"):
+        reward.prompt_ids(longer[template])
+
+
+SPACED = {
+    "DeepSeek": EVERY + "{% if message['role'] == 'user' %}User: {{ message['content'] }}\n\n{% else %}Assistant: "
+    "{{ message['content'] }}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}",
+    "line break": EVERY + "<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>{% endfor %}" + OPEN,
+}
+
+
+@pytest.mark.parametrize("answer", ["5", "So 5"])
+@pytest.mark.parametrize("template", SPACED)
+def test_white_space_that_begins_a_response_is_read_once(template, answer):
+    """The opened prompt ends before it, so that the policy writes it; tokens of digits do not join it, words may."""
+    tokenizer = build_tokenizer(toys.TEXTS, 280)
+    tokenizer.chat_template = SPACED[template]
+    model = transformers.AutoModelForCausalLM.from_pretrained(small_models.folder("llama")).eval()
+    policy, reward = Policy(model, tokenizer, "p"), RewardModel(model, tokenizer, "r", "likelihood")
+    finished = [*CHAT, {"role": "assistant", "content": answer}]
+    whole = list(tokenizer.apply_chat_template(finished, tokenize=True, return_dict=False))
+    prompt = policy.prompt_ids(CHAT)
+    assert whole[: len(prompt)] == prompt
+    served = reward.for_policy(policy)
+    (value,), _ = scoring.rewards(served, [served.prompt_ids(CHAT)], [whole[len(prompt) :]])
+    with torch.no_grad():
+        log_probs = model(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
+    expected = sum(log_probs[place - 1, whole[place]].item() for place in range(len(prompt), len(whole)))
+    assert value == pytest.approx(expected, abs=1e-3)
 
 
 def test_template_for_one_question_only_accepted():

@@ -1,5 +1,6 @@
 """Model folders as users have them: each is served, or refused by one ValueError that names it and says what to do."""
 
+import functools
 import json
 import re
 import shutil
@@ -47,11 +48,11 @@ def weights(change: Callable[[dict], object]) -> Callable[[Path], None]:
     return apply
 
 
-def add_token(folder: Path) -> None:
-    """Give the tokenizer a token beyond the matrix, as a user who adds a padding token does."""
+def add_token(folder: Path, *, special: bool = False) -> None:
+    """Give the tokenizer a token beyond the matrix; a special one as a user does who adds a padding token."""
     content = json.loads((folder / "tokenizer.json").read_text())
     token = {"id": 280, "content": "<new>", "single_word": False, "lstrip": False, "rstrip": False}
-    content["added_tokens"].append({**token, "normalized": False, "special": True})
+    content["added_tokens"].append({**token, "normalized": False, "special": special})
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
 
@@ -83,6 +84,7 @@ def two_labels(folder: Path) -> None:
 
 SOUND = {
     "untouched": lambda folder: None,
+    "a special token more than rows": functools.partial(add_token, special=True),
     "pad is eos": edit_json("tokenizer_config.json", pad_token="<|end|>"),
     "no pad": edit_json("tokenizer_config.json", pad_token=None),
     "bos added twice": begin_with_bos,

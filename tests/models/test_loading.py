@@ -60,7 +60,7 @@ def test_classifier_without_a_row_for_its_end_token_refused():
 
 def test_adapter_beside_the_weights_of_a_model_object_refused():
     model = peft.get_peft_model(toys.policy().model, peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
-    with pytest.raises(ValueError, match=r"has a LoRA adapter beside them. Pass model.merge_and_unload\(\)"):
+    with pytest.raises(ValueError, match=r"has a LoRA adapter beside them. Pass peft.PeftModel.from_pretrained"):
         Policy(model, small_models.tokenizer(), "adapted")
 
 
@@ -83,6 +83,24 @@ def test_long_sliding_window_that_an_architecture_ignores_limits_texts():
     assert Policy.from_pretrained(str(path)).limit == (310, "sliding_window")
     served = small_models.folder("mistral", max_position_embeddings=1024, sliding_window=310)
     assert Policy.from_pretrained(str(served)).context == 1024
+
+
+def test_special_token_for_images_behind_the_last_row_is_no_fault():
+    """Gemma 3 1B's tokenizer has one token more than its matrices have rows; no chat holds it."""
+    folders = [small_models.folder("llama"), small_models.folder("llama", classifier=True)]
+    tokenizer = copies.deepcopy(small_models.tokenizer())
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<image_soft_token>"]})
+    for folder in folders:
+        tokenizer.save_pretrained(folder)
+    policy = Policy.from_pretrained(str(folders[0]))
+    assert policy.vocab_size == len(tokenizer) - 1 == len(policy.embedding)
+    for folder, kind in zip(folders, ("likelihood", "classifier"), strict=True):
+        reward, problem = RewardModel.from_pretrained(str(folder), kind), Problem("p", "1+2", "3", "free")
+        (solution,) = BestOfN(num_samples=2, max_new_tokens=2).solve([problem], policy, reward)
+        assert solution.error is None
+    tokenizer.add_tokens(["ordinary"])
+    tokenizer.save_pretrained(folders[0])
+    refused("must have a row for each token", folders[0])
 
 
 def test_error_of_an_architectures_own_type_names_the_model():

@@ -161,6 +161,38 @@ def test_template_of_an_adapter_serves_a_base_that_has_none(tmp_path):
     assert "Q: 2+3" in policy.tokenizer.decode(policy.prompt_ids(toys.chat("2+3")))
 
 
+def test_scores_of_a_merged_adapter_are_read_where_it_was_trained(tmp_path):
+    """TRL pads with the end of turn, so trains the score at the token before, and notes this in the tokenizer only."""
+    base, adapter = str(small_models.folder("llama", classifier=True)), tmp_path / "adapter"
+    make_adapter(adapter, base, "SEQ_CLS", target_modules=["q_proj"])
+    tokenizer = load_tokenizer(base)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(adapter)
+    conversion.merge(str(tmp_path / "merged"), base=base, adapter=str(adapter))
+    with pytest.raises(ValueError, match="where TRL trains it. That cannot be served"):
+        RewardModel.from_pretrained(str(tmp_path / "merged"))
+
+
+def test_template_of_the_base_serves_an_adapter_that_has_tokens_only(tmp_path):
+    base, adapter = str(small_models.folder("llama")), tmp_path / "adapter"
+    make_adapter(adapter, base)
+    shutil.copy(Path(base, "tokenizer.json"), adapter)
+    conversion.merge(str(tmp_path / "merged"), base=base, adapter=str(adapter))
+    chat = toys.chat("1+2")
+    assert Policy.from_pretrained(str(tmp_path / "merged")).prompt_ids(chat) == Policy.from_pretrained(base).prompt_ids(
+        chat
+    )
+
+
+def test_adapter_of_prompts_is_refused_by_its_kind(tmp_path):
+    peft = pytest.importorskip("peft", reason="needs the extra small; pip install -e '.[small]'")
+    base, adapter = str(small_models.folder("llama")), tmp_path / "adapter"
+    settings = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    peft.get_peft_model(load_whole(base), settings).save_pretrained(adapter)
+    with pytest.raises(ValueError, match="its peft_type PROMPT_TUNING changes the prompt"):
+        conversion.merge(str(tmp_path / "merged"), base=base, adapter=str(adapter))
+
+
 def test_damaged_tokenizer_settings_of_an_adapter_are_one_error(tmp_path):
     adapter = tmp_path / "adapter"
     make_adapter(adapter, toys.model_folder("llama"))

@@ -187,10 +187,9 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     for key in sorted({key for known in settings for key in known}):
         values[key] = [_shown(known.get(key)) for known in settings if _applies(key, known)]
     names = [key for key, shown in values.items() if len(set(shown)) > 1]
-    for group, place, version in PLACES:  # two paths of one model are no difference
-        key, versions = f"{group}.{place}", values.get(f"{group}.{version}", [])
-        if key in names and len(set(versions)) == 1 and "null" not in versions and len(versions) == len(values[key]):
-            names.remove(key)
+    for group, place, version in PLACES:  # where versions are known, they say which model it is, and not its path
+        if f"{group}.{place}" in names and "null" not in values.get(f"{group}.{version}", ["null"]):
+            names.remove(f"{group}.{place}")
     for name in [name for name in names if name.endswith(".name")]:
         part = [key for key in names if key.startswith(name.removesuffix("name"))]
         combinations = set(zip(*(values[key] for key in part), strict=True))

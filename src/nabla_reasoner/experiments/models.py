@@ -51,6 +51,10 @@ def run(command: Command, settings: tuple[str, DictConfig]) -> int:
         for key in WORK_FOLDERS:
             if recipe.get(key):
                 stack.enter_context(locked(Path(recipe[key]), remedy=f"choose another {key}=DIR"))
+                models = Path(recipe.folder)  # is shipped: its lock lies beside it
+                stack.enter_context(
+                    locked(models.with_name(f".{models.name}.lock"), remedy="choose another folder=DIR")
+                )
         stack.enter_context(further_loggers(wandb_training.loggers(mode, scale)))
         module.train(recipe)
     return DONE

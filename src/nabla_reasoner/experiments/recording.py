@@ -16,6 +16,13 @@ from ..evaluation.results_folder import locked, written_files
 from ..reporting.wandb_runs import mirror_tables
 from .command import DONE, FAILED, Command, refusing
 
+ASIDE = (".replacing", ".replaced")  # folders of results that are set aside
+
+
+def has_set_aside(folder: Path) -> bool:
+    """Return whether a command was killed in this folder, or still runs, so that earlier results lie aside."""
+    return any((folder / name).is_dir() for name in ASIDE)
+
 
 class EarlierResults:
     """Files and folders of earlier runs, set aside while a command writes new ones of the same names.
@@ -96,7 +103,7 @@ class Recording:
         self.lock = ExitStack()
         with refusing():
             self.lock.enter_context(locked(self.folder))
-        self.earlier = EarlierResults(self.folder, replaces)
+        self.earlier, self.is_finished = EarlierResults(self.folder, replaces), False
         try:
             self.summary = Summary(self.folder, command.line, dict(settings), dict(varied), device)
         except BaseException:
@@ -108,7 +115,7 @@ class Recording:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         with self.lock:
-            if kind is None:
+            if kind is None or self.is_finished:  # what is interrupted then is the copy for W&B
                 return
             if self.earlier.put_back():
                 print(f"note: the earlier results in {self.folder} are put back.", file=sys.stderr)
@@ -133,6 +140,7 @@ class Recording:
         """
         self.summary.close("failures" if failed else "finished", **(facts or {}))
         self.earlier.drop()
+        self.is_finished = True
         if tables is not None:
             mirror_tables(
                 self.folder,

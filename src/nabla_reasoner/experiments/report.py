@@ -14,6 +14,7 @@ from typing import Any
 from ..config.data_folder import data_folder, needs_repository, spelled
 from ..config.targets import find, how_to_make, kept_rows, targets
 from ..config.wandb_mode import chosen_mode
+from ..evaluation.json_files import warn_once
 from ..evaluation.provenance import read_summary
 from ..reporting import wandb_report
 from ..reporting.claims import Decision, decide_claims, evidence_table, verdict_table
@@ -24,7 +25,7 @@ from ..reporting.report_sections import ReportInputs, report_blocks
 from ..reporting.tables import read_csv
 from . import keep, report_traces
 from .command import Command, refusing
-from .recording import Recording
+from .recording import Recording, has_set_aside
 from .table1 import draw_table
 
 ROOT = data_folder()
@@ -73,6 +74,12 @@ def gather(results: Path, scale: str) -> ReportInputs:
         for name, target in targets().items()
         for file in target.writes
     ]
+    for name, folder in dict.fromkeys((name, path.parent) for name, path in files):
+        if has_set_aside(folder):
+            warn_once(
+                f"{folder} holds what a killed {name} had written; its earlier results are set aside, and put back "
+                "when the command is started again."
+            )
     texts = {name: path for name, path in files if path.suffix == ".md" and path.stem != "right_token"}
     figures = {_figure_name(name, path, scale): path for name, path in files if path.suffix == ".png"}
     summaries = {name: read_summary(path.parent) for name, path in files if path.name == "summary.json"}

@@ -58,12 +58,12 @@ def combine(folder: Path, rewards: Sequence[str]) -> None:
         warn_once(line)
     rewards = [name for name in rewards if not missing[name]]
     merged: dict[str, list[dict[str, Any]]] = {}
-    tasks = joint_tasks(folder, rewards)
+    names = joint_names(folder, rewards)
     for file, columns in JOINED.items():
         merged[file] = [
             {"reward": name}
             | {column: row[column] for column in columns}
-            | {"task": tasks.get((name, row["policy"], row["task"]), row["task"])}
+            | names.get((name, row["policy"], row["task"]), {})
             for name in rewards
             for row in read_csv(folder / name / file)
         ]
@@ -86,16 +86,17 @@ def _left_out(folder: Path, files: Sequence[str]) -> str:
     return f"The reward {folder.name} is left out: {', '.join(files)} missing in its folder. {again} writes it again."
 
 
-def joint_tasks(folder: Path, rewards: Sequence[str]) -> dict[tuple[str, str, str], str]:
-    """Return the task's name in the joint table by reward, policy and task, where settings differ between rewards."""
+def joint_names(folder: Path, rewards: Sequence[str]) -> dict[tuple[str, str, str], dict[str, str]]:
+    """Return policy and task of the joint table by reward, policy and task, where settings differ between rewards."""
     folders = [folder / name / "records" for name in rewards]
-    tasks = {}
+    names = {}
     for name, path, joint in zip(rewards, folders, stored_cells(*folders, varied=("reward.",)), strict=True):
         own = {file.path: key for key, cell in stored_cells(path)[0].items() for file in cell.files}
         for key, cell in joint.items():
-            if key.task != cell.names.task:
-                tasks |= {(name, *own[file.path][:2]): key.task for file in cell.files}
-    return tasks
+            if key[:2] != cell.names[:2]:
+                joined = {"policy": key.policy, "task": key.task}
+                names |= {(name, *own[file.path][:2]): joined for file in cell.files}
+    return names
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:

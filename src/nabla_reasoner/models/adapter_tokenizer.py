@@ -22,14 +22,14 @@ def tokenizer_files(folder: str) -> list[Path]:
 
 
 def adapted_tokenizer(base: str, adapter: str) -> transformers.PreTrainedTokenizerBase:
-    """Return the tokenizer of an adapter's folder; without its tokens, the base's with the adapter's other files.
+    """Return the tokenizer of an adapter's folder; what it lacks, tokens or chat template, is its base's.
 
     Raises:
         ValueError: as `load_tokenizer`.
     """
     if not tokenizer_files(adapter):
         return load_tokenizer(base)
-    if _matching(adapter, TOKENS):
+    if _matching(adapter, TOKENS) and _has_template(adapter):
         return load_tokenizer(adapter)
     with tempfile.TemporaryDirectory(prefix="nabla-tokenizer-") as folder:
         templates = _matching(base, TEMPLATES) if _has_template(adapter) else []

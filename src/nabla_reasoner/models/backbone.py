@@ -40,7 +40,8 @@ class LanguageModel:
         tokenizer: a fast tokenizer with a chat template.
         eos_ids: ids that end a response: the chat template's end-of-turn token first, then those of tokenizer and
             generation settings. The first one is appended to a response that was cut off.
-        vocab_size: number of token ids the tokenizer knows. Some families pad the embedding matrix.
+        vocab_size: number of token ids the tokenizer knows. Some families pad the embedding matrix; Gemma 3 has a
+            special token for images beyond it, which does not count.
         size: what the model computes per token (see `cost`).
         context: largest number of tokens in a sequence.
         window: number of tokens that sliding attention reaches back; None without sliding layers.
@@ -58,7 +59,7 @@ class LanguageModel:
         self.limit = architecture.longest_text(model, name)
         self.context = self.limit.tokens
         self.window = architecture.sliding_window(model)
-        self.vocab_size = vocabulary_size(tokenizer)
+        self.vocab_size = _readable_size(tokenizer, len(model.get_input_embeddings().weight))
         self.eos_ids = _eos_ids(model, tokenizer)
         self.size = model_size(model)
         self.batch_limits = BatchLimits()
@@ -140,12 +141,22 @@ class LanguageModel:
             )
 
 
+def _readable_size(tokenizer: transformers.PreTrainedTokenizerBase, rows: int) -> int:
+    """Return the number of token ids; without special tokens behind the last row of the matrix that no chat has."""
+    size, special = vocabulary_size(tokenizer), special_ids(tokenizer)
+    if size <= rows or not set(range(rows, size)) <= special:
+        return size
+    written = chat_ids(tokenizer, [{"role": "user", "content": "2+3"}])
+    ends = [tokenizer.eos_token_id or 0, *_end_of_turn(tokenizer, [])]
+    return size if max([*written, *ends]) >= rows else rows
+
+
 def _check_kind(model: torch.nn.Module, name: str) -> None:
     """Raise ValueError on a model whose LoRA adapter is not merged: its layers are elsewhere."""
     if hasattr(model, "peft_type") or getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError(
             f"a model must have whole weights; {name} ({type(model).__name__}) has a LoRA adapter beside them. Pass "
-            "model.merge_and_unload()."
+            "peft.PeftModel.from_pretrained(BASE, ADAPTER).merge_and_unload()."
         )
 
 

@@ -21,14 +21,6 @@ THINK_MARKS = (  # beginning and end of a think block, as families write them
 ANSWER = "7319"  # occurs in no template; no character that templates strip
 # They share neither beginning nor end, and differ in length and in the white space around them.
 QUESTIONS = ("2+3", "What is 17 * 25?", " how many?\n", "Let n be even. " * 20 + "Find n!")
-LONGER_CHATS: tuple[Messages, ...] = (  # tried with templates that take them
-    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTIONS[1]}],
-    [
-        {"role": "user", "content": QUESTIONS[1]},
-        {"role": "assistant", "content": "425"},
-        {"role": "user", "content": QUESTIONS[0]},
-    ],
-)
 
 
 class ChatFormat(NamedTuple):
@@ -48,40 +40,44 @@ class ChatFormat(NamedTuple):
 def read_format(tokenizer: transformers.PreTrainedTokenizerBase) -> ChatFormat:
     """Return the layout of a finished chat, found by comparing it with the same chat before its answer.
 
-    Chats of several questions are tried. A template that writes a question in another way once it is answered would
-    have a layout that holds the question itself, which no other question must be read with.
+    Several questions are tried. A template that writes a question in another way once it is answered would have a
+    layout that holds the question itself, which no other question must be read with. Chats of several messages are
+    looked at when they are asked (`check_layout`): Mistral's templates write a system message in another place then.
 
     Raises:
         ValueError: the template refuses an answer, does not show it, merges it with its own text, or writes what comes
             before it in a way that depends on the chat.
     """
     first = _layout(tokenizer, [{"role": "user", "content": QUESTIONS[0]}])
-    others = [[{"role": "user", "content": question}] for question in QUESTIONS[1:]]
-    for chat in [*others, *(chat for chat in LONGER_CHATS if _is_written(tokenizer, chat))]:
-        try:
-            layout = _layout(tokenizer, chat)
-        except ValueError:
-            layout = None
-        if layout != first:
-            prompt, whole = _rendered(tokenizer, chat)
-            raise ValueError(
-                "its chat template must write a question in the same way before and after its answer, whatever the "
-                f"chat; it writes {prompt!r}, and with the answer {ANSWER} {whole!r}. Correct chat_template: before "
-                "the answer, let nothing depend on loop.last or on the number of messages."
-            )
+    for question in QUESTIONS[1:]:
+        check_layout(tokenizer, [{"role": "user", "content": question}], first)
     return first
 
 
-def written_opening(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
-    """Return what the template writes before an answer that is not in its prompt; empty for white space or none.
+def check_layout(tokenizer: transformers.PreTrainedTokenizerBase, chat: Messages, expected: ChatFormat) -> None:
+    """Raise ValueError unless a finished chat has this layout, or the template refuses it."""
+    try:
+        layout = _layout(tokenizer, chat)
+    except ValueError:
+        layout = None
+    if layout != expected:
+        prompt, whole = _rendered(tokenizer, chat)
+        raise ValueError(
+            "its chat template must write a question in the same way before and after its answer, whatever the "
+            f"chat; it writes {prompt!r}, and with the answer {ANSWER} {whole!r}. Correct chat_template: before "
+            "the answer, let nothing depend on loop.last or on the number of messages."
+        )
 
-    A policy that was trained on such chats writes it itself.
+
+def written_opening(tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that the template writes before an answer and that are not in its prompt.
+
+    A policy that was trained on such chats writes them itself.
     """
     try:
-        layout = _layout(tokenizer, [{"role": "user", "content": QUESTIONS[0]}])
+        return _layout(tokenizer, [{"role": "user", "content": QUESTIONS[0]}]).opening
     except ValueError:  # a policy never reads a finished chat
-        return ""
-    return tokenizer.decode(layout.opening).strip()
+        return []
 
 
 def end_of_turn(tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
@@ -127,15 +123,6 @@ def _rendered(tokenizer: transformers.PreTrainedTokenizerBase, question: Message
     """Return a chat before its answer and the finished chat, as text."""
     chat = [*question, {"role": "assistant", "content": ANSWER}]
     return chat_text(tokenizer, question, add_generation_prompt=True), chat_text(tokenizer, chat)
-
-
-def _is_written(tokenizer: transformers.PreTrainedTokenizerBase, chat: Messages) -> bool:
-    """Return whether the template takes this chat; some refuse a system message or a second question."""
-    try:
-        _rendered(tokenizer, chat)
-    except Exception:  # Jinja's errors, and what templates raise themselves
-        return False
-    return True
 
 
 def may_think(tokenizer: transformers.PreTrainedTokenizerBase) -> bool:

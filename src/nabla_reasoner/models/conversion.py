@@ -145,6 +145,8 @@ def merge(folder: str, *, base: str, adapter: str) -> None:
             model = load_whole(base, task_type, num_labels=num_labels)
             with _refusing(base, adapter):
                 merged = _merged(model, adapter)
+            if task_type == "SEQ_CLS" and tokenizer_files(adapter):  # its scores were trained with this padding token
+                merged.config.get_text_config().pad_token_id = tokenizer.pad_token_id
             merged.save_pretrained(unfinished)
             tokenizer.save_pretrained(unfinished)
             content = {"origin": origin, "weights": _digests(sorted(unfinished.glob("*.safetensors")))}
@@ -156,7 +158,10 @@ def _task_type(adapter: str) -> str:
     import peft
 
     try:
-        task_type = peft.PeftConfig.from_pretrained(adapter).task_type
+        config = peft.PeftConfig.from_pretrained(adapter)
+        task_type = config.task_type
+        if config.is_prompt_learning:
+            raise ValueError(f"its peft_type {config.peft_type.value} changes the prompt, which no weights can hold")
         if task_type not in TASK_TYPES:
             raise ValueError(f"its task_type is {task_type!r}, not one of {', '.join(TASK_TYPES)}")
     except (OSError, ValueError, TypeError, KeyError) as error:  # missing, empty, cut or of another content

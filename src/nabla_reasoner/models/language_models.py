@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..types import Messages
 from .backbone import BatchLimits, LanguageModel, model_size
-from .chat_format import ChatFormat, keeps_thinking, read_format, special_ids
+from .chat_format import ChatFormat, check_layout, keeps_thinking, read_format, special_ids
 from .forward_check import check_forward
 from .loading import load, refusing
-from .pairs import check_pair, same_ids
+from .pairs import check_pair, read_opening, same_ids
 from .reward_texts import check_written_tokens, read_suffix
 
 __all__ = ["REWARD_MODEL_CLASSES", "BatchLimits", "LanguageModel", "Policy", "RewardModel", "TextScores", "model_size"]
@@ -151,7 +151,7 @@ class RewardModel(LanguageModel):
                     f"({name}) and {len(reference.tokenizer.get_vocab()):,} tokens ({reference.name}) that do not "
                     "agree. Choose a reference model of the same family."
                 )
-        self.format = self._read_format()
+        self.format = self._written = self._read_format()
         self.suffix_ids = read_suffix(self, self.format.closing) if kind == "classifier" else []
         check_written_tokens(self, self.format.closing)
         self._keeps_thinking = keeps_thinking(tokenizer)
@@ -194,6 +194,8 @@ class RewardModel(LanguageModel):
 
     def prompt_ids(self, messages: Messages) -> list[int]:
         """Return the token ids of a chat up to the assistant's answer, as the template writes the finished chat."""
+        if [message["role"] for message in messages] != ["user"]:  # others were looked at when the model was loaded
+            check_layout(self.tokenizer, messages, self._written)
         ids = super().prompt_ids(messages)
         return ids[: len(ids) - self.format.dropped] + self.format.opening
 
@@ -227,6 +229,7 @@ class RewardModel(LanguageModel):
                 return reward
         check_pair(policy, self, self.format.opening, self._keeps_thinking)
         reward = copy.copy(self)
+        reward.format = self.format._replace(opening=read_opening(policy, self.format.opening))
         reward.replaced_ends = self._foreign_ends([*self.eos_ids, *policy.eos_ids])
         self._by_policy.append((policy.tokenizer, list(policy.eos_ids), reward))
         del self._by_policy[:-KEPT_POLICIES]

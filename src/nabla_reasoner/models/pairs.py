@@ -21,8 +21,8 @@ def check_pair(policy: LanguageModel, reward: LanguageModel, opening: Sequence[i
     if not same_ids(policy.tokenizer, reward) or rows < policy.vocab_size:
         raise ValueError(
             f"policy and reward must share one vocabulary; got {len(policy.tokenizer.get_vocab()):,} "
-            f"({policy.name}) and {len(reward.tokenizer.get_vocab()):,} tokens ({reward.name}) that do not agree. "
-            "Choose a reward model of the same family."
+            f"({policy.name}) and {len(reward.tokenizer.get_vocab()):,} tokens ({reward.name}) that do not agree"
+            f"{_first_difference(policy.tokenizer, reward)}. Choose a reward model of the same family."
         )
     thinks, before = may_think(policy.tokenizer), reward.tokenizer.decode(opening).strip()
     if thinks and closes_thinking(before):
@@ -31,7 +31,7 @@ def check_pair(policy: LanguageModel, reward: LanguageModel, opening: Sequence[i
             f"{reward.name} would read an empty block and then that of {policy.name}. Give the policy a chat "
             "template whose prompt ends with an empty think block, or choose another reward."
         )
-    if before and (written := written_opening(policy.tokenizer)):
+    if before and (written := policy.tokenizer.decode(written_opening(policy.tokenizer)).strip()):
         raise ValueError(
             "a policy whose chat template writes more before an answer than its prompt has, writes that itself, so "
             f"that the reward's template must not write it too; {policy.name} writes {written!r}, and {reward.name} "
@@ -46,7 +46,24 @@ def check_pair(policy: LanguageModel, reward: LanguageModel, opening: Sequence[i
         )
 
 
+def read_opening(policy: LanguageModel, opening: list[int]) -> list[int]:
+    """Return what a reward reads before a policy's responses: not the white space that they begin with themselves.
+
+    Args:
+        opening: tokens that the reward's chat template writes before an answer.
+    """
+    is_blank = not policy.tokenizer.decode(opening).strip()
+    return [] if is_blank and written_opening(policy.tokenizer) == opening else opening
+
+
 def same_ids(tokenizer: transformers.PreTrainedTokenizerBase, other: LanguageModel) -> bool:
     """Return whether every token of a tokenizer has the same id in another model's tokenizer."""
     ids = other.tokenizer.get_vocab()
     return all(ids.get(token) == index for token, index in tokenizer.get_vocab().items())
+
+
+def _first_difference(tokenizer: transformers.PreTrainedTokenizerBase, other: LanguageModel) -> str:
+    """Return the first token that has another id in another model's tokenizer, to be read in brackets; "" if none."""
+    ids = other.tokenizer.get_vocab()
+    wrong = sorted((index, token) for token, index in tokenizer.get_vocab().items() if ids.get(token) != index)
+    return f" (the first is {wrong[0][1]!r}, {wrong[0][0]} and {ids.get(wrong[0][1], 'none')})" if wrong else ""

@@ -22,8 +22,8 @@ def read_suffix(model: LanguageModel, closing: Sequence[int]) -> list[int]:
         raise ValueError(
             f"a classifier's texts must not end in its padding token; those of {model.name} end in "
             f"{model.tokenizer.decode(list(closing))!r}, its pad_token_id {pad_id}, so that its own forward reads the "
-            "score at the token before. If it was trained at the last token, set another pad_token_id in its "
-            "config.json."
+            "score at the token before, where TRL trains it. That cannot be served. If it was trained at the last "
+            "token, set another pad_token_id in its config.json."
         )
     return list(closing[1 : last + 1])
 
