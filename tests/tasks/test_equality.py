@@ -57,6 +57,10 @@ GRADED = [
     "answers that are no formulas",
     "and, or and infinite ends",
     "names and notations of other kinds",
+    "equations with roots",
+    "sums, products and limits with their value",
+    "Greek letters and angles",
+    "degrees and seconds in text",
 ]
 
 

@@ -840,8 +840,8 @@ BOXES = [  # response, its answer, another answer that it does not state
     (r"$-\boxed{x=5}$", "5", "-5"),
     (r"$\boxed{2}\sqrt{3}$", r"2\sqrt3", "2"),
     (r"\boxed{2}\sqrt{3}.", r"2\sqrt3", "2"),
-    (r"$\boxed{2}\pi$", r"2\pi", "2"),
-    (r"$-\boxed{2}\pi$", r"-2\pi", r"2\pi"),
+    (r"$\boxed{36}\pi$", "36", r"36\pi"),  # the coefficient may be asked for
+    (r"$-\boxed{2}\pi$", "-2", "2"),
     (r"$\boxed{a+b}\sqrt{2}$", r"a\sqrt2+b\sqrt2", r"a+b\sqrt2"),
     (r"$\boxed{5}!$", "120", "5"),
     (r"$\boxed{5}^2$", "25", "5"),
@@ -866,6 +866,22 @@ BOXES = [  # response, its answer, another answer that it does not state
     (r"\boxed{\frac12} or \boxed{0.5}", "1/2", "1/2, 1/2"),
     (r"\boxed{x+11} or \boxed{11+x}", "x+11", "x+11,x+12"),
     (r"\boxed{3}, \boxed{}", "3", "4"),
+    (r"Answer -\boxed{5}", "5", "-5"),
+    (r"the result - \boxed{5}", "5", "-5"),
+    (r"the result is -\boxed{5}", "-5", "5"),
+    (r"\boxed{\frac{\pi}{2}}, \boxed{\dfrac{\pi}{2}}", r"\frac{\pi}{2}", r"\frac{\pi}{2}, \frac{\pi}{2}"),  # said twice
+    (r"\boxed{x=3}, \boxed{3}", "3", "3,3"),
+    (r"\boxed{3}, \boxed{x=3}", "3", "3,3"),
+    (r"\boxed{2\sqrt{3}}, \boxed{\sqrt{12}}", r"2\sqrt{3}", r"2\sqrt{3}, \sqrt{12}"),
+    (r"\boxed{(2,3)}, \boxed{(2, 3)}", "(2,3)", "(2,3),(2,3)"),
+    (r"\boxed{50\%}, \boxed{0.5}", "0.5", "0.5, 0.5"),
+    (r"\boxed{x=3}, \boxed{y=3}", "3,3", "3"),  # said once each
+    (r"\boxed{x=3}, \boxed{5}", "3,5", "5"),
+    (r"\boxed{(2,3)}, \boxed{(3,2)}", "(2,3),(3,2)", "(3,2)"),
+    (r"\boxed{\sqrt{2}}, \boxed{\sqrt{3}}", r"\sqrt{2},\sqrt{3}", r"\sqrt{3}"),
+    (r"\boxed{\text{(B)}}, \boxed{5}", "5", "B, 5"),  # a choice and its value
+    (r"\boxed{5}, \boxed{\text{(B)}}", r"\text{(B)}", "5, B"),
+    (r"\boxed{A}, \boxed{C}", "A, C", "C"),
 ]
 
 
@@ -873,6 +889,15 @@ BOXES = [  # response, its answer, another answer that it does not state
 def test_signs_factors_and_further_boxes_belong_to_a_boxed_answer(response: str, answer: str, other: str):
     assert grade(Problem("p", "q", answer, "math500"), response).correct
     assert not grade(Problem("p", "q", other, "math500"), response).correct
+
+
+@pytest.mark.parametrize("task", ["gsm8k", "aime24", "aime25", "amc"])
+def test_tasks_with_one_number_as_answer_take_one_box(task: str):
+    text = "First \\boxed{3},\n\\boxed{18}"
+    assert grade(Problem("p", "q", "18", task), text).correct
+    assert not grade(Problem("p", "q", "3", task), text).correct
+    assert not grade(Problem("p", "q", "18", "math500"), text).correct
+    assert grade(Problem("p", "q", "3, 18", "math500"), text).correct
 
 
 def test_generated_tasks_take_one_box():
@@ -906,12 +931,21 @@ WORDED = [
     "18</answer>",
     "18 apples left over",
     "18 hours to finish the work",
+    "18 miles",
+    "18 tents",
+    "18 debts",
 ]
 NOT_WORDED = [
     "18 or 19",
     "18 or more",
     "18 and a half",
     "18 hundred",
+    "18 in debt",
+    "18 mil",
+    "18 mill",
+    "18 grand",
+    "18 tens",
+    "18 scores",
     "18 million dollars",
     "18 thousand",
     "18 less than x",

@@ -4,6 +4,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
+from .equality import equal
 from .exact_numbers import rational
 from .notation import standard
 from .response_parts import end_of_text
@@ -18,18 +19,25 @@ JOINT = re.compile(
 )
 LONGEST_NUMBER = 100  # characters
 BEFORE_SIGN = 40  # characters that tell a sign from a difference
-SIGNED = re.compile(r"(?:\A|(?:[=:$(\[{,]|\\(?:text\{[^{}]*\}|[({[]))\s*|(?<=[A-Za-z]{2})[ \t]+)[-−]\Z")
+# Behind "answer" a dash is no sign, but behind "answer is" it is one.
+SIGNED = re.compile(
+    r"(?:\A|(?:[=:$(\[{,]|\\(?:text\{[^{}]*\}|[({[]))\s*|(?<=[A-Za-z]{2})(?<!nswer)(?<!esult)[ \t]+)[-−]\Z"
+)
 COMMAND_BEFORE = re.compile(r"\\[A-Za-z]+\s+[-−]\Z")  # \pi -
 NO_TERM = re.compile(r"[=<>,;:&]|\\(?:text\w*|mathrm|le|ge|leq|geq|pm|cup|in|approx|begin)(?![A-Za-z])")
 SUM = re.compile(r"[-+−]")
 POWER = r"\^(?:\d|\{\s*\d{1,9}\s*\})"
-ROOT = r"(?:\\cdot\s*|\\times\s*)?(?:\\sqrt\s*(?:\[\d\]\s*)?(?:\{[^{}]{1,40}\}|\d)|\\pi(?![A-Za-z]))"
+ROOT = r"(?:\\cdot\s*|\\times\s*)?(?:\\sqrt\s*(?:\[\d\]\s*)?(?:\{[^{}]{1,40}\}|\d))"
 END_OF_FORMULA = r"(?=\s{0,9}(?:\$|\\\)|\\\]))"
-# Letters are none: in \boxed{3}x^2 the box has the coefficient that is asked for.
+# Letters and \pi are none: in \boxed{3}x^2 and \boxed{36}\pi the box has the coefficient that is asked for.
 FACTOR = re.compile(
     rf"[ ]{{0,3}}(?:(?:{ROOT}|{POWER})+(?:{END_OF_FORMULA}|(?=[.,;]?(?:\s++(?![-+=*/<>\\])|\Z)))|"
     rf"(?:{ROOT}|{POWER}|!)+{END_OF_FORMULA})"
 )
+
+
+CHOICE = re.compile(r"[\s$]*(?:\\[a-z]+\s*\{\s*)?\(?[A-F]\)?[\s}$.]*")
+MOST_COMPARED = 4  # boxes of one answer that are compared with each other
 
 
 class Box(NamedTuple):
@@ -73,7 +81,19 @@ def boxed_answer(text: str, joined: bool) -> str | None:
     while joined and first and _are_joined(text, *boxes[first - 1 : first + 1]):
         first -= 1
     answers = [_with_surroundings(text, box) for box in boxes[first:]]
-    return answers[0] if len(answers) == 1 else ", ".join({_key(answer): answer for answer in answers}.values())
+    return answers[0] if len(answers) == 1 else ", ".join(_different(answers))
+
+
+def _different(answers: list[str]) -> list[str]:
+    r"""Return answers without those that a later one repeats, as in \boxed{x=3}, \boxed{3}."""
+    different = list({_key(answer): answer for answer in answers}.values())
+    if len(different) > MOST_COMPARED:
+        return different
+    return [
+        answer
+        for index, answer in enumerate(different)
+        if not any(equal(*sorted((answer, later)))[0] for later in different[index + 1 :])
+    ]
 
 
 def _boxes(text: str, with_empty: bool) -> list[Box]:
@@ -96,8 +116,13 @@ def _content(text: str, box: Box) -> str:
 
 
 def _are_joined(text: str, left: Box, right: Box) -> bool:
-    """Return whether two boxes are one answer. With "or" only numbers are: "x + 11 or 11 + x" says the same twice."""
+    """Return whether two boxes are one answer. With "or" only numbers are: "x + 11 or 11 + x" says the same twice.
+
+    The letter of a choice and a value are none.
+    """
     if not 0 < right.command - left.end < LONGEST_JOINT or not JOINT.fullmatch(text, left.end + 1, right.command):
+        return False
+    if len({bool(CHOICE.fullmatch(text, box.start, box.end)) for box in (left, right)}) > 1:
         return False
     is_choice = "or" in text[left.end : right.command]
     values = [_content(text, box).rpartition("=")[2] for box in (left, right)]

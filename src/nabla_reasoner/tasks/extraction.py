@@ -13,6 +13,7 @@ from .generated_tasks import INTEGER_TASKS, NUMBER_ALONE, is_generated
 from .leading_answer import MARKS, NUMBER, leading_answer, plain_integer
 from .response_parts import outside_thinking, tagged, without_end_tokens
 from .statements import first_statement, marked_answer, stated_at
+from .worded_numbers import ONE_NUMBER
 
 BARE_BOX = re.compile(rf"\\f?box(?:ed)?\s*({NUMBER})(?!\.?[\dA-Za-z^/_{{]|\\[A-Za-z])")
 ONLY_NUMBER = re.compile(rf"\s*[$*]*({NUMBER}(?:[eE][-+−]?\d+)?){MARKS}\.?\s*")  # the whole response
@@ -34,10 +35,10 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
     follows the last "=" or "answer is" on its line; but a number stated once, at the beginning, counts before any
     "=", and a stated number with "because" or the like behind it before any "=" on its line.
 
-    Benchmarks: the last box in the same way, with boxes that only a comma or "and" joins to it, else what follows the
-    last "####" on its line if it is an answer, not a heading, and none is stated after it; else what follows the last
-    "answer is" or "answer:". A leading number or formula counts alone if chat follows it (see `leading_answer`). A
-    later "this answer is helpful" states none.
+    Benchmarks: the last box in the same way, with boxes that only a comma or "and" joins to it unless all answers of
+    the task are one number, else what follows the last "####" on its line if it is an answer, not a heading, and none
+    is stated after it; else what follows the last "answer is" or "answer:". A leading number or formula counts alone if
+    chat follows it (see `leading_answer`). A later "this answer is helpful" states none.
 
     Args:
         response: text of the response.
@@ -50,7 +51,7 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
     content = tagged(response) if generated else None
     if content is not None:
         return _enclosed(content.strip(), task)
-    boxed = boxed_answer(response, joined=not generated)
+    boxed = boxed_answer(response, joined=not generated and task not in ONE_NUMBER)
     if boxed is not None:
         return _enclosed(boxed, task)
     if not finished:

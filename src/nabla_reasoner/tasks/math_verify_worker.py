@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 DIGITS = 60  # in the evaluation of two numbers
+EXACT_DOMAINS = ("is_ZZ", "is_QQ", "is_Algebraic", "is_QQ_I")  # of coefficients that are written in one way only
+MOST_ROOTS = 3  # of two equations
 RELATIVE_ERROR = 1e-40  # of numbers that count as equal
 POINTS = [(3, 2), (7, 5), (11, -3)]  # where equations are compared: the first unknown and the step to the next one
 
@@ -118,15 +120,23 @@ def same_up_to_factor(first: Any, second: Any) -> bool | None:
 
     It does for rational functions, where only the numerators count: xy = 2 is y = 2/x.
     """
-    from sympy import Poly, PolynomialError, cancel, default_sort_key, fraction, simplify
+    from sympy import Poly, PolynomialError, Pow, cancel, default_sort_key, fraction, simplify
 
     if not first.free_symbols or first.free_symbols != second.free_symbols:
         return False
     unknowns = sorted(first.free_symbols, key=default_sort_key)
     try:
-        left, right = (Poly(fraction(cancel(side))[0], *unknowns).to_field() for side in (first, second))
+        numerators = [fraction(cancel(side))[0] for side in (first, second)]
+        left, right = (Poly(numerator, *unknowns).to_field() for numerator in numerators)
+        roots = {part for numerator in numerators for part in numerator.atoms(Pow) if part.is_number}
+        # Roots have a normal form in extensions only; those by many roots take long.
+        if (left.domain.is_EX or right.domain.is_EX) and len(roots) <= MOST_ROOTS:
+            left, right = (Poly(numerator, *unknowns, extension=True).to_field() for numerator in numerators)
         if not left.is_ground and not right.is_ground:
-            return left.monic() == right.monic()
+            if (left.monic() - right.monic()).is_zero:  # in one field, whatever roots each has
+                return True
+            if all(any(getattr(side.domain, kind) for kind in EXACT_DOMAINS) for side in (left, right)):
+                return False
     except PolynomialError:
         pass
     ratio = simplify(first / second) if _may_be_constant(first / second, unknowns) else None

@@ -32,8 +32,15 @@ BARE = [
     ),
     (re.compile(rf"(?<=\\)({FUNCTIONS}|{GREEK}|sec|cdot|times)(\s+)({GREEK})(?![A-Za-z])"), r"\1\2\\\3 "),
 ]
+SECANT, BEHIND_SECANT = r"\{\s*sec\s*\}", r"\s*(?:[(^]|\\(?!text)|[A-Za-z](?![A-Za-z]))"  # else seconds
 MARKED_TEXT = [
-    (re.compile(rf"\\(?:text|operatorname\*?)\{{\s*({FUNCTIONS}|sec|{GREEK})\s*\}}"), r"\\\1 "),
+    (re.compile(rf"\\(?:text|operatorname\*?)\{{\s*({FUNCTIONS}|{GREEK})\s*\}}"), r"\\\1 "),
+    (
+        re.compile(
+            rf"\\operatorname\*?{SECANT}|(?<![\d}})])(?<![\d}})] )\\text{SECANT}|\\text{SECANT}(?={BEHIND_SECANT})"
+        ),
+        r"\\sec ",
+    ),
     (re.compile(r"\\text\{\s*([A-Za-z]{1,3}'+)\s*\}|\\text\{\s*([A-Za-z]{1,3})\s*\}(?=')"), r"\1\2"),
 ]
 PRIME_SIGNS = re.compile(r"\^\s*(?:\{((?:\s*(?:\\prime(?![A-Za-z])|'))+)\s*\}|(\\prime(?![A-Za-z])))")

@@ -25,7 +25,7 @@ PHRASES = frozenset(
     "cubed negative none without except factorial insufficient incorrect wrong "
     "january february march april may june july august september october november december "
     "jan feb mar apr jun jul aug sep sept oct nov dec "
-    "times half hundred thousand million billion trillion as by of for in the".split()
+    "mil mill grand tens scores times half hundred thousand million billion trillion as by of for in the".split()
 )
 # Words before "of" that are no count of something: three quarters of a pie are not 3.
 PART = re.compile(

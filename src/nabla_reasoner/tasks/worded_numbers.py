@@ -6,6 +6,7 @@ from .exact_numbers import NUMBER_WORDS
 from .quantities import PART
 
 TASKS = frozenset({"gsm8k"})
+ONE_NUMBER = TASKS | {"aime24", "aime25", "amc"}  # tasks whose references are one number, never a list
 LONGEST = 300  # characters of an answer that is looked at
 NUMBER = r"[-−]?\s?(?:\\?\$)?\s?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\d,.]*\d)"
 WORD = r"[A-Za-z]+(?:['’][a-z]{0,2})?(?:-[A-Za-z]+)*"
@@ -19,7 +20,7 @@ WORDED = re.compile(
 CHANGED = frozenset(
     "or not no nor below under above beyond zero negative minus plus times by through until if when "
     "unless except without half hundred squared cubed dozen score remainder base power root mod past between but "
-    "versus vs is was are were isn't x cannot instead".split()
+    "debt mil mill grand tens scores versus vs is was are were isn't x cannot instead".split()
 )
 
 
