@@ -37,7 +37,7 @@ def test_planted_secrets_are_in_no_result(tmp_path: Path):
     results, said = tmp_path / "results", b""
     wrong = ["policy.path=nothing", "policy.name=other", f"results_dir={tmp_path / 'wrong'}"]
     for words, status in (
-        ([*command(results), "method=greedy,nabla_reasoner", "wandb=offline"], 0),
+        ([*command(results), "method=greedy", "wandb=offline"], 0),
         (["report", f"results_dir={results}"], 0),
         ([*command(results), *wrong, "method=greedy"], 2),  # messages of errors too
     ):

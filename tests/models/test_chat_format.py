@@ -1,5 +1,6 @@
 """The text a reward model reads is its own chat template's finished chat, whatever end token a policy draws."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -221,7 +222,9 @@ def test_template_that_fails_for_longer_chats_only_serves_single_questions(templ
         "number of messages behind": [*CHAT, {"role": "assistant", "content": "5"}, *CHAT],
         "Mistral's system message": [{"role": "system", "content": "Be brief."}, *CHAT],
     }
-    with pytest.raises(ValueError, match="before and after its answer"):
+    with pytest.raises(
+        ValueError, match=f"{re.escape(reward.name)} cannot read this chat.*before and after its answer"
+    ):
         reward.prompt_ids(longer[template])
 
 
@@ -250,6 +253,8 @@ def test_white_space_that_begins_a_response_is_read_once(template, answer):
         log_probs = model(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
     expected = sum(log_probs[place - 1, whole[place]].item() for place in range(len(prompt), len(whole)))
     assert value == pytest.approx(expected, abs=1e-3)
+    plain = build_tokenizer(toys.TEXTS, 280)
+    assert served.for_policy(Policy(model, plain, "plain")).format == reward.format, "a copy serves others as the first"
 
 
 def test_template_for_one_question_only_accepted():

@@ -40,8 +40,8 @@ QUESTIONS = [
     "Write one sentence about the sea.",
 ]
 LENGTH = 16  # tokens of a response
-DRAWS = 128  # single tokens after one prompt
-FEWER = 16  # of them drawn again
+DRAWS = 64  # single tokens after one prompt
+FEWER = 8  # of them drawn again
 
 
 def missing() -> str | None:

@@ -194,8 +194,11 @@ class RewardModel(LanguageModel):
 
     def prompt_ids(self, messages: Messages) -> list[int]:
         """Return the token ids of a chat up to the assistant's answer, as the template writes the finished chat."""
-        if [message["role"] for message in messages] != ["user"]:  # others were looked at when the model was loaded
-            check_layout(self.tokenizer, messages, self._written)
+        if [message["role"] for message in messages] != ["user"]:  # of single questions this is known since the load
+            try:
+                check_layout(self.tokenizer, messages, self._written)
+            except ValueError as error:
+                raise ValueError(f"the reward model {self.name} cannot read this chat: {error}") from error
         ids = super().prompt_ids(messages)
         return ids[: len(ids) - self.format.dropped] + self.format.opening
 
@@ -227,9 +230,9 @@ class RewardModel(LanguageModel):
         for tokenizer, ends, reward in self._by_policy:
             if tokenizer is policy.tokenizer and ends == policy.eos_ids:
                 return reward
-        check_pair(policy, self, self.format.opening, self._keeps_thinking)
+        check_pair(policy, self, self._written.opening, self._keeps_thinking)
         reward = copy.copy(self)
-        reward.format = self.format._replace(opening=read_opening(policy, self.format.opening))
+        reward.format = self._written._replace(opening=read_opening(policy, self._written.opening))
         reward.replaced_ends = self._foreign_ends([*self.eos_ids, *policy.eos_ids])
         self._by_policy.append((policy.tokenizer, list(policy.eos_ids), reward))
         del self._by_policy[:-KEPT_POLICIES]
