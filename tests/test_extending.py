@@ -73,6 +73,7 @@ def test_page_has_a_file_and_a_command_for_each_kind():
         assert word in lines
 
 
+@pytest.mark.slow
 def test_files_of_the_page_obey_the_rules_of_the_code(copy: Path):
     scripts = Path(sys.executable).parent
     added = [name for name in files() if name.endswith(".py")]

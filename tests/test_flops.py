@@ -89,6 +89,7 @@ def check(method: str, reward: str, overrides: tuple[str, ...], count: int) -> N
     assert ours == pytest.approx(theirs, rel=0.002)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_recorded_rewards")
 @pytest.mark.parametrize("method", ["greedy", pytest.param("nabla_reasoner_prefix", marks=pytest.mark.slow)])
 def test_flops_agree_with_torch(method: str):

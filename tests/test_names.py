@@ -47,6 +47,7 @@ def missing_names(path: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_every_name_of_a_module_exists():
     if not FILES:
         pytest.fail(f"no source files in {SOURCE}")

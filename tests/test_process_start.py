@@ -24,6 +24,7 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(["bash", "-c", line], env=known, capture_output=True, text=True, preexec_fn=heard)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_missing_standard_stream_ends_no_command(closed: str):
     done = shell(f"{COMMAND} {closed}")
@@ -31,12 +32,14 @@ def test_missing_standard_stream_ends_no_command(closed: str):
     assert bool(done.stdout) == (" >&-" not in f" {closed}")
 
 
+@pytest.mark.slow
 def test_hang_up_is_ignored_where_nohup_asks_for_it():
     ignored = shell(f"trap '' HUP; {AFTER_START}").stdout.splitlines()[-1]
     assert ignored.startswith("Handlers.SIG_IGN") or ignored.startswith("1 ")
     assert "default_int_handler" in shell(AFTER_START).stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("named", "kept"),
     [("module://backend_interagg", "None"), ("Qt4Agg", "None"), ("TkAgg", "None"), ("SVG", "SVG")],
@@ -45,6 +48,7 @@ def test_backend_that_writes_no_files_is_forgotten(named: str, kept: str):
     assert shell(AFTER_START, MPLBACKEND=named).stdout.split()[-1] == kept
 
 
+@pytest.mark.slow
 def test_python_without_docstrings_is_refused():
     done = shell(f"'{sys.executable}' -OO -m nabla_reasoner table1 num_problems=2")
     assert done.returncode == 2

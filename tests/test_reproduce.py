@@ -54,6 +54,7 @@ def test_path_with_a_colon_is_refused(tmp_path: Path):
     assert "must hold no colon" in refused.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "locale",
     [{"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"}],

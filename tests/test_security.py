@@ -60,6 +60,7 @@ def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
             yield ast.unparse(node.func), node
 
 
+@pytest.mark.slow
 def test_nothing_that_others_wrote_is_run_as_code():
     found = []
     for path in SOURCES:

@@ -19,6 +19,7 @@ def method(name: str):
     return build_method(compose_cells([f"method={name}", "max_new_tokens=8"])[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", choices("method"))
 def test_no_problems_give_no_solutions(name: str):
     assert method(name).solve([], toys.policy(), toys.reward()) == []
@@ -83,6 +84,7 @@ def test_a_method_that_scores_needs_a_reward_model(name: str):
         method(name).solve([PROBLEM], toys.policy(), None)
 
 
+@pytest.mark.slow
 def test_problems_may_be_any_iterable():
     policy, reward = toys.policy(), toys.reward()
     problems = [PROBLEM, PROBLEM._replace(id="q")]

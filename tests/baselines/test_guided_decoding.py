@@ -87,6 +87,7 @@ def plain_guided(policy, reward, problem, *, scorer: str, weight: float, count: 
     return tokens, uncertain, read + len(reward_prompt) * (uncertain > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scorer", ["exact", "gradient"])
 @pytest.mark.parametrize(("kind", "reference"), REWARDS)
 def test_guided_tokens_and_cost_equal_plain_passes(kind, reference, scorer):
@@ -113,6 +114,7 @@ def test_guided_tokens_and_cost_equal_plain_passes(kind, reference, scorer):
     assert changed > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [LogitMixture, JudgeGreedy])
 @pytest.mark.parametrize("reference", [False, True])
 def test_mixture_and_judge_tokens_equal_plain_passes(method, reference):
@@ -199,6 +201,7 @@ def test_score_of_end_token_is_that_of_the_finished_chat(scorer, end):
     assert scores[0].tolist() == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("scorer", ["exact", "gradient"])
 @pytest.mark.parametrize(("kind", "reference"), REWARDS)
@@ -275,6 +278,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["likelihood", "classifier"])
 @pytest.mark.parametrize("name", METHODS)
 def test_results_do_not_depend_on_batch(name, kind):

@@ -59,6 +59,7 @@ def resampling_matrix(enumerated) -> torch.Tensor:
     return markov_chains.with_rejections(matrix)
 
 
+@pytest.mark.slow
 def test_mh_resampling_follows_chain_whose_law_is_exact():
     policy, reward = models_with_end()
     enumerated = enumerate_answers(policy, reward, problems(1)[0], LENGTH, temperature=HEAT)
@@ -98,6 +99,7 @@ def test_langevin_follows_chain_whose_law_is_exact():
     assert total_variation(unadjusted, expected) > 2 * floor
 
 
+@pytest.mark.slow
 def test_langevin_keeps_length_and_end():
     policy, reward = models_with_end()
     method = DiscreteLangevin(num_steps=6, step_size=2.0, reward_weight=0.1, temperature=1.0, max_new_tokens=4)
@@ -114,6 +116,7 @@ def test_langevin_keeps_length_and_end():
     assert len(lengths) >= 3
 
 
+@pytest.mark.slow
 def test_particle_filter_estimates_without_bias():
     """Mean over runs of (estimate of E[exp(βr)]) x (share of particles at each answer) against the enumeration."""
     policy, reward = models_with_end()
@@ -162,6 +165,7 @@ def test_systematic_draws_each_index_in_proportion():
     assert systematic([1.0, 0.0], 0.999) == [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["likelihood", "classifier"])
 @pytest.mark.parametrize("name", METHODS)
 def test_results_do_not_depend_on_batch(name, kind):

@@ -127,6 +127,7 @@ def test_cost_equals_tokens_read_by_models(wide, monkeypatch):
     assert spent.reward_forward_tokens == read["reward"]
 
 
+@pytest.mark.slow
 def test_samples_depend_on_keys_not_on_batch(wide):
     reward, method = toys.reward("classifier"), TPO(**SHORT, temperature=1.0)
     together = method.solve(PROBLEMS[::-1], wide, reward, seed=1)[::-1]

@@ -45,6 +45,7 @@ def plain_reward(reward, question: str, tokens: list[int], *, close: bool = True
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "reference"), [("likelihood", False), ("likelihood", True), ("classifier", False)])
 @pytest.mark.parametrize("name", METHODS)
 def test_solution_is_completed_response_of_highest_reward(name, kind, reference):
@@ -64,6 +65,7 @@ def test_solution_is_completed_response_of_highest_reward(name, kind, reference)
         assert last["model_calls"] == solution.cost.model_calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_results_do_not_depend_on_batch_order(name):
     policy, reward = toys.policy("llama"), toys.reward("classifier", "qwen2")
@@ -101,6 +103,7 @@ WIDE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [RAP(num_simulations=60, **WIDE), TreeOfThoughts(breadth=64, **WIDE)], ids=type)
 def test_wide_search_completes_every_response(method):
     """120 draws among at most 16 nearly equally likely steps miss one with a probability of 1 %; the seed is fixed."""
@@ -115,6 +118,7 @@ def test_wide_search_completes_every_response(method):
         assert solution.reward == pytest.approx(best, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_narrow_tree_of_thoughts_follows_highest_value():
     """Steps drawn and valued here without a cache, one at a time."""
     policy, reward = toys.policy(), toys.reward()
@@ -134,6 +138,7 @@ def test_narrow_tree_of_thoughts_follows_highest_value():
     assert compared >= 3
 
 
+@pytest.mark.slow
 def test_fewer_simulations_give_prefix_of_samples():
     policy, reward = toys.policy(), toys.reward()
     many = METHODS["rap"]().solve(PROBLEMS, policy, reward)

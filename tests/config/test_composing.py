@@ -32,6 +32,7 @@ def test_settings_equal_those_that_hydra_composes(values: list[str]):
         assert composed_files.composed(tuple(overrides)) == expected
 
 
+@pytest.mark.slow
 def test_files_are_composed_once_for_any_values(monkeypatch: pytest.MonkeyPatch):
     calls, original = [], composed_files.compose
     monkeypatch.setattr(composed_files, "compose", lambda *given: calls.append(given) or original(*given))
@@ -50,6 +51,7 @@ def test_values_that_hydra_refuses_are_refused(value: str):
         compose.compose_cells([*CELL, value])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("methods", [[], ["method=nabla_reasoner,greedy"], ["method=greedy"]])
 def test_setting_that_a_swept_method_lacks_is_named(methods: list[str]):
     with pytest.raises(

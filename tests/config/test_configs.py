@@ -94,6 +94,7 @@ def test_no_extra_brings_vllm():
         assert versions.setdefault(name, version) == version, f"two versions of {name}"
 
 
+@pytest.mark.slow
 def test_models_are_loaded_with_the_limits_of_the_cell():
     (cell,) = compose.compose_cells(["tokens_per_pass=512", "decode_rows=7"])
     policy, reward = build.load_models(cell)
@@ -111,6 +112,7 @@ def test_reproduce_installs_pinned_torch():
     assert script.count("torch==") == script.count(pin)
 
 
+@pytest.mark.slow
 def test_table1_has_every_policy_task_method_and_seed():
     cells = compose.compose_cells(["experiment=table1"])
     assert len(cells) == 2 * 3 * 10 * 3
@@ -136,6 +138,7 @@ def test_table1_at_paper_scale_equals_paper_grid():
     assert "Llama" in llama.reward.path
 
 
+@pytest.mark.slow
 def test_scale_sets_models_and_command_line_overrides_grid():
     cells = compose.compose_cells(["experiment=table1", "scale=small"])
     assert names(cells, "policy") == {"smollm2"}
@@ -175,6 +178,7 @@ def test_whole_table_adds_sweeps_for_improved_policies():
     assert len(compose_sweeps("table1", ["method=greedy", "seed=0"])) == 1, "a command that chooses methods means those"
 
 
+@pytest.mark.slow
 def test_chosen_seed_replaces_that_of_further_sweeps_and_chosen_methods_leave_them_out():
     shared = ["task=products", "policy=tiny-base"]
     sweeps = compose_sweeps("table1", [*shared, "seed=5,6"])
@@ -186,6 +190,7 @@ def test_chosen_seed_replaces_that_of_further_sweeps_and_chosen_methods_leave_th
 IN_BOTH = {"nabla_reasoner_prefix", "guided_decoding"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("table", "overrides", "methods"),
     [
@@ -213,6 +218,7 @@ def test_settings_are_those_chosen_on_validation(table: str, overrides: list[str
     assert all(best[True] >= best.get(False, 0.0) for best in accuracy.values()), accuracy
 
 
+@pytest.mark.slow
 def test_table2_has_every_reward_with_separate_records():
     main, judged, methods, verifiers = compose_sweeps("table2", ["task=products", "seed=0"])
     cells = main.cells
@@ -281,6 +287,7 @@ def test_method_decoding_from_judge_refuses_classifier(method: str):
         build.build_method(cell)
 
 
+@pytest.mark.slow
 def test_methods_that_read_every_token_are_those_that_no_server_samples_for():
     inherited = {name: compose.compose_cells([f"method={name}"])[0].method for name in choices("method")}
     own_logits = {"guided_decoding", "guided_decoding_gradient", "judge_greedy", "logit_mixture"}
@@ -419,6 +426,7 @@ def test_base_of_an_adapter_is_unpacked_before_the_adapter_is_merged(monkeypatch
     assert done[0][1].endswith("models/smollm2-135m-instruct")
 
 
+@pytest.mark.slow
 def test_another_model_is_no_policy_that_training_made():
     """Tables would show it as the row `sft` of tiny-base, with the FLOPs of that training."""
     for name, owner in (("tiny-base-sft", "tiny-base"), ("tiny-instruct-grpo", "tiny-instruct")):

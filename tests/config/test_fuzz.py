@@ -71,6 +71,7 @@ def test_wrong_value_is_refused_before_anything_is_built(word: str):
     assert word.partition("=")[0].rpartition(".")[2].strip("_") in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

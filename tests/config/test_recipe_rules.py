@@ -58,6 +58,7 @@ def test_values_of_another_kind_are_refused(override: str, said: str):
     assert said in str(refused.value)
 
 
+@pytest.mark.slow
 def test_commands_check_their_recipe():
     with pytest.raises(ValueError, match=r"threads must be a whole number >= 1; got 'x'\. Its default is 2\."):
         compose_recipe(find("models"), ["threads=x"])

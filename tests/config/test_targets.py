@@ -39,6 +39,7 @@ def test_targets_come_after_targets_they_read():
     assert all(order.index(source) < order.index(name) for name in order for source in targets()[name].reads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(targets()))
 def test_help_shows_settings_and_example(name: str, capsys):
     assert main([name, "--help"]) == 0
@@ -57,6 +58,7 @@ def test_help_flag_of_solve_shows_argument(capsys):
     assert "QUESTION" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["table1", "seed=-1"], ["theorem", "threads=0"], ["figure3", "x=1"], ["nothing"]])
 def test_refusal_loads_no_torch(words: list[str]):
     code = (
@@ -92,6 +94,7 @@ def test_dashes_are_another_spelling_of_settings(arguments, overrides):
     assert written_out(arguments) == overrides
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_ends_the_command_quietly():
     words = [sys.executable, "-m", "nabla_reasoner", "help"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -65,6 +65,7 @@ SLOW = pytest.mark.slow
 KINDS = [("classifier", False), ("likelihood", True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "reference", "settings"),
     [
@@ -88,6 +89,7 @@ def test_batched_loop_takes_decisions_of_reference(kind, reference, settings):
             assert new["incumbent"] == pytest.approx(plain_new["incumbent"], abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classifier", pytest.param("likelihood", marks=SLOW)])
 def test_engines_agree_on_a_policy_that_ends_its_answers_otherwise(kind):
     base = toys.policy()
@@ -104,6 +106,7 @@ def test_engines_agree_on_a_policy_that_ends_its_answers_otherwise(kind):
             assert new["reward"] == pytest.approx(plain_new["reward"], abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])
 def test_prefix_test_compares_tokens_and_saves_rollouts(kind):
     reward = toys.reward(kind)
@@ -136,6 +139,7 @@ def test_nothing_is_scored_without_a_test():
         assert solution.reward is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("acceptance", ["prefix_higher", "always"])
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])
 def test_prefix_form_reads_the_reward_model_up_to_the_cursor_only(kind, acceptance):
@@ -151,6 +155,7 @@ def test_prefix_form_reads_the_reward_model_up_to_the_cursor_only(kind, acceptan
         assert 0 < spent.reward_forward_tokens <= committed + again
 
 
+@pytest.mark.slow
 def test_gradient_of_a_prefix_is_evaluated_once(monkeypatch):
     """In later passes the same prefixes are visited again; tiny steps flip no token."""
     evaluated = []
@@ -166,6 +171,7 @@ def test_gradient_of_a_prefix_is_evaluated_once(monkeypatch):
     assert sum(s.search["visited"] for s in solutions) > len(evaluated)
 
 
+@pytest.mark.slow
 def test_trace_shows_tokens_rejected_before_a_rollout():
     policy, reward = toys.policy(), toys.reward("classifier")
     settings = NablaReasoner(**SETTINGS, acceptance="prefix_higher").settings
@@ -181,6 +187,7 @@ def test_trace_shows_tokens_rejected_before_a_rollout():
     assert rejected > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("acceptance", ["higher", "prefix_higher", "always"])
 def test_one_end_token_is_never_proposed_for_another(acceptance):
     """The reward model reads both as its own, so that in float32 rounding alone would tell the texts apart."""

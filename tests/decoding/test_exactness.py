@@ -61,6 +61,7 @@ def test_rows_equal_reference_for_every_batch_size(architectures, kind, paramete
             assert fast.objective == pytest.approx(plain.objective, abs=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameter", PARAMETERS)
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])
 def test_rows_agree_in_float32(parameter, kind):

@@ -63,6 +63,7 @@ FURTHER = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "kind"),
     [
@@ -92,6 +93,7 @@ PAUSING = {"reward_form": "prefix", "acceptance": "prefix_higher", "max_new_toke
 NULL_ARM = {"use_gradient": False, "max_rollouts": 100, "grad_threshold": 0.5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [1, 3])
 def test_rollouts_in_parts_of_any_length_give_the_same_response(part: int, monkeypatch):
     settings = {**PAUSING, "confidence_threshold": 0.1, "max_rollouts": 100, "rollout_end": "uncertain"}
@@ -100,6 +102,7 @@ def test_rollouts_in_parts_of_any_length_give_the_same_response(part: int, monke
     assert outcome(solve(settings)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["likelihood", "classifier"])
 @pytest.mark.parametrize(
     "changes", [{}, {"max_rollouts": 100}, {"acceptance": "always", "max_rollouts": 3}, NULL_ARM], ids=str
@@ -126,6 +129,7 @@ def test_rollouts_may_pause_only_where_nothing_reads_what_follows(changes: dict)
         NablaSettings.from_keywords(**{**PAUSING, "rollout_end": "uncertain", **changes})
 
 
+@pytest.mark.slow
 def test_trace_of_rollouts_that_pause_shows_them_whole():
     policy, reward = toys.policy(), toys.reward()
     settings = {**PAUSING, "confidence_threshold": 0.1, "max_rollouts": 100}
@@ -138,6 +142,7 @@ def test_trace_of_rollouts_that_pause_shows_them_whole():
         trace.TraceRecorder(NablaSettings.from_keywords(**settings, rollout_end="uncertain"), policy, 1)
 
 
+@pytest.mark.slow
 def test_settings_yield_accepted_and_rejected_proposals():
     """The other comparisons would be empty for a loop that never proposes."""
     solutions = solve({"num_passes": 2})
@@ -145,16 +150,19 @@ def test_settings_yield_accepted_and_rejected_proposals():
     assert sum(s.search["rejected"] for s in solutions) > 0
 
 
+@pytest.mark.slow
 def test_results_are_independent_of_batch_and_order():
     together = outcome(solve({"num_passes": 2}))
     assert outcome(solve({"num_passes": 2}, problems=PROBLEMS[::-1]))[::-1] == together
     assert [outcome(solve({"num_passes": 2}, problems=[p]))[0] for p in PROBLEMS] == together
 
 
+@pytest.mark.slow
 def test_other_seed_changes_outcome():
     assert outcome(solve({}, seed=1)) != outcome(solve({}, seed=0))
 
 
+@pytest.mark.slow
 def test_accepted_revisions_raise_reward_and_rejected_keep_response():
     for solution in solve({"num_passes": 3}):
         best, response = None, None
@@ -168,6 +176,7 @@ def test_accepted_revisions_raise_reward_and_rejected_keep_response():
         assert response is None or response == solution.response
 
 
+@pytest.mark.slow
 def test_rollout_budget_includes_first_rollout():
     for limit in (1, 2, 3):
         for solution in solve({"max_rollouts": limit, "num_passes": 5}):
@@ -182,11 +191,13 @@ def test_first_rollout_equals_sample_of_best_of_n():
     assert [s.token_ids for s in solve({"max_rollouts": 1})] == [s.token_ids for s in single]
 
 
+@pytest.mark.slow
 def test_gradient_is_evaluated_once_per_accepted_revision():
     for solution in solve({"step_size": 1e-6}):
         assert solution.cost.gradient_evaluations <= 1 + solution.search["accepted"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_gradient", [True, False])
 def test_rollouts_and_scores_read_new_tokens_only(use_gradient):
     """Keys and values are kept after rejected proposals and replaced after accepted ones."""
@@ -204,6 +215,7 @@ def test_rollouts_and_scores_read_new_tokens_only(use_gradient):
             assert solution.cost.reward_forward_tokens <= prompt + longest + tails
 
 
+@pytest.mark.slow
 def test_release_and_fixed_differ_in_incumbent_reward():
     """The release scores the incumbent with the prompt twice, so that a proposal must exceed another value."""
     release = {s.problem_id: s.search["revisions"] for s in solve({"variant": "release", "max_rollouts": 2})}
@@ -257,6 +269,7 @@ def test_dto_follows_variant_and_rollout_temperature():
     assert NablaReasoner(variant="paper", update="first").settings.dto.update == "first"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["fast", "reference"])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
 def test_weights_that_ask_for_gradients_change_nothing_and_get_none(engine: str, mode: type):

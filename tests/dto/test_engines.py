@@ -20,6 +20,7 @@ def run(policy, reward, cases=CASES, **settings):
     return optimizer.optimize(policy, reward, **cases, reward_weight=0.7, nll_weight=0.3, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])
 @pytest.mark.parametrize("update", ["first", "all"])
 @pytest.mark.parametrize("parameter", ["logits", "latents"])
@@ -56,6 +57,7 @@ def test_large_steps_flip_tokens():
     assert any(result.gradient_evaluations > 1 for result in results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["fast", "reference"])
 @pytest.mark.parametrize("update", ["first", "all"])
 def test_gradient_caching_keeps_trajectory_and_lowers_cost(engine, update):
@@ -194,6 +196,7 @@ def test_uniforms_of_another_shape_or_range_are_refused():
             optimizer.optimize(policy, reward, [CHAT], [[]], [[5, 6]], flip="gumbel", uniforms=uniforms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", ["first", "all"])
 def test_blocks_of_descents_change_nothing(update, monkeypatch):
     """One descent after another, two together, and all together, with tokens that flip on the way."""

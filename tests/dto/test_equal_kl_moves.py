@@ -64,6 +64,7 @@ def assert_same(fast, plain):
         assert actual.gradient_evaluations <= expected.gradient_evaluations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", UPDATES)
 @pytest.mark.parametrize("parameter", ["logits", "latents"])
 def test_engines_agree_on_gumbel_flips(parameter, update):
@@ -89,6 +90,7 @@ def test_gumbel_flip_without_uniforms_raises():
 PARTS = [(name,) for name in gradients.TERMS] + [("prefix", "reward_prefix", "reward_postfix"), ("prefix", "postfix")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])
 @pytest.mark.parametrize("terms", PARTS, ids="+".join)
 def test_selected_terms_equal_autograd_and_decomposition(terms, kind):
@@ -114,6 +116,7 @@ def test_selected_terms_equal_autograd_and_decomposition(terms, kind):
             torch.testing.assert_close(rows, known, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])
 def test_engines_agree_without_some_terms(kind):
     settings = {"kind": kind, "update": "all", "terms": ("prefix", "reward_postfix")}

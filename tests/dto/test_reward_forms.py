@@ -106,6 +106,7 @@ def test_prefix_form_agrees_with_finite_differences_at_own_token(kind):
 SUBSETS = [TERMS, *((name,) for name in TERMS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", REWARD_FORMS)
 @pytest.mark.parametrize(("kind", "reference"), REWARDS)
 def test_every_choice_of_terms_equals_autograd(kind, reference, form):
@@ -199,6 +200,7 @@ def tokens_read(monkeypatch):
     return forward, backward
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])
 @pytest.mark.parametrize("form", REWARD_FORMS)
 def test_cost_is_what_is_computed(tokens_read, kind, form):
@@ -277,6 +279,7 @@ SLOW_REWARDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "reference"), [("classifier", False), ("likelihood", False), *SLOW_REWARDS])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("update", ["first", "all"])

@@ -37,6 +37,7 @@ def assert_same(cached, fresh):
         assert actual.loss == pytest.approx(expected.loss, abs=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "reference"), REWARDS)
 @pytest.mark.parametrize("architectures", [("qwen2", "llama"), ("llama", "qwen2")])
 def test_gradients_after_cached_prefix_equal_uncached_ones(kind, reference, architectures):
@@ -123,6 +124,7 @@ def test_beginnings_of_each_other_scored_in_any_order(kind):
     assert together == pytest.approx(alone, abs=1e-10)
 
 
+@pytest.mark.slow
 def test_samples_with_shared_cache_equal_single_samples():
     """Three rows serve eleven sequences: rows are reused and removed, and their keys copied to the store."""
     policy = toys.policy("llama")

@@ -61,6 +61,7 @@ def elsewhere(model: Model) -> Model:
     return moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )
@@ -76,6 +77,7 @@ def test_method_gives_the_same_with_its_reward_elsewhere(name: str):
         assert there.reward == pytest.approx(here.reward, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, PREFIX_FORM, {"flip": "gumbel"}], ids=["outcome", "prefix", "gumbel"])
 def test_everything_elsewhere_gives_the_same(settings: dict[str, Any]):
     method = NablaReasoner(**NABLA | {"max_new_tokens": 8} | settings)

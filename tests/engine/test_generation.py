@@ -147,6 +147,7 @@ def test_sampling_out_of_range_rejected(sampling, message):
         sampling.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "settings"),
     [

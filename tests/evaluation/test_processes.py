@@ -103,6 +103,7 @@ def test_killed_process_ends_the_others_and_the_run_resumes(tmp_path: Path, monk
     assert resumed == run(tmp_path / "one.jsonl", 5, devices=1, batch_size=1)
 
 
+@pytest.mark.slow
 def test_solutions_are_graded_with_their_own_problems(tmp_path: Path):
     expected = run(tmp_path / "plain.jsonl", 3, devices=1, batch_size=3)
     one_by_one = run(tmp_path / "reversed.jsonl", 3, devices=1, batch_size=3, method=Reversed(**SETTINGS))

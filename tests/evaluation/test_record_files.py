@@ -417,6 +417,7 @@ def test_summary_with_values_of_another_type_is_damaged(tmp_path: Path, changes:
     assert f"{path} is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["table3", "table5", "figure3", "figure4"])
 def test_damaged_side_files_break_no_target(tmp_path: Path, target: str, capsys):
     folder = tmp_path / "tiny" / "table1"

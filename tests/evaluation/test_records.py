@@ -125,6 +125,7 @@ def test_records_come_back_as_they_were_written(tmp_path):
     assert path.read_bytes().count(b"\n") == 2
 
 
+@pytest.mark.slow
 def test_unfinished_last_line_is_recovered_and_rewritten(tmp_path):
     whole = [failed_record(problem(f"p{i}"), "because of ∇", **NAMES) for i in range(3)]
     path = tmp_path / "whole.jsonl"
@@ -268,6 +269,7 @@ def test_cost_beyond_all_floats_is_named(tmp_path):
         read_records(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(DAMAGE, min_size=1, max_size=2))
 def test_damaged_record_counts_as_what_it_says_or_is_named(tmp_path, faults):

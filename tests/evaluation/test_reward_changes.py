@@ -47,6 +47,7 @@ def onehot_values(reward: RewardModel, case: Case, onehot: torch.Tensor) -> torc
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "reference"), REWARDS)
 def test_predictions_equal_autograd_and_exact_changes_equal_whole_passes(kind: str, reference: bool):
     reward = toys.reward(kind, reference=reference)

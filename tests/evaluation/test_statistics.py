@@ -69,6 +69,7 @@ def test_arrays_that_are_not_correctness_are_refused(wrong):
         accuracy_interval(wrong)
 
 
+@pytest.mark.slow
 def test_interval_covers_the_truth_at_its_level():
     # 200 experiments of 60 problems x 8 repeats, true accuracy 50 %. At 93 % coverage (the percentile bootstrap's at
     # this size) fewer than 174 hits have probability 0.001; one over repeats hits about 112 times.
@@ -104,6 +105,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     statistics._bootstrap.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [clustered, copied, tied])
 def test_interval_covers_in_93_to_97_of_100(draw, few_resamples):
     generator, hits, experiments = np.random.default_rng(8), 0, 800
@@ -114,6 +116,7 @@ def test_interval_covers_in_93_to_97_of_100(draw, few_resamples):
     assert 0.93 <= hits / experiments <= 0.97  # the standard error of the share is 0.008
 
 
+@pytest.mark.slow
 def test_difference_interval_covers_in_93_to_97_of_100(few_resamples):
     generator, hits, experiments = np.random.default_rng(9), 0, 800
     for _ in range(experiments):  # nine of ten problems are ties; the true difference is 0.1 * (0.6 - 0.3)
@@ -183,6 +186,7 @@ def test_p_value_equals_enumeration_of_every_sign(repeats):
         assert sign_flip_p_value(sums) == pytest.approx(np.mean(np.array(every) >= abs(sums.sum())), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_p_value_agrees_with_scipys_permutation_test():
     a, b = draws(3, 120, 3), draws(4, 120, 3)
     a[:40] = np.maximum(a[:40], b[:40])
@@ -238,6 +242,7 @@ def test_pairing_removes_what_both_methods_share():
     assert accuracy_interval(a).low < accuracy_interval(b).high  # unpaired, the two intervals overlap
 
 
+@pytest.mark.slow
 def test_equal_methods_are_rarely_called_different():
     # 200 experiments under the null; at a true rate of at most 5 % more than 21 claims have probability 0.0005.
     claims = 0

@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+import pytest
+
 from nabla_reasoner.config.cell import Cell
 from nabla_reasoner.config.sweeps import compose_sweeps
 from nabla_reasoner.cost import Cost
@@ -39,6 +41,7 @@ def rows(path: Path) -> dict[tuple[str, ...], dict[str, str]]:
         return {tuple(row[n] for n in ("policy", "task", "method")): row for row in csv.DictReader(stream)}
 
 
+@pytest.mark.slow
 def test_trained_policys_greedy_row_is_its_bases_row(tmp_path: Path):
     own = cells(tmp_path, "table1")
     for cell in own:
@@ -53,6 +56,7 @@ def test_trained_policys_greedy_row_is_its_bases_row(tmp_path: Path):
     assert ("tiny-base-sft", "products", "sft") not in table
 
 
+@pytest.mark.slow
 def test_absent_method_row_shows_reason_and_paper_value(tmp_path: Path):
     own = cells(tmp_path, "table1")
     write_tables(own)
@@ -63,6 +67,7 @@ def test_absent_method_row_shows_reason_and_paper_value(tmp_path: Path):
     assert table["tiny-base", "products", "grpo"]["paper_value"] == "70.8"
 
 
+@pytest.mark.slow
 def test_table2_joins_tables_of_rewards_weakest_first(tmp_path: Path):
     own = cells(tmp_path, "table2", "policy=tiny-base")
     for cell in own:
@@ -86,6 +91,7 @@ def test_table2_joins_tables_of_rewards_weakest_first(tmp_path: Path):
     assert "| tiny-base" in text
 
 
+@pytest.mark.slow
 def test_table2_shows_the_papers_reward_sizes(tmp_path: Path):
     own = cells(tmp_path, "table2", "policy=tiny-instruct")
     write_tables(own)

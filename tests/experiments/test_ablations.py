@@ -48,6 +48,7 @@ def test_every_setting_builds_with_separate_folder():
         assert 1 <= len(changed) <= len(stated) + len(allowed), f"{cells[0].setting} changes what it states: {changed}"
 
 
+@pytest.mark.slow
 def test_default_setting_equals_table1_cell():
     ours = compose_sweeps("ablations", ["only=[flip]", "task=products"])[0].cells[0]
     (theirs,) = compose.compose_cells(
@@ -63,6 +64,7 @@ def test_default_setting_equals_table1_cell():
     assert fingerprint.differences(fingerprint.fingerprint(ours), fingerprint.fingerprint(theirs)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("only", ["[flp]", "flip", "[]", "[flip,12]"])
 def test_unknown_setting_error_names_valid_ones_writes_nothing(tmp_path: Path, capsys, only: str):
     assert main(command(tmp_path / "results", f"only={only}")) == WRONG
@@ -138,6 +140,7 @@ def test_verdict_uses_adjusted_p_value():
     assert ablations.with_verdicts([dict.fromkeys(ablations.COLUMNS), dict(row)])[1]["verdict"] == "better"
 
 
+@pytest.mark.slow
 def test_positions_are_uncertain_and_updates_have_equal_kl():
     policy, reward = toys.policy(), toys.reward()
     problems = build.build_problems(compose.compose_cells(["task=products", "num_problems=4"])[0])
@@ -169,6 +172,7 @@ def test_problem_without_worked_solution_is_refused():
         right_token.positions(toys.policy(), [Problem("a", "1+1?", "2", "free")], 0.97, 24)
 
 
+@pytest.mark.slow
 def test_figure_is_drawn_for_a_policy_whose_name_looks_like_a_missing_value(tmp_path: Path):
     kept = Path(__file__).resolve().parents[2] / "figures/data/ablations.csv"
     (tmp_path / "table.csv").write_text(kept.read_text(encoding="utf-8").replace("tiny-base", "NA"), encoding="utf-8")

@@ -77,6 +77,7 @@ def test_stage_arguments_hold_only_accepted_settings():
     assert all_targets.stage_arguments(drawn, settings("elsewhere", wandb="online")) == ["figures"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("results", ["/tmp/x (1)", "/tmp/a,b", "/tmp/it's", "/tmp/plain-1.2"])
 def test_every_stage_takes_the_results_folder_and_the_mode_as_given(results):
     """Both reach the stage's own settings, whatever the folder is called."""

@@ -142,6 +142,7 @@ def settings(*overrides: str) -> dict:
     return compose_settings(find("bench"), list(overrides))
 
 
+@pytest.mark.slow
 def test_scale_small_omits_memory_cases():
     assert "dto_memory" in bench.chosen_cases(settings("scale=tiny"))
     assert "dto_memory" not in bench.chosen_cases(settings("scale=small"))
@@ -318,6 +319,7 @@ def paper_size_context(**changes: object) -> BenchContext:
     return BenchContext({**settings(*SMALL), "paper_size": {**sizes, **changes}})
 
 
+@pytest.mark.slow
 def test_utilisation_counts_every_sequence():
     context = paper_size_context()
     comparison = paper_size.utilisation(context, "2")
@@ -329,6 +331,7 @@ def test_utilisation_counts_every_sequence():
     assert measured.spent.flops == 2 * one.spent.flops
 
 
+@pytest.mark.slow
 def test_peak_of_each_variant_is_that_of_its_own_call(monkeypatch):
     def peak_of(call, device):
         value = call()

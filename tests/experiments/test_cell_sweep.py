@@ -63,6 +63,7 @@ def test_repeated_command_reuses_records_other_folder_reproduces_them(tmp_path: 
     assert records_below(tmp_path / "a") == records_below(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_truncated_records_are_completed_identically(tmp_path: Path):
     narrow = ("method=best_of_n",)
     assert main(command(tmp_path, *narrow)) == 0
@@ -74,6 +75,7 @@ def test_truncated_records_are_completed_identically(tmp_path: Path):
     assert records_below(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_records_left_unsorted_by_a_kill_are_sorted_when_the_command_is_typed_again(tmp_path: Path):
     narrow = ("method=best_of_n",)
     assert main(command(tmp_path, *narrow)) == 0
@@ -84,6 +86,7 @@ def test_records_left_unsorted_by_a_kill_are_sorted_when_the_command_is_typed_ag
     assert path.read_text(encoding="utf-8") == undisturbed
 
 
+@pytest.mark.slow
 def test_records_of_other_settings_refused_and_unchanged(tmp_path: Path, capsys):
     assert main(command(tmp_path, "method=best_of_n")) == 0
     path = next(tmp_path.rglob("*.jsonl"))
@@ -98,6 +101,7 @@ def test_records_of_other_settings_refused_and_unchanged(tmp_path: Path, capsys)
     assert path.read_bytes() != before
 
 
+@pytest.mark.slow
 def test_records_are_replaced_only_once_the_models_are_loaded(tmp_path: Path, capsys, monkeypatch):
     words = command(tmp_path, "method=greedy")
     assert main(words) == 0
@@ -135,6 +139,7 @@ def broken_folder(tmp_path: Path, how: str) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -182,6 +187,7 @@ def test_bad_input_exits_2_and_writes_nothing(tmp_path: Path, capsys, settings: 
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spelling", ["{}/", "{}/./", "{}//"])
 def test_two_spellings_of_a_folder_are_one(tmp_path: Path, spelling: str):
     base = [word for word in command(tmp_path) if not word.startswith("results_dir=")]
@@ -190,6 +196,7 @@ def test_two_spellings_of_a_folder_are_one(tmp_path: Path, spelling: str):
     assert row["status"] == "ok"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["summary.json", "table.csv", "wandb/mirrored.json"])
 def test_folder_in_place_of_a_file_of_results_is_refused_before_the_run(tmp_path: Path, capsys, name: str):
     path = tmp_path / "tiny" / "table1" / name
@@ -205,6 +212,7 @@ def test_unknown_target_error_lists_valid_ones(capsys):
     assert "table1, table1-release, table2, table3" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_failing_problem_becomes_failed_record_and_run_continues(tmp_path: Path, monkeypatch, capsys):
     solve = Greedy.solve
 
@@ -225,6 +233,7 @@ def test_failing_problem_becomes_failed_record_and_run_continues(tmp_path: Path,
     assert "1 problems failed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_failing_cell_leaves_other_cells_running(tmp_path: Path, monkeypatch, capsys):
     run_cell = cell_runner.run_cell
 
@@ -263,6 +272,7 @@ def test_chunks_split_every_repeat_identically():
     assert cut == [(r, ids) for r in (0, 1) for ids in (["0", "1"], ["2", "3"], ["4"])]
 
 
+@pytest.mark.slow
 def test_plan_loads_nothing_and_names_weights_and_cost(capsys, monkeypatch):
     monkeypatch.setattr(Policy, "from_pretrained", None)
     assert main(["plan", "table1", "scale=paper", "policy=qwen2.5-7b-instruct", "task=math500,amc"]) == 0
@@ -294,6 +304,7 @@ def test_results_folder_of_a_name_too_long_is_refused(tmp_path: Path, capsys):
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_unwritable_tables_do_not_stop_cells(tmp_path: Path, monkeypatch, capsys):
     def broken(cells):
         raise OSError("disk full")
@@ -304,6 +315,7 @@ def test_unwritable_tables_do_not_stop_cells(tmp_path: Path, monkeypatch, capsys
     assert "not done: the tables" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_file_in_place_of_the_records_folder_is_refused_before_the_run(tmp_path: Path, capsys):
     words = command(tmp_path, "method=greedy")
     assert main(words) == 0
@@ -314,6 +326,7 @@ def test_file_in_place_of_the_records_folder_is_refused_before_the_run(tmp_path:
     assert f"{records} must be a folder of records; got a file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_summary_states_the_attention_of_both_models(tmp_path: Path):
     assert main(command(tmp_path, "method=greedy")) == 0
     content = json.loads(next(tmp_path.rglob("summary.json")).read_text(encoding="utf-8"))
@@ -321,6 +334,7 @@ def test_summary_states_the_attention_of_both_models(tmp_path: Path):
     assert content["config"]["dtype"] == "float32"
 
 
+@pytest.mark.slow
 def test_narrowed_command_keeps_earlier_rows(tmp_path: Path):
     assert main(command(tmp_path, "method=greedy,self_consistency")) == 0
     assert main(command(tmp_path, "method=greedy", "seed=1")) == 0
@@ -330,6 +344,7 @@ def test_narrowed_command_keeps_earlier_rows(tmp_path: Path):
     assert rows[0]["paper_value"] == "43.8", "the paper's greedy cell of the base policy on MATH-500"
 
 
+@pytest.mark.slow
 def test_longer_run_extends_records_and_shorter_is_refused(tmp_path: Path, capsys):
     assert main(command(tmp_path, "method=greedy", "num_problems=3")) == 0
     first = read_records(next(tmp_path.rglob("*.jsonl")))
@@ -341,6 +356,7 @@ def test_longer_run_extends_records_and_shorter_is_refused(tmp_path: Path, capsy
     assert "num_problems: 5 -> 4" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_larger_number_that_solved_nothing_more_can_be_taken_back(tmp_path: Path):
     """A command that was interrupted before its first new problem has noted its number of problems already."""
     assert main(command(tmp_path, "method=greedy", "num_problems=4")) == 0
@@ -353,6 +369,7 @@ def test_larger_number_that_solved_nothing_more_can_be_taken_back(tmp_path: Path
     assert (row["num_problems"], row["status"]) == ("4", "ok")
 
 
+@pytest.mark.slow
 def test_two_paths_of_one_model_are_one_model(tmp_path: Path):
     (tmp_path / "link").symlink_to(toys.model_folder("qwen2"))
     assert main(command(tmp_path / "results", "method=greedy")) == 0
@@ -365,6 +382,7 @@ def test_two_paths_of_one_model_are_one_model(tmp_path: Path):
     assert (row["policy"], row["num_seeds"], row["num_problems"]) == ("tiny-base", "2", "6")
 
 
+@pytest.mark.slow
 def test_records_folder_that_is_a_dangling_link_is_refused(tmp_path: Path, capsys):
     assert main(command(tmp_path, "method=greedy")) == 0
     (records,) = tmp_path.rglob("records")
@@ -374,6 +392,7 @@ def test_records_folder_that_is_a_dangling_link_is_refused(tmp_path: Path, capsy
     assert f"{records} must lead to a folder; {tmp_path / 'unmounted'} is not there" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_complete_cell_loads_no_model(tmp_path: Path, monkeypatch):
     assert main(command(tmp_path, "method=greedy")) == 0
     monkeypatch.setattr(cell_runner, "run_cell", None)
@@ -381,6 +400,7 @@ def test_complete_cell_loads_no_model(tmp_path: Path, monkeypatch):
     assert main(command(tmp_path, "method=greedy")) == 0
 
 
+@pytest.mark.slow
 def test_second_command_on_a_locked_folder_is_refused(tmp_path: Path, capsys):
     with locked(tmp_path / "tiny" / "table1"):
         assert main(command(tmp_path, "method=greedy")) == WRONG
@@ -389,6 +409,7 @@ def test_second_command_on_a_locked_folder_is_refused(tmp_path: Path, capsys):
     assert main(command(tmp_path, "method=greedy")) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", "null", "{", "[]", '{"num_problems": "forty"}', None])
 def test_damaged_settings_beside_records_are_named_and_refused(tmp_path: Path, capsys, content: str | None):
     assert main(command(tmp_path, "method=greedy")) == 0
@@ -443,6 +464,7 @@ def test_cells_sharing_record_file_are_refused_naming_differences(tmp_path: Path
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", [errno.ENOSPC, errno.EROFS])
 def test_full_or_readonly_disk_ends_run_with_message(tmp_path: Path, monkeypatch, capsys, failure: int):
     def unwritable(path, records):
@@ -458,6 +480,7 @@ def test_full_or_readonly_disk_ends_run_with_message(tmp_path: Path, monkeypatch
     assert main(command(tmp_path, "method=greedy,self_consistency")) == 0
 
 
+@pytest.mark.slow
 def test_records_of_other_problems_do_not_complete_a_cell(tmp_path: Path, capsys):
     """Three records of three wanted problems, one of them of another: the run says so and changes nothing."""
     line = command(tmp_path, "method=greedy", "num_problems=3")
@@ -498,6 +521,7 @@ def test_settings_by_which_rows_would_be_lost_or_mistaken_are_refused(tmp_path: 
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
+@pytest.mark.slow
 def test_note_below_the_table_names_every_model_that_served_under_one_name(tmp_path: Path):
     shared = ["method=greedy", "num_problems=1"]
     other = toys.model_folder("llama", seed=8)

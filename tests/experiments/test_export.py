@@ -36,6 +36,7 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_both_forms_hold_every_record(results: Path, capsys):
     assert main(["export", f"results_dir={results}"]) == 0
     folder = results / "tiny" / "export"
@@ -98,6 +99,7 @@ def test_missing_package_names_the_extra(results: Path, monkeypatch, capsys):
     assert "extra `data`" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wandb", "records", "budget", "Records", ".hidden", "table.csv"])
 def test_reward_named_like_what_lies_in_a_results_folder_is_refused(tmp_path: Path, name: str, capsys):
     """Table 2 has a folder for each reward; `export` would take the folder wandb for that of W&B, and leave it out."""

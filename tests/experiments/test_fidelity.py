@@ -56,6 +56,7 @@ def test_positions_and_candidates_are_the_policys(graded):
     assert counts.max() == 2
 
 
+@pytest.mark.slow
 def test_candidate_is_right_if_greedy_completion_is(graded):
     policy = toys.policy()
     sampled = fidelity_samples.sample(policy, PROBLEMS, SETTINGS, cell(positions=3, candidates=3))
@@ -130,6 +131,7 @@ def command(results: Path, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_given_reward_is_measured_once_per_policy_and_task():
     overrides = ["reward.path=some/folder", "reward.kind=classifier", "task=products"]
     typed = Command(find("fidelity"), tuple(overrides))
@@ -139,6 +141,7 @@ def test_given_reward_is_measured_once_per_policy_and_task():
     assert [fidelity.label(c.policy, typed, "policy") for c in cells] == ["tiny-base", "tiny-instruct"]
 
 
+@pytest.mark.slow
 def test_default_command_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Without any override; the rows are those that are kept, since measuring them takes minutes."""
     kept = pd.read_csv(ROOT / "figures/data/fidelity.csv").astype(object).where(lambda table: table.notna(), None)
@@ -148,6 +151,7 @@ def test_default_command_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (tmp_path / "tiny" / "fidelity" / "fidelity.png").is_file()
 
 
+@pytest.mark.slow
 def test_command_repeats_its_bytes_and_names_given_models(tmp_path: Path, capsys):
     tables = []
     for name in ("a", "b"):
@@ -182,6 +186,7 @@ def test_wrong_settings_exit_2_and_write_nothing(setting: str, message: str, tmp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_grid_has_every_reward_of_the_scale_for_every_policy_and_task():
     cells = compose_cells(["experiment=fidelity"])
     rewards = [name for name in choices("reward") if name.startswith(("likelihood", "classifier", "verifier"))]

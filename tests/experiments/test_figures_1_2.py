@@ -124,6 +124,7 @@ def test_case_is_first_that_corrects_both_tokens():
         figure1.select_case(rows[:2])
 
 
+@pytest.mark.slow
 def test_trace_keeps_and_records_every_decision(models, method):
     policy, reward = models
     plain = method.solve(PROBLEMS, policy, reward)
@@ -157,6 +158,7 @@ def test_gradient_terms_sum_to_total_at_every_token(models):
     assert rows[-1]["postfix"] == pytest.approx(0, abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [figure1, figure2])
 def test_shipped_rows_draw_a_figure(module):
     target = module.__name__.rpartition(".")[2]

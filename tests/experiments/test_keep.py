@@ -95,6 +95,7 @@ def test_failed_command_is_not_kept(tmp_path: Path, gallery: Path):
     assert not files(gallery)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -79,6 +79,7 @@ def with_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(commands), prepend=os.pathsep)
 
 
+@pytest.mark.slow
 def test_slurm_that_is_missing_is_refused(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setattr(launching, "_installed", lambda: True)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -97,6 +98,7 @@ def test_launcher_that_is_not_installed_is_refused(tmp_path: Path, capsys, monke
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
+@pytest.mark.slow
 def test_cell_that_a_job_still_solves_is_refused(tmp_path: Path, capsys):
     words = command(tmp_path, "method=greedy")
     cell = compose_cells(["experiment=table1", *words[1:]])[0]
@@ -121,6 +123,7 @@ def test_failed_job_is_told_and_its_cell_is_not_done(tmp_path: Path, capsys, mon
     assert "not done: tiny-base products greedy seed 0 (5 of 5 problems)" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solved", [0, 2])
 def test_records_survive_a_launch_that_solves_nothing(tmp_path: Path, capsys, monkeypatch, solved: int):
     words = command(tmp_path, "method=greedy")
@@ -151,6 +154,7 @@ def test_records_survive_a_launch_that_solves_nothing(tmp_path: Path, capsys, mo
     assert not list(tmp_path.rglob("*.replaced"))
 
 
+@pytest.mark.slow
 def test_records_of_a_running_job_are_not_replaced(tmp_path: Path, capsys, monkeypatch):
     words = command(tmp_path, "method=greedy")
     assert main(words) == 0

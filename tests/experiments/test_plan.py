@@ -29,6 +29,7 @@ def test_expected_answers_count_whole_responses(overrides, answers):
     assert expected_answers(compose_cells(overrides)[0].method) == answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["table1"], ["models", "scale=paper", "gpu=H200-141GB"], ["figure1"], ["table3"]])
 def test_plan_imports_no_torch(words: list[str]):
     code = (
@@ -57,12 +58,14 @@ def test_plan_names_machine_parts_budget_disk_and_download(capsys: pytest.Captur
         assert part in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["tiny", "small", "coder"])
 def test_table_1_is_planned_where_no_model_is_given(scale: str, capsys: pytest.CaptureFixture[str]):
     assert main(["plan", "table1", f"scale={scale}"]) == 0
     assert "fits. results would go to" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_one_question_is_planned_as_one_problem_by_two_methods(capsys: pytest.CaptureFixture[str]):
     assert main(["plan", "solve"]) == 0
     text = capsys.readouterr().out
@@ -72,6 +75,7 @@ def test_one_question_is_planned_as_one_problem_by_two_methods(capsys: pytest.Ca
     assert "Nothing is written." in text
 
 
+@pytest.mark.slow
 def test_a_scale_for_a_gpu_is_planned_for_the_cpu_that_was_asked_for(capsys: pytest.CaptureFixture[str]):
     main(["plan", "table1", "scale=coder_gpu", "task=gsm8k", "method=greedy", "device=cpu", "num_problems=2"])
     text = capsys.readouterr().out
@@ -89,6 +93,7 @@ def test_more_devices_take_fewer_hours(capsys: pytest.CaptureFixture[str]):
 SERVED = ("rollouts=vllm", "server=http://127.0.0.1:9")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -145,6 +150,7 @@ def test_target_of_one_cell_refuses_a_scale_that_it_lacks(capsys: pytest.Capture
     assert "small, single_gpu, paper for figure1; got 'coder'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_table_2_of_the_paper_pairs_models_of_one_vocabulary():
     cells = compose_cells(["experiment=table2", "scale=paper"])
     assert {(cell.policy.name, cell.reward.name) for cell in cells} == {

@@ -114,6 +114,7 @@ def test_optimum_has_constant_returns_and_zero_ppo_gradient():
         assert (expected_gradient(model, returns - constant).abs().max() < 1e-9) == fixed
 
 
+@pytest.mark.slow
 def test_group_advantages_scale_policy_gradient_by_others_share():
     scored, model = scored_prompts(), Tabular(1).double()
     distribution = every_answer(model).sum(1)
@@ -267,6 +268,7 @@ def test_demonstrations_follow_habits():
     assert sorted(letter_task.prompts(2, 0)) == sorted(a + b for a in "abcd" for b in "abcd")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "message"),
     [

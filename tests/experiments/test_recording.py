@@ -159,6 +159,7 @@ def test_kill_at_any_moment_leaves_all_earlier_files_or_all_new_ones(tmp_path: P
     assert content(folder) == (new if finishes else old)
 
 
+@pytest.mark.slow
 def test_interrupted_command_leaves_the_tables_of_the_one_before(tmp_path: Path, monkeypatch):
     """The exit status, and the whole path of a command: no target that replaces its files deletes them first."""
 

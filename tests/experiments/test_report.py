@@ -75,6 +75,7 @@ def without_column(path: Path, column: str) -> str:
     return lines.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "column"),
     [("comparisons", "verdict"), ("table3", "rejected"), ("figure3", "method"), ("theorem_terms", "weights")],
@@ -87,6 +88,7 @@ def test_column_missing_from_evidence_is_named_with_its_file(tmp_path: Path, nam
         claims.decide_claims(found)
 
 
+@pytest.mark.slow
 def test_report_of_a_table_without_a_column_is_refused_in_one_line(results: Path, capsys):
     path = results / "tiny/table1/table.csv"
     path.write_text(without_column(path, "flops"), encoding="utf-8")
@@ -95,6 +97,7 @@ def test_report_of_a_table_without_a_column_is_refused_in_one_line(results: Path
     assert line.startswith(f"error: {path} must have the column 'flops'; it has policy, task, ")
 
 
+@pytest.mark.slow
 def test_report_of_a_policy_whose_name_looks_like_a_number(results: Path):
     for name in ("table", "comparisons"):
         path = results / f"tiny/table1/{name}.csv"
@@ -158,6 +161,7 @@ def test_page_loads_nothing_and_names_missing_targets(results: Path, capsys):
     assert (results / "tiny/report/report.md").read_text(encoding="utf-8").startswith("# ∇-Reasoner, replicated")
 
 
+@pytest.mark.slow
 def test_partial_run_says_how_much_there_is(results: Path):
     path = results / "tiny/table1/table.csv"
 
@@ -175,6 +179,7 @@ def test_partial_run_says_how_much_there_is(results: Path):
     assert "**Partial run:** 0 of 96 cells of Table 1" in opening()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "content"),
     [
@@ -245,6 +250,7 @@ def test_figures_of_one_target_stand_together(results: Path):
     assert report._figure_name("figure4", Path("figure4-small_flops.png"), "small") == "figure4_flops"
 
 
+@pytest.mark.slow
 def test_report_shows_verdicts_of_claim_rules(results: Path):
     found = report.gather(results, "tiny")
     decisions = claims.decide_claims(found.evidence)
@@ -272,6 +278,7 @@ def test_html_escapes_tags_and_drops_local_links():
     assert "<td>&lt;b&gt;</td>" in page
 
 
+@pytest.mark.slow
 def test_docs_are_written_from_the_kept_rows(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     root = tmp_path / "root"
     keep.keep_rows(results, root / "figures" / "data")
@@ -321,6 +328,7 @@ def test_wrong_settings_and_empty_results_are_refused(tmp_path: Path, words: lis
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_wandb_blocks_keep_order_and_carry_every_part(results: Path):
     found = report.gather(results, "tiny")
     made = wandb_report.wandb_blocks(

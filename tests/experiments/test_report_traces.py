@@ -58,6 +58,7 @@ def test_best_of_n_that_is_right_leaves_nothing_to_show():
     assert found == []
 
 
+@pytest.mark.slow
 def test_results_without_records_and_other_models_have_no_pages(tmp_path: Path, capsys):
     assert report_traces.write_pages(tmp_path, "tiny", tmp_path) == []
     (tmp_path / "unseen/table1/records").mkdir(parents=True)
@@ -65,6 +66,7 @@ def test_results_without_records_and_other_models_have_no_pages(tmp_path: Path, 
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_results_folder_with_an_apostrophe_is_read(tmp_path: Path, capsys):
     results = tmp_path / "Ada's $results, {1}"
     (results / "tiny/table1/records").mkdir(parents=True)

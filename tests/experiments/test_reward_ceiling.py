@@ -24,6 +24,7 @@ def test_beams_find_best_one_token_response():
     assert values[tokens[0]] == max(values)
 
 
+@pytest.mark.slow
 def test_beams_reach_reward_of_worked_solutions():
     cells = compose.compose_cells(["task=products,chain_sum", "method=greedy", "num_problems=6", "threads=1"])
     for cell in cells:
@@ -46,6 +47,7 @@ def test_result_is_independent_of_batch():
     assert [tokens for tokens, _ in together] == [tokens for tokens, _ in alone]
 
 
+@pytest.mark.slow
 def test_search_has_the_length_limit_of_the_records_and_is_repeated_for_another(tmp_path: Path):
     narrow = ["policy=tiny-base", "task=products", "reward=likelihood", "method=greedy", "seed=0", "num_problems=1"]
     for limit in (2, 3):

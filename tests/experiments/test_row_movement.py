@@ -33,6 +33,7 @@ def test_rows_are_grouped_by_confidence_before_the_update():
     assert confident["largest_kl"] == pytest.approx(kl.item())
 
 
+@pytest.mark.slow
 def test_every_position_is_optimised_with_the_rest_of_the_response():
     policy, reward = toys.policy(), toys.reward()
     problems = build.build_problems(compose.compose_cells(["task=products", "num_problems=2"])[0])

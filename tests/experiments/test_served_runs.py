@@ -42,6 +42,7 @@ def is_check(body: dict) -> bool:
     return body["seed"] == 0 and body["temperature"] == 0
 
 
+@pytest.mark.slow
 def test_greedy_records_equal_those_of_hugging_face(policy, tmp_path: Path):
     assert main(command(tmp_path / "hf", "method=greedy")) == 0
     assert not list((tmp_path / "hf").rglob("*.engines.*")), "nothing is written without a server"
@@ -71,6 +72,7 @@ def test_greedy_records_equal_those_of_hugging_face(policy, tmp_path: Path):
     assert json.loads(path.with_suffix(".settings.json").read_text("utf-8"))["rollouts"] == "vllm"
 
 
+@pytest.mark.slow
 def test_server_killed_in_a_batch_leaves_failed_records_and_keeps_the_others(policy, tmp_path: Path, capsys):
     def fault(body, number):
         return "killed" if number == 4 + 3 else None  # after the check, in the second chunk of two
@@ -94,6 +96,7 @@ REASONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow if k == "late" else ()) for k in REASONS])
 def test_fault_of_one_problem_fails_that_problem_alone_and_its_text_is_not_graded(policy, tmp_path: Path, kind):
     poisoned: list[list[int]] = []
@@ -115,6 +118,7 @@ def test_fault_of_one_problem_fails_that_problem_alone_and_its_text_is_not_grade
     assert (failed[0]["response"], failed[0]["extracted"], failed[0]["correct"]) == ("", None, False)
 
 
+@pytest.mark.slow
 def test_server_that_comes_back_with_another_model_answers_nothing(policy, tmp_path: Path):
     with FakeServer(policy) as server:
 
@@ -140,6 +144,7 @@ def test_damaged_line_of_what_engines_compared_is_left_out_by_name(tmp_path: Pat
     assert f"{file}, line 2 is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_passing_faults_change_no_record(policy, tmp_path: Path):
     kinds = ["truncated", "500", "vocabulary", "cut", "no choices"]
     narrow = ("method=self_consistency", "method.num_samples=2", "num_problems=2")
@@ -154,6 +159,7 @@ def test_passing_faults_change_no_record(policy, tmp_path: Path):
     assert retries > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -203,6 +209,7 @@ def test_rewards_of_a_server_give_the_records_of_hugging_faces_scores(policy, re
     assert [server["check"]["tokens_compared"] for server in engines["servers"] if "reward" in server] == [2 * 16]
 
 
+@pytest.mark.slow
 def test_scoring_server_killed_in_a_batch_leaves_failed_records_and_keeps_the_others(reward, tmp_path: Path):
     def fault(body, number):
         return "killed" if number == 4 + 3 else None  # after the check, in the second chunk of two
@@ -217,6 +224,7 @@ def test_scoring_server_killed_in_a_batch_leaves_failed_records_and_keeps_the_ot
         assert (record["response"], record["reward"], record["correct"]) == ("", None, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -240,6 +248,7 @@ def test_wrong_server_of_a_reward_is_refused_and_nothing_is_written(reward, tmp_
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -280,6 +289,7 @@ def test_target_that_takes_no_server_says_so(tmp_path: Path, capsys):
     assert "reward_server must be left out for this target" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_solve_takes_a_server(policy, tmp_path: Path, capsys):
     with FakeServer(policy) as server:
         words = served(tmp_path, server, "method=best_of_n", "method.num_samples=2")

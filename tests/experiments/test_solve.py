@@ -39,6 +39,7 @@ def answers(printed: str) -> dict[str, list[str]]:
     return {lines[0]: [line.strip() for line in lines[1:]] for lines in blocks}
 
 
+@pytest.mark.slow
 def test_example_of_help_is_mended_by_true_steps(capsys):
     _, target, question = shlex.split(find("solve").example)
     assert question == EXAMPLES["products"]
@@ -108,6 +109,7 @@ def test_template_that_refuses_the_question_is_one_line(capsys, monkeypatch):
     assert line == "error: the question could not be answered; TemplateError: a system turn must come first"
 
 
+@pytest.mark.slow
 def test_context_too_short_is_refused_in_one_line(capsys, monkeypatch):
     assert main(["solve", "12+34=?" * 200, *SETTINGS]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -147,6 +149,7 @@ def test_empty_question_is_refused_with_the_example(words, capsys):
     assert find("solve").example in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_revisions_are_printed_as_they_are_decided_and_a_trace_is_written(capsys, tmp_path):
     page = tmp_path / "out.html"
     assert main(["solve", EXAMPLES["products"], *SETTINGS, "--trace", str(page)]) == 0
@@ -166,6 +169,7 @@ def test_revisions_are_printed_as_they_are_decided_and_a_trace_is_written(capsys
     assert "<p>right: the answer is 8245</p>" in text
 
 
+@pytest.mark.slow
 def test_quiet_prints_answers_only(capsys):
     assert main(["solve", EXAMPLES["products"], *SETTINGS, "--quiet"]) == 0
     assert "revisions" not in capsys.readouterr().out
@@ -192,6 +196,7 @@ def test_trace_that_cannot_be_had_is_refused(settings, message, capsys, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_answers_stand_if_the_trace_cannot_be_written(capsys):
     assert main(["solve", EXAMPLES["products"], *SETTINGS, "trace=/dev/full"]) == 1
     printed = capsys.readouterr()

@@ -332,6 +332,7 @@ def test_ceiling_uses_highest_known_reward(tmp_path: Path):
     assert "not searched" in figure4.caption(figure4.curve_rows(read_table1(tmp_path), {}), "c")
 
 
+@pytest.mark.slow
 def test_changed_setting_at_paper_scale_has_no_reason():
     rows = table4.table_rows("paper")
     assert len(rows) == 4 * len(table4.SETTINGS)
@@ -347,11 +348,13 @@ def test_settings_unlike_paper_at_other_scales_have_reasons(scale):
     assert not [row for row in table4.table_rows(scale) if row["verdict"] == "differs, no reason noted"]
 
 
+@pytest.mark.slow
 def test_reason_applies_to_its_value_only():
     rows = table4.table_rows("tiny", ["task=products", "method.step_size=0.4"])
     assert {row["verdict"] for row in rows if row["setting"] == "step_size"} == {"differs, no reason noted"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["table3", "table5", "figure3", "figure4"])
 def test_target_without_records_names_command_writes_nothing(target, tmp_path: Path, capsys):
     assert main([target, f"results_dir={tmp_path}"]) == 2
@@ -367,6 +370,7 @@ def test_unknown_settings_are_refused(word, capsys):
     assert word.split("=")[-1] in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_targets_write_documented_files(tmp_path: Path, capsys):
     results = tmp_path / "tiny"
     make_curves(results)

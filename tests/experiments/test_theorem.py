@@ -58,6 +58,7 @@ def test_difference_is_seen_from_three_noise_floors():
     assert not seen("a", 0.0, 0.1).passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "valid"),
     [
@@ -107,6 +108,7 @@ def test_repeated_run_writes_equal_documented_tables(tmp_path, capsys):
     assert "s left" in printed
 
 
+@pytest.mark.slow
 def test_failed_check_and_broken_group_set_exit_status(tmp_path, monkeypatch, capsys):
     def broken(context):
         raise RuntimeError("failed on purpose")
@@ -132,6 +134,7 @@ def test_skipped_checks_do_not_fail_run(tmp_path, monkeypatch):
     assert main(["theorem", "checks=[argmin]", f"results_dir={tmp_path}"]) == 0
 
 
+@pytest.mark.slow
 def test_interrupted_run_keeps_finished_groups(tmp_path, monkeypatch):
     def stopped(context):
         raise KeyboardInterrupt
@@ -163,6 +166,7 @@ def test_shares_by_quarter_are_position_means():
     assert table.positions.tolist() == [2, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_committed_rows_pass_and_are_drawn(tmp_path):
     data = ROOT / "figures" / "data"
     table = pd.read_csv(data / "theorem_checks.csv")
@@ -172,6 +176,7 @@ def test_committed_rows_pass_and_are_drawn(tmp_path):
     assert (tmp_path / "theorem.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_lines_of_the_gradient_figure_differ_without_colour():
     data = ROOT / "figures" / "data"
     figure = gradient_figure.gradients(*(pd.read_csv(data / f"theorem_{name}.csv") for name in ("curves", "terms")))

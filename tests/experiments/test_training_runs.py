@@ -134,6 +134,7 @@ def test_table_that_fails_does_not_end_the_curves(tmp_path: Path, monkeypatch: p
     assert capsys.readouterr().err.startswith("warning: samples not copied to W&B any more (ValueError: no tables")
 
 
+@pytest.mark.slow
 def test_second_command_on_one_folder_of_checkpoints_is_refused(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for folder, key in (("checkpoints", "checkpoints"), (".made.lock", "folder")):
@@ -155,6 +156,7 @@ def test_further_loggers_end_with_their_context():
     assert loop._further.get() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "variable"), [(["wandb=on"], ""), ([], "sometimes")])
 def test_unknown_mode_is_refused_before_training(words: list[str], variable: str, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

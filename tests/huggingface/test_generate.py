@@ -98,11 +98,13 @@ def module_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
 
 
+@pytest.mark.slow
 def test_answer_needs_search_and_gradient():
     assert solved(QUESTIONS[0]) != solved(QUESTIONS[0], use_gradient=False)
     assert solved(QUESTIONS[0]) != solved(QUESTIONS[0], max_rollouts=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_left_padded_batch_equals_solve(architecture):
     questions = QUESTIONS if architecture == "qwen2" else QUESTIONS[:2]
@@ -159,6 +161,7 @@ def test_greedy_rollouts_without_do_sample():
     assert expected != solved(QUESTIONS[0])
 
 
+@pytest.mark.slow
 def test_copies_of_a_prompt_are_repeats(module_cache):
     width, pad = len(prompt(QUESTIONS[0])), small_models.tokenizer().pad_token_id
     expected = [solved(QUESTIONS[0], repeat=repeat) for repeat in (0, 1)]
@@ -171,6 +174,7 @@ def test_copies_of_a_prompt_are_repeats(module_cache):
         assert all((part == pad).all() for part in rest)
 
 
+@pytest.mark.slow
 def test_other_end_tokens_are_honoured():
     (first, *_) = solved(QUESTIONS[0])
     output = call(eos_token_id=[first], do_sample=True)
@@ -183,6 +187,7 @@ def test_other_end_tokens_are_honoured():
     assert solution.token_ids != solved(QUESTIONS[0])
 
 
+@pytest.mark.slow
 def test_classifier_and_chats_of_another_template():
     chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
     other = RewardModel.from_pretrained(str(small_models.folder("llama", classifier=True, seed=5)))
@@ -236,6 +241,7 @@ def test_reward_in_training_mode_and_automatic_precision_are_refused():
         call()
 
 
+@pytest.mark.slow
 def test_end_token_of_minus_one_means_that_nothing_ends_an_answer():
     """Transformers' way of never stopping; -1 is also the index of the last token."""
     served = reward().for_policy(Policy(frozen_policy().model, small_models.tokenizer(), "p", eos_ids=[-1, 7]))
@@ -316,6 +322,7 @@ def test_unknown_keyword_is_refused(module_cache):
         call(stepsize=1.0)
 
 
+@pytest.mark.slow
 def test_gradients_under_no_grad_but_not_in_inference_mode():
     with torch.no_grad():
         assert torch.equal(call(), answered())
@@ -370,6 +377,7 @@ def test_model_without_a_folder_needs_a_bound_tokenizer():
     assert torch.equal(call(model, bound), answered())
 
 
+@pytest.mark.slow
 def test_tokenizer_of_a_model_is_loaded_once():
     model, judge = causal_model(), RewardModel.from_pretrained(model_folder("llama", 7), "likelihood")
     for _ in range(3):
@@ -393,6 +401,7 @@ def test_padding_token_of_its_own_needs_no_chats():
     assert torch.equal(call(causal_model(), bound), answered())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [{}, {"min_length": 0}])
 def test_no_least_number_of_tokens_is_no_wish(given, module_cache):
     """Transformers writes the length of the prompt into `min_length` then."""

@@ -68,6 +68,7 @@ def read_texts(reward, responses, monkeypatch) -> list[list[int]]:
     return texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eos", ["<|end|>", "<|pad|>"])
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -119,6 +120,7 @@ def test_gradient_with_replaced_end_token_equals_autograd(kind):
         torch.testing.assert_close(rows, expected, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_engines_agree_with_replaced_end_token():
     policy = Policy.from_pretrained(folder(TEMPLATES["other end of turn"], eos="<|pad|>"), dtype="float64")
     path = folder(TEMPLATES["think block in the finished chat"], classifier=True, seed=1)
@@ -397,6 +399,7 @@ DROPPING = (  # the rules of DeepSeek-R1's distilled models
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classifier", "likelihood"])
 def test_policy_that_may_think_is_refused_by_a_reward_that_drops_the_thinking(kind, monkeypatch):
     """It would read "2+3 = 5</think>5" where its template writes "5"."""

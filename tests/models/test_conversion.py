@@ -99,6 +99,7 @@ def test_merged_folder_equals_base_plus_adapter(tmp_path: Path, task_type: str):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "merged"]
 
 
+@pytest.mark.slow
 def test_damaged_note_of_a_merge_is_written_anew(tmp_path: Path):
     base, folder, adapter = toys.model_folder("llama"), tmp_path / "merged", tmp_path / "adapter"
     make_adapter(adapter, base, "CAUSAL_LM", 0)
@@ -126,6 +127,7 @@ def edited(file: Path, **changes: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", ["lora_alpha", "chat_template", "config"])
 def test_changed_settings_of_adapter_or_base_are_merged_again(tmp_path: Path, changed: str):
     """The weights count by what they were made of, so that another scale of the adapter is another model."""
@@ -203,6 +205,7 @@ def test_adapter_of_a_tied_output_matrix_is_refused(tmp_path: Path):
         conversion.merge(str(tmp_path / "m"), base=toys.model_folder("llama"), adapter=str(tmp_path / "adapter"))
 
 
+@pytest.mark.slow
 def test_processes_that_merge_one_folder_wait_for_each_other(tmp_path: Path):
     adapter, order = tmp_path / "adapter", []
     make_adapter(adapter, toys.model_folder("llama"), "CAUSAL_LM", 0)

@@ -90,6 +90,7 @@ def assert_served(name, settings):
         assert value == pytest.approx(rows[torch.arange(len(response)), response].sum().item(), abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "settings"), families(SERVED))
 def test_batch_equals_hugging_face_alone(name, settings):
     assert_served(name, settings)
@@ -228,6 +229,7 @@ def test_longrope_limits_texts_to_original_length():
         reward.check_length(8, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt", "bloom"])
 def test_size_counts_the_matrix_products_of_a_token(architecture: str):
     policy = Policy.from_pretrained(str(small_models.folder(architecture, **SERVED_TOO.get(architecture, {}))))

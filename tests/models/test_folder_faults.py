@@ -183,6 +183,7 @@ def test_sound_folder_served(fault, kind):
     assert outcome(folder, kind) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [None, "classifier"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faulty_folder_refused_by_name(fault, kind):

@@ -103,6 +103,7 @@ def test_special_token_for_images_behind_the_last_row_is_no_fault():
     refused("must have a row for each token", folders[0])
 
 
+@pytest.mark.slow
 def test_error_of_an_architectures_own_type_names_the_model():
     folder = small_models.folder("gemma4_text", sliding_window=8, num_hidden_layers=6)
     refused("is not a causal transformer that can be served", folder)
@@ -221,6 +222,7 @@ def test_matrix_with_fewer_rows_than_tokens_refused_and_padding_accepted():
     reward.for_policy(policy)
 
 
+@pytest.mark.slow
 def test_device_that_torch_does_not_know_is_not_called_damaged_weights():
     message = refused("cannot be moved to device 'mps'", Path(toys.model_folder("llama")), device="mps")
     assert "retrain" not in message

@@ -129,6 +129,7 @@ def write_own(adapter: Path, base: str, files: str) -> None:
         (adapter / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": template}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files", ["whole", "template", "settings"])
 def test_tokenizer_and_template_of_the_adapter_are_used(files, tmp_path):
     base, folder, adapter = toys.model_folder("llama"), str(tmp_path / "m"), tmp_path / "adapter"
@@ -173,6 +174,7 @@ def test_scores_of_a_merged_adapter_are_read_where_it_was_trained(tmp_path):
         RewardModel.from_pretrained(str(tmp_path / "merged"))
 
 
+@pytest.mark.slow
 def test_template_of_the_base_serves_an_adapter_that_has_tokens_only(tmp_path):
     base, adapter = str(small_models.folder("llama")), tmp_path / "adapter"
     make_adapter(adapter, base)

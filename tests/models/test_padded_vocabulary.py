@@ -36,6 +36,7 @@ def padded(tmp_path: Path, folder: Path, rows: int) -> str:
     return str(copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["likelihood", "classifier"])
 @pytest.mark.parametrize("name", METHODS)
 def test_rows_of_no_token_change_nothing(tmp_path: Path, name: str, kind: str):

@@ -34,6 +34,7 @@ def cells() -> dict[str, Cell]:
     return {cell.method.name: cell for cell in composed}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "setting", "small", "large"),
     [
@@ -68,6 +69,7 @@ def test_every_method_says_what_its_budget_counts(cells: dict[str, Cell]):
         assert cell.method.meaning.format(**cell.method.keywords())
 
 
+@pytest.mark.slow
 def test_problems_of_a_file_are_counted(tmp_path: Path):
     file = tmp_path / "two.jsonl"
     lines = [json.dumps({"id": str(number), "problem": "1+1", "answer": "2"}) for number in range(2)]
@@ -84,6 +86,7 @@ def test_problems_of_a_file_are_counted(tmp_path: Path):
             problem_count(compose_cells(["scale=paper", "task=amc", *overrides])[0])
 
 
+@pytest.mark.slow
 def test_training_split_of_a_benchmark_has_its_own_size():
     overrides = ["scale=coder", "task=gsm8k", "method=greedy"]
     assert problem_count(compose_cells([*overrides, "split=validation", "num_problems=2000"])[0]) == 2000
@@ -125,6 +128,7 @@ def test_weights_in_memory_are_the_parameters_in_the_dtype():
     assert plan(*PAPER, "method=greedy", "dtype=float32").memory.policy == 2 * greedy.memory.policy
 
 
+@pytest.mark.slow
 def test_a_gradient_pass_keeps_what_its_tokens_need():
     """4.45 MB per token of Qwen2.5-7B were measured without repeated keys and values (see the model's own test)."""
     planned = plan(*PAPER, "method=nabla_reasoner")
@@ -150,6 +154,7 @@ def test_largest_settings_fit_and_larger_ones_do_not():
         assert getattr(best, name) == getattr(limits, name) or not memory.fits([planned.demand], larger, H100)
 
 
+@pytest.mark.slow
 def test_defaults_of_the_paper_fit_the_machine_that_they_are_for():
     cells = compose_cells(
         ["experiment=table1", "scale=paper", "task=math500,aime24", "seed=0", "method=best_of_n,nabla_reasoner"]
@@ -157,6 +162,7 @@ def test_defaults_of_the_paper_fit_the_machine_that_they_are_for():
     check_memory(plan_cells(cells, H100), H100)
 
 
+@pytest.mark.slow
 def test_every_cell_for_a_single_card_fits_it():
     cells = compose_cells(["experiment=table1", "scale=single_gpu"])
     assert {cell.task.name: cell.num_problems for cell in cells} == {"math500": 100, "gsm8k": 200}

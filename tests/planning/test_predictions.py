@@ -49,6 +49,7 @@ def table1() -> list[tuple[CellPlan, dict[str, str]]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantity", ["decode_tokens", "flops"])
 def test_costs_of_table_1_are_predicted(table1, quantity: str):
     predicted: dict[tuple[str, str], float] = {}
@@ -82,6 +83,7 @@ def recorded_smollm2() -> dict[tuple[str, str, str], tuple[float, float]]:
     return {key: (float(row["decode_tokens"]), float(row["flops"])) for key, row in rows.items() if row["flops"]}
 
 
+@pytest.mark.slow
 def test_runs_of_smollm2_are_predicted():
     rows, compared = recorded_smollm2(), 0
     for target in ("table1", "table2"):
@@ -117,6 +119,7 @@ def test_seconds_of_the_prefix_form_of_a_pretrained_model_are_predicted(method: 
     assert close(plan.seconds, seconds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "tokens", "flops", "seconds", "peak"),
     [("best_of_n", 384, 2.161e12, 5.78, 6.63e9), ("nabla_reasoner", 354.5, 4.762e12, 31.1, 7.42e9)],
@@ -217,6 +220,7 @@ def assert_run_is_predicted(*overrides: str) -> None:
         assert close(plan.cost.flops, spent.flops), (plan.name, plan.cost, spent)
 
 
+@pytest.mark.slow
 def test_run_of_best_of_n_and_the_prefix_form_is_predicted():
     assert_run_is_predicted(
         "policy=tiny-base", "task=products", "num_problems=8", "method=best_of_n,nabla_reasoner_prefix"

@@ -35,6 +35,7 @@ def test_adapter_has_the_parameters_of_peft(lora: dict):
     assert adapter_parameters(load(BASE, classifier=False).size, lora) == trained
 
 
+@pytest.mark.slow
 def test_states_of_full_training_are_sixteen_bytes_a_parameter():
     (job,) = recipe("paper", "policy=qwen2.5-7b")
     needed = memory(job, H100)
@@ -42,6 +43,7 @@ def test_states_of_full_training_are_sixteen_bytes_a_parameter():
     assert needed.sampling == pytest.approx(0.35 * 80e9)
 
 
+@pytest.mark.slow
 def test_grpo_that_does_not_fit_names_an_adapter_that_does():
     with pytest.raises(ValueError, match="An adapter fits") as refusal:
         check_memory(recipe("paper", "policy=qwen2.5-7b"), H100)
@@ -49,12 +51,14 @@ def test_grpo_that_does_not_fit_names_an_adapter_that_does():
     check_memory(recipe("paper", "policy=qwen2.5-7b", f"lora={LORA}"), H100)
 
 
+@pytest.mark.slow
 def test_flops_of_a_step_are_six_per_parameter_and_token():
     job = recipe("tiny", "only=[tiny-base]")[0]
     tokens = 54 * (21 + 46) + 14 * (15 + 29) + 28 * (10 + 13.3)
     assert flops(job) == (pytest.approx(6 * job.model.matmul_parameters * tokens * 950), 0.0)
 
 
+@pytest.mark.slow
 def test_recipes_give_the_trainings_that_they_run():
     assert [job.name for job in recipe("tiny", "only=[likelihood,tiny-base-grpo]")] == [
         "likelihood",
@@ -69,12 +73,14 @@ def test_recipes_give_the_trainings_that_they_run():
     assert grpo.adapter == adapter_parameters(grpo.model.size, lora)
 
 
+@pytest.mark.slow
 def test_training_without_vllm_has_a_plan_with_the_sampler_left_out():
     (served,), (own,) = (recipe("paper", "policy=qwen2.5-7b", f"lora={LORA}", *more) for more in ((), ("vllm=null",)))
     assert served.sampler > own.sampler == 0
     assert memory(own, H100) == memory(served._replace(sampler=0.0), H100)
 
 
+@pytest.mark.slow
 def test_models_of_unseen_tasks_have_a_plan():
     """Those that are not trained yet are left out."""
     assert {job.name for job in recipe("unseen")} <= {"unseen-base", "likelihood", "classifier"}

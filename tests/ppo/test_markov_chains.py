@@ -149,6 +149,7 @@ def test_redrawn_answers_mix_products_over_first_answers():
     torch.testing.assert_close(distribution, torch.stack(expected))
 
 
+@pytest.mark.slow
 def test_logit_step_follows_straight_through_gradient():
     policy, reward = letter_models.models()
     messages = [{"role": "user", "content": "cab"}]

@@ -186,6 +186,7 @@ def test_affordable_needs_seconds_and_savings():
     assert text.endswith("in prefix form 0.40 of its FLOPs and 0.70 of its seconds")
 
 
+@pytest.mark.slow
 def test_seconds_of_another_best_of_n_are_named_and_decide_nothing():
     def sized(size: float | None) -> Evidence:
         rows = [{**row, "num_samples": size} for row in COMMITTED.expenses]
@@ -232,6 +233,7 @@ def test_committed_rows_are_enough_for_every_verdict():
     assert not {TOO_LITTLE, NOT_RUN} & set(verdicts(COMMITTED).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cells", [1, 5])
 def test_verdicts_from_some_cells_say_so(cells: int):
     complete = sorted({(row["policy"], row["task"]) for row in COMMITTED.calls})
@@ -242,6 +244,7 @@ def test_verdicts_from_some_cells_say_so(cells: int):
     assert text.endswith(f"{cells} of 6 cells with 200 problems, the others are not complete")
 
 
+@pytest.mark.slow
 def test_verdicts_from_few_problems_say_so():
     def few(rows: list[Row]) -> list[Row]:
         return [{**row, "num_problems": 199} if row.get("num_problems") else row for row in rows]
@@ -255,6 +258,7 @@ def test_verdicts_from_few_problems_say_so():
     } | {"C10"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "claim"),
     [
@@ -278,6 +282,7 @@ def test_verdict_without_a_part_of_its_evidence_says_so(part: tuple[str, str, st
     assert verdicts(COMMITTED._replace(**{name: rows}))[claim] == TOO_LITTLE
 
 
+@pytest.mark.slow
 def test_trained_policies_are_needed_on_the_tasks_that_have_them():
     assert enough_evidence.read_grid("small").trained == ("chain_sum",)
     rows = [row for row in COMMITTED.comparisons if row["task"] == "products" or row["baseline"] not in ("sft", "grpo")]
@@ -298,12 +303,14 @@ def test_verdict_on_the_flow_needs_every_kind_of_check():
     assert verdicts(COMMITTED._replace(checks=rows))["C9"] == TOO_LITTLE
 
 
+@pytest.mark.slow
 def test_benchmark_smaller_than_the_limit_is_enough_as_a_whole():
     grid = enough_evidence.read_grid("paper")
     assert (grid.enough("aime24"), grid.enough("amc"), grid.enough("math500")) == (30, 83, 200)
     assert enough_evidence.read_grid("small").enough("products") == 200
 
 
+@pytest.mark.slow
 def test_docs_show_what_the_committed_rows_give():
     decided = report.committed_decisions(DATA)
     page, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/claims.md", "README.md"))

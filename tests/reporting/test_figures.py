@@ -23,6 +23,7 @@ DATA = ROOT / "figures" / "data"
 TABLE = pd.read_csv(ROOT / "figures" / "data" / "table1.csv")
 
 
+@pytest.mark.slow
 def test_finished_row_is_a_point_with_its_interval():
     figure = accuracy_against_flops(TABLE)
     panels = {panel.get_title(): panel for panel in figure.axes}
@@ -35,6 +36,7 @@ def test_finished_row_is_a_point_with_its_interval():
         assert drawn == sorted(zip(rows.flops, rows.accuracy, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cells", [1, 6])
 def test_legend_of_a_partial_run_is_whole_and_covers_no_panel(cells: int):
     names = [("tiny-base", "products"), ("tiny-base", "chain_sum")]
@@ -127,6 +129,7 @@ def test_figures_refuses_wrong_settings_with_valid_ones(capsys):
     assert "recompute must be true or false" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_failing_notebook_is_not_passed_over(tmp_path):
     cells = [nbformat.v4.new_code_cell("value = 1"), nbformat.v4.new_code_cell("assert value == 1, 'wrong value'")]
     cells[0].metadata["tags"] = ["parameters"]

@@ -85,6 +85,7 @@ class Reader(html.parser.HTMLParser):
             self.texts[self.inside[-1]][-1] += data
 
 
+@pytest.mark.slow
 def test_observed_search_is_the_plain_one_and_its_trace_that_of_record():
     policy, reward = models()
     recorded, method = traced()
@@ -196,6 +197,7 @@ def test_question_and_tokens_are_escaped():
     assert visible == "<"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

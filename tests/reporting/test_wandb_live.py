@@ -190,6 +190,7 @@ def table_cell(folder: Path, *words: str) -> wandb_live.Cell:
     return cell
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["disabled", "offline", "dryrun", "Offline", ""])
 def test_no_process_starts_without_online_mode(tmp_path: Path, variable: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_MODE", variable)
@@ -205,15 +206,16 @@ def test_full_disk_is_one_line_and_the_cells_run(tmp_path: Path, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     monkeypatch.setenv("WANDB_MODE", "online")
+    cell, ran = table_cell(tmp_path), []  # makes the random models in a temporary folder
     monkeypatch.setattr(tempfile, "mkdtemp", full)
-    ran = []
-    with wandb_live.shown_live([(table_cell(tmp_path), 5)]):
+    with wandb_live.shown_live([(cell, 5)]):
         ran.append(True)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: cells are not shown in W&B while they run (OSError: [Errno 28]")
     assert ran
 
 
+@pytest.mark.slow
 def test_process_that_hangs_is_killed_with_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setattr(wandb_live, "WAIT_SECONDS", 0.3)
@@ -232,6 +234,7 @@ def test_process_that_hangs_is_killed_with_what_it_started(tmp_path: Path, monke
     os.close(read)
 
 
+@pytest.mark.slow
 def test_process_ends_when_the_command_is_killed(tmp_path: Path):
     plan = wandb_live_process.Plan([], "table1", [], str(tmp_path / "sent.json"))
     waiting = LiveCell({}, [], str(tmp_path / "a.jsonl"), str(tmp_path / "a.json"), None, 1)

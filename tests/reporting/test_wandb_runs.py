@@ -313,6 +313,7 @@ def silent() -> Iterator[Silent]:
         connection.close()
 
 
+@pytest.mark.slow
 def test_silent_proxy_is_left_after_its_time(silent: Silent, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, silent.url)

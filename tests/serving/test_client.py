@@ -47,6 +47,7 @@ def test_request_leaves_nothing_to_the_server():
     assert request_body("m", CompletionRequest([3], Sampling(1.0), 0, 1, []))["top_k"] == -1, "keeps every token"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PASSING)
 def test_passing_fault_is_retried_and_the_answer_is_the_undisturbed_one(policy, kind):
     with FakeServer(policy) as server:
@@ -69,6 +70,7 @@ def test_lasting_fault_becomes_an_error_with_its_reason(policy, kind):
         assert len(server.bodies) == ATTEMPTS
 
 
+@pytest.mark.slow
 def test_no_socket_stays_open_after_an_answer_that_stalls(policy, monkeypatch):
     """Otherwise the garbage collector closes it, at any time and with a warning."""
     opened, connect = [], http.client.HTTPConnection.connect
@@ -100,6 +102,7 @@ def test_no_socket_stays_open_after_an_answer_that_stalls(policy, monkeypatch):
         gc.enable()
 
 
+@pytest.mark.slow
 def test_time_out_is_of_the_whole_attempt(policy, monkeypatch):
     """A server that sends its headers byte by byte is given up after the time-out, not after each of its bytes."""
     monkeypatch.setattr(client_module, "ATTEMPTS", 1)
@@ -123,6 +126,7 @@ def test_time_out_is_of_the_whole_attempt(policy, monkeypatch):
         thread.join()
 
 
+@pytest.mark.slow
 def test_request_that_we_end_ourselves_does_not_count_as_a_silent_server(policy):
     """After a refused request, whose batch is ended, the next one is tried again as often as any."""
     seen = []
@@ -211,6 +215,7 @@ def test_failed_request_ends_the_others_at_once(policy):
         assert time.monotonic() - begin < 30, "requests under way are dropped"
 
 
+@pytest.mark.slow
 def test_concurrency_is_limited_and_answers_keep_their_order(policy):
     active, most = [], []
 

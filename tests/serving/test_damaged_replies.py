@@ -53,6 +53,7 @@ def assert_sound(result: Completion) -> None:
     assert all(math.isfinite(value) and value <= 0 for value in result.log_probs)
 
 
+@pytest.mark.slow
 @WHOLE
 @given(st.lists(DAMAGE, min_size=0, max_size=2))
 def test_damaged_continuation_is_sound_or_refused(faults):
@@ -68,6 +69,7 @@ def test_damaged_continuation_is_sound_or_refused(faults):
         assert result.token_ids[-1] == STOP or len(result.token_ids) == LIMIT
 
 
+@pytest.mark.slow
 @WHOLE
 @given(st.lists(DAMAGE, min_size=0, max_size=2))
 def test_damaged_scores_are_sound_or_refused(faults):
@@ -100,6 +102,7 @@ def test_reply_nested_without_end_is_refused(depth):
     assert _message(payload).startswith("[[")
 
 
+@pytest.mark.slow
 @WHOLE
 @given(st.lists(DAMAGE, min_size=0, max_size=2))
 def test_damaged_list_of_models_is_read_or_refused(faults):

@@ -71,6 +71,7 @@ def test_server_answers_until_it_is_stopped(tmp_path: Path):
     process.stop()
 
 
+@pytest.mark.slow
 def test_server_that_ends_at_its_start_is_reported_with_the_end_of_its_log(tmp_path: Path):
     path = python(tmp_path, "print('no such head size: 28'); raise SystemExit(3)")
     with pytest.raises(
@@ -79,6 +80,7 @@ def test_server_that_ends_at_its_start_is_reported_with_the_end_of_its_log(tmp_p
         ServerProcess(settings(path), tmp_path / "server.log")
 
 
+@pytest.mark.slow
 def test_server_that_never_answers_is_ended(tmp_path: Path):
     path = python(
         tmp_path, f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(99)"
@@ -90,6 +92,7 @@ def test_server_that_never_answers_is_ended(tmp_path: Path):
         os.kill(pid, 0)
 
 
+@pytest.mark.slow
 def test_log_of_an_earlier_server_is_not_blamed(tmp_path: Path):
     log = tmp_path / "server.log"
     with pytest.raises(ValueError, match="no such head size"):
@@ -99,6 +102,7 @@ def test_log_of_an_earlier_server_is_not_blamed(tmp_path: Path):
     assert "no such head size" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_server_that_asks_for_a_key_is_refused_at_once(tmp_path: Path, monkeypatch):
     """A key in the environment is ours, not the server's; one that asks for another is not waited for."""
     monkeypatch.setenv("VLLM_API_KEY", "secret")

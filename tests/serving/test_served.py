@@ -73,6 +73,7 @@ def test_searches_get_the_results_and_costs_of_the_policys_own_rollouts(name, po
         assert plain(theirs.cost._asdict()) == plain(ours.cost._asdict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["fast", "reference"])
 def test_nabla_gets_the_results_of_the_policys_own_rollouts(engine, policy, reward, server):
     method = NablaReasoner(
@@ -96,6 +97,7 @@ def test_nabla_gets_the_results_of_the_policys_own_rollouts(engine, policy, rewa
         assert all(b.cost.policy_forward_tokens > a.cost.policy_forward_tokens for a, b in zip(own, other, strict=True))
 
 
+@pytest.mark.slow
 def test_same_streams_send_the_same_requests_and_others_do_not(policy, reward, server):
     method = BestOfN(num_samples=2, max_new_tokens=2)
 

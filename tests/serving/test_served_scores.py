@@ -95,6 +95,7 @@ def test_equal_responses_of_a_pool_are_asked_for_once(reward, server):
     assert [spent.model_calls for spent in costs] == [1, 0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_find_the_same_by_served_scores(name, policy, reward, server):
     own = METHODS[name].solve(PROBLEMS, policy, reward, seed=3)

@@ -26,6 +26,7 @@ def test_table_has_equal_and_different_pairs_of_every_group():
         assert expected == {True, False} or group == "truncated and unclosed", group
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", PAIRS)
 def test_pairs_checked_by_hand_in_both_orders(group):
     wrong = []
@@ -64,6 +65,7 @@ GRADED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GRADED)
 def test_grades_and_votes_follow_the_table(group):
     for given, reference, expected in PAIRS[group]:
@@ -91,6 +93,7 @@ def written(value: Fraction, rng: random.Random) -> str:
     return rng.choice(forms)
 
 
+@pytest.mark.slow
 def test_numbers_equal_exactly_if_their_fractions_are():
     rng = random.Random(0)
     values = [Fraction(rng.randint(-60, 60), rng.choice([1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 40])) for _ in range(60)]
@@ -143,6 +146,7 @@ FRAGMENTS += [
 ]
 
 
+@pytest.mark.slow
 def test_equality_is_symmetric_and_never_fails():
     rng = random.Random(1)
     known = [text for pairs in PAIRS.values() for pair in pairs for text in pair[:2]]
@@ -182,6 +186,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", HOSTILE, ids=lambda answer: repr(answer[:20]))
 def test_hostile_answer_is_wrong_within_seconds(answer):
     begin = time.process_time()  # of this process; the worker has a limit of its own
@@ -191,6 +196,7 @@ def test_hostile_answer_is_wrong_within_seconds(answer):
     assert time.process_time() - begin < 3
 
 
+@pytest.mark.slow
 def test_huge_factorial_runs_into_time_limit(monkeypatch):
     worker = math_verify_process.Worker(timeout_seconds=0.5)
     monkeypatch.setattr(equality, "worker", lambda: worker)

@@ -740,6 +740,7 @@ READERS = {  # with the texts around a run that reach their patterns
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [*RUNS, *REPEATED], ids=repr)
 def test_every_reader_takes_linear_time(unit: str):
     """The limit is generous, for a busy machine: where a pattern was quadratic, a text took seconds to minutes."""
@@ -971,6 +972,7 @@ NOT_WORDED = [
 ]
 
 
+@pytest.mark.slow
 def test_words_around_a_number_count_where_every_answer_is_a_number():
     problem = Problem("p", "q", "18", "gsm8k")
     for text in WORDED:

@@ -113,6 +113,7 @@ def test_votes_agree_on_equal_text_or_mathematics():
     assert not answers_match(None, None, "amc")
 
 
+@pytest.mark.slow
 def test_hanging_answer_times_out_and_next_is_graded():
     worker = math_verify_process.Worker(timeout_seconds=0.8)
     try:
@@ -131,6 +132,7 @@ def test_hanging_answer_times_out_and_next_is_graded():
         worker.stop()
 
 
+@pytest.mark.slow
 def test_dead_worker_is_replaced():
     worker = math_verify_process.Worker(timeout_seconds=5)
     try:
@@ -150,6 +152,7 @@ def test_dead_worker_is_replaced():
         worker.stop()
 
 
+@pytest.mark.slow
 def test_timeout_note_reaches_grade(monkeypatch):
     worker = math_verify_process.Worker(timeout_seconds=0.6)
     monkeypatch.setattr(equality, "worker", lambda: worker)

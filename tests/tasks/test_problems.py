@@ -20,6 +20,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_splits_reproducible_and_disjoint(name):
     test = problems.generate(name, split="test", size=200, settings=SETTINGS[name])

@@ -127,6 +127,7 @@ def test_generator_conserves_mass_and_keeps_rho_star(landscape):
     assert np.abs(rates @ problem.optimum).max() < 1e-12
 
 
+@pytest.mark.slow
 def test_flow_jko_and_particles_follow_ornstein_uhlenbeck_process():
     beta, time = 1.7, 0.4
     problem = gaussian_problem(400, scale=0.8, kl_weight=beta)
@@ -227,6 +228,7 @@ def test_velocity_on_shipped_spaces_notices_small_faults():
         assert not any(passed(slopes=factor) for factor in (1.1, 1.3, 0.7, 0.0, -1.0)), space.name
 
 
+@pytest.mark.slow
 def test_no_amount_of_noise_is_tried_twice_as_wrong():
     settings = compose_settings(
         find("theorem"),
@@ -240,6 +242,7 @@ def test_no_amount_of_noise_is_tried_twice_as_wrong():
     ]
 
 
+@pytest.mark.slow
 def test_jko_steps_of_another_functional_fail():
     problem, settings = replace(PROBLEM, cells=400), {"nodes": 800, "steps": 100, "time": 0.5}
     assert flow_checks.jko(problem, jko_kl_weight=1.0, **settings).passed
@@ -276,6 +279,7 @@ def test_results_do_not_depend_on_threads():
     assert first == second
 
 
+@pytest.mark.slow
 def test_checks_without_noise_tell_minima_from_rho_star():
     runs = Runs(count=4000, step=0.1, seed=[0])
     checks, _ = flow_checks.without_noise(PROBLEM, runs, noise=0.0, time=20.0)

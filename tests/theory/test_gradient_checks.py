@@ -184,6 +184,7 @@ def test_shipped_models_pass_proposition_c1_faults_fail():
     assert not wrong[1].passed
 
 
+@pytest.mark.slow
 def test_missing_models_are_skipped_with_reason(monkeypatch):
     monkeypatch.setattr(gradient_checks, "missing", lambda cell: "no weights")
     checks, rows = gradient_checks.decompositions("smollm2", "smollm2", ["products"], count=1, seed=0)

@@ -23,6 +23,7 @@ def factors(rank: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [1, 2, 3, 4])
 def test_product_is_the_best_approximation_of_its_rank(rank: int):
     tensors = factors()
@@ -43,6 +44,7 @@ def test_rank_beyond_that_of_the_factors_is_refused(rank: int):
         adapters.truncated(factors(), rank)
 
 
+@pytest.mark.slow
 def test_folder_is_read_by_peft_and_predicts_what_the_cut_product_does(tmp_path):
     settings = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     torch.manual_seed(0)

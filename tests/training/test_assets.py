@@ -41,6 +41,7 @@ def test_shipped_adapters_are_read_with_their_bases_tokenizer():
     assert not any(adapter_tokenizer.tokenizer_files(str(folder)) for folder in adapters)
 
 
+@pytest.mark.slow
 def test_models_load_and_share_one_vocabulary():
     for name, entry in MANIFEST["models"].items():
         is_causal = (

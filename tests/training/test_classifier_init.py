@@ -95,6 +95,7 @@ def test_copied_layers_give_language_model_hidden_states():
         torch.testing.assert_close(copied, original, rtol=0, atol=0.01 * original.abs().max().item())
 
 
+@pytest.mark.slow
 def test_support_is_twice_the_logit_of_the_token():
     language_model, tokenizer, classifier, layout = grown()
     for start, ids in sequences(tokenizer, wrong=True)[::7]:
@@ -105,6 +106,7 @@ def test_support_is_twice_the_logit_of_the_token():
         assert fitted.rvalue > 0.9
 
 
+@pytest.mark.slow
 def test_gradient_by_codes_follows_logits_of_alternatives():
     """The gradient with respect to the codes gives the language model's logits of all alternative tokens."""
     language_model, tokenizer, classifier, layout = grown()
@@ -165,6 +167,7 @@ def test_too_small_classifier_is_refused(changes):
         classifier_init.grow(larger(language_model, **changes), language_model, torch.tensor([[1, 2]]), [5, 6], 3)
 
 
+@pytest.mark.slow
 def test_head_alone_is_fitted_to_its_minimum():
     language_model, _ = load_likelihood()
     model = larger(language_model)

@@ -216,6 +216,7 @@ def test_kl_penalty_keeps_policy_near_reference(tmp_path):
     assert distances[1] < 0.5 * distances[0]
 
 
+@pytest.mark.slow
 def test_training_with_adapter_changes_only_its_weights(tmp_path):
     peft = pytest.importorskip("peft", reason="needs the extra `reference`: pip install -e '.[reference]'")
     wrapped = peft.get_peft_model(
@@ -263,6 +264,7 @@ class Interrupted(Mixture):
             yield batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("updates", [1, 2])
 def test_interrupted_grpo_resumes_to_the_same_weights(tmp_path, updates):
     ends = []
@@ -289,6 +291,7 @@ def test_interrupted_grpo_resumes_to_the_same_weights(tmp_path, updates):
         torch.testing.assert_close(tensor, ends[1][1][name], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_recipe_is_refused(tmp_path):
     data = Interrupted({"chain_sum": make_problems()}, {"chain_sum": 3}, 0, collate=list)
     with pytest.raises(Killed):

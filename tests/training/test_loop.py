@@ -73,6 +73,7 @@ def test_unknown_precision_of_products_is_refused(tmp_path):
         loop.fit(module, Mixture({"a": examples()}, {"a": 4}, 0), precision="float16", **where)
 
 
+@pytest.mark.slow
 def test_training_lowers_and_logs_the_loss(tmp_path):
     model = language_model()
     before = losses.next_token_loss(model, pad(examples()), SIZE).item()
@@ -131,6 +132,7 @@ def test_batches_depend_on_seed_and_number_only():
     assert all(torch.equal(x.ids, y.ids) for x, y in zip(second, next(iter(mixture)), strict=True))
 
 
+@pytest.mark.slow
 def test_training_without_progress_ends_after_patience(tmp_path):
     accuracies = iter([10.0, 30.0, 20.0, 30.0, 20.0, 90.0])
 
@@ -146,6 +148,7 @@ def test_training_without_progress_ends_after_patience(tmp_path):
     assert next(accuracies) == 90.0
 
 
+@pytest.mark.slow
 def test_log_of_an_earlier_training_is_not_read_as_this_ones(tmp_path):
     class Scripted(loop.LanguageModelTraining):
         def validation_step(self, batch, index):
@@ -169,6 +172,7 @@ def test_training_without_a_validation_after_its_start_is_refused(tmp_path):
         loop.fit(module, data, **where, interval=3, validation=[[0]], until=2)
 
 
+@pytest.mark.slow
 def test_training_stopped_on_the_way_goes_on_as_if_it_had_not(tmp_path):
     schedule = loop.Schedule(10, 1e-2, warmup_steps=2)
     weights = []

@@ -45,6 +45,7 @@ def test_group_size_one_is_refused_before_loading():
         paper.trainer_settings(config("shared.improvement.recipes.grpo.sampling.group_size=1"))
 
 
+@pytest.mark.slow
 def test_missing_vllm_is_refused_before_loading_and_may_be_left_out(monkeypatch):
     monkeypatch.setattr(paper.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(paper, "train_with_trl", lambda config: pytest.fail("loaded"))

@@ -51,6 +51,7 @@ def data() -> policy_improvement.Splits:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny-base-sft", "tiny-base-grpo"])
 def test_improved_policy_is_written_with_its_curve(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -106,6 +107,7 @@ def test_policy_with_another_tokenizer_is_refused(tmp_path, monkeypatch):
         policy_improvement.improve(recipe, "tiny-base-grpo", data())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trial", "last_steps"), [("null", ["4", "4", "4"]), (2, ["2", "4", "2"])])
 def test_best_learning_rate_is_shipped_with_its_flops(trial, last_steps, tmp_path, monkeypatch):
     """Validation favours the second rate, whose weights are written; after a trial it alone goes on."""

@@ -166,6 +166,7 @@ def prompt_settings(folder: Path, **changes: object) -> DictConfig:
     return settings(folder / "work", prompts={**prompts, **changes}, **shared)
 
 
+@pytest.mark.slow
 def test_prompts_are_measured_on_training_questions_and_not_twice(graded, tmp_path, monkeypatch):
     config = prompt_settings(tmp_path)
     small_prompts.compare(config)
@@ -247,6 +248,7 @@ def toy_recipe(folder: Path, *overrides: str) -> DictConfig:
         return compose("train/small", [*shrunk, *overrides])
 
 
+@pytest.mark.slow
 def test_recipe_writes_both_adapters_and_what_they_are_worth(graded, tmp_path, monkeypatch):
     pytest.importorskip("peft", reason="needs the extra small; pip install -e '.[small]'")
     from nabla_reasoner.training.recipes import small
@@ -297,6 +299,7 @@ def test_adapter_that_cannot_be_cut_is_refused(tmp_path, changed: dict, message:
         small.stages_of(config, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["smollm2-sft", "smollm2-grpo"])
 def test_policy_is_improved_by_an_adapter(name, graded, tmp_path, monkeypatch):
     pytest.importorskip("peft", reason="needs the extra small; pip install -e '.[small]'")

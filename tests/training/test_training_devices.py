@@ -38,6 +38,7 @@ def loss(training: GroupRelativeTraining) -> torch.Tensor:
     return training.update_loss(training.sample_responses(PROBLEMS))
 
 
+@pytest.mark.slow
 def test_grpo_computes_where_its_model_lies():
     expected = loss(grpo(elsewhere=False))
     with pretended_device.pretended():

@@ -159,6 +159,7 @@ def test_rows_beyond_the_vocabulary_change_no_loss():
     torch.testing.assert_close(losses, plain)
 
 
+@pytest.mark.slow
 def test_ratio_recipe_writes_likelihood_rewards_against_its_start(graded, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = configuration(tmp_path / "assets", recipe(head="ratio"))
@@ -270,6 +271,7 @@ def test_samples_do_not_depend_on_the_chunk(graded, monkeypatch: pytest.MonkeyPa
     assert str(whole) == str(parts)  # NaN is not equal to itself
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", verifiers.LABELS)
 def test_recipe_writes_loadable_classifiers_without_worked_solutions(labels: str, graded, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -287,6 +289,7 @@ def test_recipe_writes_loadable_classifiers_without_worked_solutions(labels: str
     assert not (tmp_path / "assets" / "rewards" / "v-12").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("death", [7, 9])
 def test_killed_training_resumes_to_the_same_folders(death: int, graded, tmp_path, monkeypatch):
     """Lightning's checkpoint is of step 6; one kill comes before step 8 is written, one after it."""
