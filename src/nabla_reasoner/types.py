@@ -9,6 +9,12 @@ if TYPE_CHECKING:
     from .models import Policy, RewardModel
 
 Messages = Sequence[dict[str, str]]
+THINK_MARKS = (  # beginning and end of a think block, as families of models write them
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<reasoning>", "</reasoning>"),
+)
 COMMIT = "[0-9a-f]{40}"  # pattern of a revision of a model or data set on the hub, in full
 
 

@@ -9,15 +9,9 @@ from typing import NamedTuple
 
 import transformers
 
-from ..types import Messages
+from ..types import THINK_MARKS, Messages
 from .chat_template import chat_text
 
-THINK_MARKS = (  # beginning and end of a think block, as families write them
-    ("<think>", "</think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<seed:think>", "</seed:think>"),
-    ("<reasoning>", "</reasoning>"),
-)
 ANSWER = "7319"  # occurs in no template; no character that templates strip
 # They share neither beginning nor end, and differ in length and in the white space around them.
 QUESTIONS = ("2+3", "What is 17 * 25?", " how many?\n", "Let n be even. " * 20 + "Find n!")

@@ -2,11 +2,11 @@
 
 import re
 
+from ..types import THINK_MARKS
+
 SPECIAL_TOKEN = re.compile(r"</s>|<eos>|<end_of_turn>|<[|｜][\w▁]{1,40}[|｜]>")  # one that may end a response
 LONGEST_TOKEN = 44  # characters of a special token
-# The marks of think blocks of several families of models.
-THINK = re.compile(r"<think>|\[THINK\]|<seed:think>|<reasoning>")
-END_OF_THINK = re.compile(r"</think>|\[/THINK\]|</seed:think>|</reasoning>")
+THINK, END_OF_THINK = (re.compile("|".join(map(re.escape, marks))) for marks in zip(*THINK_MARKS, strict=True))
 TAG, END_OF_TAG = "<answer>", "</answer>"
 
 
