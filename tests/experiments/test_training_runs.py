@@ -79,22 +79,26 @@ def test_curves_and_samples_reach_the_server_while_training(tmp_path: Path, serv
     assert trained(done)[0] == STEPS
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list:
+    """Train without W&B; return the last step and the weights."""
+    folder = tmp_path_factory.mktemp("disabled")
+    without = train_in_process(folder, "disabled", "http://127.0.0.1:9")
+    assert not (folder / "wandb").exists()
+    return trained(without)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rejects", [True, False])
-def test_server_that_fails_changes_no_training(tmp_path: Path, server: Server, rejects: bool):
-    folders = [tmp_path / name for name in ("disabled", "failing")]
-    for folder in folders:
-        folder.mkdir()
+def test_server_that_fails_changes_no_training(tmp_path: Path, server: Server, rejects: bool, undisturbed: list):
     url = server.url
     server.rejects_keys = rejects
     if not rejects:
         server.close()
-    without = train_in_process(folders[0], "disabled", url)
-    failing = train_in_process(folders[1], "online", url)
-    assert trained(failing) == trained(without)
+    failing = train_in_process(tmp_path, "online", url)
+    assert trained(failing) == undisturbed
     assert "are written offline; send them later: wandb sync" in failing.stderr
-    assert len(list(folders[1].glob("wandb/offline-run-*"))) == 1
-    assert not (folders[0] / "wandb").exists()
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
 
 
 def test_error_of_wandb_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
