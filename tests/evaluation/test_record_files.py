@@ -333,6 +333,18 @@ def test_rewards_of_other_policies_under_one_name_are_other_policies_of_table2(t
     assert [row["policy"] for row in rows] == ["tiny-base (policy.weights=0)", "tiny-base (policy.weights=9)"]
 
 
+def test_table2_names_settings_of_methods_that_differ_between_rewards(tmp_path: Path):
+    """Two tuned step sizes, or 8 samples beside one, are not a difference of the rewards alone."""
+    for reward, samples in (("likelihood", 8), ("classifier", 1)):
+        write(tmp_path / reward, "best_of_n", changes={"reward.name": reward, "method.num_samples": samples})
+        write(tmp_path / reward, "nabla_reasoner", changes={"reward.name": reward})
+        tabulated(tmp_path / reward)
+    table2.combine(tmp_path, ["likelihood", "classifier"])
+    page = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert page.count("differ between rewards") == 1
+    assert "Settings of best_of_n differ between rewards: num_samples=8 (likelihood), 1 (classifier).\n" in page
+
+
 def test_ablation_of_another_split_is_not_compared(tmp_path: Path):
     write(tmp_path / "default", "nabla_reasoner")
     write(tmp_path / "same", "nabla_reasoner", changes={"method.step_size": 1.0})

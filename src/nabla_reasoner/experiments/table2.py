@@ -1,6 +1,7 @@
 """Table 2: the same methods under reward models of different quality."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ..config.data_folder import spelled
 from ..config.sweeps import Sweep
 from ..evaluation.json_files import warn_once
 from ..evaluation.outcomes import read_experiment
-from ..evaluation.stored_cells import stored_cells
+from ..evaluation.stored_cells import flattened, stored_cells
 from ..reporting.accuracy_table import COLUMNS, NOTE
 from ..reporting.comparisons import COMPARISON_COLUMNS
 from ..reporting.tables import csv_text, latex, markdown, read_csv, replace_file
@@ -74,7 +75,7 @@ def combine(folder: Path, rewards: Sequence[str]) -> None:
     rows.sort(key=lambda row: (row["policy"], row["task"], order.index((row["policy"], row["task"], row["method"]))))
     body = [[row[name] for name in columns] for row in rows]
     parts = [(folder / reward / PAGE).read_text(encoding="utf-8", errors="replace") for reward in rewards]
-    notes = [f"{line}\n" for line in left_out]
+    notes = [f"{line}\n" for line in (*left_out, *method_notes(folder, rewards))]
     text = "\n".join([markdown(columns, body), *notes, "One reward at a time, with comparisons:\n", *parts])
     replace_file(folder / PAGE, text)
     replace_file(folder / "table.tex", latex(columns, body, [NOTE]))
@@ -97,6 +98,32 @@ def joint_names(folder: Path, rewards: Sequence[str]) -> dict[tuple[str, str, st
                 joined = {"policy": key.policy, "task": key.task}
                 names |= {(name, *own[file.path][:2]): joined for file in cell.files}
     return names
+
+
+def method_notes(folder: Path, rewards: Sequence[str]) -> list[str]:
+    """Return a sentence on each method that has other settings under some rewards, such as tuned ones."""
+    rewards_by_value: dict[str, dict[str, dict[str, set[str]]]] = {}  # of each method and setting
+    users: dict[str, set[str]] = {}
+    for name, cells in zip(rewards, stored_cells(*(folder / name / "records" for name in rewards)), strict=True):
+        for file in [file for cell in cells.values() for file in cell.files if file.settings]:
+            users.setdefault(file.names.method, set()).add(name)
+            settings = rewards_by_value.setdefault(file.names.method, {})
+            for key, value in flattened(file.settings.get("method", {})):
+                settings.setdefault(key, {}).setdefault(json.dumps(value), set()).add(name)
+    lines = []
+    for method, settings in rewards_by_value.items():
+        differing = [
+            f"{key}={', '.join(f'{value} ({_listed(rewards, names)})' for value, names in values.items())}"
+            for key, values in settings.items()
+            if any(names != users[method] for names in values.values())
+        ]
+        if differing:
+            lines.append(f"Settings of {method} differ between rewards: {'; '.join(differing)}.")
+    return lines
+
+
+def _listed(rewards: Sequence[str], names: Collection[str]) -> str:
+    return ", ".join(name for name in rewards if name in names)
 
 
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:
