@@ -121,6 +121,8 @@ SERVED = ("rollouts=vllm", "server=http://127.0.0.1:9")
         (["table1", *NARROW, "num_problems=9000"], "task products has too few distinct questions: 8100 of 9000"),
         (["solve", "method=greedy,best_of_n"], "solve takes one value per setting; got 2 combinations"),
         (["figure2", "task=chain_sum,products"], "figure2 takes one value per setting; got 2 combinations"),
+        (["models", "only=[nobody]"], "only must name stages among tokenizer"),
+        (["models", "scale=unseen", "only=[tiny-base]"], "only must name stages among tokenizer, unseen-base"),
         (["test"], "unknown target 'test'. Valid targets: table1"),
         (["table1", *NARROW, "device=cuda"], "a plan for device=cuda needs the name of the GPU"),
     ],

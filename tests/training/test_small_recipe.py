@@ -296,7 +296,7 @@ def test_adapter_that_cannot_be_cut_is_refused(tmp_path, changed: dict, message:
     OmegaConf.set_struct(config, False)
     config = OmegaConf.merge(config, {"rewards": {"verifier": changed}})
     with pytest.raises(ValueError, match=message):
-        small.stages_of(config, {})
+        small.stages_of(config)
 
 
 @pytest.mark.slow

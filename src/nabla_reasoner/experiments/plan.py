@@ -1,5 +1,6 @@
 """Plan of a target: what it would run, download and cost, and whether it fits, printed before any model is loaded."""
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ..planning.training_recipes import scale_estimate, trainings
 from ..planning.work import check_budget
 from ..types import ChecksPrompts, Problem
 from .command import DONE, HOW, Command, refusing
+from .models import RECIPES
 
 OPTION = "gpu="
 MANY = 1000  # problems of a generated task
@@ -88,6 +90,8 @@ def _is_here(cell: Cell) -> bool:
 def _show_trainings(target: Target, overrides: Sequence[str], chosen: Sequence[str]) -> None:
     """Print the plan of the trainings of a scale."""
     scale, recipe = compose_recipe(target, overrides)
+    if any(word.startswith("only=") for word in overrides):
+        importlib.import_module(f"{RECIPES}.{scale}").stages_of(recipe)  # raises ValueError on another name
     machine = machines.machine(chosen[-1] if chosen else scale_estimate(scale).machine)
     planned = trainings(scale, recipe)
     print(f"{target.name}, scale {scale}: {target.summary}")

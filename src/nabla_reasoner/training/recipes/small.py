@@ -208,7 +208,7 @@ def _greedy(config: DictConfig, reward: RewardModel, data: Splits) -> Mapping[st
     }
 
 
-def stages_of(config: DictConfig, data: Splits) -> dict[str, Callable[[], object]]:
+def stages_of(config: DictConfig) -> dict[str, Callable[[Splits], object]]:
     """Return what each stage runs, in order.
 
     Raises:
@@ -226,14 +226,14 @@ def stages_of(config: DictConfig, data: Splits) -> dict[str, Callable[[], object
                     f"rewards.{name}.lora.{key} must be left out, because an adapter that is cut to kept_rank has one "
                     f"rank and the scale lora_alpha / r; got {recipe.lora[key]}."
                 )
-    stages: dict[str, Callable[[], object]] = {
-        "prompts": functools.partial(small_prompts.compare, config),
-        "samples": functools.partial(small_answers.training_answers, config, data),
-        **{name: functools.partial(train_reward, config, name, data) for name in config.rewards},
-        "measure": functools.partial(measure, config, data),
+    stages: dict[str, Callable[[Splits], object]] = {
+        "prompts": lambda _: small_prompts.compare(config),
+        "samples": functools.partial(small_answers.training_answers, config),
+        **{name: functools.partial(train_reward, config, name) for name in config.rewards},
+        "measure": functools.partial(measure, config),
     }
     for name in config.improved:
-        stages[name] = functools.partial(policy_improvement.improve, config, name, data)
+        stages[name] = functools.partial(policy_improvement.improve, config, name)
     for name in config.only:
         if name not in stages:
             raise ValueError(f"only must name stages among {', '.join(stages)}; got {name!r}.")
@@ -251,9 +251,10 @@ def train(config: DictConfig) -> None:
     improved = {name: [entry, settings["improvement"]] for name, entry in settings["improved"].items()}
     measured = [settings["validation"], settings["rewards"]]
     own = {"prompts": settings["prompts"], **settings["rewards"], "measure": measured, **improved}  # of single stages
-    order = stages_of(config, small_answers.make_splits(config))
+    order = stages_of(config)
+    data = small_answers.make_splits(config)
     for name, stage in order.items():
         if name in config.only and stages.should_run(name, own.get(name)):
-            stage()
+            stage(data)
             stages.note_finished(name, own.get(name))
     stages.end(list(order), config.only)

@@ -213,31 +213,31 @@ def train(config: DictConfig) -> None:
     data = splits(config)
     settings = OmegaConf.to_container(config, resolve=True)
     stages = Stages(Path(config.checkpoints, "stages.json"), {key: settings[key] for key in DATA})
-    order = stages_of(config, data)
+    order = stages_of(config)
     for name, stage in order.items():
         recipe = [_without_precision(settings["models"].get(name, {})), settings["improved"].get(name)]
         recipe.append(settings["improvement"] if name in settings["improved"] else None)
         if name in config.only and stages.should_run(name, recipe):
-            stage()
+            stage(data)
             stages.note_finished(name, recipe)
     stages.end(list(order), config.only)
 
 
-def stages_of(config: DictConfig, data: Splits) -> dict[str, Callable[[], None]]:
+def stages_of(config: DictConfig) -> dict[str, Callable[[Splits], None]]:
     """Return what each stage runs, in order.
 
     Raises:
         ValueError: `only` names a stage that does not exist.
     """
-    stages: dict[str, Callable[[], None]] = {"tokenizer": functools.partial(train_tokenizer, config, data)}
+    stages: dict[str, Callable[[Splits], None]] = {"tokenizer": functools.partial(train_tokenizer, config)}
     for name in config.models:
         train = train_verifier if "labels" in config.models[name] else train_language_model
-        stages[name] = functools.partial(train, config, name, data)
-    stages["classifier"] = functools.partial(train_classifier, config, data)
+        stages[name] = functools.partial(train, config, name)
+    stages["classifier"] = functools.partial(train_classifier, config)
     for name in config.improved:
-        stages[name] = functools.partial(policy_improvement.improve, config, name, data)
+        stages[name] = functools.partial(policy_improvement.improve, config, name)
     if manifest.WEAK_LIKELIHOOD in config.models:  # it measures the shipped models
-        stages["manifest"] = functools.partial(manifest.write, config, data)
+        stages["manifest"] = functools.partial(manifest.write, config)
     for name in config.only:
         if name not in stages:
             raise ValueError(f"only must name stages among {', '.join(stages)}; got {name!r}.")

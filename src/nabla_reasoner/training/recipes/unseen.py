@@ -1,5 +1,5 @@
 """Recipe of the models of scale=unseen: that of scale=tiny, on task families for which no setting was chosen."""
 
-from .tiny import train
+from .tiny import stages_of, train
 
-__all__ = ["train"]
+__all__ = ["stages_of", "train"]
