@@ -69,6 +69,8 @@ def test_setting_that_a_swept_method_lacks_is_named(methods: list[str]):
             "policy.path is of one policy; this command has tiny-base,tiny-instruct. Add policy=",
         ),
         ("table1", "policy.name=mine", "policy.name is of one policy"),
+        ("table1", "policy.name=a,b", "policy.name must be one name, as one policy would have several rows; got "),
+        ("table2", "reward.name=a,b", "reward.name must be one name"),
         ("table1", "method.name=mine", "method.name is of one method; this command has greedy,"),
         ("table2", "reward.path=/mine", "reward.path is of one reward"),
     ],

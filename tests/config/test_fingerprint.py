@@ -58,6 +58,21 @@ def test_added_or_renamed_file_changes_the_digest(tmp_path, file):
     assert len({before, after, fingerprint.folder_digest(str(folder))}) == 3
 
 
+def test_weights_behind_a_link_to_a_folder_count(tmp_path):
+    """Transformers reads them; records of two models stood in one file."""
+    folder = Path(shutil.copytree(ASSETS / "policies" / "tiny-base", tmp_path / "model"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move(folder / "model.safetensors", elsewhere / "model.safetensors")
+    (folder / "shards").symlink_to(elsewhere)
+    (elsewhere / "loop").symlink_to(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "shards/model.safetensors"}}')
+    digests = [fingerprint.folder_digest(str(folder)), fingerprint.data_digest(str(folder))]
+    flip_byte(elsewhere / "model.safetensors", 5000)
+    changed = [fingerprint.folder_digest(str(folder)), fingerprint.data_digest(str(folder))]
+    assert all(before != after for before, after in zip(digests, changed, strict=True))
+
+
 def test_digest_depends_on_content_not_on_place_or_notes(tmp_path):
     first = Path(shutil.copytree(ASSETS / "policies" / "tiny-base", tmp_path / "a"))
     second = Path(shutil.copytree(first, tmp_path / "b"))

@@ -333,6 +333,17 @@ def test_rewards_of_other_policies_under_one_name_are_other_policies_of_table2(t
     assert [row["policy"] for row in rows] == ["tiny-base (policy.weights=0)", "tiny-base (policy.weights=9)"]
 
 
+@pytest.mark.parametrize("copied", ["copy of likelihood", "likelihood-old"])
+def test_copy_of_a_rewards_folder_is_no_reward_of_table2(tmp_path: Path, capsys, copied: str):
+    """The two best rewards would tie, which decides C4."""
+    write(tmp_path / "likelihood", "nabla_reasoner", changes={"reward.name": "likelihood"})
+    tabulated(tmp_path / "likelihood")
+    assert table2.is_reward(tmp_path / "likelihood")
+    shutil.copytree(tmp_path / "likelihood", tmp_path / copied)
+    assert not table2.is_reward(tmp_path / copied)
+    assert f"{tmp_path / copied}: ignored, because its records are of the reward likelihood" in capsys.readouterr().err
+
+
 def test_table2_names_settings_of_methods_that_differ_between_rewards(tmp_path: Path):
     """Two tuned step sizes, or 8 samples beside one, are not a difference of the rewards alone."""
     for reward, samples in (("likelihood", 8), ("classifier", 1)):
@@ -396,6 +407,34 @@ def test_other_commits_and_packages_are_said_in_the_table(tmp_path: Path):
     write_summary(tmp_path, runs=[one, {**one, "commit": "b" * 40, "packages": {"torch": "2"}}])
     text = tabulated(tmp_path)[2]
     assert "different versions or devices worked on these results: commits aaaaaaaa, bbbbbbbb; torch 1, 2." in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "said", "noted"),
+    [
+        ({"python": "3.9"}, "Python 3.9 (now 3.", "Python 3.9, 3."),
+        ({"device": "an abacus"}, "device an abacus (now ", "devices an abacus, "),
+        ({"dirty": True}, "uncommitted changes True (now False)", "commits aaaaaaaa-dirty, aaaaaaaa."),
+        ({"packages": {"sympy": "0.1"}}, "sympy 0.1 (now 1.", "sympy 0.1, 1."),
+    ],
+)
+def test_what_differs_from_an_earlier_run_is_said_by_run_and_table(
+    tmp_path: Path, monkeypatch, capsys, changed: dict, said: str, noted: str
+):
+    monkeypatch.setattr(provenance, "commit", lambda: {"commit": "a" * 40, "dirty": False})
+    arguments = (tmp_path, "./reproduce.sh x", {}, {"seed": [0]}, "cpu")
+    provenance.Summary(*arguments).close("finished")
+    provenance.Summary(*arguments).close("finished")
+    assert "earlier run" not in capsys.readouterr().err
+    path = tmp_path / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    for run in (summary, *summary["invocations"]):
+        run |= changed
+    path.write_text(json.dumps(summary), encoding="utf-8")
+    provenance.Summary(*arguments).close("finished")
+    assert said in capsys.readouterr().err
+    (told,) = provenance.mixed_versions(tmp_path)
+    assert noted in told
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "null", '{"invocations": []}', '{"invocations": [1]}'])

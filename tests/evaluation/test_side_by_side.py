@@ -72,8 +72,8 @@ def test_records_equal_those_of_one_process(tmp_path: Path, monkeypatch, capsys)
 
 @pytest.mark.slow
 def test_interrupted_processes_end_and_the_command_resumes(tmp_path: Path):
-    command = [sys.executable, "-m", "nabla_reasoner", *COMMAND[:-2], "method=best_of_n", "wandb=disabled"]
-    command += [f"results_dir={tmp_path}", "num_problems=300", "batch_size=10"]
+    command = [sys.executable, "-m", "nabla_reasoner", *COMMAND[:-2], "method=tree_of_thoughts", "wandb=disabled"]
+    command += [f"results_dir={tmp_path}", "num_problems=2000", "batch_size=5"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     end = time.monotonic() + 120
     while len(toy_runs.records_below(tmp_path)) < 2 and time.monotonic() < end:
@@ -81,6 +81,7 @@ def test_interrupted_processes_end_and_the_command_resumes(tmp_path: Path):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130, output
+    assert sum(map(len, toy_runs.records_below(tmp_path).values())) < 2000, "the cells went on to their end"
     assert "Interrupted. Run the same command again to resume." in output
     children = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout
     assert children == ""

@@ -323,7 +323,23 @@ def test_file_in_place_of_the_records_folder_is_refused_before_the_run(tmp_path:
     shutil.rmtree(records)
     records.write_text("x", encoding="utf-8")
     assert main(words) == WRONG
-    assert f"{records} must be a folder of records; got a file" in capsys.readouterr().err
+    assert f"{records} must be a folder; got a file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_file_or_folder_in_the_wrong_place_below_a_reward_is_refused_before_the_run(tmp_path: Path, capsys):
+    """The first advised to run the same command again for ever, the second was a traceback after the cells."""
+    words = ["table2", *command(tmp_path, "method=greedy")[1:], "reward=likelihood"]
+    place = tmp_path / "tiny" / "table2" / "likelihood"
+    place.parent.mkdir(parents=True)
+    place.write_text("x", encoding="utf-8")
+    assert main(words) == WRONG
+    assert f"{place} must be a folder; got a file" in capsys.readouterr().err
+    place.unlink()
+    (place / "table.csv").mkdir(parents=True)
+    assert main(words) == WRONG
+    assert f"{place / 'table.csv'} must be a file; got a folder" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.jsonl"))
 
 
 @pytest.mark.slow

@@ -68,6 +68,18 @@ def test_results_below_a_folder_called_wandb_are_found(results: Path, capsys):
     assert "9 records" in capsys.readouterr().out
 
 
+def test_records_behind_a_link_are_found_and_counted_once(results: Path, tmp_path_factory, capsys):
+    """Records may lie on another disk; a second link to them adds nothing."""
+    disk = tmp_path_factory.mktemp("disk")
+    for part in ("records", "budget"):
+        place = results / "tiny" / "table1" / part
+        shutil.move(place, disk / part)
+        place.symlink_to(disk / part)
+    (results / "tiny" / "table2" / "again").symlink_to(results / "tiny" / "table2" / "weak")
+    assert main(["export", f"results_dir={results}"]) == 0
+    assert "9 records" in capsys.readouterr().out
+
+
 def test_second_export_replaces_the_first(results: Path):
     assert main(["export", f"results_dir={results}"]) == 0
     for path in (results / "tiny" / "table2").rglob("*.jsonl"):

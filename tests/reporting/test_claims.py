@@ -1,5 +1,6 @@
 """Verdicts: each rule at its limits, from rows written here, and the tables of the docs from the committed rows."""
 
+import csv
 import fnmatch
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from nabla_reasoner.experiments import report
 from nabla_reasoner.reporting import claim_rules, claims, enough_evidence
 from nabla_reasoner.reporting.claim_rules import NOT, PARTLY, REPRODUCED
 from nabla_reasoner.reporting.enough_evidence import TOO_LITTLE
-from nabla_reasoner.reporting.evidence import NOT_RUN, Evidence, Row, typed_rows
+from nabla_reasoner.reporting.evidence import NAMES, NOT_RUN, Evidence, Row, typed_rows
+from nabla_reasoner.reporting.tables import TEXT, csv_text
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "figures" / "data"
@@ -206,11 +208,27 @@ def test_seconds_of_another_best_of_n_are_named_and_decide_nothing():
 
 
 def test_typed_rows_have_numbers_texts_and_gaps(tmp_path: Path):
-    (tmp_path / "rows.csv").write_text("name,passed,value\na__V8,True,1.5e3\n,,\n", encoding="utf-8")
+    text = "\ufeffname,passed,value\na__V8,True,1.5e3\nb,,\n"  # with the mark that Excel writes
+    (tmp_path / "rows.csv").write_text(text, encoding="utf-8")
     first, second = typed_rows(tmp_path / "rows.csv")
     assert first == {"name": "a__V8", "passed": "True", "value": 1500.0}
-    assert second == dict.fromkeys(("name", "passed", "value"))
+    assert second == {"name": "b", "passed": None, "value": None}
     assert typed_rows(tmp_path / "missing.csv") == []
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*.csv")), ids=lambda path: path.stem)
+def test_text_in_place_of_a_number_or_no_name_is_named_with_its_file(tmp_path: Path, path: Path):
+    """What a power cut leaves in a file, NUL bytes; each was a traceback, or an error without the file."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        row = next(csv.DictReader(stream))
+    numbers = [name for name, cell in row.items() if cell and name not in TEXT | {"response", "reward"}]
+    damages = [(name, "\0\0") for name in numbers[:3]] + [(name, "") for name in row if name in NAMES]
+    for damaged, value in damages:
+        copy = tmp_path / f"{damaged}.csv"
+        copy.write_text(csv_text(list(row), [{**row, damaged: value}]), encoding="utf-8")
+        with pytest.raises(ValueError, match=f"{damaged}.* must ") as refused:
+            typed_rows(copy)
+        assert str(copy) in str(refused.value)
 
 
 COMMITTED = report.committed_evidence(DATA)

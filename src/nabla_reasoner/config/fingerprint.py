@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..file_tree import files_below
 from ..json_text import parse_json
 from . import hub_cache
 from .cell import Cell
@@ -101,9 +102,8 @@ def data_digest(path: str) -> str | None:
     place, digest = Path(path), hashlib.sha256()
     if not place.exists():
         return None
-    for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
-        if file.is_file():
-            digest.update(f"{file.relative_to(place).as_posix()} {_content_digest(file)}\n".encode())
+    for file in files_below(place) if place.is_dir() else [place]:
+        digest.update(f"{file.relative_to(place).as_posix()} {_content_digest(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -125,8 +125,8 @@ def folder_digest(path: str) -> str | None:
         made_of = _made_of(stamp)
         merged = made_of.get("weights", {})
         digest.update(json.dumps(made_of.get("origin"), sort_keys=True).encode())
-    for file in sorted(Path(path).rglob("*")):
-        if file.suffix in MODEL_SUFFIXES and file.is_file() and file != stamp:
+    for file in files_below(Path(path)):
+        if file.suffix in MODEL_SUFFIXES and file != stamp:
             name, content = file.relative_to(path).as_posix(), _content_digest(file)
             if merged.get(name) != content:
                 digest.update(f"{name} {content}\n".encode())

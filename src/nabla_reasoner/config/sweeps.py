@@ -112,7 +112,17 @@ def _check_fixed(target: Target, overrides: Sequence[str]) -> None:
 
 
 def _check_one_choice(target: str, overrides: Sequence[str]) -> None:
-    """Raise ValueError if a path or a name is given to several policies, rewards or methods, by which records go."""
+    """Raise ValueError if a path or a name is given to several policies, rewards or methods, by which records go.
+
+    Several names of one of them would be rows of one model under several names.
+    """
+    for override in parse(overrides):
+        group = override.key_or_group.removesuffix(".name")
+        if override.is_sweep_override() and group in NAMED and override.key_or_group != group:
+            raise ValueError(
+                f"{override.key_or_group} must be one name, as one {group} would have several rows; got "
+                f"{override.input_line}. Write one, or quote a name that holds a comma."
+            )
     given = {group: override for group in NAMED for override in overrides if override.startswith(_own(group))}
     for item in swept([f"experiment={target}", *overrides]) if given else []:
         group, _, names = item.partition("=")

@@ -19,10 +19,14 @@ from .json_files import StoredSummary, read_object, warn_once
 PACKAGES = (
     "torch",
     "transformers",
+    "tokenizers",
+    "jinja2",
     "lightning",
     "hydra-core",
     "reasoning-gym",
     "math-verify",
+    "latex2sympy2_extended",
+    "sympy",
     "numpy",
     "scipy",
     "pandas",
@@ -85,6 +89,8 @@ def mixed_versions(folder: Path) -> list[str]:
         versions = [run["packages"].get(name) for run in runs if isinstance(run.get("packages"), dict)]
         if len(set(versions)) > 1:
             parts.append(f"{name} {', '.join(map(str, dict.fromkeys(versions)))}")
+    pythons = list(dict.fromkeys(run["python"] for run in runs if run.get("python")))
+    parts += [f"Python {', '.join(pythons)}"] if len(pythons) > 1 else []
     devices = list(dict.fromkeys(run["device"] for run in runs if run.get("device")))
     parts += [f"devices {', '.join(devices)}"] if len(devices) > 1 else []
     return [f"Commands of different versions or devices worked on these results: {'; '.join(parts)}."] if parts else []
@@ -109,6 +115,7 @@ class Summary:
             **commit(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **device_facts(device),
+            "python": platform.python_version(),
             "packages": {name: version(name) for name in PACKAGES},
             **facts,
             "status": "running",
@@ -118,7 +125,6 @@ class Summary:
             "seed": sweep["seed"],
             "sweep": sweep,
             "settings_of_each_cell": "records/*.settings.json",
-            "python": platform.python_version(),
             "platform": platform.platform(),
         }
         self.invocations = [*earlier.get("invocations", []), self.entry]
@@ -146,9 +152,10 @@ class Summary:
 
 
 def _changes(earlier: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return what differs from an earlier run: commit, Python, and versions of packages."""
+    """Return what differs from an earlier run: commit, uncommitted changes, device, Python, package versions."""
     if not earlier:
         return []
-    pairs = [("commit", earlier.get("commit"), now["commit"]), ("Python", earlier.get("python"), now["python"])]
+    names = {"commit": "commit", "uncommitted changes": "dirty", "device": "device", "Python": "python"}
+    pairs = [(name, earlier.get(key), now[key]) for name, key in names.items()]
     pairs += [(name, earlier["packages"].get(name), value) for name, value in now["packages"].items()]
     return [f"{name} {before} (now {after})" for name, before, after in pairs if before != after]

@@ -12,6 +12,7 @@ import pyarrow
 
 from ..config.targets import how_to_make
 from ..cost import Cost
+from ..file_tree import files_below
 from .record_files import NAME, record_files
 from .records import read_records
 
@@ -47,8 +48,9 @@ def record_table(results: Path) -> pyarrow.Table:
 
 
 def _rows(results: Path) -> Iterator[dict[str, Any]]:
-    folders = {path.parent for path in results.rglob("*.jsonl") if NAME.fullmatch(path.name)}
-    for folder in sorted(folder for folder in folders if "wandb" not in folder.relative_to(results).parts):
+    found = [path.parent for path in files_below(results) if NAME.fullmatch(path.name)]
+    folders = {folder.resolve(): folder for folder in reversed(found)}  # one that is linked too counts once
+    for folder in sorted(folder for folder in folders.values() if "wandb" not in folder.relative_to(results).parts):
         experiment = folder.parent if folder.name == "records" else folder
         for file in record_files(folder):
             settings = None if file.settings is None else json.dumps(file.settings, ensure_ascii=False)

@@ -43,9 +43,7 @@ def locked(folder: Path, remedy: str = REMEDY) -> Iterator[None]:
     descriptor = None
     try:
         descriptor = _open_lock(folder, remedy)
-        for path in (*folder.iterdir(), *folder.glob("wandb/*.json")):
-            if path.suffix in FILE_ENDS and path.is_dir():
-                raise ValueError(f"{path} must be a file; got a folder. Move it, or choose results_dir=DIR.")
+        check_files(folder)
         yield
     finally:
         if descriptor is not None:
@@ -53,6 +51,13 @@ def locked(folder: Path, remedy: str = REMEDY) -> Iterator[None]:
                 (folder / LOCK).unlink()
             os.close(descriptor)
         _remove_empty(created)
+
+
+def check_files(folder: Path) -> None:
+    """Raise ValueError if a folder of results holds a folder where a file belongs."""
+    for path in (*folder.iterdir(), *folder.glob("wandb/*.json")):
+        if path.suffix in FILE_ENDS and path.is_dir():
+            raise ValueError(f"{path} must be a file; got a folder. Move it, or choose results_dir=DIR.")
 
 
 def _missing(folder: Path, remedy: str) -> list[Path]:

@@ -7,7 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
 from ..config.build import BuiltCell
-from .processes import end_with_parent
+from .processes import end_with_parent, stop_children
 
 
 class Ended(NamedTuple):
@@ -52,8 +52,7 @@ def run(items: Sequence[BuiltCell], workers: int, work: Callable[[BuiltCell], tu
             ) from None
         finally:
             if running:  # interrupted: finished problems are on disk, and the cells resume
-                for child in multiprocessing.active_children():
-                    child.terminate()
+                stop_children()  # they would not end on SIGTERM: Lightning's handler only notes it
             pool.shutdown(cancel_futures=True)
 
 

@@ -12,7 +12,7 @@ from ..config.sweeps import Sweep
 from ..evaluation import provenance
 from ..evaluation.cell_records import check_records, record_file
 from ..evaluation.cell_runner import CellRunner, expected, failures, is_pending, wanted
-from ..evaluation.results_folder import locked, written_files
+from ..evaluation.results_folder import check_files, locked, written_files
 from ..evaluation.rollout_engine import RolloutEngine, check_cells, engine_summary
 from ..reporting import wandb_runs
 from ..reporting.wandb_live import shown_live
@@ -116,8 +116,11 @@ def check(command: Command, sweeps: Sequence[Sweep]) -> tuple[list[BuiltCell], d
             raise ValueError(
                 f"{folder} must lead to a folder; {folder.readlink()} is not there. Mount it, or remove the link."
             )
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{folder} must be a folder of records; got a file. Move it, or choose results_dir=DIR.")
+        for place in (folder.parent, folder):  # of one reward or setting, and of its records
+            if place.exists() and not place.is_dir():
+                raise ValueError(f"{place} must be a folder; got a file. Move it, or choose results_dir=DIR.")
+            if place.exists():
+                check_files(place)
     for item in built:
         if not item.cell.overwrite:
             check_records(item.cell, wanted(item))

@@ -21,6 +21,7 @@ from ..config.targets import RECORDS, Target, find, kept_rows, targets
 from ..evaluation.provenance import read_summary
 from ..evaluation.record_files import read_settings, whole_size
 from ..evaluation.records import read_records
+from ..file_tree import files_below
 from ..reporting.frames import read_frame
 from ..reporting.report_sections import FIGURES
 from .command import DONE, FAILED, HOW, Command
@@ -227,7 +228,8 @@ def _stale(target: Target, results: Path, scale: str) -> list[str]:
 
 def _record_files(target: Target, results: Path, scale: str) -> list[Path]:
     """Return the record files in a target's folder."""
-    return [path for path in (results / target.path(scale)).rglob("*.jsonl") if path.parent.name in RECORDS]
+    files = files_below(results / target.path(scale))
+    return [path for path in files if path.suffix == ".jsonl" and path.parent.name in RECORDS]
 
 
 def _stand_ins(target: Target, scale: str, overrides: Sequence[str]) -> list[str]:

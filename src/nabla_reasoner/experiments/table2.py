@@ -10,6 +10,7 @@ from ..config.data_folder import spelled
 from ..config.sweeps import Sweep
 from ..evaluation.json_files import warn_once
 from ..evaluation.outcomes import read_experiment
+from ..evaluation.record_files import record_files
 from ..evaluation.stored_cells import flattened, stored_cells
 from ..reporting.accuracy_table import COLUMNS, NOTE
 from ..reporting.comparisons import COMPARISON_COLUMNS
@@ -39,9 +40,19 @@ def write_tables(cells: Sequence[Cell]) -> None:
         )
     root = Path(cells[0].folder)
     if list(folders) != [str(root)]:
-        known = {path.parent.name for path in root.glob("*/table.csv")}  # those of earlier commands too
+        known = {path.parent.name for path in root.glob("*/table.csv") if is_reward(path.parent)}  # earlier ones too
         order = [name for name in cells[0].grid["reward"].split(",") if name in known]
         combine(root, [*order, *sorted(known - set(order))])
+
+
+def is_reward(folder: Path) -> bool:
+    """Return whether a folder holds the records of the reward that it is named after; otherwise say so."""
+    files = record_files(folder / "records")
+    names = {name for file in files if (name := (file.settings or {}).get("reward", {}).get("name")) is not None}
+    if names <= {folder.name}:
+        return True
+    warn_once(f"{folder}: ignored, because its records are of the reward {', '.join(sorted(names))}")
+    return False
 
 
 def combine(folder: Path, rewards: Sequence[str]) -> None:

@@ -10,6 +10,9 @@ from .method_names import OURS
 from .tables import FileRow, read_csv, text_columns
 
 NOT_RUN = "not run"
+NAMES = ("policy", "task", "method", "name", "setting")  # columns without gaps
+SWITCHES = ("True", "False")
+REPEAT = "Repeat the command that made the file."
 BROKE_OFF = "_broke_off_"  # in the name of a check that stands for a group of checks which an error ended
 PAPER_SAMPLES = 8  # N of the paper's Best-of-N
 Row = dict[str, str | float | int | None]
@@ -61,19 +64,31 @@ def typed_rows(path: Path) -> list[Row]:
     """Read a CSV file: numbers as floats, empty cells as None, the rest as text; none if it is missing or damaged.
 
     Names and words stay text, whatever they look like.
+
+    Raises:
+        ValueError: a text in place of a number, or a row without one of its names; says file, row and column.
     """
     rows = read_csv(path)
     texts = text_columns(rows[0]) if rows else set()
-    return [FileRow(path, {name: _typed(cell, name in texts) for name, cell in row.items()}) for row in rows]
+    return [
+        FileRow(
+            path,
+            {name: _typed(cell, name, name in texts, f"{path}: {name} of row {number}") for name, cell in row.items()},
+        )
+        for number, row in enumerate(rows, start=1)
+    ]
 
 
-def _typed(cell: str, is_text: bool) -> str | float | None:
-    if not cell or is_text:
+def _typed(cell: str, column: str, is_text: bool, place: str) -> str | float | None:
+    """Return a cell's value; `place` names the cell in errors."""
+    if not cell and column in NAMES:
+        raise ValueError(f"{place} must not be empty. {REPEAT}")
+    if not cell or is_text or cell in SWITCHES:
         return cell or None
     try:
         return float(cell)
     except ValueError:
-        return cell
+        raise ValueError(f"{place} must be a number; got {cell[:40]!r}. {REPEAT}") from None
 
 
 def improved(policy: str) -> bool:

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -39,11 +40,25 @@ def csv_text(columns: Sequence[str], rows: Sequence[Row]) -> str:
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Format a Markdown table whose columns line up, so that it can be read in a terminal too."""
-    lines = [[markdown_cell(text) for text in line] for line in (header, *rows)]
+    lines = [[markdown_cell(_literal(text)) for text in line] for line in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     padded = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines]
     padded.insert(1, ["-" * width for width in widths])
     return "".join(f"| {' | '.join(line)} |\n" for line in padded)
+
+
+# What Markdown would change: escapes, entities, tags, links, and pairs of marks; an underscore within a word is none.
+SPECIAL = re.compile(r"\\(?=[!-/:-@[-`{-~])|&(?=#?\w+;)|<(?=[A-Za-z/!?])|\](?=[(\[])")
+PAIRED = (re.compile(r"\*"), re.compile(r"`"), re.compile(r"(?<![^\W_])_|_(?![^\W_])"))
+
+
+def _literal(text: str) -> str:
+    """Return a text that Markdown shows as it stands."""
+    escaped = SPECIAL.sub(r"\\\g<0>", text)
+    for mark in PAIRED:
+        if len(mark.findall(text)) > 1:
+            escaped = mark.sub(r"\\\g<0>", escaped)
+    return escaped
 
 
 def markdown_cell(text: str) -> str:
@@ -83,7 +98,7 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
 
     Damaged is a file that is empty or cut: its last line has no end, or a row is not as long as the header.
     """
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    text = path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
     columns, *rows = list(csv.reader(io.StringIO(text))) or [[]]
     if text.endswith("\n") and columns and all(len(row) == len(columns) for row in rows):
         return columns, rows
