@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -12,7 +13,8 @@ import yaml
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from nabla_reasoner.config import build, compose, fingerprint
+from nabla_reasoner.config import build, compose, fingerprint, overrides
+from nabla_reasoner.config.method_rules import check_method
 from nabla_reasoner.config.schema import SPLITS, choices
 from nabla_reasoner.config.sweeps import compose_sweeps
 from nabla_reasoner.config.targets import find
@@ -330,6 +332,106 @@ def test_swept_seeds_are_checked_as_a_single_one_and_count_once():
 def test_settings_of_the_ppo_comparison_are_refused_before_anything_is_deleted(override, said):
     with pytest.raises(ValueError, match=said):
         compose.compose_settings(find("ppo"), [override])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "override", "said"),
+    [
+        ("theorem", "line.shape.width=abc", "line.shape.width must be a number; got 'abc'"),
+        ("theorem", "line.shape.width=true", "line.shape.width must be a number; got True"),
+        ("theorem", "line.shape.width=null", "line.shape.width must be a number; got None"),
+        ("theorem", "line.shape=null", "line.shape must be a group of settings; got None"),
+        ("theorem", "line.shape.means=[1,2]", "line.shape.means must be a list; got 1"),
+        ("theorem", "line.shape.weights=[0.5]", "line.shape.weights must be as many as means; got 1 and 3"),
+        ("theorem", "plane.shape.centres=[[1.0],[2.0]]", "plane.shape.means must be points of as many coordinates"),
+        ("theorem", "prop_c1.tasks.tiny=abc", "prop_c1.tasks.tiny must be a list; got 'abc'"),
+        ("theorem", "prop_c1.tasks.tiny=null", "prop_c1.tasks.tiny must be a list; got None"),
+        ("theorem", "prop_c1.tasks.tiny=[]", "prop_c1.tasks.tiny must be a list of at least 1; got []"),
+        ("theorem", "prop_c1.tasks.smollm2=[nothing]", "prop_c1.tasks.smollm2 must be one of aime24,"),
+        ("theorem", "convergence.reward_weight=abc", "convergence.reward_weight must be a number; got 'abc'"),
+        ("theorem", "convergence.reward_weight=true", "convergence.reward_weight must be a number; got True"),
+        ("theorem", "estimators.reward_weight=abc", "estimators.reward_weight must be a number; got 'abc'"),
+        ("theorem", "text.policy=nobody", "text.policy must be one of llama3.1-8b-instruct,"),
+        ("theorem", "text.reward=1", "text.reward must be text; got 1"),
+        ("theorem", "text.positions=[0]", "text.positions must be a list of at least 2; got [0]"),
+        ("theorem", "text.positions=[0,a]", "text.positions must be a whole number; got 'a'"),
+        ("theorem", "text.others=[1,2]", "text.others must be text; got 1"),
+        ("theorem", "text.question=3", "text.question must be text; got 3"),
+        ("bench", "memory.vocab_size=abc", "memory.vocab_size must be a whole number; got 'abc'"),
+        ("bench", "memory.length=0", "memory.length must be a whole number >= 1; got 0"),
+        ("bench", "memory.shape=null", "memory.shape must be a group of settings; got None"),
+        ("bench", "memory.shape.hidden_size=1.5", "memory.shape.hidden_size must be a whole number; got 1.5"),
+        ("bench", "memory.shape.model_type=1", "memory.shape.model_type must be text; got 1"),
+        ("bench", "memory.shape.tie_word_embeddings=1", "tie_word_embeddings must be true or false; got 1"),
+        ("bench", "memory.shape.initializer_range=abc", "initializer_range must be a number; got 'abc'"),
+        ("bench", "paper_size.batches=[2,1]", "paper_size.batches must ascend without repeats; got [2, 1]"),
+        ("bench", "paper_size.matrix_size=true", "paper_size.matrix_size must be a whole number; got True"),
+        ("bench", "paper_size.policy_shape=null", "paper_size.policy_shape must be a group of settings; got None"),
+        ("bench", "paper_size.reward_shape.head_dim=x", "reward_shape.head_dim must be a whole number; got 'x'"),
+    ],
+)
+def test_values_inside_groups_of_theorem_and_bench_are_of_their_kind(target: str, override: str, said: str):
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        compose.compose_settings(find(target), [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["theorem", "bench", "bench-gpu"])
+def test_shipped_settings_of_theorem_and_bench_are_accepted(target: str):
+    compose.compose_settings(find(target), [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", ["[]", "null", "[[]]"])
+def test_method_must_say_how_many_responses_it_decodes(value: str):
+    """`plan` divides by their number; only that of ∇-Reasoner depends on the problem."""
+    cells = compose.compose_cells([f"method={','.join(choices('method'))}", f"method.answers={value}"])
+    assert len(cells) == len(choices("method"))
+    for cell in cells:
+        if value == "null" and cell.method.work == "nabla":
+            check_method(cell)
+            continue
+        with pytest.raises(ValueError, match=r"method\.answers must be a list of products.*; got .*leave it out"):
+            check_method(cell)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", ["2.5", "abc", "0", "true", "null", "[1]"])
+def test_larger_pool_is_checked_as_the_methods_own_setting(value: str):
+    for method, setting in (("best_of_n", "num_samples"), ("nabla_without_gradient", "num_passes")):
+        (cell,) = compose.compose_cells([f"method={method}", f"method.budget.{setting}={value}"])
+        with pytest.raises(ValueError, match=rf"method\.budget\.{setting} must be a whole number >= 1; got "):
+            check_method(cell)
+        check_method(compose.compose_cells([f"method={method}", f"method.budget.{setting}=16"])[0])
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [
+        ('task.suffix=What is "it"?', 'What is "it"?'),
+        ('task.suffix="What is "it"?"', 'What is "it"?'),
+        ('task.suffix=a, "b" \\ c', 'a, "b" \\ c'),
+        ('task.suffix=a\\"b]', 'a\\"b]'),
+        ('task.suffix=x] "', 'x] "'),
+        ("task.suffix=it's [x", "it's [x"),
+        ("task.suffix='it's'", "it's"),
+        ("task.suffix=[x\\", "[x\\"),
+        ("task.suffix= x y", " x y"),
+        ("task =products", "products"),
+        ("task.suffix =(x)", "(x)"),
+    ],
+)
+def test_advised_spelling_of_a_setting_is_read_as_the_wanted_text(word: str, wanted: str):
+    with pytest.raises(ValueError, match=r"quote it: |must have no blank before its =\. Write ") as caught:
+        overrides.parse([word])
+    (advised,) = shlex.split(re.split(r"quote it: |Write ", str(caught.value))[1].removesuffix("."))
+    if wanted == "(x)":  # the value is not plain either: a second advice
+        with pytest.raises(ValueError, match="quote it: ") as caught:
+            overrides.parse([advised])
+        (advised,) = shlex.split(str(caught.value).partition("quote it: ")[2].removesuffix("."))
+    (override,) = overrides.parse([advised])
+    assert override.value() == wanted
 
 
 def test_validation_problems_equal_held_out_ones():

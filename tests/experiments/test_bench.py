@@ -122,6 +122,8 @@ def test_every_case_runs_at_smallest_size(tmp_path):
         ("cases=[]", "cases must be a list of at least 1"),
         ("typo=1", "settings of bench: scale, results_dir"),
         ("memory.typo=1", "settings of memory: length, shape, vocab_size"),
+        ("memory.vocab_size=abc", "memory.vocab_size must be a whole number; got 'abc'"),
+        ("paper_size.policy_shape.hidden_size=null", "policy_shape.hidden_size must be a whole number; got None"),
         ("scale=paper", "tiny, small"),
         ("repeats=0", "repeats must be a whole number >= 1"),
         ("growth_lengths=[32,16]", "growth_lengths must ascend"),

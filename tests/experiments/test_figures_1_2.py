@@ -3,11 +3,13 @@
 import itertools
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import toys
+from matplotlib.text import Text
 
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.config.data_folder import data_folder
@@ -16,6 +18,7 @@ from nabla_reasoner.dto import batched, gradient_passes, gradients, objective, s
 from nabla_reasoner.experiments import figure1, figure2, token_pairs, walkthrough
 from nabla_reasoner.experiments.case_figure import read_rows
 from nabla_reasoner.experiments.token_pairs import Pair
+from nabla_reasoner.reporting import figures
 from nabla_reasoner.types import Problem
 
 matplotlib.use("Agg")
@@ -172,6 +175,33 @@ def test_shipped_rows_draw_a_figure(module):
         assert case.best_loss == pytest.approx(pairs.loss.min(), rel=1e-4)
         assert search.best_loss.le(search.dto_loss + 1e-3).all()
     matplotlib.pyplot.close(figure)
+
+
+@pytest.mark.slow
+def test_tokens_and_questions_are_no_formulas(tmp_path):
+    mark, question = "$\\x$", r"Compute $\begin{pmatrix}1\\2\end{pmatrix}$."
+
+    def renamed(token: str) -> str:
+        return f"{token}{mark}"
+
+    searched, pairs, square, path = read_rows(data_folder() / "figures" / "data", "figure1", figure1.NAMES)
+    own, best = searched[searched.drawn].iloc[0][["own", "best"]]
+    shown = {token: renamed(token) for token in pairs["first"].unique()}
+    searched = searched[searched.drawn].assign(
+        own=[tuple(shown[token] for token in own)], best=[tuple(shown[token] for token in best)]
+    )
+    pairs = pairs.assign(first=pairs["first"].map(shown), second=pairs.second.map(shown))
+    rollouts, tokens, visits = read_rows(data_folder() / "figures" / "data", "figure2", figure2.NAMES)
+    rollouts = rollouts.assign(question=question, answer=mark)
+    tokens = tokens.assign(token=[token if token == "end" else renamed(token) for token in tokens.token])
+    visits = visits.assign(old=visits.old.map(renamed), new=visits.new.map(renamed))
+    for name, figure in (
+        ("figure1", figure1.draw(searched, pairs, square, path)),
+        ("figure2", figure2.draw(rollouts, tokens, visits)),
+    ):
+        assert any(mark in text.get_text() for text in figure.findobj(Text)), name
+        figures.save(figure, tmp_path, name)
+        plt.close(figure)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,8 @@ def test_difference_is_seen_from_three_noise_floors():
         ("line.step=0", "line.step must be a number > 0"),
         ("line.times=[1.0,0.5]", "line.times must ascend"),
         ("line.bins=7", "line.cells must be a multiple of bins"),
+        ("line.shape.width=abc", "line.shape.width must be a number; got 'abc'"),
+        ("prop_c1.tasks.tiny=[]", "prop_c1.tasks.tiny must be a list of at least 1"),
         ("prop_c1.models=[tiny-base]", "POLICY/REWARD"),
         ("prop_c1.models=[tiny-base/liklihood]", "reward one of classifier,"),
         ("prop_c1.models=[]", "prop_c1.models must be a list of at least 1"),

@@ -1,6 +1,7 @@
 """Plans of cells: budgets, numbers of problems, durations, and what is refused."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -238,3 +239,12 @@ def test_reward_on_the_cpu_takes_the_cpus_time():
 
 def test_a_value_given_twice_counts_once():
     assert plan(*PAPER[:-1], "seed=1,1", "method=greedy").problems == 500
+
+
+@pytest.mark.slow
+def test_every_method_may_decode_one_response():
+    """Resampling no end of it, and drawing no second sample, divides by nothing."""
+    for method in choices("method"):
+        planned = plan(*PAPER, "reward=qwen2.5-coder-1.5b-instruct", f"method={method}", "method.answers=[[1]]")
+        assert planned.case.answers == 1
+        assert 0 < planned.seconds < math.inf, method

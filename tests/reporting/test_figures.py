@@ -3,9 +3,11 @@ import sys
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from nbclient.exceptions import CellExecutionError
 
 from nabla_reasoner.__main__ import main
@@ -13,8 +15,9 @@ from nabla_reasoner.config.targets import find, kept_rows, targets
 from nabla_reasoner.experiments import figures as figures_target
 from nabla_reasoner.experiments import keep
 from nabla_reasoner.experiments.table1 import accuracy_against_flops
-from nabla_reasoner.reporting import figures
+from nabla_reasoner.reporting import ablations, fidelity_figure, figures
 from nabla_reasoner.reporting.method_names import STYLES
+from nabla_reasoner.reporting.reward_quality import QUALITIES, gains
 from nabla_reasoner.theory.gradient_checks import TermRow
 
 matplotlib.use("Agg")
@@ -60,6 +63,26 @@ def test_names_in_titles_are_no_formulas(name, tmp_path):
     figure = accuracy_against_flops(TABLE.assign(policy=name, task="t"))
     assert [panel.get_title() for panel in figure.axes] == [f"{name}, t"]
     figures.save(figure, tmp_path, "drawn")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["$\\x$", "a$b$c"])
+def test_names_in_figures_of_rewards_and_settings_are_no_formulas(name, tmp_path):
+    measured = pd.read_csv(DATA / "fidelity.csv")
+    compared = pd.read_csv(DATA / "ablations.csv")
+    gained = pd.DataFrame({"difference": [1.0], "ci_low": [0.0], "ci_high": [2.0]}).assign(
+        **dict.fromkeys(QUALITIES, 0.5)
+    )
+    renamed = compared.assign(**{column: compared[column] + name for column in ("policy", "group", "setting")})
+    drawn = {
+        "fidelity": fidelity_figure.draw(measured.assign(reward=measured.reward + name)),
+        "ablations": ablations.differences(renamed),
+        "gains": gains(gained.assign(reward=name, policy=name, task=name)),
+    }
+    for target, figure in drawn.items():
+        assert any(name in text.get_text() for text in figure.findobj(Text)), target
+        figures.save(figure, tmp_path, target)
+        plt.close(figure)
 
 
 def test_a_table_without_results_is_refused():

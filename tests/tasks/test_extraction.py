@@ -935,6 +935,20 @@ WORDED = [
     "18 miles",
     "18 tents",
     "18 debts",
+    r"18 \text{ dollars for the eggs}",
+    r"\text{18 dollars for the eggs}",
+    r"18 \, \text{clips in April and May}",
+    r"18 \text{ more apples}",
+    r"18\text{ students are absent}",
+    r"18~\mathrm{dollars\ a\ day}",
+    r"\$18\text{ a day}",
+    r"\text{She makes } \$18",
+    r"\text{Total: } 18",
+    r"\text{Total number of eggs: } 18",
+    r"\mathbf{18 \text{ clips in April and May}}",
+    r"\text{Total cost} = \$18 \text{ for the eggs}",
+    "9 + 9 = 18 dollars a day",
+    "Total: 18",
 ]
 NOT_WORDED = [
     "18 or 19",
@@ -969,6 +983,26 @@ NOT_WORDED = [
     "three times 18 in all",
     "1,018 dollars for the eggs",
     "180 dollars for the eggs",
+    r"18 \text{ or } 19",
+    r"18 \text{ or more}",
+    r"18 \text{ dollars and } 50 \text{ cents}",
+    r"\text{not } 18",
+    r"\text{half of } 18",
+    r"\text{part of the } 18",
+    r"\text{three times } 18",
+    r"\text{minus } 18",
+    r"\text{less than } 18",
+    r"\text{at least } 18",
+    r"2 \text{ more than } 18",
+    r"\text{18 hundred}",
+    r"18 \text{ dozen eggs in the box}",
+    r"18\,\text{x}",
+    r"18^2 \text{ apples of the tree}",
+    r"\frac{18}{2} \text{ for the eggs}",
+    r"1{,}018 \text{ dollars for the eggs}",
+    r"-18 \text{ dollars for the eggs}",
+    r"\text{Profit minus cost: } 18",
+    "18 = 19 dollars a day",
 ]
 
 
@@ -981,7 +1015,78 @@ def test_words_around_a_number_count_where_every_answer_is_a_number():
     for text in NOT_WORDED:
         assert not grade(problem, f"The answer is {text}").correct, text
         assert not answers_match(text, "18", "gsm8k"), text
+        assert not grade(problem, rf"\boxed{{{text}}}").correct, text
     assert not grade(problem._replace(task="math500"), "The answer is 18!").correct
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["gsm8k", "math500"])
+def test_percentage_equals_its_number_and_its_fraction(task: str):
+    for answer, other, expected in [
+        ("50%", "0.5", True),
+        (r"50\%", "0.5", True),
+        (r"50\%", "50", True),
+        (r"50 \text{ percent}", "0.5", True),
+        (r"50\%", "5", False),
+        (r"50\%", "0.05", False),
+        ("50", "0.5", False),
+        (r"50\%", r"5\%", False),
+    ]:
+        for given, reference in ((answer, other), (other, answer)):
+            assert grade(Problem("p", "q", reference, task), rf"\boxed{{{given}}}").correct is expected, (given, task)
+            assert answers_match(given, reference, task) is expected, (given, task)
+    assert grade(Problem("p", "q", "50", "gsm8k"), r"\boxed{50\% \text{ of the class}}").correct
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["gsm8k", "aime24", "aime25", "amc", "math500"])
+def test_number_behind_the_last_equals_sign_is_the_answer_where_every_answer_is_one(task: str):
+    for answer, expected in [
+        ("m+n=204", True),
+        ("p + q = 101+103 = 204", True),
+        (r"100m + n = \frac{204}{1}", True),
+        ("m+n=203", False),
+        ("m+n=204+k", False),
+        ("m+n = 204, 205", False),
+        ("x+y=1, m+n=204", False),
+        (r"m+n \neq 204", False),
+        (r"m+n \not= 204", False),
+        ("m+n!= 204", False),
+        ("m+n >= 204", False),
+        (r"m+n \le 204", False),
+    ]:
+        expected = expected and task != "math500"
+        assert grade(Problem("p", "q", "204", task), rf"\boxed{{{answer}}}").correct is expected, answer
+        assert answers_match(answer, "204", task) is answers_match("204", answer, task) is expected, answer
+    assert grade(Problem("p", "q", "204", task), r"\boxed{x = 204}").correct
+    assert grade(Problem("p", "q", r"\frac{7}{3}", task), r"\boxed{\frac{7}{3} = 2.33}").correct
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("The answer is：12", "12"),
+        ("Answer：12", "12"),
+        ("答案 Answer： 12。", "12"),
+        ("The answer is 12。", "12"),
+        ("The answer is 12．", "12"),
+        ("The final answer is：$12$。", "12"),
+        ("The answer is 12，because 3*4=12", "12"),
+        ("The answer is 12。That is all.", "12"),
+        ("The answer is （1，2）。", "(1,2)"),
+        (r"\boxed{12}。", "12"),
+        (r"\boxed{1，234}", "1,234"),
+        ("the result is：12。", None),
+    ],
+)
+def test_fullwidth_punctuation_is_read_as_ascii(response: str, expected: str | None):
+    assert extract_answer(response, "math500") == expected
+
+
+def test_fullwidth_punctuation_keeps_what_it_joins():
+    assert grade(Problem("p", "q", "120", "math500"), r"\boxed{5！}").correct
+    assert grade(Problem("p", "q", "2:30", "math500"), "The answer is：2：30。").correct
+    assert extract_answer("The answer is：1，234。", "products") == "1234"
 
 
 def test_letter_behind_a_number_is_algebra_if_the_reference_has_it():

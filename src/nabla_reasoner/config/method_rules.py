@@ -3,11 +3,21 @@
 from ..baselines.reward_kinds import check_reward_kind
 from .cell import Cell
 from .compose import compose_cells
+from .parts import MethodSettings
 from .schema import choices
+
+VARYING = ("nabla",)  # works whose number of complete responses depends on the problem: `answers` may be null
 
 
 def check_method(cell: Cell) -> None:
-    """Raise ValueError for a kind of reward that the method cannot use, or a server that cannot sample for it."""
+    """Check a cell against what its method's file says.
+
+    Raises:
+        ValueError: a kind of reward that the method cannot use, a server that cannot sample for it, no `answers`, or a
+            value of `budget` that the method's own setting could not have.
+    """
+    _check_answers(cell.method)
+    _check_pool(cell.method)
     check_reward_kind(cell.method.name, cell.method.reward_kinds, cell.reward.kind, cell.reward.name)
     if cell.rollouts != "hf" and not cell.method.served:
         others = compose_cells([f"method={','.join(choices('method'))}"])
@@ -16,3 +26,34 @@ def check_method(cell: Cell) -> None:
             f"rollouts={cell.rollouts} is for methods that sample whole continuations; {cell.method.name} takes every "
             f"token from a model's own logits. Use rollouts=hf, or one of: {', '.join(served)}."
         )
+
+
+def _check_answers(method: MethodSettings) -> None:
+    """Raise ValueError if `answers` counts no response; `plan` divides by it."""
+    if method.answers is None and method.work in VARYING:
+        return
+    if not method.answers or not all(method.answers):
+        raise ValueError(
+            f"method.answers must be a list of products, such as [[num_samples]]; got {method.answers}. It only "
+            "describes the method for `plan`: leave it out."
+        )
+
+
+def _check_pool(method: MethodSettings) -> None:
+    """Raise ValueError on a value of `budget` that is not of its setting's kind, or on no setting."""
+    own = method.keywords()
+    for name, value in (method.budget or {}).items():
+        if name not in own:
+            raise ValueError(
+                f"method.budget must hold settings of {method.name}: {', '.join(own)}; got {name!r}. Leave it out."
+            )
+        if type(own[name]) is int and (type(value) is not int or value < min(own[name], 1)):
+            raise ValueError(
+                f"method.budget.{name} must be a whole number >= {min(own[name], 1)}; got {value!r}. "
+                f"Write method.budget.{name}={2 * own[name]}."
+            )
+        kinds = (int, float) if type(own[name]) is float else (type(own[name]),)
+        if type(own[name]) is not int and type(value) not in kinds:
+            raise ValueError(
+                f"method.budget.{name} must be a value like its own, {own[name]!r}; got {value!r}. Leave it out."
+            )

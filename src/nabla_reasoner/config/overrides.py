@@ -50,15 +50,22 @@ def parse(overrides: Sequence[str], groups: bool = True) -> list[Override]:
         if "=" not in text or not text[0].isalpha():
             raise ValueError(f"Use key=value; got {text!r}. ./reproduce.sh TARGET --help lists the settings.")
         key, _, value = text.partition("=")
-        quoted = shlex.quote(f'{key}="{value}"')
+        if key != key.strip():
+            raise ValueError(
+                f"{text!r} must have no blank before its =. Write {shlex.quote(f'{key.strip()}={value}')}."
+            )
         try:
             (override,) = parser.parse_overrides([text])
         except OverrideParseException as error:
             if value.startswith("~"):
                 raise ValueError(f"the ~ in {text!r} was not replaced by the shell. Write {key}=$HOME...") from error
-            raise ValueError(f"the value in {text!r} holds special characters; quote it: {quoted}.") from error
+            raise ValueError(
+                f"the value in {text!r} holds special characters; quote it: {_advised(key, value)}."
+            ) from error
         if value != value.strip() and isinstance(override.value(), str):
-            raise ValueError(f"white space around the value in {text!r} would be lost; quote it: {quoted}.")
+            raise ValueError(
+                f"white space around the value in {text!r} would be lost; quote it: {_advised(key, value)}."
+            )
         if isinstance(override.value(), Glob):
             raise ValueError(f"a setting must be a value or a list of values; got the pattern {text!r}.")
         if groups:
@@ -81,10 +88,22 @@ def check_launching(target: Target, overrides: Sequence[str]) -> None:
         raise ValueError(f"{words[0]} is for a launcher, and none is chosen. Add e.g. {LAUNCHER}submitit_slurm.")
 
 
-def quoted(text: str) -> str:
-    """Return a text in quotes, as the value of a setting that Hydra's grammar reads as this text."""
-    doubled = re.sub(r"(\\*)(?='|$)", lambda backslashes: 2 * backslashes[1], text)
-    return "'" + doubled.replace("'", "\\'").replace("${", "\\${") + "'"
+def quoted(text: str, mark: str = "'") -> str:
+    """Return a text in quotes, as the value of a setting that Hydra's grammar reads as this text.
+
+    Args:
+        mark: the quotes.
+    """
+    doubled = re.sub(rf"(\\*)(?={mark}|$)", lambda backslashes: 2 * backslashes[1], text)
+    return mark + doubled.replace(mark, f"\\{mark}").replace("${", "\\${") + mark
+
+
+def _advised(key: str, value: str) -> str:
+    """Return a setting as it is to be typed in a shell, its value a text in quotes."""
+    inner = value.strip()
+    is_quoted = len(inner) > 1 and inner[0] == inner[-1] and inner[0] in "'\""
+    text = inner[1:-1] if is_quoted else value
+    return shlex.quote(f"{key}=" + quoted(text, mark='"'))
 
 
 def _check_choice(override: Override) -> None:

@@ -14,6 +14,8 @@ from .schema import (
     Device,
     Folder,
     Name,
+    Positive,
+    Section,
     Settings,
     Threads,
     Wandb,
@@ -69,6 +71,47 @@ class PlanSettings(Settings):
     gpu: str | None
 
 
+class ModelShape(Section):
+    """Configuration of a model with random weights, as transformers names it."""
+
+    model_type: Name
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count
+    max_position_embeddings: Count
+    tie_word_embeddings: bool
+
+
+class MemoryShape(ModelShape):
+    initializer_range: Positive
+
+
+class RewardShape(ModelShape):
+    head_dim: Count
+
+
+class MemorySettings(Section):
+    vocab_size: Count
+    length: Count
+    shape: MemoryShape
+
+
+class PaperSizeSettings(Section):
+    batches: Annotated[list[Count], Field(min_length=1)]
+    vocab_size: Count
+    length: Count
+    matrix_size: Count
+    policy_shape: ModelShape
+    reward_shape: RewardShape
+
+    @model_validator(mode="after")
+    def _check_batches(self) -> "PaperSizeSettings":
+        check_ascending("batches", self.batches)
+        return self
+
+
 class BenchSettings(Settings):
     scale: Literal["tiny", "small"]
     results_dir: Folder
@@ -91,8 +134,8 @@ class BenchSettings(Settings):
     growth_lengths: Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)]
     growth_batches: Annotated[list[Count], Field(min_length=1)]
     growth_length: Count
-    memory: dict[str, Any]
-    paper_size: dict[str, Any]
+    memory: MemorySettings
+    paper_size: PaperSizeSettings
 
     @model_validator(mode="after")
     def _check_lists(self) -> "BenchSettings":

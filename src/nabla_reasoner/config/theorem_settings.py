@@ -9,6 +9,7 @@ from .schema import (
     LARGEST,
     Count,
     Folder,
+    Name,
     Positive,
     Section,
     Seed,
@@ -18,6 +19,50 @@ from .schema import (
     check_ascending,
     choices,
 )
+
+
+def _check_choice(group: str) -> AfterValidator:
+    """Return a check that a name is a choice of a group."""
+
+    def check(name: str) -> str:
+        if name not in choices(group):
+            raise PydanticCustomError("choice", f"one of {', '.join(choices(group))}")
+        return name
+
+    return AfterValidator(check)
+
+
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Point = Annotated[list[Number], Field(min_length=1)]
+Policy, Reward, Task = (Annotated[str, _check_choice(group)] for group in ("policy", "reward", "task"))
+Tasks = Annotated[list[Task], Field(min_length=1)]
+
+
+class MixtureSettings(Section):
+    """The shape of a space: weights and means of π, heights and centres of the bumps of r."""
+
+    weights: Annotated[list[Positive], Field(min_length=1)]
+    means: Annotated[list[Point], Field(min_length=1)]
+    scale: Positive
+    heights: Annotated[list[Number], Field(min_length=1)]
+    centres: Annotated[list[Point], Field(min_length=1)]
+    width: Positive
+    reach: Positive
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> "MixtureSettings":
+        for name, points in (("weights", "means"), ("heights", "centres")):
+            if len(getattr(self, name)) != len(getattr(self, points)):
+                raise ValueError(
+                    f"{name} must be as many as {points}; got {len(getattr(self, name))} and "
+                    f"{len(getattr(self, points))}."
+                )
+        if len({len(point) for point in (*self.means, *self.centres)}) > 1:
+            raise ValueError(
+                "means must be points of as many coordinates each as those of centres; got "
+                f"{self.means} and {self.centres}."
+            )
+        return self
 
 
 class SpaceSettings(Section):
@@ -35,7 +80,7 @@ class SpaceSettings(Section):
     limit_time: Positive
     exact_step: Positive
     coarse_step: Positive
-    reward_weight: float
+    reward_weight: Number
 
     @model_validator(mode="after")
     def _check_grid(self) -> "SpaceSettings":
@@ -45,7 +90,18 @@ class SpaceSettings(Section):
         return self
 
 
+class GaussianSpaceSettings(SpaceSettings):
+    shape: MixtureSettings
+
+
 class TextSettings(SpaceSettings):
+    policy: Policy
+    reward: Reward
+    question: Name
+    prefix: str
+    response: Name
+    positions: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
+    others: Annotated[list[Name], Field(min_length=2, max_length=2)]
     nodes: Annotated[list[Count], Field(min_length=2, max_length=2)]
 
 
@@ -69,6 +125,7 @@ class NoiseSettings(ParticleSettings):
 
 class ConvergenceSettings(Section):
     scale: Positive
+    reward_weight: Number
     separations: Annotated[list[Positive], Field(min_length=1)]
     simulated: Count
     particles: Count
@@ -105,8 +162,16 @@ Model = Annotated[int | str, AfterValidator(_check_model)]
 Temperatures = Annotated[list[Positive], Field(min_length=1)]
 
 
+class PropC1Tasks(Section):
+    """Tasks of SmolLM2 and of all other policies."""
+
+    tiny: Tasks
+    smollm2: Tasks
+
+
 class PropC1Settings(Section):
     models: Annotated[list[Pair], Field(min_length=1)]
+    tasks: PropC1Tasks
     problems: Count
 
 
@@ -122,6 +187,7 @@ class EstimatorSettings(Section):
     candidates: Count
     temperatures: Temperatures
     samples: Count
+    reward_weight: Number
 
 
 CHECKS = (
@@ -147,8 +213,8 @@ class TheoremSettings(Settings):
     threads: Threads
     wandb: Wandb
     keep: bool
-    line: SpaceSettings
-    plane: SpaceSettings
+    line: GaussianSpaceSettings
+    plane: GaussianSpaceSettings
     text: TextSettings
     jko: JKOSettings
     without_noise: ParticleSettings

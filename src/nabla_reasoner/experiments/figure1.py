@@ -14,7 +14,7 @@ from ..config import build
 from ..config.cell import Cell
 from ..engine.sampling import keyed_uniforms
 from ..models.language_models import Policy
-from ..reporting.figures import ORANGE, YELLOW, without_marks
+from ..reporting.figures import ORANGE, PLAIN, YELLOW, without_marks
 from . import token_pairs
 from .case_figure import Row, Rows, write_case_figure
 from .command import Command
@@ -199,6 +199,7 @@ typical. In the {len(wrong)} responses whose own pair is not the best one:
 LEGEND = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncol": 3, "fontsize": 8, "frameon": False}
 
 
+@plt.rc_context(PLAIN)
 def draw(search: pd.DataFrame, pairs: pd.DataFrame, square: pd.DataFrame, path: pd.DataFrame) -> Figure:
     """Draw L of every pair of tokens with the policy's draws, and L of their mixtures with DTO's steps.
 

@@ -8,13 +8,14 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
 from matplotlib.patches import Patch, Rectangle
 
 from ..config import build
 from ..config.cell import Cell
 from ..decoding import trace
 from ..models.language_models import Policy
-from ..reporting.figures import BLUE, GREEN, GREY, ORANGE
+from ..reporting.figures import BLUE, GREEN, GREY, ORANGE, PLAIN
 from ..tasks import grading
 from .case_figure import Rows, write_case_figure
 from .command import Command
@@ -23,6 +24,7 @@ NAMES = ("rollouts", "tokens", "visits")  # tables of the figure, in the order o
 VISIT_COLUMNS = ("response", "position", "old", "new", "evaluations", "reused", "proposal")
 
 
+@plt.rc_context(PLAIN)
 def draw(rollouts: pd.DataFrame, tokens: pd.DataFrame, visits: pd.DataFrame) -> Figure:
     """Draw a line of token cells for each rollout, the visited positions above it, and its outcome beside it.
 
@@ -101,7 +103,9 @@ def _draw_outcome(
 
 def _legend_handles() -> list[Artist]:
     marker = {"linestyle": "none", "marker": "v", "color": BLUE}
-    confidence = {"linestyle": "none", "marker": "$97$", "markersize": 11, "color": "black"}
+    with plt.rc_context({"text.parse_math": True}):
+        number = MarkerStyle("$97$")
+    confidence = {"linestyle": "none", "marker": number, "markersize": 11, "color": "black"}
     return [
         Line2D([], [], **marker, label="DTO here, ∂L/∂y computed; beside it the token drawn"),
         Line2D([], [], **marker, markerfacecolor="white", label="DTO here, ∂L/∂y reused; beside it the token drawn"),

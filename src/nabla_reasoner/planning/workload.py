@@ -132,7 +132,7 @@ def _chain(case: Case) -> Work:
         decode=decoded,
         prefill=case.prompt + steps,
         reward_forward=case.prompt + math.sqrt(case.typical.distinct) * decoded,
-        decodings=(case.side_by_side(case.batch), longest.times(steps)),
+        decodings=(case.side_by_side(case.batch), *([longest.times(steps)] if steps else [])),
         passes=2.0 * case.answers,
         kept_tokens=2 * (case.prompt + case.length),
     )

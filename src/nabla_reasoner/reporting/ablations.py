@@ -19,7 +19,7 @@ from ..evaluation.outcomes import Row, RunKey, correct_array, paired_keys
 from ..evaluation.statistics import LEVEL, NO_DIFFERENCE, accuracy_interval, holm, paired_difference
 from ..evaluation.stored_cells import split_suffix
 from .ablation_runs import Attempt, Runs, SettingRuns, stopped
-from .figures import legend_below, log_ticks
+from .figures import PLAIN, legend_below, log_ticks
 
 DEFAULT, POOLED = "default", "all"
 VERDICTS = {  # label, colour (Okabe and Ito) and marker
@@ -29,6 +29,7 @@ VERDICTS = {  # label, colour (Okabe and Ito) and marker
 }
 
 
+@plt.rc_context(PLAIN)
 def differences(table: pd.DataFrame) -> Figure:
     """Draw differences in accuracy and ratios of FLOPs to the default: a line per setting, two panels per policy.
 
@@ -55,7 +56,7 @@ def differences(table: pd.DataFrame) -> Figure:
     )
     for (policy, task), (left, right) in zip(cells, axes.reshape(-1, 2), strict=True):
         _draw_cell(left, right, compared[(compared.policy == policy) & (compared.task == task)], lines)
-        left.set_title(f"{policy}, {'all tasks' if task == POOLED else task}", fontsize=9, parse_math=False)
+        left.set_title(f"{policy}, {'all tasks' if task == POOLED else task}", fontsize=9)
     axes[0, 0].set_yticks(range(len(lines)), [f"{group}: {setting}" for group, setting in lines], fontsize=8)
     axes[0, 0].set_ylim(len(lines) - 0.5, -0.5)
     for height in range(1, len(lines)):

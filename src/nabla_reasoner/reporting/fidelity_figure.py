@@ -8,13 +8,14 @@ from matplotlib.figure import Figure
 
 from ..evaluation.fidelity import FORMS
 from .fidelity import ALL
-from .figures import BLUE, GREEN, GREY, ORANGE, legend_below
+from .figures import BLUE, GREEN, GREY, ORANGE, PLAIN, legend_below
 
 FORM_COLOURS = dict(zip(FORMS, (BLUE, GREEN, ORANGE), strict=True))
 CHOICES = {"gradient": ("gradient", "o"), "exact": ("exact score", "D")}  # label and marker
 GAIN_FORM = "prefix"  # form of the right panel: the reward at the token itself
 
 
+@plt.rc_context(PLAIN)
 def draw(table: pd.DataFrame) -> Figure:
     """Draw the pooled rows.
 

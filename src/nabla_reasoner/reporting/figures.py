@@ -15,6 +15,9 @@ from matplotlib.figure import Figure
 
 from .tables import TOKENS
 
+# Settings of a figure that shows names, tokens or questions: their "$" is no formula. Used as `@plt.rc_context(PLAIN)`.
+PLAIN = {"text.parse_math": False}
+
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write a figure as PNG and PDF; the bytes are the same on every run."""

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..json_text import parse_json
-from .figures import legend_below
+from .figures import PLAIN, legend_below
 from .method_names import BEST_OF_N, PREFIX
 
 QUALITIES = {  # column of fidelity.csv, and its axis
@@ -76,6 +76,7 @@ def family(reward: str) -> tuple[str, str]:
     return next((style for start, style in FAMILIES.items() if reward.startswith(start)), (reward, "#999999"))
 
 
+@plt.rc_context(PLAIN)
 def gains(rows: pd.DataFrame) -> Figure:
     """Draw the gains over Best-of-N against each measure of quality.
 

@@ -15,6 +15,10 @@ from .response_parts import outside_thinking, tagged, without_end_tokens
 from .statements import first_statement, marked_answer, stated_at
 from .worded_numbers import ONE_NUMBER
 
+# Marks of Chinese and Japanese typing; one that joins a word to what stands before it is followed by a space.
+FULLWIDTH = str.maketrans("：。．，；！？（）", ":..,;!?()")
+TOUCHING_WORD = re.compile(r"([：。，；！？])(?=[^\W\d_])")
+
 BARE_BOX = re.compile(rf"\\f?box(?:ed)?\s*({NUMBER})(?!\.?[\dA-Za-z^/_{{]|\\[A-Za-z])")
 ONLY_NUMBER = re.compile(rf"\s*[$*]*({NUMBER}(?:[eE][-+−]?\d+)?){MARKS}\.?\s*")  # the whole response
 
@@ -29,7 +33,8 @@ LONGEST_SIDE = 60  # characters
 def extract_answer(response: str, task: str, finished: bool = True) -> str | None:
     r"""Return the answer that a response states, or None.
 
-    Think blocks are left out (see `outside_thinking`); a response whose thinking never ends counts as cut off.
+    Fullwidth punctuation is read as ASCII. Think blocks are left out (see `outside_thinking`); a response whose
+    thinking never ends counts as cut off.
 
     Generated tasks: the last `<answer>…</answer>`, else the last `\boxed{…}`, else the last `\boxed 5`, else what
     follows the last "=" or "answer is" on its line; but a number stated once, at the beginning, counts before any
@@ -46,6 +51,7 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
         finished: False if the response was cut off; then only the rules with a closing mark apply.
     """
     generated = is_generated(task)
+    response = TOUCHING_WORD.sub(r"\1 ", response).translate(FULLWIDTH)
     response, thought = outside_thinking(without_end_tokens(response))
     finished = finished and thought
     content = tagged(response) if generated else None

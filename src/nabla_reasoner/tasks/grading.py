@@ -2,7 +2,8 @@
 
 Generated tasks are scored by `reasoning-gym`; other answers are compared by `equality`. A response that does not state
 its answer (see `extraction`) is wrong. Only `grade` knows which answer is the reference: 4 is not the perimeter 4s, but
-4s may be 4 seconds. Words around a number are left out where every answer of a task is one (see `worded_numbers`).
+4s may be 4 seconds. Where every answer of a task is one number, words around it are left out, and of m + n = 204 the
+number counts (see `worded_numbers`).
 """
 
 import functools

@@ -1,7 +1,7 @@
-r"""Names and marks of formulas as LaTeX commands: sin x, theta, f'(x) and A^T, for `notation.standard`.
+r"""Names and marks of formulas as LaTeX commands: sin x, theta, f'(x), f^{-1}(x) and A^T, for `notation.standard`.
 
-math-verify reads "sin" as a product of three variables, and overlooks primes and transposes. Words of prose keep their
-letters and apostrophes.
+math-verify reads "sin" as a product of three variables, overlooks primes and transposes, and takes an inverse function
+for a quotient. Words of prose keep their letters and apostrophes.
 """
 
 import re
@@ -51,6 +51,7 @@ PRIMED = re.compile(
     r"(?:(?<=[A-Za-z]\})|(?<=\)))('+)"
 )
 CONTRACTED = re.compile(r"(?:[st]|re|ll|ve|[md])(?![A-Za-z'])")  # behind an apostrophe: Tom's, isn't, I'm
+INVERSE = re.compile(r"(?<![\\A-Za-z])([fghFGH])\s*\^\s*\{\s*-\s*1\s*\}(?=\s*\()")  # x^{-1}(x + 1) is a product
 TRANSPOSED = re.compile(
     r"(\\end\{\w+\}\s*)?\^\s*(?:\{\s*(?:T|\\top|\\intercal|\\text\{\s*T\s*\})\s*\}|T|\\top(?![A-Za-z])|\\intercal)"
 )
@@ -61,7 +62,7 @@ def with_commands(text: str) -> str:
     for pattern, replacement in MARKED_TEXT:
         text = pattern.sub(replacement, text)
     text = PRIME_SIGNS.sub(lambda match: "'" * len(re.findall(r"\\prime|'", match[0])), text)
-    text = TRANSPOSED.sub(_transposed, text)
+    text = INVERSE.sub(r"\1_{inverse}", TRANSPOSED.sub(_transposed, text))
     return _outside_text(text, lambda part: PRIMED.sub(_primed, _with_functions(part)))
 
 

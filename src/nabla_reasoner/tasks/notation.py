@@ -34,6 +34,14 @@ CURRENCY_CODES = {"USD": r"\$", "EUR": "€", "GBP": "£", "textdollar": r"\$", 
     "yen": "¥",
     "textyen": "¥",
 }
+GAP = r"(?:\s|\$|\\[,;:. ]|\\q?quad(?![A-Za-z])|~)"
+# Marks of a proof's end or of a step belong to no answer. A mark alone stays; a square that touches may be a symbol.
+END_MARKS = (
+    rf"(?:{GAP}*+(?:\\(?:blacksquare|qed(?:symbol)?|checkmark)(?![A-Za-z])|\\(?:tag\*?|label)\s*\{{[^{{}}]*\}}|"
+    rf"[■∎✓✔✅])|{GAP}++(?:\\(?:square|Box)(?![A-Za-z])|□))[\s$.]*+"
+)
+UNIT = r"\s*\\text\{([A-Za-z .]+)\}\s*"
+STEP_MARKS = r"\\(?:therefore|because|implies|(?:Long)?[Rr]ightarrow)(?![A-Za-z])|[∴⇒⟹]"
 
 
 def _higher_root(match: re.Match[str]) -> str:
@@ -50,6 +58,8 @@ def _currency(match: re.Match[str]) -> str:
 REWRITES = [
     (rf"^({OPEN}){INTRODUCTION}", r"\1"),
     (rf"^({OPEN})(?:[Oo]ption|[Cc]hoice)\s*(?=\(?[A-E]\)?[\s.}}$*]*$)", r"\1"),
+    (rf"^([\s$*]*)(?:{STEP_MARKS})(?=\s*[^\s$*])", r"\1"),
+    (rf"(?<=[^\s$])(?:{END_MARKS})++$", ""),
     (r"[∛∜]\s*(?:\(([^()]*)\)|(\d+|[A-Za-z]))", _higher_root),
     (r"√\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
     (r"√", r"\\sqrt "),
@@ -66,6 +76,8 @@ REWRITES = [
     (r"\^\s*-\s*(\d+(?:\.\d+)?|[A-Za-z])", r"^{-\1}"),
     (r"\\(?:text(?:bf|it|rm|normal|tt|sf|sc)|mathrm|mbox|hbox)\s*\{", r"\\text{"),
     (r"\\text\s+\{", r"\\text{"),
+    (rf"(?<=[\d)}}]){GAP}*+\\frac\{{{UNIT}\}}\{{{UNIT}(\s*\^[^{{}}]{{1,3}})?\s*\}}", r" \\text{\1/\2}\3"),
+    (rf"(?<=\d){GAP}*+\\Omega(?=[\s$.*]*$)", r" \\text{ ohm}"),
     (r"\\text\{([^{}]*[A-Za-z,])\s+(and|or)\s*\}", r"\\text{\1} \\text{\2}"),  # 2 \text{ hours and } 5 \text{ minutes}
     (r"\\text\{(?=[^{}]*\d)((?:[-\d\s.,;:/]|and|or)+)\}", r"\1"),  # a list: 2 and 3
     (r"\\text\{\s*(\\?\$?-?\d[\d:.,/]*)\s*([^{}]*)\}", r"\1 \\text{\2}"),  # only the words are text

@@ -13,7 +13,7 @@ SYNONYMS = """
 cm centimeter centimetre|mm millimeter millimetre|m meter metre|km kilometer kilometre|in inch inche|ft foot feet
 yd yard|mi mile|kg kilogram|g gram gm|mg milligram|lb pound|oz ounce|l liter litre|ml milliliter millilitre|s sec second
 min minute|h hr hour|day|week|month|yr year|degree deg|rad radian|mph miles/hour mi/h miles/hr|dollar usd buck
-cent|euro eur|am a.m.|pm p.m.|unit|gal gallon|kwh
+cent|euro eur|am a.m.|pm p.m.|unit|gal gallon|kwh|ohm
 """
 UNITS = {name: names.split()[0] for line in SYNONYMS.split("\n") for names in line.split("|") for name in names.split()}
 UNIT_SIGNS = frozenset("mgshlLNJVWKACF")  # of one letter, in \text{…}
