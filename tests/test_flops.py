@@ -22,6 +22,7 @@ CASES = [
     ("nabla_reasoner", "likelihood", ("method.reward_form=process",)),
     ("nabla_reasoner", "classifier", ("dto.parameter=latents",)),
     ("guided_decoding", "classifier", ("method.scorer=gradient",)),
+    ("guided_decoding", "classifier", ("method.scorer=gradient", "method.num_candidates=640")),  # moves of all tokens
     ("nabla_reasoner", "classifier", ("variant=release",)),
     ("nabla_reasoner", "likelihood", ("variant=release",)),
     ("nabla_reasoner_multipass", "likelihood", ("variant=release",)),

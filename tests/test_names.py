@@ -51,7 +51,12 @@ def missing_names(path: Path, text: str) -> list[str]:
 def test_every_name_of_a_module_exists():
     if not FILES:
         pytest.fail(f"no source files in {SOURCE}")
-    assert [line for path in FILES if path.name != "math_verify_worker.py" for line in missing_names(path, path.read_text("utf-8"))] == []
+    assert [
+        line
+        for path in FILES
+        if path.name != "math_verify_worker.py"
+        for line in missing_names(path, path.read_text("utf-8"))
+    ] == []
 
 
 def test_missing_name_is_found():

@@ -4,9 +4,11 @@ FLOPs of a forward pass over n tokens that attend to m keys (their own included)
 4 A n m in attention (QKᵀ and its product with V; the whole rectangle, as dense kernels compute it), and 2 H for each
 position whose next token or score is predicted. N, H and A are those of `ModelSize`. A backward pass takes 2 N n in the
 layers, since weights are frozen, 8 A n m in attention, and 2 H for each predicted position. A row of ∂L/∂y in the
-vocabulary takes a product with each embedding matrix (`dto.gradients`). Element-wise work and padding are not counted.
-Nor is what only the reference engine computes: products of one-hot rows with the embedding matrix, which the fast one
-replaces by a lookup, and the logits of first latents. Its FLOPs are 4 to 11 % below torch's for the tiny models.
+vocabulary takes a product with each embedding matrix (`dto.gradients`). A score that is predicted to first order takes
+one product of the candidate's embedding with the slope (`baselines.prefix_scores`). Element-wise work and padding are
+not counted. Nor is what only the reference engine computes: products of one-hot rows with the embedding matrix, which
+the fast one replaces by a lookup, and the logits of first latents. Its FLOPs are 4 to 11 % below torch's for the tiny
+models.
 Every token that is read counts once: a decoded token is read when the next one is sampled, the last one never.
 
 Model calls follow the paper's Section 5.2: one per decoded token and one per pass over a whole sequence (prefill,

@@ -25,13 +25,18 @@ def test_no_problems_give_no_solutions(name: str):
     assert method(name).solve([], toys.policy(), toys.reward()) == []
 
 
+@pytest.mark.parametrize("part", ["policy", "reward", "reference"])
 @pytest.mark.parametrize("name", SCORING)
-def test_prompt_beyond_the_context_of_the_reward_is_refused(name: str):
-    reward = toys.reward()
-    for model in {id(reward): reward, id(reward.strong): reward.strong}.values():
-        model.context = 10
-    with pytest.raises(ValueError, match="context"):
-        method(name).solve([PROBLEM], toys.policy(), reward)
+def test_prompt_beyond_the_context_of_one_model_alone_is_refused(name: str, part: str):
+    """A reward reads one token more than a policy: the end of the answer. A judge decodes without the policy."""
+    policy, reward = toys.policy(), toys.reward(reference=True)
+    model = {"policy": policy, "reward": reward, "reference": reward.reference}[part]
+    model.context = 10 if part == "policy" else len(reward.prompt_ids(PROBLEM.messages)) + 8
+    if (name, part) == ("judge_greedy", "policy"):
+        assert method(name).solve([PROBLEM], policy, reward)[0].token_ids
+        return
+    with pytest.raises(ValueError, match=rf"context of {model.context} tokens"):
+        method(name).solve([PROBLEM], policy, reward)
 
 
 @pytest.mark.parametrize("name", SCORING)

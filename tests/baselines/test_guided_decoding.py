@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import toys
+import transformers
 from pass_counter import PassCounter
 
 from nabla_reasoner import cost
@@ -70,7 +71,8 @@ def plain_guided(policy, reward, problem, *, scorer: str, weight: float, count: 
             if reward.kind == "likelihood":
                 scores = hf_logits(reward, text, reward.strong.vocab_size).log_softmax(-1)
                 if reward.reference is not None:
-                    scores = scores - hf_logits(reward.reference, text, policy.vocab_size).log_softmax(-1)
+                    behind = hf_logits(reward.reference, text, reward.reference.vocab_size).log_softmax(-1)
+                    scores = scores - behind[: len(scores)]
                 scores = scores[judged]
             elif scorer == "exact":
                 scores = torch.tensor([beginning_score(reward, [*text, v]) for v in judged]).sigmoid().log()
@@ -139,6 +141,35 @@ def test_mixture_and_judge_tokens_equal_plain_passes(method, reference):
             reads = cost.one_pass(0, len(reward_prompt)) + cost.decoded(len(reward_prompt), len(tokens))
             assert solution.cost.flops == cost.forward_flops(reward.strong.size, reads)
         assert solution.cost.decode_tokens == len(tokens)
+
+
+def reference_with_more_tokens(tmp_path: Path) -> str:
+    """Write a reference model whose tokenizer has two tokens more than that of the toys."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(toys.model_folder("qwen2", seed=8))
+    tokenizer = toys.policy().tokenizer
+    tokenizer.add_tokens(["<first more>", "<second more>"])
+    torch.manual_seed(0)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    torch.nn.init.normal_(model.get_input_embeddings().weight.data[-2:], std=1.0)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+@pytest.mark.slow
+def test_reference_may_know_more_tokens_than_the_reward(tmp_path):
+    """FAULTS K7: the log-probabilities of 280 and 282 tokens were added before the candidates were picked."""
+    policy, folder = toys.policy("llama"), toys.model_folder("qwen2", seed=7)
+    other = reference_with_more_tokens(tmp_path)
+    reward = RewardModel.from_pretrained(folder, "likelihood", dtype="float64", reference=other)
+    assert (reward.strong.vocab_size, reward.reference.vocab_size) == (280, 282)
+    settings = {"reward_weight": 1.5, "num_candidates": 5, "confidence_threshold": GATE}
+    guided = GuidedDecoding(**settings, max_new_tokens=LIMIT).solve(PROBLEMS, policy, reward)
+    for problem, solution in zip(PROBLEMS, guided, strict=True):
+        tokens, uncertain, _ = plain_guided(policy, reward, problem, scorer="exact", weight=1.5, count=5, gate=GATE)
+        assert (solution.token_ids, solution.search["uncertain"]) == (tokens, uncertain)
+    for method in (LogitMixture(max_new_tokens=LIMIT), JudgeGreedy(max_new_tokens=LIMIT)):
+        assert all(solution.token_ids for solution in method.solve(PROBLEMS[:2], policy, reward))
 
 
 ENDS = {"equal": "<|end|>", "another": "<|pad|>"}

@@ -48,7 +48,7 @@ def test_round_prompts_contain_best_and_worst_response(monkeypatch):
     replies = [rounds[0], ["CRITIQUE"], ["ADVICE"], rounds[1], ["C2"], ["A2"], rounds[2]]
     values = {"low": -5, "high": 2, "mid": 0, "new": 1, "newer": 3, "worse": -9, "x": 2.5, "y": 0, "z": 0}
     script = Script(policy, monkeypatch, replies, {text: float(value) for text, value in values.items()})
-    method = TPO(num_samples=3, num_iterations=2, max_critique_tokens=4, max_new_tokens=6)
+    method = TPO(num_samples=3, num_iterations=2, max_critique_tokens=8, max_new_tokens=6)
     monkeypatch.setattr(policy, "context", 2000)
     (solution,) = method.solve(PROBLEMS[:1], policy, reward)
     opening, critique, advice, revision, second, _, third = script.asked
@@ -64,7 +64,7 @@ def test_round_prompts_contain_best_and_worst_response(monkeypatch):
         assert all(part in text for part in present), text
         assert not any(part in text for part in absent), text
     assert [len(asked) for asked in script.asked] == [3, 1, 1, 3, 1, 1, 3]
-    assert [limits[0] for limits in script.limits] == [6, 4, 4, 6, 4, 4, 6]
+    assert [limits[0] for limits in script.limits] == [6, 8, 8, 6, 8, 8, 6]
     assert {prompt for prompt, _ in script.scored} == {reward.tokenizer.decode(reward.prompt_ids(PROBLEMS[0].messages))}
     assert [text for _, text in script.scored] == ["low", "high", "mid", "new", "newer", "worse", "x", "y", "z"]
     assert (solution.response, solution.reward) == ("newer", 3.0)
@@ -161,6 +161,36 @@ def test_sampled_answers_beyond_context_raise_naming_round(wide, monkeypatch):
     monkeypatch.setattr(tpo, "CRITIQUE", tpo.CRITIQUE + "{best}" * wide.context)
     with pytest.raises(ValueError, match=r"TPO's prompt of round 1 critique and its reply .* problem toy/0"):
         TPO(**SHORT).solve(PROBLEMS, wide, toys.reward())
+
+
+@pytest.mark.parametrize("replies", ["bytes", "words"])
+def test_replies_that_grow_when_read_again_are_cut_to_their_limit(replies, monkeypatch):
+    """FAULTS K8: one such reply ended the whole batch; a byte that is no character is read as three tokens."""
+    policy, reward, method = toys.policy(), toys.reward(), TPO(**SHORT)
+    byte = policy.tokenizer.convert_tokens_to_ids("Ã")  # 0xC3, the first half of a character
+    words = policy.tokenizer.encode("7 is it so 7", add_special_tokens=False)
+
+    def sample(policy, prefixes, noise, sampling, limits):
+        reply = [byte] * 6 if replies == "bytes" else words
+        return [
+            Rollout(tokens := reply[:limit], False, decoded=cost.decoded(len(prefix), len(tokens)))
+            for prefix, limit in zip(prefixes, limits, strict=True)
+        ]
+
+    monkeypatch.setattr(generation, "sample", sample)
+    assert len(policy.tokenizer.encode(policy.decode([byte] * 6))) == 18
+    for context in range(200, 4000):  # the smallest one that is allowed
+        policy.context = context
+        try:
+            method.check_prompts(PROBLEMS, policy)
+            break
+        except ValueError:
+            continue
+    solutions = method.solve(PROBLEMS, policy, reward)
+    assert [len(solution.search["samples"]) for solution in solutions] == [4, 4]
+    assert tpo._within("ab", policy, 2) == "ab"
+    assert tpo._within("\ufffd\ufffd", policy, 5) == "\ufffd"
+    assert tpo._within("\ufffd", policy, 2) == ""
 
 
 @pytest.mark.parametrize(

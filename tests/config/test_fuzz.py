@@ -101,7 +101,6 @@ def test_wrong_value_is_refused_before_anything_is_built(word: str):
         (["results_dir=~/x"], "the ~ in 'results_dir=~/x' was not replaced by the shell. Write results_dir=$HOME"),
         (['results_dir="~/x"'], "results_dir must be a path in which ~ is written out"),
         (["method=mh_resampling", "method.answers=[]"], "method.answers must be a list of products"),
-        (["method=mh_resampling", "method.answers=null"], "method.answers must be a list of products"),
         (["method=best_of_n", "method.budget.num_samples=2.5"], "method.budget.num_samples must be a whole number"),
         (["task =products"], "'task =products' must have no blank before its =. Write task=products."),
         (["policy.name=${nothere}"], "policy.name refers to a setting that is not there"),

@@ -244,11 +244,18 @@ def test_reward_in_training_mode_and_automatic_precision_are_refused():
 @pytest.mark.slow
 def test_end_token_of_minus_one_means_that_nothing_ends_an_answer():
     """Transformers' way of never stopping; -1 is also the index of the last token."""
-    served = reward().for_policy(Policy(frozen_policy().model, small_models.tokenizer(), "p", eos_ids=[-1, 7]))
+    policy = Policy(frozen_policy().model, small_models.tokenizer(), "p", eos_ids=[7])
+    policy.eos_ids = [-1, 7]
+    served = reward().for_policy(policy)
     assert replaced_columns(served, served.vocab_size) == ([7], served.eos_ids[0])
-    texts = padded(QUESTIONS)
-    answers = [call(**texts, eos_token_id=token).tolist() for token in (-1, 10**6)]
-    assert answers[0] == answers[1]
+    endless = Policy(frozen_policy().model, small_models.tokenizer(), "p", eos_ids=[])
+    sampling = {"rollout_temperature": 0.9, "rollout_top_p": 0.95, "rollout_top_k": 40}
+    method = NablaReasoner(**SETTINGS, max_new_tokens=6, **sampling)
+    problem = Problem(problem_id(prompt(QUESTIONS[0])), QUESTIONS[0], None, "free")
+    (solution,) = method.solve([problem], endless, reward(), seed=3)
+    assert call(eos_token_id=-1)[0, len(prompt(QUESTIONS[0])) :].tolist() == solution.token_ids
+    with pytest.raises(ValueError, match="eos_ids of .* must be whole numbers from 0 to 279.*got 1000000"):
+        call(eos_token_id=10**6)
 
 
 def solved_with(reward_model: RewardModel, tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
@@ -344,6 +351,30 @@ def test_right_padding_is_refused():
     batch = {name: value.flip(1) for name, value in padded(QUESTIONS).items()}
     with pytest.raises(ValueError, match="padding must stand on its left; row 0"):
         call(**batch)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (
+            torch.tensor([[60, 280]]),
+            "input_ids must hold tokens of the policy's vocabulary, 0 to 279; got 280 in row 0",
+        ),
+        (torch.tensor([[60, -1]]), "input_ids must hold tokens of the policy's vocabulary, 0 to 279; got -1 in row 0"),
+        (torch.zeros(0, 4, dtype=torch.long), r"input_ids must hold a prompt; got the shape \[0, 4\]"),
+        (torch.tensor([[60.0, 61.0]]), "input_ids must be whole numbers; got torch.float32"),
+        (torch.tensor([60, 61]), r"input_ids must be \[batch, prompt\]; got the shape \[2\]"),
+    ],
+)
+def test_prompts_that_are_no_tokens_are_refused(ids, message):
+    """FAULTS K21: they failed in the middle with an IndexError of torch."""
+    chats = [[{"role": "user", "content": QUESTIONS[0]}]] * len(ids)
+    given = {"reward_model": reward(), "seed": 3, "messages": chats, **SETTINGS}
+    config = GenerationConfig(**DRAWN, pad_token_id=0)
+    for route in (generate, lambda model, ids, **others: generate_from_folder(ids, model=model, **others)):
+        with pytest.raises(ValueError, match=message) as caught:
+            route(causal_model(), ids, generation_config=config, **given)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow

@@ -50,6 +50,12 @@ def test_prompts_that_are_no_chats_are_refused_with_a_remedy(prompts):
         (RAP, {"exploration": True}, "exploration must be a number; got True"),
         (GuidedDecoding, {"reward_weight": math.inf}, "reward_weight must be a finite number; got inf"),
         (LogitMixture, {"judge_weight": math.inf}, "judge_weight must be a finite number; got inf"),
+        (
+            BestOfN,
+            {"num_samples": 10**400},
+            "num_samples must be a number that a float can hold, below 1.8e308; got one of",
+        ),
+        (BestOfN, {"temperature": -(10**5000)}, "temperature must be a number that a float can hold"),
         (NablaReasoner, {"step_size": math.nan}, "step_size must be a finite number; got nan"),
         (NablaReasoner, {"terms": None}, "terms must be a list of texts; got None"),
         (NablaReasoner, {"terms": "prefix"}, "terms must be a list of texts; got 'prefix'"),

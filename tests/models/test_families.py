@@ -10,6 +10,7 @@ from nabla_reasoner.dto import gradient_passes, gradients, objective
 from nabla_reasoner.engine import generation, scoring
 from nabla_reasoner.engine.sampling import Sampling, keyed_uniforms
 from nabla_reasoner.engine.sequences import TokenSequence
+from nabla_reasoner.models import backbone
 from nabla_reasoner.models.language_models import Policy, RewardModel
 
 WINDOW = {"sliding_window": 8}
@@ -48,6 +49,13 @@ REFUSED = {
     "lfm2": ({"layer_types": ["conv", "full_attention"]}, r"Lfm2ForCausalLM\) has layers of type conv"),
     "mpt": ({}, r"batch with another.*MptForCausalLM\) gives a logit of [-\d.]+ instead of [-\d.]+"),
     "bert": ({}, r"BertLMHeadModel\) gives a logit of [-\d.]+ instead of [-\d.]+"),
+    # Experts of other names, layers that run several times, and a part for images: recorded 1.49, 0.32 and 6.0 times.
+    "jetmoe": (
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "kv_channels": 8},
+        r"JetMoeForCausalLM\) takes 24,832 for a token, and 36,992 would be recorded",
+    ),
+    "hrm_text": ({}, r"HrmTextForCausalLM\) takes 99,072 for a token, and 31,488 would be recorded"),
+    "fuyu": ({}, r"FuyuForCausalLM\) takes 17,152 for a token, and 103,552 would be recorded"),
 }
 
 
@@ -250,3 +258,16 @@ def test_size_counts_the_experts_that_a_token_is_sent_to(architecture: str):
     assert (number, policy.model.config.num_experts_per_tok) == (4, 2)
     expert = 3 * hidden * inner
     assert policy.size.layers == 2 * (attention + number * hidden + 2 * expert)
+    assert policy.model.get_experts_implementation() == {"": "grouped_mm"}  # the count at load has put it back
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_flops_of_another_number_of_layers_are_refused_in_every_precision(dtype: str, monkeypatch: pytest.MonkeyPatch):
+    path = str(small_models.folder("llama"))
+    size = Policy.from_pretrained(path, dtype=dtype).size
+    wrong = size._replace(layers=size.layers + size.layers // 20)
+    monkeypatch.setattr(backbone, "model_size", lambda model: wrong)
+    recorded = f"{2 * (wrong.layers + wrong.head):,} would be recorded"
+    with pytest.raises(ValueError, match=rf"LlamaForCausalLM\) takes [\d,]+ for a token, and {recorded}"):
+        Policy.from_pretrained(path, dtype=dtype)

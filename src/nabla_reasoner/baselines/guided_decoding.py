@@ -117,14 +117,16 @@ class _Judge:
     ) -> Float[Tensor, "rows k"]:
         """Return the score of each candidate; `places` are the rows' places in the readers.
 
-        A policy's end token has the score of the judge's own.
+        A policy's end token has the score of the judge's own. The models may know different numbers of tokens.
         """
         for row in rows:
             self.predictions[row] += 1
-        parts = zip(self.signs, self.readers, strict=True)
-        logs = sum(sign * torch.log_softmax(reader.logits()[places], -1) for sign, reader in parts)
-        read = [[token_as_read(token, self.reward) for token in tokens] for tokens in candidates.tolist()]
-        return logs.gather(1, torch.tensor(read, device=logs.device)).to(candidates.device)
+        read = torch.tensor([[token_as_read(token, self.reward) for token in tokens] for tokens in candidates.tolist()])
+        total = torch.zeros(candidates.shape, device=candidates.device)
+        for sign, reader in zip(self.signs, self.readers, strict=True):
+            logs = torch.log_softmax(reader.logits()[places], -1)
+            total = total + sign * logs.gather(1, read.to(logs.device)).to(candidates.device)
+        return total
 
     def commit(self, row: int, place: int) -> None:
         """Do nothing: the chosen token is read in lockstep."""

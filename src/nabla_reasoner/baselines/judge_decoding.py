@@ -49,7 +49,8 @@ class JudgeGreedy:
         """Return one solution per problem, in order.
 
         Raises:
-            ValueError: a classifier reward, vocabularies that differ, or a prompt beyond the model's context.
+            ValueError: a classifier reward, vocabularies that differ, or a prompt beyond the context of the judge, the
+                reward or its reference.
         """
         begin = time.perf_counter()
         check_reward_kind("judge_greedy", ["likelihood"], reward.kind, reward.name)
@@ -57,6 +58,7 @@ class JudgeGreedy:
         judge = copy.copy(reward.strong)
         judge.vocab_size = min(judge.vocab_size, policy.vocab_size)  # a response is in the policy's tokens
         prompts = prompts_within_context(problems, judge, self.max_new_tokens)
+        prompts_within_context(problems, reward, self.max_new_tokens)  # its score reads the closing tokens too
         noise = [keyed_uniforms(seed, problem.id, repeat, "rollout 0", self.max_new_tokens) for problem in problems]
         limits = [self.max_new_tokens] * len(problems)
         rollouts = generation.sample(judge, prompts, noise, Sampling(0.0), limits)
@@ -157,7 +159,7 @@ def _with_policy_ends(
 ) -> Float[Tensor, "rows vocab"]:
     """Return a judge's logits of the policy's tokens; each end token of the policy has that of the judge's own."""
     known = logits[:, : policy.vocab_size]
-    replaced = [token for token in policy.eos_ids if token in reward.replaced_ends]
+    replaced = [token for token in policy.eos_ids if token in reward.replaced_ends and token < policy.vocab_size]
     if not replaced:
         return known
     known = known.clone()

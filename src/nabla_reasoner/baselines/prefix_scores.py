@@ -139,8 +139,10 @@ class PrefixScorer:
             return list(zip(predicted.double().cpu(), reads, strict=True))
 
         results = batching.run(predict, [len(text) for text in closed], reward.batch_limits)
+        products = 2.0 * len(candidates[0]) * reward.embedding.shape[1]  # of each move with the slope
         for row, (_, reads) in zip(rows, results, strict=True):
             self._charge(row, cost.reward_gradient(reward.size, reads))
+            self._charge(row, cost.gradient_arithmetic(products))
         return torch.stack([predicted for predicted, _ in results])
 
     def _fork(self, row: int) -> int:

@@ -117,10 +117,10 @@ class TPO:
             "instructions": (INSTRUCTIONS, answer + critique, critique),
             "revision": (REVISION, answer + critique, answer),
         }
-        empty = dict.fromkeys(("best", "worst", "critique", "instructions"), "")
+        written = dict.fromkeys(("best", "worst", "critique", "instructions"), "x")  # parts what stands around a reply
         for problem in problems:
             for stage, (template, replies, limit) in stages.items():
-                length = len(_request_ids(policy, template.format(question=problem.question, **empty))) + replies
+                length = len(_request_ids(policy, template.format(question=problem.question, **written))) + replies
                 _check_fits(policy, problem, f"{stage}, with replies of full length,", length, limit)
 
     @checked
@@ -141,7 +141,7 @@ class TPO:
         self.check_prompts(problems, policy)
         self._respond(sampler, reward, cases, [problem.question for problem in problems], "round 0")
         for number in range(1, self.num_iterations + 1):
-            texts = [_extremes(case, policy) for case in cases]
+            texts = [_extremes(case, policy, self.max_new_tokens) for case in cases]
             for key, template in (("critique", CRITIQUE), ("instructions", INSTRUCTIONS)):
                 requests = [template.format(**text) for text in texts]
                 replies = self._ask(sampler, cases, requests, f"round {number} {key}")
@@ -158,7 +158,8 @@ class TPO:
         share = seconds_share(begin, len(cases))
         for case, (reply,) in zip(cases, replies, strict=True):
             case.log.trajectory.charge(cost.decoding(sampler.policy.size, reply.decoded), share)
-        return [sampler.policy.decode(reply.token_ids).strip() for (reply,) in replies]
+        texts = [sampler.policy.decode(reply.token_ids).strip() for (reply,) in replies]
+        return [_within(text, sampler.policy, self.max_critique_tokens) for text in texts]
 
     def _respond(
         self, sampler: KeyedSampler, reward: RewardModel, cases: Sequence[_Case], requests: Sequence[str], stage: str
@@ -184,15 +185,33 @@ class TPO:
                 log.record(policy)
 
 
-def _extremes(case: _Case, policy: Policy) -> dict[str, str]:
-    """Return the question, the best and the worst response so far; among equal ones, the first and the last."""
+def _extremes(case: _Case, policy: Policy, limit: int) -> dict[str, str]:
+    """Return the question, the best and the worst response so far; among equal ones, the first and the last.
+
+    Args:
+        limit: largest number of tokens of a response.
+    """
     samples = case.log.samples
     worst = min(range(len(samples)), key=lambda i: (samples[i].reward, -i))
     return {
         "question": case.problem.question,
-        "best": policy.decode(case.log.best_sample.token_ids),
-        "worst": policy.decode(samples[worst].token_ids),
+        "best": _within(policy.decode(case.log.best_sample.token_ids), policy, limit),
+        "worst": _within(policy.decode(samples[worst].token_ids), policy, limit),
     }
+
+
+def _within(text: str, policy: Policy, limit: int) -> str:
+    """Return a reply's text, cut where it would be read as more than `limit` tokens.
+
+    A reply is decoded and encoded again, which may lengthen it: a byte that is no UTF-8 becomes three tokens.
+    """
+    whole = ids = policy.tokenizer.encode(text, add_special_tokens=False)
+    kept = limit
+    while len(ids) > limit:  # the cut may part a character, which is then read as three tokens again
+        text = policy.tokenizer.decode(whole[:kept])
+        ids = policy.tokenizer.encode(text, add_special_tokens=False)
+        kept -= 1
+    return text
 
 
 def _sample(

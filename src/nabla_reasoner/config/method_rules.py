@@ -6,8 +6,6 @@ from .compose import compose_cells
 from .parts import MethodSettings
 from .schema import choices
 
-VARYING = ("nabla",)  # works whose number of complete responses depends on the problem: `answers` may be null
-
 
 def check_method(cell: Cell) -> None:
     """Check a cell against what its method's file says.
@@ -29,10 +27,8 @@ def check_method(cell: Cell) -> None:
 
 
 def _check_answers(method: MethodSettings) -> None:
-    """Raise ValueError if `answers` counts no response; `plan` divides by it."""
-    if method.answers is None and method.work in VARYING:
-        return
-    if not method.answers or not all(method.answers):
+    """Raise ValueError if `answers` counts no response; `plan` divides by it. Null is a typical number of the scale."""
+    if method.answers is not None and not (method.answers and all(method.answers)):
         raise ValueError(
             f"method.answers must be a list of products, such as [[num_samples]]; got {method.answers}. It only "
             "describes the method for `plan`: leave it out."

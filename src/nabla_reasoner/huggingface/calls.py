@@ -14,6 +14,7 @@ from ..decoding.nabla_reasoner import solve_states
 from ..decoding.settings import NablaSettings
 from ..decoding.state import Prompts, start_state
 from ..models.arguments import check_chats, check_draws, check_eval, check_once, check_precision
+from ..models.backbone import NO_END
 from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
 from ..models.loading import refusing
@@ -169,7 +170,7 @@ def _answer(request: _Request) -> Tensor:
         **{f"rollout_{name}": value for name, value in asked.rollout._asdict().items()},
     )
     policy = _policy(model, keywords["tokenizer"], asked.eos_ids)
-    rows = prompt_rows.rows(request.input_ids, request.attention_mask, asked.pad_id, policy.eos_ids)
+    rows = prompt_rows.rows(request.input_ids, request.attention_mask, asked.pad_id, policy)
     _check_forward_arguments(others, request.input_ids, rows)
     reward = reward.for_policy(policy)  # a call does not depend on those before it
     read = prompt_rows.reward_prompts(rows, keywords["messages"], asked.copies, policy.tokenizer, reward)
@@ -240,8 +241,9 @@ def _policy(
                 "functools.partial(generate, tokenizer=tokenizer); transformers drops tokenizer= on the way to one."
             ) from error
     name = model.name_or_path or type(model).__name__
+    ends = None if eos_ids is None else [index for index in eos_ids if index != NO_END]
     with refusing(name, model):
-        return Policy(model, tokenizer, name, eos_ids=eos_ids)
+        return Policy(model, tokenizer, name, eos_ids=ends)
 
 
 def _check_forward_arguments(others: Mapping[str, Any], input_ids: Tensor, rows: Sequence[Sequence[int]]) -> None:

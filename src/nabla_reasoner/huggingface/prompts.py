@@ -8,7 +8,7 @@ import transformers
 from jaxtyping import Int
 from torch import Tensor
 
-from ..models.language_models import RewardModel
+from ..models.language_models import Policy, RewardModel
 from ..types import Messages
 
 
@@ -27,21 +27,25 @@ def repeats(prompts: Sequence[Sequence[int]]) -> list[int]:
     return result
 
 
-def rows(input_ids: Tensor, attention_mask: Tensor | None, pad_id: int | None, ends: Sequence[int]) -> list[list[int]]:
+def rows(input_ids: Tensor, attention_mask: Tensor | None, pad_id: int | None, policy: Policy) -> list[list[int]]:
     """Return the prompts of a left-padded batch without padding.
 
     Args:
         attention_mask: 1 at tokens, 0 at padding; if None, padding is found by its token, as transformers does.
-        pad_id: the padding token.
-        ends: end tokens; a padding token that is one of them does not mark padding.
+        pad_id: the padding token; if it is an end token of the policy, it does not mark padding.
 
     Raises:
-        ValueError: no two-dimensional batch, a mask of another shape, padding that is not on the left, an empty row.
+        ValueError: no two-dimensional batch of whole numbers, a batch without rows, a mask of another shape, padding
+            that is not on the left, an empty row, a token that the policy does not know.
     """
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids must be [batch, prompt]; got the shape {list(input_ids.shape)}. Add an axis.")
+    if not len(input_ids):
+        raise ValueError(f"input_ids must hold a prompt; got the shape {list(input_ids.shape)}. Pass one or more rows.")
+    if input_ids.is_floating_point() or input_ids.dtype == torch.bool:
+        raise ValueError(f"input_ids must be whole numbers; got {input_ids.dtype}. Pass the tokenizer's own.")
     if attention_mask is None:
-        marked = pad_id is not None and pad_id not in ends
+        marked = pad_id is not None and pad_id not in policy.eos_ids
         attention_mask = input_ids != pad_id if marked else torch.ones_like(input_ids)
     if attention_mask.shape != input_ids.shape:
         raise ValueError(
@@ -57,6 +61,12 @@ def rows(input_ids: Tensor, attention_mask: Tensor | None, pad_id: int | None, e
                 "Use padding_side='left'."
             )
         prompts.append(ids[len(ids) - length :])
+        for token in prompts[-1]:
+            if not 0 <= token < policy.vocab_size:
+                raise ValueError(
+                    f"input_ids must hold tokens of the policy's vocabulary, 0 to {policy.vocab_size - 1}; got {token} "
+                    f"in row {len(prompts) - 1}. Use the tokenizer of {policy.name}."
+                )
     return prompts
 
 

@@ -102,8 +102,8 @@ def check_kinds(settings: Mapping[str, object], annotations: Mapping[str, object
         elif kind in (int, float, float | int):
             valid = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
             said = "a number"
-            if valid and not math.isfinite(value):
-                raise ValueError(f"{name} must be a finite number; got {value}. Write a number.")
+            if valid:
+                _check_finite(name, value)
         elif kind is str:
             valid, said = isinstance(value, str), "text"
         elif kind == Sequence[str]:
@@ -113,6 +113,20 @@ def check_kinds(settings: Mapping[str, object], annotations: Mapping[str, object
             continue
         if not valid:
             raise ValueError(f"{name} must be {said}; got {value!r}.")
+
+
+def _check_finite(name: str, value: numbers.Real) -> None:
+    """Raise ValueError on NaN, infinity, or a whole number that no float can hold."""
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        power = math.log10(abs(int(value)))
+        raise ValueError(
+            f"{name} must be a number that a float can hold, below 1.8e308; got one of 10^{power:.0f}. "
+            "Write a smaller one."
+        ) from None
+    if not finite:
+        raise ValueError(f"{name} must be a finite number; got {value}. Write a number.")
 
 
 def checked_problems(problems: object) -> list[Problem]:

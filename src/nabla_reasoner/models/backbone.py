@@ -1,9 +1,10 @@
 """A Hugging Face model with its tokenizer: embeddings, hidden states, end tokens, length limit."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from jaxtyping import Float, Int
@@ -15,6 +16,7 @@ from . import architecture
 from .chat_format import end_of_turn, special_ids
 from .tokenizers import chat_ids, vocabulary_size
 
+NO_END = -1  # in the settings of transformers: no end token
 ROWS = 2**14  # embedding rows that are computed together
 
 
@@ -48,10 +50,12 @@ class LanguageModel:
         batch_limits: size limits of this model's batches.
 
     Raises:
-        ValueError: no transformer that can be served; an adapter that is not merged.
+        ValueError: no model or tokenizer of transformers; no transformer that can be served; an adapter that is not
+            merged; end tokens that are no row of the embedding matrix.
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer: transformers.PreTrainedTokenizerBase, name: str):
+        check_parts(model, tokenizer, name)
         _check_kind(model, name)
         self.model = model
         self.tokenizer = tokenizer
@@ -60,7 +64,7 @@ class LanguageModel:
         self.context = self.limit.tokens
         self.window = architecture.sliding_window(model)
         self.vocab_size = _readable_size(tokenizer, len(model.get_input_embeddings().weight))
-        self.eos_ids = _eos_ids(model, tokenizer)
+        self.eos_ids = _eos_ids(model, tokenizer, name)
         self.size = model_size(model)
         self.batch_limits = BatchLimits()
         self._cache_keyword = architecture.cache_keyword(model.base_model)
@@ -151,6 +155,43 @@ def _readable_size(tokenizer: transformers.PreTrainedTokenizerBase, rows: int) -
     return size if max([*written, *ends]) >= rows else rows
 
 
+def check_parts(model: object, tokenizer: object, name: str) -> None:
+    """Raise ValueError unless these are a model and a tokenizer of transformers, and not their names."""
+    for part, given, valid in (
+        ("model", model, isinstance(model, torch.nn.Module) and hasattr(model, "config")),
+        ("tokenizer", tokenizer, isinstance(tokenizer, transformers.PreTrainedTokenizerBase)),
+    ):
+        if not valid:
+            raise ValueError(
+                f"the {part} of {name} must be a {part} of transformers; got {' '.join(repr(given).split())[:100]}. "
+                "Use from_pretrained to load both from a folder or hub name."
+            )
+
+
+def checked_ends(ids: object, rows: int, source: str) -> list[int]:
+    """Return end tokens as a list of Python integers.
+
+    Tokens that the tokenizer does not know are valid: some families name one among the rows that pad the matrix.
+
+    Args:
+        rows: of the embedding matrix.
+        source: where they were given, for an error.
+
+    Raises:
+        ValueError: no list, or an entry that is no whole number in [0, rows), which no token would ever equal.
+    """
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise ValueError(f"{source} must be a list of token ids; got {ids!r}. Write a list; [] for no end token.")
+    ends = list(ids)
+    for end in ends:
+        if isinstance(end, bool) or not isinstance(end, (int, np.integer)) or not 0 <= end < rows:
+            raise ValueError(
+                f"{source} must be whole numbers from 0 to {rows - 1}, the rows of the embedding matrix; got {end!r}, "
+                "which no token ever is. Correct it, or leave it out."
+            )
+    return [int(end) for end in ends]
+
+
 def _check_kind(model: torch.nn.Module, name: str) -> None:
     """Raise ValueError on a model whose LoRA adapter is not merged: its layers are elsewhere."""
     if hasattr(model, "peft_type") or getattr(model, "_hf_peft_config_loaded", False):
@@ -194,12 +235,18 @@ def _matrix_parameters(layers: torch.nn.Module, config: transformers.PreTrainedC
     return others + in_experts
 
 
-def _eos_ids(model: torch.nn.Module, tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
-    """Return the end-of-response ids: the template's end of turn, the tokenizer's, those of the generation settings."""
+def _eos_ids(model: torch.nn.Module, tokenizer: transformers.PreTrainedTokenizerBase, name: str) -> list[int]:
+    """Return the end-of-response ids: the template's end of turn, the tokenizer's, those of the generation settings.
+
+    An id of -1 is transformers' way of naming none.
+    """
     config = model.generation_config if model.can_generate() else model.config.get_text_config()
     configured = getattr(config, "eos_token_id", None)
     configured = configured if isinstance(configured, list) else [configured]
-    ids = [index for index in [tokenizer.eos_token_id, *configured] if index is not None]
+    given = [index for index in configured if index is not None and index != NO_END]
+    rows = len(model.get_input_embeddings().weight)
+    given = checked_ends(given, rows, f"eos_token_id in the {type(config).__name__} of {name}")
+    ids = given if tokenizer.eos_token_id is None else [tokenizer.eos_token_id, *given]
     ids = list(dict.fromkeys([*_end_of_turn(tokenizer, ids), *ids]))
     if not ids:
         raise ValueError(

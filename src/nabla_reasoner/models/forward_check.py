@@ -3,6 +3,7 @@
 The package feeds embeddings, not ids, to the layers below the head; applies the head itself; and batches texts of
 different lengths whose beginnings are cached. Each of these is wrong for some architectures. Two short texts are read
 both ways, which costs four small forward passes. With a window of attention, one of them is longer than the window.
+A pass over one token tells whether the FLOPs that would be recorded are those of the model.
 """
 
 import weakref
@@ -11,8 +12,10 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+import transformers
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
 from . import architecture
@@ -24,6 +27,7 @@ LENGTHS = (9, 4)  # tokens of the two texts; the first one also exceeds a window
 REST = 4  # largest number of tokens that are read after a cached beginning
 # Largest difference, relative to the spread of the outputs. Rounding gives 1e-6 in float32 and 1e-2 in bfloat16.
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
+FLOPS_TOLERANCE = 0.01  # of a token's FLOPs in the layers and the head; attention to the token itself may be added
 
 
 _CHECKED: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()  # models that passed
@@ -50,7 +54,8 @@ def check_forward(language_model: LanguageModel, head: Head, *, scores: bool = F
         scores: outputs are scores of a text and not logits.
 
     Raises:
-        ValueError: the outputs differ, or are not finite; the message names the model, both numbers and a remedy.
+        ValueError: the outputs or the FLOPs of a token differ, or outputs are not finite; the message names the model,
+            both numbers and a remedy.
     """
     name = f"{language_model.name} ({type(language_model.model).__name__})"
     settings = [] if scores else architecture.logit_settings(language_model.model)
@@ -85,12 +90,38 @@ def check_forward(language_model: LanguageModel, head: Head, *, scores: bool = F
                 f"{difference.actual:.6g} instead of {difference.expected:.6g}, {difference.relative:.2g} of the "
                 f"spread where {tolerance:g} is allowed. Use another architecture, e.g. Qwen or Llama."
             )
+    _check_flops(language_model, name)
     _CHECKED.add(language_model.model)
 
 
 def is_checked(language_model: LanguageModel) -> bool:
     """Return whether this model was compared with its own forward before."""
     return language_model.model in _CHECKED
+
+
+def _check_flops(language_model: LanguageModel, name: str) -> None:
+    """Raise ValueError unless a pass over one token takes the FLOPs that its size says (see `cost`)."""
+    size, text = language_model.size, _texts(language_model)[0][:1]
+    with torch.no_grad(), _refused(name, language_model.model.dtype), _plain_experts(language_model.model):
+        with FlopCounterMode(display=False) as counter:
+            _own_outputs(language_model, text, scores=False)
+    counted, expected = counter.get_total_flops(), 2 * (size.layers + size.head)
+    if abs(counted - expected) > FLOPS_TOLERANCE * expected + 4 * size.attention:
+        raise ValueError(
+            f"recorded FLOPs must be those of the model's products, and would be wrong; {name} takes {counted:,} for a "
+            f"token, and {expected:,} would be recorded. Use another architecture, e.g. Qwen or Llama."
+        )
+
+
+@contextmanager
+def _plain_experts(model: transformers.PreTrainedModel) -> Iterator[None]:
+    """Compute experts by plain products: torch does not count the FLOPs of grouped kernels."""
+    usual = model.get_experts_implementation()
+    model.set_experts_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(usual)
 
 
 @contextmanager

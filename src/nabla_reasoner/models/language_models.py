@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..types import Messages
-from .backbone import BatchLimits, LanguageModel, model_size
+from .backbone import BatchLimits, LanguageModel, check_parts, checked_ends, model_size
 from .chat_format import ChatFormat, check_layout, keeps_thinking, read_format, special_ids
 from .forward_check import check_forward
 from .loading import load, refusing
@@ -32,14 +32,16 @@ class Policy(LanguageModel):
     """A causal language model π(y|x), over an `AutoModelForCausalLM`.
 
     Args:
-        eos_ids: overrides the end-of-response ids of tokenizer and model; empty for responses without an end.
+        eos_ids: overrides the end-of-response ids of tokenizer and model; empty for responses without an end. Each
+            is a row of the embedding matrix.
 
     Attributes:
         vocab_size: as in `LanguageModel`; the logits of padding rows are left out of every distribution.
         head: the output matrix as a module.
 
     Raises:
-        ValueError: a matrix with fewer rows than the tokenizer has tokens.
+        ValueError: a model without an output matrix, or a matrix with fewer rows than the tokenizer has tokens; end
+            tokens that are no rows.
     """
 
     def __init__(
@@ -52,8 +54,13 @@ class Policy(LanguageModel):
     ):
         super().__init__(model, tokenizer, name)
         if eos_ids is not None:
-            self.eos_ids = list(eos_ids)
+            self.eos_ids = checked_ends(eos_ids, len(model.get_input_embeddings().weight), f"eos_ids of {name}")
         self.head = model.get_output_embeddings()
+        if self.head is None:
+            raise ValueError(
+                f"a language model must have an output matrix; {name} ({type(model).__name__}) has none. "
+                "Use a model of transformers.AutoModelForCausalLM, or Policy.from_pretrained."
+            )
         rows = min(len(module.weight) for module in (model.get_input_embeddings(), self.head))
         if rows < self.vocab_size:
             raise ValueError(
@@ -128,6 +135,18 @@ class RewardModel(LanguageModel):
         reference: Policy | None = None,
     ):
         _check_kind(kind)
+        check_parts(model, tokenizer, name)
+        if kind in LABELS and not hasattr(model, "score"):
+            raise ValueError(
+                f"a {kind} reward must have a score head named `score`; {name} ({type(model).__name__}) has none. "
+                f"Use a model of transformers.{REWARD_MODEL_CLASSES[kind].__name__}, e.g. of Qwen or Llama, "
+                "or kind='likelihood'."
+            )
+        if reference is not None and not isinstance(reference, Policy):
+            raise ValueError(
+                f"reference must be a Policy; got {' '.join(repr(reference).split())[:100]}. "
+                "Use Policy.from_pretrained to load it."
+            )
         if kind in LABELS and model.config.num_labels not in LABELS[kind]:
             allowed = "one or two labels" if 2 in LABELS[kind] else "one label"
             raise ValueError(

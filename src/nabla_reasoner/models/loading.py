@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import safetensors
 import torch
 import transformers
 
 from .folder_files import check_files
 from .folder_size import check_sizes
+from .plain_weights import check_configuration, check_plain
 from .quiet import quiet_transformers
 from .tokenizers import load_tokenizer, split_commit
 
@@ -35,8 +37,8 @@ def load(
         name_or_path: folder, hub name, or OWNER/NAME@COMMIT.
 
     Raises:
-        ValueError: missing folder; weights that are damaged, missing, left over or not finite; a LoRA adapter beside
-            them; code of its own; no chat template; unknown dtype or device.
+        ValueError: missing folder; weights that are damaged, missing, left over, quantised or not finite; a LoRA
+            adapter beside them; code of its own; no chat template; unknown dtype or device.
     """
     name, device = str(name_or_path), str(device)
     check_request(name, device, dtype)
@@ -72,9 +74,12 @@ def read_weights(
         settings: further settings of the configuration, e.g. the number of labels.
 
     Raises:
-        ValueError: files that are missing or cannot be read; a LoRA adapter beside the weights; code of its own.
+        ValueError: files that are missing or cannot be read; quantised weights; a LoRA adapter beside them; code of its
+            own.
     """
     plain, commit = split_commit(name)
+    if not Path(name).is_dir():
+        check_configuration(_configuration(name), name)
     try:
         with _without_notices():
             model, report = auto.from_pretrained(
@@ -89,6 +94,10 @@ def read_weights(
             )
     except Exception as error:  # safetensors, hub and torch each raise their own types for damaged or missing files
         raise ValueError(_reading_error(name, error)) from error
+    if not Path(name).is_dir():
+        file = huggingface_hub.try_to_load_from_cache(plain, "config.json", revision=commit)
+        if isinstance(file, str):
+            check_plain(Path(file).parent, name)
     if getattr(model, "_hf_peft_config_loaded", False):  # of a hub name; only where peft is installed
         raise _adapter_error(name, ADAPTER_FILES[0])
     return model, report
@@ -100,24 +109,38 @@ def outline(
     """Return a model without weights (on torch's meta device) and its tokenizer, for what needs no weights.
 
     Raises:
-        ValueError: missing folder, weight files that are damaged or of other sizes than the configuration says, a LoRA
-            adapter beside them, an architecture that cannot be built, no chat template, unknown dtype or device.
+        ValueError: missing folder, weight files that are damaged, quantised or of other sizes than the configuration
+            says, a LoRA adapter beside them, an architecture that cannot be built, no chat template, unknown dtype or
+            device.
     """
     name = str(name_or_path)
     check_request(name, device, dtype)
-    plain, commit = split_commit(name)
     tokenizer = load_tokenizer(name)
     try:
         for file in sorted(Path(name).glob("*.safetensors")):
             with safetensors.safe_open(file, "pt"):  # reads the header: a file that was cut is refused
                 pass
-        config = transformers.AutoConfig.from_pretrained(plain, trust_remote_code=False, revision=commit or "main")
+    except Exception as error:  # safetensors raises types of its own
+        raise ValueError(_reading_error(name, error)) from error
+    config = _configuration(name)
+    check_configuration(config, name)
+    try:
         with torch.device("meta"), _without_notices():
             model = auto.from_config(config, trust_remote_code=False)
     except Exception as error:  # configurations raise types of their own
         raise ValueError(_reading_error(name, error)) from error
     check_head(name, auto, next(iter(saved_classes(name, config)), ""))
     return model, tokenizer
+
+
+def _configuration(name: str) -> transformers.PreTrainedConfig:
+    """Return the configuration of a folder or hub name; raises as `read_weights`."""
+    plain, commit = split_commit(name)
+    try:
+        with _without_notices():
+            return transformers.AutoConfig.from_pretrained(plain, trust_remote_code=False, revision=commit or "main")
+    except Exception as error:  # configurations raise types of their own
+        raise ValueError(_reading_error(name, error)) from error
 
 
 def saved_classes(name: str, config: transformers.PretrainedConfig) -> list[str]:
@@ -164,6 +187,8 @@ def check_request(name: str, device: str, dtype: str) -> None:
         raise ValueError(
             f"device {device!r} needs an NVIDIA GPU and a CUDA build of torch; neither was found. Use device=cpu."
         )
+    if device.partition(":")[0] == "meta":
+        raise ValueError(f"device must hold the weights of {name}; got {device!r}, which has none. Use device=cpu.")
     if (name.startswith((".", "/", "~")) or name.count("/") != 1) and not Path(name, "config.json").is_file():
         raise ValueError(f"a model must be a hub name or a folder with a config.json; got {name!r}. Check the path.")
     for file in ADAPTER_FILES:
@@ -171,6 +196,7 @@ def check_request(name: str, device: str, dtype: str) -> None:
             raise _adapter_error(name, file)
     if Path(name).is_dir():
         check_files(Path(name), name)
+        check_plain(Path(name), name)
     check_sizes(Path(name), name)
 
 
