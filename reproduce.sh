@@ -135,6 +135,7 @@ if [ "$target" = test ]; then
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # workers with two threads each would wait for one another
     "$python" -m ruff check . >&2 || exit 1
     "$python" -m ruff format --check --quiet . || die "error: files are not formatted. Run $python -m ruff format ." 1
-    exec "$python" -m pytest -n 2 --dist worksteal "$@"
+    # three workers on two cores: tests that wait for servers and processes leave a third of the time idle
+    exec "$python" -m pytest -n 3 --dist worksteal "$@"
 fi
 exec "$python" -m nabla_reasoner "$@"
