@@ -28,9 +28,9 @@ SETTINGS = {
 }
 
 
-def solve(kind="classifier", reference=False, **settings):
+def solve(kind="classifier", reference=False, problems=PROBLEMS, **settings):
     reward = toys.reward(kind, reference=reference)
-    return NablaReasoner(**{**SETTINGS, **settings}).solve(PROBLEMS, toys.policy(), reward)
+    return NablaReasoner(**{**SETTINGS, **settings}).solve(problems, toys.policy(), reward)
 
 
 def decisions(solution):
@@ -76,8 +76,9 @@ KINDS = [("classifier", False), ("likelihood", True)]
     ids=str,
 )
 def test_batched_loop_takes_decisions_of_reference(kind, reference, settings):
-    fast = solve(kind, reference, **settings)
-    plain = solve(kind, reference, **settings, engine="reference")
+    problems = PROBLEMS if (kind, settings) in USUAL else PROBLEMS[:2]
+    fast = solve(kind, reference, problems, **settings)
+    plain = solve(kind, reference, problems, **settings, engine="reference")
     assert any(s.search["revisions"] for s in fast)
     for actual, expected in zip(fast, plain, strict=True):
         assert decisions(actual) == decisions(expected)

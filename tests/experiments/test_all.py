@@ -78,7 +78,7 @@ def test_stage_arguments_hold_only_accepted_settings():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("results", ["/tmp/x (1)", "/tmp/a,b", "/tmp/it's", "/tmp/plain-1.2"])
+@pytest.mark.parametrize("results", ["/tmp/a,b (1) it's", "/tmp/plain-1.2"])
 def test_every_stage_takes_the_results_folder_and_the_mode_as_given(results):
     """Both reach the stage's own settings, whatever the folder is called."""
     for target in targets().values():

@@ -133,6 +133,7 @@ def check_run(process: ServerProcess, model: Path, folder: Path) -> None:
     """Run a table with rollouts and rewards of the server; kill it within a second run."""
     words = [
         *["table1", "scale=small", "task=products", "batch_size=1", "max_new_tokens=12", "seed=0", "threads=1"],
+        "pool_seeds=0",
         *["policy=tiny-base", f"policy.path={model}", "reward=likelihood", f"reward.path={model}"],
         *["rollouts=vllm", f"server={process.url}", f"reward_server={process.url}"],
     ]
