@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import installing
 import pytest
 import wandb_server
 from wandb_server import Server
@@ -430,8 +431,8 @@ document.body.append(frame);
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not BROWSER.exists(), reason="needs /usr/bin/chromium (Debian's package chromium)")
 def test_page_opens_and_sorts_in_a_browser(results: Path, tmp_path: Path):
+    installing.needed("chromium", BROWSER, "install Debian's package chromium")
     assert main(["report", f"results_dir={results}"]) == 0
     source = results / "tiny/report/report.html"
     text = source.read_text(encoding="utf-8")

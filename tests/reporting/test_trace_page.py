@@ -7,6 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import installing
 import pytest
 import torch
 import toys
@@ -224,8 +225,8 @@ def test_page_of_every_kind_of_search(settings):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not BROWSER.exists(), reason="needs /usr/bin/chromium (Debian's package chromium)")
 def test_page_fits_a_phone_and_switches_its_colours(tmp_path):
+    installing.needed("chromium", BROWSER, "install Debian's package chromium")
     script = """
     const frame = document.createElement('iframe');
     frame.style.cssText = 'width:400px;height:900px;border:0';

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import installing
 import pytest
 import torch
 import yaml
@@ -42,16 +43,6 @@ QUESTIONS = [
 LENGTH = 16  # tokens of a response
 DRAWS = 64  # single tokens after one prompt
 FEWER = 8  # of them drawn again
-
-
-def missing() -> str | None:
-    """Return what the test lacks, and how to get it."""
-    how = "run .ci/vllm-env, or set NABLA_VLLM_PYTHON to the Python of an environment that .ci/vllm-env made"
-    if not PYTHON.is_file():
-        return f"no vLLM: {PYTHON} does not exist; {how}"
-    if not (UNPACKED / "config.json").is_file() and not WEIGHTS.is_dir():
-        return f"no SmolLM2: neither {UNPACKED} nor {WEIGHTS} exists; {how}"
-    return None
 
 
 def model_folder(folder: Path) -> Path:
@@ -164,9 +155,12 @@ def check_run(process: ServerProcess, model: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(missing() is not None, reason=str(missing()))
 def test_vllm_gives_what_hugging_face_gives(tmp_path: Path):
     """One test for all: a server takes half a minute to start."""
+    how = "run .ci/vllm-env, or set NABLA_VLLM_PYTHON to the Python of an environment that .ci/vllm-env made"
+    installing.needed("vllm", PYTHON, how)
+    if not (UNPACKED / "config.json").is_file():
+        installing.needed("vllm", WEIGHTS, how)
     model = model_folder(tmp_path / "smollm2")
     policy = Policy.from_pretrained(str(model))
     reward = RewardModel.from_pretrained(str(model), "likelihood").for_policy(policy)
