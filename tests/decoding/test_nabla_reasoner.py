@@ -74,7 +74,7 @@ FURTHER = [
     ids=str,
 )
 def test_batched_loop_takes_decisions_of_reference(settings, kind):
-    problems = PROBLEMS if settings in USUAL else PROBLEMS[:3]
+    problems = PROBLEMS if settings in USUAL else PROBLEMS[:2]
     fast = solve(settings, kind, problems)
     plain = solve({**settings, "engine": "reference"}, kind, problems)
     assert outcome(fast) == outcome(plain)

@@ -14,7 +14,7 @@ from nabla_reasoner.__main__ import run_process
 CONTEXT = multiprocessing.get_context("forkserver")  # every command starts from a process that has imported torch
 CONTEXT.set_forkserver_preload(["nabla_reasoner.training.recipes.tiny"])
 TASKS = ("chain_sum", "leg_counting", "products")
-KILLS = int(os.environ.get("NABLA_KILLS", "4"))  # more kills take minutes
+KILLS = int(os.environ.get("NABLA_KILLS", "2"))  # more kills take minutes
 FOLDERS = 2 if KILLS > 4 else 1
 ROOT = Path(__file__).resolve().parents[2]
 COMMON = [
