@@ -135,7 +135,8 @@ if [ "$target" = test ]; then
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # workers with two threads each would wait for one another
     "$python" -m ruff check . >&2 || exit 1
     "$python" -m ruff format --check --quiet . || die "error: files are not formatted. Run $python -m ruff format ." 1
-    # three workers on two cores: tests that wait for servers and processes leave a third of the time idle
-    exec "$python" -m pytest -n 3 --dist worksteal "$@"
+    workers=2
+    case " $* " in *" --all "*) workers=3 ;; esac  # on two cores: many slow tests wait for servers and processes
+    exec "$python" -m pytest -n "$workers" --dist worksteal "$@"
 fi
 exec "$python" -m nabla_reasoner "$@"
