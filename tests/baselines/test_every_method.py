@@ -25,6 +25,7 @@ def test_no_problems_give_no_solutions(name: str):
     assert method(name).solve([], toys.policy(), toys.reward()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["policy", "reward", "reference"])
 @pytest.mark.parametrize("name", SCORING)
 def test_prompt_beyond_the_context_of_one_model_alone_is_refused(name: str, part: str):
@@ -39,6 +40,7 @@ def test_prompt_beyond_the_context_of_one_model_alone_is_refused(name: str, part
         method(name).solve([PROBLEM], policy, reward)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCORING)
 def test_reward_of_another_vocabulary_is_refused(name: str):
     reward = toys.reward()

@@ -185,6 +185,7 @@ def test_results_do_not_depend_on_batch(name, kind):
     assert [solution.token_ids for solution in other] != [solution.token_ids for solution in together[:3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["likelihood", "classifier"])
 @pytest.mark.parametrize("name", METHODS)
 def test_cost_equals_tokens_read_and_sampled(name, kind, monkeypatch):

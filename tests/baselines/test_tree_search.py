@@ -160,6 +160,7 @@ def test_first_simulation_is_one_policy_sample():
         assert solution.token_ids == drawn.token_ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["likelihood", "classifier"])
 @pytest.mark.parametrize("name", METHODS)
 def test_cost_equals_tokens_read_and_sampled(name, kind, monkeypatch):

@@ -12,6 +12,7 @@ from nabla_reasoner.config import compose, composed_files, sweeps
 CELL = ["experiment=table1", "policy=tiny-base", "task=products", "method=nabla_reasoner"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [

@@ -90,6 +90,7 @@ def test_slurm_that_is_missing_is_refused(tmp_path: Path, capsys, monkeypatch):
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
+@pytest.mark.slow
 def test_launcher_that_is_not_installed_is_refused(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setattr(launching, "_installed", lambda: False)
     assert main(command(tmp_path, "method=greedy", "hydra/launcher=submitit_slurm")) == WRONG

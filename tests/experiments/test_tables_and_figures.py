@@ -343,6 +343,7 @@ def test_changed_setting_at_paper_scale_has_no_reason():
     assert wrong == {"step_size", "step_size_final", "num_iterations"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["tiny", "small"])
 def test_settings_unlike_paper_at_other_scales_have_reasons(scale):
     assert not [row for row in table4.table_rows(scale) if row["verdict"] == "differs, no reason noted"]

@@ -124,6 +124,7 @@ def test_classifier_score_equals_hugging_face_logit(name):
     assert values == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_architecture_named_for_policy_reward_and_reference(name):
     settings, message = REFUSED[name]

@@ -64,6 +64,7 @@ def test_a_larger_budget_costs_more_and_is_printed(
         assert str(value) in text.budget(planned).replace(",", "").split()
 
 
+@pytest.mark.slow
 def test_every_method_says_what_its_budget_counts(cells: dict[str, Cell]):
     assert set(cells) == set(choices("method"))
     for cell in cells.values():

@@ -63,6 +63,7 @@ def test_costs_of_table_1_are_predicted(table1, quantity: str):
     assert all(close(predicted[key], recorded[key]) for key in predicted), (predicted, recorded)
 
 
+@pytest.mark.slow
 def test_seconds_of_table_1_are_predicted_by_method(table1):
     predicted: dict[str, float] = {}
     recorded: dict[str, float] = {}
