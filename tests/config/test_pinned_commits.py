@@ -1,14 +1,13 @@
 """Models and data sets of the hub that are pinned to a commit: what is read, what is refused, what records keep."""
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import hub_caches
 import pytest
 import torch
 import toys
+from hub_caches import in_own_process
 
 from nabla_reasoner import Policy
 from nabla_reasoner.config import fingerprint, hub_cache
@@ -28,11 +27,7 @@ def cell(*overrides: str):
 @pytest.mark.slow
 def test_pinned_commit_is_what_is_loaded(tmp_path: Path):
     """A cache with two commits, of which `main` is the newer one; in a process of its own, as the cache's place is."""
-    repository = tmp_path / "models--owner--toy"
-    for commit, seed in ((OLD, 1), (NEW, 2)):
-        shutil.copytree(toys.model_folder("llama", seed=seed), repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(NEW, encoding="utf-8")
+    hub_caches.write(tmp_path, {OLD: toys.model_folder("llama", seed=1), NEW: toys.model_folder("llama", seed=2)})
     code = (
         "from nabla_reasoner import Policy\n"
         f"for name in ('owner/toy', 'owner/toy@{OLD}', 'owner/toy@{NEW}'):\n"
@@ -43,25 +38,14 @@ def test_pinned_commit_is_what_is_loaded(tmp_path: Path):
     torch.testing.assert_close(torch.tensor([float(line) for line in printed.split()]), torch.stack(sums).float())
 
 
-def in_own_process(code: str, cache: Path) -> str:
-    """Return what Python code prints with this cache of the hub."""
-    variables = {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ":".join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
-    assert not done.returncode, done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("pin", ["", f"@{OLD}"])
 def test_tokens_of_a_hub_name_are_those_of_its_folder(tmp_path: Path, pin: str):
     """AutoTokenizer would rebuild the tokenizer by the rules of Qwen2."""
-    repository = tmp_path / "models--owner--toy"
-    snapshot = repository / "snapshots" / OLD
-    shutil.copytree(ROOT / "assets/policies/tiny-base", snapshot)
+    hub_caches.write(tmp_path, {OLD: ROOT / "assets/policies/tiny-base"})
+    snapshot = tmp_path / "models--owner--toy" / "snapshots" / OLD
     settings = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
     (snapshot / "config.json").write_text(json.dumps({**settings, "model_type": "qwen2"}), encoding="utf-8")
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(OLD, encoding="utf-8")
     code = (
         "from nabla_reasoner.models.tokenizers import chat_ids, load_tokenizer\n"
         "question = 'Solve the following multiplication: 97 * 85. Give only the result as your final answer.'\n"

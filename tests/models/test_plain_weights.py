@@ -1,10 +1,8 @@
 """Quantised weights are refused by name before they are loaded; whole numbers that are no weights are not."""
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import hub_caches
 import pytest
 import small_models
 import torch
@@ -88,16 +86,11 @@ def test_quantised_hub_name_is_refused(fault, tmp_path):
         small_models.edit(folder / "config.json", quantization_config=SETTINGS["gptq"])
     else:
         cast(folder, DOWN, torch.int8)
-    repository = tmp_path / "models--owner--toy"
-    shutil.copytree(folder, repository / "snapshots" / COMMIT)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(COMMIT, encoding="utf-8")
+    hub_caches.write(tmp_path, {COMMIT: folder})
     code = (
         "from nabla_reasoner import Policy\n"
         f"for name in ('owner/toy', 'owner/toy@{COMMIT}'):\n"
         "    try:\n        Policy.from_pretrained(name)\n    except ValueError as error:\n        print(error)\n"
     )
-    variables = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ":".join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
     said = "quantization_config with quant_method gptq" if fault == "settings" else f"{DOWN} in model.safetensors is in"
-    assert done.stdout.count(said) == 2, done.stderr
+    assert hub_caches.in_own_process(code, tmp_path).count(said) == 2

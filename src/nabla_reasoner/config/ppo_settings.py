@@ -4,18 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .schema import Count, Folder, Name, Positive, Section, Seed, Settings, Threads, Wandb, check_ascending
+from .schema import Count, Folder, ModelShape, Positive, Section, Seed, Settings, Threads, Wandb, check_ascending
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-class ShapeSettings(Section):
-    model_type: Name
-    hidden_size: Count
-    intermediate_size: Count
-    num_hidden_layers: Count
-    num_attention_heads: Count
-    num_key_value_heads: Count
+class ShapeSettings(ModelShape):
     initializer_range: Positive
 
     @model_validator(mode="after")

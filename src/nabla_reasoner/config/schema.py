@@ -66,6 +66,17 @@ class Section(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
 
 
+class ModelShape(Section):
+    """Configuration of a model with random weights, as transformers names it."""
+
+    model_type: Name
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count
+
+
 def check_finite_numbers(values: Any, key: str = "") -> None:
     """Raise ValueError naming the first number in nested settings that is not finite or exceeds 64 bits."""
     if isinstance(values, float) and not math.isfinite(values):

@@ -13,6 +13,7 @@ from .schema import (
     Count,
     Device,
     Folder,
+    ModelShape,
     Name,
     Positive,
     Section,
@@ -71,24 +72,16 @@ class PlanSettings(Settings):
     gpu: str | None
 
 
-class ModelShape(Section):
-    """Configuration of a model with random weights, as transformers names it."""
-
-    model_type: Name
-    hidden_size: Count
-    intermediate_size: Count
-    num_hidden_layers: Count
-    num_attention_heads: Count
-    num_key_value_heads: Count
+class BenchShape(ModelShape):
     max_position_embeddings: Count
     tie_word_embeddings: bool
 
 
-class MemoryShape(ModelShape):
+class MemoryShape(BenchShape):
     initializer_range: Positive
 
 
-class RewardShape(ModelShape):
+class RewardShape(BenchShape):
     head_dim: Count
 
 
@@ -103,7 +96,7 @@ class PaperSizeSettings(Section):
     vocab_size: Count
     length: Count
     matrix_size: Count
-    policy_shape: ModelShape
+    policy_shape: BenchShape
     reward_shape: RewardShape
 
     @model_validator(mode="after")

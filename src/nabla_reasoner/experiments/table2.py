@@ -115,8 +115,8 @@ def method_notes(folder: Path, rewards: Sequence[str]) -> list[str]:
     """Return a sentence on each method that has other settings under some rewards, such as tuned ones."""
     rewards_by_value: dict[str, dict[str, dict[str, set[str]]]] = {}  # of each method and setting
     users: dict[str, set[str]] = {}
-    for name, cells in zip(rewards, stored_cells(*(folder / name / "records" for name in rewards)), strict=True):
-        for file in [file for cell in cells.values() for file in cell.files if file.settings]:
+    for name in rewards:
+        for file in [file for file in record_files(folder / name / "records") if file.settings]:
             users.setdefault(file.names.method, set()).add(name)
             settings = rewards_by_value.setdefault(file.names.method, {})
             for key, value in flattened(file.settings.get("method", {})):

@@ -90,7 +90,7 @@ def check_forward(language_model: LanguageModel, head: Head, *, scores: bool = F
                 f"{difference.actual:.6g} instead of {difference.expected:.6g}, {difference.relative:.2g} of the "
                 f"spread where {tolerance:g} is allowed. Use another architecture, e.g. Qwen or Llama."
             )
-    _check_flops(language_model, name)
+    _check_flops(language_model, name, texts[0][:1])
     _CHECKED.add(language_model.model)
 
 
@@ -99,12 +99,12 @@ def is_checked(language_model: LanguageModel) -> bool:
     return language_model.model in _CHECKED
 
 
-def _check_flops(language_model: LanguageModel, name: str) -> None:
+def _check_flops(language_model: LanguageModel, name: str, token: list[int]) -> None:
     """Raise ValueError unless a pass over one token takes the FLOPs that its size says (see `cost`)."""
-    size, text = language_model.size, _texts(language_model)[0][:1]
+    size = language_model.size
     with torch.no_grad(), _refused(name, language_model.model.dtype), _plain_experts(language_model.model):
         with FlopCounterMode(display=False) as counter:
-            _own_outputs(language_model, text, scores=False)
+            _own_outputs(language_model, token, scores=False)
     counted, expected = counter.get_total_flops(), 2 * (size.layers + size.head)
     if abs(counted - expected) > FLOPS_TOLERANCE * expected + 4 * size.attention:
         raise ValueError(
