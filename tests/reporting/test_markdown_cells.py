@@ -7,7 +7,7 @@ import re
 import mistune
 import pytest
 
-from nabla_reasoner.reporting import tables
+from nabla_reasoner.reporting import html_report, tables
 
 MARKED = ["[x](y)", "![x](y)", "[a][b]", "**x**", "*x*", "a*b*c", "_x_", "__init__", "x_ y_", "`x`", "a `b`\\`", "<i>"]
 MARKED += ["</b>", "<!--x-->", "<http://x.y>", "&lt;", "a\\*b", "a\\\\b", "a\\", "\\[x\\](y)", "a\\|b", "a|b", "[^1]"]
@@ -34,6 +34,13 @@ def shown(names: list[str]) -> list[str]:
 def test_names_with_marks_are_shown_as_they_stand():
     assert shown(MARKED) == 2 * MARKED
     assert shown(PLAIN) == 2 * PLAIN
+
+
+def test_names_in_tables_of_the_report_are_shown_as_they_stand():
+    text = html_report.markdown(html_report.Table(MARKED, [MARKED]))
+    page = mistune.create_markdown(plugins=["table"])(text)
+    cells = [html.unescape(cell) for cell in re.findall(r"<t[hd]>(.*?)</t[hd]>", page, flags=re.DOTALL)]
+    assert cells == 2 * MARKED
 
 
 @pytest.mark.parametrize("name", PLAIN)

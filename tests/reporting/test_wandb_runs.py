@@ -80,6 +80,18 @@ def test_tables_entry_reads_numbers_and_empty_cells(tmp_path: Path):
     assert found.tables["table"] == wandb_runs.Table(["method", "accuracy"], [("greedy", 12.5), ("tpo", None)])
 
 
+def test_one_folder_has_one_run_of_tables_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def found(folder: Path) -> str:
+        return wandb_runs.tables_entry(folder, experiment="x", scale="tiny", config={}, names=()).identity
+
+    monkeypatch.chdir(tmp_path)
+    below = [found(Path("results/x")), found(tmp_path / "results/x"), found(Path("./results/../results/x"))]
+    relative = wandb_log.identity(["x", "tiny", "tables"], "results/x")
+    assert below == [relative] * 3, "the id of a relative folder is what it was"
+    monkeypatch.chdir("/usr")
+    assert found(tmp_path) == wandb_log.identity(["x", "tiny", "tables"], str(tmp_path)) != found(tmp_path / "y")
+
+
 def fake_log(monkeypatch: pytest.MonkeyPatch, broken: bool = False) -> list[str]:
     """Replace wandb: each run is a folder that a broken W&B leaves half written; returns the ids that were written."""
     written = []

@@ -8,6 +8,7 @@ A server never replaces points of a curve but adds to them, so a run leaves out 
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -134,7 +135,7 @@ def tables_entry(
             tables[name] = Table(columns, list(zip(*map(_typed, zip(*rows, strict=True)), strict=True)))
     run_names = [experiment, scale, "tables"]
     return WandbRun(
-        identity=identity(run_names, str(folder)),
+        identity=identity(run_names, _written(folder)),
         name="-".join(run_names),
         job_type="tables",
         config=config,
@@ -143,6 +144,12 @@ def tables_entry(
         models=models or {},
         figures={path.stem: path for path in sorted(folder.glob("*.png"))},
     )
+
+
+def _written(folder: Path) -> str:
+    """Return one way to write a folder: relative to the working directory, or absolute if it is not below it."""
+    path = Path(os.path.abspath(folder))  # `resolve` would follow links
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _typed(column: Sequence[str]) -> list[float | None] | list[str]:
