@@ -11,7 +11,7 @@ import mistune
 from markupsafe import Markup
 
 from . import templates
-from .tables import literal_cell
+from .tables import markdown_cell
 
 
 class Heading(NamedTuple):
@@ -128,7 +128,7 @@ def markdown(block: Block, folder: Path | None = None) -> str:
             return _without_images(text).strip()
         case Table(columns, rows):
             lines = [columns, ["---"] * len(columns), *rows]
-            return "\n".join(f"| {' | '.join(map(literal_cell, line))} |" for line in lines)
+            return "\n".join(f"| {' | '.join(map(markdown_cell, line))} |" for line in lines)
         case Figure(path, caption):
             link = f"![{path.stem}]({os.path.relpath(path, folder)})\n\n" if folder else ""
             return link + _without_images(caption).strip()

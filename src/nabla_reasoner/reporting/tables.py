@@ -40,7 +40,7 @@ def csv_text(columns: Sequence[str], rows: Sequence[Row]) -> str:
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Format a Markdown table whose columns line up, so that it can be read in a terminal too."""
-    lines = [[literal_cell(text) for text in line] for line in (header, *rows)]
+    lines = [[markdown_cell(text) for text in line] for line in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     padded = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines]
     padded.insert(1, ["-" * width for width in widths])
@@ -61,14 +61,9 @@ def _literal(text: str) -> str:
     return escaped
 
 
-def literal_cell(text: str) -> str:
-    """Return a text that stays within one cell of a Markdown table, and is shown there as it stands."""
-    return markdown_cell(_literal(text))
-
-
 def markdown_cell(text: str) -> str:
-    """Return a text that stays within one cell of a Markdown table."""
-    return one_line(text).replace("|", "\\|")
+    """Return a text that stays within one cell of a Markdown table, and is shown there as it stands."""
+    return one_line(_literal(text)).replace("|", "\\|")
 
 
 def one_line(text: str) -> str:
