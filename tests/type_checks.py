@@ -3,8 +3,11 @@
 jaxtyping's import hook puts `jaxtyping.jaxtyped` before every definition. Its own checks arguments twice, and generates
 two functions for each definition, nested ones anew at every call: half of the time of tests on small models. This one
 asks beartype once. Shapes are compared where an annotation has them. Nested functions are not checked.
+
+Arguments are not bound to their names for each call: no annotation here computes a size from an argument, `{x.size}`.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, get_args
@@ -34,7 +37,17 @@ def checked(definition: Callable | type | None = None, *, typechecker: Callable 
     if "<locals>" in definition.__qualname__:
         return definition
     function = with_types(definition)
-    return with_shapes(function, typechecker=None) if _has_shapes(definition) else function
+    if not _has_shapes(definition):
+        return function
+    if inspect.isgeneratorfunction(definition):
+        return with_shapes(function, typechecker=None)
+
+    @functools.wraps(function)
+    def with_one_size_per_name(*arguments: Any, **settings: Any) -> Any:
+        with with_shapes("context"):
+            return function(*arguments, **settings)
+
+    return with_one_size_per_name
 
 
 def _has_shapes(function: Callable) -> bool:
