@@ -25,12 +25,17 @@ SETTINGS = {"num_samples": 2, "max_new_tokens": 4}
 
 
 class Dying(BestOfN):
-    """Kills the second process at its second chunk, while the first one is held up by its own."""
+    """Kills the second process at its second chunk, while the first one is held up by its own.
+
+    The time is written to the file `killed_at`.
+    """
+
+    killed_at: Path
 
     def solve(self, problems, policy, reward, seed=0, repeat=0):
         if os.environ.get("LOCAL_RANK") == "1" and problems[0].id != "1":
             time.sleep(1)
-            Path(os.environ["KILLED_AT"]).write_text(str(time.time()), encoding="utf-8")
+            self.killed_at.write_text(str(time.time()), encoding="utf-8")
             os.kill(os.getpid(), signal.SIGKILL)
         if os.environ.get("LOCAL_RANK") == "0" and problems[0].id != "0":
             time.sleep(300)
@@ -89,11 +94,12 @@ def test_records_of_two_processes_are_those_of_one(tmp_path: Path, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_killed_process_ends_the_others_and_the_run_resumes(tmp_path: Path, monkeypatch):
+def test_killed_process_ends_the_others_and_the_run_resumes(tmp_path: Path):
     path, killed = tmp_path / "records.jsonl", tmp_path / "killed"
-    monkeypatch.setenv("KILLED_AT", str(killed))
+    method = Dying(**SETTINGS)
+    method.killed_at = killed
     with pytest.raises(ProcessError, match=r"process 1 of this cell was killed by SIGKILL.*same command resumes"):
-        run(path, 5, devices=2, batch_size=1, method=Dying(**SETTINGS))
+        run(path, 5, devices=2, batch_size=1, method=method)
     assert time.time() - float(killed.read_text(encoding="utf-8")) < 15, "at once, not after torch's 30 s"
     assert not multiprocessing.active_children()
     kept = read_records(path)

@@ -70,11 +70,18 @@ def test_records_equal_those_of_one_process(tmp_path: Path, monkeypatch, capsys)
     assert one == two
 
 
+def processes_of_session(number: int) -> str:
+    """Return the processes that were started in a session, one line for each."""
+    return subprocess.run(["pgrep", "-a", "-s", str(number)], capture_output=True, text=True, check=False).stdout
+
+
 @pytest.mark.slow
 def test_interrupted_processes_end_and_the_command_resumes(tmp_path: Path):
     command = [sys.executable, "-m", "nabla_reasoner", *COMMAND[:-2], "method=tree_of_thoughts", "wandb=disabled"]
     command += [f"results_dir={tmp_path}", "num_problems=2000", "batch_size=5"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     end = time.monotonic() + 120
     while len(toy_runs.records_below(tmp_path)) < 2 and time.monotonic() < end:
         time.sleep(0.2)
@@ -83,5 +90,7 @@ def test_interrupted_processes_end_and_the_command_resumes(tmp_path: Path):
     assert process.returncode == 130, output
     assert sum(map(len, toy_runs.records_below(tmp_path).values())) < 2000, "the cells went on to their end"
     assert "Interrupted. Run the same command again to resume." in output
-    children = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout
-    assert children == ""
+    end = time.monotonic() + 20
+    while (left := processes_of_session(process.pid)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert left == ""

@@ -37,7 +37,18 @@ def make_strategy(count: int) -> str | Strategy:
     """Return what Lightning's Trainer runs on one machine: this process alone, or `count` processes of its own."""
     if count == 1:
         return "auto"
-    return DDPStrategy(timeout=timedelta(seconds=START_SECONDS), start_method="spawn")  # others start the command again
+    return DDPStrategy(timeout=timedelta(seconds=START_SECONDS), start_method=start_method())  # "popen" starts commands
+
+
+def start_method() -> str:
+    """Return how processes start: where no GPU is used, as copies of one that has imported the package and no more.
+
+    The libraries are then imported once, not in each process. A GPU takes processes with an interpreter of their own.
+    """
+    if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.set_forkserver_preload(["nabla_reasoner.evaluation.cell_runner"])
+    return "forkserver"
 
 
 class _OwnProcesses(LightningEnvironment):

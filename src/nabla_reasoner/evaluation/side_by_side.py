@@ -7,7 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
 from ..config.build import BuiltCell
-from .processes import end_with_parent, stop_children
+from .processes import end_with_parent, start_method, stop_children
 
 
 class Ended(NamedTuple):
@@ -36,7 +36,7 @@ def run(items: Sequence[BuiltCell], workers: int, work: Callable[[BuiltCell], tu
         MemoryError: a process was killed, which is what a machine without memory does.
     """
     waiting, running = list(items), {}
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(start_method())
     with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         try:
             while waiting or running:
