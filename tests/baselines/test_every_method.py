@@ -11,12 +11,14 @@ from nabla_reasoner.config.compose import compose_cells
 from nabla_reasoner.config.schema import choices
 
 PROBLEM = Problem("p", "7+7=?", None, "free")
-SCORING = [name for name in choices("method") if compose_cells([f"method={name}"])[0].method.scored]
+EVERY = f"method={','.join(choices('method'))}"
+CELLS = {cell.method.name: cell for cell in compose_cells([EVERY, "max_new_tokens=8"])}
+SCORING = [name for name, cell in CELLS.items() if cell.method.scored]
 
 
 @functools.cache
 def method(name: str):
-    return build_method(compose_cells([f"method={name}", "max_new_tokens=8"])[0])
+    return build_method(CELLS[name])
 
 
 @pytest.mark.slow
