@@ -2,14 +2,13 @@
 
 import ast
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import small_models
 import torch
+from command_processes import ForkServer
 from toy_runs import command
 
 from nabla_reasoner import Policy
@@ -34,22 +33,21 @@ def test_planted_secrets_are_in_no_result(tmp_path: Path):
     (tmp_path / "netrc").chmod(0o600)
     known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment = {**known, **PLANTED, "NETRC": str(tmp_path / "netrc"), "PYTHONPATH": str(ROOT / "src")}
-    results, said = tmp_path / "results", b""
+    results, said = tmp_path / "results", ""
     wrong = ["policy.path=nothing", "policy.name=other", f"results_dir={tmp_path / 'wrong'}"]
-    for words, status in (
-        ([*command(results), "method=greedy", "wandb=offline"], 0),
-        (["report", f"results_dir={results}"], 0),
-        ([*command(results), *wrong, "method=greedy"], 2),  # messages of errors too
-    ):
-        done = subprocess.run(
-            [sys.executable, "-m", "nabla_reasoner", *words], env=environment, capture_output=True, check=False
-        )
-        assert done.returncode == status, done.stderr.decode()
-        said += done.stdout + done.stderr
+    with ForkServer(environment) as server:  # its own: the variables are there while libraries are imported
+        for words, status in (
+            ([*command(results), "method=greedy", "wandb=offline"], 0),
+            (["report", f"results_dir={results}"], 0),
+            ([*command(results), *wrong, "method=greedy"], 2),  # messages of errors too
+        ):
+            done = server.run_command(words, environment)
+            assert done.returncode == status, done.stderr
+            said += done.stdout + done.stderr
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "netrc"]
     assert {".jsonl", ".wandb", ".html", ".log"} <= {path.suffix for path in files}
     for secret in SECRETS:
-        assert secret.encode() not in said
+        assert secret not in said
         assert not [path for path in files if secret.encode() in path.read_bytes()]
 
 

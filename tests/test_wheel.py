@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from command_processes import ForkServer
 
 import nabla_reasoner
 from nabla_reasoner.config.targets import targets
@@ -52,27 +53,35 @@ def test_wheel_holds_code_configs_assets_version_and_types(site: Path):
 
 @pytest.mark.slow
 def test_installed_commands_work_in_an_empty_folder(site: Path, tmp_path: Path):
-    def run(*words: str, program: tuple[str, ...] = (sys.executable, "-m", "nabla_reasoner"), status: int = 0) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-        shown = subprocess.run([*program, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+
+    def said(shown: subprocess.CompletedProcess, status: int = 0) -> str:
         assert shown.returncode == status, shown.stderr
         assert "reproduce.sh" not in shown.stdout
         return shown.stdout if status == 0 else shown.stderr
 
-    overview = run("help", program=(str(site / "bin" / "nabla-reasoner"),))
-    assert overview == run("help")
+    def run_program(*words: str) -> str:
+        return said(subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True))
+
+    overview = run_program(str(site / "bin" / "nabla-reasoner"), "help")
+    assert overview == run_program(sys.executable, "-m", "nabla_reasoner", "help")
     assert all(f"\n  {name} " in overview for name in targets())
-    assert "results would go to results/tiny/table1" in run("plan", "table1")
-    assert "nabla-reasoner table1 first" in run("report", status=2)
-    assert "right: the answer is 8245" in run("solve", QUESTION)
-    run(*CELL, "seed=0")
+    with ForkServer(environment) as server:
+
+        def run(*words: str, status: int = 0) -> str:
+            return said(server.run_command(words, environment, tmp_path), status)
+
+        assert "results would go to results/tiny/table1" in run("plan", *CELL[:3], "seed=0")
+        assert "nabla-reasoner table1 first" in run("report", status=2)
+        assert "right: the answer is 8245" in run("solve", QUESTION)
+        run(*CELL, "seed=0")
+        run("report")
     results = tmp_path / "results" / "tiny"
     (records,) = results.glob("table1/records/*.jsonl")
     assert len(records.read_text(encoding="utf-8").splitlines()) == 4
     assert "greedy accuracy" in (results / "table1" / "table.md").read_text(encoding="utf-8")  # of assets/manifest.json
     summary = json.loads((results / "table1" / "summary.json").read_text(encoding="utf-8"))
     assert summary["command"].startswith("nabla-reasoner table1 ")
-    run("report")
     report = (results / "report" / "report.html").read_text(encoding="utf-8")
     assert "reproduce.sh" not in report
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results"]

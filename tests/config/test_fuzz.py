@@ -1,17 +1,28 @@
 """Random settings on the command line: each is accepted, or refused in one line with exit status 2."""
 
 import contextlib
+import functools
 import io
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nabla_reasoner.__main__ import WRONG, main
+from nabla_reasoner.config import build
 from nabla_reasoner.config.compose import compose_cells
 
 KNOWN = compose_cells(["method=nabla_reasoner"])[0].content()
 NARROW = ["policy=tiny-base", "task=products", "seed=0", "method=nabla_reasoner"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def outlines_read_once() -> Iterator[None]:
+    """Read each folder's model without weights once: most random settings leave the models as they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "outline", functools.lru_cache(maxsize=None, typed=True)(build.outline))
+        yield
 
 
 def key_paths(tree: dict, prefix: str = "") -> list[str]:

@@ -39,8 +39,7 @@ def test_pinned_commit_is_what_is_loaded(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pin", ["", f"@{OLD}"])
-def test_tokens_of_a_hub_name_are_those_of_its_folder(tmp_path: Path, pin: str):
+def test_tokens_of_a_hub_name_are_those_of_its_folder(tmp_path: Path):
     """AutoTokenizer would rebuild the tokenizer by the rules of Qwen2."""
     hub_caches.write(tmp_path, {OLD: ROOT / "assets/policies/tiny-base"})
     snapshot = tmp_path / "models--owner--toy" / "snapshots" / OLD
@@ -49,10 +48,11 @@ def test_tokens_of_a_hub_name_are_those_of_its_folder(tmp_path: Path, pin: str):
     code = (
         "from nabla_reasoner.models.tokenizers import chat_ids, load_tokenizer\n"
         "question = 'Solve the following multiplication: 97 * 85. Give only the result as your final answer.'\n"
-        "print(chat_ids(load_tokenizer(%r), [{'role': 'user', 'content': question}]))"
+        f"for name in ('owner/toy', 'owner/toy@{OLD}', {str(snapshot)!r}):\n"
+        "    print(chat_ids(load_tokenizer(name), [{'role': 'user', 'content': question}]))"
     )
-    ids = in_own_process(code % f"owner/toy{pin}", tmp_path)
-    assert ids == in_own_process(code % str(snapshot), tmp_path)
+    unpinned, pinned, ids = in_own_process(code, tmp_path).splitlines()
+    assert unpinned == pinned == ids
     assert len(ids.split()) < 20
 
 

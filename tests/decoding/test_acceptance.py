@@ -1,5 +1,7 @@
 """Reward forms and acceptance tests in the decoding loop: both engines, costs, and what is reused."""
 
+import functools
+
 import pytest
 import torch
 import toys
@@ -28,9 +30,12 @@ SETTINGS = {
 }
 
 
+toy_policy, toy_reward = functools.cache(toys.policy), functools.cache(toys.reward)
+
+
 def solve(kind="classifier", reference=False, problems=PROBLEMS, **settings):
-    reward = toys.reward(kind, reference=reference)
-    return NablaReasoner(**{**SETTINGS, **settings}).solve(problems, toys.policy(), reward)
+    reward = toy_reward(kind, reference=reference)
+    return NablaReasoner(**{**SETTINGS, **settings}).solve(problems, toy_policy(), reward)
 
 
 def decisions(solution):
@@ -76,9 +81,12 @@ KINDS = [("classifier", False), ("likelihood", True)]
     ids=str,
 )
 def test_batched_loop_takes_decisions_of_reference(kind, reference, settings):
-    problems = PROBLEMS if (kind, settings) in USUAL else PROBLEMS[:2]
-    fast = solve(kind, reference, problems, **settings)
-    plain = solve(kind, reference, problems, **settings, engine="reference")
+    if (kind, settings) in USUAL:
+        problems, length = PROBLEMS, 8
+    else:
+        problems, length = PROBLEMS[:2], 6
+    fast = solve(kind, reference, problems, **settings, max_new_tokens=length)
+    plain = solve(kind, reference, problems, **settings, max_new_tokens=length, engine="reference")
     assert any(s.search["revisions"] for s in fast)
     for actual, expected in zip(fast, plain, strict=True):
         assert decisions(actual) == decisions(expected)
@@ -197,7 +205,7 @@ def test_one_end_token_is_never_proposed_for_another(acceptance):
     policy = Policy(base.model, base.tokenizer, "many ends", eos_ids=ends)
     changes = {"reward_form": "outcome", "max_new_tokens": 6, "num_iterations": 2, "step_size": 3.0, "num_passes": 2}
     settings = {**SETTINGS, **changes, "confidence_threshold": 1.0, "resample_temperature": 2.0, "resample_top_p": 1.0}
-    problems = [Problem(str(number), f"{number} + 1?", None, "toy") for number in range(12)]
+    problems = [Problem(str(number), f"{number} + 1?", None, "toy") for number in range(6)]
     solutions = [
         NablaReasoner(**settings, acceptance=acceptance, engine=engine).solve(
             problems, policy, toys.reward("classifier", dtype="float32")

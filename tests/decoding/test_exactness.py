@@ -48,12 +48,12 @@ def optimised(policy, reward, batch, batch_size, **settings) -> list[DTOResult]:
 @pytest.mark.parametrize("parameter", PARAMETERS)
 def test_rows_equal_reference_for_every_batch_size(architectures, kind, parameter, update):
     policy, reward = toys.policy(architectures[0]), toys.reward(kind, architectures[1])
-    batch = cases(policy, 16)
+    batch = cases(policy, 10)
     settings = {"parameter": parameter, "update": update, "step_size": 0.3, "num_iterations": 6}
-    expected = optimised(policy, reward, batch, 16, **settings, engine="reference")
+    expected = optimised(policy, reward, batch, 10, **settings, engine="reference")
     flips = sum(result.token_ids != ids for result, ids in zip(expected, batch["rollout_ids"], strict=True))
     assert flips > 0
-    for batch_size in (1, 3, 16):
+    for batch_size in (1, 3, 10):
         actual = optimised(policy, reward, batch, batch_size, **settings)
         for fast, plain in zip(actual, expected, strict=True):
             torch.testing.assert_close(fast.logits, plain.logits, rtol=0, atol=1e-10)
@@ -101,7 +101,7 @@ def first_divergence(one, other) -> dict | None:
     return next((a or b for a, b in pairs if not a or not b or any(a[k] != b[k] for k in keys)), None)
 
 
-SHARE = int(os.environ.get("NABLA_SHARE", "30"))  # of the problems, in %; all take two minutes
+SHARE = int(os.environ.get("NABLA_SHARE", "20"))  # of the problems, in %; all take two minutes
 SHIPPED = [
     ("tiny-instruct", "products", "fixed", 45),
     ("tiny-base", "products", "fixed", 40),
@@ -132,7 +132,7 @@ def test_float32_divergences_are_rare():
     traced = [(a.problem_id, first_divergence(a, b)) for a, b in zip(fast, plain, strict=True)]
     traced = [(name, revision) for name, revision in traced if revision]
     print(f"float32: {len(traced)} of {len(fast)} problems differ; first revisions: {traced}")
-    assert len(traced) <= 2
+    assert len(traced) <= min(2, SHARE // 15)
 
 
 def assert_engines_agree(policy: Policy, reward: RewardModel, question: str, **settings) -> None:

@@ -1,32 +1,26 @@
 """Cells as jobs of submitit, run by its local executor: records, pre-emption, refusals."""
 
-import multiprocessing
 import os
 import signal
-import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import command_processes
 import pytest
 from toy_runs import command, records_below
 
-from nabla_reasoner.__main__ import FAILED, WRONG, main, run_process
+from nabla_reasoner.__main__ import FAILED, WRONG, main
 from nabla_reasoner.config.compose import compose_cells
 from nabla_reasoner.evaluation.cell_records import locked, record_file
 from nabla_reasoner.evaluation.records import settings_path
 from nabla_reasoner.experiments import launching
 
 LOCAL = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60", "hydra.sweeper.max_batch_size=null")
+PROBLEMS = 16  # of the job that is pre-empted while it solves them
 installed = pytest.mark.skipif(
     not launching._installed(), reason="needs hydra-submitit-launcher: pip install -e '.[reference]'"
 )
-
-
-def _run(words: list[str], output: str) -> None:
-    file = os.open(output, os.O_WRONLY | os.O_CREAT, 0o644)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    sys.exit(run_process(words))
 
 
 def jobs_below(folder: Path) -> list[int]:
@@ -47,27 +41,26 @@ def jobs_below(folder: Path) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds the job's process in Linux's /proc")
 def test_preempted_job_is_queued_again_and_resumes(tmp_path: Path):
     """One cell; its job gets SIGUSR2 in the middle. A job that began anew with overwrite=true would lose records."""
-    words = ["method=best_of_n", "num_problems=40", "batch_size=1", "max_new_tokens=40", "overwrite=true"]
-    log = tmp_path / "log"
+    words = ["method=best_of_n", f"num_problems={PROBLEMS}", "batch_size=1", "max_new_tokens=40", "overwrite=true"]
     launched = command(tmp_path / "jobs", *words, *LOCAL)
-    process = multiprocessing.get_context("spawn").Process(target=_run, args=(launched, str(log)))
-    process.start()
-    lines: list[int] = []
-    while process.is_alive() and not (lines and 3 <= lines[-1] < 40):
-        time.sleep(0.01)
-        lines = [len(path.read_bytes().splitlines()) for path in (tmp_path / "jobs").rglob("*.jsonl")]
-    (job,) = jobs_below(tmp_path)
-    os.kill(job, signal.SIGUSR2)
-    process.join()
-    assert process.exitcode == 0, log.read_text(encoding="utf-8")
+    with ThreadPoolExecutor(1) as pool:
+        process = pool.submit(command_processes.shared().run_command, launched, os.environ)
+        lines: list[int] = []
+        while not process.done() and not (lines and 3 <= lines[-1] < PROBLEMS):
+            time.sleep(0.01)
+            lines = [len(path.read_bytes().splitlines()) for path in (tmp_path / "jobs").rglob("*.jsonl")]
+        (job,) = jobs_below(tmp_path)
+        os.kill(job, signal.SIGUSR2)
+        done = process.result()
+    assert done.returncode == 0, done.stdout + done.stderr
     logs = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "jobs").rglob("*_log.*"))
     assert "Requeued job" in logs
     assert main(command(tmp_path / "plain", *words)) == 0
     (expected,), (actual,) = (records_below(tmp_path / name).values() for name in ("plain", "jobs"))
     assert actual == expected
-    assert len(expected) == 40
+    assert len(expected) == PROBLEMS
     summary = next((tmp_path / "jobs").rglob("table.md")).read_text(encoding="utf-8")
-    assert "40 x 1" in summary, "the table counts what the jobs wrote"
+    assert f"{PROBLEMS} x 1" in summary, "the table counts what the jobs wrote"
 
 
 def with_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import command_processes
 import installing
 import pytest
 import wandb_server
@@ -348,17 +348,8 @@ def publish(results: Path, server: Server, **environment: str) -> subprocess.Com
     """Run the command in a separate process: wandb keeps the server and the key of its first use."""
     known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     own = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": wandb_server.KEY, "NETRC": str(results / "netrc")}
-    words = [sys.executable, "-m", "nabla_reasoner", "report", f"results_dir={results}", "wandb=online"]
-    path = {"PYTHONPATH": str(ROOT / "src")}
-    return subprocess.run(
-        words,
-        env=known | own | path | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    words = ["report", f"results_dir={results}", "wandb=online"]
+    return command_processes.shared().run_command(words, known | own | environment)
 
 
 @pytest.mark.slow
@@ -392,6 +383,7 @@ def test_failed_publishing_gives_reason_and_keeps_files(
     results: Path, server: Server, changed: dict[str, str], said: str
 ):
     server.rejects_keys = True
+    shutil.rmtree(results / "tiny/table1")  # its figure takes as long as all else
     done = publish(results, server, **changed)
     assert done.returncode == FAILED
     (line,) = done.stderr.splitlines()
@@ -405,6 +397,7 @@ def test_failed_publishing_gives_reason_and_keeps_files(
 def test_nothing_is_published_unless_requested(results: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setattr(wandb_report, "publish", None)
+    shutil.rmtree(results / "tiny/table1")  # its figure takes as long as all else
     assert main(["report", f"results_dir={results}"]) == 0
 
 

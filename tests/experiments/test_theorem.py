@@ -20,6 +20,11 @@ matplotlib.use("Agg")
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["checks=[jko,convergence]", "convergence.simulated=1", "convergence.particles=1000", "convergence.cells=300"]
 SMALL = [
+    "line.cells=200",
+    "plane.cells=36",
+    "line.argmin_cells=100",
+    "plane.argmin_cells=16",
+    "text.argmin_cells=16",
     "line.particles=1500",
     "plane.particles=1500",
     "text.particles=1500",
@@ -27,13 +32,12 @@ SMALL = [
     "plane.limit_particles=1000",
     "text.limit_particles=1000",
     "line.limit_step=0.016",
-    "text.argmin_cells=32",
-    "plane.argmin_cells=32",
     "noise.particles=1500",
     "noise.scan_particles=500",
     "noise.factors=[0.8,1.0,1.2]",
     "without_noise.particles=500",
     "prop_c1.problems=1",
+    "prop_c1.tasks.tiny=[products]",
     "eq25.vocab_sizes=[8,640]",
     "eq25.directions=1",
     "estimators.models=[0]",

@@ -3,10 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import command_processes
 import pytest
 import toys
 import wandb_server
@@ -59,8 +59,9 @@ print(json.dumps([result.last_step, sorted(model.state_dict()), model.get_output
 """
     known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     own = {"WANDB_BASE_URL": url, "WANDB_API_KEY": wandb_server.KEY, "PYTHONPATH": str(ROOT / "src")}
-    words = [sys.executable, "-c", code]
-    return subprocess.run(words, env=known | own, capture_output=True, text=True, timeout=180, check=True, cwd=folder)
+    done = command_processes.shared().run_code(code, known | own, folder)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def trained(done: subprocess.CompletedProcess) -> list:

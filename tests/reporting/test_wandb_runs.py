@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import command_processes
 import pytest
 import toy_runs
 import toys
@@ -367,9 +368,9 @@ wandb_runs.write(Path({str(folder)!r}), lambda: [run], experiment="x", scale="ti
 """
     known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     own = {"WANDB_BASE_URL": url, "WANDB_API_KEY": wandb_server.KEY, "PYTHONPATH": str(ROOT / "src")}
-    return subprocess.run(
-        [sys.executable, "-c", code], env=known | own, capture_output=True, text=True, timeout=120, check=True
-    )
+    done = command_processes.shared().run_code(code, known | own)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # urllib's own socket of the test above
