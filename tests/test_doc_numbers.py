@@ -438,6 +438,14 @@ def small_tasks(rows: Rows) -> Iterator[str]:
         yield line(label, *(f"{row[column]:.1f}" for column in ("greedy", "one_sample", "any_of_n")))
 
 
+def small_greedy(rows: Rows) -> Iterator[str]:
+    """Accuracy of SmolLM2 by greedy decoding on the test problems, of docs/models.md."""
+    greedy = [one(rows["table1_small"], policy="smollm2", task=task, method="greedy") for task in CHOSEN]
+    assert len({row.num_problems for row in greedy}) == 1
+    *first, last = (f"{row.accuracy:.1f}" for row in greedy)
+    yield f"On the {greedy[0].num_problems:.0f} test problems greedy decoding solves {', '.join(first)} and {last} %"
+
+
 def improvement_sentences(rows: Rows) -> Iterator[str]:
     """Validation accuracy before and after GRPO, of docs/models.md."""
     trained = pd.read_csv(ROOT / "assets/sweeps/improvement.csv")
@@ -1182,7 +1190,12 @@ SENTENCES = {
     "configs/method/soft_best_of_n.yaml": lambda rows: equal_temperatures(rows, "soft_best_of_n"),
     "configs/method/weighted_self_consistency.yaml": lambda rows: equal_temperatures(rows, "weighted_self_consistency"),
     "docs/models.md": lambda rows: itertools.chain(
-        grpo_sentence(rows), judge_sentence(rows), improvement_sentences(rows), small_answers(rows), small_judges(rows)
+        small_greedy(rows),
+        grpo_sentence(rows),
+        judge_sentence(rows),
+        improvement_sentences(rows),
+        small_answers(rows),
+        small_judges(rows),
     ),
     "docs/results.md": lambda rows: itertools.chain(results_sentences(rows), small_sentences(rows)),
     "docs/ablations.md": ablation_sentences,

@@ -157,6 +157,16 @@ def test_reward_of_its_own_device_is_moved_there_and_not_by_lightning():
     assert reward.device.type == reward.reference.device.type == "cpu"
 
 
+@pytest.mark.parametrize(
+    ("platform", "gpu", "method"),
+    [("linux", False, "forkserver"), ("linux", True, "spawn"), ("darwin", False, "spawn")],
+)
+def test_processes_are_copies_of_one_only_where_that_is_safe(monkeypatch, platform: str, gpu: bool, method: str):
+    monkeypatch.setattr(processes.sys, "platform", platform)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert processes.start_method() == method
+
+
 def raised(error: Exception) -> Exception:
     with pytest.raises(Exception, match=".") as caught, processes.described_errors():
         raise error

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -41,11 +42,11 @@ def make_strategy(count: int) -> str | Strategy:
 
 
 def start_method() -> str:
-    """Return how processes start: where no GPU is used, as copies of one that has imported the package and no more.
+    """Return how processes start: on Linux without a GPU, as copies of one that has imported the package and no more.
 
-    The libraries are then imported once, not in each process. A GPU takes processes with an interpreter of their own.
+    The libraries are then imported once, not in each process. GPUs, and libraries of macOS, may not work in copies.
     """
-    if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
+    if torch.cuda.is_available() or sys.platform != "linux":
         return "spawn"
     multiprocessing.set_forkserver_preload(["nabla_reasoner.evaluation.cell_runner"])
     return "forkserver"
