@@ -35,10 +35,13 @@ class ProcessError(RuntimeError):
 
 
 def make_strategy(count: int) -> str | Strategy:
-    """Return what Lightning's Trainer runs on one machine: this process alone, or `count` processes of its own."""
+    """Return what Lightning's Trainer runs on one machine: this process alone, or `count` processes of its own.
+
+    Lightning's default, "popen", would start the whole command again in each process.
+    """
     if count == 1:
         return "auto"
-    return DDPStrategy(timeout=timedelta(seconds=START_SECONDS), start_method=start_method())  # "popen" starts commands
+    return DDPStrategy(timeout=timedelta(seconds=START_SECONDS), start_method=start_method())
 
 
 def start_method() -> str:
