@@ -121,7 +121,7 @@ def _serve() -> None:
     request = _next_request()
     _become(request)
     if "code" in request:
-        exec(compile(request["code"], "<code>", "exec"), {"__name__": "__main__"})
+        exec(request["code"], {"__name__": "__main__"})
         return
     from nabla_reasoner.__main__ import run_console
 

@@ -64,5 +64,8 @@ def reward(kind: str = "likelihood", architecture: str = "llama", dtype: str = "
     )
 
 
+shared_policy, shared_reward = functools.cache(policy), functools.cache(reward)  # for tests that change no model
+
+
 def chat(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]

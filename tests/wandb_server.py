@@ -6,6 +6,7 @@ It keeps what clients send: `runs` (by id), `history` (lines by run id), `artifa
 
 import gzip
 import json
+import os
 import re
 import threading
 import time
@@ -15,6 +16,12 @@ from typing import Any
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 ENTITY = "reader"
+
+
+def environment(url: str) -> dict[str, str]:
+    """Return this process's variables, with the address and key of a server in place of any others of W&B."""
+    known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    return known | {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
 
 
 class Server(ThreadingHTTPServer):

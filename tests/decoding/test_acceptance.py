@@ -1,7 +1,5 @@
 """Reward forms and acceptance tests in the decoding loop: both engines, costs, and what is reused."""
 
-import functools
-
 import pytest
 import torch
 import toys
@@ -30,12 +28,9 @@ SETTINGS = {
 }
 
 
-toy_policy, toy_reward = functools.cache(toys.policy), functools.cache(toys.reward)
-
-
 def solve(kind="classifier", reference=False, problems=PROBLEMS, **settings):
-    reward = toy_reward(kind, reference=reference)
-    return NablaReasoner(**{**SETTINGS, **settings}).solve(problems, toy_policy(), reward)
+    reward = toys.shared_reward(kind, reference=reference)
+    return NablaReasoner(**{**SETTINGS, **settings}).solve(problems, toys.shared_policy(), reward)
 
 
 def decisions(solution):

@@ -1,7 +1,6 @@
 """The decoding loop: both engines, budgets, costs, variants and checks of settings."""
 
 import copy
-import functools
 import inspect
 
 import pytest
@@ -37,11 +36,10 @@ def outcome(solutions):
     ]
 
 
-toy_policy, toy_reward = functools.cache(toys.policy), functools.cache(toys.reward)
-
-
 def solve(method_settings, kind="likelihood", problems=PROBLEMS, seed=0):
-    return NablaReasoner(**{**SETTINGS, **method_settings}).solve(problems, toy_policy(), toy_reward(kind), seed=seed)
+    return NablaReasoner(**{**SETTINGS, **method_settings}).solve(
+        problems, toys.shared_policy(), toys.shared_reward(kind), seed=seed
+    )
 
 
 USUAL = [
@@ -283,7 +281,7 @@ def test_dto_follows_variant_and_rollout_temperature():
 @pytest.mark.parametrize("engine", ["fast", "reference"])
 def test_weights_that_ask_for_gradients_change_nothing_and_get_none(engine: str):
     """`from_pretrained` of transformers gives such weights."""
-    policy, reward = copy.deepcopy(toy_policy()), copy.deepcopy(toy_reward("likelihood"))
+    policy, reward = copy.deepcopy(toys.shared_policy()), copy.deepcopy(toys.shared_reward("likelihood"))
     method = NablaReasoner(**{**SETTINGS, "engine": engine})
     expected = outcome(method.solve(PROBLEMS[:2], policy, reward, seed=0))
     for model in (policy.model, reward.model):

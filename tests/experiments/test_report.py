@@ -4,7 +4,6 @@ import csv
 import html.parser
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -346,10 +345,9 @@ def test_wandb_blocks_keep_order_and_carry_every_part(results: Path):
 
 def publish(results: Path, server: Server, **environment: str) -> subprocess.CompletedProcess:
     """Run the command in a separate process: wandb keeps the server and the key of its first use."""
-    known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    own = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": wandb_server.KEY, "NETRC": str(results / "netrc")}
+    own = {"NETRC": str(results / "netrc")}
     words = ["report", f"results_dir={results}", "wandb=online"]
-    return command_processes.shared().run_command(words, known | own | environment)
+    return command_processes.shared().run_command(words, wandb_server.environment(server.url) | own | environment)
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """W&B runs of trainings: written while the training runs, sent if asked for, and never the end of a training."""
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,6 @@ from nabla_reasoner.evaluation.results_folder import locked
 from nabla_reasoner.reporting import wandb_training
 from nabla_reasoner.training import loop
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 4
 
 
@@ -57,9 +55,7 @@ with loop.further_loggers(wandb_training.loggers({mode!r}, "tiny")):
     )
 print(json.dumps([result.last_step, sorted(model.state_dict()), model.get_output_embeddings().weight.sum().item()]))
 """
-    known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    own = {"WANDB_BASE_URL": url, "WANDB_API_KEY": wandb_server.KEY, "PYTHONPATH": str(ROOT / "src")}
-    done = command_processes.shared().run_code(code, known | own, folder)
+    done = command_processes.shared().run_code(code, wandb_server.environment(url), folder)
     assert done.returncode == 0, done.stderr
     return done
 

@@ -26,8 +26,6 @@ from nabla_reasoner.config.wandb_mode import check_mode, chosen_mode
 from nabla_reasoner.experiments import cell_sweep
 from nabla_reasoner.reporting import wandb_log, wandb_runs, wandb_upload
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
 def server() -> Iterator[Server]:
@@ -366,9 +364,7 @@ from nabla_reasoner.reporting import wandb_runs, wandb_upload
 run = wandb_runs.WandbRun("one", "one", "greedy", {{}}, {{"accuracy": 1.0}})
 wandb_runs.write(Path({str(folder)!r}), lambda: [run], experiment="x", scale="tiny", mode={mode!r})
 """
-    known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    own = {"WANDB_BASE_URL": url, "WANDB_API_KEY": wandb_server.KEY, "PYTHONPATH": str(ROOT / "src")}
-    done = command_processes.shared().run_code(code, known | own)
+    done = command_processes.shared().run_code(code, wandb_server.environment(url))
     assert done.returncode == 0, done.stderr
     return done
 
