@@ -26,7 +26,9 @@ def imported_modules(tree: ast.Module, path: Path) -> dict[str, types.ModuleType
         if isinstance(node, ast.ImportFrom) and node.level:
             source = importlib.import_module("." * node.level + (node.module or ""), package)
             for alias in node.names:
-                value = getattr(source, alias.name, None)
+                if not hasattr(source, alias.name):  # a module that nothing has imported yet
+                    importlib.import_module(f"{source.__name__}.{alias.name}")
+                value = getattr(source, alias.name)
                 if isinstance(value, types.ModuleType):
                     found[alias.asname or alias.name] = value
     return found
