@@ -1,5 +1,6 @@
 """Results of every method: independent of batches and order, each random stream used for one purpose."""
 
+import functools
 from collections import Counter
 
 import numpy as np
@@ -17,12 +18,13 @@ from nabla_reasoner.baselines import (
     tree_search,
 )
 from nabla_reasoner.config.build import build_method
+from nabla_reasoner.config.cell import Cell
 from nabla_reasoner.config.compose import compose_cells
 from nabla_reasoner.config.schema import choices
 from nabla_reasoner.decoding import state
 from nabla_reasoner.engine.sampling import keyed_uniforms
 
-PROBLEMS = [Problem(f"p{number}", "+".join("7" * (number % 4 + 1)) + "=?", None, "free") for number in range(6)]
+PROBLEMS = [Problem(f"p{number}", "+".join("7" * (number % 4 + 1)) + "=?", None, "free") for number in range(5)]
 METHODS = [name for name in choices("method") if name != "tpo"]  # its critiques exceed a toy model's context
 
 DRAWING = (
@@ -37,13 +39,19 @@ DRAWING = (
 )
 
 
+@functools.cache
+def composed(method: str) -> Cell:
+    (cell,) = compose_cells([*f"method={method}".split(), "max_new_tokens=6", "scale=tiny"])
+    return cell
+
+
 def results(method: str, problems: list[Problem], batch_size: int) -> dict[str, tuple]:
     """Token ids, outcome counts, decoded tokens and FLOPs by problem; `method` may have further settings behind it."""
-    (cell,) = compose_cells([*f"method={method}".split(), "max_new_tokens=6", "scale=tiny"])
-    policy, reward = toys.policy(), toys.reward()
+    policy, reward = toys.shared_policy(), toys.shared_reward()
     solved = {}
     for start in range(0, len(problems), batch_size):
-        for solution in build_method(cell).solve(problems[start : start + batch_size], policy, reward, seed=3):
+        batch = problems[start : start + batch_size]
+        for solution in build_method(composed(method)).solve(batch, policy, reward, seed=3):
             counts = {key: value for key, value in solution.search.items() if isinstance(value, int | bool)}
             spent = solution.cost.decode_tokens, round(solution.cost.flops)
             solved[solution.problem_id] = (solution.token_ids, counts, spent)
