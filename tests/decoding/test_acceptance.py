@@ -79,7 +79,7 @@ def test_batched_loop_takes_decisions_of_reference(kind, reference, settings):
     if (kind, settings) in USUAL:
         problems, length = PROBLEMS, 8
     else:
-        problems, length = PROBLEMS[:2], 6
+        problems, length = PROBLEMS[:2], 4
     fast = solve(kind, reference, problems, **settings, max_new_tokens=length)
     plain = solve(kind, reference, problems, **settings, max_new_tokens=length, engine="reference")
     assert any(s.search["revisions"] for s in fast)

@@ -40,7 +40,7 @@ QUESTIONS = [
     "What is the capital of France?",
     "Write one sentence about the sea.",
 ]
-LENGTH = 16  # tokens of a response
+LENGTH = 8  # tokens of a response
 DRAWS = 64  # single tokens after one prompt
 FEWER = 8  # of them drawn again
 
@@ -123,15 +123,15 @@ def check_scored_texts(client: Client, reward: RewardModel, prompts: Sequence[li
 def check_run(process: ServerProcess, model: Path, folder: Path) -> None:
     """Run a table with rollouts and rewards of the server; kill it within a second run."""
     words = [
-        *["table1", "scale=small", "task=products", "batch_size=1", "max_new_tokens=12", "seed=0", "threads=1"],
+        *["table1", "scale=small", "task=products", "batch_size=1", "max_new_tokens=8", "seed=0", "threads=1"],
         "pool_seeds=0",
         *["policy=tiny-base", f"policy.path={model}", "reward=likelihood", f"reward.path={model}"],
         *["rollouts=vllm", f"server={process.url}", f"reward_server={process.url}"],
     ]
     whole, killed = (str(folder / name) for name in ("whole", "killed"))
-    assert main([*words, "method=best_of_n,nabla_reasoner", "num_problems=2", f"results_dir={whole}"]) == 0
+    assert main([*words, "method=best_of_n,nabla_reasoner", "num_problems=1", f"results_dir={whole}"]) == 0
     for path in Path(whole).rglob("*__s0.jsonl"):
-        assert [record["status"] for record in read_records(path)] == ["ok"] * 2
+        assert [record["status"] for record in read_records(path)] == ["ok"]
     engines = json.loads(next(Path(whole).rglob("summary.json")).read_text("utf-8"))["engines"]
     print(json.dumps(engines))
     for measured in (engines, engines["reward_scores"]):
