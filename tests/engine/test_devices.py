@@ -20,7 +20,7 @@ Model = TypeVar("Model", Policy, RewardModel)
 
 FAST = ("nabla, likelihood", "mixture")
 PROBLEMS = [Problem(str(number), f"What is {number} + 7?", "1", "free") for number in range(2)]
-NABLA = {"step_size": 3.0, "grad_threshold": 0.0, "max_new_tokens": 4, "max_rollouts": 2}
+NABLA = {"step_size": 3.0, "grad_threshold": 0.0, "max_new_tokens": 4, "max_rollouts": 2, "num_iterations": 5}
 CASES = {
     "nabla, likelihood": (lambda: NablaReasoner(**NABLA), {"reference": True}),
     "nabla, classifier": (lambda: NablaReasoner(**NABLA), {"kind": "classifier"}),
@@ -81,7 +81,7 @@ def test_method_gives_the_same_with_its_reward_elsewhere(name: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, PREFIX_FORM, {"flip": "gumbel"}], ids=["outcome", "prefix", "gumbel"])
 def test_everything_elsewhere_gives_the_same(settings: dict[str, Any]):
-    method = NablaReasoner(**NABLA | {"max_new_tokens": 8} | settings)
+    method = NablaReasoner(**NABLA | {"max_new_tokens": 6} | settings)
     policy, reward = toys.policy(), toys.reward()
     expected = method.solve(PROBLEMS, policy, reward, seed=1)
     assert any(solution.search["revisions"] for solution in expected)
