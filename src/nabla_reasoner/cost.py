@@ -178,6 +178,7 @@ def reward_gradient(size: ModelSize, reads: Reads) -> Cost:
         reward_forward_tokens=reads.tokens,
         reward_backward_tokens=reads.tokens,
         model_calls=2,
+        gradient_calls=2,
         flops=flops,
         gradient_flops=flops,
     )

@@ -110,6 +110,7 @@ def test_guided_tokens_and_cost_equal_plain_passes(kind, reference, scorer):
         assert solution.cost.reward_forward_tokens == expected
         backward = solution.cost.reward_backward_tokens
         assert (backward >= uncertain > 0) if reward.has_score_head and scorer == "gradient" else backward == 0
+        assert solution.cost.gradient_calls == (2 * uncertain if backward else 0)
         (value,), _ = scoring.rewards(reward, [reward.prompt_ids(problem.messages)], [tokens])
         assert solution.reward == pytest.approx(value, abs=1e-9)
     assert certain > 5

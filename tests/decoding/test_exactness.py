@@ -49,7 +49,7 @@ def optimised(policy, reward, batch, batch_size, **settings) -> list[DTOResult]:
 def test_rows_equal_reference_for_every_batch_size(architectures, kind, parameter, update):
     policy, reward = toys.policy(architectures[0]), toys.reward(kind, architectures[1])
     batch = cases(policy, 10)
-    settings = {"parameter": parameter, "update": update, "step_size": 0.3, "num_iterations": 6}
+    settings = {"parameter": parameter, "update": update, "step_size": 0.3, "num_iterations": 4}
     expected = optimised(policy, reward, batch, 10, **settings, engine="reference")
     flips = sum(result.token_ids != ids for result, ids in zip(expected, batch["rollout_ids"], strict=True))
     assert flips > 0

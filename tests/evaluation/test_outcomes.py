@@ -8,6 +8,7 @@ from nabla_reasoner.config.schema import choices
 from nabla_reasoner.evaluation import lineage, outcomes
 from nabla_reasoner.evaluation.outcomes import RunKey, Step
 from nabla_reasoner.evaluation.records import CellKey
+from nabla_reasoner.evaluation.statistics import cut_at_cost
 
 
 def made(problem: str, seed: int = 0, *, correct: bool = True, ok: bool = True, steps=()) -> outcomes.Outcome:
@@ -43,6 +44,24 @@ def test_stopped_run_is_charged_to_its_last_step(size, expected):
     steps = [(2, 20, 2.0, 0.2, False), (3, 30, 3.0, 0.3, True)]
     assert outcomes.stopped_at(made("a", steps=steps), size)[: len(expected)] == expected
     assert outcomes.stopped_at(made("a", ok=False), size) is None
+
+
+def test_whole_runs_stand_behind_their_steps():
+    short = made("a", steps=[(1, 10, 1.0, 0.1, False), (2, 20, 2.0, 0.2, True)])
+    long = made("b", steps=[(2, 15, 1.5, 0.1, True), (5, 40, 4.0, 0.4, True)], correct=False)
+    failed = made("c", ok=False)
+    charged = outcomes.charged_steps([short, failed, long])
+    assert charged[1] == []
+    for outcome, steps in ((short, charged[0]), (long, charged[2])):
+        assert [step.rollouts for step in steps] == sorted(step.rollouts for step in steps)
+        for size in range(2, 5):
+            at_most = [step for step in steps if step.rollouts <= size]
+            assert at_most[-1][1:] == outcomes.stopped_at(outcome, size)[1:]
+        assert steps[-1][1:] == outcomes.stopped_at(outcome, np.inf)[1:]
+        assert steps[-1].rollouts <= 5
+    correct, size, mean = cut_at_cost(charged, 4.9, Step._fields.index("flops"))
+    assert (size, mean) == (5, 5.0), "what was spent after the last rollout counts"
+    assert correct.tolist() == [True, False, False]
 
 
 def test_lineage_is_read_from_the_policy_files():

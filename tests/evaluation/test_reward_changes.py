@@ -96,6 +96,27 @@ def test_prefix_rewards_equal_scores_of_beginnings(kind: str, reference: bool):
         np.testing.assert_allclose(row, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "reference"), REWARDS)
+def test_foreign_end_token_is_read_as_the_rewards_own(kind: str, reference: bool):
+    reward, end = toys.reward(kind, reference=reference), 60
+
+    def foreign(tokens: list[int]) -> list[int]:
+        return [end if token in reward.eos_ids else token for token in tokens]
+
+    expected = fidelity.changes(reward, cases())
+    values = token_values.prefix_rewards(reward, [PROMPT] * 2, RESPONSES)
+    reward.replaced_ends = frozenset([end])
+    drawn = [case._replace(response=foreign(case.response), candidates=foreign(case.candidates)) for case in cases()]
+    assert drawn != cases()
+    for actual, wanted in zip(fidelity.changes(reward, drawn), expected, strict=True):
+        np.testing.assert_array_equal(actual.predicted, wanted.predicted)
+        np.testing.assert_array_equal(actual.exact, wanted.exact)
+    for actual, wanted in zip(
+        token_values.prefix_rewards(reward, [PROMPT] * 2, [*map(foreign, RESPONSES)]), values, strict=True
+    ):
+        np.testing.assert_array_equal(actual, wanted)
+
+
 def test_reward_linear_in_embeddings_is_predicted_exactly():
     reward = toys.reward("classifier")
     layers = reward.model.base_model

@@ -9,6 +9,7 @@ import pytest
 
 from nabla_reasoner.__main__ import WRONG, main
 from nabla_reasoner.cost import Cost
+from nabla_reasoner.evaluation.record_table import record_table
 from nabla_reasoner.evaluation.records import append_records, failed_record, make_record
 from nabla_reasoner.experiments import export
 from nabla_reasoner.tasks.grading import grade
@@ -94,6 +95,15 @@ def test_second_export_replaces_the_first(results: Path):
         "records.parquet",
         "summary.json",
     ]
+
+
+def test_fractions_of_an_own_methods_counts_are_kept(results: Path):
+    """They were cut to whole numbers."""
+    file = sorted(results.rglob("table1/records/*.jsonl"))[0]
+    records = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    records[0]["cost"]["decode_tokens"] = 12.5
+    file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    assert 12.5 in record_table(results / "tiny")["decode_tokens"].to_pylist()
 
 
 def test_no_records_is_refused_without_a_trace(tmp_path: Path, capsys):

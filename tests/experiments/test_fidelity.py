@@ -1,6 +1,8 @@
 """Target `fidelity`: positions, candidates and verdicts against Hugging Face, the command, and its refusals."""
 
 import itertools
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -178,12 +180,20 @@ def test_command_repeats_its_bytes_and_names_given_models(tmp_path: Path, capsys
         ("positions=null", "positions must be a whole number; got null"),
         ("candidates=1000", "the vocabulary; got 1000"),
         ("max_new_tokens=100000", "context"),
+        ("method.max_new_tokens=600", "context of 256"),
+        ("reward.path=SHORT", "context of 16 tokens"),
     ],
 )
 def test_wrong_settings_exit_2_and_write_nothing(setting: str, message: str, tmp_path: Path, capsys):
-    assert main(command(tmp_path, setting)) == 2
+    short = shutil.copytree(toys.model_folder("llama", classifier=True, seed=7), tmp_path / "short")
+    values = json.loads((short / "config.json").read_text("utf-8"))
+    (short / "config.json").write_text(json.dumps(values | {"max_position_embeddings": 16}), encoding="utf-8")
+    setting = setting.replace("SHORT", str(short))
+    tmp_path = tmp_path / "results"
+    words = [word for word in command(tmp_path) if word.split("=")[0] != setting.split("=")[0]]
+    assert main([*words, setting]) == 2
     assert message in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert not tmp_path.exists()
 
 
 @pytest.mark.slow

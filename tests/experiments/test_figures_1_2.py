@@ -18,6 +18,7 @@ from nabla_reasoner.dto import batched, gradient_passes, gradients, objective, s
 from nabla_reasoner.experiments import figure1, figure2, token_pairs, walkthrough
 from nabla_reasoner.experiments.case_figure import read_rows
 from nabla_reasoner.experiments.token_pairs import Pair
+from nabla_reasoner.models.language_models import Policy
 from nabla_reasoner.reporting import figures
 from nabla_reasoner.types import Problem
 
@@ -52,8 +53,13 @@ def pair(models, method) -> Pair:
     return Pair(PROBLEMS[0], sequence, (1, 3))
 
 
-def test_losses_equal_objective_at_every_pair(models, pair):
-    policy, reward = models
+@pytest.mark.parametrize("end", [0, 1])
+def test_losses_equal_objective_at_every_pair(models, pair, end):
+    """With the second end token of a policy that has two, too: log π is of the token that it drew."""
+    reward = models[1]
+    policy = Policy(models[0].model, models[0].tokenizer, "two ends", eos_ids=[*models[0].eos_ids, 60])
+    pair = pair._replace(sequence=pair.sequence._replace(rollout=[*pair.sequence.rollout[:4], policy.eos_ids[end]]))
+    reward = reward.for_policy(policy)
     losses = token_pairs.losses(pair, policy, reward, [4, 7, 9], **WEIGHTS)
     for (i, first), (j, second) in itertools.product(enumerate([4, 7, 9]), repeat=2):
         changed = pair.sequence._replace(rollout=pair.with_tokens(first, second))
@@ -215,13 +221,16 @@ def test_wrong_command_lines_exit_2_and_write_nothing(arguments, message, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["figure1", "figure2"])
-def test_command_reproduces_shipped_rows(target, tmp_path, capsys):
-    setting = {"figure1": "num_problems=42", "figure2": "num_problems=62"}[target]  # the case is the last problem
+def test_command_reproduces_shipped_rows(target, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(figure1, "SHARES", figure1.SHARES[::6])
+    setting = {"figure1": "num_problems=5", "figure2": "num_problems=24"}[target]  # the case is the last problem
     assert main([target, setting, f"results_dir={tmp_path}"]) == 0
-    name = {"figure1": "path", "figure2": "visits"}[target]
+    names = {"figure1": ["path", "search"], "figure2": ["visits"]}[target]
     computed, shipped = (
-        pd.read_csv(folder / f"{target}_{name}.csv")
+        read_rows(folder, target, names)
         for folder in (tmp_path / "tiny" / target, data_folder() / "figures" / "data")
     )
-    pd.testing.assert_frame_equal(computed, shipped, rtol=1e-3)
+    for own, kept in zip(computed, shipped, strict=True):
+        pd.testing.assert_frame_equal(own, kept.head(len(own)), rtol=1e-3)
+    assert len(computed[0]) == len(shipped[0]) > 1
     assert setting in capsys.readouterr().out

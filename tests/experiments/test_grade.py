@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,7 @@ GOOD = '{"answer": "1", "response": "x", "task": "math500"}\n'
         ("a.jsonl", GOOD, ["output=a.jsonl", "overwrite=true"], "must not be the file that is graded"),
         ("a.jsonl", GOOD, ["output=none/b.jsonl"], "cannot be written"),
         ("a.jsonl", GOOD, ["output=.", "overwrite=true"], "the output must be a file; . is a folder"),
+        ("a.jsonl", GOOD.replace("{", '{"id": 1, "id": 2, ', 1), [], "two values of 'id'"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(name, text, words, said, tmp_path: Path, monkeypatch, capsys):
@@ -182,6 +184,21 @@ def test_bad_input_is_refused_in_one_line(name, text, words, said, tmp_path: Pat
     assert not captured.out
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert Path(name).read_text(encoding="utf-8") == text
+
+
+def test_output_is_an_ordinary_file_and_a_link_stays_one(tmp_path: Path, capsys):
+    """As root, output=/dev/null made an ordinary file of the device."""
+    (tmp_path / "a.jsonl").write_text(GOOD, encoding="utf-8")
+    os.mkfifo(tmp_path / "pipe")
+    words = ["grade", str(tmp_path / "a.jsonl"), "overwrite=true"]
+    assert main([*words, f"output={tmp_path / 'pipe'}"]) == 2
+    assert "pipe is a device or pipe" in capsys.readouterr().err
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    (tmp_path / "target").write_text("old", encoding="utf-8")
+    assert main([*words, f"output={tmp_path / 'link'}"]) == 0
+    assert (tmp_path / "link").is_symlink()
+    assert "math500" in (tmp_path / "target").read_text("utf-8")
 
 
 def test_columns_of_single_precision_are_read_as_they_were_written(tmp_path: Path, capsys):

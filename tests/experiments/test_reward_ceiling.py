@@ -58,6 +58,20 @@ def test_search_has_the_length_limit_of_the_records_and_is_repeated_for_another(
         assert not row["correct"], "two or three tokens do not hold a product's steps"
 
 
+def test_search_is_repeated_for_other_questions_of_the_same_ids(tmp_path: Path):
+    words = ["policy=tiny-base", "task=products", "reward=likelihood", "method=greedy", "num_problems=2", "threads=1"]
+    (cell,) = compose.compose_cells([*words, "max_new_tokens=2"])
+    (easier,) = compose.compose_cells(
+        [*words, "max_new_tokens=2", "difficulty.products.max_digits=1", "difficulty.products.min_digits=1"]
+    )
+    file = tmp_path / "rows.jsonl"
+    first, second, again = (reward_ceiling._stored(file, "weights", item) for item in (cell, easier, easier))
+    assert first.keys() == second.keys()
+    for row, problem in zip(second.values(), build.build_problems(easier), strict=True):
+        assert row["question"] == problem.question != first[problem.id]["question"]
+    assert again == second
+
+
 def test_more_beams_raise_reward_and_classifier_is_refused():
     reward = toys.reward("likelihood")
     few, many = (reward_ceiling.beam_search(reward, PROBLEMS, num_beams=k, max_new_tokens=4) for k in (1, 30))

@@ -262,6 +262,13 @@ def test_wrong_server_of_a_reward_is_refused_and_nothing_is_written(reward, tmp_
         (["rollouts=vllm", "server_python=p", "server_arguments='--api-key=SECRET'"], ["got --api-key."]),
         (["rollouts=vllm", "server_python=p", "server_arguments='--hf-token=SECRET'"], ["got --hf-token.", "HF_TOKEN"]),
         (["rollouts=vllm", "server=http://me:SECRET@127.0.0.1:9"], ["without user name and password"]),
+        (["rollouts=vllm", "server='http://127.0.0.1:9?key=SECRET'"], ["without '?' and '#'", "http://127.0.0.1:9."]),
+        (["reward_server='http://127.0.0.1:9/#SECRET'"], ["reward_server must be an address without '?'"]),
+        (
+            ["rollouts=vllm", "server_python=p", "server_arguments='\"a'"],
+            ["server_arguments must be words as in a shell"],
+        ),
+        (["rollouts=vllm", "server_python=p", "server_arguments='\"--port\" 9'"], ["got --port."]),
         (["reward_server=http://SECRET@127.0.0.1:9"], ["reward_server must be without user name and password"]),
         (["rollouts=vllm", "server=http://127.0.0.1:9", "server_python=python"], ["both"]),
         (["server=http://127.0.0.1:9"], ["rollouts must be vllm"]),

@@ -158,6 +158,7 @@ def test_revisions_are_printed_as_they_are_decided_and_a_trace_is_written(capsys
     solution_lines = printed.split("\nnabla_reasoner\n")[1]
     text = page.read_text("utf-8")
     assert f"step by step: {page}" in solution_lines
+    assert solve._is_page(page), "the same command may write it again"
     shape = re.compile(r"\d+\. position (\d+): '(.+)' → '(.+)', reward (\S+) → (\S+), (kept|rejected)")
     assert len(revisions) == text.count("✓ kept") + text.count("✗ rejected") > 0
     for line in revisions:
@@ -194,6 +195,14 @@ def test_trace_that_cannot_be_had_is_refused(settings, message, capsys, tmp_path
     assert message in line
     assert not printed.out
     assert not list(tmp_path.iterdir())
+
+
+def test_trace_replaces_no_other_file(capsys, tmp_path):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("precious", encoding="utf-8")
+    assert main(["solve", EXAMPLES["products"], *SETTINGS, f"trace={notes}"]) == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert notes.read_text("utf-8") == "precious"
 
 
 @pytest.mark.slow

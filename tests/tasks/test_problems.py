@@ -133,6 +133,7 @@ def test_jsonl_read_in_order_up_to_size(tmp_path):
     ("row", "message"),
     [
         ("{not json", "line 2: every line must be one JSON object"),
+        ('{"id": "a", "problem": "1", "problem": "2", "answer": "3"}', "line 2: .*two values of 'problem'"),
         ('{"id": "2", "problem": "q"}', "line 2: field 'answer' must be there; it is missing"),
         ('{"id": "2", "problem": " ", "answer": "1"}', "line 2: field 'problem'"),
         ('{"id": "2", "problem": 7, "answer": "1"}', "line 2: field 'problem' must be a non-empty string; got 7"),
@@ -278,3 +279,27 @@ def test_hub_marks_without_answer_and_unknown_columns_are_refused(from_hub):
             ValueError, match=f"{name}_field must be one of question, answer; got 'x'. Name one of them"
         ):
             from_hub(row, **{name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 2.5}, "whole number"),
+        ({"size": "2"}, "whole number"),
+        ({"size": 2, "start": 0.5}, "whole number"),
+        ({"size": 2, "start": -1}, "start must be a whole number from 0"),
+        ({"size": 2, "start": 200_000_000}, "start must be a whole number from 0 to 99,999,999"),
+    ],
+)
+def test_counts_of_generated_problems_are_whole(settings, message):
+    """Index 200,000,000 of one split would be an item of another one."""
+    make = getattr(problems.generate, "__wrapped__", problems.generate)  # as called without checks of types
+    with pytest.raises(ValueError, match=message):
+        make("chain_sum", split="test", settings={}, **settings)
+
+
+@pytest.mark.parametrize("size", [1.0, "1", 0])
+def test_number_of_rows_is_whole(size, tmp_path):
+    read = getattr(problems.load_jsonl, "__wrapped__", problems.load_jsonl)
+    with pytest.raises(ValueError, match="size must be a whole number >= 1"):
+        read(str(tmp_path / "none.jsonl"), task="math500", size=size)

@@ -17,6 +17,7 @@ from ..tasks import problems
 from ..types import Method, Problem
 from .cell import Cell
 from .data_folder import locate
+from .fingerprint import data_digest, folder_digest
 from .method_rules import check_method
 from .schema import CONFIGS, choices
 
@@ -49,11 +50,13 @@ def build_problems(cell: Cell) -> list[Problem]:
     Raises:
         ValueError: a missing or malformed file, a benchmark that cannot be fetched, or too many problems.
     """
-    return _problems(cell.task.model_dump_json(exclude_unset=True), cell.num_problems, cell.split, cell.scale_name)
+    content = data_digest(cell.task.path) if cell.task.path is not None else None  # an edited file is read again
+    task = cell.task.model_dump_json(exclude_unset=True)
+    return _problems(task, cell.num_problems, cell.split, cell.scale_name, content)
 
 
 @functools.lru_cache(maxsize=16)
-def _problems(task_json: str, size: int | None, split: str, scale: str) -> list[Problem]:
+def _problems(task_json: str, size: int | None, split: str, scale: str, content: str | None) -> list[Problem]:
     task = json.loads(task_json)
     if "dataset" in task:
         if size is None:
@@ -161,9 +164,10 @@ def load_models(cell: Cell, *, served: bool = False) -> tuple[Policy, RewardMode
     if cell.threads is not None:
         torch.set_num_threads(cell.threads)
     limits = (cell.tokens_per_pass, cell.decode_rows)
-    policy = _policy(cell.policy.source, cell.device, cell.dtype, limits)
+    policy = _policy(cell.policy.source, folder_digest(cell.policy.source), cell.device, cell.dtype, limits)
     reference = locate(cell.reward.reference) if cell.reward.reference else None
-    reward = _reward(cell.reward.source, cell.reward.kind, cell.reward_place, cell.dtype, reference, limits)
+    contents = (folder_digest(cell.reward.source), reference and folder_digest(reference))
+    reward = _reward(cell.reward.source, contents, cell.reward.kind, cell.reward_place, cell.dtype, reference, limits)
     return policy, reward.for_policy(policy)
 
 
@@ -189,7 +193,8 @@ def outline_models(cell: Cell) -> tuple[Policy, RewardModel]:
 
 
 @functools.lru_cache(maxsize=1)
-def _policy(path: str, device: str, dtype: str, limits: tuple[int, int]) -> Policy:
+def _policy(path: str, content: str | None, device: str, dtype: str, limits: tuple[int, int]) -> Policy:
+    """Load a policy; `content` is the digest of its folder, so that an edited one is loaded again."""
     policy = Policy.from_pretrained(path, device=device, dtype=dtype)
     policy.batch_limits = BatchLimits(*limits)
     return policy
@@ -197,8 +202,15 @@ def _policy(path: str, device: str, dtype: str, limits: tuple[int, int]) -> Poli
 
 @functools.lru_cache(maxsize=1)
 def _reward(
-    path: str, kind: str, device: str, dtype: str, reference: str | None, limits: tuple[int, int]
+    path: str,
+    contents: tuple[str | None, str | None],
+    kind: str,
+    device: str,
+    dtype: str,
+    reference: str | None,
+    limits: tuple[int, int],
 ) -> RewardModel:
+    """Load a reward model; `contents` are the digests of its folder and of its reference's."""
     reward = RewardModel.from_pretrained(path, kind=kind, device=device, dtype=dtype, reference=reference)
     for model in (reward, reward.strong, reward.reference):
         if model is not None:

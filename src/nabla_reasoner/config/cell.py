@@ -1,6 +1,7 @@
 """A cell: the resolved settings of one (policy, task, method, seed)."""
 
 import re
+import shlex
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -77,13 +78,20 @@ class RunSettings(Section):
             raise ValueError(
                 f"server_arguments must be left out for a server that runs already; got {self.server_arguments!r}."
             )
-        if taken := [part for part in (self.server_arguments or "").split() if TAKEN_ARGUMENTS.match(part)]:
+        try:
+            arguments = shlex.split(self.server_arguments or "")
+        except ValueError as error:
+            raise ValueError(
+                f"server_arguments must be words as in a shell; got {self.server_arguments!r} ({error}). "
+                "Close the quote."
+            ) from error
+        if taken := [part for part in arguments if TAKEN_ARGUMENTS.match(part)]:
             raise ValueError(
                 "server_arguments must leave out address, key and encryption, which are chosen here; got "
                 f"{taken[0].partition('=')[0]}. "
                 "For a server of your own, start it and write server=URL."
             )
-        if secret := [part for part in (self.server_arguments or "").split() if SECRET_ARGUMENTS.match(part)]:
+        if secret := [part for part in arguments if SECRET_ARGUMENTS.match(part)]:
             raise ValueError(
                 "server_arguments must hold no secret, because settings stand in the results; got "
                 f"{secret[0].partition('=')[0]}. Set the environment variable instead: HF_TOKEN for the hub."
@@ -93,7 +101,13 @@ class RunSettings(Section):
     @model_validator(mode="after")
     def _check_addresses(self) -> "RunSettings":
         for name in ("server", "reward_server"):
-            if "@" in urlsplit(getattr(self, name) or "").netloc:
+            address = urlsplit(getattr(self, name) or "")
+            if address.query or address.fragment:
+                raise ValueError(
+                    f"{name} must be an address without '?' and '#', because settings stand in the results and what "
+                    f"follows is never sent. Write {name}={address.scheme}://{address.netloc.rpartition('@')[2]}."
+                )
+            if "@" in address.netloc:
                 raise ValueError(
                     f"{name} must be without user name and password, because settings stand in the results; got an "
                     "address with '@'. Use a server that needs no key, for example through a tunnel to this machine."

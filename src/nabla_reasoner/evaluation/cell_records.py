@@ -1,6 +1,5 @@
 """The record file of a cell: its path, the settings that made it, and how much of it is there."""
 
-import fcntl
 import functools
 import json
 import os
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ..config import fingerprint
 from ..config.cell import Cell
+from .file_locks import is_at, open_locked
 from .json_files import StoredSettings, read_object
 from .records import read_records, record_path, settings_path
 
@@ -120,18 +120,18 @@ def locked(cell: Cell) -> Iterator[None]:
     """
     path = settings_path(record_file(cell))
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        descriptor = open_locked(path)
     except BlockingIOError:
         raise ValueError(
             f"another process solves the problems of {record_file(cell)}, perhaps a job of an earlier command. Wait "
             "for its end or cancel it, then run the same command again."
         ) from None
+    try:
+        yield
     finally:
-        if not os.fstat(descriptor).st_size:
-            path.unlink(missing_ok=True)
+        if is_at(descriptor, path) and not os.fstat(descriptor).st_size:  # no settings were written
+            path.unlink()
         os.close(descriptor)
 
 

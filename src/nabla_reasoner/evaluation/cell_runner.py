@@ -6,11 +6,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..config import build, workers
+from ..config import build, fingerprint, workers
 from ..config.build import BuiltCell
 from ..config.cell import Cell
 from ..cost import peak_bytes
@@ -39,7 +40,9 @@ def run_cell(built: BuiltCell, label: str | None, engine: RolloutEngine) -> None
 def _run_locked(built: BuiltCell, label: str | None, engine: RolloutEngine) -> None:
     cell = built.cell
     path = record_file(cell)
+    before = fingerprint.fingerprint(cell)
     policy, reward = engine.models(built)
+    _check_unchanged(built, before)
     if cell.overwrite:  # now that the models are there
         remove_records(cell)
     check_records(cell, wanted(built))  # again: loading may have fetched a newer model from the hub
@@ -54,6 +57,20 @@ def _run_locked(built: BuiltCell, label: str | None, engine: RolloutEngine) -> N
         label=label,
         **{key: getattr(cell, key) for key in ("batch_size", "device", "devices", "threads")},
     )
+
+
+def _check_unchanged(built: BuiltCell, before: dict[str, Any]) -> None:
+    """Raise ValueError if a model or problem file is no longer what this command has read.
+
+    Args:
+        before: fingerprint of the cell before its models were loaded.
+    """
+    cell = built.cell
+    changed = fingerprint.changes(before, fingerprint.fingerprint(cell))
+    if not changed and cell.task.path is not None and build.build_problems(cell) != built.problems:
+        changed = [f"the problems of {cell.task.path}"]
+    if changed:
+        raise ValueError(f"files have changed since they were read ({'; '.join(changed)}). Run the command again.")
 
 
 def run_elsewhere(built: BuiltCell, folder: Path) -> tuple[float, int]:

@@ -97,13 +97,14 @@ def _jsonl_rows(path: Path) -> Iterator[FileRow]:
         if not line.strip():
             continue
         try:
-            values = parse_json(line)
+            values = parse_json(line, names_once=True)
         except ValueError as error:
             values = error
         if not isinstance(values, dict):
+            reason = f" ({values})" if isinstance(values, ValueError) else ""
             raise ValueError(
-                f"{path}, line {number}: every line must be one JSON object; got {shortened(line)}. Correct the line; "
-                "if it is the last one, the file may have been cut off."
+                f"{path}, line {number}: every line must be one JSON object; got {shortened(line)}{reason}. "
+                "Correct the line; if it is the last one, the file may have been cut off."
             )
         yield FileRow(f"line {number}", values)
 

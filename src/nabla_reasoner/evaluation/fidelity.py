@@ -26,7 +26,7 @@ from torch import Tensor
 from ..engine import batching, numerics
 from ..engine.cached_forward import Reading, read
 from ..engine.kv_cache import PrefixCache
-from ..engine.sequences import end_response
+from ..engine.sequences import end_response, token_as_read
 from ..models.language_models import LanguageModel, RewardModel
 from .token_values import scorers, scores, values
 
@@ -47,6 +47,13 @@ class Case(NamedTuple):
     response: list[int]
     position: int
     candidates: list[int]
+
+    def as_read(self, reward: RewardModel) -> "Case":
+        """Return the case with the reward model's end token in place of the policy's."""
+        response, candidates = (
+            [token_as_read(token, reward) for token in tokens] for tokens in (self.response, self.candidates)
+        )
+        return self._replace(response=response, candidates=candidates)
 
     @property
     def index(self) -> int:
@@ -86,6 +93,7 @@ def weights(reward: RewardModel, case: Case, form: str) -> Float[np.ndarray, " t
 
 def changes(reward: RewardModel, cases: Sequence[Case]) -> list[Changes]:
     """Return predicted and exact changes of every case; the order of the cases does not matter."""
+    cases = [case.as_read(reward) for case in cases]
     members: dict[tuple[int, ...], list[int]] = {}
     for i, case in enumerate(cases):
         members.setdefault((len(case.prompt), *case.text(reward)), []).append(i)

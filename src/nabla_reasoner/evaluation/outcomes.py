@@ -191,10 +191,13 @@ def read_table1(results: Path) -> Experiment:
     return experiment
 
 
+_step_values = operator.itemgetter(*Step._fields)
+
+
 def outcome_of(record: Mapping[str, Any]) -> Outcome:
     """Reduce a record to its outcome."""
     cost, correct, search = record["cost"], bool(record["correct"]), record["search"]
-    steps = [Step(*(step[name] for name in Step._fields)) for step in search.get("trajectory", [])]
+    steps = [Step._make(_step_values(step)) for step in search.get("trajectory", [])]
     return Outcome(
         key=RunKey(record["problem_id"], record["seed"], record["repeat"], record.get("answer")),
         correct=correct,
@@ -217,12 +220,30 @@ def stopped_at(outcome: Outcome, size: float | int) -> Step | None:
     """
     if not outcome.ok:
         return None
-    last = outcome.steps[-1]
-    if last.rollouts < size:
-        cost = outcome.cost
-        return Step(last.rollouts, cost["model_calls"], cost["flops"], cost["seconds"], outcome.correct)
+    if outcome.steps[-1].rollouts < size:
+        return _whole_run(outcome)
     after = bisect.bisect_right(outcome.steps, size, key=operator.attrgetter("rollouts"))
     return outcome.steps[max(after - 1, 0)]
+
+
+def charged_steps(outcomes: Sequence[Outcome]) -> list[list[Step]]:
+    """Return the steps of each run with the whole run behind them, what came after the last rollout included.
+
+    The last entry of at most n rollouts is `stopped_at` n; at the largest n of all, every run is charged in full. A
+    failure has no steps.
+    """
+    most = max((outcome.steps[-1].rollouts for outcome in outcomes if outcome.ok), default=0)
+    charged = []
+    for outcome in outcomes:
+        whole = _whole_run(outcome)
+        ended = whole._replace(rollouts=min(whole.rollouts + 1, most))  # stopped at its last rollout, it costs less
+        charged.append([*outcome.steps, ended] if outcome.ok else [])
+    return charged
+
+
+def _whole_run(outcome: Outcome) -> Step:
+    cost = outcome.cost
+    return Step(outcome.steps[-1].rollouts, cost["model_calls"], cost["flops"], cost["seconds"], outcome.correct)
 
 
 def correct_array(keys: Sequence[RunKey], correct: Iterable[bool | np.bool_]) -> Float[np.ndarray, "problem repeat"]:

@@ -109,13 +109,18 @@ class WorkerProcess(lightning.Callback):
         self.threads = threads
 
     def __setstate__(self, state: dict[str, int | None]) -> None:
-        """Hide Lightning's notices in the process that this arrives in, from its start to its end."""
+        """Hide Lightning's notices in the process that this arrives in, from its start to its end with its parent's.
+
+        It would wait ten minutes for one that was killed before the two had met.
+        """
         self.__dict__.update(state)
+        if multiprocessing.parent_process() is not None:
+            end_with_parent()
         self.quiet = ExitStack()
         self.quiet.enter_context(quiet_libraries())
 
     def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Set threads, and let the process end at once with the one that started it, or on a signal.
+        """Set threads, and let the process end at once on a signal.
 
         Lightning's own handler of SIGTERM would wait for the other processes, which may be dead, and would raise in
         the middle of a solution, which would then count as failed.
@@ -124,7 +129,6 @@ class WorkerProcess(lightning.Callback):
             return
         for name in ENDING:
             signal.signal(name, signal.SIG_DFL)
-        end_with_parent()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
 

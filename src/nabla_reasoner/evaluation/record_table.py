@@ -25,10 +25,7 @@ SCHEMA = pyarrow.schema(
         ("repeat", pyarrow.int64()),
         ("correct", pyarrow.bool_()),
         ("reward", pyarrow.float64()),
-        *(
-            (name, pyarrow.float64() if kind is float else pyarrow.int64())
-            for name, kind in Cost.__annotations__.items()
-        ),
+        *((name, pyarrow.float64()) for name in Cost._fields),  # counts too: those of an own method may be fractions
         ("search", pyarrow.string()),  # JSON text: its fields depend on the method
         ("settings", pyarrow.string()),  # JSON text: what made the record; null if unknown
     ]

@@ -1,13 +1,13 @@
 """A results folder: whether it can be written, and the lock that lets one command at a time write to it."""
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..config.targets import FILE_ENDS
+from .file_locks import open_locked
 
 LOCK = ".lock"
 # Errors of the file system, not of the program: no space, no right to write, a file or name that is too long.
@@ -74,23 +74,30 @@ def _refusal(folder: Path, error: OSError, remedy: str) -> ValueError:
 
 def _open_lock(folder: Path, remedy: str) -> int:
     """Return a file descriptor that holds the folder's lock; raises as `locked`."""
-    descriptor = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = open_locked(folder / LOCK)
+    except BlockingIOError as error:
+        holder = _text(folder / LOCK)
+        raise ValueError(
+            f"another command writes to {folder} (process {holder or 'unknown'}). Wait for its end, or {remedy}."
+        ) from error
+    except OSError as error:
+        raise _refusal(folder, error, remedy) from error
+    try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     except OSError as error:
-        holder = "" if descriptor is None else os.pread(descriptor, 100, 0).decode().strip()
-        if descriptor is not None:
-            os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            raise ValueError(
-                f"another command writes to {folder} (process {holder or 'unknown'}). Wait for its end, or {remedy}."
-            ) from error
+        os.close(descriptor)
         raise _refusal(folder, error, remedy) from error
     return descriptor
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:  # its holder has just ended
+        return ""
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

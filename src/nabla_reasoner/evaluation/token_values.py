@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..engine import batching, numerics
 from ..engine.cached_forward import Reading, read
-from ..engine.sequences import likelihood_models
+from ..engine.sequences import likelihood_models, token_as_read
 from ..models.language_models import LanguageModel, RewardModel
 
 
@@ -49,8 +49,11 @@ def values(model: LanguageModel, reading: Reading, firsts: Sequence[int]) -> lis
 def prefix_rewards(
     reward: RewardModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
 ) -> list[Float[np.ndarray, " _"]]:
-    """Return r(y_≤l|x) at every token l of each response."""
-    texts = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
+    """Return r(y_≤l|x) at every token l of each response; a policy's end token is read as the reward model's own."""
+    texts = [
+        [*prompt, *(token_as_read(token, reward) for token in response)]
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
 
     def run(indices: list[int]) -> list[Float[np.ndarray, " _"]]:
         batch, firsts = [texts[i] for i in indices], [len(prompts[i]) for i in indices]

@@ -106,11 +106,12 @@ def check(cells: Sequence[Cell]) -> None:
     """Load every pair of models once; raises ValueError as `build.load_models`."""
     for cell in {(cell.policy.path, cell.reward.path, cell.reward.kind): cell for cell in cells}.values():
         build.prepare_models(cell)
-        policy, _ = build.load_models(cell)
+        policy, reward = build.load_models(cell)
         if cell.candidates > policy.vocab_size:
             raise ValueError(f"candidates must be at most {policy.vocab_size}, the vocabulary; got {cell.candidates}.")
-        lengths = [len(policy.prompt_ids(problem.messages)) for problem in build.build_problems(cell)]
-        policy.check_length(max(lengths), cell.max_new_tokens)
+        problems = build.build_problems(cell)
+        for model in (policy, reward):
+            model.check_length(max(len(model.prompt_ids(p.messages)) for p in problems), cell.response_limit)
 
 
 def measured_rows(cells: Sequence[Cell], command: Command) -> list[Row]:

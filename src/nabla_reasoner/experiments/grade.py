@@ -22,6 +22,8 @@ def run(command: Command, settings: Mapping[str, Any]) -> int:
     with refusing():
         if output.exists() and not settings["overwrite"]:
             raise ValueError(f"the output file must be new; {output} exists. Write output=FILE or overwrite=true.")
+        if output.exists() and not output.is_file() and not output.is_dir():
+            raise ValueError(f"the output must be an ordinary file; {output} is a device or pipe. Write output=FILE.")
         if output.is_dir():
             raise ValueError(f"the output must be a file; {output} is a folder. Write output=FILE.")
         if output.resolve() == source.resolve():
@@ -94,6 +96,7 @@ def _write(output: Path, graded: list[Graded]) -> None:
         ValueError: the output cannot be written.
     """
     lines = [_line(item.values()) for item in graded]
+    output = output.resolve()  # a link stays one
     temporary = output.with_name(f"{output.name}.unfinished")
     try:
         temporary.write_text("".join(lines), encoding="utf-8")

@@ -24,7 +24,7 @@ from ..types import Problem
 SCALES = ("tiny",)  # scales whose reward model is small enough for beam search
 BEAMS = 8
 SEARCH = ("num_beams", "max_new_tokens")  # what decides a search besides problems and weights
-Row = dict[str, Any]  # problem_id, response, reward, correct, weights, and those of SEARCH
+Row = dict[str, Any]  # problem_id, question, answer, response, reward, correct, weights, and those of SEARCH
 
 
 class BestResponse(NamedTuple):
@@ -131,11 +131,12 @@ def _read(path: Path) -> dict[str, Row]:
 
 
 def _stored(path: Path, weights: str, cell: Cell) -> dict[str, Row]:
-    """Return the rows of one file by problem; computed if problems are missing, or weights or search differ."""
+    """Return the rows of one file by problem; computed if missing, or if questions, weights or search differ."""
     problems = build.build_problems(cell)
     stored = _read(path)
     made = {"weights": weights, "num_beams": BEAMS, "max_new_tokens": cell.max_new_tokens}
-    if all(problem.id in stored and made.items() <= stored[problem.id].items() for problem in problems):
+    asked = {problem.id: made | {"question": problem.question, "answer": problem.answer} for problem in problems}
+    if all(name in stored and wanted.items() <= stored[name].items() for name, wanted in asked.items()):
         return {problem.id: stored[problem.id] for problem in problems}
     policy, reward = build.load_models(cell)
     best = beam_search(reward, problems, num_beams=BEAMS, max_new_tokens=cell.max_new_tokens)
@@ -147,7 +148,7 @@ def _stored(path: Path, weights: str, cell: Cell) -> dict[str, Row]:
             "response": response,
             "reward": value,
             "correct": grading.grade(problem, response, tokens[-1] in reward.eos_ids).correct,
-            **made,
+            **asked[problem.id],
         }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in computed.values()), encoding="utf-8")

@@ -23,6 +23,7 @@ from ..tasks.trained_questions import EXAMPLES, trained_question
 from ..types import ChecksPrompts, Method, Problem, Solution, check_unicode
 from .command import DONE, FAILED, Command, Refused, refusing
 
+TITLE, PAGE_BYTES = "<title>∇-Reasoner", 2000  # of a page step by step, and where its title stands
 ONLY_TRAINED = (
     "note: the shipped models were trained on questions of three kinds, in the words below. Yours is none of them, so\n"
     "their answers to it mean nothing."
@@ -129,6 +130,11 @@ def _check_trace(cell: Cell, method: Method) -> None:
     if not folder.is_dir() or Path(cell.trace).is_dir():
         raise ValueError(f"trace must be a file in a folder that exists; got {cell.trace}. Make the folder first.")
     is_new = not Path(cell.trace).exists()
+    if Path(cell.trace).is_file() and not cell.overwrite and not _is_page(Path(cell.trace)):
+        raise ValueError(
+            f"trace must be a new file or an earlier trace; {cell.trace} holds something else. Choose another "
+            "trace=FILE, or pass overwrite=true."
+        )
     try:
         with Path(cell.trace).open("a"):
             pass
@@ -136,6 +142,12 @@ def _check_trace(cell: Cell, method: Method) -> None:
         raise ValueError(f"trace must be a file that can be written; got {cell.trace} ({reason(error)}).") from error
     if is_new:
         Path(cell.trace).unlink()
+
+
+def _is_page(path: Path) -> bool:
+    """Return whether a file is empty or a page that an earlier command wrote."""
+    start = path.read_bytes()[:PAGE_BYTES].decode("utf-8", "replace")
+    return not start or TITLE in start
 
 
 def _write(path: Path, trace: Trace, policy: Policy, reward: RewardModel, settings: NablaSettings, seed: int) -> None:

@@ -101,6 +101,7 @@ def losses(
     """Return L = -λ r - ν log π, in nats, at every pair of tokens of the alphabet."""
     responses = [pair.with_tokens(first, second) for first in alphabet for second in alphabet]
     likelihood = RewardModel(policy.model, policy.tokenizer, policy.name, "likelihood")  # r = log π
+    likelihood.replaced_ends, likelihood.suffix_ids = frozenset(), []  # its own tokens alone, whichever end it drew
     values, _ = scoring.rewards(reward, [pair.sequence.reward_prompt] * len(responses), responses)
     likelihoods, _ = scoring.rewards(likelihood, [pair.sequence.policy_prompt] * len(responses), responses, close=False)
     total = -reward_weight * np.array(values) - nll_weight * np.array(likelihoods)

@@ -268,6 +268,6 @@ def notes(rows: Sequence[Row]) -> list[str]:
         'where all were run). A verdict other than "no difference shown" needs an interval without zero and an '
         "adjusted p < 0.05.",
         "Rejected: share of proposals that were. FLOPs / default: means on the same problems, everything counted. The "
-        "moves of equal KL (sharpen, random) pay for the DTO that they are compared with; accept_always still pays for "
-        "scores that it does not use. Rows `N_max n` are one run with 32, stopped at n.",
+        "moves of equal KL (sharpen, random) pay for the DTO that they are compared with. "
+        "Rows `N_max n` are one run with 32, stopped at n.",
     ]

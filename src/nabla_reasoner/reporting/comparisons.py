@@ -4,7 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..evaluation.outcomes import Outcome, Outcomes, Row, Step, correct_array, paired_keys, row_outcomes
+from ..evaluation.outcomes import (
+    Outcome,
+    Outcomes,
+    Row,
+    Step,
+    charged_steps,
+    correct_array,
+    paired_keys,
+    row_outcomes,
+)
 from ..evaluation.statistics import LEVEL, NO_DIFFERENCE, cut_at_cost, holm, paired_difference
 from .method_names import NABLA, base_name
 
@@ -73,7 +82,7 @@ def _compare(ours: list[Outcome], baseline: list[Outcome], matched_on: str) -> R
         note = f"{rollouts[0]:.3g} rollouts against {rollouts[1]:.3g}"
     else:
         costs = [mine[key].cost[matched_on] for key in keys if mine[key].ok]
-        steps = [theirs[key].steps if theirs[key].ok else [] for key in keys]
+        steps = charged_steps([theirs[key] for key in keys])
         target = float(np.mean(costs)) if costs else 0.0
         correct, size, mean = cut_at_cost(steps, target, MATCHED_ON.index(matched_on))
         where = f"baseline at n = {size}" if mean >= target else f"baseline's largest budget, n = {size}"

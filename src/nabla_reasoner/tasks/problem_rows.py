@@ -21,7 +21,7 @@ def row_of_line(line: str, place: str) -> dict[str, str]:
         ValueError: a malformed line or field; the message names place, field and remedy.
     """
     try:
-        row = parse_json(line)
+        row = parse_json(line, names_once=True)
     except ValueError as error:  # ValueError also for an integer of thousands of digits
         raise ValueError(
             f"{place}: every line must be one JSON object; got {_short(line)} ({error}). Correct the line; if it is "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import numbers
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,8 +41,10 @@ def generate(
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}.")
-    if size < 1:
-        raise ValueError(f"the number of problems must be >= 1; got {size}. Raise num_problems.")
+    if not _is_count(size) or size < 1:
+        raise ValueError(f"the number of problems must be a whole number >= 1; got {size!r}. Correct num_problems.")
+    if not _is_count(start) or not 0 <= start < SEED_STRIDE:
+        raise ValueError(f"start must be a whole number from 0 to {SEED_STRIDE - 1:,}; got {start!r}.")
     problems, seen = [], set()
     for index, entry in _entries(name, SPLITS[split] * SEED_STRIDE + start, settings):
         if index >= 50 * size + 1000:
@@ -139,6 +142,10 @@ def load_jsonl(path: str, *, task: str, size: int | None = None, suffix: str = "
     Raises:
         ValueError: missing, unreadable or empty file, or a malformed row; the message names file, line and remedy.
     """
+    if size is not None and (not _is_count(size) or size < 1):
+        raise ValueError(f"size must be a whole number >= 1, or None for all problems; got {size!r}.")
+    if not isinstance(suffix, str):
+        raise TypeError(f"suffix must be text; got {suffix!r}. Leave it out for none.")
     problems: list[Problem] = []
     lines: dict[str, int] = {}  # id -> line
     for number, line in enumerate(_lines(path, task), start=1):
@@ -158,6 +165,10 @@ def load_jsonl(path: str, *, task: str, size: int | None = None, suffix: str = "
             "Write one JSON object per line."
         )
     return take(problems, size, path)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _lines(path: str, task: str) -> list[str]:
