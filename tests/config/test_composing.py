@@ -22,7 +22,9 @@ CELL = ["experiment=table1", "policy=tiny-base", "task=products", "method=nabla_
         ["task.name=${scale_name}", "results_dir=out/${scale_name}"],
         ["grid.seed='0,1'", "estimate.tasks.chain_sum.uncertain=3", "method.terms=[prefix]"],
         ["num_problems=5", "scale=small", "num_problems=6", "device=cuda"],
-        ["method=best_of_n", "method.num_samples=4"],
+        ["method=best_of_n", "method.num_samples=4", "method.answers=[[num_samples,2],[]]", "variant=paper"],
+        ["scale=paper", "policy=llama3.1-8b-instruct", "reward=skywork-8b", "task=amc", "method=nabla_reasoner_prefix"],
+        ["method=nabla_prefix_without_gradient", "method.terms=['a b', 0.5, null, true]", "num_problems=[1]"],
         ["grid={policy: x}", "extra=[]", "sampling.temperature=0.7"],
     ],
 )
@@ -38,7 +40,7 @@ def test_files_are_composed_once_for_any_values(monkeypatch: pytest.MonkeyPatch)
     calls, original = [], composed_files.compose
     monkeypatch.setattr(composed_files, "compose", lambda *given: calls.append(given) or original(*given))
     composed_files.composed.cache_clear()
-    composed_files._composed_files.cache_clear()
+    composed_files._composed_by_hydra.cache_clear()
     counts = []
     for folder in "abc":
         compose.compose_cells([*CELL, f"results_dir={folder}", "method.step_size=0.5"])

@@ -1,13 +1,13 @@
 """Configuration files: grids, order of the groups, version pins; every choice composes and builds."""
 
 import inspect
+import os
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
+import command_processes
 import pytest
 import yaml
 from hydra.utils import get_class
@@ -276,7 +276,8 @@ for name in choices("method"):
 @pytest.mark.slow
 def test_every_method_refuses_parts_of_counts_and_temperatures_too_small_to_divide_by():
     """A loop up to 2.5 never ends, and logits divided by 1e-320 are infinite. In a process without type checks."""
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TYPE_CHECKS], capture_output=True, text=True, check=True)
+    done = command_processes.shared().run_code(WITHOUT_TYPE_CHECKS, os.environ)
+    assert not done.returncode, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) > 3 * len(choices("method"))
     assert set(lines) == {"refused"}

@@ -126,7 +126,7 @@ def test_plan_refuses_what_a_run_refuses(words: list[str], said: str):
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(SETTING)
 def test_random_value_of_a_setting_is_accepted_or_refused(setting: str):
     assert_accepted_or_refused([setting])

@@ -24,34 +24,42 @@ def cell(*overrides: str):
     return compose_cells([*HUB, *overrides])[0]
 
 
-@pytest.mark.slow
-def test_pinned_commit_is_what_is_loaded(tmp_path: Path):
-    """A cache with two commits, of which `main` is the newer one; in a process of its own, as the cache's place is."""
-    hub_caches.write(tmp_path, {OLD: toys.model_folder("llama", seed=1), NEW: toys.model_folder("llama", seed=2)})
-    code = (
-        "from nabla_reasoner import Policy\n"
-        f"for name in ('owner/toy', 'owner/toy@{OLD}', 'owner/toy@{NEW}'):\n"
-        "    print(Policy.from_pretrained(name).embedding.double().sum().item())\n"
-    )
-    printed = in_own_process(code, tmp_path)
-    sums = [Policy.from_pretrained(toys.model_folder("llama", seed=s)).embedding.double().sum() for s in (2, 1, 2)]
-    torch.testing.assert_close(torch.tensor([float(line) for line in printed.split()]), torch.stack(sums).float())
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What one process prints of a cache with two models: sums of owner/toy's weights, tokens by owner/tiny.
 
-
-@pytest.mark.slow
-def test_tokens_of_a_hub_name_are_those_of_its_folder(tmp_path: Path):
-    """AutoTokenizer would rebuild the tokenizer by the rules of Qwen2."""
-    hub_caches.write(tmp_path, {OLD: ROOT / "assets/policies/tiny-base"})
-    snapshot = tmp_path / "models--owner--toy" / "snapshots" / OLD
+    In a process of its own, as the cache's place is; it imports torch for seconds, so both tests read what it prints.
+    """
+    cache = tmp_path_factory.mktemp("cache")
+    hub_caches.write(cache, {OLD: ROOT / "assets/policies/tiny-base"})
+    tiny = (cache / "models--owner--toy").rename(cache / "models--owner--tiny")
+    hub_caches.write(cache, {OLD: toys.model_folder("llama", seed=1), NEW: toys.model_folder("llama", seed=2)})
+    snapshot = tiny / "snapshots" / OLD
     settings = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
     (snapshot / "config.json").write_text(json.dumps({**settings, "model_type": "qwen2"}), encoding="utf-8")
     code = (
+        "from nabla_reasoner import Policy\n"
         "from nabla_reasoner.models.tokenizers import chat_ids, load_tokenizer\n"
+        f"for name in ('owner/toy', 'owner/toy@{OLD}', 'owner/toy@{NEW}'):\n"
+        "    print(Policy.from_pretrained(name).embedding.double().sum().item())\n"
         "question = 'Solve the following multiplication: 97 * 85. Give only the result as your final answer.'\n"
-        f"for name in ('owner/toy', 'owner/toy@{OLD}', {str(snapshot)!r}):\n"
+        f"for name in ('owner/tiny', 'owner/tiny@{OLD}', {str(snapshot)!r}):\n"
         "    print(chat_ids(load_tokenizer(name), [{'role': 'user', 'content': question}]))"
     )
-    unpinned, pinned, ids = in_own_process(code, tmp_path).splitlines()
+    return in_own_process(code, cache).splitlines()
+
+
+@pytest.mark.slow
+def test_pinned_commit_is_what_is_loaded(printed: list[str]):
+    """`main` is the newer one of two commits."""
+    sums = [Policy.from_pretrained(toys.model_folder("llama", seed=s)).embedding.double().sum() for s in (2, 1, 2)]
+    torch.testing.assert_close(torch.tensor(list(map(float, printed[:3]))), torch.stack(sums).float())
+
+
+@pytest.mark.slow
+def test_tokens_of_a_hub_name_are_those_of_its_folder(printed: list[str]):
+    """AutoTokenizer would rebuild the tokenizer by the rules of Qwen2."""
+    unpinned, pinned, ids = printed[3:]
     assert unpinned == pinned == ids
     assert len(ids.split()) < 20
 

@@ -76,7 +76,7 @@ def test_unknown_setting_error_names_valid_ones_writes_nothing(tmp_path: Path, c
 
 @pytest.mark.slow
 def test_settings_compare_with_default_on_same_problems(tmp_path: Path, capsys):
-    few = ("num_problems=4", "method.max_rollouts=4")
+    few = ("num_problems=4", "method.max_rollouts=4", "method.num_iterations=5")
     assert main(command(tmp_path, "only=[sharpen,passes_1,without_caching]", *few)) == 0
     rows = rows_of(tmp_path)
     default = rows["default", "products"]
@@ -111,12 +111,12 @@ def test_settings_compare_with_default_on_same_problems(tmp_path: Path, capsys):
 
 @pytest.mark.slow
 def test_run_cut_afterwards_equals_run_with_limit(tmp_path: Path):
-    few = ("only=[right_token]", "num_problems=3", "method.num_passes=2")
+    few = ("only=[right_token]", "num_problems=3", "method.num_passes=2", "method.num_iterations=5")
     assert main([*command(tmp_path, *few, "method.max_rollouts=6")]) == 0
-    assert main([*command(tmp_path / "short", *few, "method.max_rollouts=2")]) == 0
+    assert main([*command(tmp_path / "short", *few, "method.max_rollouts=3")]) == 0
     folder = tmp_path / "tiny" / "ablations" / "default"
     loaded = ablation_runs.load_runs(folder)["tiny-base", "products"]
-    cut = {key.problem: ablation_runs.stopped(attempt, 2) for key, attempt in loaded.attempts.items()}
+    cut = {key.problem: ablation_runs.stopped(attempt, 3) for key, attempt in loaded.attempts.items()}
     (path,) = (tmp_path / "short" / "tiny" / "ablations" / "default" / "records").glob("*.jsonl")
     assert loaded.status == "ok"
     for record in read_records(path):

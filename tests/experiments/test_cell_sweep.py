@@ -30,13 +30,13 @@ from nabla_reasoner.reporting.tables import read_csv
 
 @pytest.mark.slow
 def test_table1_writes_records_tables_and_summary(tmp_path: Path, capsys):
-    assert main(command(tmp_path)) == 0
+    assert main(command(tmp_path, "num_problems=3", "max_new_tokens=4")) == 0
     folder = tmp_path / "tiny" / "table1"
     files = records_below(folder)
     assert len(files) == 16 + 5, "sixteen methods, and the larger pools of five"
-    assert all(len(records) == 5 for records in files.values())
+    assert all(len(records) == 3 for records in files.values())
     rows = list(csv.DictReader((folder / "table.csv").read_text(encoding="utf-8").splitlines()))
-    assert {row["method"] for row in rows if row["num_problems"] == "5"} == {path.split("__")[2] for path in files}
+    assert {row["method"] for row in rows if row["num_problems"] == "3"} == {path.split("__")[2] for path in files}
     for name in ("table.md", "table.tex", "comparisons.csv"):
         assert (folder / name).stat().st_size > 0
     content = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -53,7 +53,7 @@ def test_table1_writes_records_tables_and_summary(tmp_path: Path, capsys):
 
 @pytest.mark.slow
 def test_repeated_command_reuses_records_other_folder_reproduces_them(tmp_path: Path):
-    narrow = ("method=greedy,nabla_reasoner",)
+    narrow = ("method=greedy,nabla_reasoner", "num_problems=3", "max_new_tokens=5")
     assert main(command(tmp_path / "a", *narrow)) == 0
     files = sorted((tmp_path / "a").rglob("*.jsonl"))
     before = [path.read_bytes() for path in files]

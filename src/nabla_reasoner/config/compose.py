@@ -3,7 +3,6 @@
 Composing needs no torch, so a wrong choice is answered at once.
 """
 
-import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from .cell import Cell
 from .composed_files import compose, composed
+from .interpolation import resolved
 from .known_settings import check_keys
 from .overrides import parse
 from .recipe_rules import check_recipe
@@ -23,7 +23,6 @@ from .schema import CONFIGS, GROUPS
 from .settings import SETTINGS, check
 from .targets import Target
 
-PARTS = {"policy", "reward", "task", "method", "budget"}  # settings that change their own part only
 NOT_OF_CELLS = ("target", "sweep", "bench")  # settings of commands
 UNGROUPED = ("grade",)  # settings of targets whose own file is all they take: `task` may be a column
 
@@ -44,9 +43,9 @@ def compose_cells(overrides: Sequence[str], grid: "Grid | None" = None) -> list[
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         single = [override for override in parsed if not override.is_sweep_override()]
         chosen = [override for override in single if override.key_or_group in (*GROUPS, "experiment")]
-        check_keys(grid.combined([override.input_line for override in chosen]), parsed)
-        config = OmegaConf.create(grid.combined([override.input_line for override in single]))
-        plain_cell(config)
+        check_keys(composed(tuple(override.input_line for override in chosen)), parsed)
+        config = _resolve(composed(tuple(override.input_line for override in single)))
+        _checked_cell(config)
         cells: dict[tuple[str | int, ...], Cell] = {}
         for job in jobs(config, parsed):
             seeds = [item.removeprefix("seed=") for item in job if item.startswith("seed=")]
@@ -65,16 +64,12 @@ def _job_cell(grid: "Grid", overrides: Sequence[str]) -> Cell:
         return grid.cell(overrides)
     except ValueError:
         chosen = [item for item in overrides if item.split("=")[0] in (*GROUPS, "experiment")]
-        check_keys(grid.combined(chosen), parse(overrides))
+        check_keys(composed(tuple(chosen)), parse(overrides))
         raise
 
 
 class Grid:
-    """Cells of a grid, composed once per choice of each group instead of once per combination.
-
-    Composing is slow. A choice of `policy`, `task` or another of `PARTS` changes that part of the config only, so a
-    combination is put together from the parts; if a choice changes anything else, the combination itself is composed.
-    """
+    """Cells of a grid, checked once per combination."""
 
     def __init__(self) -> None:
         self.cells: dict[tuple[str, ...], Cell] = {}
@@ -83,44 +78,8 @@ class Grid:
         """Return the checked cell of these overrides."""
         key = tuple(overrides)
         if key not in self.cells:
-            self.cells[key] = plain_cell(_without(self.combined(overrides), *NOT_OF_CELLS))
+            self.cells[key] = plain_cell(_without(composed(key), *NOT_OF_CELLS))
         return self.cells[key]
-
-    def combined(self, overrides: Sequence[str]) -> dict[str, Any]:
-        """Return the unresolved settings of a combination."""
-        changed = {item.split(".")[0] for item in overrides if "." in item.split("=")[0]}  # needs its part's choice
-        chosen = {item.split("=")[0]: item for item in overrides if item.split("=")[0] in PARTS - changed}
-        shared = [item for item in overrides if item not in chosen.values()]
-        base = composed(tuple(shared))
-        combined = dict(base)
-        for group, item in chosen.items():
-            part = self._part(base, shared, group, item)
-            if part is None:
-                return composed(tuple(overrides))
-            combined[group] = part
-        return combined
-
-    def _part(self, base: dict[str, Any], shared: Sequence[str], group: str, item: str) -> Any:
-        """Return a group's settings for one choice; None if the choice changes other settings too.
-
-        Where the config composed without the choice holds a file of the group as it stands, so does one composed with
-        the choice: that file is read instead.
-        """
-        file = _plain_file(group, item.removeprefix(f"{group}="))
-        if file is not None and base[group] == _plain_file(group, base[group]["name"]):
-            return file
-        part = composed((*shared, item))
-        return part[group] if _without(part, group) == _without(base, group) else None
-
-
-@functools.cache
-def _plain_file(group: str, name: str) -> dict[str, Any] | None:
-    """Return the content of a group's file; None if there is none or if it draws in or changes other settings."""
-    path = CONFIGS / group / f"{name}.yaml"
-    if not path.is_file() or "@package" in path.read_text(encoding="utf-8"):
-        return None
-    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    return None if "defaults" in content else content
 
 
 def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
@@ -133,7 +92,7 @@ def compose_experiment(name: str) -> dict[str, Any]:
         return _resolve(compose("config", parse([f"experiment={name}"])))
 
 
-def jobs(config: DictConfig, overrides: Sequence[Override]) -> list[list[str]]:
+def jobs(config: dict[str, Any], overrides: Sequence[Override]) -> list[list[str]]:
     """Return the overrides of each job: the product of the config's `sweep` and of the command line's choices.
 
     A value that is given twice, as in `seed=1,1`, counts once.
@@ -151,7 +110,7 @@ def jobs(config: DictConfig, overrides: Sequence[Override]) -> list[list[str]]:
     return [list(job) for job in itertools.product(*swept.values())]
 
 
-def _sweep_of(config: DictConfig) -> DictConfig | dict[str, str]:
+def _sweep_of(config: DictConfig | dict[str, Any]) -> DictConfig | dict[str, str]:
     """Return the choices that an experiment sweeps over by itself."""
     choices = config.get("sweep") or {}
     if not isinstance(choices, DictConfig | dict):
@@ -164,7 +123,8 @@ def swept(overrides: Sequence[str]) -> list[str]:
     parsed = parse(overrides)
     given = {override.get_key_element() for override in parsed}
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("config", [override for override in parsed if not override.is_sweep_override()])
+        single = tuple(override.input_line for override in parsed if not override.is_sweep_override())
+        config = OmegaConf.create(composed(single))
     return [*(f"{key}={value}" for key, value in _sweep_of(config).items() if key not in given), *overrides]
 
 
@@ -203,8 +163,8 @@ def compose_settings(target: Target, overrides: Sequence[str]) -> dict[str, Any]
         experiment = f"experiment={target.name}"
         check_keys(composed((experiment,)), parsed)
         config = composed((experiment, *(override.input_line for override in parsed)))
-    resolved = _resolve(OmegaConf.create(config))
-    values = {key: resolved["scale_name" if key == "scale" else key] for key in known}
+    settings = _resolve(config)
+    values = {key: settings["scale_name" if key == "scale" else key] for key in known}
     check(target.settings, values)
     return values
 
@@ -223,7 +183,7 @@ def compose_recipe(target: Target, overrides: Sequence[str]) -> tuple[str, DictC
         groups = [override for override in parsed if override.key_or_group in GROUPS]
         own = compose(f"train/{scale}", groups)
         check_keys(own, parsed)
-        recipe = compose(f"train/{scale}", parsed)
+        recipe = own if parsed == groups else compose(f"train/{scale}", parsed)
     check_recipe(*(OmegaConf.to_container(settings, resolve=False) for settings in (recipe, own)))
     return scale, recipe
 
@@ -240,11 +200,15 @@ def check_scale(target: Target, overrides: Sequence[Override]) -> None:
 
 
 def plain_cell(config: DictConfig | dict[str, Any]) -> Cell:
-    """Return a checked cell; with `budget=true` the method takes the larger pool that it names."""
-    composed = config if isinstance(config, DictConfig) else OmegaConf.create(config)
-    values = _without(_resolve(composed), *NOT_OF_CELLS)
+    """Return the checked cell of unresolved settings."""
+    return _checked_cell(_resolve(config))
+
+
+def _checked_cell(settings: dict[str, Any]) -> Cell:
+    """Return the cell of resolved settings; with `budget=true` the method takes the larger pool that it names."""
+    values = _without(settings, *NOT_OF_CELLS)
     if values.get("budget") is True and isinstance(values["method"]["budget"], dict):
-        values["method"] |= values["method"]["budget"]
+        values["method"] = values["method"] | values["method"]["budget"]
     _limit_to_benchmark(values)
     return check("cells", values)
 
@@ -259,9 +223,9 @@ def _limit_to_benchmark(values: dict[str, Any]) -> None:
         values["num_problems"] = size
 
 
-def _resolve(config: DictConfig) -> dict[str, Any]:
+def _resolve(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
     try:
-        return OmegaConf.to_container(config, resolve=True)
+        return OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else resolved(config)
     except InterpolationResolutionError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(

@@ -1,15 +1,15 @@
 """Overrides of a command line: their spelling, Hydra's grammar, and whether a choice exists."""
 
+import functools
 import re
 import shlex
 from collections.abc import Sequence
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import OverrideParseException
 
-from .schema import CONFIGS, GROUPS, choices
+from .schema import CONFIGS, GROUPS, choices, read_yaml
 from .targets import Target
 
 LAUNCHER = "hydra/launcher="
@@ -31,7 +31,7 @@ def written_out(arguments: Sequence[str]) -> list[str]:
 def is_setting(word: str) -> bool:
     """Return whether a word is `key=value` with a setting of a cell as its key, rather than a question or a file."""
     key, equals, _ = word.partition("=")
-    known = yaml.safe_load((CONFIGS / "config.yaml").read_text(encoding="utf-8")).keys() | set(GROUPS)
+    known = read_yaml((CONFIGS / "config.yaml").read_text(encoding="utf-8")).keys() | set(GROUPS)
     return bool(equals) and key.split(".")[0] in known
 
 
@@ -45,7 +45,7 @@ def parse(overrides: Sequence[str], groups: bool = True) -> list[Override]:
     Raises:
         ValueError: one that is no `key=value`, or names a choice that does not exist.
     """
-    parser, parsed = OverridesParser.create(), []
+    parsed = []
     for text in overrides:
         if "=" not in text or not text[0].isalpha():
             raise ValueError(f"Use key=value; got {text!r}. ./reproduce.sh TARGET --help lists the settings.")
@@ -55,7 +55,7 @@ def parse(overrides: Sequence[str], groups: bool = True) -> list[Override]:
                 f"{text!r} must have no blank before its =. Write {shlex.quote(f'{key.strip()}={value}')}."
             )
         try:
-            (override,) = parser.parse_overrides([text])
+            override = _read(text)
         except OverrideParseException as error:
             if value.startswith("~"):
                 raise ValueError(f"the ~ in {text!r} was not replaced by the shell. Write {key}=$HOME...") from error
@@ -72,6 +72,13 @@ def parse(overrides: Sequence[str], groups: bool = True) -> list[Override]:
             _check_choice(override)
         parsed.append(override)
     return parsed
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(text: str) -> Override:
+    """Return an override; a grid has the same ones in many combinations, and reading one takes a millisecond."""
+    (override,) = OverridesParser.create().parse_overrides([text])
+    return override
 
 
 def check_launching(target: Target, overrides: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """Valid names, types with ranges, and the message about a wrong setting."""
 
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..types import COMMIT
 from .data_folder import data_folder
 
 CONFIGS = data_folder() / "configs"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
 GROUPS = ("policy", "reward", "variant", "task", "method", "scale")
 SPLITS = ("test", "validation")
 ROLLOUTS = ("hf", "vllm")
@@ -48,10 +50,16 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
+@functools.cache
 def choice_file(group: str, name: str) -> dict[str, Any]:
-    """Return what configs/GROUP/NAME.yaml says, as it stands; empty if there is no such file."""
+    """Return what configs/GROUP/NAME.yaml says, as it stands; empty if there is no such file. Not to be changed."""
     file = CONFIGS / group / f"{name}.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_yaml(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def read_yaml(text: str) -> Any:
+    """Return the plain values that a text in YAML holds."""
+    return yaml.load(text, LOADER)
 
 
 class Settings(BaseModel):

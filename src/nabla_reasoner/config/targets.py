@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-import yaml
-
-from .schema import CONFIGS
+from .schema import CONFIGS, read_yaml
 
 FOLDER = CONFIGS / "experiment"
 STAGES = "stages.json"  # of a target that runs others: those that are done
@@ -93,7 +91,7 @@ def targets() -> dict[str, Target]:
 
 
 def _load(name: str, text: str) -> Target:
-    values = yaml.safe_load(text)["target"]
+    values = read_yaml(text)["target"]
     values |= {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
     return Target(name=name, **{"folder": f"{{scale}}/{name}", **values})
 
