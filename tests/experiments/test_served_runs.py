@@ -210,6 +210,29 @@ def test_rewards_of_a_server_give_the_records_of_hugging_faces_scores(policy, re
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("what", ["rollouts", "rewards"])
+def test_server_that_comes_back_with_another_model_of_the_name_fails_the_problems(what, policy, reward, tmp_path: Path):
+    """The difference stood in the summary alone, and status and records said ok."""
+    if what == "rollouts":
+        before, after = policy, toys.policy(dtype="float32", seed=99)
+        words = ["rollouts=vllm", "method=greedy", "server="]
+    else:
+        before, after = reward, Policy.from_pretrained(toys.model_folder("llama", seed=70))
+        words = ["method=best_of_n", "method.num_samples=4", "pool_seeds=0", "reward_server="]
+
+    def swap(body, number):
+        if number == 4 + 1:  # after the check
+            server.policy, server.sampler = after, Policy(after.model, after.tokenizer, after.name, eos_ids=[])
+
+    with FakeServer(before, swap) as server:
+        assert main(command(tmp_path, *words[:-1], f"{words[-1]}{server.url}")) == FAILED
+    (path,) = tmp_path.rglob("*__s0.jsonl")
+    records = read_records(path)
+    assert {record["status"] for record in records} == {"failed"}
+    assert all("wrong model behind" in record["error"] for record in records)
+
+
+@pytest.mark.slow
 def test_scoring_server_killed_in_a_batch_leaves_failed_records_and_keeps_the_others(reward, tmp_path: Path):
     def fault(body, number):
         return "killed" if number == 4 + 3 else None  # after the check, in the second chunk of two

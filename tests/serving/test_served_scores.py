@@ -161,15 +161,15 @@ def test_differences_of_the_engines_are_measured(reward, server):
         result = answer(body)
         entries = result["choices"][0]["prompt_logprobs"]
         key = str(body["prompt"][-1])
-        entries[-1] = {key: {"logprob": entries[-1][key]["logprob"] - 0.25}}
+        entries[-1] = {key: {"logprob": entries[-1][key]["logprob"] - 0.03}}
         return result
 
     server.answer = shifted
     other = scored_by(reward, server)
     scoring.rewards(other, prompts(reward)[:1], [[9, 12, 30]])
     found = other.text_scores.take_mismatch()
-    assert (found.tokens, found.total) == (4, pytest.approx(0.25, abs=1e-6))
-    assert found.largest == pytest.approx(0.25, abs=1e-6)
+    assert (found.tokens, found.total) == (4, pytest.approx(0.03, abs=1e-6))
+    assert found.largest == pytest.approx(0.03, abs=1e-6)
     assert other.text_scores.take_mismatch().tokens == 0
 
 

@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .client import Client
+from .client import Client, ServerError
 from .completions import Completion
 from .teacher_forcing import ForcedPredictions
+
+ENOUGH = 4  # tokens over which a mean difference tells two models apart
 
 
 class Mismatch(NamedTuple):
@@ -66,10 +68,26 @@ class ComparedServer:
         self.client = client
         self.mismatch = Mismatch()
 
-    def add_differences(self, completions: Iterable[Completion], forced: Iterable[ForcedPredictions]) -> None:
-        """Compare what the server gave with the model's own predictions, and add the differences to `mismatch`."""
+    def add_differences(
+        self, completions: Iterable[Completion], forced: Iterable[ForcedPredictions], bound: float
+    ) -> None:
+        """Compare what the server gave with the model's own predictions, and add the differences to `mismatch`.
+
+        Args:
+            bound: largest mean difference of two engines of one model, in nats (`identity.BOUNDS`).
+
+        Raises:
+            ServerError: a larger one: the server has come back with another model of the same name.
+        """
         pairs = zip(completions, forced, strict=True)
         self.mismatch = joined([self.mismatch, *(compare(completion, own) for completion, own in pairs)])
+        mean = self.mismatch.total / max(self.mismatch.tokens, 1)
+        if self.mismatch.tokens >= ENOUGH and mean > bound:
+            raise ServerError(
+                f"wrong model behind {self.client.url}: log-probabilities of {self.mismatch.tokens} tokens differ from "
+                f"those of the model here by {mean:.3g} nats on average, which must be at most {bound}. Serve "
+                "the model that was there when the run began"
+            )
 
     def take_retries(self) -> int:
         """Return the number of repeated attempts since the last call, and set it to zero."""

@@ -16,6 +16,7 @@ from ..engine.sampling import Sampling
 from ..models.language_models import Policy
 from . import teacher_forcing
 from .completions import Completion, CompletionRequest
+from .identity import BOUNDS
 from .mismatch import ComparedServer
 from .teacher_forcing import ForcedPredictions
 
@@ -99,7 +100,7 @@ class ServedRollouts(ComparedServer):
             store,
             [slots[i] for i in completions] if store is not None else (),
         )
-        self.add_differences(completions.values(), forced)
+        self.add_differences(completions.values(), forced, BOUNDS[policy.model.dtype])
         return dict(zip(completions, forced, strict=True))
 
 

@@ -31,7 +31,7 @@ class ServedScores(ComparedServer):
         requests = [ScoreRequest(text, first) for text, first in zip(texts, firsts, strict=True)]
         scored = self.client.score(requests, reward.strong.vocab_size)
         measured = slice(None, None, MEASURED_EVERY)
-        self.add_differences(scored[measured], _own(reward, requests[measured]))
+        self.add_differences(scored[measured], _own(reward, requests[measured]), BOUNDS[reward.strong.model.dtype])
         return [sum(completion.log_probs) for completion in scored]
 
 
