@@ -227,8 +227,7 @@ def test_command_reproduces_shipped_rows(target, tmp_path, monkeypatch, capsys):
     assert main([target, setting, f"results_dir={tmp_path}"]) == 0
     names = {"figure1": ["path", "search"], "figure2": ["visits"]}[target]
     computed, shipped = (
-        read_rows(folder, target, names)
-        for folder in (tmp_path / "tiny" / target, data_folder() / "figures" / "data")
+        read_rows(folder, target, names) for folder in (tmp_path / "tiny" / target, data_folder() / "figures" / "data")
     )
     for own, kept in zip(computed, shipped, strict=True):
         pd.testing.assert_frame_equal(own, kept.head(len(own)), rtol=1e-3)

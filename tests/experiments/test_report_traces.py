@@ -90,7 +90,7 @@ def test_an_error_is_one_line_and_old_pages_are_gone(tmp_path: Path, monkeypatch
 
 @pytest.mark.slow
 def test_pages_show_the_responses_of_the_records(tmp_path: Path, capsys):
-    words = ["policy=tiny-instruct", "task=products", "seed=0", "num_problems=30", f"results_dir={tmp_path}"]
+    words = ["policy=tiny-instruct", "task=products", "seed=0", "num_problems=16", f"results_dir={tmp_path}"]
     methods = "method=greedy,best_of_n,nabla_reasoner,nabla_reasoner_prefix"
     assert main(["table1", *words, methods, "wandb=disabled"]) == 0
     folder = tmp_path / "tiny" / "report"

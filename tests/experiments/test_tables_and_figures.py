@@ -113,12 +113,12 @@ def test_released_acceptance_test_gets_separate_row_once_run(tmp_path: Path):
 @pytest.mark.slow
 def test_ratio_interval_has_nominal_coverage():
     random, hits = np.random.default_rng(3), 0
-    for _ in range(200):
+    for _ in range(100):
         wholes = random.integers(1, 9, size=60)
         parts = random.binomial(wholes, random.beta(2, 4, size=60))  # dependent draws: problems differ in difficulty
         found = ratio_interval(parts, wholes, share=True)
         hits += found.low <= 1 / 3 <= found.high
-    assert 0.89 <= hits / 200 <= 0.99
+    assert 0.89 <= hits / 100 <= 0.99
 
 
 def test_equal_shares_keep_interval_empty_totals_are_refused():
@@ -229,7 +229,7 @@ def test_parts_of_real_runs_are_counts_of_passes(tmp_path: Path, kind: str, monk
         return gradients
 
     monkeypatch.setattr(gradient_passes, "evaluate", recorded)
-    words = ["policy=tiny-base", f"reward={kind}", "task=products", "num_problems=3", "seed=0", "wandb=disabled"]
+    words = ["policy=tiny-base", f"reward={kind}", "task=products", "num_problems=2", "seed=0", "wandb=disabled"]
     counted = {}
     for method in [*METHODS_WITH_GRADIENT, "nabla_without_gradient", "best_of_n"]:
         passes.clear()
@@ -241,7 +241,7 @@ def test_parts_of_real_runs_are_counts_of_passes(tmp_path: Path, kind: str, monk
     for method, row in rows.items():
         assert all(row[part] >= 0 for part in figure3.COST_PARTS), (method, row)
         assert sum(row[part] for part in figure3.COST_PARTS) == pytest.approx(row["model_calls"])
-        assert row["gradients"] == pytest.approx(sum(counted[method]) / 3)
+        assert row["gradients"] == pytest.approx(sum(counted[method]) / 2)
         assert set(counted[method]) <= ({4} if "prefix" not in method else {2} if kind == "classifier" else {0, 1})
     assert all(sum(counted[method]) > 0 for method in METHODS_WITH_GRADIENT)
     older = [
@@ -249,7 +249,7 @@ def test_parts_of_real_runs_are_counts_of_passes(tmp_path: Path, kind: str, monk
         for method in METHODS_WITH_GRADIENT
         for outcome in outcomes["tiny-base", "products", method]
     ]
-    total = sum(map(figure3.gradient_calls, older)) / 3
+    total = sum(map(figure3.gradient_calls, older)) / 2
     exact = [
         rows[method]["gradients"] for method in METHODS_WITH_GRADIENT if (kind, method[-6:]) != ("likelihood", "prefix")
     ]

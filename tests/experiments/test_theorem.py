@@ -1,5 +1,6 @@
 """Target `theorem`: settings, files, exit status."""
 
+import functools
 import math
 from pathlib import Path
 
@@ -9,9 +10,8 @@ import pandas as pd
 import pytest
 
 from nabla_reasoner.__main__ import INTERRUPTED, WRONG, main
-from nabla_reasoner.experiments import theorem
 from nabla_reasoner.experiments.command import FAILED
-from nabla_reasoner.theory import gradient_figure, suite
+from nabla_reasoner.theory import fokker_planck, gradient_figure, suite
 from nabla_reasoner.theory.check import Check, seen
 from nabla_reasoner.theory.context import Findings
 from nabla_reasoner.theory.suite import Group
@@ -21,17 +21,25 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["checks=[jko,convergence]", "convergence.simulated=1", "convergence.particles=1000", "convergence.cells=300"]
 SMALL = [
     "line.cells=200",
-    "plane.cells=36",
+    "plane.cells=24",
+    "text.cells=24",
+    "text.probe_width=0.1",  # which so few cells resolve
     "line.argmin_cells=100",
     "plane.argmin_cells=16",
     "text.argmin_cells=16",
+    "text.question='91-72'",  # a short question, after which π and r need fewer nodes
+    "text.prefix=''",
+    "text.nodes=[24,12]",
     "line.particles=1500",
     "plane.particles=1500",
-    "text.particles=1500",
-    "line.limit_particles=1000",
-    "plane.limit_particles=1000",
-    "text.limit_particles=1000",
+    "text.particles=1000",
+    "line.limit_particles=500",
+    "plane.limit_particles=500",
+    "text.limit_particles=500",
     "line.limit_step=0.016",
+    "line.limit_time=7.0",
+    "plane.limit_time=5.0",
+    "text.limit_time=1.0",
     "noise.particles=1500",
     "noise.scan_particles=500",
     "noise.factors=[0.8,1.0,1.2]",
@@ -172,14 +180,10 @@ def test_shares_by_quarter_are_position_means():
     assert table.positions.tolist() == [2, 1, 1, 1]
 
 
-@pytest.mark.slow
-def test_committed_rows_pass_and_are_drawn(tmp_path):
-    data = ROOT / "figures" / "data"
-    table = pd.read_csv(data / "theorem_checks.csv")
+def test_committed_rows_pass():
+    table = pd.read_csv(ROOT / "figures" / "data" / "theorem_checks.csv")
     rows = table[~table.passed.astype(str).str.startswith("skipped")]
     assert (rows.value <= rows.tolerance).all()
-    assert set(theorem.draw(data, tmp_path, prefix="theorem_")) == {"theorem", "gradients"}
-    assert (tmp_path / "theorem.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
@@ -203,7 +207,9 @@ def test_lines_of_the_gradient_figure_differ_without_colour():
 
 
 @pytest.mark.slow
-def test_every_group_runs_at_reduced_size(tmp_path):
+def test_every_group_runs_at_reduced_size(tmp_path, monkeypatch):
+    # 600 steps end ten times closer to the argmin than the check needs
+    monkeypatch.setattr(fokker_planck, "minimiser", functools.partial(fokker_planck.minimiser, steps=600))
     status = main(["theorem", *SMALL, f"results_dir={tmp_path}"])
     table = pd.read_csv(tmp_path / "theory" / "checks.csv")
     failed = table[table.passed.astype(str) == "False"]

@@ -210,7 +210,7 @@ def test_every_method_has_distribution_exact_samplers_approach_optimum():
 
 @pytest.mark.slow
 def test_exact_loop_distribution_matches_engine_answers():
-    weight, count = 0.4, 1500
+    weight, count = 0.4, 800
     module = methods_module(weight)
     scored, results = module.predict_step([{"role": "user", "content": "dab"}])
     for method, gradient in (("nabla_reasoner", True), ("nabla_without_gradient", False)):

@@ -52,6 +52,9 @@ def write(folder, method, seed, correct, *, steps=None, cost=None, failed=(), po
         if index not in failed:
             spent = cost or Cost(decode_tokens=10, model_calls=20, flops=1e6, seconds=0.5)
             search = {"trajectory": steps(index)} if steps else {}
+            if steps and cost is None:  # nothing is spent after the last rollout
+                last = search["trajectory"][-1]
+                spent = spent._replace(**{name: last[name] for name in ("model_calls", "flops", "seconds")})
             record |= {"correct": bool(right), "status": "ok", "error": None, "cost": spent._asdict(), "search": search}
         records.append(record)
     append_records(record_path(folder, policy, task, method, seed), records)
@@ -168,6 +171,15 @@ def test_baseline_at_equal_cost_is_cut_where_affordable(tmp_path, on, difference
     assert float(row["difference"]) == difference
     assert row["verdict"] == verdict
     assert row["note"] == note
+
+
+def test_baseline_that_goes_on_after_its_last_rollout_is_charged_for_it(tmp_path):
+    """A form of ∇-Reasoner tests and descends on; its note said 0.13 here."""
+    matched_cost_records(tmp_path)
+    spent = Cost(decode_tokens=10, model_calls=20, flops=3750, seconds=0.5)
+    write(tmp_path / "records", "greedy", 0, [0] * 40, steps=lambda i: ladder([0]), cost=spent)
+    row = compared(tmp_path, "greedy", "flops")
+    assert row["note"] == "baseline's largest budget, n = 1: 0.5x the cost"
 
 
 def test_baseline_without_pool_is_whole_with_a_note(tmp_path):
@@ -340,22 +352,18 @@ def test_rewrite_replaces_whole_files_with_new_records(tmp_path):
 
 @pytest.mark.slow
 def test_rewriting_a_full_grid_takes_seconds(tmp_path):
-    rows = []
-    for policy in ("tiny-base",):  # half of the grid
-        for task in ("chain_sum", "leg_counting", "products"):
-            rows += grid(policy=policy, task=task, seeds=(0, 1, 2))
-            for number, method in enumerate(METHODS):
-                for seed in range(3):
-                    right = [(i * 7 + number + seed) % 3 == 0 for i in range(300)]
-                    kept = {"policy": policy, "task": task}
-                    write(tmp_path / "records", method, seed, right, steps=lambda i: ladder([i % 2] * 8), **kept)
-                    write(tmp_path / "budget", method, seed, right, steps=lambda i: ladder([i % 3] * 32), **kept)
+    rows = grid(seeds=(0, 1, 2))  # a sixth of the grid
+    for number, method in enumerate(METHODS):
+        for seed in range(3):
+            right = [(i * 7 + number + seed) % 3 == 0 for i in range(300)]
+            write(tmp_path / "records", method, seed, right, steps=lambda i: ladder([i % 2] * 8))
+            write(tmp_path / "budget", method, seed, right, steps=lambda i: ladder([i % 3] * 32))
     write_table(tmp_path, grid=rows)
     begin = time.process_time()
     write_table(tmp_path, grid=rows)
     seconds = time.process_time() - begin
     print(f"\n{seconds:.1f} s for {len(rows)} rows")
-    assert seconds < 10
+    assert seconds < 4
 
 
 MEASURED = """

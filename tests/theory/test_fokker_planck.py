@@ -1,5 +1,6 @@
 """Landscapes, the flow of L_PPO and particles, against distributions known in closed form."""
 
+import functools
 import math
 from dataclasses import replace
 
@@ -187,7 +188,8 @@ def test_closed_form_with_wrong_lambda_is_not_minimiser(monkeypatch):
     minimise = fokker_planck.minimiser
     for landscape, cells in ((LINE, 100), (PLANE, 16)):
         problem = FlowProblem(landscape, reward_weight=1.5, kl_weight=1.0, cells=cells)
-        known = {problem: minimise(problem)}  # once for both claims, which do not change the problem
+        # once for both claims, which do not change the problem; 600 steps are ten times closer than the check needs
+        known = {problem: minimise(problem, steps=600)}
         monkeypatch.setattr(fokker_planck, "minimiser", known.__getitem__)
         right, wrong = (flow_checks.minimiser(problem, claimed_reward_weight=weight) for weight in (1.5, 1.52))
         assert right.passed
@@ -219,7 +221,8 @@ def with_scaled_slopes(problem: FlowProblem, factor: float) -> FlowProblem:
 
 @pytest.mark.slow
 def test_velocity_on_shipped_spaces_notices_small_faults():
-    context = TheoryContext(compose_settings(find("theorem"), []))
+    # a coarser polynomial for the text: both velocities are its own, however far it is from the models
+    context = TheoryContext(compose_settings(find("theorem"), ["text.nodes=[30,15]"]))
     for space in context.spaces():
 
         def passed(entropy_weight=1.0, slopes=1.0, space=space):
@@ -252,10 +255,16 @@ def test_jko_steps_of_another_functional_fail():
     assert not flow_checks.jko(problem, jko_kl_weight=1.1, **settings).passed
 
 
+@functools.cache
+def right_descent() -> flow_checks.SampleDistance:
+    """Return the distance of particles without a fault from the flow."""
+    return flow_checks.noisy_descent(PROBLEM, RUNS, **DESCENT)[0][0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [{"noise": 1.0}, {"noise": 2.0}, {"particle_reward_weight": 3.0}])
 def test_particles_with_wrong_noise_or_lambda_leave_flow(fault):
-    (right,), _ = flow_checks.noisy_descent(PROBLEM, RUNS, **DESCENT)
+    right = right_descent()
     (wrong,), _ = flow_checks.noisy_descent(PROBLEM, RUNS, **DESCENT | fault)
     assert right.distance <= right.floor
     assert wrong.distance > 2 * wrong.floor

@@ -11,10 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
-
 from ..config.data_folder import data_folder
 from ..config.targets import find
 from .command import DONE, FAILED, Command, Refused
@@ -53,7 +49,7 @@ def recompute_rows() -> Path:
     return rows
 
 
-def executed(path: Path, settings: Mapping[str, Any], timeout_seconds: int | None) -> nbformat.NotebookNode:
+def executed(path: Path, settings: Mapping[str, Any], timeout_seconds: int | None) -> dict[str, Any]:
     """Return a notebook with its outputs; the file stays as it is.
 
     Args:
@@ -64,6 +60,9 @@ def executed(path: Path, settings: Mapping[str, Any], timeout_seconds: int | Non
     Raises:
         CellExecutionError: a cell failed.
     """
+    import nbformat  # takes seconds, and the notebook `figures` imports this module without running notebooks
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(path, as_version=4)
     index = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
     lines = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
@@ -74,6 +73,9 @@ def executed(path: Path, settings: Mapping[str, Any], timeout_seconds: int | Non
 
 def run(command: Command, settings: Mapping[str, Any]) -> int:
     """Run the notebooks, and keep what they drew if that is asked for; returns the exit status."""
+    import nbformat
+    from nbclient.exceptions import CellExecutionError
+
     results = None if settings["results_dir"] is None else Path(settings["results_dir"])
     rows = DATA if results is None else joined_rows(results)
     if rows is None:

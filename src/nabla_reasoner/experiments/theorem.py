@@ -60,10 +60,9 @@ def write(folder: Path, findings: Findings) -> None:
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
 
 
-def draw(source: Path, folder: Path, prefix: str = "") -> list[str]:
-    """Draw the figures of the tables `PREFIXcurves.csv` and `PREFIXterms.csv` of a folder; return their names."""
-    curves, terms = (read_frame(source / f"{prefix}{name}.csv") for name in ("curves", "terms"))
-    names = []
+def draw(folder: Path) -> None:
+    """Draw the figures of the tables in a folder."""
+    curves, terms = (read_frame(folder / f"{name}.csv") for name in ("curves", "terms"))
     for name, figure in (
         ("theorem", theory_figures.theorem(curves)),
         ("gradients", gradient_figure.gradients(curves, terms)),
@@ -71,8 +70,6 @@ def draw(source: Path, folder: Path, prefix: str = "") -> list[str]:
         if figure is not None:
             figures.save(figure, folder, name)
             plt.close(figure)
-            names.append(name)
-    return names
 
 
 def run(command: Command, settings: dict[str, Any]) -> int:
@@ -93,7 +90,7 @@ def run(command: Command, settings: dict[str, Any]) -> int:
                 results = Findings(*([*before, *new] for before, new in zip(results, group, strict=True)))
                 write(recording.folder, results)
                 part.note = "\n".join(["", *(describe(check) for check in group.checks), "done"])
-        draw(recording.folder, recording.folder)
+        draw(recording.folder)
         failed = [check.name for check in results.checks if not check.passed and not check.skipped]
         skipped = [check.name for check in results.checks if check.skipped]
         passed = len(results.checks) - len(failed) - len(skipped)

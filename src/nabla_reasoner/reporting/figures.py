@@ -22,6 +22,7 @@ PLAIN = {"text.parse_math": False}
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write a figure as PNG and PDF; the bytes are the same on every run."""
     folder.mkdir(parents=True, exist_ok=True)
+    figure.set_layout_engine(None)  # what `tight_layout` leaves behind would draw every file twice
     figure.savefig(folder / f"{name}.png", dpi=150)
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
 

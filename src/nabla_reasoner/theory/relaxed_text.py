@@ -1,5 +1,6 @@
 """A response with two relaxed tokens, as a landscape for the checks of Theorem 4.1."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,10 +20,7 @@ POINTS_AT_ONCE = 64  # at which the models are evaluated together
 def polynomial(coefficients: Float[np.ndarray, "first second"]) -> Field:
     """Build a polynomial on the unit square from its coefficients in products of Chebyshev polynomials."""
     degrees = [count - 1 for count in coefficients.shape]
-    # column j holds the derivative of T_j in the T's, for u in [0, 1]
-    derivatives = [
-        np.stack([np.pad(2 * chebyshev.chebder(row), (0, 1)) for row in np.eye(degree + 1)], -1) for degree in degrees
-    ]
+    derivatives = [_derivatives(count) for count in coefficients.shape]
 
     def field(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         first, second = (chebyshev.chebvander(2 * points[:, axis] - 1, degrees[axis]) for axis in (0, 1))
@@ -33,6 +31,14 @@ def polynomial(coefficients: Float[np.ndarray, "first second"]) -> Field:
         return value, np.stack([by_first, by_second], -1)
 
     return field
+
+
+@functools.cache  # a landscape builds its polynomial anew for every set of points
+def _derivatives(count: int) -> np.ndarray:
+    """Return a matrix whose column j holds the derivative of T_j in the first `count` T's, for u in [0, 1]."""
+    matrix = np.stack([np.pad(2 * chebyshev.chebder(row), (0, 1)) for row in np.eye(count)], -1)
+    matrix.flags.writeable = False
+    return matrix
 
 
 def fitted(values: Float[np.ndarray, "first second"]) -> np.ndarray:
