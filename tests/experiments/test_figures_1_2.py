@@ -57,7 +57,10 @@ def pair(models, method) -> Pair:
 def test_losses_equal_objective_at_every_pair(models, pair, end):
     """With the second end token of a policy that has two, too: log π is of the token that it drew."""
     reward = models[1]
-    policy = Policy(models[0].model, models[0].tokenizer, "two ends", eos_ids=[*models[0].eos_ids, 60])
+    model = toys.policy("qwen2").model
+    model.generation_config.eos_token_id = [1, 0]
+    policy = Policy(model, models[0].tokenizer, "two ends")
+    assert policy.eos_ids == [1, 0]
     pair = pair._replace(sequence=pair.sequence._replace(rollout=[*pair.sequence.rollout[:4], policy.eos_ids[end]]))
     reward = reward.for_policy(policy)
     losses = token_pairs.losses(pair, policy, reward, [4, 7, 9], **WEIGHTS)
