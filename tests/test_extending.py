@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_processes import shared
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -17,18 +18,18 @@ BLOCK = re.compile(r"^```(python|yaml)\n(.*?)^```$", re.M | re.S)
 NAMED = re.compile(r"# (\S+\.(?:yaml|py))\n")
 LINES = re.compile(r"`(\S+\.jsonl)`:\n\n```json\n(.*?)^```$", re.M | re.S)
 STEP = re.compile(r"^```python\n(?!# \S+\.py\n)(?P<code>.*?)^```$|^    \./reproduce\.sh (?P<line>[^\n#]+)", re.M | re.S)
-# Runs the steps of the page in one process, as importing torch takes longer than most of them.
+# Runs the steps of the page in one process, as importing the package takes longer than most of them.
 RUNNER = """
-import json, shlex, sys
+import shlex, sys
 from nabla_reasoner.__main__ import main
 
-names = {}
-for kind, text in json.load(sys.stdin):
-    print(f"--- {text}", flush=True)
+names = dict()
+for kind, text in {steps!r}:
+    print("---", text, flush=True)
     if kind == "code":
         exec(text, names)
     elif status := main(shlex.split(text)):
-        sys.exit(f"exit status {status}: {text}")
+        sys.exit("exit status %s: %s" % (status, text))
 """
 
 
@@ -59,9 +60,12 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(copy: Path, *words: str, **settings) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, cwd=copy, env=environment, capture_output=True, text=True, **settings)
+def variables(copy: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
+
+
+def run(copy: Path, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(words, cwd=copy, env=variables(copy), capture_output=True, text=True)
 
 
 def test_page_has_a_file_and_a_command_for_each_kind():
@@ -93,7 +97,7 @@ def table(copy: Path, folder: str, target: str = "table1") -> dict[tuple[str, st
 
 @pytest.mark.slow
 def test_steps_of_the_page_run_in_order(copy: Path):
-    done = run(copy, sys.executable, "-c", RUNNER, input=json.dumps(steps()))
+    done = shared().run_code(RUNNER.format(steps=steps()), variables(copy), copy, copy / "src")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert table(copy, "mine")["mine", "products", "greedy"]["status"] == "ok"
     (settings,) = (copy / "results" / "ratio").rglob("mine__products__nabla_reasoner__s0.settings.json")

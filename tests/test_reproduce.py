@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import toy_runs
-import toys
+from command_processes import shared
 
 from nabla_reasoner.config.targets import targets
 
@@ -94,30 +94,15 @@ def test_old_python_is_refused_with_reason(tmp_path: Path):
     assert "Python 3.11 or newer" in refused.stderr
 
 
-def start(results: Path, size: str = "num_problems=12", **settings) -> subprocess.Popen:
-    words = toy_runs.command(results, "method=greedy,best_of_n,nabla_reasoner", size)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "nabla_reasoner", *words],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        cwd=ROOT,
-        **settings,
-    )
-
-
 @pytest.mark.slow
 def test_terminated_run_stops_and_explains_how_to_resume(tmp_path: Path):
     """Lightning only records SIGTERM; a scheduler that sent it would then kill the run without a summary."""
-    toys.model_folder("qwen2")
-    process, seen = (
-        start(tmp_path, "num_problems=200", stderr=subprocess.PIPE),
-        tmp_path / "tiny" / "table1" / "records",
-    )
-    while process.poll() is None and not list(seen.glob("*greedy*.jsonl")):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "Run the same command again to resume" in said.decode()
+    words = toy_runs.command(tmp_path, "method=greedy,best_of_n,nabla_reasoner", "num_problems=200")
+    run, seen = shared().start_command(words, os.environ), tmp_path / "tiny" / "table1" / "records"
+    while run.join(0.02) is None and not list(seen.glob("*greedy*.jsonl")):
+        pass
+    run.send_signal(signal.SIGTERM)
+    done = run.result()
+    assert done.returncode == 130
+    assert "Run the same command again to resume" in done.stderr
     assert json.loads((tmp_path / "tiny" / "table1" / "summary.json").read_text())["status"] == "interrupted"

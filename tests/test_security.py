@@ -8,21 +8,13 @@ from pathlib import Path
 import pytest
 import small_models
 import torch
-from command_processes import ForkServer
+from command_processes import PLANTED, shared
 from toy_runs import command
 
 from nabla_reasoner import Policy
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-PLANTED = {
-    "HF_TOKEN": "hf_plantedPlantedPlantedPlanted00",
-    "WANDB_API_KEY": "c0ffee" * 6 + "beef",  # of the length that wandb asks for
-    "OPENAI_API_KEY": "sk-plantedOpenAiKeyPlanted",
-    "VLLM_API_KEY": "planted-server-key",
-    "AWS_SECRET_ACCESS_KEY": "plantedAwsSecret/0123456789",
-    "https_proxy": "http://someone:plantedProxyPassword@127.0.0.1:9",
-}
 SECRETS = [*(value for name, value in PLANTED.items() if name != "https_proxy"), "plantedProxyPassword"]
 RUN_AS_CODE = {"eval", "exec", "compile", "os.system", "os.popen", "pickle.load", "pickle.loads", "yaml.load"}
 
@@ -35,15 +27,14 @@ def test_planted_secrets_are_in_no_result(tmp_path: Path):
     environment = {**known, **PLANTED, "NETRC": str(tmp_path / "netrc"), "PYTHONPATH": str(ROOT / "src")}
     results, said = tmp_path / "results", ""
     wrong = ["policy.path=nothing", "policy.name=other", f"results_dir={tmp_path / 'wrong'}"]
-    with ForkServer(environment) as server:  # its own: the variables are there while libraries are imported
-        for words, status in (
-            ([*command(results), "method=greedy", "wandb=offline"], 0),
-            (["report", f"results_dir={results}"], 0),
-            ([*command(results), *wrong, "method=greedy"], 2),  # messages of errors too
-        ):
-            done = server.run_command(words, environment)
-            assert done.returncode == status, done.stderr
-            said += done.stdout + done.stderr
+    for words, status in (
+        ([*command(results), "method=greedy", "wandb=offline"], 0),
+        (["report", f"results_dir={results}"], 0),
+        ([*command(results), *wrong, "method=greedy"], 2),  # messages of errors too
+    ):
+        done = shared().run_command(words, environment)
+        assert done.returncode == status, done.stderr
+        said += done.stdout + done.stderr
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "netrc"]
     assert {".jsonl", ".wandb", ".html", ".log"} <= {path.suffix for path in files}
     for secret in SECRETS:

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from command_processes import ForkServer
+from command_processes import shared
 
 import nabla_reasoner
 from nabla_reasoner.config.targets import targets
@@ -28,9 +28,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("src", "configs", "assets", "docs"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", copy / "out", copy], check=True)
-    (wheel,) = (copy / "out").glob("*.whl")
-    subprocess.run([*pip, "install", "-q", "--no-deps", "--target", folder, wheel], check=True)
+    words = [*pip, "install", "-q", "--no-build-isolation", "--no-deps", "--target", folder, copy]  # builds the wheel
+    subprocess.run(words, check=True)
     return folder
 
 
@@ -66,16 +65,15 @@ def test_installed_commands_work_in_an_empty_folder(site: Path, tmp_path: Path):
     overview = run_program(str(site / "bin" / "nabla-reasoner"), "help")
     assert overview == run_program(sys.executable, "-m", "nabla_reasoner", "help")
     assert all(f"\n  {name} " in overview for name in targets())
-    with ForkServer(environment) as server:
 
-        def run(*words: str, status: int = 0) -> str:
-            return said(server.run_command(words, environment, tmp_path), status)
+    def run(*words: str, status: int = 0) -> str:
+        return said(shared().run_command(words, environment, tmp_path, site), status)
 
-        assert "results would go to results/tiny/table1" in run("plan", *CELL[:3], "seed=0")
-        assert "nabla-reasoner table1 first" in run("report", status=2)
-        assert "right: the answer is 8245" in run("solve", QUESTION)
-        run(*CELL, "seed=0")
-        run("report")
+    assert "results would go to results/tiny/table1" in run("plan", *CELL[:3], "seed=0")
+    assert "nabla-reasoner table1 first" in run("report", status=2)
+    assert "right: the answer is 8245" in run("solve", QUESTION)
+    run(*CELL, "seed=0")
+    run("report")
     results = tmp_path / "results" / "tiny"
     (records,) = results.glob("table1/records/*.jsonl")
     assert len(records.read_text(encoding="utf-8").splitlines()) == 4

@@ -3,11 +3,12 @@
 Exit status: 0 done; 1 some part failed; 2 the command was wrong (nothing was computed or changed); 130 interrupted.
 """
 
+import gc
 import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .config.data_folder import needs_repository, spelled
@@ -92,20 +93,30 @@ def _run(target: Target, arguments: Sequence[str]) -> int:
     settings = _settings(target, overrides)
     chosen_mode("offline")  # a wrong WANDB_MODE is refused before anything is computed
 
-    from hydra.utils import get_method
-
     command = Command(target, tuple(overrides), argument)
+    run = _imported(target.run)
     try:
         plans = target.settings == "plan"  # keeps nothing, whatever its target would keep
         if plans or (not target.keeps and not any(word.startswith("keep=") for word in overrides)):
-            return get_method(target.run)(command, settings)
+            return run(command, settings)
 
         from .experiments import keep  # needs torch, as every target with rows to keep does
 
         keep.check(command)
-        return keep.finish(command, get_method(target.run)(command, settings))
+        return keep.finish(command, run(command, settings))
     except Refused as refusal:
         raise ValueError(str(refusal)) from refusal
+
+
+def _imported(name: str) -> Callable[[Command, Any], int]:
+    """Import what runs a target; to search for garbage meanwhile would take a tenth of the time."""
+    from hydra.utils import get_method
+
+    gc.disable()
+    try:
+        return get_method(name)
+    finally:
+        gc.enable()
 
 
 def _settings(target: Target, overrides: list[str]) -> Any:
@@ -167,7 +178,9 @@ def run_console() -> None:
     if sys.getfilesystemencoding() != "utf-8":  # names of files and models could not be written in this locale
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "nabla_reasoner", *sys.argv[1:]])
-    sys.exit(run_process(sys.argv[1:]))
+    status = run_process(sys.argv[1:])
+    gc.freeze()  # Python's last search for garbage, among all that torch and transformers keep, took over a second
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import toy_runs
+from command_processes import shared
 
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.config import build, compose, workers
@@ -59,7 +58,7 @@ def test_results_errors_and_killed_processes():
 @pytest.mark.slow
 def test_records_equal_those_of_one_process(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(workers, "MIN_RECORDS", 20)
-    few = [*COMMAND, "num_problems=30"]
+    few = [*COMMAND, "num_problems=12"]
     assert main([*few, f"results_dir={tmp_path / 'one'}", "workers=1"]) == 0
     assert main([*few, f"results_dir={tmp_path / 'two'}"]) == 0
     output = capsys.readouterr().out
@@ -70,30 +69,20 @@ def test_records_equal_those_of_one_process(tmp_path: Path, monkeypatch, capsys)
     assert one == two
 
 
-def processes_of_session(number: int) -> list[str]:
-    """Return the processes that were started in a session and have not ended, whether or not they were waited for."""
-    words = ["ps", "-s", str(number), "-o", "stat=,args="]
-    shown = subprocess.run(words, capture_output=True, text=True, check=False).stdout
-    return [line for line in shown.splitlines() if not line.startswith("Z")]
-
-
 @pytest.mark.slow
 def test_interrupted_processes_end_and_the_command_resumes(tmp_path: Path):
-    command = [sys.executable, "-m", "nabla_reasoner", *COMMAND[:-2], "method=tree_of_thoughts", "wandb=disabled"]
-    command += [f"results_dir={tmp_path}", "num_problems=2000", "batch_size=5"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    words = [*COMMAND[:-2], "method=tree_of_thoughts", "wandb=disabled", "num_problems=2000", "batch_size=5"]
+    run = shared().start_command([*words, f"results_dir={tmp_path}"], os.environ)
     end = time.monotonic() + 120
     while len(toy_runs.records_below(tmp_path)) < 2 and time.monotonic() < end:
         time.sleep(0.2)
-    assert len(processes_of_session(process.pid)) > 2, "the command and two that solve"
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 130, output
+    assert len(run.processes()) > 2, "the command and two that solve"
+    run.send_signal(signal.SIGTERM)
+    done = run.result()
+    assert done.returncode == 130, done.stderr
     assert sum(map(len, toy_runs.records_below(tmp_path).values())) < 2000, "the cells went on to their end"
-    assert "Interrupted. Run the same command again to resume." in output
+    assert "Interrupted. Run the same command again to resume." in done.stderr
     end = time.monotonic() + 20
-    while (left := processes_of_session(process.pid)) and time.monotonic() < end:
+    while (left := run.processes()) and time.monotonic() < end:
         time.sleep(0.1)
     assert left == []

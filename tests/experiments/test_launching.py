@@ -2,8 +2,6 @@
 
 import os
 import signal
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import command_processes
@@ -43,19 +41,18 @@ def test_preempted_job_is_queued_again_and_resumes(tmp_path: Path):
     """One cell; its job gets SIGUSR2 in the middle. A job that began anew with overwrite=true would lose records."""
     words = ["method=best_of_n", f"num_problems={PROBLEMS}", "batch_size=1", "max_new_tokens=40", "overwrite=true"]
     launched = command(tmp_path / "jobs", *words, *LOCAL)
-    with ThreadPoolExecutor(1) as pool:
-        process = pool.submit(command_processes.shared().run_command, launched, os.environ)
-        lines: list[int] = []
-        while not process.done() and not (lines and 3 <= lines[-1] < PROBLEMS):
-            time.sleep(0.01)
-            lines = [len(path.read_bytes().splitlines()) for path in (tmp_path / "jobs").rglob("*.jsonl")]
-        (job,) = jobs_below(tmp_path)
-        os.kill(job, signal.SIGUSR2)
-        done = process.result()
+    run = command_processes.shared().start_command(launched, os.environ)
+    lines: list[int] = []
+    while run.join(0.02) is None and not (lines and 3 <= lines[-1] < PROBLEMS):
+        lines = [len(path.read_bytes().splitlines()) for path in (tmp_path / "jobs").rglob("*.jsonl")]
+    (job,) = jobs_below(tmp_path)
+    os.kill(job, signal.SIGUSR2)
+    done = run.result()
     assert done.returncode == 0, done.stdout + done.stderr
     logs = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "jobs").rglob("*_log.*"))
     assert "Requeued job" in logs
-    assert main(command(tmp_path / "plain", *words)) == 0
+    plain = command_processes.shared().run_command(command(tmp_path / "plain", *words), os.environ)
+    assert plain.returncode == 0, plain.stderr
     (expected,), (actual,) = (records_below(tmp_path / name).values() for name in ("plain", "jobs"))
     assert actual == expected
     assert len(expected) == PROBLEMS

@@ -3,13 +3,12 @@
 import copy
 import functools
 import os
-import subprocess
-import sys
 
 import pytest
 import small_models
 import toys
 import transformers
+from command_processes import shared
 
 from nabla_reasoner.models.backbone import check_parts, checked_ends
 from nabla_reasoner.models.language_models import Policy, RewardModel
@@ -53,8 +52,7 @@ def test_parts_that_are_no_models_or_tokenizers_are_refused_in_one_line():
     """FAULTS K22: they gave errors such as 'NoneType' object has no attribute 'weight'."""
     folders = toys.model_folder("llama"), toys.model_folder("llama", classifier=True)
     code = CODE.format(folders=folders, cases=list(CASES))
-    variables = {**os.environ, "PYTHONPATH": ":".join(sys.path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
+    done = shared().run_code(code, os.environ)
     assert not done.returncode, done.stderr
     for case, line in zip(CASES, done.stdout.splitlines(), strict=True):
         assert "\\n" not in line

@@ -105,7 +105,8 @@ def test_special_token_for_images_behind_the_last_row_is_no_fault():
 
 @pytest.mark.slow
 def test_error_of_an_architectures_own_type_names_the_model():
-    folder = small_models.folder("gemma4_text", sliding_window=8, num_hidden_layers=6)
+    per_layer = {"vocab_size_per_layer_input": 280, "hidden_size_per_layer_input": 8}
+    folder = small_models.folder("gemma4_text", sliding_window=8, num_hidden_layers=6, **per_layer)
     refused("is not a causal transformer that can be served", folder)
 
 

@@ -2,12 +2,12 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from command_processes import Started, shared
 
 from nabla_reasoner.serving.client import Client, ServerError
 from nabla_reasoner.serving.process import ServerProcess, ServerSettings, check_python, command
@@ -115,6 +115,13 @@ def test_server_that_asks_for_a_key_is_refused_at_once(tmp_path: Path, monkeypat
     assert time.monotonic() - begin < 30
 
 
+def first_line(run: Started) -> str:
+    """Return the first line of a process's output, once it is there."""
+    while run.join(0.02) is None and "\n" not in run.stdout.read_text(encoding="utf-8"):
+        pass
+    return run.stdout.read_text(encoding="utf-8").splitlines()[0]
+
+
 @pytest.mark.slow
 def test_second_interruption_while_a_server_stops_leaves_none(tmp_path: Path):
     deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + STUB
@@ -125,13 +132,12 @@ def test_second_interruption_while_a_server_stops_leaves_none(tmp_path: Path):
         f"process = ServerProcess(settings, Path({str(tmp_path / 'log')!r}))\n"
         "try:\n    print(process.url, flush=True); time.sleep(99)\nfinally:\n    process.stop()"
     )
-    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    url = run.stdout.readline().strip()
+    run = shared().start_code(code, os.environ)
+    url = first_line(run)
     for _ in range(2):
         run.send_signal(signal.SIGINT)
         time.sleep(1)
-    run.wait(20)
-    run.stdout.close()
+    assert run.join(20) is not None
     with pytest.raises(ServerError):
         Client(url, timeout=2).get("/v1/models")
 
@@ -147,12 +153,11 @@ def test_server_ends_if_the_run_is_killed(tmp_path: Path):
         f"process = ServerProcess(settings, Path({str(tmp_path / 'log')!r}))\n"
         "print(process.url, flush=True); time.sleep(99)"
     )
-    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    url = run.stdout.readline().strip()
+    run = shared().start_code(code, os.environ)
+    url = first_line(run)
     assert Client(url).get("/v1/models")
     run.send_signal(signal.SIGKILL)
-    run.wait()
-    run.stdout.close()
+    run.join()
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:

@@ -670,7 +670,7 @@ def test_named_number_stated_before_its_reasons_counts(task: str, response: str,
     assert extract_answer(response, task) == expected
 
 
-LONG = 50_000  # characters
+LONG = 25_000  # characters
 RUNS = [
     " ",
     "*",
@@ -743,14 +743,14 @@ READERS = {  # with the texts around a run that reach their patterns
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", [*RUNS, *REPEATED], ids=repr)
 def test_every_reader_takes_linear_time(unit: str):
-    """The limit is generous, for a busy machine: where a pattern was quadratic, a text took seconds to minutes."""
+    """The limit is generous, for a busy machine: where a pattern was quadratic, a text took a second to many."""
     extract_answer("", "gcd")  # imports the library
     run = (unit * LONG)[:LONG]
     for name, (read, around) in READERS.items():
         for before, after in around:
             begin = time.process_time()
             read(before + run + after)
-            assert time.process_time() - begin < 1.5, (name, before, after)
+            assert time.process_time() - begin < 0.5, (name, before, after)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def stream(items=None, counts=None, repeats=1):
 @pytest.mark.slow
 @pytest.mark.parametrize("updates", [1, 2])
 def test_grpo_raises_reward_of_toy_policy(tmp_path, updates):
-    module = grpo(even_tokens, steps=50 * updates, rate=5e-3 / updates, updates_per_batch=updates)
+    module = grpo(even_tokens, steps=25 * updates, rate=1.5e-2 / updates, updates_per_batch=updates)
     before = mean_reward(module)
     loop.fit(module, stream(repeats=updates), **where(tmp_path))
     assert mean_reward(module) > before + 0.15

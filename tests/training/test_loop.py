@@ -92,19 +92,22 @@ def test_interrupted_training_resumes_to_the_same_weights(tmp_path, monkeypatch)
     class Dying(Mixture):
         def __iter__(self):
             for number, batch in enumerate(super().__iter__(), start=self.first_batch):
-                if number == 130 and self.first_batch == 0:
+                if number == 13 and self.first_batch == 0:
                     raise Killed
                 yield batch
 
     results = []
     for kind, folder in ((Mixture, tmp_path / "whole"), (Dying, tmp_path / "killed")):
-        where, schedule = settings(folder, 150)
+        where, schedule = settings(folder, 15)
         for _ in range(2):
             lightning.seed_everything(0, verbose=False)
             model = language_model()
             try:
                 loop.fit(
-                    loop.LanguageModelTraining(model, schedule, SIZE), kind({"a": examples()}, {"a": 4}, 5), **where
+                    loop.LanguageModelTraining(model, schedule, SIZE),
+                    kind({"a": examples()}, {"a": 4}, 5),
+                    interval=10,
+                    **where,
                 )
                 break
             except Killed:

@@ -1,18 +1,14 @@
 """A `models` command that is killed at random moments, and what a restart makes of its folder."""
 
-import multiprocessing
 import os
 import random
-import sys
+import signal
 import time
 from pathlib import Path
 
 import pytest
+from command_processes import Started, shared
 
-from nabla_reasoner.__main__ import run_process
-
-CONTEXT = multiprocessing.get_context("forkserver")  # every command starts from a process that has imported torch
-CONTEXT.set_forkserver_preload(["nabla_reasoner.training.recipes.tiny"])
 TASKS = ("chain_sum", "leg_counting", "products")
 KILLS = int(os.environ.get("NABLA_KILLS", "2"))  # more kills take minutes
 FOLDERS = 2 if KILLS > 4 else 1
@@ -38,7 +34,8 @@ COMMANDS = {
         "models.tiny-base.architecture.num_hidden_layers=1",
         "models.tiny-base.schedule.num_steps=110",  # one checkpoint besides the last
         "improvement.max_new_tokens=8",
-        "improvement.recipes.sft.schedule.num_steps=40",
+        "improvement.recipes.sft.learning_rates=[1.0e-3,3.0e-3]",
+        "improvement.recipes.sft.schedule.num_steps=25",
     ],
     "grpo": [  # from a policy that is right sometimes: the shipped one
         *COMMON,
@@ -46,7 +43,8 @@ COMMANDS = {
         f"improvement.tokenizer={ROOT / 'assets/tokenizer'}",
         f"improved.tiny-base-grpo.start={ROOT / 'assets/policies/tiny-base'}",
         "improvement.recipes.grpo.learning_rates=[1.0e-4]",
-        "improvement.recipes.grpo.schedule.num_steps=12",
+        "improvement.recipes.grpo.schedule.num_steps=8",
+        "improvement.max_new_tokens=64",
     ],
 }
 MADE = {
@@ -55,26 +53,14 @@ MADE = {
 }
 
 
-def _run(folder: Path, kind: str) -> None:
-    sink = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 1)
-    os.dup2(sink, 2)
-    os.chdir(folder)
-    sys.exit(run_process(COMMANDS[kind]))
-
-
-def start(folder: Path, kind: str) -> multiprocessing.Process:
+def start(folder: Path, kind: str) -> Started:
     folder.mkdir(exist_ok=True)
-    process = CONTEXT.Process(target=_run, args=(folder, kind))
-    process.start()
-    return process
+    return shared().start_command(COMMANDS[kind], os.environ, folder)
 
 
 def finish(folder: Path, kind: str) -> dict[str, bytes]:
     """Run the command to its end; return all files that it made."""
-    process = start(folder, kind)
-    process.join()
-    assert process.exitcode == 0
+    assert start(folder, kind).join() == 0
     made = folder / "made"
     return {str(path.relative_to(made)): path.read_bytes() for path in sorted(made.rglob("*")) if path.is_file()}
 
@@ -82,7 +68,7 @@ def finish(folder: Path, kind: str) -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", list(COMMANDS))
 def test_killed_training_resumes_to_the_weights_and_curve_of_an_undisturbed_one(tmp_path: Path, kind: str):
-    finish(tmp_path / "warm", kind)  # fills the caches of the file system
+    shared().run_code("", os.environ)  # later runs find the server started
     begin = time.monotonic()
     expected = finish(tmp_path / "whole", kind)
     seconds = time.monotonic() - begin
@@ -93,7 +79,7 @@ def test_killed_training_resumes_to_the_weights_and_curve_of_an_undisturbed_one(
         for _ in range(KILLS // 2):
             process = start(folder, kind)
             process.join(chance.uniform(0, seconds))
-            process.kill()
+            process.send_signal(signal.SIGKILL)
             process.join()
         assert finish(folder, kind) == expected
         assert not [path for path in folder.rglob("*") if path.suffix in (".ckpt", ".part")]

@@ -41,7 +41,19 @@ def make_strategy(count: int) -> str | Strategy:
     """
     if count == 1:
         return "auto"
-    return DDPStrategy(timeout=timedelta(seconds=START_SECONDS), start_method=start_method())
+    return _OwnEnd(timeout=timedelta(seconds=START_SECONDS), start_method=start_method())
+
+
+class _OwnEnd(DDPStrategy):
+    """Processes that end with the one that started them, from their start on.
+
+    One that waits for another would otherwise wait ten minutes if the command was killed before it started that one.
+    """
+
+    def setup_environment(self) -> None:
+        """Watch the process that started this one, then wait for the others."""
+        pass
+        super().setup_environment()
 
 
 def start_method() -> str:
@@ -109,13 +121,8 @@ class WorkerProcess(lightning.Callback):
         self.threads = threads
 
     def __setstate__(self, state: dict[str, int | None]) -> None:
-        """Hide Lightning's notices in the process that this arrives in, from its start to its end with its parent's.
-
-        It would wait ten minutes for one that was killed before the two had met.
-        """
+        """Hide Lightning's notices in the process that this arrives in, from its start to its end."""
         self.__dict__.update(state)
-        if multiprocessing.parent_process() is not None:
-            end_with_parent()
         self.quiet = ExitStack()
         self.quiet.enter_context(quiet_libraries())
 
