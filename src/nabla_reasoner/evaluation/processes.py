@@ -52,7 +52,7 @@ class _OwnEnd(DDPStrategy):
 
     def setup_environment(self) -> None:
         """Watch the process that started this one, then wait for the others."""
-        pass
+        end_with_parent()
         super().setup_environment()
 
 
