@@ -141,7 +141,7 @@ def test_notebooks_are_short_and_take_parameters(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(path, tmp_path, monkeypatch):
     before = {file: file.stat().st_mtime_ns for file in (ROOT / "figures").rglob("*")}
-    # in this process: a kernel would import everything anew; the next test has one
+    # in this process: a kernel would import everything again; the next test has one
     monkeypatch.chdir(path.parent)
     names = {}
     for cell in code_cells(path):

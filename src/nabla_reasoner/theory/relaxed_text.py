@@ -33,7 +33,7 @@ def polynomial(coefficients: Float[np.ndarray, "first second"]) -> Field:
     return field
 
 
-@functools.cache  # a landscape builds its polynomial anew for every set of points
+@functools.cache  # a landscape builds its polynomial again for every set of points
 def _derivatives(count: int) -> np.ndarray:
     """Return a matrix whose column j holds the derivative of T_j in the first `count` T's, for u in [0, 1]."""
     matrix = np.stack([np.pad(2 * chebyshev.chebder(row), (0, 1)) for row in np.eye(count)], -1)
