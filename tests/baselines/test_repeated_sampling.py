@@ -81,6 +81,8 @@ def test_greedy_cost_is_tokens_and_one_prefill():
 def test_zero_samples_or_long_prompt_raises():
     with pytest.raises(ValueError, match=r"num_samples \(N\) must be >= 1; got 0"):
         BestOfN(num_samples=0)
+    with pytest.raises(ValueError, match=r"num_samples \(N\) must be at most 100,000.*got 1,000,000,000"):
+        SelfConsistency(num_samples=10**9)
     with pytest.raises(ValueError, match="context of 256"):
         Greedy(max_new_tokens=300).solve(PROBLEMS, toys.policy())
 

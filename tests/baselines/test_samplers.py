@@ -216,6 +216,7 @@ def test_mh_reads_one_known_token_and_new_ones():
         (lambda: MHResampling(num_steps=0), "num_steps must be >= 1; got 0"),
         (lambda: MHResampling(reward_weight=-1), r"reward_weight \(β\) must be >= 0 and finite; got -1"),
         (lambda: ParticleFilter(num_particles=0), r"num_particles \(N\) must be >= 1; got 0"),
+        (lambda: ParticleFilter(num_particles=10**6), r"num_particles \(N\) must be at most 100,000"),
         (lambda: ParticleFilter(reward_weight=float("inf")), r"reward_weight must be a finite number; got inf"),
         (lambda: ParticleFilter(step_marks=[]), "step_marks must be a list of texts"),
         (lambda: DiscreteLangevin(step_size=0), r"step_size \(η\) must be > 0 and finite; got 0"),

@@ -197,6 +197,7 @@ def test_replies_that_grow_when_read_again_are_cut_to_their_limit(replies, monke
     ("settings", "message"),
     [
         ({"num_samples": 1}, "num_samples must be >= 2"),
+        ({"num_samples": 10**6}, "num_samples must be at most 100,000"),
         ({"num_iterations": 0}, "num_iterations must be >= 1; got 0"),
         ({"max_critique_tokens": 0}, "max_critique_tokens must be >= 1; got 0"),
         ({"max_new_tokens": 0}, "max_new_tokens must be >= 1; got 0"),

@@ -236,6 +236,8 @@ def test_stop_ids_are_tokens_containing_a_mark():
     ("build", "message"),
     [
         (lambda: TreeOfThoughts(breadth=0), r"breadth \(b\) must be >= 1; got 0"),
+        (lambda: TreeOfThoughts(breadth=1000, num_proposals=1000), r"\(b k\) must be at most 100,000.*got 1,000,000"),
+        (lambda: RAP(num_proposals=10**6), r"num_proposals \(k\) must be at most 100,000"),
         (lambda: TreeOfThoughts(num_proposals=0), r"num_proposals \(k\) must be >= 1; got 0"),
         (lambda: TreeOfThoughts(value="vote"), "value must be one of partial, rollout; got 'vote'"),
         (lambda: TreeOfThoughts(step_marks=[]), "step_marks must be a list of texts"),

@@ -303,3 +303,6 @@ def test_number_of_rows_is_whole(size, tmp_path):
     read = getattr(problems.load_jsonl, "__wrapped__", problems.load_jsonl)
     with pytest.raises(ValueError, match="size must be a whole number >= 1"):
         read(str(tmp_path / "none.jsonl"), task="math500", size=size)
+    fetch = getattr(problems.load_hub, "__wrapped__", problems.load_hub)
+    with pytest.raises(ValueError, match="size must be a whole number >= 1"):
+        fetch("owner/data", task="math500", split="test", problem_field="q", answer_field="a", size=size)

@@ -15,7 +15,7 @@ from ..models.arguments import checked, checked_settings
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .markov_chain import check_weight
-from .sample_pool import check_counts
+from .sample_pool import check_responses
 from .tree import Node, first_step
 from .tree_search import ProblemTree, ScoringRequest, StepSettings, TreeSearch
 
@@ -89,7 +89,7 @@ class ParticleFilter:
         top_k: int = 0,
         max_new_tokens: int = 1024,
     ):
-        check_counts({"num_particles (N)": num_particles})
+        check_responses({"num_particles (N)": num_particles})
         check_weight(reward_weight)
         self.num_particles = num_particles
         self.reward_weight = reward_weight

@@ -6,7 +6,7 @@ from ..engine.sampling import Sampling
 from ..models.arguments import checked, checked_settings
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from .sample_pool import check_counts
+from .sample_pool import check_counts, check_responses
 from .tree import Node, backup, select
 from .tree_search import Draw, ProblemTree, ScoringRequest, StepSettings, TreeSearch
 
@@ -46,7 +46,8 @@ class RAP:
         top_k: int = 0,
         max_new_tokens: int = 1024,
     ):
-        check_counts({"num_simulations": num_simulations, "num_proposals (k)": num_proposals})
+        check_counts({"num_simulations": num_simulations})
+        check_responses({"num_proposals (k)": num_proposals})
         if exploration < 0:
             raise ValueError(f"exploration must be >= 0; got {exploration}. Use 0 to follow the best branch only.")
         self.num_simulations = num_simulations

@@ -19,6 +19,8 @@ from ..serving.rollouts import rollouts_of
 from ..tasks import grading
 from ..types import Problem, Solution
 
+MOST_RESPONSES = 100_000  # of one problem at once: the random numbers of 1,024 tokens each take 0.8 GB
+
 # (problem, samples, their rewards or None) -> for n = 1…N, the index of the one selected among the first n
 Selector = Callable[[Problem, Sequence[Rollout], Sequence[float | None]], list[int]]
 
@@ -58,6 +60,16 @@ def check_counts(counts: dict[str, int]) -> None:
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be >= 1; got {count}.")
+
+
+def check_responses(counts: dict[str, int]) -> None:
+    """Raise ValueError naming the first count of responses to one problem that is no whole number from 1 to 100,000."""
+    check_counts(counts)
+    for name, count in counts.items():
+        if count > MOST_RESPONSES:
+            raise ValueError(
+                f"{name} must be at most {MOST_RESPONSES:,}: all are held in memory at once; got {count:,}."
+            )
 
 
 def check_positive(values: dict[str, float | int]) -> None:
@@ -140,13 +152,14 @@ class SamplePool:
     """Settings of N independent samples per problem, and the search that all selecting baselines share.
 
     Args:
-        num_samples: N >= 1.
+        num_samples: N, 1 to 100,000.
         sampling: temperature and cuts.
         max_new_tokens: length limit of a response, >= 1.
     """
 
     def __init__(self, num_samples: int, sampling: Sampling, max_new_tokens: int):
-        check_counts({"num_samples (N)": num_samples, "max_new_tokens": max_new_tokens})
+        check_responses({"num_samples (N)": num_samples})
+        check_counts({"max_new_tokens": max_new_tokens})
         self.num_samples = num_samples
         self.sampling = sampling.check()
         self.max_new_tokens = max_new_tokens

@@ -17,7 +17,7 @@ from ..engine.trajectory import SampleLog, seconds_share
 from ..models.arguments import checked, checked_settings
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from .sample_pool import KeyedSampler, check_counts
+from .sample_pool import KeyedSampler, check_counts, check_responses
 
 CRITIQUE = """Two answers were given to one question. A grader preferred the first of them.
 
@@ -95,9 +95,9 @@ class TPO:
     ):
         if num_samples < 2:
             raise ValueError(f"num_samples must be >= 2, a best and a worst response; got {num_samples}.")
+        check_responses({"num_samples": num_samples})
         check_counts(
             {
-                "num_samples": num_samples,
                 "num_iterations": num_iterations,
                 "max_critique_tokens": max_critique_tokens,
                 "max_new_tokens": max_new_tokens,

@@ -6,7 +6,7 @@ from ..engine.sampling import Sampling
 from ..models.arguments import checked, checked_settings
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
-from .sample_pool import check_counts
+from .sample_pool import check_responses
 from .tree import Node, beam
 from .tree_search import ProblemTree, ScoringRequest, StepSettings, TreeSearch
 
@@ -47,7 +47,8 @@ class TreeOfThoughts:
         top_k: int = 0,
         max_new_tokens: int = 1024,
     ):
-        check_counts({"breadth (b)": breadth, "num_proposals (k)": num_proposals})
+        check_responses({"breadth (b)": breadth, "num_proposals (k)": num_proposals})
+        check_responses({"breadth times num_proposals (b k)": breadth * num_proposals})
         if value not in VALUES:
             raise ValueError(f"value must be one of {', '.join(VALUES)}; got {value!r}.")
         self.breadth = breadth

@@ -142,10 +142,7 @@ def load_jsonl(path: str, *, task: str, size: int | None = None, suffix: str = "
     Raises:
         ValueError: missing, unreadable or empty file, or a malformed row; the message names file, line and remedy.
     """
-    if size is not None and (not _is_count(size) or size < 1):
-        raise ValueError(f"size must be a whole number >= 1, or None for all problems; got {size!r}.")
-    if not isinstance(suffix, str):
-        raise TypeError(f"suffix must be text; got {suffix!r}. Leave it out for none.")
+    _check_choices(size, suffix)
     problems: list[Problem] = []
     lines: dict[str, int] = {}  # id -> line
     for number, line in enumerate(_lines(path, task), start=1):
@@ -165,6 +162,13 @@ def load_jsonl(path: str, *, task: str, size: int | None = None, suffix: str = "
             "Write one JSON object per line."
         )
     return take(problems, size, path)
+
+
+def _check_choices(size: object, suffix: object) -> None:
+    if size is not None and not (_is_count(size) and size >= 1):
+        raise ValueError(f"size must be a whole number >= 1, or None for all problems; got {size!r}.")
+    if not isinstance(suffix, str):
+        raise TypeError(f"suffix must be text; got {suffix!r}. Leave it out for none.")
 
 
 def _is_count(value: object) -> bool:
@@ -218,6 +222,7 @@ def load_hub(
     """
     from datasets import load_dataset
 
+    _check_choices(size, suffix)
     rows = load_dataset(repository, config, split=split, revision=revision)
     columns = getattr(rows, "features", None) or {}
     types = {name: str(getattr(feature, "dtype", "")) for name, feature in columns.items()}
