@@ -306,7 +306,8 @@ class Silent:
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.connections: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.thread.start()
 
     def _accept(self) -> None:
         while True:
@@ -315,13 +316,18 @@ class Silent:
             except OSError:  # closed
                 return
 
+    def close(self) -> None:
+        self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which may still accept one
+        self.thread.join()
+        for connection in (self.socket, *self.connections):
+            connection.close()
+
 
 @pytest.fixture
 def silent() -> Iterator[Silent]:
     silent = Silent()
     yield silent
-    for connection in (silent.socket, *silent.connections):
-        connection.close()
+    silent.close()
 
 
 @pytest.mark.slow

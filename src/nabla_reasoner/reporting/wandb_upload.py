@@ -45,7 +45,8 @@ def check_server(address: str) -> None:
 def _answers(address: str) -> bool:
     try:
         urllib.request.urlopen(address, timeout=ANSWER_SECONDS).close()
-    except urllib.error.HTTPError:
+    except urllib.error.HTTPError as answer:
+        answer.close()
         return True
     except (OSError, ValueError, http.client.HTTPException):  # ValueError: no address of a web server
         return False
