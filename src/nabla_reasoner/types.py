@@ -14,6 +14,7 @@ THINK_MARKS = (  # beginning and end of a think block, as families of models wri
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),
     ("<reasoning>", "</reasoning>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),  # of gpt-oss
 )
 COMMIT = "[0-9a-f]{40}"  # pattern of a revision of a model or data set on the hub, in full
 

@@ -1,5 +1,6 @@
 """Decoding with the reward model at every token: against plain passes of Hugging Face's models, one step at a time."""
 
+import copy
 import functools
 import shutil
 import tempfile
@@ -290,6 +291,25 @@ def test_judge_finishes_with_its_own_end_token():
         assert solution.reward == pytest.approx(expected, abs=1e-9)
     assert set(ended) == {True, False}
     assert policy.eos_ids == [0]
+
+
+def test_judge_whose_end_token_the_policy_lacks_ends_with_one_of_the_policy():
+    policy, judge = toys.policy(), toys.reward("likelihood")
+    tokenizer, model = copy.deepcopy(judge.tokenizer), copy.deepcopy(judge.model)
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>"})
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", "<|im_end|>")
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    end, matrix = tokenizer.eos_token_id, model.get_output_embeddings().weight
+    head = torch.nn.Linear(matrix.shape[1], matrix.shape[0], dtype=torch.float64).requires_grad_(False)
+    head.weight.copy_(matrix)
+    head.bias.zero_()[end] = 12.0
+    model.set_output_embeddings(head)
+    model.generation_config.eos_token_id = end
+    reward = RewardModel(model, tokenizer, "judge", "likelihood")
+    assert reward.eos_ids[0] == end >= policy.vocab_size
+    for solution in JudgeGreedy(max_new_tokens=LIMIT).solve(PROBLEMS, policy, reward):
+        assert solution.token_ids == policy.eos_ids[:1]
+        assert solution.search["finished"]
 
 
 def test_judge_writes_tokens_of_policy_only():

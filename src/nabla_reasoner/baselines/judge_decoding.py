@@ -55,8 +55,7 @@ class JudgeGreedy:
         begin = time.perf_counter()
         check_reward_kind("judge_greedy", ["likelihood"], reward.kind, reward.name)
         reward = reward.for_policy(policy)
-        judge = copy.copy(reward.strong)
-        judge.vocab_size = min(judge.vocab_size, policy.vocab_size)  # a response is in the policy's tokens
+        judge = _in_policy_tokens(reward, policy)
         prompts = prompts_within_context(problems, judge, self.max_new_tokens)
         prompts_within_context(problems, reward, self.max_new_tokens)  # its score reads the closing tokens too
         noise = [keyed_uniforms(seed, problem.id, repeat, "rollout 0", self.max_new_tokens) for problem in problems]
@@ -154,14 +153,25 @@ class LogitMixture:
         return solutions(problems, policy, reward, responses, costs)
 
 
+def _in_policy_tokens(reward: RewardModel, policy: Policy) -> Policy:
+    """Return the judge as a model that draws the policy's tokens only; it may end its turn with one of the policy's."""
+    judge = copy.copy(reward.strong)
+    judge.vocab_size = min(judge.vocab_size, policy.vocab_size)
+    if judge.eos_ids[0] >= policy.vocab_size:
+        whole = reward.strong.logits
+        judge.logits = lambda hidden: _with_policy_ends(whole(hidden), policy, reward)
+        judge.eos_ids = policy.eos_ids
+    return judge
+
+
 def _with_policy_ends(
-    logits: Float[Tensor, "rows judge_vocab"], policy: Policy, reward: RewardModel
-) -> Float[Tensor, "rows vocab"]:
+    logits: Float[Tensor, "*rows judge_vocab"], policy: Policy, reward: RewardModel
+) -> Float[Tensor, "*rows vocab"]:
     """Return a judge's logits of the policy's tokens; each end token of the policy has that of the judge's own."""
-    known = logits[:, : policy.vocab_size]
+    known = logits[..., : policy.vocab_size]
     replaced = [token for token in policy.eos_ids if token in reward.replaced_ends and token < policy.vocab_size]
     if not replaced:
         return known
     known = known.clone()
-    known[:, replaced] = logits[:, reward.eos_ids[:1]]
+    known[..., replaced] = logits[..., reward.eos_ids[:1]]
     return known

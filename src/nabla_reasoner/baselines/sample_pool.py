@@ -125,7 +125,7 @@ def vote(problem: Problem, policy: Policy, rollouts: Sequence[Rollout], log_weig
         log_weights: logarithms of the samples' weights.
     """
     answers = [
-        grading.extract_answer(policy.decode(rollout.token_ids), problem.task, finished=rollout.finished)
+        grading.extract_answer(policy.response_text(rollout.token_ids), problem.task, finished=rollout.finished)
         for rollout in rollouts
     ]
     groups: list[list[int]] = []

@@ -245,7 +245,7 @@ def to_solution(state: DecodingState, policy: Policy) -> Solution:
     )
     return Solution(
         problem_id=state.problem.id,
-        response=policy.decode(state.tokens),
+        response=policy.response_text(state.tokens),
         token_ids=state.tokens,
         reward=state.reward,
         cost=state.trajectory.total_cost(policy),

@@ -36,7 +36,7 @@ class Trajectory:
                 "model_calls": self.spent.model_calls,
                 "flops": self.spent.flops,
                 "seconds": self.spent.seconds,
-                "response": policy.decode(token_ids),
+                "response": policy.response_text(token_ids),
                 "finished": is_finished(policy, token_ids),
             }
         )
@@ -126,7 +126,7 @@ class SampleLog:
         )
         return Solution(
             problem_id=problem.id,
-            response=policy.decode(token_ids),
+            response=policy.response_text(token_ids),
             token_ids=token_ids,
             reward=reward,
             cost=self.trajectory.total_cost(policy),
@@ -136,7 +136,7 @@ class SampleLog:
                 "trajectory": self.trajectory.entries,
                 "samples": [
                     {
-                        "response": policy.decode(sample.token_ids),
+                        "response": policy.response_text(sample.token_ids),
                         "finished": is_finished(policy, sample.token_ids),
                         "reward": sample.reward,
                     }

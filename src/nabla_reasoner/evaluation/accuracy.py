@@ -26,7 +26,7 @@ def sample_responses(
 def grades(policy: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Grade]:
     """Grade one response per problem; a response that was cut off counts only if it states its answer completely."""
     return [
-        grading.grade(problem, policy.decode(rollout.token_ids), rollout.finished)
+        grading.grade(problem, policy.response_text(rollout.token_ids), rollout.finished)
         for problem, rollout in zip(problems, rollouts, strict=True)
     ]
 

@@ -155,7 +155,7 @@ def early_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                 accepted = visit.proposal is not None and run.responses[visit.proposal].accepted
                 if visit.response or not accepted or visit.position >= EARLY * len(first.tokens):
                     continue
-                texts = [policy.decode(tokens) for tokens in (first.tokens, run.solution.token_ids)]
+                texts = [policy.response_text(tokens) for tokens in (first.tokens, run.solution.token_ids)]
                 right = [grading.grade(run.problem, text, True).correct for text in texts]
                 policy_token, dto_token, without_reward = draws(
                     settings, policy, reward, run.problem, first.tokens, visit.position, seed

@@ -144,6 +144,13 @@ def keeps_thinking(tokenizer: transformers.PreTrainedTokenizerBase) -> bool:
     return True
 
 
+def open_block(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
+    """Return the beginning of a think block with which prompts end, e.g. DeepSeek-R1's; "" if they open none."""
+    prompt = chat_text(tokenizer, [{"role": "user", "content": QUESTIONS[0]}], add_generation_prompt=True)
+    begin = next((begin for begin, _ in THINK_MARKS if prompt.rstrip().endswith(begin)), None)
+    return "" if begin is None else prompt[prompt.rindex(begin) :]
+
+
 def closes_thinking(text: str) -> bool:
     """Return whether a text holds the end of a think block."""
     return any(end in text for _, end in THINK_MARKS)
@@ -153,6 +160,13 @@ def _known_marks(tokenizer: transformers.PreTrainedTokenizerBase) -> list[tuple[
     """Return the marks of think blocks that a template treats in some way; one that names none keeps all."""
     template = tokenizer.get_chat_template()
     return [marks for marks in THINK_MARKS if any(mark in template for mark in marks)]
+
+
+def think_tokens(tokenizer: transformers.PreTrainedTokenizerBase) -> set[int]:
+    """Return the ids of special tokens that are marks of think blocks, or parts of such marks."""
+    added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    marks = [mark for pair in THINK_MARKS for mark in pair]
+    return {index for index, text in added.items() if text.strip() and any(text.strip() in mark for mark in marks)}
 
 
 def special_ids(tokenizer: transformers.PreTrainedTokenizerBase) -> set[int]:

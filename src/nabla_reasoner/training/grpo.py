@@ -174,7 +174,7 @@ class GroupRelativeTraining(PolicyTraining):
         extra_reads = (self.sampling.updates_per_batch > 1) + (self.sampling.kl_weight > 0)
         self.count_flops(text_lengths(blocks), reads=extra_reads)
         self.samples = [
-            [problem.question, self.policy.decode(rollout.token_ids), float(reward)]
+            [problem.question, self.policy.response_text(rollout.token_ids), float(reward)]
             for problem, rollout, reward in zip(repeated[:SHOWN], rollouts, rewards.flatten().tolist(), strict=False)
         ]
         self.log("train/reward", rewards.nanmean(), prog_bar=True)

@@ -130,7 +130,7 @@ def sampled_responses(config: DictConfig, data: Splits, tokenizer: PreTrainedTok
             for problem, rollout in zip(questions, rollouts, strict=True):
                 if rollout.finished:
                     response = rollout.token_ids
-                    correct = grading.grade(problem, policy.decode(response)).correct
+                    correct = grading.grade(problem, policy.response_text(response)).correct
                     solution = solution_ids(tokenizer, problem, tokenizer.eos_token_id)
                     labels = response_labels(response, solution, correct)
                     examples[task].append(chat_example(tokenizer, problem, response, labels))

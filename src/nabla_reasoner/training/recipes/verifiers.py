@@ -148,7 +148,7 @@ def process_labels(
     for i, cut in cuts:
         labels[i][cut] = 0.0
     for (i, cut, _), begin, completion in zip(runs, begins, completions, strict=True):
-        text = policy.decode(begin + completion.token_ids)
+        text = policy.response_text(begin + completion.token_ids)
         labels[i][cut] += grading.grade(questions[i], text, completion.finished).correct / recipe.completions
     for row, verdict in zip(labels, verdicts, strict=True):
         row[-1] = float(verdict)
