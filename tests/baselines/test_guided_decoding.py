@@ -385,6 +385,26 @@ def test_weight_whose_mixture_overflows_fails_by_name():
 
 
 @pytest.mark.parametrize(
+    ("kind", "scorer", "weight"),
+    [("likelihood", "exact", 1e300), ("classifier", "exact", 1.7e308), ("classifier", "gradient", 1.7e308)],
+)
+def test_weight_whose_scores_overflow_fails_by_name(kind, scorer, weight):
+    """Every candidate would have the score -inf, so that the greedy tokens would be the answer."""
+    method = GuidedDecoding(reward_weight=weight, scorer=scorer, confidence_threshold=1.0, max_new_tokens=LIMIT)
+    with pytest.raises(NonFiniteError, match=r"scores with reward_weight=1.*e\+3.* must be finite.* Lower it"):
+        method.solve(PROBLEMS, toys.policy(dtype="float32"), toys.reward(kind, dtype="float32"))
+
+
+def test_score_predicted_by_a_slope_that_is_not_finite_fails_by_name():
+    reward = toys.reward("classifier")
+    with torch.no_grad():
+        reward.model.score.weight[0, 0] = torch.inf
+    method = GuidedDecoding(scorer="gradient", confidence_threshold=1.0, max_new_tokens=LIMIT)
+    with pytest.raises(NonFiniteError, match="the score of .* at a candidate after .* tokens must be finite"):
+        method.solve(PROBLEMS, toys.policy(), reward)
+
+
+@pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: GuidedDecoding(reward_weight=-1), r"reward_weight \(w\) must be >= 0; got -1"),

@@ -17,6 +17,7 @@ from nabla_reasoner.baselines.mh_resampling import MHResampling
 from nabla_reasoner.baselines.particle_filter import ParticleFilter, systematic
 from nabla_reasoner.baselines.tree_search import TreeSearch
 from nabla_reasoner.engine import scoring
+from nabla_reasoner.engine.numerics import NonFiniteError
 from nabla_reasoner.ppo import exact_distributions, markov_chains
 from nabla_reasoner.types import Problem
 
@@ -154,6 +155,13 @@ def test_many_particles_approach_target():
     target, frequencies = enumerated.target(BETA), enumerated.frequencies([node.tokens for node in final.nodes])
     assert total_variation(frequencies, target) < 2 * sampling_floor(target, 400)  # resampling adds noise
     assert total_variation(enumerated.log_policy.exp(), target) > 4 * sampling_floor(target, 400)
+
+
+def test_weight_whose_particles_overflow_fails_by_name():
+    """Their weights would be NaN."""
+    method = ParticleFilter(num_particles=4, reward_weight=1e308, step_marks=MARKS, max_new_tokens=LIMIT)
+    with pytest.raises(NonFiniteError, match=r"log-weights with reward_weight=1e\+308 must be finite.* Lower it"):
+        method.solve(PROBLEMS[:2], toys.policy(), toys.reward())
 
 
 def test_systematic_draws_each_index_in_proportion():

@@ -10,6 +10,7 @@ import toys
 from nabla_reasoner.baselines.repeated_sampling import BestOfN
 from nabla_reasoner.decoding import rollouts, trace
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
+from nabla_reasoner.decoding.observer import DecodingObserver, check_observer
 from nabla_reasoner.decoding.settings import NablaSettings
 from nabla_reasoner.types import Problem
 
@@ -264,6 +265,14 @@ def test_setting_out_of_range_raises(setting, message):
 def test_unknown_keyword_raises_and_lists_settings():
     with pytest.raises(TypeError, match=r"unknown setting max_rollout; valid settings are max_rollouts, .*step_size"):
         NablaReasoner(max_rollout=4)
+
+
+def test_observer_of_another_class_is_refused():
+    for observer in (print, DecodingObserver):
+        with pytest.raises(TypeError, match="observer must be a DecodingObserver; got <.* Derive its class"):
+            check_observer(observer)
+    for observer in (None, DecodingObserver()):
+        check_observer(observer)
 
 
 def test_signature_lists_keywords_with_defaults():

@@ -80,6 +80,19 @@ def test_results_are_independent_of_batch():
         torch.testing.assert_close(alone.logits, expected.logits, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["classifier", "likelihood"])
+@pytest.mark.parametrize("reward_form", ["outcome", "prefix"])
+def test_costs_are_independent_of_batch(reward_form, kind):
+    """A rollout of one token is read like the prompt; a longer one beside it is not."""
+    policy, reward, chat = toys.policy(), toys.reward(kind), toys.chat("1+1")
+    cases = {"prompts": [chat, chat], "prefix_ids": [[], []], "rollout_ids": [[7], [7, 8, 9]]}
+    settings = {"reward_form": reward_form, "update": "all", "gradient_caching": False, "num_iterations": 4}
+    together = run(policy, reward, cases, **settings)
+    for index, expected in enumerate(together):
+        alone = run(policy, reward, {name: [values[index]] for name, values in cases.items()}, **settings)[0]
+        assert alone.cost == expected.cost
+
+
 def test_first_update_moves_one_row_from_policy_logits():
     policy, reward = toys.policy(), toys.reward()
     still = run(policy, reward, num_iterations=1, step_size=1e-12)

@@ -132,5 +132,8 @@ def test_negative_weight_and_empty_rollout_raise():
         objective.gradient_terms(policy, reward, [toys.chat("a")], [[]], [[5]], reward_weight=-1.0)
     with pytest.raises(ValueError, match="reward_form must be one of outcome, process, prefix; got 'x'"):
         objective.gradient_terms(policy, reward, [toys.chat("a")], [[]], [[5]], reward_form="x")
+    for value in ("1", None, True):
+        with pytest.raises(ValueError, match=rf"reward_weight \(λ\) must be a number; got {value!r}"):
+            objective.check_weights(value, 1.0)
     with pytest.raises(ValueError, match="at least one token"):
         objective.make_sequence(policy, reward, toys.chat("a"), [], [])

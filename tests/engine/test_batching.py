@@ -4,9 +4,13 @@ import pytest
 import torch
 import toys
 
+from nabla_reasoner.baselines.discrete_langevin import DiscreteLangevin
+from nabla_reasoner.cost import Cost
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.dto import likelihood_passes
 from nabla_reasoner.engine import batching, continuous_batching
+from nabla_reasoner.engine.prefix_rewards import PrefixRequest, prefix_rewards
+from nabla_reasoner.engine.sequences import ModelCaches
 from nabla_reasoner.models.language_models import BatchLimits
 from nabla_reasoner.types import Problem
 
@@ -97,3 +101,58 @@ def test_solve_short_of_memory_gives_same_answers(monkeypatch: pytest.MonkeyPatc
     assert [s.token_ids for s in short] == [tokens for tokens, _ in expected]
     for solution, (_, revisions) in zip(short, expected, strict=True):
         assert [r["accepted"] for r in solution.search["revisions"]] == [r["accepted"] for r in revisions]
+
+
+def short_of_memory_once(model, fail_at: int):
+    """Let the given forward pass of several texts, counted from 1, fail as if memory were too small."""
+    module, passes = model.model.base_model, []
+    plain = module.forward
+
+    def forward(*arguments, **named):
+        passes.append(named["inputs_embeds"].shape[0] > 1)
+        if passes[-1] and sum(passes) == fail_at:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return plain(*arguments, **named)
+
+    module.forward = forward
+
+
+@pytest.mark.parametrize("fail_at", [1, 2])
+@pytest.mark.parametrize("kind", ["classifier", "likelihood"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        NablaReasoner(grad_threshold=0.0, max_new_tokens=6, step_size=0.3, num_iterations=3),
+        DiscreteLangevin(num_steps=1, max_new_tokens=6),
+    ],
+    ids=["NablaReasoner", "DiscreteLangevin"],
+)
+def test_cost_does_not_depend_on_a_pass_that_ran_out_of_memory(method, kind, fail_at):
+    problems = [Problem(f"toy/{i}", text, "1", "toy") for i, text in enumerate(toys.TEXTS[:2])]
+    expected = method.solve(problems, toys.policy(), toys.reward(kind))
+    reward = toys.reward(kind)
+    short_of_memory_once(reward, fail_at)
+    with pytest.warns(UserWarning, match="halved"):
+        short = method.solve(problems, toys.policy(), reward)
+    for actual, solution in zip(short, expected, strict=True):
+        assert actual.token_ids == solution.token_ids
+        for name in {*actual.cost._fields} - {"seconds", "peak_bytes"}:
+            assert getattr(actual.cost, name) == getattr(solution.cost, name), name
+
+
+@pytest.mark.parametrize("branching", [False, True])
+@pytest.mark.parametrize("kind", ["classifier", "likelihood"])
+def test_prefix_read_before_memory_ran_out_is_counted(kind, branching):
+    def costs(fail_at: int) -> list[Cost]:
+        reward = toys.reward(kind, reference=kind == "likelihood")
+        caches = ModelCaches.branching() if branching else ModelCaches(2)
+        prompts = [reward.prompt_ids(toys.chat(text)) for text in toys.TEXTS[:2]]
+        requests = [PrefixRequest(i, prompt, [9], [50, 60]) for i, prompt in enumerate(prompts)]
+        prefix_rewards(reward, requests, caches)
+        short_of_memory_once(reward.reference or reward, fail_at)
+        longer = [request._replace(prefix=[9, *range(40, 52)]) for request in requests]
+        return prefix_rewards(reward, longer, caches)[1]
+
+    expected = costs(0)
+    with pytest.warns(UserWarning, match="halved"):
+        assert costs(2 if kind == "classifier" else 1) == expected  # after the first pass over the prefix

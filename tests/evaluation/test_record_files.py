@@ -96,7 +96,6 @@ def test_equal_settings_share_names_and_are_paired(tmp_path: Path):
     [
         ({"reward.name": "classifier", "reward.weights": "2", "reward.path": "c"}, "reward=classifier"),
         ({"reward.weights": "2"}, "reward.weights=2"),
-        ({"split": "validation"}, "split=validation"),
         ({"task.settings.max_digits": 3}, "max_digits=3"),
         ({"task.sha256": "0" * 64}, "sha256=60e05bd1"),
         ({"task.suffix": "Think."}, "suffix=Think."),
@@ -174,7 +173,7 @@ def test_trained_policy_of_another_split_fills_no_cell_of_its_base(tmp_path: Pat
     write(tmp_path, "nabla_reasoner")
     write(tmp_path, "greedy", changes={"policy.name": "tiny-base-grpo", "split": "validation"})
     experiment = outcomes.read_experiment(tmp_path)
-    row = {"policy": "tiny-base", "task": "products (split=test)", "method": "grpo", "seeds": [0]}
+    row = {"policy": "tiny-base", "task": "products", "method": "grpo", "seeds": [0]}
     assert outcomes.row_outcomes(experiment.records, row) == []
 
 
@@ -319,7 +318,7 @@ def test_rewards_of_other_splits_are_other_tasks_of_table2(tmp_path: Path):
         tabulated(tmp_path / reward)
     table2.combine(tmp_path, ["likelihood", "classifier"])
     rows = list(csv.DictReader((tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()))
-    assert [row["task"] for row in rows] == ["products (split=test)", "products (split=validation)"]
+    assert [row["task"] for row in rows] == ["products", "products (split=validation)"]
 
 
 def test_rewards_of_other_policies_under_one_name_are_other_policies_of_table2(tmp_path: Path):
@@ -488,13 +487,40 @@ def test_problems_that_are_no_test_problems_are_named_by_the_task_and_decide_no_
     assert name == "products (split=validation)"
     assert not stored_cells.is_test(name)
     write(folder, "greedy", seed=1)
-    assert {key.task for key in stored_cells.stored_cells(folder / "records")[0]} == {"products (split=test)", name}
+    assert {key.task for key in stored_cells.stored_cells(folder / "records")[0]} == {"products", name}
     rows = [{"policy": "a", "task": task, "difference": 1.0} for task in ("products", name)]
     pooled = [{"policy": policy, "task": task} for policy, task in (("a", "all"), ("a", name), ("b", "all"))]
     evidence = Evidence(comparisons=rows, ablations=pooled, checks=[{"name": "x"}]).of_test_problems()
     assert evidence.comparisons == rows[:1]
     assert evidence.ablations == [{"policy": "b", "task": "all"}]
     assert evidence.checks == [{"name": "x"}]
+
+
+def test_other_problems_of_other_settings_change_no_name_of_the_test_problems(tmp_path: Path):
+    """One validation cell took the test cells from the grid of the claims, and the ceiling from Figure 4."""
+    for method in ("best_of_n", "nabla_reasoner"):
+        write(tmp_path, method)
+    other = {"split": "validation", "reward.name": "classifier", "reward.weights": "2"}
+    write(tmp_path, "best_of_n", seed=1, changes=other)
+    rows, compared, text = tabulated(tmp_path)
+    assert {key[1:]: row["num_seeds"] for key, row in rows.items()} == {
+        ("products", "best_of_n"): "1",
+        ("products", "nabla_reasoner"): "1",
+        ("products (split=validation)", "best_of_n"): "1",
+    }
+    assert {row["task"] for row in compared} == {"products"}
+    assert "never compared" in text
+    write(tmp_path, "greedy", seed=1, changes={"split": "validation"})
+    names = {key.task for key in stored_cells.stored_cells(tmp_path / "records")[0]}
+    ends = ("reward=classifier", "reward=likelihood")
+    assert names == {"products", *(f"products ({end}) (split=validation)" for end in ends)}
+
+
+def test_unknown_settings_are_named_beside_validation_problems(tmp_path: Path):
+    write(tmp_path, "greedy").with_suffix(".settings.json").unlink()
+    write(tmp_path, "best_of_n", changes={"split": "validation"})
+    names = {key.task for key in stored_cells.stored_cells(tmp_path / "records")[0]}
+    assert names == {"products (settings unknown)", "products (split=validation)"}
 
 
 def test_seeds_of_different_numbers_of_problems_are_a_partial_row(tmp_path: Path):

@@ -1,12 +1,14 @@
 """Target `ablations`: settings, table, and comparison with the default, on random models."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import toy_runs
 import toys
+from safetensors.torch import load_file, save_file
 
 from nabla_reasoner.__main__ import WRONG, main
 from nabla_reasoner.config import build, compose, fingerprint
@@ -16,6 +18,7 @@ from nabla_reasoner.evaluation import statistics
 from nabla_reasoner.evaluation.records import read_records
 from nabla_reasoner.experiments import ablations as target
 from nabla_reasoner.experiments import right_token
+from nabla_reasoner.experiments.command import FAILED
 from nabla_reasoner.reporting import ablation_runs, ablations
 from nabla_reasoner.types import Problem
 
@@ -165,6 +168,39 @@ def test_positions_are_uncertain_and_updates_have_equal_kl():
     assert own["sharpen"]["minus_sharpen"] == 0
     after, before = (own["gradient"][name] for name in ("right_after", "right_before"))
     assert own["gradient"]["difference"] == pytest.approx(after - before)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["task.name=all"], "task.name must not be 'all', which names the rows over all tasks"),
+        (["num_problems=null"], "that the setting every_position takes; got 3. Write num_problems=3, the most"),
+        (["num_problems=50"], "must hold the 50 problems that the setting every_position takes; got 3."),
+    ],
+)
+def test_problem_files_are_checked_before_compute(tmp_path: Path, capsys, words: list[str], said: str):
+    lines = [f'{{"id": "{i}", "problem": "1+{i}?", "answer": "{i + 1}"}}\n' for i in range(3)]
+    (tmp_path / "three.jsonl").write_text("".join(lines), encoding="utf-8")
+    given = ["task=gsm8k", f"task.path={tmp_path / 'three.jsonl'}", "only=[every_position]", *words]
+    results = tmp_path / "results"
+    assert main(["ablations", "policy=tiny-base", f"results_dir={results}", *given]) == WRONG
+    assert said in capsys.readouterr().err
+    assert not results.exists()
+
+
+def test_no_figure_is_drawn_without_a_table(tmp_path: Path):
+    target.write_figure(tmp_path, "ablations", "./reproduce.sh ablations")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_cells_that_cannot_be_loaded_are_listed(tmp_path: Path, capsys):
+    folder = shutil.copytree(toys.model_folder("qwen2"), tmp_path / "broken")
+    (path,) = folder.glob("*.safetensors")
+    weights = {name: weight * float("nan") for name, weight in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
+    assert main([*command(tmp_path / "results", "only=[flip]"), f"policy.path={folder}"]) == FAILED
+    assert "not done: tiny-base products default seed 0" in capsys.readouterr().err
 
 
 def test_problem_without_worked_solution_is_refused():

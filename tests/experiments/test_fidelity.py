@@ -143,6 +143,26 @@ def test_given_reward_is_measured_once_per_policy_and_task():
     assert [fidelity.label(c.policy, typed, "policy") for c in cells] == ["tiny-base", "tiny-instruct"]
 
 
+def test_reward_in_the_current_folder_has_the_name_of_that_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "mine" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine")
+    (tmp_path / "linked").symlink_to(tmp_path / "mine")
+    reward = cell().reward
+    for path, name in ((".", "mine"), ("inner/..", "mine"), (f"{tmp_path}/linked", "linked"), ("owner/name", "name")):
+        typed = Command(find("fidelity"), (f"reward.path={path}",))
+        assert fidelity.label(reward.model_copy(update={"path": path}), typed, "reward") == name
+
+
+@pytest.mark.parametrize("words", [["policy.path=/models/all"], ["policy.name=all"], ["task.name=all"]])
+def test_name_of_the_rows_over_all_is_refused(tmp_path: Path, capsys, words: list[str]):
+    task = ["task=gsm8k", f"task.path={ROOT / 'README.md'}"] if "task" in words[0] else ["task=products"]
+    given = ["fidelity", "policy=tiny-base", "reward=classifier", *task, *words]
+    assert main([*given, f"results_dir={tmp_path / 'results'}"]) == 2
+    group = words[0].partition(".")[0]
+    assert f"a {group} must not be called 'all', which names the rows over all" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.slow
 def test_default_command_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Without any override; the rows are those that are kept, since measuring them takes minutes."""

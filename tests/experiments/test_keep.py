@@ -131,6 +131,25 @@ def test_rows_of_a_figure_of_another_scale_are_kept(tmp_path: Path):
     assert (tmp_path / "data" / "figure3_unseen.csv").read_text() == "a\n1\n"
 
 
+def test_rows_of_a_figure_without_the_scale_in_its_name_are_kept(tmp_path: Path):
+    folder = tmp_path / "unseen" / "figure1"
+    folder.mkdir(parents=True)
+    names = [name for name in find("figure1").writes if name.endswith(".csv")]
+    for name in names:
+        (folder / name).write_text("a\n1\n", encoding="utf-8")
+    kept = keep.keep_rows(tmp_path, tmp_path / "data", [find("figure1")], "unseen")
+    assert sorted(kept) == sorted(f"{Path(name).stem}_unseen" for name in names)
+
+
+@pytest.mark.parametrize("lost", ["curves.csv", "ppo.csv"])
+def test_run_without_a_promised_file_is_not_kept(tmp_path: Path, gallery: Path, lost: str, capsys):
+    ppo_run(tmp_path)
+    (tmp_path / "tiny" / "ppo" / lost).unlink()
+    assert finish("ppo", tmp_path, "keep=true") == FAILED
+    assert f"ppo/{lost} is not there: run ./reproduce.sh ppo again" in capsys.readouterr().out
+    assert not files(gallery)
+
+
 def test_report_keeps_the_rows_of_its_own_scale(tmp_path: Path, gallery: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(keep, "_cell_gaps", lambda target, results, scale: [] if scale == "unseen" else ["not run"])
     folder = tmp_path / "unseen" / "table1"
@@ -173,6 +192,8 @@ def two_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
         path = record_file(cell)
         append_records(path, [failed_record(Problem(f"p{i}", "q", "1", "products"), "x", **names) for i in range(3)])
         settings_path(path).write_text(json.dumps(fingerprint.fingerprint(cell)), encoding="utf-8")
+    for name in ("table.csv", "comparisons.csv"):
+        (tmp_path / "tiny" / "table1" / name).write_text("x\n", encoding="utf-8")
     return cells
 
 
@@ -281,7 +302,8 @@ def test_whole_benchmark_is_complete_with_all_its_problems(tmp_path: Path, monke
     settings_path(path).write_text(json.dumps(fingerprint.fingerprint(cell)), encoding="utf-8")
     assert re.search("is not complete", keep.gaps(find("table1"), tmp_path, "paper")[0])
     append_records(path, records[-1:])
-    assert keep.gaps(find("table1"), tmp_path, "paper") == []
+    (gap,) = keep.gaps(find("table1"), tmp_path, "paper")
+    assert "table.csv is not there" in gap, "the records are complete"
 
 
 def test_targets_that_read_need_complete_sources(tmp_path: Path, gallery: Path, two_cells: list[Cell], capsys):

@@ -258,6 +258,31 @@ def test_links_stand_in_every_format():
     assert html_report.markdown(links) == "Pages:\n\n- a < b"
 
 
+@pytest.mark.parametrize("beside", [("right_token", "row_movement"), ()])
+def test_ablations_show_their_table_and_what_was_measured_beside_it(results: Path, beside: tuple[str, ...]):
+    folder = results / "tiny/ablations"
+    folder.mkdir()
+    for name in ("table", *beside):
+        (folder / f"{name}.md").write_text(f"| {name} of this run |\n", encoding="utf-8")
+    found = report.gather(results, "tiny")
+    made = list(report_sections._results(found, "ablations"))
+    text = "".join(block.text for block in made if isinstance(block, html_report.Markdown))
+    assert "| table of this run |" in text
+    assert "Not run" not in text
+    for name, heading in (("right_token", "Right token"), ("row_movement", "Row movement")):
+        assert (f"## {heading}\n\n| {name} of this run |" in text) == (name in beside)
+
+
+def test_figure_of_another_scale_is_shown(results: Path):
+    (results / "unseen/figure1").mkdir(parents=True)
+    shutil.copytree(results / "tiny/table1", results / "unseen/table1")
+    for kind in ("png", "md"):
+        shutil.copyfile(ROOT / f"figures/figure1.{kind}", results / f"unseen/figure1/figure1.{kind}")
+    found = report.gather(results, "unseen")
+    assert "figure1" in found.figures
+    assert found.texts["figure1"].startswith("# figure1.png")
+
+
 def test_figures_of_one_target_stand_together(results: Path):
     shutil.copyfile(ROOT / "figures/figure4_flops.png", results / "tiny/figure4/figure4_flops.png")
     found = report.gather(results, "tiny")

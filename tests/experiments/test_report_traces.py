@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 from nabla_reasoner.__main__ import main
+from nabla_reasoner.config import build
+from nabla_reasoner.config.compose import compose_cells
+from nabla_reasoner.evaluation.cell_records import record_file, write_settings
+from nabla_reasoner.evaluation.records import append_records, failed_record
 from nabla_reasoner.experiments import report_traces
 from nabla_reasoner.experiments.report_traces import Case, cases
 
@@ -86,6 +90,21 @@ def test_an_error_is_one_line_and_old_pages_are_gone(tmp_path: Path, monkeypatch
     assert report_traces.write_pages(tmp_path, "tiny", tmp_path) == []
     assert capsys.readouterr().err == "note: the report has no pages step by step; RuntimeError: no memory\n"
     assert not old.parent.exists()
+
+
+def test_records_of_more_problems_than_the_default_are_read(tmp_path: Path):
+    words = ["experiment=table1", "policy=tiny-base", "task=products", "method=greedy", f"results_dir={tmp_path}"]
+    larger, default = (compose_cells([*words, "seed=0", f"num_problems={count}"])[0] for count in (3, 2))
+    names = [problem.id for problem in build.build_problems(larger)]
+    made = [
+        failed_record(problem, "x", policy="tiny-base", method="greedy", seed=0, repeat=0)
+        for problem in build.build_problems(larger)
+    ]
+    append_records(record_file(larger), made)
+    write_settings(larger)
+    assert list(report_traces._records(default, names[:2])) == names[:2]
+    with pytest.raises(ValueError, match="other settings"):
+        report_traces._records(default.changed(num_problems=2, dtype="bfloat16"), names[:2])
 
 
 @pytest.mark.slow

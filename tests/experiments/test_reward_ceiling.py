@@ -1,13 +1,15 @@
 """Beam search of the reward model, against all one-token responses, worked solutions, and other batches."""
 
+import json
 from pathlib import Path
 
 import pytest
 import toys
 
 from nabla_reasoner.__main__ import main
-from nabla_reasoner.config import build, compose
+from nabla_reasoner.config import build, compose, fingerprint
 from nabla_reasoner.engine import scoring
+from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
 from nabla_reasoner.experiments import reward_ceiling
 from nabla_reasoner.tasks import worked_solutions
 from nabla_reasoner.types import Problem
@@ -53,7 +55,7 @@ def test_search_has_the_length_limit_of_the_records_and_is_repeated_for_another(
     for limit in (2, 3):
         words = [*narrow, "threads=1", "wandb=disabled", f"max_new_tokens={limit}", "overwrite=true"]
         assert main(["table1", *words, f"results_dir={tmp_path}"]) == 0
-        (row,) = reward_ceiling.rows(tmp_path / "tiny", "tiny")["products"].values()
+        (row,) = reward_ceiling.search(tmp_path / "tiny", "tiny").rows["products"].values()
         assert row["max_new_tokens"] == limit
         assert not row["correct"], "two or three tokens do not hold a product's steps"
 
@@ -70,6 +72,57 @@ def test_search_is_repeated_for_other_questions_of_the_same_ids(tmp_path: Path):
     for row, problem in zip(second.values(), build.build_problems(easier), strict=True):
         assert row["question"] == problem.question != first[problem.id]["question"]
     assert again == second
+
+
+def write_cell(results: Path, method: str, changes: dict[str, object], task: str = "gsm8k") -> None:
+    """Write one record of tiny-base with the settings of a default run, some of them changed."""
+    (cell,) = compose.compose_cells(
+        ["policy=tiny-base", f"task={task}", "reward=likelihood", f"method={method}", "max_new_tokens=24"]
+    )
+    names = {"policy": "tiny-base", "method": method, "seed": 0, "repeat": 0}
+    path = record_path(results / "table1" / "records", "tiny-base", task, method, 0)
+    append_records(path, [failed_record(Problem("p0", "q", "1", task), "ValueError: no", **names)])
+    settings = json.loads(json.dumps(fingerprint.fingerprint(cell))) | changes
+    path.with_suffix(".settings.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"num_problems": None}, None),
+        ({"split": "validation"}, "these records are not of test problems"),
+        ({"reward": {"name": "classifier", "kind": "classifier"}}, reward_ceiling.UNSUITABLE),
+        ({"reward": {"name": "mine", "kind": "likelihood"}}, "no file in configs/ describes reward mine"),
+        ({"task": {}}, "these records were made with other settings of the task than its present ones"),
+        ({"num_problems": -3}, "num_problems must be"),
+        ({"method": {}}, "the settings of these records are unknown"),
+    ],
+)
+def test_records_are_searched_or_the_reason_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], reason: str | None
+):
+    monkeypatch.setattr(reward_ceiling, "_stored", lambda path, weights, cell: {"p0": {"asked": cell.num_problems}})
+    write_cell(tmp_path, "greedy", changes)
+    found, reasons = reward_ceiling.search(tmp_path, "tiny")
+    if reason is None:
+        (task,) = found.values()
+        assert task["p0"]["asked"] == changes.get("num_problems", task["p0"]["asked"])
+        assert not reasons
+        return
+    assert not found
+    ((name, said),) = reasons.items()
+    assert name.startswith("gsm8k")
+    assert said.startswith(reason)
+
+
+def test_a_validation_cell_leaves_the_ceiling_of_the_test_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reward_ceiling, "_stored", lambda path, weights, cell: {"p0": {}})
+    write_cell(tmp_path, "best_of_n", {})
+    write_cell(tmp_path, "greedy", {"split": "validation"})
+    found, reasons = reward_ceiling.search(tmp_path, "tiny")
+    assert list(found) == ["gsm8k"]
+    assert reasons == {"gsm8k (split=validation)": "these records are not of test problems"}
 
 
 def test_more_beams_raise_reward_and_classifier_is_refused():

@@ -36,19 +36,30 @@ SPENT = Cost(
 )
 
 
-def write(results: Path, method: str, searches, *, folder="table1/records", costs=None, failed=0, **method_settings):
+def write(
+    results: Path,
+    method: str,
+    searches,
+    *,
+    folder="table1/records",
+    costs=None,
+    failed=0,
+    task="chain_sum",
+    seed=0,
+    **method_settings,
+):
     """Write records of problems p0, p1, …; each is correct if the last step of its trajectory is."""
     records = []
     for index in range(len(searches) + failed):
-        problem = Problem(f"p{index}", "q", "1", "chain_sum")
-        record = failed_record(problem, "ValueError: no", policy="tiny-base", method=method, seed=0, repeat=0)
+        problem = Problem(f"p{index}", "q", "1", task)
+        record = failed_record(problem, "ValueError: no", policy="tiny-base", method=method, seed=seed, repeat=0)
         if index < len(searches):
             search = searches[index]
             right = bool(search.get("trajectory") and search["trajectory"][-1]["correct"])
             spent = (costs[index] if costs else SPENT)._asdict()
             record |= {"correct": right, "status": "ok", "error": None, "cost": spent, "search": search}
         records.append(record)
-    path = record_path(results / folder, "tiny-base", "chain_sum", method, 0)
+    path = record_path(results / folder, "tiny-base", task, method, seed)
     append_records(path, records)
     path.with_suffix(".settings.json").write_text(json.dumps({"method": method_settings}), encoding="utf-8")
 
@@ -163,6 +174,40 @@ def test_table_5_says_its_n_and_settings_that_are_not_the_defaults(tmp_path: Pat
     for path in tmp_path.rglob("*best_of_n*.settings.json"):
         path.write_text(json.dumps({"method": {"num_samples": 8}}), encoding="utf-8")
     assert "other than the defaults" not in table5.table5(tmp_path, "tiny", "command")["table.md"]
+
+
+def test_table_5_needs_no_defaults_of_a_task_without_any(tmp_path: Path):
+    """At this scale the task has no limit of tokens, and a setting on the command line made the records."""
+    for method in ("best_of_n", "nabla_reasoner"):
+        write(tmp_path, method, [{}, {}], task="basic_arithmetic", max_new_tokens=24)
+    text = table5.table5(tmp_path, "small", "command")["table.md"]
+    assert "basic_arithmetic" in text
+    assert "other than the defaults" not in text
+
+
+def test_table_5_without_a_common_seed_says_so(tmp_path: Path):
+    write(tmp_path, "best_of_n", [{}])
+    write(tmp_path, "nabla_reasoner", [{}], seed=1)
+    with pytest.raises(
+        ValueError, match=r"no such problem and seed of best_of_n \(seeds 0\) and nabla_reasoner \(seeds 1\)"
+    ):
+        table5.table_rows(tmp_path)
+
+
+def test_older_records_without_some_costs_are_read(tmp_path: Path):
+    for method in ("best_of_n", "nabla_reasoner"):
+        write(tmp_path, method, [{}, {}])
+    for path in tmp_path.rglob("*.jsonl"):
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for record in records:
+            for name in ("gradient_flops", "gradient_calls", "gradient_evaluations", "peak_bytes"):
+                del record["cost"][name]
+        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    rows = {row["quantity"]: row for row in table5.table_rows(tmp_path)}
+    assert rows["flops"]["ratio"] == 1
+    assert (rows["peak_bytes"]["best_of_n"], rows["peak_bytes"]["nabla_reasoner"]) == (None, None)
+    _, own = figure3.cost_rows(read_table1(tmp_path).records)
+    assert (own["model_calls"], own["gradients"], own["gradient_flops"]) == (120, 0, 0)
 
 
 @pytest.mark.parametrize("file", ["table.csv", "comparisons.csv", "table.md"])
@@ -289,11 +334,11 @@ def test_curve_has_accuracy_and_cost_at_every_budget(tmp_path: Path):
 
 
 def test_caption_compares_with_smallest_pool_costing_no_less(tmp_path: Path):
-    assert "+50.0 at equal model calls (N = 3)" in figure4.caption(make_curves(tmp_path), "c")
+    assert "+50.0 at equal model calls (N = 3)" in figure4.caption(make_curves(tmp_path), "c", {})
 
 
 def test_caption_has_the_end_of_every_curve_and_its_ceiling(tmp_path: Path):
-    text = figure4.caption(make_curves(tmp_path), "c")
+    text = figure4.caption(make_curves(tmp_path), "c", {})
     assert "| accuracy at the end, % (N) | greedy | Best-of-N | ∇-Reasoner | any of N |" in text
     assert "| tiny-base, chain_sum | 50.0 (1) | 0.0 (4) | 50.0 (3) | 100.0 (4) |" in text
 
@@ -328,8 +373,21 @@ def test_ceiling_uses_highest_known_reward(tmp_path: Path):
     assert set(drawn.get_ydata()) == {50}
     floor = next(line for line in panel.lines if line.get_color() == STYLES["greedy"].colour)
     assert set(floor.get_ydata()) == {50}
-    assert "50.0 (beam search" in figure4.caption(rows, "c")
-    assert "not searched" in figure4.caption(figure4.curve_rows(read_table1(tmp_path), {}), "c")
+    text = figure4.caption(rows, "c", {})
+    assert "50.0 (beam search" in text
+    assert "not searched" not in text
+
+
+def test_caption_says_why_the_highest_reward_was_not_searched_for(tmp_path: Path):
+    rows = make_curves(tmp_path)
+    said = "The response of highest reward was not searched for here: its settings are unknown.\n"
+    assert figure4.caption(rows, "c", {"chain_sum": "its settings are unknown"}).endswith(said)
+    assert "here: some of the problems were not searched.\n" in figure4.caption(rows, "c", {})
+    found = {problem: {"reward": 0.0, "correct": True} for problem in ("p0", "p1")}
+    rows = figure4.curve_rows(read_table1(tmp_path), {"chain_sum": found})
+    others = [{**row, "task": "products (split=validation)"} for row in rows if row["method"] == "greedy"]
+    text = figure4.caption([*rows, *others], "c", {"products (split=validation)": "no test problems"})
+    assert text.endswith("searched for everywhere: no test problems (tiny-base, products (split=validation)).\n")
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 import math
 import re
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -27,7 +29,9 @@ def test_ids_that_are_no_whole_numbers_are_refused(ids):
         arguments.checked_ids("rollout_ids", ids, toys.policy())
 
 
-@pytest.mark.parametrize("prompts", ["1+1?", ["1+1?"], toys.chat("1+1?"), [[{"role": "user", "content": 5}]], None])
+@pytest.mark.parametrize(
+    "prompts", ["1+1?", ["1+1?"], toys.chat("1+1?"), [[{"role": "user", "content": 5}]], None, iter([])]
+)
 def test_prompts_that_are_no_chats_are_refused_with_a_remedy(prompts):
     with pytest.raises(ValueError, match=r"must .* got .* Write \[\[{"):
         arguments.check_chats(prompts)
@@ -43,6 +47,9 @@ def test_prompts_that_are_no_chats_are_refused_with_a_remedy(prompts):
         (NablaReasoner, {"confidence_threshold": "0.9"}, "confidence_threshold must be a number"),
         (NablaReasoner, {"rollout_temperature": "1"}, "rollout_temperature must be a number; got '1'"),
         (BestOfN, {"temperature": "1"}, "temperature must be a number; got '1'"),
+        (BestOfN, {"temperature": Fraction(1, 2)}, "temperature must be an int or a float; got Fraction(1, 2)"),
+        (GuidedDecoding, {"reward_weight": Decimal(1)}, "reward_weight must be an int or a float; got Decimal('1')"),
+        (NablaReasoner, {"variant": ["fixed"]}, "variant must be one of fixed, release, paper; got ['fixed']"),
         (BestOfN, {"num_samples": True}, "num_samples must be a number; got True"),
         (SoftBestOfN, {"reward_temperature": "1"}, "reward_temperature must be a number"),
         (GuidedDecoding, {"reward_weight": "2"}, "reward_weight must be a number"),
@@ -98,6 +105,18 @@ def test_automatic_precision_is_refused():
 
 def test_numbers_of_numpy_are_taken():
     assert NablaReasoner(step_size=np.float64(0.3)).settings.dto.step_size == 0.3
+
+
+@pytest.mark.parametrize("entries", [None, 5, iter([]), torch.tensor(5)])
+def test_what_has_no_length_is_no_list_of_entries(entries):
+    with pytest.raises(ValueError, match="prefix_ids must be a list, one entry per sequence; got .* Pass a list"):
+        arguments.check_lengths(prompts=[], prefix_ids=entries)
+
+
+@pytest.mark.parametrize(("uniforms", "kind"), [([[0.5, 0.5]], "list"), (None, "NoneType")])
+def test_uniforms_that_are_no_array_are_refused(uniforms, kind):
+    with pytest.raises(ValueError, match=f"uniforms must hold an array per sequence; got {kind}. Draw them by"):
+        arguments.check_uniforms(uniforms, 1, toys.policy())
 
 
 def test_text_that_is_no_unicode_is_refused():

@@ -12,12 +12,14 @@ import pytest
 from nabla_reasoner.config.cell import Cell
 from nabla_reasoner.config.compose import compose_cells
 from nabla_reasoner.config.schema import choices
+from nabla_reasoner.evaluation import prediction
 from nabla_reasoner.planning import memory, text
 from nabla_reasoner.planning.cells import CellPlan, check_memory, limits_of, plan_cells, problem_count
 from nabla_reasoner.planning.expected_cost import Models, _step_seconds
 from nabla_reasoner.planning.machines import MACHINES, machine
 from nabla_reasoner.planning.model_sizes import load
 from nabla_reasoner.planning.work import Decoding
+from nabla_reasoner.types import Problem
 
 H100 = machine("H100-80GB")
 PAPER = ("experiment=table1", "scale=paper", "policy=qwen2.5-7b", "task=math500", "seed=0")
@@ -240,6 +242,17 @@ def test_reward_on_the_cpu_takes_the_cpus_time():
 
 def test_a_value_given_twice_counts_once():
     assert plan(*PAPER[:-1], "seed=1,1", "method=greedy").problems == 500
+
+
+@pytest.mark.parametrize(("repeats", "batch_size", "batches"), [(1, 12, 1), (1, 5, 3), (2, 12, 2), (3, 5, 9)])
+def test_hours_are_shared_by_as_many_processes_as_a_seed_has_batches(repeats: int, batch_size: int, batches: int):
+    words = ["method=greedy", "num_problems=12", f"batch_size={batch_size}", f"task.repeats={repeats}", "devices=100"]
+    (planned,) = plan_cells(compose_cells([*PAPER[:-1], *words, "seed=0,1,2"]), H100)
+    problems = [Problem(f"p{number}", "q", "1", "math500") for number in range(12)]
+    assert planned.batches == len(prediction.chunks(problems, repeats, batch_size)) == batches
+    (line,) = [line for line in text.summary([planned], H100) if "with devices=100" in line]
+    assert f"{text.hours(planned.seconds)} hours on one" in line
+    assert f"; {text.hours(planned.seconds / batches)} hours with" in line
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Predictions of `plan` against recorded runs: within a factor of 1.5.
+"""Predictions of `plan` against recorded runs: within a factor of 1.5; seconds of small models on a CPU within 2.3.
 
 A task has one set of typical numbers, and the two policies of scale=tiny differ: tokens and FLOPs of their means are
 within 1.5, of single cells within 1.7.
@@ -18,6 +18,7 @@ from nabla_reasoner.planning.machines import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTOR, SINGLE = 1.5, 1.7
+CPU_SECONDS, CPU_TOTAL = 2.3, 1.4  # two runs of one command were 1.3 apart in the mean, up to 2 in single cells
 TABLE1 = (
     "greedy,self_consistency,best_of_n,soft_best_of_n,weighted_self_consistency,guided_decoding,"
     "guided_decoding_gradient,tree_of_thoughts,rap,particle_filter,mh_resampling,discrete_langevin,"
@@ -70,8 +71,8 @@ def test_seconds_of_table_1_are_predicted_by_method(table1):
     for plan, row in table1:
         predicted[plan.name] = predicted.get(plan.name, 0.0) + plan.seconds
         recorded[plan.name] = recorded.get(plan.name, 0.0) + float(row["seconds"]) * plan.problems
-    assert all(close(predicted[name], recorded[name]) for name in predicted), (predicted, recorded)
-    assert close(sum(predicted.values()), sum(recorded.values()), 1.2)
+    assert all(close(predicted[name], recorded[name], CPU_SECONDS) for name in predicted), (predicted, recorded)
+    assert close(sum(predicted.values()), sum(recorded.values()), CPU_TOTAL)
 
 
 def recorded_smollm2() -> dict[tuple[str, str, str], tuple[float, float]]:

@@ -110,6 +110,18 @@ def test_figures_of_another_scale_carry_its_name(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("scale", "rows", "file"), [("tiny", "figure3", "figure3"), ("small", "figure3_small", "figure3-small")]
+)
+def test_caption_names_the_rows_as_they_are_kept(tmp_path: Path, scale: str, rows: str, file: str):
+    text = "# figure3.png, figure3_flops.png\n\nrows in `figures/data/figure3.csv`."
+    caption = figures.write_figure("figure3", figures.Drawing({}, text, ""), tmp_path, scale)
+    assert caption.read_text("utf-8") == f"# {file}.png, {file}_flops.png\n\nrows in `figures/data/{rows}.csv`."
+    target, name = kept_rows()["figure3"]
+    assert keep.result_file(tmp_path, scale, target, name).stem == file
+    assert f"figure3{keep.row_suffix(scale)}" == rows
+
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 

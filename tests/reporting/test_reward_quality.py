@@ -18,7 +18,7 @@ def quality(reward: str, auc: float, **changes: str) -> dict[str, object]:
     return {**row, "auc_within": 0.0, "gain_gradient": 10 * auc, **changes}
 
 
-def manifest(**aucs: float) -> dict[str, object]:
+def manifest(**aucs: float | None) -> dict[str, object]:
     rewards = {name.replace("_", "-"): {"auc": 1.0, "auc_within": auc} for name, auc in aucs.items()}
     return {"models": {"p": {"validation": {"t": {"rewards": rewards}}}, "likelihood": {"folder": "rewards/x"}}}
 
@@ -50,6 +50,16 @@ def test_figure_has_a_point_per_row_and_a_legend_of_families_and_tasks():
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["likelihood of a language model", "verifier, log-ratio to its start, at four steps", "t"]
     plt.close(figure)
+
+
+def test_a_reward_without_an_auc_has_no_point_there():
+    """The manifest has null where a policy is always right or always wrong."""
+    aucs = reward_quality.within_aucs(manifest(likelihood=None))
+    assert aucs.auc_within.isna().all()
+    joined = reward_quality.gain_rows(
+        pd.DataFrame([quality("likelihood", 0.9)]), pd.DataFrame([comparison("likelihood", 9.0)]), aucs
+    )
+    plt.close(reward_quality.gains(joined))
 
 
 @pytest.mark.parametrize(("name", "label"), [("verifier-process", "verifier with a score head"), ("mine", "mine")])

@@ -44,6 +44,14 @@ def test_points_equal_the_numbers_of_the_records_so_far(count: int, repeats: int
             assert metrics[name] == pytest.approx(np.mean([outcome.cost[name] for outcome in solved]))
 
 
+def test_older_records_without_some_costs_are_counted():
+    running, (record,) = running_metrics.RunningMetrics(), records(1)
+    del record["cost"]["gradient_flops"]
+    running.add(record)
+    assert running.metrics()["gradient_flops"] == 0
+    assert running.metrics()["flops"] == record["cost"]["flops"]
+
+
 def test_failed_records_alone_have_no_costs():
     running = running_metrics.RunningMetrics()
     running.add(records(4)[3])

@@ -337,6 +337,15 @@ def test_csv_keeps_every_name():
     assert found == rows
 
 
+def test_line_breaks_of_any_kind_stay_within_their_cell(tmp_path: Path):
+    texts = ["a\rb", "a\r\nb", "a\nb", 'a"b', "a,b", "plain"]
+    path = tmp_path / "table.csv"
+    path.write_text(tables.csv_text(["name", "value"], [{"name": t, "value": 1.0} for t in texts]), "utf-8", newline="")
+    with path.open(encoding="utf-8", newline="") as stream:
+        assert [row["name"] for row in csv.DictReader(stream)] == texts
+    assert path.read_bytes().endswith(b"plain,1\n")
+
+
 def test_rewrite_replaces_whole_files_with_new_records(tmp_path):
     write(tmp_path / "records", "greedy", 0, [1, 0])
     write_table(tmp_path, grid=grid(["greedy"]))

@@ -20,7 +20,7 @@ from nabla_reasoner.baselines import repeated_sampling
 from nabla_reasoner.config import compose
 from nabla_reasoner.config.wandb_mode import chosen_mode
 from nabla_reasoner.evaluation.cell_records import record_file, write_settings
-from nabla_reasoner.evaluation.records import append_records
+from nabla_reasoner.evaluation.records import append_records, sort_records
 from nabla_reasoner.reporting import running_metrics, wandb_live, wandb_live_process, wandb_log, wandb_runs
 from nabla_reasoner.reporting.wandb_live_process import LiveCell, follow
 
@@ -126,6 +126,32 @@ def test_runs_open_as_cells_start_and_points_come_with_records(cells: Cells):
         wandb_runs.identity(["table1", "b"], {"seed": 0}): 2,
     }
     assert not cells.warnings
+
+
+def test_sorted_records_are_read_again_and_counted_once(cells: Cells):
+    """The file of a cell that two processes solve is replaced when it is complete."""
+    path, order = cells.folder / "a.jsonl", [(f"p{number}", 0) for number in range(6)]
+    cells.follow(
+        [cells.cell("a", expected=6), cells.cell("b", expected=2)],
+        lambda: (cells.start("a"), cells.solve("a", 0, 2, 4)),
+        lambda: (cells.solve("a", 1, 3, 5), sort_records(path, order), cells.start("b")),
+        lambda: cells.solve("b", 0, 1),
+        lambda: None,
+    )
+    assert cells.events["a"] == [(1, 100.0), (2, 100.0), (3, 100.0), (4, 75.0), (5, 60.0), ("end", 0)]
+    assert cells.events["b"] == [(1, 100.0), ("end", 0)]
+    assert not cells.warnings
+
+
+def test_damaged_records_of_one_cell_leave_the_others_shown(cells: Cells):
+    cells.follow(
+        [cells.cell("a"), cells.cell("b", expected=2)],
+        lambda: (cells.start("a"), cells.start("b"), (cells.folder / "a.jsonl").write_text("{broken\n")),
+        lambda: cells.solve("b", 0, 1),
+        lambda: None,
+    )
+    assert cells.events == {"a": [], "b": [(1, 100.0), ("end", 0)]}
+    assert len(cells.warnings) == 1
 
 
 def test_half_written_record_waits_for_its_end(cells: Cells):

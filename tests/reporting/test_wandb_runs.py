@@ -79,6 +79,15 @@ def test_tables_entry_reads_numbers_and_empty_cells(tmp_path: Path):
     assert found.tables["table"] == wandb_runs.Table(["method", "accuracy"], [("greedy", 12.5), ("tpo", None)])
 
 
+def test_names_in_tables_stay_text(tmp_path: Path):
+    text = "policy,task,accuracy\n007,products,10\n1e5,nan,\n"
+    (tmp_path / "table.csv").write_text(text, encoding="utf-8")
+    (tmp_path / "empty.csv").write_text("policy,accuracy\n", encoding="utf-8")
+    found = wandb_runs.tables_entry(tmp_path, experiment="x", scale="tiny", config={}, names=("table", "empty"))
+    assert found.tables["table"].rows == [("007", "products", 10.0), ("1e5", "nan", None)]
+    assert found.tables["empty"] == wandb_runs.Table(["policy", "accuracy"], [])
+
+
 def test_one_folder_has_one_run_of_tables_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def found(folder: Path) -> str:
         return wandb_runs.tables_entry(folder, experiment="x", scale="tiny", config={}, names=()).identity

@@ -65,6 +65,11 @@ GRADED = [
     "marks of proofs and steps",
     "units as fractions, and ohms",
     "inverse functions",
+    "unions by a plain U",
+    "plus or minus in plain signs",
+    "sets in words",
+    "divisors in brackets",
+    "derivatives",
 ]
 
 

@@ -364,6 +364,17 @@ def test_auc_within_compares_answers_to_one_problem():
     assert np.isnan(manifest.auc_within(scores[2:], correct[2:]))
 
 
+def test_undefined_measures_are_null_in_a_manifest():
+    """A policy that is always or never right has no AUC and no gap, and JSON has no NaN."""
+    scores = np.array([[0.1, 0.2], [0.3, 0.4]])
+    for correct in (np.ones((2, 2), bool), np.zeros((2, 2), bool)):
+        found = manifest.selection_quality(scores, correct)
+        assert np.isnan(found["auc"])
+        assert np.isnan(found["gap_closed"])
+        assert manifest.rounded(found["auc"]) is None
+    assert manifest.rounded(0.12345) == 0.123
+
+
 def test_token_auc_reads_every_beginning():
     reward = toys.reward("classifier", dtype="float32")
     responses = [[7, 11, 1], [12, 1], [8, 8, 9, 1]]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..cost import Cost
 from ..engine import batching
-from ..engine.numerics import at_least_float32
+from ..engine.numerics import NonFiniteError, at_least_float32, first_non_finite
 from ..engine.sampling import check_whole
 from ..engine.sequences import likelihood_models, token_as_read
 from ..engine.trajectory import seconds_share
@@ -80,6 +80,7 @@ class GuidedDecoding:
 
         Raises:
             ValueError: vocabularies that differ, or a prompt beyond the policy's context.
+            NonFiniteError: a score that overflows when it is multiplied by w.
         """
         begin = time.perf_counter()
         reward = reward.for_policy(policy)
@@ -181,7 +182,10 @@ class _Guide:
         asked = [rows[place] for place in places]
         candidates = likely.indices[places]
         scores = self.expert.scores(asked, places, responses, candidates)
-        best = (likely.values[places] + self.settings.reward_weight * scores).argmax(-1)
+        weighted = self.settings.reward_weight * scores
+        if first_non_finite(weighted) is not None:  # the scores themselves are, so that the weight is too large
+            raise NonFiniteError(f"scores with reward_weight={self.settings.reward_weight}", "Lower it.")
+        best = (likely.values[places] + weighted).argmax(-1)
         tokens[places] = candidates.gather(1, best[:, None])[:, 0]
         for row, place in zip(asked, best.tolist(), strict=True):
             self.uncertain[row] += 1

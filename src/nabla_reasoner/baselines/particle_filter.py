@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..engine.numerics import NonFiniteError
 from ..engine.sampling import Sampling, keyed_uniforms
 from ..models.arguments import checked, checked_settings
 from ..models.language_models import Policy, RewardModel
@@ -103,6 +104,7 @@ class ParticleFilter:
 
         Raises:
             ValueError: vocabularies that differ, a prompt beyond the context, or a step mark no token contains.
+            NonFiniteError: a reward that overflows when it is multiplied by β.
         """
         search = TreeSearch(problems, policy, reward, self.steps, seed, repeat)
         self.run(search)
@@ -165,7 +167,10 @@ class ParticleFilter:
         increments = np.array(
             [0.0 if id(node) in before else node.value - node.parent.value for node in moved], dtype=float
         )
-        logs = self.reward_weight * increments
+        with np.errstate(over="ignore"):
+            logs = self.reward_weight * increments
+        if not np.isfinite(logs).all():  # the rewards themselves are, so that the weight is too large
+            raise NonFiniteError(f"log-weights with reward_weight={self.reward_weight}", "Lower it.")
         largest = logs.max()
         weights = np.exp(logs - largest)
         particles.log_normalizer += float(largest + math.log(weights.mean()))

@@ -15,7 +15,7 @@ from .. import cost
 from ..cost import Cost
 from ..engine import batching, scoring
 from ..engine.cached_forward import read
-from ..engine.numerics import at_least_float32
+from ..engine.numerics import NonFiniteError, at_least_float32, first_non_finite
 from ..engine.sequences import ModelCaches, token_as_read
 from ..models.language_models import RewardModel
 
@@ -135,6 +135,8 @@ class PrefixScorer:
             embeddings = at_least_float32(reward.embedding[tokens])  # [rows, candidates, hidden]
             moves = embeddings - embeddings[:, :1]
             predicted = values.detach()[:, None] + torch.einsum("rch,rh->rc", moves, at_least_float32(slopes[:, 0]))
+            if (row := first_non_finite(predicted)) is not None:
+                raise NonFiniteError(f"the score of {reward.name} at a candidate after {limits[row]} tokens")
             reads = [part.with_outputs(1) for part in reading.reads]
             return list(zip(predicted.double().cpu(), reads, strict=True))
 

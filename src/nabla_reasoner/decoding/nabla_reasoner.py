@@ -10,7 +10,7 @@ from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
 from ..types import Problem, Solution
 from .batched import BatchedDecoder
-from .observer import DecodingObserver
+from .observer import DecodingObserver, check_observer
 from .reference import ReferenceDecoder
 from .settings import NablaSettings
 from .state import DecodingState, start_state, to_solution
@@ -53,7 +53,11 @@ class NablaReasoner:
         Returns:
             One solution per problem, in order. `search` counts rollouts, proposals and their outcomes, and holds the
             anytime trajectory.
+
+        Raises:
+            TypeError: an observer of another class.
         """
+        check_observer(observer)
         reward = reward.for_policy(policy)
         limits = {
             "max_new_tokens": self.settings.max_new_tokens,

@@ -67,3 +67,9 @@ class ObserverGroup(DecodingObserver):
     def on_decision(self, state: DecodingState) -> None:
         for observer in self.observers:
             observer.on_decision(state)
+
+
+def check_observer(observer: object) -> None:
+    """Raise TypeError unless this is an observer, or None."""
+    if observer is not None and not isinstance(observer, DecodingObserver):
+        raise TypeError(f"observer must be a DecodingObserver; got {observer!r}. Derive its class from that one.")

@@ -93,7 +93,9 @@ def evaluate(
         )
         return _evaluate_batch(policy, reward, batch, objective)
 
-    return batching.run(evaluate_batch, [_length(sequence) for sequence in sequences], policy.batch_limits)
+    lengths = [_length(sequence) for sequence in sequences]
+    stores = caches.all if caches is not None else []
+    return batching.run(evaluate_batch, lengths, policy.batch_limits, stores, slots)
 
 
 def _length(sequence: TokenSequence) -> int:

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..engine.numerics import at_least_float32
-from ..engine.sampling import check_choice, check_finite
+from ..engine.sampling import check_choice
 from ..engine.sequences import TokenSequence, replaced_columns, with_end_token
-from ..models.arguments import TokenIds, check_chats, check_lengths, check_models, checked_ids
+from ..models.arguments import TokenIds, check_chats, check_kinds, check_lengths, check_models, checked_ids
 from ..models.frozen import frozen
 from ..models.language_models import Policy, RewardModel
 from ..types import Messages
@@ -34,10 +34,10 @@ class GradientTerms(NamedTuple):
     reward: Float[Tensor, "length vocab"]
 
 
-def check_weights(reward_weight: float, nll_weight: float) -> None:
-    """Raise ValueError for a negative weight, NaN or infinity."""
+def check_weights(reward_weight: object, nll_weight: object) -> None:
+    """Raise ValueError for a negative weight, NaN, infinity, or what is no number."""
     weights = {"reward_weight (λ)": reward_weight, "nll_weight": nll_weight}
-    check_finite(weights)
+    check_kinds(weights, dict.fromkeys(weights, float))
     for name, value in weights.items():
         if value < 0:
             raise ValueError(f"{name} must be >= 0; got {value}. The released pair is 1.0 and 0.001.")

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..models.language_models import BatchLimits
+from .kv_cache import TokenCache
 
 Result = TypeVar("Result")
 
@@ -33,7 +34,13 @@ def by_tokens(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return batches
 
 
-def run(function: Callable[[list[int]], Sequence[Result]], lengths: Sequence[int], limits: BatchLimits) -> list[Result]:
+def run(
+    function: Callable[[list[int]], Sequence[Result]],
+    lengths: Sequence[int],
+    limits: BatchLimits,
+    caches: Sequence[TokenCache] = (),
+    slots: Sequence[int] = (),
+) -> list[Result]:
     """Apply `function` to all sequences in batches; return one result per sequence, in their order.
 
     If a batch does not fit memory, it is halved and `limits` are lowered for later batches. If a single sequence does
@@ -42,13 +49,19 @@ def run(function: Callable[[list[int]], Sequence[Result]], lengths: Sequence[int
     Args:
         function: takes indices of sequences and returns one result for each.
         lengths: number of tokens of each sequence.
+        caches: those in which `function` stores what it reads before its last pass. What a batch that did not fit has
+            stored is removed, so that its halves read, and count, it again.
+        slots: slot of each sequence in `caches`.
     """
     results: list[Result | None] = [None] * len(lengths)
     queue = by_tokens(lengths, limits.tokens)
     while queue:
         indices = queue.pop(0)
+        held = [(cache, slots[i], cache.ids[slots[i]]) for cache in caches for i in indices]
         values = attempt(lambda indices=indices: function(indices), len(indices))
         if values is None:
+            for cache, slot, ids in held:
+                cache.cut(slot, cache.shared(slot, ids))
             half = len(indices) // 2
             queue[:0] = [indices[:half], indices[half:]]
             limits.tokens = max(half, 1) * max(lengths[i] for i in indices)

@@ -37,7 +37,6 @@ class BranchCache(TokenCache):
         self.rows[target] = self.rows[source][:length]
 
     def cut(self, slot: int, length: int) -> None:
-        """Shorten a slot to `length` tokens; no other slot may hold the removed ones."""
         self.free += self.rows[slot][length:]
         del self.ids[slot][length:], self.rows[slot][length:]
 

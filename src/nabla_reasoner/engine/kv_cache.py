@@ -46,6 +46,10 @@ class TokenCache(ABC):
         """Store what a pass over ids[start:] appended to the result of `past`; slots must hold ids[:start]."""
 
     @abstractmethod
+    def cut(self, slot: int, length: int) -> None:
+        """Shorten a slot to `length` tokens; no other slot may hold the removed ones."""
+
+    @abstractmethod
     def put_log_probs(self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]) -> None:
         """Store log-probabilities of each slot's tokens from index `start` on."""
 
@@ -105,6 +109,9 @@ class PrefixCache(TokenCache):
                 values[rows, :, columns] = layer.values[:, :, skip:].detach().transpose(1, 2)
         for slot, text in zip(slots, ids, strict=True):
             self.ids[slot] = list(text)
+
+    def cut(self, slot: int, length: int) -> None:
+        del self.ids[slot][length:]
 
     def put_log_probs(self, slots: Sequence[int], starts: Sequence[int], values: Sequence[Float[Tensor, " _"]]) -> None:
         width = max(start + len(row) for start, row in zip(starts, values, strict=True))

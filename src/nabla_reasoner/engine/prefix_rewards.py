@@ -56,7 +56,8 @@ def prefix_rewards(
         )
 
     lengths = [(len(r.prompt) + len(r.prefix) + 1) * len(r.tokens) for r in requests]
-    results = batching.run(batch_rewards, lengths, reward.batch_limits)
+    slots = [request.slot for request in requests]
+    results = batching.run(batch_rewards, lengths, reward.batch_limits, caches.all, slots)
     return [values for values, _ in results], [
         cost.scoring(reward.size, reads) if reads else cost.Cost(flops=cost.forward_flops(reward.size, reads))
         for _, reads in results

@@ -60,9 +60,9 @@ def check_whole(settings: Mapping[str, object]) -> None:
             raise ValueError(f"{name} must be a whole number; got {value!r}.")
 
 
-def check_choice(name: str, value: str, valid: Collection[str]) -> None:
+def check_choice(name: str, value: object, valid: Collection[str]) -> None:
     """Raise ValueError unless the value is one of the valid ones."""
-    if value not in valid:
+    if value not in list(valid):  # a dict would raise on a list, which has no hash
         raise ValueError(f"{name} must be one of {', '.join(valid)}; got {value!r}.")
 
 

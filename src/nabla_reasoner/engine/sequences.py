@@ -43,11 +43,15 @@ class ModelCaches:
         caches.reference = BranchCache()
         return caches
 
+    @property
+    def all(self) -> list[TokenCache]:
+        """All caches, the policy's first."""
+        return [self.policy, self.scorer, self.reference]
+
     def copy(self, other: "ModelCaches", slots: Sequence[int]) -> None:
         """Copy slots of other caches into the same slots here."""
-        self.policy.copy(other.policy, slots)
-        self.scorer.copy(other.scorer, slots)
-        self.reference.copy(other.reference, slots)
+        for target, source in zip(self.all, other.all, strict=True):
+            target.copy(source, slots)
 
 
 def likelihood_models(reward: RewardModel, caches: ModelCaches | None) -> list[tuple[Policy, float, TokenCache | None]]:

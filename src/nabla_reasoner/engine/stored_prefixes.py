@@ -73,6 +73,7 @@ def put_new(
     reading: Reading,
     lefts: Sequence[int] | None = None,
     log_probabilities: Sequence[Float[Tensor, " _"]] = (),
+    wanted: Sequence[bool] | None = None,
 ) -> None:
     """Store the texts of a pass, except those that their slots hold already, with their continuations.
 
@@ -80,9 +81,11 @@ def put_new(
         reading: pass whose cache was made from `store`.
         lefts: index of each text's first token whose log-probability is known; None if none is.
         log_probabilities: those from `lefts` on, in nats.
+        wanted: whether each text is stored; None: all are.
     """
     texts = reading.texts
-    new = [i for i, text in enumerate(texts) if store.cache.shared(store.slots[i], text) < len(text)]
+    indices = range(len(texts)) if wanted is None else [i for i, is_wanted in enumerate(wanted) if is_wanted]
+    new = [i for i in indices if store.cache.shared(store.slots[i], texts[i]) < len(texts[i])]
     if not new:
         return
     slots, starts = [store.slots[i] for i in new], [reading.starts[i] for i in new]
@@ -171,8 +174,10 @@ def _read_predictors(
 ) -> list[tuple[Tensor, Tensor, float, Reads]]:
     """Return, per text, the entries of `Predicted` after one pass over what the cache does not hold."""
     contexts = [text[:-1] for text in texts]
-    storing = store.cache is not None and (store.keep or list(map(len, contexts)) == starts)
-    filled = [Reads()] * len(texts) if storing else fill(model, contexts, starts, store, firsts)
+    # of each text by itself, so that what is read for it does not depend on the others
+    storing = [store.cache is not None and (store.keep or len(c) == n) for c, n in zip(contexts, starts, strict=True)]
+    counts = [0 if is_stored else start for is_stored, start in zip(storing, starts, strict=True)]
+    filled = fill(model, contexts, counts, store, firsts)
     reading = read(model, contexts, [start - 1 for start in starts], store.cache, store.slots, overlap=1)
     whole = reading._replace(texts=texts)
     spans = whole.spans(firsts)
@@ -182,9 +187,9 @@ def _read_predictors(
         token = [position for left, right in spans for position in range(left, right)][row]
         raise NonFiniteError(f"the log-probability by {model.name} of token {token} of its text")
     parts = values.split([right - left for left, right in spans])
-    if storing:
+    if any(storing):
         cut = [part[: len(context) - left] for part, context, left in zip(parts, contexts, lefts, strict=True)]
-        put_new(store, reading, lefts, cut)
+        put_new(store, reading, lefts, cut, storing)
     results, reads = [], reading.reads
     for i, (part, first, left, start) in enumerate(zip(parts, firsts, lefts, starts, strict=True)):
         stored = store.cache.log_likelihood(store.slots[i], first, left) if store.cache is not None else 0.0

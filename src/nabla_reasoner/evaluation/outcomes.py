@@ -16,6 +16,7 @@ from jaxtyping import Float
 from ..config.fingerprint import differing
 from ..config.schema import choice_file
 from ..config.targets import how_to_make
+from ..cost import Cost
 from ..tasks.written_steps import steps_are_true
 from .json_files import warn_once
 from .lineage import lineage
@@ -66,7 +67,7 @@ class Outcome(NamedTuple):
     Attributes:
         key: problem, seed and repeat.
         correct, ok: graded correct; solved rather than failed.
-        cost: by name of the fields of `Cost`.
+        cost: by name of the fields of `Cost`; 0 for what an older record does not have, except `gradient_calls`.
         steps: at least one, rollouts ascending.
         reward: of the response; None for a failure or a method without rewards.
         samples: in the order they were drawn; empty for methods that keep none.
@@ -191,12 +192,14 @@ def read_table1(results: Path) -> Experiment:
     return experiment
 
 
+# Costs that older records lack. `gradient_calls` is not among them: where it is absent, it follows from other costs.
+ABSENT = {name: 0 for name in Cost._fields if name != "gradient_calls"}
 _step_values = operator.itemgetter(*Step._fields)
 
 
 def outcome_of(record: Mapping[str, Any]) -> Outcome:
     """Reduce a record to its outcome."""
-    cost, correct, search = record["cost"], bool(record["correct"]), record["search"]
+    cost, correct, search = ABSENT | record["cost"], bool(record["correct"]), record["search"]
     steps = [Step._make(_step_values(step)) for step in search.get("trajectory", [])]
     return Outcome(
         key=RunKey(record["problem_id"], record["seed"], record["repeat"], record.get("answer")),

@@ -69,14 +69,15 @@ def split_suffix(split: str) -> str:
 
 def is_test(task: str) -> bool:
     """Return whether the name of a cell's task (see `stored_cells`) stands for test problems."""
-    return "split=" not in task or "split=test" in task
+    return "split=" not in task
 
 
 def stored_cells(*folders: Path, planned: Sequence[RecordFile] = (), varied: tuple[str, ...] = ()) -> list[Cells]:
     """Return the cells of each folder, by names that differ wherever settings do.
 
-    The name of a task says which problems it has, unless they are the test problems. All names are chosen over all the
-    folders, except that a method's own settings are compared within a folder.
+    The name of a task says which problems it has, unless they are the test problems; cells of other problems change no
+    name of those. All names are chosen over all the folders, except that a method's own settings are compared within a
+    folder.
 
     Args:
         folders: folders of records.
@@ -88,9 +89,14 @@ def stored_cells(*folders: Path, planned: Sequence[RecordFile] = (), varied: tup
         for folder in folders
     ]
     together = [file for files in groups for file in files]
-    tasks = _suffixes(together, [file.names.task for file in together], functools.partial(_conditions, varied), UNKNOWN)
     splits = [split_suffix((file.settings or {}).get("split", "test")) for file in together]
-    tasks = [text if "split=" in text else text + split for text, split in zip(tasks, splits, strict=True)]
+    groups_of_tasks = [(file.names.task, split) for file, split in zip(together, splits, strict=True)]
+    known = {file.names.task for file in together if file.settings is not None}
+    tasks = _suffixes(together, groups_of_tasks, functools.partial(_conditions, varied))
+    tasks = [
+        UNKNOWN if file.settings is None and file.names.task in known else text + split
+        for file, text, split in zip(together, tasks, splits, strict=True)
+    ]
     policies = _suffixes(together, [file.names.policy for file in together], functools.partial(_part, "policy."))
     keys = {
         file.path: CellKey(file.names.policy + policy, file.names.task + task, file.names.method)
@@ -152,12 +158,8 @@ def _suffixes(
     files: Sequence[RecordFile],
     groups: Sequence[Hashable],
     select: Callable[[Mapping[str, Any]], dict[str, Any]],
-    unknown: str = "",
 ) -> list[str]:
-    """Return " (settings)" for each file of a group whose files differ in the selected settings, otherwise "".
-
-    A file without settings gets `unknown`, where others of its group have some.
-    """
+    """Return " (settings)" for each file of a group whose files differ in the selected settings, otherwise ""."""
     selected = [None if file.settings is None else select(dict(flattened(file.settings))) for file in files]
     members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):
@@ -168,9 +170,7 @@ def _suffixes(
         names = _differing([settings for settings in known if settings is not None])
         for index in indices:
             settings = selected[index]
-            if settings is None and known:
-                suffixes[index] = unknown
-            elif settings is not None and names:
+            if settings is not None and names:
                 parts = [f"{_short(key)}={_shown(settings.get(key))}" for key in names if _applies(key, settings)]
                 suffixes[index] = f" ({', '.join(parts)})" if parts else ""
     return suffixes

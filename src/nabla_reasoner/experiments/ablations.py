@@ -5,16 +5,17 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from ..config import build
 from ..config.cell import Cell
 from ..config.sweeps import Sweep
 from ..evaluation.provenance import mixed_versions
 from ..reporting import ablations, figures, tables
 from ..reporting.ablation_runs import load_runs
-from ..reporting.ablations import COLUMNS, HEADER, POOLED, format_row, notes, table_rows, table_settings
+from ..reporting.ablations import COLUMNS, DEFAULT, HEADER, POOLED, format_row, notes, table_rows, table_settings
 from ..reporting.frames import read_frame
 from . import right_token, row_movement
 from .cell_sweep import run_cells
-from .command import Command
+from .command import Command, refusing
 from .table1 import reward_note
 
 
@@ -46,7 +47,9 @@ def figure_name(cell: Cell) -> str:
 
 
 def write_figure(folder: Path, name: str, command: str) -> None:
-    """Draw table.csv as NAME.png, .pdf and .md in a folder."""
+    """Draw table.csv as NAME.png, .pdf and .md in a folder; nothing if there is no table, as no cell has records."""
+    if not (folder / "table.csv").exists():
+        return
     table = read_frame(folder / "table.csv")
     if table.p_value.isna().all():
         return
@@ -62,19 +65,40 @@ def write_figure(folder: Path, name: str, command: str) -> None:
     )
 
 
+def check(sweeps: Sequence[Sweep]) -> None:
+    """Check names of tasks, and numbers of problems that settings ask for.
+
+    Raises:
+        ValueError: a task with the name of the rows over all tasks, or a file with fewer problems than a setting takes.
+    """
+    for cell in (cell for part in sweeps for cell in part.cells):
+        if cell.task.name == POOLED:
+            raise ValueError(f"task.name must not be {POOLED!r}, which names the rows over all tasks. Choose another.")
+        if cell.task.path is None or cell.num_problems is None or cell.setting == DEFAULT:
+            continue
+        held = len(build.build_problems(cell.changed(num_problems=None)))
+        if cell.num_problems > held:
+            raise ValueError(
+                f"{cell.task.path} must hold the {cell.num_problems} problems that the setting {cell.setting} takes; "
+                f"got {held}. Write num_problems={held}, the most that every setting then takes."
+            )
+
+
 def run(command: Command, sweeps: Sequence[Sweep]) -> int:
     """Run every setting, measure right tokens and the movement of rows, and write table and figure."""
+    with refusing():
+        check(sweeps)
     first = sweeps[0].cells[0]
 
     def write_tables(cells: Sequence[Cell]) -> None:
         write(cells[0], reward_note(cells[0]))
 
     def finish(folder: Path) -> None:
+        write_figure(folder, figure_name(first), command.recipe)
         asked = first.settings if first.only is None else first.only
         if "right_token" in asked:
-            right_token.write(sweeps[0].cells, folder)
+            right_token.write(sweeps[0], folder)
         if "row_movement" in asked:
             row_movement.write(sweeps[0], folder)
-        write_figure(folder, figure_name(first), command.recipe)
 
     return run_cells(command, sweeps, write_tables, finish)

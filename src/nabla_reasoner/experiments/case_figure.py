@@ -23,6 +23,11 @@ def read_rows(folder: Path, target: str, names: Sequence[str]) -> list[pd.DataFr
     return [read_frame(folder / f"{target}_{name}.csv") for name in names]
 
 
+def printable(text: str) -> str:
+    """Return a text on one line: what cannot be printed, such as a line break, is escaped."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 def write_case_figure(
     command: Command,
     cell: Cell,
@@ -40,8 +45,9 @@ def write_case_figure(
     target = command.target.name
     with refusing():
         rows = compute(cell)
-    varied = {"seed": [cell.seed]}
-    with Recording(command, cell.content(), scale=cell.scale_name, varied=varied, device=cell.device) as recording:
+    files = [*(f"{target}_{name}.csv" for name in rows), *(f"{target}.{kind}" for kind in ("png", "pdf", "md"))]
+    scope = {"scale": cell.scale_name, "varied": {"seed": [cell.seed]}, "device": cell.device}
+    with Recording(command, cell.content(), **scope, replaces=[*files, "summary.json"]) as recording:
         folder = recording.folder
         for name, table in rows.items():
             (folder / f"{target}_{name}.csv").write_text(tables.csv_text(list(table[0]), table), encoding="utf-8")

@@ -5,6 +5,7 @@ For each policy and task: one response to each problem, some of its uncertain po
 greedy completion after it. Every reward is then measured on the same positions (`evaluation/fidelity.py`).
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def quality(reward: RewardModel, sampled: Sampled) -> Quality:
 
 def label(model: ModelSettings, command: Command, group: str) -> str:
     """Return a model's name in the table: its choice, or its folder or hub name if the command gives `GROUP.path`."""
-    return Path(model.path).name if is_typed(command, group) else model.name
+    return Path(os.path.abspath(model.path)).name if is_typed(command, group) else model.name
 
 
 def is_typed(command: Command, group: str) -> bool:
@@ -83,7 +84,8 @@ def distinct_cells(command: Command, sweeps: Sequence[Sweep]) -> list[Cell]:
     With `reward.path` on the command line every choice of `reward` is the same model, which is measured once.
 
     Raises:
-        ValueError: several seeds, a setting that is null, or a method without a confidence gate.
+        ValueError: several seeds, a setting that is null, a method without a confidence gate, or a policy or task with
+            the name of the rows over all of them.
     """
     cells = [cell for sweep in sweeps for cell in sweep.cells]
     seeds = sorted({cell.seed for cell in cells})
@@ -96,6 +98,9 @@ def distinct_cells(command: Command, sweeps: Sequence[Sweep]) -> list[Cell]:
     for cell in cells:
         if not isinstance(build.build_method(cell), NablaReasoner):
             raise ValueError(f"fidelity needs a method with a confidence gate; got {cell.method.name}. Drop method=.")
+        for group, name in (("policy", label(cell.policy, command, "policy")), ("task", cell.task.name)):
+            if name == fidelity.ALL:
+                raise ValueError(f"a {group} must not be called {name!r}, which names the rows over all. Rename it.")
         reference = None if is_typed(command, "reward") else cell.reward.reference
         key = (cell.policy.path, cell.task.name, cell.reward.path, cell.reward.kind, reference)
         distinct.setdefault(key, cell)

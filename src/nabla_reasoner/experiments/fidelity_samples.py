@@ -69,7 +69,7 @@ def sample(policy: Policy, problems: Sequence[Problem], settings: NablaSettings,
     positions = [Position(*entry, [next(verdicts) for _ in entry[2]]) for entry in gated]
     ranked = ranked_responses(policy, problems, responses, settings, cell.seed)
     verdicts = [
-        [grading.grade(problem, policy.decode(tokens), tokens[-1] in policy.eos_ids).correct for tokens in row]
+        [grading.grade(problem, policy.response_text(tokens), tokens[-1] in policy.eos_ids).correct for tokens in row]
         for problem, row in zip(problems, ranked, strict=True)
     ]
     return Sampled(list(problems), responses, positions, ranked, verdicts)
@@ -121,7 +121,7 @@ def completion_verdicts(
     )
     return [
         grading.grade(
-            problems[number], policy.decode(tokens + completion.token_ids), ended or completion.finished
+            problems[number], policy.response_text(tokens + completion.token_ids), ended or completion.finished
         ).correct
         for (number, tokens), completion, ended in zip(beginnings, completions, is_ended, strict=True)
     ]

@@ -3,21 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ..config import build
 from ..config.cell import Cell
 from ..engine.sampling import keyed_uniforms
 from ..models.language_models import Policy
-from ..reporting.figures import ORANGE, PLAIN, YELLOW, without_marks
 from . import token_pairs
-from .case_figure import Row, Rows, write_case_figure
+from .case_figure import Row, Rows, printable, write_case_figure
 from .command import Command
+from .figure1_drawing import alphabet_texts, draw, indices
 from .token_pairs import Pair, Step
 
 NUM_DRAWS = 32  # the largest N of Figure 4
@@ -67,10 +64,11 @@ def search(cell: Cell) -> tuple[list[SearchedResponse], list[int]]:
         tokens = {"own": pair.tokens, "best": best, "dto": path[-1].tokens, "one_by_one": alone.tokens}
         row = {
             "problem_id": pair.problem.id,
-            "response": policy.decode(pair.sequence.rollout),
+            "response": printable(policy.response_text(pair.sequence.rollout)),
             "first": pair.positions[0],
             "second": pair.positions[1],
-            **{name: policy.decode(list(ids)) for name, ids in tokens.items()},
+            **{name: printable(policy.decode(list(ids))) for name, ids in tokens.items()},
+            **{f"{name}_ids": " ".join(map(str, ids)) for name, ids in tokens.items()},
             "own_loss": path[0].loss,
             "best_loss": losses.min(),
             "dto_loss": path[-1].loss,
@@ -91,7 +89,8 @@ def select_case(rows: Sequence[Mapping[str, Any]]) -> int:
         ValueError: there is none.
     """
     for number, row in enumerate(rows):
-        if row["best"] == row["dto"] and all(a != b for a, b in zip(row["own"], row["best"], strict=True)):
+        own, best, end = (row[f"{name}_ids"].split() for name in ("own", "best", "dto"))
+        if best == end and all(a != b for a, b in zip(own, best, strict=True)):
             return number
     raise ValueError(
         "DTO corrects both tokens in none of the searched responses. Search more with num_problems=NUMBER."
@@ -110,11 +109,12 @@ def figure_rows(cell: Cell) -> Rows:
     end = path[-1].tokens
     square = token_pairs.relaxed(case.pair, policy, reward, end, SHARES.tolist(), **dto.weights)
     draws = _count_draws(case, cell.seed)
-    texts = [policy.decode([token]) for token in alphabet]
+    texts = [printable(policy.decode([token])) for token in alphabet]
     return {
         "search": rows,
         "pairs": [
             {"first": texts[i], "second": texts[j], "loss": loss, "chance": case.chances[i, j], "darts": draws[i, j]}
+            | {"first_id": alphabet[i], "second_id": alphabet[j]}
             for (i, j), loss in np.ndenumerate(case.losses)
         ],
         "square": [
@@ -137,7 +137,7 @@ def _path_row(number: int, step: Step, start: tuple[int, int], end: tuple[int, i
 
     By position: `inside`, the probability of the start and end token together, and `u`, the end token's share of it.
     """
-    row: Row = {"step": number, "tokens": policy.decode(list(step.tokens)), "loss": step.loss}
+    row: Row = {"step": number, "tokens": printable(policy.decode(list(step.tokens))), "loss": step.loss}
     for name, old, new, probabilities in zip(("first", "second"), start, end, step.logits.softmax(-1), strict=True):
         inside = (probabilities[old] + probabilities[new]).item()
         row |= {f"u_{name}": probabilities[new].item() / inside, f"inside_{name}": inside}
@@ -148,12 +148,14 @@ def caption(rows: Rows, command: str, cell: Cell) -> str:
     """Return figure1.md."""
     table = pd.DataFrame(rows["search"])
     case = table[table.drawn].iloc[0]
-    wrong = table[table.best != table.own]
+    wrong = table[table.best_ids != table.own_ids]
+    pairs = pd.DataFrame(rows["pairs"])
+    own_first, own_second = (alphabet_texts(pairs)[index] for index in indices(case, "own", pairs))
     start, end = rows["path"][0], rows["path"][-1]
     method = cell.method.keywords()
 
     def ends_at_best(column: str) -> str:
-        return f"{100 * (wrong[column] == wrong.best).mean():.0f} %"
+        return f"{100 * (wrong[f'{column}_ids'] == wrong.best_ids).mean():.0f} %"
 
     def above_best(column: str) -> str:
         return f"{(wrong[f'{column}_loss'] - wrong.best_loss).mean():.1f}"
@@ -169,7 +171,7 @@ Made by `{command}`; rows in `figures/data/figure1_*.csv`.
 
 Zeroth-order search beside first-order descent on the loss over two tokens. The response `{case.response}` \
 ({cell.policy.name}, {case.problem_id}) is fixed except for the tokens at positions {case["first"]} and \
-{case.second}, `{case.own[0]}` and `{case.own[1]}`. L = −λ r − ν log π in nats, with λ = {method["reward_weight"]} and \
+{case.second}, `{own_first}` and `{own_second}`. L = −λ r − ν log π in nats, with λ = {method["reward_weight"]} and \
 ν = {method["nll_weight"]}; r comes from {cell.reward.name} and log π from the policy.
 
 Left: L of every pair of tokens, with {NUM_DRAWS} draws of the policy (temperature {method["rollout_temperature"]}; \
@@ -194,101 +196,6 @@ typical. In the {len(wrong)} responses whose own pair is not the best one:
 | DTO, one row after the other, each change kept only if L falls | {ends_at_best("one_by_one")} | \
 {above_best("one_by_one")} |
 """ + "".join(map(budget_row, BUDGETS))
-
-
-LEGEND = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncol": 3, "fontsize": 8, "frameon": False}
-
-
-@plt.rc_context(PLAIN)
-def draw(search: pd.DataFrame, pairs: pd.DataFrame, square: pd.DataFrame, path: pd.DataFrame) -> Figure:
-    """Draw L of every pair of tokens with the policy's draws, and L of their mixtures with DTO's steps.
-
-    Args:
-        search, pairs, square, path: rows of figure1_*.csv.
-    """
-    case = search[search.drawn].iloc[0]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.2))
-    _draw_pairs(left, case, pairs)
-    _draw_square(right, case, square, path)
-    figure.tight_layout()
-    return figure
-
-
-def _draw_pairs(axis: Axes, case: pd.Series, pairs: pd.DataFrame) -> None:
-    """Draw the left panel: L of every pair of tokens, and the policy's draws."""
-    texts = list(dict.fromkeys(pairs["first"]))
-    table = pairs.pivot(index="second", columns="first", values="loss").loc[texts, texts]
-    image = axis.imshow(table, origin="lower", cmap="cividis", aspect="auto")
-    axis.figure.colorbar(image, ax=axis, label="L, nats")
-    for _, row in pairs[pairs.darts > 0].iterrows():
-        numbers = np.arange(row.darts)
-        x = texts.index(row["first"]) + 0.2 * (numbers % 4 - (min(row.darts, 4) - 1) / 2)
-        y = texts.index(row.second) + 0.2 * (numbers // 4 - (row.darts - 1) // 4 / 2)
-        axis.plot(x, y, "x", color=ORANGE, markersize=5, markeredgewidth=1.4)
-    axis.plot([], [], "x", color=ORANGE, label=f"{pairs.darts.sum()} draws of the policy")
-    for pair, is_best in ((case.own, False), (case.best, True)):
-        _mark_pair(axis, texts.index(pair[0]) - 0.28, texts.index(pair[1]) + 0.28, is_best)
-    axis.set_xticks(range(len(texts)), texts)
-    axis.set_yticks(range(len(texts)), texts)
-    axis.set_xlabel(f"token at position {case['first']}")
-    axis.set_ylabel(f"token at position {case.second}")
-    axis.set_title("zeroth order: sampling sees single pairs", fontsize=10)
-    axis.legend(**LEGEND, handletextpad=0.3)
-
-
-def _draw_square(axis: Axes, case: pd.Series, square: pd.DataFrame, path: pd.DataFrame) -> None:
-    """Draw the right panel: L of mixtures of the two pairs' tokens, and DTO's path."""
-    table = square.pivot(index="u_second", columns="u_first", values="loss")
-    filled = axis.contourf(table.columns, table.index, table, levels=20, cmap="cividis")
-    axis.contour(table.columns, table.index, table, levels=20, colors="white", linewidths=0.3)
-    axis.figure.colorbar(filled, ax=axis, label="L, nats")
-    _draw_path(axis, path)
-    (a, b), (c, d) = case.own, case.best
-    for x, y, pair in ((0, 0, a + b), (1, 0, c + b), (0, 1, a + d), (1, 1, c + d)):
-        axis.annotate(
-            f"{pair[0]} … {pair[1]}",
-            (x, y),
-            xytext=(8 - 16 * x, 9 - 18 * y),
-            textcoords="offset points",
-            ha="right" if x else "left",
-            va="center",
-            fontsize=9,
-            bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.85, "linewidth": 0},
-        )
-    _mark_pair(axis, 0, 0, False)
-    _mark_pair(axis, 1, 1, True)
-    axis.set_xlim(-0.02, 1.02)
-    axis.set_ylim(-0.02, 1.02)
-    axis.set_xlabel(f"u of position {case['first']}: from “{a}” to “{c}”")
-    axis.set_ylabel(f"u of position {case.second}: from “{b}” to “{d}”")
-    axis.set_title("first order: DTO follows the gradient between them", fontsize=10)
-    axis.legend(*without_marks(axis), **LEGEND, handletextpad=0.3)
-
-
-def _draw_path(axis: Axes, path: pd.DataFrame) -> None:
-    """Draw DTO's steps, with marks for the first and the last."""
-    u, v = path.u_first, path.u_second
-    dots = {"markersize": 3.5, "markeredgecolor": "white", "markeredgewidth": 0.4}
-    start = {"markersize": 8, "markeredgecolor": "black", "label": "start: the policy's own logits"}
-    axis.plot(u, v, "-", color=ORANGE, linewidth=2)
-    axis.plot(u, v, "o", color=ORANGE, label=f"DTO, {len(path) - 1} steps", **dots)
-    axis.plot(u.iloc[0], v.iloc[0], "s", color=YELLOW, **start)
-    axis.plot(u.iloc[-1], v.iloc[-1], "D", color="white", markersize=7, markeredgecolor=ORANGE, label="end")
-
-
-def _mark_pair(axis: Axes, x: float | int, y: float | int, is_best: bool) -> None:
-    """Mark the best pair with a star, or the response's own pair with a circle."""
-    axis.plot(
-        x,
-        y,
-        "*" if is_best else "o",
-        markersize=15 if is_best else 9,
-        markerfacecolor="white",
-        markeredgecolor="black",
-        zorder=5,
-        clip_on=False,
-        label="best pair (lowest L)" if is_best else "the response's own pair",
-    )
 
 
 def run(command: Command, cell: Cell) -> int:

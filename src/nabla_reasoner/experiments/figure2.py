@@ -17,7 +17,7 @@ from ..decoding import trace
 from ..models.language_models import Policy
 from ..reporting.figures import BLUE, GREEN, GREY, ORANGE, PLAIN
 from ..tasks import grading
-from .case_figure import Rows, write_case_figure
+from .case_figure import Rows, printable, write_case_figure
 from .command import Command
 
 NAMES = ("rollouts", "tokens", "visits")  # tables of the figure, in the order of `draw`'s parameters
@@ -140,7 +140,7 @@ def _shows_every_step(candidate: trace.Trace, policy: Policy) -> bool:
     old_token = any(visit.proposal is None for visit in visits)
     reused_gradient = any(visit.reused and not visit.evaluations for visit in visits)
     responses = (candidate.responses[0].tokens, candidate.solution.token_ids)
-    correct = [grading.grade(candidate.problem, policy.decode(tokens), True).correct for tokens in responses]
+    correct = [grading.grade(candidate.problem, policy.response_text(tokens), True).correct for tokens in responses]
     return 2 <= accepted < len(proposals) and old_token and reused_gradient and correct == [False, True]
 
 
@@ -148,7 +148,7 @@ def _rows_of(case: trace.Trace, number: int, policy: Policy) -> Rows:
     """Return the rows of one trace; `number` is that of the problem, counted from 1."""
 
     def text(token: int) -> str:
-        return "end" if token in policy.eos_ids else policy.decode([token])
+        return "end" if token in policy.eos_ids else printable(policy.decode([token]))
 
     problem = {
         "problem": case.problem.id,

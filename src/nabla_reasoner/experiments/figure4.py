@@ -103,7 +103,7 @@ def curve_rows(experiment: Experiment, ceilings: Mapping[str, Mapping[str, Row]]
 
     Args:
         experiment: Table 1's, with its larger pools.
-        ceilings: results of that search by task and problem (`reward_ceiling.rows`); tasks may be missing.
+        ceilings: results of that search by task and problem (`reward_ceiling.search`); tasks may be missing.
 
     Raises:
         ValueError: no records in common.
@@ -166,8 +166,14 @@ def at_cost(rows: Sequence[Row], axis: str, target: float | int) -> Row:
     return next((row for row in ordered if row[axis] >= target), ordered[-1])
 
 
-def caption(rows: Sequence[Row], command: str) -> str:
-    """Return the text of figure4.md: a description, and the end of one pass beside Best-of-N at no less compute."""
+def caption(rows: Sequence[Row], command: str, reasons: Mapping[str, str]) -> str:
+    """Return the text of figure4.md: a description, and the end of one pass beside Best-of-N at no less compute.
+
+    Args:
+        rows: result of `curve_rows`.
+        command: that made the figure.
+        reasons: why the response of highest reward was not searched for, by task.
+    """
     lines = [
         f"# figure4.png, figure4_flops.png, figure4_seconds.png\n\nMade by `{command}` from the records of Table 1 and "
         "its larger pools (`budget/`); rows in `figures/data/figure4.csv`.\n",
@@ -182,7 +188,7 @@ def caption(rows: Sequence[Row], command: str) -> str:
     ]
     cells = dict.fromkeys((row["policy"], row["task"]) for row in rows)
     lines += [_beside(rows, policy, task) for policy, task in cells]
-    lines.append("\n" + _best_rewards(rows))
+    lines.append("\n" + " ".join(filter(None, [_best_rewards(rows), _unsearched(rows, reasons)])))
     return "\n".join(lines) + "\n"
 
 
@@ -216,19 +222,33 @@ def _ends(rows: Sequence[Row]) -> str:
 
 
 def _best_rewards(rows: Sequence[Row]) -> str:
-    """Return the sentences on the line of the best reward, or on the reason why it is absent."""
+    """Return the sentences on the line of the best reward; nothing if there is none."""
     ceilings = [row for row in rows if row["method"] == BEST_REWARD]
     if not ceilings:
-        return (
-            "The response of highest reward was not searched for here: these records were not made with a likelihood "
-            "reward, or its model is too large to be searched."
-        )
+        return ""
     values = "; ".join(f"{row['policy']}, {row['task']}: {row['accuracy']:.1f} ({row['source']})" for row in ceilings)
     return (
         "Dash-dotted: the best possible under the reward model. It is the accuracy of the response of highest reward "
         "that was found by beam search with the reward model itself, or in a record of Table 1 if that is higher. The "
         f"highest possible reward may be higher still. {values}."
     )
+
+
+def _unsearched(rows: Sequence[Row], reasons: Mapping[str, str]) -> str:
+    """Return a sentence on where and why the line of the best reward is absent; nothing if it is everywhere."""
+    searched = {(row["policy"], row["task"]) for row in rows if row["method"] == BEST_REWARD}
+    cells: dict[str, list[str]] = {}
+    for policy, task in dict.fromkeys((row["policy"], row["task"]) for row in rows):
+        if (policy, task) not in searched:
+            cells.setdefault(reasons.get(task, "some of the problems were not searched"), []).append(
+                f"{policy}, {task}"
+            )
+    if not cells:
+        return ""
+    if len(cells) == 1 and not searched:
+        return f"The response of highest reward was not searched for here: {next(iter(cells))}."
+    parts = [f"{reason} ({'; '.join(names)})" for reason, names in cells.items()]
+    return f"The response of highest reward was not searched for everywhere: {'; '.join(parts)}."
 
 
 def _beside(rows: Sequence[Row], policy: str, task: str) -> str:
@@ -250,9 +270,11 @@ def _beside(rows: Sequence[Row], policy: str, task: str) -> str:
 def figure4(results: Path, scale: str, command: str) -> Drawing:
     """Return a figure for each measure of compute, their caption and rows."""
     experiment = read_table1(results)
-    rows = curve_rows(experiment, reward_ceiling.rows(results, scale))
+    ceilings = reward_ceiling.search(results, scale)
+    rows = curve_rows(experiment, ceilings.rows)
     figures = {name.removeprefix("figure4"): curves(pd.DataFrame(rows), axis) for name, axis in FILES.items()}
-    return Drawing(figures, caption(rows, command) + paragraphs(experiment.notes()), tables.csv_text(COLUMNS, rows))
+    text = caption(rows, command, ceilings.reasons) + paragraphs(experiment.notes())
+    return Drawing(figures, text, tables.csv_text(COLUMNS, rows))
 
 
 def run(command: Command, settings: Mapping[str, str]) -> int:

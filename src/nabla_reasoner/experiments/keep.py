@@ -16,20 +16,21 @@ from ..config import fingerprint
 from ..config.data_folder import data_folder, needs_repository, repository
 from ..config.hub_cache import is_hub_name
 from ..config.overrides import parse, quoted
-from ..config.sweeps import compose_sweeps
+from ..config.sweeps import Sweep, compose_sweeps
 from ..config.targets import RECORDS, Target, find, kept_rows, targets
 from ..evaluation.provenance import read_summary
 from ..evaluation.record_files import read_settings, whole_size
 from ..evaluation.records import read_records
 from ..file_tree import files_below
 from ..reporting.frames import read_frame
-from ..reporting.report_sections import FIGURES
 from .command import DONE, FAILED, HOW, Command
 
 GALLERY = data_folder() / "figures"
 FREE = ("keep", "docs", *HOW)  # settings that change no result
 PLACES = ("policy.path", "reward.path", "task.path")  # where a model or a benchmark lies
 LAUNCHING = ("hydra/launcher", "hydra.launcher.", "hydra.sweeper.")  # beginnings of the settings of a launcher
+SCALED = ("figure3", "figure4", "ablations")  # targets that write the scale in the names of figures and their rows
+SIDE_ROWS = {"right_token.csv", "row_movement.csv"}  # measured beside the records, by cells of their own
 OWN = ("report", "figures")  # targets that keep what other targets made, by themselves
 
 
@@ -123,8 +124,8 @@ def row_suffix(scale: str) -> str:
 
 
 def result_file(results: Path, scale: str, target: Target, file: str) -> Path:
-    """Return a target's file; figures of another scale than tiny carry its name."""
-    if target.name in (*FIGURES, "ablations") and scale != "tiny" and file.startswith(target.name):
+    """Return a target's file; of another scale than tiny, the figures of `SCALED` carry its name."""
+    if target.name in SCALED and scale != "tiny" and file.startswith(target.name):
         file = file.replace(target.name, f"{target.name}-{scale}", 1)
     return results / target.path(scale) / file
 
@@ -177,7 +178,7 @@ def gaps(target: Target, results: Path, scale: str = "tiny") -> list[str]:
         found = _cell_gaps(target, results, scale)
     else:
         found = _command_gaps(target, results, scale)
-    return found or _stale(target, results, scale)
+    return found or _absent(target, results, scale) or _stale(target, results, scale)
 
 
 def _command_gaps(target: Target, results: Path, scale: str) -> list[str]:
@@ -200,7 +201,8 @@ def _cell_gaps(target: Target, results: Path, scale: str) -> list[str]:
     summary = read_summary(results / target.path(scale))
     if summary is not None:
         overrides += _stand_ins(target, scale, shlex.split(summary["command"])[2:])
-    cells = [cell for part in compose_sweeps(target.name, overrides) for cell in part.cells]
+    sweeps = compose_sweeps(target.name, overrides)
+    cells = [cell for part in sweeps for cell in part.cells]
     for cell in cells:
         path = record_file(cell)
         known.add(path)
@@ -213,7 +215,34 @@ def _cell_gaps(target: Target, results: Path, scale: str) -> list[str]:
     if missing:
         return [f"{len(missing)} of {len(cells)} cells of {target.name}, e.g. {missing[0]}"]
     others = sorted(set(_record_files(target, results, scale)) - known)
-    return [f"records of other cells, which have rows too, e.g. {others[0]}"] if others else []
+    if others:
+        return [f"records of other cells, which have rows too, e.g. {others[0]}"]
+    return _side_gaps(target, results, scale, sweeps[0])
+
+
+def _side_gaps(target: Target, results: Path, scale: str, sweep: Sweep) -> list[str]:
+    """Look at the tables that a target measures beside its records.
+
+    Args:
+        sweep: the default one.
+    """
+    if not SIDE_ROWS & set(target.keeps.values()):
+        return []
+    from . import right_token, row_movement, side_tables  # they import torch
+
+    folder = results / target.path(scale)
+    return [
+        gap
+        for module in (right_token, row_movement)
+        for gap in side_tables.gaps(module.TABLE, folder, module.wanted(sweep))
+    ]
+
+
+def _absent(target: Target, results: Path, scale: str) -> list[str]:
+    """Name the first file to be kept that is not there; of a side table, `_side_gaps` says which rows there must be."""
+    files = [result_file(results, scale, target, name) for name in target.keeps.values() if name not in SIDE_ROWS]
+    lost = [path for path in files if not path.is_file()]
+    return [f"{lost[0]} is not there: run ./reproduce.sh {target.name} again"] if lost else []
 
 
 def _stale(target: Target, results: Path, scale: str) -> list[str]:

@@ -80,7 +80,6 @@ def gather(results: Path, scale: str) -> ReportInputs:
                 f"{folder} holds what a killed {name} had written; its earlier results are set aside, and put back "
                 "when the command is started again."
             )
-    texts = {name: path for name, path in files if path.suffix == ".md" and path.stem != "right_token"}
     figures = {_figure_name(name, path, scale): path for name, path in files if path.suffix == ".png"}
     summaries = {name: read_summary(path.parent) for name, path in files if path.name == "summary.json"}
     checks = keep.result_file(results, scale, find("theorem"), "checks.csv")
@@ -89,12 +88,27 @@ def gather(results: Path, scale: str) -> ReportInputs:
         evidence=evidence,
         table1=table1,
         checks=read_csv(checks),
-        texts={name: path.read_text(encoding="utf-8") for name, path in texts.items() if path.exists()},
+        texts=_texts(files),
         figures={name: path for name, path in figures.items() if path.exists()},
         summaries={name: summary for name, summary in summaries.items() if summary is not None},
         grid=read_grid(scale),
         pages={name: spelled((ROOT / f"docs/{name}.md").read_text(encoding="utf-8")) for name in PAGES},
     )
+
+
+def _texts(files: Sequence[tuple[str, Path]]) -> dict[str, str]:
+    """Return the Markdown files of each target as one text; those after the first have their names as headings.
+
+    Args:
+        files: by the target that writes them.
+    """
+    texts: dict[str, str] = {}
+    for name, path in files:
+        if path.suffix == ".md" and path.exists():
+            text = path.read_text(encoding="utf-8")
+            heading = f"## {path.stem.replace('_', ' ').capitalize()}\n\n"
+            texts[name] = f"{texts[name]}\n{heading}{text}" if name in texts else text
+    return texts
 
 
 def _figure_name(target: str, path: Path, scale: str) -> str:

@@ -6,7 +6,7 @@ there are no pages. A page is kept only if its response is the one in the record
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from ..config.targets import find
 from ..decoding import trace
 from ..decoding.candidate_scores import with_scores
 from ..decoding.nabla_reasoner import NablaReasoner
-from ..evaluation.cell_records import check_records, record_file
+from ..evaluation.cell_records import check_records, record_file, stored
 from ..evaluation.records import read_records
 from ..reporting.method_names import BEST_OF_N, OURS, PREFIX, STYLES
 from ..reporting.trace_page import trace_page
@@ -73,7 +73,8 @@ def _write(results: Path, scale: str, folder: Path) -> list[tuple[str, str]]:
         return []
     for policy, task in dict.fromkeys((cell.policy.name, cell.task.name) for cell in cells):
         group = {cell.method.name: cell for cell in cells if (cell.policy.name, cell.task.name) == (policy, task)}
-        records = {method: _records(cell) for method, cell in group.items()}
+        problems = {problem.id for problem in build.build_problems(next(iter(group.values())))}
+        records = {method: _records(cell, problems) for method, cell in group.items()}
         chosen = cases(records)
         if len(chosen) < 2:
             continue
@@ -88,8 +89,11 @@ def _write(results: Path, scale: str, folder: Path) -> list[tuple[str, str]]:
     return []
 
 
-def _records(cell: Cell) -> dict[str, dict[str, Any]]:
+def _records(cell: Cell, problems: Collection[str]) -> dict[str, dict[str, Any]]:
     """Return the records of a cell's first repeat by problem; none if there is no file.
+
+    Args:
+        problems: those that the cell has by default; the records may be of more.
 
     Raises:
         ValueError: records that other settings made.
@@ -97,8 +101,9 @@ def _records(cell: Cell) -> dict[str, dict[str, Any]]:
     path = record_file(cell)
     if not path.exists():
         return {}
-    check_records(cell)
-    return {record["problem_id"]: record for record in read_records(path) if record["repeat"] == 0}
+    check_records(cell, stored(path).keys)
+    records = [record for record in read_records(path) if record["repeat"] == 0]
+    return {record["problem_id"]: record for record in records if record["problem_id"] in problems}
 
 
 def cases(records: Records) -> list[Case]:

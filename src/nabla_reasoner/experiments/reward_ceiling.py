@@ -16,7 +16,8 @@ from ..config.cell import Cell
 from ..config.schema import choices
 from ..engine import scoring
 from ..evaluation.json_files import warn_once
-from ..evaluation.stored_cells import stored_cells
+from ..evaluation.records import CellKey
+from ..evaluation.stored_cells import StoredCell, stored_cells
 from ..models.language_models import RewardModel
 from ..tasks import grading
 from ..types import Problem
@@ -24,6 +25,7 @@ from ..types import Problem
 SCALES = ("tiny",)  # scales whose reward model is small enough for beam search
 BEAMS = 8
 SEARCH = ("num_beams", "max_new_tokens")  # what decides a search besides problems and weights
+UNSUITABLE = "these records were not made with a likelihood reward, or its model is too large to be searched"
 Row = dict[str, Any]  # problem_id, question, answer, response, reward, correct, weights, and those of SEARCH
 
 
@@ -87,8 +89,20 @@ def _cut(tokens: list[int], ends: Sequence[int]) -> list[int]:
     return tokens[: stop + 1]
 
 
-def rows(folder: Path, scale: str) -> dict[str, dict[str, Row]]:
-    """Return response, reward and correctness by task and problem; computed unless already stored.
+class Ceilings(NamedTuple):
+    """Results of the search.
+
+    Attributes:
+        rows: response, reward and correctness by task and problem.
+        reasons: why there was no search, by names of tasks (see `stored_cells`) that have no rows.
+    """
+
+    rows: dict[str, dict[str, Row]]
+    reasons: dict[str, str]
+
+
+def search(folder: Path, scale: str) -> Ceilings:
+    """Return the responses of highest reward; computed unless already stored.
 
     Stored as `table1/ceiling/<reward>__<task>.jsonl`, one line per problem. A task is left out if its records were made
     without a likelihood reward or with other weights than the present ones, or if the scale is not in `SCALES`.
@@ -96,28 +110,58 @@ def rows(folder: Path, scale: str) -> dict[str, dict[str, Row]]:
     Args:
         folder: results of the scale, with `table1/records`.
     """
-    by_task: dict[str, dict[str, Row]] = {}
-    cells = stored_cells(folder / "table1" / "records", folder / "table1" / "budget")[0] if scale in SCALES else {}
-    for key, stored in cells.items():
-        (policy, task, _), settings = stored.names, stored.settings
-        reward = settings.get("reward", {})
-        if task in by_task or key != stored.names or reward.get("kind") != "likelihood":
-            continue  # done, or made with different settings
-        if "name" not in reward or "num_problems" not in settings or "max_new_tokens" not in settings.get("method", {}):
-            continue  # settings that do not say what made the records
-        named = (("policy", policy), ("task", task), ("reward", reward["name"]))
-        if any(name not in choices(group) for group, name in named):
-            continue  # a name of the user's own, which cannot be composed
-        names = [f"scale={scale}", f"policy={policy}", f"task={task}", f"reward={settings['reward']['name']}"]
-        names += [f"num_problems={settings['num_problems']}", f"threads={settings.get('threads') or 'null'}"]
-        names += [f"max_new_tokens={settings['method']['max_new_tokens']}"]
-        (cell,) = compose.compose_cells([*names, "method=greedy"])
-        current = fingerprint.fingerprint(cell)
-        if any(current[group] != settings.get(group) for group in ("reward", "task")):
-            continue  # the records belong to another reward model or other problems
-        path = folder / "table1" / "ceiling" / f"{settings['reward']['name']}__{task}.jsonl"
-        by_task[task] = _stored(path, current["reward"]["weights"], cell)
-    return by_task
+    found: dict[str, dict[str, Row]] = {}
+    reasons: dict[str, str] = {}
+    for key, stored in stored_cells(folder / "table1" / "records", folder / "table1" / "budget")[0].items():
+        if key.task in found:
+            continue
+        reason = _unfit(key, stored, scale)
+        if reason is None:
+            try:
+                cell, weights = _composed(stored, scale)
+            except ValueError as error:
+                reason = " ".join(str(error).split()).rstrip(".")
+        if reason is not None:
+            reasons.setdefault(key.task, reason)
+            continue
+        path = folder / "table1" / "ceiling" / f"{cell.reward.name}__{key.task}.jsonl"
+        found[key.task] = _stored(path, weights, cell)
+    return Ceilings(found, {task: reason for task, reason in reasons.items() if task not in found})
+
+
+def _unfit(key: CellKey, stored: StoredCell, scale: str) -> str | None:
+    """Return why the records of a cell are not of a reward and problems to be searched; None if they are."""
+    settings = stored.settings
+    reward = settings.get("reward", {})
+    if settings and (scale not in SCALES or reward.get("kind") != "likelihood"):
+        return UNSUITABLE
+    if "name" not in reward or "num_problems" not in settings or "max_new_tokens" not in settings.get("method", {}):
+        return "the settings of these records are unknown"
+    if settings.get("split", "test") != "test":
+        return "these records are not of test problems"
+    if key[:2] != stored.names[:2]:
+        return "records of one name were made with different settings"
+    named = (("policy", stored.names.policy), ("task", stored.names.task), ("reward", reward["name"]))
+    own = [f"{group} {name}" for group, name in named if name not in choices(group)]
+    return f"no file in configs/ describes {' and '.join(own)}" if own else None
+
+
+def _composed(stored: StoredCell, scale: str) -> tuple[Cell, str]:
+    """Return the present settings of the search, and the digest of the reward's weights.
+
+    Raises:
+        ValueError: they cannot be composed, or belong to another reward model or other problems than the records.
+    """
+    settings, names = stored.settings, stored.names
+    words = [f"scale={scale}", f"policy={names.policy}", f"task={names.task}", f"reward={settings['reward']['name']}"]
+    words += [f"{name}={settings.get(name) or 'null'}" for name in ("num_problems", "threads")]
+    words += [f"max_new_tokens={settings['method']['max_new_tokens']}", "method=greedy"]
+    (cell,) = compose.compose_cells(words)
+    current = fingerprint.fingerprint(cell)
+    for group in ("reward", "task"):
+        if current[group] != settings.get(group):
+            raise ValueError(f"these records were made with other settings of the {group} than its present ones")
+    return cell, current["reward"]["weights"]
 
 
 def _read(path: Path) -> dict[str, Row]:
@@ -142,7 +186,7 @@ def _stored(path: Path, weights: str, cell: Cell) -> dict[str, Row]:
     best = beam_search(reward, problems, num_beams=BEAMS, max_new_tokens=cell.max_new_tokens)
     computed = {}
     for problem, (tokens, value) in zip(problems, best, strict=True):
-        response = policy.decode(tokens)
+        response = policy.response_text(tokens)
         computed[problem.id] = {
             "problem_id": problem.id,
             "response": response,

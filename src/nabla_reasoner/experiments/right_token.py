@@ -8,7 +8,7 @@ used, evenly spaced.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,15 +17,19 @@ from torch import Tensor
 
 from ..config import build
 from ..config.cell import Cell
+from ..config.sweeps import Sweep
 from ..decoding.settings import NablaSettings
 from ..dto import equal_kl_moves, gradient_passes, gradients, objective, optimizer
 from ..engine import generation, numerics
 from ..engine.sampling import keyed_uniforms
+from ..evaluation.outcomes import Row
 from ..evaluation.statistics import ratio_interval
+from ..evaluation.stored_cells import split_suffix
 from ..models.language_models import Policy, RewardModel
-from ..reporting import tables
+from ..tasks.worked_solutions import worked_solution
 from ..training.data import solution_ids
 from ..types import Problem
+from . import side_tables
 
 MOVES = {  # update of the row: the gradient terms that DTO keeps, or None for an update of equal KL
     "gradient": gradients.TERMS,
@@ -146,8 +150,8 @@ def rows(
 
 
 def table_rows(
-    names: dict[str, str], selected: Sequence[Position], moved: dict[str, Float[Tensor, "positions vocab"]]
-) -> list[dict[str, Any]]:
+    names: Row, selected: Sequence[Position], moved: dict[str, Float[Tensor, "positions vocab"]]
+) -> list[Row]:
     """Return rows of `COLUMNS`: changes in the right token's probability, in points, with intervals over problems.
 
     Args:
@@ -193,41 +197,66 @@ def table_rows(
     return result
 
 
-def write(cells: Sequence[Cell], folder: Path) -> None:
+def chosen(cells: Sequence[Cell]) -> list[tuple[Cell, int]]:
+    """Return the cells that are measured if they have worked solutions, each with its number of problems."""
+    counts = [(cell, min(cell.grid["worked_problems"], cell.num_problems or 0)) for cell in cells]
+    return [(cell, count) for cell, count in counts if count and cell.seed == cells[0].seed]
+
+
+def has_solutions(cell: Cell) -> bool:
+    """Return whether the cell's problems have worked solutions."""
+    if cell.task.dataset is None:
+        return False
+    try:
+        for problem in build.build_problems(cell):
+            worked_solution(problem)
+    except ValueError:
+        return False
+    return True
+
+
+def names_of(cell: Cell) -> Row:
+    """Return policy and task as rows name them."""
+    return {"policy": cell.policy.name, "task": cell.task.name + split_suffix(cell.split)}
+
+
+def wanted(sweep: Sweep) -> dict[str, side_tables.Settings]:
+    """Return the settings of the cells that a complete table has."""
+    return {
+        TABLE.cell_of(names_of(cell)): side_tables.settings_of(cell, count)
+        for cell, count in chosen(sweep.cells)
+        if has_solutions(cell)
+    }
+
+
+def write(sweep: Sweep, folder: Path) -> None:
     """Measure on the first problems of each policy and task; write right_token.csv and right_token.md.
 
     Args:
-        cells: cells of the default setting; tasks without worked solutions are left out.
+        sweep: the default setting; tasks without worked solutions are left out.
     """
-    result = []
-    for cell in cells:
-        count = min(cell.grid["worked_problems"], cell.num_problems or 0)
-        if not count or cell.task.dataset is None or cell.seed != cells[0].seed:
+    measured = {}
+    for cell, count in chosen(sweep.cells):
+        if not has_solutions(cell):
+            print(f"right token: {cell.task.name} is left out, as its problems have no worked solutions.")
             continue
         policy, reward = build.load_models(cell.unserved())
         problems, settings = build.build_problems(cell)[:count], build.build_method(cell).settings
         selected = positions(policy, problems, settings.confidence_threshold, settings.max_new_tokens)
-        if not selected:
-            continue
-        moved = rows(policy, reward, problems, selected, settings, cell.seed)
-        names = {"policy": cell.policy.name, "task": cell.task.name}
-        result += table_rows(names, selected, moved)
-        print(
-            f"right token, {names['policy']} {names['task']}: {len(selected)} positions of {count} problems", flush=True
-        )
-    if not result:
-        return
-    (folder / "right_token.csv").write_text(tables.csv_text(COLUMNS, result), encoding="utf-8")
-    text = f"{tables.markdown(HEADER, [format_row(row) for row in result])}\n{NOTE}\n"
-    (folder / "right_token.md").write_text(text, encoding="utf-8")
+        names, result = names_of(cell), []
+        if selected:
+            result = table_rows(names, selected, rows(policy, reward, problems, selected, settings, cell.seed))
+        measured[TABLE.cell_of(names)] = side_tables.Part(result, side_tables.settings_of(cell, count))
+        print(f"right token, {TABLE.cell_of(names)}: {len(selected)} positions of {count} problems", flush=True)
+    side_tables.write(TABLE, folder, measured)
 
 
-def format_row(row: dict[str, Any]) -> list[str]:
+def format_row(row: Row) -> list[str]:
     """Return a row as text, for the columns of `HEADER`."""
     beyond = f"{row['minus_sharpen']:+.1f}"
     if row["minus_low"] is not None:  # of sharpening from itself there is no interval
         beyond += f" ({row['minus_low']:+.1f} to {row['minus_high']:+.1f})"
-    greedy = f"{row['greedy_is']} ({row['num_positions']})"
+    greedy = f"{row['greedy_is']} ({row['num_positions']:.0f})"
     probabilities = [f"{row['right_before']:.1f}", f"{row['right_after']:.1f}"]
     return [
         row["task"],
@@ -238,3 +267,6 @@ def format_row(row: dict[str, Any]) -> list[str]:
         f"{row['argmax_is_right']:.1f}",
         f"{row['kl']:.2f}",
     ]
+
+
+TABLE = side_tables.SideTable("right_token", ("policy", "task"), COLUMNS, HEADER, format_row, NOTE)

@@ -21,9 +21,10 @@ from ..engine import generation, numerics
 from ..engine.sampling import keyed_uniforms
 from ..evaluation.outcomes import Row
 from ..evaluation.statistics import Ratio, ratio_interval
+from ..evaluation.stored_cells import split_suffix
 from ..models.language_models import Policy, RewardModel
-from ..reporting import tables
 from ..types import Problem
+from . import side_tables
 
 COLUMNS = (
     *("policy", "task", "reward", "confident", "num_rows", "num_problems", "largest_change", "median_kl"),
@@ -111,8 +112,8 @@ def _share(numbers: Int[np.ndarray, " rows"], flipped: Bool[np.ndarray, " rows"]
 
 
 def format_row(row: Row) -> list[str]:
-    """Return a row as text, for the columns of `HEADER`."""
-    rows = f"{'confident' if row['confident'] else 'uncertain'} ({row['num_rows']})"
+    """Return a row of the file as text, for the columns of `HEADER`."""
+    rows = f"{'confident' if row['confident'] == 'True' else 'uncertain'} ({row['num_rows']:.0f})"
     kl = [f"{row['median_kl']:.2g}", f"{row['largest_kl']:.2g}"]
     flipped = f"{row['flipped']:.1f} ({row['ci_low']:.1f} to {row['ci_high']:.1f})"
     return [row["task"], row["reward"], rows, f"{row['largest_change']:.2f}", *kl, flipped]
@@ -125,24 +126,42 @@ def cells_by_reward(overrides: Sequence[str], rewards: str) -> list[Cell]:
     return compose.compose_cells([*overrides, f"reward={rewards}"])
 
 
+def chosen(sweep: Sweep) -> list[tuple[Cell, int]]:
+    """Return the cells that can be measured, each with its number of problems."""
+    first = sweep.cells[0]
+    cells = cells_by_reward(sweep.overrides, first.grid["moved_rewards"])
+    counts = [
+        (cell, min(cell.grid["moved_problems"], cell.num_problems or cell.grid["moved_problems"])) for cell in cells
+    ]
+    return [(cell, count) for cell, count in counts if count and cell.seed == first.seed]
+
+
+def names_of(cell: Cell) -> Row:
+    """Return policy, task and reward as rows name them."""
+    task = cell.task.name + split_suffix(cell.split)
+    return {"policy": cell.policy.name, "task": task, "reward": cell.reward.name}
+
+
+def wanted(sweep: Sweep) -> dict[str, side_tables.Settings]:
+    """Return the settings of the cells that a complete table has."""
+    return {TABLE.cell_of(names_of(cell)): side_tables.settings_of(cell, count) for cell, count in chosen(sweep)}
+
+
 def write(sweep: Sweep, folder: Path) -> None:
     """Measure on the first problems of each policy, task and reward; write row_movement.csv and row_movement.md.
 
     Args:
         sweep: over policies and tasks.
     """
-    result, first = [], sweep.cells[0]
-    for cell in cells_by_reward(sweep.overrides, first.grid["moved_rewards"]):
-        count = min(cell.grid["moved_problems"], cell.num_problems or cell.grid["moved_problems"])
-        if not count or cell.seed != first.seed:
-            continue
+    measured = {}
+    for cell, count in chosen(sweep):
         policy, reward = build.load_models(cell.unserved())
         problems, settings = build.build_problems(cell)[:count], build.build_method(cell).settings
-        moved = move_rows(policy, reward, problems, settings, cell.seed)
-        names = {"policy": cell.policy.name, "task": cell.task.name, "reward": cell.reward.name}
-        result += movement_rows(names, *moved, settings.confidence_threshold)
-        print(f"rows moved, {' '.join(names.values())}: {len(moved[0])} of {count} problems", flush=True)
-    if result:
-        (folder / "row_movement.csv").write_text(tables.csv_text(COLUMNS, result), encoding="utf-8")
-        text = f"{tables.markdown(HEADER, [format_row(row) for row in result])}\n{NOTE}\n"
-        (folder / "row_movement.md").write_text(text, encoding="utf-8")
+        moved, names = move_rows(policy, reward, problems, settings, cell.seed), names_of(cell)
+        result = movement_rows(names, *moved, settings.confidence_threshold)
+        measured[TABLE.cell_of(names)] = side_tables.Part(result, side_tables.settings_of(cell, count))
+        print(f"rows moved, {TABLE.cell_of(names)}: {len(moved[0])} of {count} problems", flush=True)
+    side_tables.write(TABLE, folder, measured)
+
+
+TABLE = side_tables.SideTable("row_movement", ("policy", "task", "reward"), COLUMNS, HEADER, format_row, NOTE)

@@ -54,7 +54,7 @@ def table_rows(folder: Path) -> list[Row]:
         folder: results of a scale, with `table1/records`.
 
     Raises:
-        ValueError: no policy and task has records of both methods.
+        ValueError: no policy and task has records of both methods with a problem and seed in common.
     """
     experiment = read_table1(folder)
     rows = []
@@ -64,10 +64,22 @@ def table_rows(folder: Path) -> list[Row]:
     if not rows:
         raise ValueError(
             f"{folder / 'table1' / 'records'} must hold records of {BEST_OF_N} and {OURS}, each of one setting, for a "
-            f"policy and task; got {', '.join(sorted({key.method for key in experiment.records}))}. "
-            f"{how_to_make('table1', folder)}"
+            f"policy and task{_unmet(experiment)}. {how_to_make('table1', folder)}"
         )
     return rows
+
+
+def _unmet(experiment: Experiment) -> str:
+    """Return what the records have instead of two methods to compare."""
+    for base in [key for key in experiment.records if key.method == BEST_OF_N]:
+        for other in [base._replace(method=method) for method in FORMS]:
+            if other in experiment.records:
+                seeds = [", ".join(map(str, experiment.cells[key].seeds)) for key in (base, other)]
+                return (
+                    ", with problems and seeds that both solved; got no such problem and seed of "
+                    f"{BEST_OF_N} (seeds {seeds[0]}) and {other.method} (seeds {seeds[1]})"
+                )
+    return f"; got {', '.join(sorted({key.method for key in experiment.records}))}"
 
 
 def _cell_rows(experiment: Experiment, policy: str, task: str, method: str) -> list[Row]:
@@ -104,7 +116,7 @@ def _compared(keys: Sequence[RunKey], base: Sequence[float | int], ours: Sequenc
     counts = {"num_problems": len(problems), "num_seeds": len({key.seed for key in keys}), "note": ""}
     if quantity == "peak_bytes":  # of a process that ran several methods: no quantity of single problems
         note = "largest of the process up to then, which later methods inherit"
-        largest = {"best_of_n": max(base), "nabla_reasoner": max(ours)}
+        largest = {"best_of_n": max(base) or None, "nabla_reasoner": max(ours) or None}  # 0: not measured
         return {**largest, "ratio": None, "ci_low": None, "ci_high": None, **counts, "note": note}
     indices = {problem: index for index, problem in enumerate(problems)}
     totals = np.zeros((2, len(problems)))
@@ -135,9 +147,15 @@ def hardware(folder: Path) -> str:
 
 @functools.cache
 def _defaults(scale: str, task: str) -> dict[str, dict[str, Any]]:
-    """Return the settings that the compared methods have on a task by default, by method."""
+    """Return the settings that the compared methods have on a task by default, by method.
+
+    None of them have any where the task needs a setting that has no default.
+    """
     words = ["experiment=table1", f"scale={scale}", f"task={task}", f"method={','.join((BEST_OF_N, *FORMS))}", "seed=0"]
-    contents = [cell.method.content() for cell in compose_cells(words)]
+    try:
+        contents = [cell.method.content() for cell in compose_cells(words)]
+    except ValueError:
+        return {}
     return {content["name"]: json.loads(json.dumps(content)) for content in contents}
 
 
@@ -147,7 +165,7 @@ def changed_settings(experiment: Experiment, scale: str) -> list[str]:
     for key, cell in experiment.cells.items():
         if key.method not in (BEST_OF_N, *FORMS) or cell.names.task not in choices("task"):
             continue
-        own, default = cell.settings.get("method", {}), _defaults(scale, cell.names.task)[key.method]
+        own, default = cell.settings.get("method", {}), _defaults(scale, cell.names.task).get(key.method, {})
         for name in differing(own, default, but=()):
             changed[f"{key.method} {name}={own[name]} (default {default[name]})"] = None
     return [f"Settings other than the defaults: {', '.join(changed)}."] if changed else []

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from ..decoding.settings import NablaSettings
 from ..dto import batched, gradient_passes, objective
@@ -197,13 +198,17 @@ def relaxed(
     pair: Pair, policy: Policy, reward: RewardModel, others: tuple[int, int], shares: Sequence[float], **weights: float
 ) -> Float[np.ndarray, "first second"]:
     """Return L for mixtures y = (1 - u) own + u other of the tokens' embeddings, u over `shares` at each position."""
-    eye = torch.eye(policy.vocab_size, dtype=policy.embedding.dtype)
-    hard = eye[pair.sequence.rollout]
+
+    def rows(ids: Sequence[int]) -> Float[Tensor, "tokens vocab"]:
+        """Return one-hot rows; a whole identity matrix would take gigabytes at large vocabularies."""
+        return one_hot(torch.tensor(ids), policy.vocab_size).to(policy.embedding.dtype)
+
+    hard, end = rows(pair.sequence.rollout), rows(others)
     table = np.empty((len(shares), len(shares)))
     for i, first in enumerate(shares):
         for j, second in enumerate(shares):
             mixed = hard.clone()
-            for share, position, other in zip((first, second), pair.positions, others, strict=True):
-                mixed[position] = (1 - share) * hard[position] + share * eye[other]
+            for share, position, other in zip((first, second), pair.positions, end, strict=True):
+                mixed[position] = (1 - share) * hard[position] + share * other
             table[i, j] = objective.relaxed_objective(policy, reward, pair.sequence, mixed, **weights).item()
     return table

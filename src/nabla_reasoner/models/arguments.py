@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from ..types import Problem, Solution, check_unicode
@@ -100,8 +100,9 @@ def check_kinds(settings: Mapping[str, object], annotations: Mapping[str, object
         if kind is bool:
             valid, said = isinstance(value, bool | np.bool_), "True or False"
         elif kind in (int, float, float | int):
-            valid = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
-            said = "a number"
+            is_switch = isinstance(value, bool | np.bool_)
+            valid = isinstance(value, int | float | np.integer | np.floating) and not is_switch
+            said = "a number" if is_switch or not isinstance(value, numbers.Number) else "an int or a float"
             if valid:
                 _check_finite(name, value)
         elif kind is str:
@@ -115,7 +116,7 @@ def check_kinds(settings: Mapping[str, object], annotations: Mapping[str, object
             raise ValueError(f"{name} must be {said}; got {value!r}.")
 
 
-def _check_finite(name: str, value: numbers.Real) -> None:
+def _check_finite(name: str, value: int | float | np.integer | np.floating) -> None:
     """Raise ValueError on NaN, infinity, or a whole number that no float can hold."""
     try:
         finite = math.isfinite(value)
@@ -213,7 +214,7 @@ def check_chats(chats: object, name: str = "prompts") -> None:
     Args:
         name: what to call them in an error.
     """
-    if isinstance(chats, (str, dict)) or not isinstance(chats, Iterable):
+    if isinstance(chats, (str, dict)) or not isinstance(chats, Collection):  # an iterator could be read only once
         raise ValueError(f"{name} must be a list of chats; got {chats!r}. {CHAT_REMEDY}")
     for messages in chats:
         if isinstance(messages, (str, dict)) or not isinstance(messages, Sequence) or not messages:
@@ -249,21 +250,29 @@ def checked_ids(name: str, ids: object, policy: Policy) -> list[int]:
     return whole
 
 
-def check_lengths(**lists: Sequence[object]) -> None:
-    """Raise ValueError unless all lists have one entry for every sequence."""
-    lengths = {name: len(entries) for name, entries in lists.items()}
+def check_lengths(**lists: object) -> None:
+    """Raise ValueError unless all are lists with one entry for every sequence."""
+    lengths = {}
+    for name, entries in lists.items():
+        try:
+            lengths[name] = len(entries)
+        except TypeError:
+            raise ValueError(f"{name} must be a list, one entry per sequence; got {entries!r}. Pass a list.") from None
     if len(set(lengths.values())) > 1:
         counted = ", ".join(f"{length} {name}" for name, length in lengths.items())
         raise ValueError(f"there must be one of {', '.join(lists)} for every sequence; got {counted}.")
 
 
-def check_uniforms(uniforms: Float[np.ndarray, "*shape"], length: int, policy: Policy) -> None:
-    """Raise ValueError unless there is a number in [0, 1) for each token of a sequence and of the vocabulary."""
+def check_uniforms(uniforms: object, length: int, policy: Policy) -> None:
+    """Raise ValueError unless an array has a number in [0, 1) for each token of a sequence and of the vocabulary."""
     expected = (length, policy.vocab_size)
+    remedy = f"Draw them by numpy.random.default_rng(seed).random({expected})."
+    if not isinstance(uniforms, np.ndarray | Tensor):
+        raise ValueError(f"uniforms must hold an array per sequence; got {type(uniforms).__name__}. {remedy}")
     if uniforms.shape != expected:
         raise ValueError(
             f"uniforms must have shape {expected}, a number for each token of the rollout and of the vocabulary; "
-            f"got {uniforms.shape}. Draw them by numpy.random.default_rng(seed).random({expected})."
+            f"got {uniforms.shape}. {remedy}"
         )
     outside = uniforms[~((uniforms >= 0) & (uniforms < 1))]
     if len(outside):

@@ -23,6 +23,7 @@ class CellPlan:
     Attributes:
         cell: the cell of the first seed.
         problems: problems to be solved, repeats and seeds included.
+        batches: batches of one seed, which is the most processes that can share its work.
         cost: of all problems; its model calls and seconds are not meaningful.
         seconds: on one machine.
         least_seconds: on a machine that launches its kernels in no time, as one with recorded graphs nearly does.
@@ -32,6 +33,7 @@ class CellPlan:
 
     cell: Cell
     problems: int
+    batches: int
     case: Case
     work: Work
     models: Models
@@ -114,6 +116,7 @@ def _plan(members: Sequence[Cell], machine: Machine) -> CellPlan:
     return CellPlan(
         cell=cell,
         problems=solved,
+        batches=cell.task.repeats * math.ceil(count / case.batch),  # as `prediction.chunks`
         case=case,
         work=expected,
         models=models,

@@ -1,6 +1,5 @@
 """Plans as text for a terminal."""
 
-import math
 from collections.abc import Sequence
 
 from ..config.cell import Cell
@@ -153,7 +152,7 @@ def _totals(plans: Sequence[CellPlan], machine: Machine) -> list[str]:
     first = plans[0].cell
     workers = useful_workers(first, sum(plan.problems for plan in plans))
     spent = sum(plan.seconds for plan in plans)
-    wall = sum(plan.seconds / min(first.devices, _batches(plan)) for plan in plans) / workers
+    wall = sum(plan.seconds / min(first.devices, plan.batches) for plan in plans) / workers
     fetched = {
         (plan.cell.policy.name if group == "policy" else plan.cell.reward.name, model.name): (plan.cell, group, model)
         for plan in plans
@@ -179,12 +178,6 @@ def _totals(plans: Sequence[CellPlan], machine: Machine) -> list[str]:
         f"  disk {gigabytes(weights)} GB of weights, {gigabytes(sum(plan.records for plan in plans))} GB of records; "
         f"download {gigabytes(download)} GB",
     ]
-
-
-def _batches(plan: CellPlan) -> int:
-    """Return the number of batches of a cell, which is the most processes that can share it."""
-    repeats = plan.cell.task.repeats
-    return math.ceil(plan.problems / plan.case.batch) if repeats else 1
 
 
 def _assumptions(cell: Cell, machine: Machine) -> list[str]:

@@ -54,7 +54,9 @@ def write_figure(target: str, drawing: Drawing, results: Path, scale: str) -> Pa
         save(figure, folder, f"{name}{part}")
         plt.close(figure)
     (folder / f"{name}.csv").write_text(drawing.rows, encoding="utf-8")
-    caption = re.sub(rf"\b{target}(?=\.|_\w+\.png)", name, drawing.caption)
+    rows = target if scale == "tiny" else f"{target}_{scale}"  # as `keep=true` names them
+    caption = drawing.caption.replace(f"figures/data/{target}.csv", f"figures/data/{rows}.csv")
+    caption = re.sub(rf"\b{target}(?=\.|_\w+\.png)", name, caption)
     (folder / f"{name}.md").write_text(caption, encoding="utf-8")
     return folder / f"{name}.md"
 

@@ -28,7 +28,7 @@ class RunningMetrics:
             self._failed += 1
             return
         for name in COSTS:
-            self._costs[name] += record["cost"][name]
+            self._costs[name] += record["cost"].get(name, 0)  # older records have not all of them
 
     def metrics(self) -> Metrics:
         """Return the numbers: accuracy in percent of all problems, costs as means over those that did not fail.

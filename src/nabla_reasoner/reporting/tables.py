@@ -30,12 +30,14 @@ def table_texts(rows: str, header: Sequence[str], body: list[list[str]], notes: 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Row]) -> str:
     """Format rows as CSV: floats with six digits, None as an empty cell."""
+    cells = ([f"{row[c]:.6g}" if isinstance(row[c], float) else row[c] for c in columns] for row in rows)
+    return "".join(map(_csv_line, (columns, *cells)))
+
+
+def _csv_line(cells: Sequence[object]) -> str:
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([f"{row[c]:.6g}" if isinstance(row[c], float) else row[c] for c in columns])
-    return stream.getvalue()
+    csv.writer(stream).writerow(cells)  # only characters of the line end are quoted: both of "\r\n"
+    return stream.getvalue().removesuffix("\r\n") + "\n"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -93,7 +93,9 @@ class GrowingCell:
         self.run: OpenRun | None = None
         self.identity = ""
         self._running = RunningMetrics()
+        self._file = 0  # inode of the records; sorting them replaces the file
         self._offset = 0
+        self._known: set[tuple[str, int]] = set()  # problem and repeat of the records that were counted
         self._points: dict[int, Metrics] = {}  # not yet logged
 
     @property
@@ -116,13 +118,21 @@ class GrowingCell:
         """Read the records that came since the last time; an unfinished last line is left for the next time."""
         try:
             with open(self.cell.records, "rb") as stream:
+                state = os.fstat(stream.fileno())
+                if state.st_ino != self._file or state.st_size < self._offset:
+                    self._file, self._offset = state.st_ino, 0
                 stream.seek(self._offset)
                 *lines, _ = stream.read().split(b"\n")
         except FileNotFoundError:
             return
         for line in lines:
             self._offset += len(line) + 1
-            self._running.add(json.loads(line))
+            record = json.loads(line)
+            key = record["problem_id"], record["repeat"]
+            if key in self._known:
+                continue
+            self._known.add(key)
+            self._running.add(record)
             if is_point(self._running.count, self.cell.expected):
                 self._points[self._running.count] = self._running.metrics()
 
@@ -151,6 +161,8 @@ def follow(
 ) -> None:
     """Open a run for every cell that starts, log its points as they come, and finish it with the cell.
 
+    After an error a cell is no longer shown; the others are.
+
     Args:
         cells: in the order in which they run.
         connect: opens a run; after an error it is tried again, `RETRY_SECONDS` later.
@@ -173,14 +185,18 @@ def follow(
                     warn(error_text(error)[:300])
                     retry_at = time.monotonic() + RETRY_SECONDS
                     continue
-            cell.read()
-            step = cell.log(cell.run)
-            if step:
-                sent[cell.identity] = step
-                note(sent)
-            if cell.is_complete or last:
+            try:
+                cell.read()
+                step = cell.log(cell.run)
+                if step:
+                    sent[cell.identity] = step
+                    note(sent)
+                if not (cell.is_complete or last):
+                    continue
                 cell.run.finish(exit_code=0 if cell.is_complete else 1)
-                growing.remove(cell)
+            except Exception as error:
+                warn(error_text(error)[:300])
+            growing.remove(cell)
 
 
 def _connect(plan: Plan, folder: Path, entry: WandbRun) -> OpenRun:

@@ -24,7 +24,7 @@ from ..evaluation.outcomes import correct_array, outcome_of
 from ..evaluation.records import read_records
 from ..evaluation.statistics import accuracy_interval
 from .running_metrics import RunningMetrics, curve
-from .tables import read_rows, replace_file
+from .tables import read_rows, replace_file, text_columns
 from .wandb_log import Table, WandbRun, identity, log, model_bytes
 from .wandb_upload import UploadError, is_uploaded, upload
 
@@ -131,8 +131,13 @@ def tables_entry(
     tables = {}
     for name in names:
         columns, rows = read_rows(folder / f"{name}.csv")
+        texts = text_columns(columns)
+        values = [
+            cells if column in texts else _typed(cells)
+            for column, cells in zip(columns, zip(*rows, strict=True), strict=False)  # no cells without rows
+        ]
         if columns:
-            tables[name] = Table(columns, list(zip(*map(_typed, zip(*rows, strict=True)), strict=True)))
+            tables[name] = Table(columns, list(zip(*values, strict=True)))
     run_names = [experiment, scale, "tables"]
     return WandbRun(
         identity=identity(run_names, _written(folder)),

@@ -17,6 +17,10 @@ JOINT = re.compile(
     r"\\text\{[\s,]*+(?:and|or)?[\s,]*+\})*+",
     re.DOTALL,
 )
+NAME_BEFORE = re.compile(  # "x =", but neither "2x =" nor "a + x ="
+    r"(?:\A|[$,;:.(\[\n]|[A-Za-z]{2}\s|\\text\{[^{}]*\})\s*"
+    r"((?:\\[A-Za-z]+|[A-Za-z])(?:_(?:\w|\{\w+\}))?)\s*=\s*\Z"
+)
 LONGEST_NUMBER = 100  # characters
 BEFORE_SIGN = 40  # characters that tell a sign from a difference
 # Behind "answer" a dash is no sign, but behind "answer is" it is one.
@@ -118,9 +122,12 @@ def _content(text: str, box: Box) -> str:
 def _are_joined(text: str, left: Box, right: Box) -> bool:
     """Return whether two boxes are one answer. With "or" only numbers are: "x + 11 or 11 + x" says the same twice.
 
-    The letter of a choice and a value are none.
+    Both may have the same name before them: x = 5 or x = -5. The letter of a choice and a value are none.
     """
-    if not 0 < right.command - left.end < LONGEST_JOINT or not JOINT.fullmatch(text, left.end + 1, right.command):
+    names = [NAME_BEFORE.search(text, max(box.command - BEFORE_SIGN, 0), box.command) for box in (left, right)]
+    same_name = all(names) and names[0][1] == names[1][1]
+    end = names[1].start(1) if same_name else right.command
+    if not 0 < right.command - left.end < LONGEST_JOINT or not JOINT.fullmatch(text, left.end + 1, end):
         return False
     if len({bool(CHOICE.fullmatch(text, box.start, box.end)) for box in (left, right)}) > 1:
         return False

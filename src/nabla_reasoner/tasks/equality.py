@@ -9,8 +9,9 @@ is the reference. The relation is symmetric.
   2516 nor 1358, because the base is what such problems ask for. An expression with such digits equals the same text.
 - Two numbers with only space between them are no number, except 2 1/3: "1 2" equals the same text only. 2(3) is a
   product, and so is 2\frac53. A number divides what stands before it, not the factor behind: 3/4x is \frac34 x.
-- f' is not f, A^T is not A, and f^{-1}(3) is not 1/f(3). Behind a number a prime means feet or minutes: 5'6" equals the
-  same text only. So do dates, telephone numbers, sums with an ellipsis and 3 \times 4 \text{ matrix}.
+- f' is not f, A^T is not A, \frac{dy}{dx} is not \frac{dx}{dy}, and f^{-1}(3) is not 1/f(3). Behind a number a prime
+  means feet or minutes: 5'6" equals the same text only. So do dates, telephone numbers, sums with an ellipsis and
+  3 \times 4 \text{ matrix}.
 - R is not r, except as the letter of a choice, where C is c.
 - x% equals x as well as x/100. Percentages equal each other by value.
 - A unit, currency or degree sign may be left out. Two that are stated must be the same; none is converted. Letters next
@@ -31,7 +32,8 @@ is the reference. The relation is symmetric.
   answers such as 3-5 or 3-x are expressions far more often than ranges.
 - The letter of a choice may stand before its value: \textbf{(B)}\ 5 equals 5 as well as B.
 - Marks of a proof's end or of a step, \blacksquare, \checkmark, \therefore, \tag{1}, belong to no answer.
-- Words are compared as text, without case, articles, brackets and punctuation.
+- Words are compared as text, without case, articles, brackets and punctuation. But "all real numbers" is \mathbb{R},
+  and "no solution" is \emptyset.
 """
 
 import itertools

@@ -55,15 +55,29 @@ INVERSE = re.compile(r"(?<![\\A-Za-z])([fghFGH])\s*\^\s*\{\s*-\s*1\s*\}(?=\s*\()
 TRANSPOSED = re.compile(
     r"(\\end\{\w+\}\s*)?\^\s*(?:\{\s*(?:T|\\top|\\intercal|\\text\{\s*T\s*\})\s*\}|T|\\top(?![A-Za-z])|\\intercal)"
 )
+VARIABLE = rf"([A-Za-z]|\\(?:{GREEK})(?![A-Za-z]))\s*"
+DIFFERENTIAL = rf"(?:d|\\partial(?![A-Za-z])|\\text\{{\s*d\s*\}})\s*{VARIABLE}"
+DERIVATIVE = re.compile(
+    rf"\\frac\{{\s*{DIFFERENTIAL}\}}\{{\s*{DIFFERENTIAL}\}}|"
+    rf"(?<![A-Za-z\\])d{VARIABLE}/\s*d{VARIABLE}(?![A-Za-z])"
+)
 
 
 def with_commands(text: str) -> str:
     r"""Return a text whose names and marks are commands, outside of the words in `\text{…}`."""
     for pattern, replacement in MARKED_TEXT:
         text = pattern.sub(replacement, text)
+    text = DERIVATIVE.sub(_derivative, text)
     text = PRIME_SIGNS.sub(lambda match: "'" * len(re.findall(r"\\prime|'", match[0])), text)
     text = INVERSE.sub(r"\1_{inverse}", TRANSPOSED.sub(_transposed, text))
     return _outside_text(text, lambda part: PRIMED.sub(_primed, _with_functions(part)))
+
+
+def _derivative(match: re.Match[str]) -> str:
+    r"""Return y_{derivativex} for \frac{dy}{dx}: as a quotient it would equal \frac{dx}{dy}."""
+    above, below = filter(None, match.groups())
+    index = ("partial" if r"\partial" in match[0] else "derivative") + below.removeprefix("\\")
+    return f" {above}_{{{index}}} "
 
 
 def _transposed(match: re.Match[str]) -> str:

@@ -42,6 +42,7 @@ END_MARKS = (
 )
 UNIT = r"\s*\\text\{([A-Za-z .]+)\}\s*"
 STEP_MARKS = r"\\(?:therefore|because|implies|(?:Long)?[Rr]ightarrow)(?![A-Za-z])|[∴⇒⟹]"
+INTERVAL_OR_SET = r"(?:[\[(][^\[\](),]*,[^\[\]()]*[\])]|\\\{[^{}\\]*\\\})"
 
 
 def _higher_root(match: re.Match[str]) -> str:
@@ -97,12 +98,19 @@ REWRITES = [
     (r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", r"^\\circ"),
     (r"(?<=[\w)}])\*\*(?=[\w({-])", "^"),
     (r"(?<!\\)\$", ""),
+    (rf"({INTERVAL_OR_SET})\s*U\s*(?={INTERVAL_OR_SET})", r"\1 \\cup "),
+    (r"\+\s?/\s?-|(?<![^=])\s*\+-", r"\\pm "),
     (r"\{\s*,\s*\}|(?:\\!\s*)?,\s*\\!\s*(?=\d)|\\!\s*,\s*\\!|,\s*\\!", "{,}"),  # between groups of three digits
     (r"\\(?:text)?cent(?![A-Za-z])", "¢"),
     (r"\\!", ""),
     (r"(\\\\)|\\[,;: ]|\\q?quad(?![A-Za-z])|~", lambda match: match[1] or " "),
     (r"(?<=\d)\s*''", '"'),  # seconds, or inches
     (r"\s+", " "),
+]
+# Whole answers in words that are sets.
+SETS = [
+    (re.compile(r"(?:\\text\{\s*)?all (?:the )?real(?:s| numbers)[\s.]*\}?", re.IGNORECASE), r"\mathbb{R}"),
+    (re.compile(r"(?:\\text\{\s*)?no solutions?[\s.]*\}?", re.IGNORECASE), r"\emptyset"),
 ]
 # Plain commas beside marked ones, as in 1,000{,}000.
 MIXED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?=\{,\}\d{3})|(?<=\{,\})\d{3}(?:,\d{3})+(?!\d)")
@@ -129,6 +137,9 @@ def standard(text: str) -> str:
     text = _trimmed(with_commands(text))
     while (inner := _unwrapped(text)) is not None:
         text = _trimmed(inner)
+    for pattern, replacement in SETS:
+        if pattern.fullmatch(text):
+            return replacement
     return _without_separators(text)
 
 

@@ -12,9 +12,11 @@ from .names import FUNCTIONS, GREEK
 MIXED = re.compile(r"(?<![\w.^/}])(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}|(?<![\w.^/}])(\d+) (\d+)/(\d+)(?![\d.])")
 SIDE_BY_SIDE = re.compile(r"(?<![\d.^_])\d+(?:\.\d+)?\s+\.?\d")
 FACTOR = rf"[A-Za-z({{]|\\(?:sqrt|frac|pi|sec|{FUNCTIONS}|{GREEK})(?![A-Za-z])"
-QUOTIENT = re.compile(rf"\s*/\s*(\d+(?:\.\d+)?)(\s*)(?={FACTOR})")
+QUOTIENT = re.compile(rf"\s*/\s*(?:(\d+(?:\.\d+)?)|\(\s*(\d+(?:\.\d+)?)\s*\))(\s*)(?={FACTOR})")
 # A numerator without letters: a number that is no exponent, pi, a root or a fraction.
-CONSTANT = re.compile(r"(?:(?<![\w.^])(?:\d+(?:\.\d+)?|\.\d+)|\\pi|(?<![\^_])\{[^{}A-Za-z]*\})$")
+CONSTANT = re.compile(
+    r"(?:(?<![\w.^])(?:\d+(?:\.\d+)?|\.\d+|\(\s*\d+(?:\.\d+)?\s*\))|\\pi|(?<![\^_])\{[^{}A-Za-z]*\})$"
+)
 REMAINDER = re.compile(r"^\s*(\d+)\s*(?:\\bmod|\\mod)(?![A-Za-z])\s*\{?\s*(\d+)\s*\}?\s*$")
 DOUBLE_FACTORIAL = re.compile(r"(?<![\d.])(\d{1,3})!!(?!\s*!)")
 LONGEST_NUMBER = 40  # characters before the sign of division that are looked at
@@ -52,12 +54,12 @@ def with_mixed_numbers(text: str) -> str:
 def _with_quotients(text: str) -> str:
     r"""Return a text with 3\cdot\frac{1}{4}x for 3/4x: the factor behind a number is not part of the divisor.
 
-    It is where letters are divided and no space follows: x/2y has the divisor 2y.
+    It is where letters are divided and no space follows: x/2y has the divisor 2y, but x/(2)y has the divisor 2.
     """
 
     def quotient(match: re.Match[str]) -> str:
         before = match.string[max(match.start() - LONGEST_NUMBER, 0) : match.start()]
-        is_product = match[2] or match.string[match.end()] == "(" or CONSTANT.search(before)
-        return rf"\cdot\frac{{1}}{{{match[1]}}}" if is_product else match[0]
+        is_product = match[2] or match[3] or match.string[match.end()] == "(" or CONSTANT.search(before)
+        return rf"\cdot\frac{{1}}{{{match[1] or match[2]}}}" if is_product else match[0]
 
     return QUOTIENT.sub(quotient, text)

@@ -9,6 +9,7 @@ of the responses' beginnings, at every token, against the verdict on the whole r
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,20 +151,28 @@ def measure(
         quality = selection_quality(scores, correct)
         result["rewards"][name] = {
             "best_of_8": round(quality["best_of_8"], 1),
-            "gap_closed": round(quality["gap_closed"], 3),
-            "auc": round(quality["auc"], 3),
-            "auc_within": round(auc_within(scores, correct), 3),
-            "token_auc": round(token_auc(reward, problems, responses[::NUM_SAMPLES], correct[:, 0]), 3),
+            "gap_closed": rounded(quality["gap_closed"]),
+            "auc": rounded(quality["auc"]),
+            "auc_within": rounded(auc_within(scores, correct)),
+            "token_auc": rounded(token_auc(reward, problems, responses[::NUM_SAMPLES], correct[:, 0])),
             "calibration_error": round(calibration_error(probability(reward, scores), correct), 3),
             "outranks_far_answers": round(far[name, task], 3),
         }
     return result
 
 
+def rounded(value: float | int) -> float | None:
+    """Return a measure with three decimals; None for NaN, which JSON does not have."""
+    return None if math.isnan(value) else round(float(value), 3)
+
+
 def selection_quality(
     scores: Float[np.ndarray, "problem sample"], correct: Bool[np.ndarray, "problem sample"]
 ) -> dict[str, float]:
-    """Return how well a reward's scores choose among N samples: percentages, share of the gap closed, AUC."""
+    """Return how well a reward's scores choose among N samples: percentages, share of the gap closed, AUC.
+
+    The last two are NaN where they are undefined: no gap, or only right or only wrong answers.
+    """
     count = scores.shape[1]
     one_sample = 100 * correct.mean()
     any_sample = 100 * correct.any(1).mean()
@@ -178,7 +187,9 @@ def selection_quality(
 
 
 def auc(positive: Float[np.ndarray, " positive"], negative: Float[np.ndarray, " negative"]) -> float:
-    """Return the probability that a right answer scores above a wrong one (ties count half)."""
+    """Return the probability that a right answer scores above a wrong one (ties count half); NaN without both."""
+    if not (len(positive) and len(negative)):
+        return float("nan")
     return float(stats.mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative)))
 
 

@@ -145,11 +145,11 @@ def load_reward(config: DictConfig, name: str) -> RewardModel:
     return RewardModel.from_pretrained(str(folder), kind=config.rewards[name].kind, device=config.device)
 
 
-def quality(reward: RewardModel, answers: Sequence[Answer], count: int) -> dict[str, float]:
+def quality(reward: RewardModel, answers: Sequence[Answer], count: int) -> dict[str, float | None]:
     """Return how well a reward ranks `count` answers to each of some problems: percentages, and AUC in [0, 1].
 
     `auc_within` compares right with wrong answers to the same problem only, as a search does. `token_auc` is that of
-    the rewards of all beginnings against the verdict on the response.
+    the rewards of all beginnings against the verdict on the response. None is what is undefined.
     """
     problems = [answer.problem for answer in answers]
     prompts = [reward.prompt_ids(problem.messages) for problem in problems]
@@ -162,7 +162,7 @@ def quality(reward: RewardModel, answers: Sequence[Answer], count: int) -> dict[
         "auc_within": manifest.auc_within(scores, correct.reshape(-1, count)),
         "token_auc": manifest.token_auc(reward, problems, responses, correct),
     }
-    return {name: round(float(value), 3) for name, value in result.items()}
+    return {name: manifest.rounded(value) for name, value in result.items()}
 
 
 def measure(config: DictConfig, data: Splits) -> None:
