@@ -312,6 +312,16 @@ def test_judge_whose_end_token_the_policy_lacks_ends_with_one_of_the_policy():
         assert solution.search["finished"]
 
 
+@pytest.mark.parametrize("opened", ["policy", "judge"])
+def test_judge_writes_the_think_block_that_its_own_prompt_opened(opened: str):
+    policy, reward = toys.policy(), toys.reward("likelihood")
+    models = {"policy": policy, "judge": reward.strong}
+    models[opened].texts = models[opened].texts._replace(open_block="<think>\n")
+    for solution in JudgeGreedy(max_new_tokens=LIMIT).solve(PROBLEMS, policy, reward):
+        block = "<think>\n" if opened == "judge" else ""
+        assert solution.response == block + policy.decode(solution.token_ids)
+
+
 def test_judge_writes_tokens_of_policy_only():
     policy, reward = toys.policy(), toys.reward()
     whole = JudgeGreedy(max_new_tokens=LIMIT).solve(PROBLEMS, policy, reward)

@@ -500,7 +500,7 @@ def test_other_problems_of_other_settings_change_no_name_of_the_test_problems(tm
     """One validation cell took the test cells from the grid of the claims, and the ceiling from Figure 4."""
     for method in ("best_of_n", "nabla_reasoner"):
         write(tmp_path, method)
-    other = {"split": "validation", "reward.name": "classifier", "reward.weights": "2"}
+    other = {"split": "validation", "reward.name": "classifier", "reward.weights": "2", "policy.weights": "3"}
     write(tmp_path, "best_of_n", seed=1, changes=other)
     rows, compared, text = tabulated(tmp_path)
     assert {key[1:]: row["num_seeds"] for key, row in rows.items()} == {

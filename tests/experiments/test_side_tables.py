@@ -49,6 +49,40 @@ def test_narrowed_command_leaves_the_rows_of_other_cells(tmp_path: Path):
     assert flipped(tmp_path) == [("b", 2.5), ("a", 2.5)], "a complete run has the order of its cells"
 
 
+def test_rows_made_with_another_seed_are_left_out_with_a_line(tmp_path: Path, capsys):
+    def with_settings(task: str, **changes: object) -> dict[str, Part]:
+        return {f"p {task} r": part(task)._replace(settings=part(task).settings | changes)}
+
+    classifier = {"method": {"step_size": 3, "max_new_tokens": 9}, "reward": {"name": "r"}}
+    side_tables.write(TABLE, tmp_path, with_settings("a", seed=0, **classifier))
+    longer = {**classifier, "method": {"step_size": 3, "max_new_tokens": 99}}
+    side_tables.write(TABLE, tmp_path, with_settings("b", seed=0, **longer))
+    assert flipped(tmp_path) == [("a", 2.5), ("b", 2.5)], "lengths differ by task"
+    side_tables.write(TABLE, tmp_path, with_settings("c", seed=0, method={"step_size": 1}, reward={"name": "s"}))
+    assert len(flipped(tmp_path)) == 3, "settings may differ by reward"
+    assert "left out" not in capsys.readouterr().out
+    side_tables.write(TABLE, tmp_path, with_settings("b", seed=1, **longer))
+    assert flipped(tmp_path) == [("b", 2.5), ("c", 2.5)]
+    assert "made with other settings are left out: p a r." in capsys.readouterr().out
+    assert "known to be of p a r" in side_tables.gaps(TABLE, tmp_path, settings("a"))[0]
+
+
+def test_damaged_table_is_made_anew_with_a_line(tmp_path: Path, capsys):
+    side_tables.write(TABLE, tmp_path, measured("a"))
+    table = tmp_path / "row_movement.csv"
+    table.write_text(table.read_text("utf-8").replace("2.5", "abc", 1), encoding="utf-8")
+    side_tables.write(TABLE, tmp_path, measured("b"))
+    assert "row_movement.csv is damaged and not read" in capsys.readouterr().err
+    assert flipped(tmp_path) == [("b", 2.5)]
+
+
+def test_table_whose_only_cell_has_no_rows_any_more_is_empty(tmp_path: Path):
+    side_tables.write(TABLE, tmp_path, measured("a"))
+    side_tables.write(TABLE, tmp_path, {"p a r": Part([], part("a").settings)})
+    assert flipped(tmp_path) == []
+    assert side_tables.gaps(TABLE, tmp_path, settings("a")) == []
+
+
 def test_table_of_the_wanted_cells_has_no_gap(tmp_path: Path):
     assert "no rows that are known to be of p a r" in side_tables.gaps(TABLE, tmp_path, settings("a"))[0]
     side_tables.write(TABLE, tmp_path, measured("a"))

@@ -150,7 +150,7 @@ def test_damaged_records_of_one_cell_leave_the_others_shown(cells: Cells):
         lambda: cells.solve("b", 0, 1),
         lambda: None,
     )
-    assert cells.events == {"a": [], "b": [(1, 100.0), ("end", 0)]}
+    assert cells.events == {"a": [("end", 1)], "b": [(1, 100.0), ("end", 0)]}
     assert len(cells.warnings) == 1
 
 

@@ -31,8 +31,8 @@ class JudgeGreedy:
     """The most likely token of the likelihood reward's model at every step; the policy is not used.
 
     A reference model of the reward is not used either, nor tokens that the policy does not know. A response ends with
-    an end token of the judge's. The decoded tokens are charged as `decode_tokens`, at the number of parameters of the
-    model that decodes them.
+    an end token of the judge's, or of the policy's if the policy does not know the judge's. The decoded tokens are
+    charged as `decode_tokens`, at the number of parameters of the model that decodes them.
 
     Args:
         max_new_tokens: length limit of a response, >= 1.
@@ -74,6 +74,7 @@ class JudgeGreedy:
         ]
         writer = copy.copy(policy)  # whose text is the policy's, but is finished where the judge ends it
         writer.eos_ids = judge.eos_ids
+        writer.texts = policy.texts._replace(open_block=judge.texts.open_block)  # of the prompt that the judge read
         return solutions(problems, writer, reward, [rollout.token_ids for rollout in rollouts], costs)
 
 

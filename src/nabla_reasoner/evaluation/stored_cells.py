@@ -75,9 +75,9 @@ def is_test(task: str) -> bool:
 def stored_cells(*folders: Path, planned: Sequence[RecordFile] = (), varied: tuple[str, ...] = ()) -> list[Cells]:
     """Return the cells of each folder, by names that differ wherever settings do.
 
-    The name of a task says which problems it has, unless they are the test problems; cells of other problems change no
-    name of those. All names are chosen over all the folders, except that a method's own settings are compared within a
-    folder.
+    The name of a task says which problems it has, unless they are the test problems. Cells of other problems change no
+    name of those, except of test cells whose own settings are unknown. All names are chosen over all the folders,
+    except that a method's own settings are compared within a folder.
 
     Args:
         folders: folders of records.
@@ -97,7 +97,8 @@ def stored_cells(*folders: Path, planned: Sequence[RecordFile] = (), varied: tup
         UNKNOWN if file.settings is None and file.names.task in known else text + split
         for file, text, split in zip(together, tasks, splits, strict=True)
     ]
-    policies = _suffixes(together, [file.names.policy for file in together], functools.partial(_part, "policy."))
+    groups_of_policies = [(file.names.policy, split) for file, split in zip(together, splits, strict=True)]
+    policies = _suffixes(together, groups_of_policies, functools.partial(_part, "policy."))
     keys = {
         file.path: CellKey(file.names.policy + policy, file.names.task + task, file.names.method)
         for file, policy, task in zip(together, policies, tasks, strict=True)

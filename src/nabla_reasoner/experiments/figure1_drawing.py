@@ -48,19 +48,21 @@ def draw(search: pd.DataFrame, pairs: pd.DataFrame, square: pd.DataFrame, path: 
     """
     case = search[search.drawn].iloc[0]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.2))
-    own, best = (indices(case, name, pairs) for name in ("own", "best"))
-    _draw_pairs(left, case, pairs, own, best)
+    own_pair, best_pair = (indices(case, name, pairs) for name in ("own", "best"))
+    _draw_pairs(left, case, pairs, own_pair, best_pair)
     texts = alphabet_texts(pairs)
-    _draw_square(right, case, square, path, [texts[index] for index in own], [texts[index] for index in best])
+    _draw_square(right, case, square, path, [texts[index] for index in own_pair], [texts[index] for index in best_pair])
     figure.tight_layout()
     return figure
 
 
-def _draw_pairs(axis: Axes, case: pd.Series, pairs: pd.DataFrame, own: Sequence[int], best: Sequence[int]) -> None:
+def _draw_pairs(
+    axis: Axes, case: pd.Series, pairs: pd.DataFrame, own_pair: Sequence[int], best_pair: Sequence[int]
+) -> None:
     """Draw the left panel: L of every pair of tokens, and the policy's draws.
 
     Args:
-        own, best: where the two tokens stand in the alphabet.
+        own_pair, best_pair: where the two tokens stand in the alphabet.
     """
     texts = alphabet_texts(pairs)
     table = pairs.loss.to_numpy().reshape(len(texts), len(texts)).T  # lines: the second token
@@ -74,7 +76,7 @@ def _draw_pairs(axis: Axes, case: pd.Series, pairs: pd.DataFrame, own: Sequence[
         y = second + 0.2 * (numbers // 4 - (darts - 1) // 4 / 2)
         axis.plot(x, y, "x", color=ORANGE, markersize=5, markeredgewidth=1.4)
     axis.plot([], [], "x", color=ORANGE, label=f"{pairs.darts.sum()} draws of the policy")
-    for (first, second), is_best in ((own, False), (best, True)):
+    for (first, second), is_best in ((own_pair, False), (best_pair, True)):
         _mark_pair(axis, first - 0.28, second + 0.28, is_best)
     step = -(-len(texts) // MAX_LABELS)
     if step == 1:
@@ -89,19 +91,24 @@ def _draw_pairs(axis: Axes, case: pd.Series, pairs: pd.DataFrame, own: Sequence[
 
 
 def _draw_square(
-    axis: Axes, case: pd.Series, square: pd.DataFrame, path: pd.DataFrame, own: Sequence[str], best: Sequence[str]
+    axis: Axes,
+    case: pd.Series,
+    square: pd.DataFrame,
+    path: pd.DataFrame,
+    own_pair: Sequence[str],
+    best_pair: Sequence[str],
 ) -> None:
     """Draw the right panel: L of mixtures of the two pairs' tokens, and DTO's path.
 
     Args:
-        own, best: texts of the two tokens.
+        own_pair, best_pair: texts of the two tokens.
     """
     table = square.pivot(index="u_second", columns="u_first", values="loss")
     filled = axis.contourf(table.columns, table.index, table, levels=20, cmap="cividis")
     axis.contour(table.columns, table.index, table, levels=20, colors="white", linewidths=0.3)
     axis.figure.colorbar(filled, ax=axis, label="L, nats")
     _draw_path(axis, path)
-    (a, b), (c, d) = own, best
+    (a, b), (c, d) = own_pair, best_pair
     for x, y, pair in ((0, 0, (a, b)), (1, 0, (c, b)), (0, 1, (a, d)), (1, 1, (c, d))):
         axis.annotate(
             f"{pair[0]} … {pair[1]}",

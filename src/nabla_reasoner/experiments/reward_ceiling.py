@@ -110,10 +110,10 @@ def search(folder: Path, scale: str) -> Ceilings:
     Args:
         folder: results of the scale, with `table1/records`.
     """
-    found: dict[str, dict[str, Row]] = {}
+    rows: dict[str, dict[str, Row]] = {}
     reasons: dict[str, str] = {}
     for key, stored in stored_cells(folder / "table1" / "records", folder / "table1" / "budget")[0].items():
-        if key.task in found:
+        if key.task in rows:
             continue
         reason = _unfit(key, stored, scale)
         if reason is None:
@@ -125,8 +125,8 @@ def search(folder: Path, scale: str) -> Ceilings:
             reasons.setdefault(key.task, reason)
             continue
         path = folder / "table1" / "ceiling" / f"{cell.reward.name}__{key.task}.jsonl"
-        found[key.task] = _stored(path, weights, cell)
-    return Ceilings(found, {task: reason for task, reason in reasons.items() if task not in found})
+        rows[key.task] = _stored(path, weights, cell)
+    return Ceilings(rows, {task: reason for task, reason in reasons.items() if task not in rows})
 
 
 def _unfit(key: CellKey, stored: StoredCell, scale: str) -> str | None:
@@ -142,8 +142,8 @@ def _unfit(key: CellKey, stored: StoredCell, scale: str) -> str | None:
     if key[:2] != stored.names[:2]:
         return "records of one name were made with different settings"
     named = (("policy", stored.names.policy), ("task", stored.names.task), ("reward", reward["name"]))
-    own = [f"{group} {name}" for group, name in named if name not in choices(group)]
-    return f"no file in configs/ describes {' and '.join(own)}" if own else None
+    undescribed = [f"{group} {name}" for group, name in named if name not in choices(group)]
+    return f"no file in configs/ describes {' and '.join(undescribed)}" if undescribed else None
 
 
 def _composed(stored: StoredCell, scale: str) -> tuple[Cell, str]:
@@ -182,11 +182,11 @@ def _stored(path: Path, weights: str, cell: Cell) -> dict[str, Row]:
     asked = {problem.id: made | {"question": problem.question, "answer": problem.answer} for problem in problems}
     if all(name in stored and wanted.items() <= stored[name].items() for name, wanted in asked.items()):
         return {problem.id: stored[problem.id] for problem in problems}
-    policy, reward = build.load_models(cell)
+    _, reward = build.load_models(cell)
     best = beam_search(reward, problems, num_beams=BEAMS, max_new_tokens=cell.max_new_tokens)
     computed = {}
     for problem, (tokens, value) in zip(problems, best, strict=True):
-        response = policy.response_text(tokens)
+        response = reward.strong.response_text(tokens)  # of the prompt that the reward read
         computed[problem.id] = {
             "problem_id": problem.id,
             "response": response,

@@ -207,8 +207,9 @@ def has_solutions(cell: Cell) -> bool:
     """Return whether the cell's problems have worked solutions."""
     if cell.task.dataset is None:
         return False
+    problems = build.build_problems(cell)
     try:
-        for problem in build.build_problems(cell):
+        for problem in problems:
             worked_solution(problem)
     except ValueError:
         return False

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..config import fingerprint
 from ..config.cell import Cell
-from ..evaluation.json_files import read_object
+from ..evaluation.json_files import read_object, warn_once
 from ..evaluation.outcomes import Row
 from ..reporting import tables
 from ..reporting.evidence import typed_rows
@@ -43,9 +43,15 @@ class SideTable(NamedTuple):
         return " ".join(str(row[name]) for name in self.keys)
 
     def by_cell(self, folder: Path) -> dict[str, list[Row]]:
-        """Return the rows of NAME.csv by cell; none if it is missing or damaged."""
+        """Return the rows of NAME.csv by cell; none if it is missing, or damaged, with a line that says so."""
+        path = folder / f"{self.name}.csv"
+        try:
+            typed = typed_rows(path)
+        except ValueError as error:
+            warn_once(f"{path} is damaged and not read: {error}")
+            return {}
         rows: dict[str, list[Row]] = {}
-        for row in typed_rows(folder / f"{self.name}.csv"):
+        for row in typed:
             rows.setdefault(self.cell_of(row), []).append(row)
         return rows
 
@@ -63,17 +69,42 @@ def settings_of(cell: Cell, num_problems: int) -> Settings:
 
 
 def write(table: SideTable, folder: Path, measured: Mapping[str, Part]) -> None:
-    """Write the measured cells in the place of their earlier rows; the rows of other cells stay."""
-    path, earlier = folder / f"{table.name}.csv", table.by_cell(folder)
-    made = _made(table, folder) | {name: part.settings for name, part in measured.items()}
-    rows = (earlier if earlier.keys() - measured.keys() else {}) | {name: part.rows for name, part in measured.items()}
-    if not any(rows.values()):
+    """Write the measured cells in the place of their earlier rows.
+
+    The rows of other cells stay, unless they were made with another seed, precision or method: such rows are left out,
+    with a line that names their cells.
+    """
+    if not measured:
         return
+    path, made = folder / f"{table.name}.csv", _made(table, folder)
+    unlike = {
+        name
+        for name, settings in made.items()
+        if name not in measured and any(_differ(settings, part.settings) for part in measured.values())
+    }
+    if unlike:
+        print(f"{path}: rows made with other settings are left out: {', '.join(sorted(unlike))}.")
+    earlier = {name: rows for name, rows in table.by_cell(folder).items() if name not in unlike}
+    if not earlier.keys() - measured.keys():
+        earlier = {}  # a complete run has the order of its cells
+    rows = earlier | {name: part.rows for name, part in measured.items()}
     tables.replace_file(path, tables.csv_text(table.columns, [row for part in rows.values() for row in part]))
     body = [table.format_row(row) for row in typed_rows(path)]
     tables.replace_file(folder / f"{table.name}.md", f"{tables.markdown(table.header, body)}\n{table.note}\n")
-    content = {"sha256": fingerprint.data_digest(str(path)), "cells": made}
+    cells = {name: settings for name, settings in made.items() if name not in unlike}
+    cells |= {name: part.settings for name, part in measured.items()}
+    content = {"sha256": fingerprint.data_digest(str(path)), "cells": cells}
     tables.replace_file(folder / f"{table.name}.settings.json", json.dumps(content, indent=1) + "\n")
+
+
+def _differ(settings: Settings, others: Settings) -> bool:
+    """Return whether two cells of one reward differ in more than policy and task; lengths differ by task."""
+    first, second = ({"method": {}, "reward": {}, **json.loads(json.dumps(cell))} for cell in (settings, others))
+    if first["reward"].get("name") != second["reward"].get("name"):
+        return False
+    for cell in (first, second):
+        cell["method"].pop("max_new_tokens", None)
+    return any(first.get(name) != second.get(name) for name in ("method", "seed", "dtype"))
 
 
 def _made(table: SideTable, folder: Path) -> dict[str, Settings]:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ..types import Messages
 from .backbone import BatchLimits, LanguageModel, check_parts, checked_ends, model_size
-from .chat_format import ChatFormat, check_layout, keeps_thinking, open_block, read_format, special_ids, think_tokens
+from .chat_format import ChatFormat, check_layout, keeps_thinking, read_format, special_ids
 from .forward_check import check_forward
 from .loading import load, refusing
 from .pairs import check_pair, read_opening, same_ids
+from .response_texts import ResponseTexts
 from .reward_texts import check_written_tokens, read_suffix
 
 __all__ = ["REWARD_MODEL_CLASSES", "BatchLimits", "LanguageModel", "Policy", "RewardModel", "TextScores", "model_size"]
@@ -38,7 +39,7 @@ class Policy(LanguageModel):
     Attributes:
         vocab_size: as in `LanguageModel`; the logits of padding rows are left out of every distribution.
         head: the output matrix as a module.
-        open_block: beginning of a think block with which its prompts end; "" if they end with none.
+        texts: how its tokens are written as text.
 
     Raises:
         ValueError: a model without an output matrix, or a matrix with fewer rows than the tokenizer has tokens; end
@@ -56,8 +57,7 @@ class Policy(LanguageModel):
         super().__init__(model, tokenizer, name)
         if eos_ids is not None:
             self.eos_ids = checked_ends(eos_ids, len(model.get_input_embeddings().weight), f"eos_ids of {name}")
-        self.open_block = open_block(tokenizer)
-        self._think_tokens = think_tokens(tokenizer)
+        self.texts = ResponseTexts.of(tokenizer)
         self.head = model.get_output_embeddings()
         if self.head is None:
             raise ValueError(
@@ -89,22 +89,12 @@ class Policy(LanguageModel):
         check_forward(self, self.logits)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of tokens without special tokens, except marks of think blocks."""
-        texts, part = [], []
-        for token in token_ids:
-            if token in self._think_tokens:
-                texts += [self._plain_text(part), self.tokenizer.decode([token])]
-                part = []
-            else:
-                part.append(token)
-        return "".join([*texts, self._plain_text(part)])
+        """Return the text of tokens without special tokens."""
+        return self.texts.plain(token_ids)
 
     def response_text(self, token_ids: Sequence[int]) -> str:
-        """Return the text of a response; one whose think block the prompt opened begins with that beginning."""
-        return self.open_block + self.decode(token_ids)
-
-    def _plain_text(self, token_ids: list[int]) -> str:
-        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        """Return the text of a response, with the marks of its think blocks."""
+        return self.texts.response(token_ids)
 
     def logits(self, hidden: Float[Tensor, "*shape hidden"]) -> Float[Tensor, "*shape vocab"]:
         """Return next-token logits z over the tokenizer's vocabulary."""

@@ -4,6 +4,7 @@ It is a process of its own, because wandb waits for dead servers: nothing waits 
 torch, runs at low priority, and ends when its standard input does, so also when the command that started it is killed.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -196,6 +197,8 @@ def follow(
                 cell.run.finish(exit_code=0 if cell.is_complete else 1)
             except Exception as error:
                 warn(error_text(error)[:300])
+                with contextlib.suppress(Exception):
+                    cell.run.finish(exit_code=1)
             growing.remove(cell)
 
 

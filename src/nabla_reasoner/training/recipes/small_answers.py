@@ -18,6 +18,7 @@ from ...engine.sampling import Sampling, keyed_uniforms
 from ...engine.sequences import end_response
 from ...evaluation.accuracy import sample_responses
 from ...models.language_models import Policy, RewardModel
+from ...models.response_texts import ResponseTexts
 from ...models.tokenizers import load_tokenizer
 from ...tasks import grading
 from ...types import Problem
@@ -108,10 +109,10 @@ def sample_answers(
 
 def graded(config: DictConfig, problems: Sequence[Problem], rows: Sequence[Sequence[Any]]) -> list[Answer]:
     """Return stored rows of (question, token ids, finished) as graded answers; rows after the last problem are left."""
-    tokenizer = load_tokenizer(config.policy.path)
+    texts = ResponseTexts.of(load_tokenizer(config.policy.path))
     answers = []
     for problem, (_, token_ids, finished) in zip(problems, rows, strict=False):
-        text = tokenizer.decode(token_ids, skip_special_tokens=True)
+        text = texts.response(token_ids)
         correct = grading.grade(problem, text, finished).correct
         answers.append(Answer(problem, text, finished, correct, token_ids))
     return answers
