@@ -11,6 +11,7 @@ import pytest
 
 from nabla_reasoner.config import compose, fingerprint
 from nabla_reasoner.config.cell import Cell
+from nabla_reasoner.config.parts import MethodSettings
 from nabla_reasoner.evaluation import cell_records
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -116,6 +117,16 @@ def test_each_file_is_read_once(tmp_path, monkeypatch):
     fingerprint.folder_digest(str(folder))
     monkeypatch.setattr(fingerprint.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
     fingerprint.folder_digest(str(folder))
+
+
+def test_every_keyword_of_a_method_is_part_of_the_fingerprint():
+    """A sweep over `size` of an own method ran its first value only, and records of two sizes were joined."""
+    (cell,) = compose.compose_cells(["policy=tiny-base", "task=products", "method=greedy"])
+    names = ("size", "base", "training", "parameters", "revision", "manifest", "paper", "prepare")
+    method = MethodSettings.model_validate({**cell.method.content(), **dict.fromkeys(names, 3)})
+    assert set(names) <= set(method.keywords())
+    made = fingerprint.fingerprint(cell.changed(method=method))["method"]
+    assert made == {"name": "greedy", **method.keywords()}
 
 
 def test_reference_model_is_part_of_the_fingerprint(tmp_path):

@@ -85,6 +85,24 @@ def test_lineage_is_not_part_of_the_fingerprint():
     assert not {"base", "trained_by"} & set(fingerprint.fingerprint(cell)["policy"])
 
 
+def test_of_two_trained_policies_the_one_of_the_usual_name_is_the_row(monkeypatch, capsys):
+    """Which of the two was the row `sft` changed from one start of Python to the next."""
+    origin = lineage.Lineage("tiny-base", "sft")
+    monkeypatch.setattr(lineage, "_lineages", lambda: dict.fromkeys(("tiny-base-sft", "my-sft", "a-sft"), origin))
+    assert lineage.improved_policy("tiny-base", "sft", ["my-sft", "tiny-base-sft"]) == "tiny-base-sft"
+    assert lineage.improved_policy("tiny-base", "sft", ["my-sft"]) == "my-sft"
+    assert lineage.improved_policy("tiny-base", "grpo", ["my-sft"]) is None
+    lineage.warn_once.cache_clear()
+    assert lineage.improved_policy("tiny-base", "sft", ["my-sft", "a-sft"]) is None
+    assert "tiny-base has no row sft: a-sft, my-sft are all made of it" in capsys.readouterr().err
+    loaded = {
+        CellKey("my-sft", "products", "greedy"): [made("a", 0)],
+        CellKey("tiny-base-sft", "chain_sum", "greedy"): [made("b", 0)],
+    }
+    row = {"policy": "tiny-base", "task": "products", "method": "sft", "seeds": [0]}
+    assert outcomes.row_outcomes(loaded, row) == [made("a", 0)], "of the task's own policies"
+
+
 def test_trained_rows_take_greedy_outcomes_of_their_seeds():
     greedy = [made("a", seed) for seed in (0, 1, 2)]
     loaded = {CellKey("tiny-base-sft-grpo", "products", "greedy"): greedy}

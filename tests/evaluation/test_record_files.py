@@ -321,6 +321,17 @@ def test_rewards_of_other_splits_are_other_tasks_of_table2(tmp_path: Path):
     assert [row["task"] for row in rows] == ["products", "products (split=validation)"]
 
 
+def test_rewards_with_other_numbers_of_problems_are_said_in_table2(tmp_path: Path):
+    for reward, count in (("likelihood", 4), ("classifier", 2)):
+        changes = {"reward.name": reward, "num_problems": count}
+        write(tmp_path / reward, "nabla_reasoner", changes=changes, count=count)
+        tabulated(tmp_path / reward)
+    table2.combine(tmp_path, ["likelihood", "classifier"])
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "Rewards differ in their numbers of problems in 1 of 1 lines" in text
+    assert "4 of likelihood, 2 of classifier" in text
+
+
 def test_rewards_of_other_policies_under_one_name_are_other_policies_of_table2(tmp_path: Path):
     """The spread over rewards would be one over policies."""
     for reward, weights in (("likelihood", "0"), ("classifier", "9")):

@@ -1,15 +1,18 @@
 """The benchmark: its files, arithmetic and baselines. No test depends on speed."""
 
+import contextlib
 import functools
 import json
 import sys
 import time
+from collections.abc import Iterator
 
 import matplotlib
 import pandas as pd
 import pytest
 import torch
 import toys
+from fake_server import FakeServer
 
 from nabla_reasoner import cost
 from nabla_reasoner.__main__ import INTERRUPTED, WRONG, main
@@ -21,6 +24,7 @@ from nabla_reasoner.benchmark import (
     plain_passes,
     profile,
     results,
+    served_sampling,
     timing,
 )
 from nabla_reasoner.benchmark.context import NABLA, BenchContext, Comparison, Variant
@@ -34,6 +38,7 @@ from nabla_reasoner.experiments import bench
 from nabla_reasoner.experiments.command import FAILED
 from nabla_reasoner.models import random_init
 from nabla_reasoner.reporting import figures
+from nabla_reasoner.serving.client import Client
 from nabla_reasoner.types import Problem
 
 matplotlib.use("Agg")
@@ -245,6 +250,25 @@ def test_sampling_rate_needs_a_server_at_scale_small_only(tmp_path):
     case = cases.CASES["sampling_rate"]
     text = results.markdown({"sampling_rate": {"smollm2__products": reason}}, cases.CASES, "small", "facts")
     assert f"| sampling_rate | {case.title} | {reason} |" in text
+
+
+def test_sampling_rate_is_measured_beside_a_server(monkeypatch):
+    base = settings("scale=tiny", "policies=[tiny-base]", "tasks=[products]", "sequences=2", "repeats=1")
+    context = BenchContext({**base, "server_python": sys.executable, "threads": 1})
+    policy, _ = context.models("tiny-base")
+    with FakeServer(policy, max_model_len=512) as server:
+
+        @contextlib.contextmanager
+        def client(_: object) -> Iterator[Client]:
+            client = Client(server.url)
+            client.model = "served"
+            yield client
+
+        monkeypatch.setattr(served_sampling, "_client", client)
+        measured = bench._measure(context, "sampling_rate", "tiny-base__products")
+    assert isinstance(measured, Comparison), measured
+    assert [variant.name for variant in measured.variants] == ["hf", "vllm"]
+    assert "greedy log-probabilities differ by" in measured.note
 
 
 def test_wrong_server_python_is_refused_before_anything_is_measured(tmp_path, capsys):

@@ -94,6 +94,10 @@ def write_cell(results: Path, method: str, changes: dict[str, object], task: str
         ({"split": "validation"}, "these records are not of test problems"),
         ({"reward": {"name": "classifier", "kind": "classifier"}}, reward_ceiling.UNSUITABLE),
         ({"reward": {"name": "mine", "kind": "likelihood"}}, "no file in configs/ describes reward mine"),
+        (
+            {"reward": {"name": "likelihood", "kind": "likelihood", "reference": "x"}},
+            "the reward has a reference model",
+        ),
         ({"task": {}}, "these records were made with other settings of the task than its present ones"),
         ({"num_problems": -3}, "num_problems must be"),
         ({"method": {}}, "the settings of these records are unknown"),

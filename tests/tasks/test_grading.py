@@ -92,6 +92,13 @@ def test_problem_without_reference_rejected():
         grade(Problem("p", "q", None, "math500"), r"\boxed{1}")
 
 
+def test_task_without_reference_answers_is_graded_by_its_own_verifier():
+    for problem in generate("propositional_logic", split="test", size=3, settings={}):
+        assert problem.answer is None
+        assert grade(problem, f"<answer>{problem.metadata['example_answer']}</answer>").correct
+        assert not grade(problem, "<answer>P and not P</answer>").correct
+
+
 @pytest.mark.parametrize("task", ["math500", "products"])
 def test_answers_that_are_no_text_are_refused(task):
     metadata = {"source_dataset": task} if task == "products" else None

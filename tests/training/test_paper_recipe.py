@@ -8,6 +8,8 @@ import toys
 from hydra import compose, initialize_config_dir
 
 from nabla_reasoner.config.schema import CONFIGS
+from nabla_reasoner.models.response_texts import ResponseTexts
+from nabla_reasoner.models.tokenizers import load_tokenizer
 from nabla_reasoner.tasks import grading
 from nabla_reasoner.training.recipes import paper
 from nabla_reasoner.types import Problem
@@ -58,24 +60,64 @@ def test_missing_vllm_is_refused_before_loading_and_may_be_left_out(monkeypatch)
     assert not any(name.startswith("vllm") for name in settings)
 
 
+TEXTS = toys.shared_policy().texts
+END = toys.shared_policy().eos_ids[0]
+
+
+def responses(*texts: str) -> dict[str, list]:
+    """Return what TRL passes of these responses, whose text it decodes without special tokens."""
+    ids = [TEXTS.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    return {"completions": [TEXTS.plain(tokens) for tokens in ids], "completion_ids": ids}
+
+
 def test_trl_reward_is_grade_or_none_on_failure(monkeypatch):
     problems = [Problem("a", "1+1?", "2", "train"), Problem("b", "2+3?", "5", "train")]
-    reward = paper.trl_reward(problems, {1})
-    chats = [[{"role": "assistant", "content": text}] for text in (r"So \boxed{2}.", r"\boxed{4}", "five")]
-    ids = [[5, 1]] * 3
-    assert reward(chats, problem_id=["a", "b", "b"], completion_ids=ids, trainer_state=None) == [1.0, 0.0, 0.0]
+    reward = paper.trl_reward(problems, {END}, TEXTS)
+    given = responses(r"So \boxed{2}.<|end|>", r"\boxed{4}<|end|>", "five<|end|>")
+    assert reward(**given, problem_id=["a", "b", "b"], trainer_state=None) == [1.0, 0.0, 0.0]
     failed = grading.Grade("9", False, "grading took more than 10 seconds")
     monkeypatch.setattr(grading, "grade", lambda problem, text, finished: failed)
-    assert reward(["9"], problem_id=["a"], completion_ids=[[1]]) == [None]
+    assert reward(**responses("9"), problem_id=["a"]) == [None]
 
 
 def test_trl_reward_grades_a_cut_answer_as_unfinished():
     """The number may go on: "The answer is 5" may be the beginning of 52."""
     question = Problem("b", "2+3?", "5", "train")
     assert not grading.grade(question, "The answer is 5", False).correct
-    reward = paper.trl_reward([question], {1, 3})
-    ids = [[9, 8, 1], [9, 8, 3], [9, 8, 7], [1, 8, 7], []]
-    assert reward(["The answer is 5"] * 5, problem_id=["b"] * 5, completion_ids=ids) == [1.0, 1.0, 0.0, 0.0, 0.0]
+    reward = paper.trl_reward([question], {END, 3}, TEXTS)
+    given = responses("The answer is 5<|end|>", "The answer is 5", "")
+    assert given["completions"] == ["The answer is 5", "The answer is 5", ""]
+    assert reward(**given, problem_id=["b"] * 3) == [1.0, 0.0, 0.0]
+
+
+def test_trl_reward_reads_no_answer_in_a_think_block_that_the_prompt_opened():
+    question = Problem("b", "2+3?", "5", "train")
+    reward = paper.trl_reward([question], {END}, TEXTS._replace(open_block="<think>\n"))
+    given = responses(r"Perhaps \boxed{5}?", r"Perhaps 4?</think> \boxed{5}<|end|>")
+    assert reward(**given, problem_id=["b"] * 2) == [0.0, 1.0]
+
+
+def test_training_of_another_policy_or_question_or_setting_is_not_continued(tmp_path):
+    folder = str(tmp_path / "trained")
+    words = [f"policy.path={toys.model_folder('llama')}", f"folder={folder}", "num_steps=4"]
+    first, questions = config(*words), [Problem("a", "1+1?", "2", "train")]
+    assert not paper._is_finished(first, questions)
+    (tmp_path / "trained" / "checkpoint-2").mkdir()
+    assert not paper._is_finished(first, questions), "it is continued"
+    for other, asked, name in (
+        (config(*words, "learning_rate=0.5"), questions, "learning_rate"),
+        (config(f"policy.path={toys.model_folder('llama', seed=1)}", *words[1:]), questions, "policy"),
+        (first, [Problem("a", "1+1=?", "2", "train")], "questions"),
+    ):
+        with pytest.raises(ValueError, match=f"they differ in {name} .*Choose another folder"):
+            paper._is_finished(other, asked)
+    (tmp_path / "trained" / "checkpoint-4").mkdir()
+    assert paper._is_finished(config(*words, "num_devices=2"), questions)
+
+
+def test_pinned_policy_is_refused():
+    with pytest.raises(ValueError, match="got policy.revision=aaaa"):
+        paper.train(config("policy.revision=" + "a" * 40, "dry_run=true"))
 
 
 @pytest.mark.parametrize(("setting", "ends"), [(7, {1, 7}), ([1, 8], {1, 8}), (None, {1}), ("no file", {1, 9})])
@@ -119,7 +161,7 @@ def test_trl_tells_the_reward_where_a_response_ends(tmp_path, monkeypatch):
     folder = toys.model_folder("llama")
     trainer = trl.GRPOTrainer(
         model=folder,
-        reward_funcs=paper.trl_reward([question], paper.end_ids(folder)),
+        reward_funcs=paper.trl_reward([question], paper.end_ids(folder), ResponseTexts.of(load_tokenizer(folder))),
         args=arguments,
         train_dataset=datasets.Dataset.from_list(rows),
     )

@@ -56,8 +56,10 @@ def data() -> policy_improvement.Splits:
 def test_improved_policy_is_written_with_its_curve(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(PolicyTraining, "validation_step", rising_accuracy)
-    recipe = config(tmp_path / "assets")
+    recipe = config(tmp_path / "assets", "checkpoints=work")
     policy_improvement.improve(recipe, name, data())
+    assert [path.name for path in (tmp_path / "work").iterdir()]
+    assert not (tmp_path / "checkpoints").exists()
     folder = tmp_path / "assets" / "policies"
     before = load_file(folder / "tiny-base" / "model.safetensors")
     after = load_file(folder / name / "model.safetensors")
@@ -68,6 +70,16 @@ def test_improved_policy_is_written_with_its_curve(name, tmp_path, monkeypatch):
         rows = list(csv.DictReader(stream))
     assert [row["step"] for row in rows if row["validation/accuracy"]] == ["0", "1", "3"]
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("scale", ["tiny", "small"])
+def test_improved_policies_lie_in_the_folder_of_the_recipe(scale: str):
+    """`folder=DIR`, written to keep the shipped models, replaced the shipped adapter."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        recipe = compose(f"train/{scale}", ["folder=DIR"])
+    folders = [entry.folder for entry in recipe.improved.values()]
+    assert len(folders) >= 2
+    assert all(folder.startswith("DIR/policies/") for folder in folders)
 
 
 def rising_accuracy(self, batch, index):

@@ -60,7 +60,7 @@ def sampling_rate(bench: BenchContext, point: str) -> Comparison:
         assert all(len(rollout.token_ids) == length for rollout in rollouts)
 
     with _client(settings) as client:
-        check = identity.check_model(client, policy, prompts[:4])
+        check = identity.check_model(client, policy, prompts[:4], length)
 
         def served(repeat: int) -> None:
             requests = [

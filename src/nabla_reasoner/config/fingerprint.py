@@ -59,10 +59,11 @@ ROUNDING = ("batch_size", "device", *LIMITS)  # may change too, but in bfloat16,
 
 def fingerprint(cell: Cell) -> dict[str, Any]:
     """Return everything that decides the records of a cell: settings, and digests of the files they name."""
-    groups = ("policy", "reward", "task", "method")
+    groups = ("policy", "reward", "task")
     parts = {
         group: {k: v for k, v in getattr(cell, group).content().items() if k not in NOT_SETTINGS} for group in groups
     }
+    parts["method"] = {"name": cell.method.name, **cell.method.keywords()}  # an own one's may have any names
     parts["task"].pop("step_marks", None)  # a setting of the methods that take it
     if parts["method"].get("reward_form") == "outcome":  # records made before there was a choice have no form
         parts["method"].pop("reward_form")

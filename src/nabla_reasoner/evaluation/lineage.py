@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..config.data_folder import locate
 from ..config.schema import choice_file, choices
+from .json_files import warn_once
 
 
 class Lineage(NamedTuple):
@@ -44,6 +45,24 @@ def _lineages() -> dict[str, Lineage]:
 def lineage(policy: str) -> Lineage | None:
     """Return where a policy comes from, as configs/policy/NAME.yaml says; None if it was not improved by training."""
     return _lineages().get(policy)
+
+
+def improved_policy(base: str, trained_by: str, policies: Iterable[str]) -> str | None:
+    """Return the one of these policies that a training of this kind made of `base`; None if there is none.
+
+    Of several, the one with the name BASE-KIND counts; without such a name none does, with a line that names them.
+    """
+    names = sorted(name for name in set(policies) if lineage(name) == (base, trained_by))
+    if len(names) < 2:
+        return names[0] if names else None
+    usual = f"{base}-{trained_by}"
+    if usual in names:
+        return usual
+    warn_once(
+        f"{base} has no row {trained_by}: {', '.join(names)} are all made of it. Name one of them {usual}, or keep "
+        "their results in folders of their own."
+    )
+    return None
 
 
 def start_policies(policies: Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ from ..config.targets import how_to_make
 from ..cost import Cost
 from ..tasks.written_steps import steps_are_true
 from .json_files import warn_once
-from .lineage import lineage
+from .lineage import improved_policy
 from .provenance import mixed_versions
 from .record_files import RecordFile
 from .records import CellKey, read_records
@@ -276,7 +276,8 @@ def row_outcomes(outcomes: Outcomes, row: Row) -> list[Outcome]:
     Rows `sft` and `grpo` of a policy are the greedy outcomes of the policy that this training made of it.
     """
     key = CellKey(row["policy"], row["task"], row["method"])
-    for policy in {cell.policy for cell in outcomes}:
-        if lineage(policy) == (key.policy, key.method):
-            key = CellKey(policy, key.task, "greedy")
+    greedy = [cell.policy for cell in outcomes if cell.task == key.task and cell.method == "greedy"]
+    policy = improved_policy(key.policy, key.method, greedy)
+    if policy is not None:
+        key = CellKey(policy, key.task, "greedy")
     return [outcome for outcome in outcomes.get(key, []) if outcome.key.seed in row["seeds"]]

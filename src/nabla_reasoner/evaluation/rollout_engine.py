@@ -82,7 +82,7 @@ class RolloutEngine:
             self._scores = (key, client, model.max_tokens)
         _, client, max_tokens = self._scores
         closing = 1 + TOKENS_AFTER  # the end of the turn, and a token that is sampled and ignored
-        identity.check_length(client, max_tokens, max(map(len, prompts)) + cell.max_new_tokens + closing)
+        identity.check_length(client, max_tokens, max(map(len, prompts)) + cell.response_limit + closing)
         return client
 
     def _server(self, built: BuiltCell, policy: Policy) -> Client:
@@ -101,7 +101,7 @@ class RolloutEngine:
                     "version": _version(client),
                     "model": model.name,
                     "max_model_len": model.max_tokens,
-                    "check": self._check(client, policy, prompts[:TEST_PROMPTS], cell.max_new_tokens),
+                    "check": self._check(client, policy, prompts[:TEST_PROMPTS], cell.response_limit),
                 }
             )
             self._key, self._client = key, client
@@ -110,7 +110,7 @@ class RolloutEngine:
 
     @staticmethod
     def _check_length(client: Client, max_tokens: int | None, prompts: list[list[int]], cell: Cell) -> None:
-        identity.check_length(client, max_tokens, max(map(len, prompts)) + cell.max_new_tokens)
+        identity.check_length(client, max_tokens, max(map(len, prompts)) + cell.response_limit)
 
     def _check(self, client: Client, policy: Policy, prompts: list[list[int]], max_new_tokens: int) -> dict[str, Any]:
         """Return what `identity.check_model` finds; its error names the log of a server that was started here."""

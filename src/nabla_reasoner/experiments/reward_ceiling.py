@@ -137,6 +137,8 @@ def _unfit(key: CellKey, stored: StoredCell, scale: str) -> str | None:
         return UNSUITABLE
     if "name" not in reward or "num_problems" not in settings or "max_new_tokens" not in settings.get("method", {}):
         return "the settings of these records are unknown"
+    if reward.get("reference"):
+        return "the reward has a reference model, which the search does not read"
     if settings.get("split", "test") != "test":
         return "these records are not of test problems"
     if key[:2] != stored.names[:2]:

@@ -14,7 +14,7 @@ from ..config.data_folder import locate
 from ..config.schema import choice_file
 from ..config.sweeps import Sweep
 from ..evaluation.cell_records import record_file
-from ..evaluation.lineage import lineage, start_policies, training_flops
+from ..evaluation.lineage import improved_policy, lineage, start_policies, training_flops
 from ..evaluation.outcomes import Experiment, Row, read_experiment
 from ..evaluation.record_files import RecordFile
 from ..evaluation.records import CellKey
@@ -126,10 +126,16 @@ def table_grid(cells: Sequence[Cell], stored: Cells) -> list[Row]:
         stored: the experiment's cells, those of the command among them.
     """
     first, sources = cells[0], dict(stored)
-    for key, cell in stored.items():
-        origin = lineage(key.policy)
-        if key.method == "greedy" and origin is not None:
-            sources.setdefault(CellKey(origin.base, key.task, origin.trained_by), cell)
+    greedy: dict[str, list[str]] = {}  # policies by task
+    for key in stored:
+        if key.method == "greedy":
+            greedy.setdefault(key.task, []).append(key.policy)
+    for task, names in greedy.items():
+        for origin in {lineage(name) for name in names} - {None}:
+            policy = improved_policy(*origin, names)
+            if policy is not None:
+                cell = stored[CellKey(policy, task, "greedy")]
+                sources.setdefault(CellKey(origin.base, task, origin.trained_by), cell)
     absent = first.absent if first.experiment_name == "table1" else {}
     starts = {cell.policy.name for cell in cells} & set(first.grid["policy"].split(","))
     for key, cell in list(sources.items()):
@@ -138,7 +144,6 @@ def table_grid(cells: Sequence[Cell], stored: Cells) -> list[Row]:
     policies, tasks = (
         {getattr(cell, group).name: getattr(cell, group).paper for cell in cells} for group in ("policy", "task")
     )
-    trained = {key.policy for key in sources if lineage(key.policy)}
     rows = []
     for key in sorted(sources, key=lambda key: (key[:2], rank(key.method))):
         names, seeds = sources[key].names, sources[key].seeds
@@ -149,7 +154,7 @@ def table_grid(cells: Sequence[Cell], stored: Cells) -> list[Row]:
         if first.experiment_name == "table2":
             paper["method"] = f"{key.method}_{first.reward.paper}"  # the paper's columns are the reward's sizes
         row = {**key._asdict(), "seeds": seeds, "paper_cell": paper, "expected": sources[key].expected(seeds)}
-        policy = next((name for name in trained if lineage(name) == (key.policy, key.method)), key.policy)
+        policy = improved_policy(key.policy, key.method, greedy.get(key.task, [])) or key.policy
         own = training_flops(policy) if key.method in ("greedy", *TRAINED) else None
         rows.append({**row, "absent": absent.get(key.method, "not run"), "training_flops": own})
     return rows

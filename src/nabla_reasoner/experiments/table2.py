@@ -1,7 +1,7 @@
 """Table 2: the same methods under reward models of different quality."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +86,27 @@ def combine(folder: Path, rewards: Sequence[str]) -> None:
     rows.sort(key=lambda row: (row["policy"], row["task"], order.index((row["policy"], row["task"], row["method"]))))
     body = [[row[name] for name in columns] for row in rows]
     parts = [(folder / reward / PAGE).read_text(encoding="utf-8", errors="replace") for reward in rewards]
-    notes = [f"{line}\n" for line in (*left_out, *method_notes(folder, rewards))]
+    notes = [f"{line}\n" for line in (*left_out, *method_notes(folder, rewards), *_size_notes(rows))]
     text = "\n".join([markdown(columns, body), *notes, "One reward at a time, with comparisons:\n", *parts])
     replace_file(folder / PAGE, text)
     replace_file(folder / "table.tex", latex(columns, body, [NOTE]))
+
+
+def _size_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence if the rewards of some policy, task and method were run on other numbers of problems."""
+    sizes: dict[tuple[str, str, str], dict[str, str]] = {}
+    for row in rows:
+        if row["num_problems"]:
+            sizes.setdefault((row["policy"], row["task"], row["method"]), {})[row["reward"]] = row["num_problems"]
+    unequal = {cell: by_reward for cell, by_reward in sizes.items() if len(set(by_reward.values())) > 1}
+    if not unequal:
+        return []
+    cell, by_reward = next(iter(unequal.items()))
+    shown = ", ".join(f"{count} of {name}" for name, count in by_reward.items())
+    return [
+        f"Rewards differ in their numbers of problems in {len(unequal)} of {len(sizes)} lines, e.g. {', '.join(cell)}: "
+        f"{shown}. Compare them with care."
+    ]
 
 
 def _left_out(folder: Path, files: Sequence[str]) -> str:

@@ -36,17 +36,18 @@ def grade(problem: Problem, response: str, finished: bool = True) -> Grade:
     """Grade a response.
 
     Args:
-        problem: its `answer` must be known.
+        problem: its `answer` must be known, unless it has `metadata`, by which its own verifier grades.
         response: text of the response.
         finished: False if the response was cut off; then only a complete, explicit answer counts.
 
     Raises:
-        ValueError: the problem has no reference answer.
+        ValueError: the problem has neither a reference answer nor metadata.
         TypeError: the answer or the response is not text.
     """
-    if problem.answer is None:
+    if problem.answer is None and problem.metadata is None:
         raise ValueError(f"a problem needs a reference answer to be graded; {problem.id!r} has none. Set its answer.")
-    _check_text(f"the answer of problem {problem.id!r}", problem.answer)
+    if problem.answer is not None:  # the library's own verifier may need none
+        _check_text(f"the answer of problem {problem.id!r}", problem.answer)
     _check_text("a response", response)
     extracted = extract_answer(response, problem.task, finished)
     if extracted is None:

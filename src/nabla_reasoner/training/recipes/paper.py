@@ -5,15 +5,19 @@ nothing. The loss equals that of `grpo.GroupRelativeTraining` (a test compares t
 mixed precision.
 """
 
+import hashlib
 import importlib.util
 import json
 import os
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ...config.fingerprint import model_version
 from ...config.wandb_mode import chosen_mode
+from ...models.response_texts import ResponseTexts
 from ...models.tokenizers import load_tokenizer, split_commit
 from ...tasks import grading, problems
 from ...types import Problem
@@ -22,6 +26,8 @@ from ..grpo import GroupSampling
 if TYPE_CHECKING:
     import trl
 
+IDENTITY = "identity.json"  # beside the checkpoints
+PLACES = ("folder", "dry_run", "wandb", "vllm", "num_devices", "questions", "path", "policy", "shared", "hydra")
 LOSS_TYPES = {"sequence": "grpo", "token": "bnpo", "length": "dr_grpo"}  # TRL's names of `GroupSampling.normalisation`
 
 
@@ -111,10 +117,15 @@ def end_ids(path: str) -> set[int]:
     return ends
 
 
-def trl_reward(questions: Sequence[Problem], ends: Collection[int]) -> Callable[..., list[float | None]]:
+def trl_reward(
+    questions: Sequence[Problem], ends: Collection[int], texts: ResponseTexts
+) -> Callable[..., list[float | None]]:
     """Return TRL's reward function: 1 for a correct response, else 0; None (ignored by TRL) where grading failed.
 
     A response that does not end with one of the token ids `ends` was cut off, and is graded as unfinished.
+
+    Args:
+        texts: of the policy. TRL's own text lacks marks of think blocks, and the one that the prompt opened.
     """
     by_id = {problem.id: problem for problem in questions}
 
@@ -122,9 +133,9 @@ def trl_reward(questions: Sequence[Problem], ends: Collection[int]) -> Callable[
         completions: Sequence[Any], problem_id: Sequence[str], completion_ids: Sequence[Sequence[int]], **columns: Any
     ) -> list[float | None]:
         rewards: list[float | None] = []
-        for completion, key, ids in zip(completions, problem_id, completion_ids, strict=True):
-            text = completion if isinstance(completion, str) else completion[-1]["content"]
-            verdict = grading.grade(by_id[key], text, len(ids) > 0 and int(ids[-1]) in ends)
+        for key, ids in zip(problem_id, completion_ids, strict=True):
+            tokens = [int(token) for token in ids]
+            verdict = grading.grade(by_id[key], texts.response(tokens), bool(tokens) and tokens[-1] in ends)
             rewards.append(None if verdict.note else float(verdict.correct))
         return rewards
 
@@ -146,26 +157,65 @@ def train_with_trl(config: DictConfig) -> None:
 
     os.environ |= {"WANDB_MODE": chosen_mode(config.wandb), "WANDB_PROJECT": "nabla-reasoner"}  # TRL opens the run
     questions = load_questions(config)
+    if _is_finished(config, questions):
+        print(f"{config.folder} has this training, finished. Delete the folder, or choose another folder=DIR.")
+        return
     rows = [{"prompt": problem.messages, "problem_id": problem.id} for problem in questions]
     lora = OmegaConf.to_container(config.lora) if config.lora is not None else None
     trainer = trl.GRPOTrainer(
         model=config.policy.path,
-        reward_funcs=trl_reward(questions, end_ids(config.policy.path)),
+        reward_funcs=trl_reward(
+            questions, end_ids(config.policy.path), ResponseTexts.of(load_tokenizer(config.policy.path))
+        ),
         args=trl.GRPOConfig(**trainer_settings(config)),
         train_dataset=datasets.Dataset.from_list(rows),
         peft_config=peft.LoraConfig(task_type="CAUSAL_LM", **lora) if lora else None,
     )
-    trainer.train(resume_from_checkpoint=_has_checkpoint(config.folder))
+    trainer.train(resume_from_checkpoint=_last_step(config.folder) is not None)
     trainer.save_model(config.folder)
 
 
-def _has_checkpoint(folder: str) -> bool:
-    from transformers.trainer_utils import get_last_checkpoint
+def _is_finished(config: DictConfig, questions: Sequence[Problem]) -> bool:
+    """Return whether the folder has this very training, finished; note what a new one is made of.
 
-    try:
-        return get_last_checkpoint(folder) is not None
-    except FileNotFoundError:
+    Raises:
+        ValueError: the folder has checkpoints of another training.
+    """
+    file, step = Path(config.folder, IDENTITY), _last_step(config.folder)
+    identity = _identity(config, questions)
+    if step is None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
         return False
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    changed = [name for name in {**known, **identity} if known.get(name) != identity.get(name)]
+    if changed:
+        raise ValueError(
+            f"{config.folder} must hold checkpoints of the same training, or none; they differ in "
+            f"{', '.join(changed)} ({IDENTITY} has their values). Choose another folder=DIR, or delete this one."
+        )
+    return step >= config.num_steps
+
+
+def _identity(config: DictConfig, questions: Sequence[Problem]) -> dict[str, Any]:
+    """Return what decides the weights of a training: settings, policy and questions; not where and how it runs."""
+    values = {key: config[key] for key in config if key not in PLACES}
+    settings = {
+        key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for key, value in values.items()
+    }
+    text = json.dumps([[problem.id, problem.question, problem.answer] for problem in questions])
+    made_of = {
+        "policy": model_version(config.policy.path) or config.policy.path,
+        "questions": hashlib.sha256(text.encode()).hexdigest(),
+    }
+    return json.loads(json.dumps({**settings, **made_of}))
+
+
+def _last_step(folder: str) -> int | None:
+    """Return the optimiser steps of the newest checkpoint in a folder; None without one."""
+    steps = [path.name.rpartition("-")[2] for path in Path(folder).glob("checkpoint-*") if path.is_dir()]
+    return max((int(step) for step in steps if step.isdigit()), default=None)
 
 
 def dry_run(config: DictConfig) -> "trl.GRPOConfig":
@@ -184,8 +234,13 @@ def train(config: DictConfig) -> None:
     """Train, or with `dry_run=true` only check.
 
     Raises:
-        ValueError: as `trainer_settings` and `check_engine`.
+        ValueError: as `trainer_settings` and `check_engine`; a pinned policy; a folder with another training.
     """
+    if config.policy.get("revision") is not None:
+        raise ValueError(
+            f"a training reads policy.path as it is; got policy.revision={config.policy.revision}. Fetch that commit "
+            "and give its folder: policy.path=DIR."
+        )
     if config.dry_run:
         dry_run(config)
     else:

@@ -54,7 +54,13 @@ def check_tokenizer(model: transformers.PreTrainedModel, folder: str, expected_f
 
 
 def train_policy(
-    config: DictConfig, recipe: DictConfig, start: str, name: str, data: Splits, until: int | None = None
+    config: DictConfig,
+    recipe: DictConfig,
+    start: str,
+    name: str,
+    data: Splits,
+    until: int | None = None,
+    folder: Path = Path("checkpoints"),
 ) -> TrainedPolicy:
     """Train the policy in folder `start` by one recipe.
 
@@ -67,6 +73,7 @@ def train_policy(
         name: names the training's checkpoints.
         data: problems by task and split; those of the tasks in `config.batch` are used.
         until: step at which this call stops at the latest; another call goes on from there.
+        folder: of logs and unfinished trainings.
 
     Raises:
         ValueError: an unknown method or precision, `frozen_dtype` without an adapter, checkpoints within a batch's
@@ -100,7 +107,7 @@ def train_policy(
         module,
         mixture,
         device=config.device,
-        folder=str(Path("checkpoints", name)),
+        folder=str(folder / name),
         name=name,
         identity={"start": start, "recipe": recipe_values, "shared": OmegaConf.to_container(config)},
         interval=recipe.every,
@@ -152,7 +159,7 @@ def improve(config: DictConfig, name: str, data: Splits) -> None:
         schedule = {**recipe.schedule, "learning_rate": runs[run]}
         kept = {key: recipe.get(key) for key in ("method", "lora", "frozen_dtype", "every", "sampling")}
         one_rate = OmegaConf.create({**kept, "schedule": schedule})
-        trained = train_policy(shared_settings(config), one_rate, entry.start, run, data, until)
+        trained = train_policy(shared_settings(config), one_rate, entry.start, run, data, until, work_folder(config))
         best_step, accuracy, last_step = trained.result
         print(f"{run}: best at step {best_step} of {last_step}, {accuracy:.1f} % right", flush=True)
         return trained
@@ -168,10 +175,15 @@ def improve(config: DictConfig, name: str, data: Splits) -> None:
         load_tokenizer(entry.start).save_pretrained(entry.folder)
     Path(entry.folder, "README.md").unlink(missing_ok=True)  # peft's empty model card
     assets = Path(config.improvement.assets)
-    write_curves(assets / "curves" / f"{name}.csv", {run: Path("checkpoints", run, "log") for run in attempts})
+    write_curves(assets / "curves" / f"{name}.csv", {run: work_folder(config) / run / "log" for run in attempts})
     write_attempts(assets / "sweeps" / "improvement.csv", name, best, attempts)
     for run in attempts:
-        discard_checkpoint(str(Path("checkpoints", run)), run)
+        discard_checkpoint(str(work_folder(config) / run), run)
+
+
+def work_folder(config: DictConfig) -> Path:
+    """Return the recipe's folder of logs and unfinished trainings, which the command has locked."""
+    return Path(config.checkpoints if "checkpoints" in config else config.work_folder)
 
 
 def best_attempt(attempts: Mapping[str, TrainedPolicy]) -> str:
