@@ -21,7 +21,7 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
 def improvement(start: str) -> None:
     recipe = {"method": "sft", "every": 1, "schedule": {}, "lora": None, "frozen_dtype": None}
     config = OmegaConf.create({"batch": {}, "seed": 0, "tokenizer": start})
-    policy_improvement.train_policy(config, OmegaConf.create(recipe), start, "name", {})
+    policy_improvement.train_policy(config, OmegaConf.create(recipe), start, "name", {}, Path("checkpoints"))
 
 
 def reference(start: str) -> None:

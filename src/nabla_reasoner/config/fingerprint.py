@@ -14,9 +14,8 @@ from . import hub_cache
 from .cell import Cell
 from .data_folder import locate
 
-# Keys that change no record; `_target_` is where a method's class lies, not what it does.
+# Keys of policies, rewards and tasks that change no record.
 NOT_SETTINGS = {
-    "_target_",
     "paper",
     "base",
     "trained_by",
@@ -28,14 +27,7 @@ NOT_SETTINGS = {
     "parameters",
     "download_gb",
     "skywork",
-    "budget",
     "manifest",
-    "answers",
-    "reward_kinds",
-    "served",
-    "scored",
-    "work",
-    "meaning",
 }
 
 # Versions of what may be a hub name, by group and key.

@@ -70,10 +70,10 @@ def _draw_pairs(
     axis.figure.colorbar(image, ax=axis, label="L, nats")
     for place in np.flatnonzero(pairs.darts):
         first, second = divmod(place, len(texts))
-        darts = pairs.darts[place]
-        numbers = np.arange(darts)
-        x = first + 0.2 * (numbers % 4 - (min(darts, 4) - 1) / 2)
-        y = second + 0.2 * (numbers // 4 - (darts - 1) // 4 / 2)
+        count = pairs.darts[place]
+        numbers = np.arange(count)
+        x = first + 0.2 * (numbers % 4 - (min(count, 4) - 1) / 2)
+        y = second + 0.2 * (numbers // 4 - (count - 1) // 4 / 2)
         axis.plot(x, y, "x", color=ORANGE, markersize=5, markeredgewidth=1.4)
     axis.plot([], [], "x", color=ORANGE, label=f"{pairs.darts.sum()} draws of the policy")
     for (first, second), is_best in ((own_pair, False), (best_pair, True)):

@@ -214,8 +214,10 @@ def _identity(config: DictConfig, questions: Sequence[Problem]) -> dict[str, Any
 
 def _last_step(folder: str) -> int | None:
     """Return the optimiser steps of the newest checkpoint in a folder; None without one."""
-    steps = [path.name.rpartition("-")[2] for path in Path(folder).glob("checkpoint-*") if path.is_dir()]
-    return max((int(step) for step in steps if step.isdigit()), default=None)
+    from transformers.trainer_utils import get_last_checkpoint
+
+    newest = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+    return None if newest is None else int(newest.rpartition("-")[2])
 
 
 def dry_run(config: DictConfig) -> "trl.GRPOConfig":

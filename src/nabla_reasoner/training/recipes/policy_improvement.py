@@ -59,8 +59,8 @@ def train_policy(
     start: str,
     name: str,
     data: Splits,
+    folder: Path,
     until: int | None = None,
-    folder: Path = Path("checkpoints"),
 ) -> TrainedPolicy:
     """Train the policy in folder `start` by one recipe.
 
@@ -72,8 +72,8 @@ def train_policy(
         start: folder of the policy at the start of training.
         name: names the training's checkpoints.
         data: problems by task and split; those of the tasks in `config.batch` are used.
-        until: step at which this call stops at the latest; another call goes on from there.
         folder: of logs and unfinished trainings.
+        until: step at which this call stops at the latest; another call goes on from there.
 
     Raises:
         ValueError: an unknown method or precision, `frozen_dtype` without an adapter, checkpoints within a batch's
@@ -152,6 +152,7 @@ def improve(config: DictConfig, name: str, data: Splits) -> None:
     """
     entry = config.improved[name]
     recipe = config.improvement.recipes[entry.recipe]
+    folder = work_folder(config)
     if not Path(entry.start, "config.json").is_file():
         raise ValueError(f"{name} starts from {entry.start}, which must hold a model; it does not. Train that first.")
 
@@ -159,7 +160,7 @@ def improve(config: DictConfig, name: str, data: Splits) -> None:
         schedule = {**recipe.schedule, "learning_rate": runs[run]}
         kept = {key: recipe.get(key) for key in ("method", "lora", "frozen_dtype", "every", "sampling")}
         one_rate = OmegaConf.create({**kept, "schedule": schedule})
-        trained = train_policy(shared_settings(config), one_rate, entry.start, run, data, until, work_folder(config))
+        trained = train_policy(shared_settings(config), one_rate, entry.start, run, data, folder, until)
         best_step, accuracy, last_step = trained.result
         print(f"{run}: best at step {best_step} of {last_step}, {accuracy:.1f} % right", flush=True)
         return trained
@@ -175,10 +176,10 @@ def improve(config: DictConfig, name: str, data: Splits) -> None:
         load_tokenizer(entry.start).save_pretrained(entry.folder)
     Path(entry.folder, "README.md").unlink(missing_ok=True)  # peft's empty model card
     assets = Path(config.improvement.assets)
-    write_curves(assets / "curves" / f"{name}.csv", {run: work_folder(config) / run / "log" for run in attempts})
+    write_curves(assets / "curves" / f"{name}.csv", {run: folder / run / "log" for run in attempts})
     write_attempts(assets / "sweeps" / "improvement.csv", name, best, attempts)
     for run in attempts:
-        discard_checkpoint(str(work_folder(config) / run), run)
+        discard_checkpoint(str(folder / run), run)
 
 
 def work_folder(config: DictConfig) -> Path:
