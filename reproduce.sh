@@ -113,6 +113,7 @@ case "$*" in
     models*dry_run=true*) extras=test,reference ;;
     export* | grade*.parquet*) extras=test,data ;;
     *scale=small* | *smollm2*) extras=test,small ;;
+    *scale=coder* | *scale=single_gpu*) extras=test,data ;;
     *scale=paper*) has_gpu || die "scale=paper needs an NVIDIA GPU; ./reproduce.sh plan $target scale=paper says what it takes."
         extras=test,paper ;;
 esac

@@ -108,7 +108,7 @@ class ForkServer:
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)  # the suite has removed its temporary files before
 
     def start_command(
         self,

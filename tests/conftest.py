@@ -1,9 +1,12 @@
 """Rules for every test: no network beyond this machine, no login, and the selection of tiers."""
 
 import gc
+import getpass
 import importlib.util
 import os
+import shutil
 import socket
+import tempfile
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded; see nabla_reasoner.__main__
 
@@ -17,10 +20,31 @@ os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="disabled", TOKENIZERS_PARALLEL
 transformers.logging.disable_progress_bar()
 torch.set_num_threads(1)  # a second thread slows down work on toy tensors, above all on a busy machine
 HOW = "./reproduce.sh test --all"
+TEMPORARY = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the slow tests too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give temporary files, those of other processes too, a folder that is removed at the end.
+
+    Small models, W&B and servers leave theirs: one run of the suite left 2,000 folders. Pytest's `tmp_path` stays where
+    it is, to be looked at after a failure.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have the folder of the process that started them
+        usual = tempfile.gettempdir()
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", usual)
+        compiled = f"{usual}/torchinductor_{getpass.getuser()}"  # torch's own choice: minutes of compiling
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled)
+        os.environ["TMPDIR"] = config.stash[TEMPORARY] = tempfile.mkdtemp(prefix="nabla-tests-")
+        tempfile.tempdir = None  # read TMPDIR again
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if TEMPORARY in config.stash:
+        shutil.rmtree(config.stash[TEMPORARY], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

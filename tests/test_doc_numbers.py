@@ -743,8 +743,8 @@ def story(rows: Rows) -> Iterator[str]:
     null = pairs(rows, "nabla_reasoner", "nabla_without_gradient")
     better = null[null.verdict == "better"]
     yield (
-        f"Against the null arm it gains {signed_range(better.difference)} points in {NUMBERS[len(better)]} cells; in "
-        "the others no difference is shown."
+        f"Its gradient adds little: {signed_range(better.difference)} points over the null arm in "
+        f"{NUMBERS[len(better)]} cells, no difference shown in the others."
     )
     prefix, tree = (pairs(rows, "nabla_reasoner_prefix", name) for name in ("best_of_n", "tree_of_thoughts"))
     gains, ratios = signed_range(prefix.difference), flops_ratios(rows, "nabla_reasoner_prefix")

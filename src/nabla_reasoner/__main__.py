@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
             raise
         where = f" ({error.filename})" if error.filename else ""
         print(
-            f"error: results cannot be written{where}: {error.strerror}. Free space or mend the folder, then go on: "
+            f"error: results cannot be written{where}: {error.strerror}. Free space or repair the folder, then go on: "
             f"{_how_to_resume(arguments)}",
             file=sys.stderr,
         )
@@ -120,7 +120,7 @@ def _imported(name: str) -> Callable[[Command, Any], int]:
 
 
 def _settings(target: Target, overrides: list[str]) -> Any:
-    """Return what the target's `run` takes: sweeps, one cell, a recipe, or a dict of checked settings."""
+    """Return what the target's `run` takes: sweeps, one cell, a recipe, or its checked settings."""
     from .config import compose
     from .config.sweeps import compose_cell, compose_sweeps
 

@@ -73,7 +73,7 @@ def assert_accepted_or_refused(words: list[str]) -> None:
             "x",
         ),
         *("estimate.tasks.products.prompt_tokens=7e152", f"method.num_iterations={10**400}", f"seed={2**63}"),
-        *(f"num_problems={10**13}", f"dto.step_size={10**400}", "estimate.gradients=1e13"),
+        *(f"num_problems={10**13}", f"dto.step_size={10**400}", "estimate.gradients_per_proposal=1e13"),
     ],
 )
 def test_wrong_value_is_refused_before_anything_is_built(word: str):

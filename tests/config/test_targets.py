@@ -1,5 +1,6 @@
 """Targets: complete files, help for every setting, and refusals before heavy imports."""
 
+import importlib
 import inspect
 import subprocess
 import sys
@@ -8,12 +9,10 @@ import pytest
 from hydra.utils import get_method
 
 from nabla_reasoner.__main__ import FAILED, main
-from nabla_reasoner.config.cell import RunSettings
+from nabla_reasoner.config.cell import Cell, RunSettings
 from nabla_reasoner.config.overrides import written_out
 from nabla_reasoner.config.settings import SETTINGS
 from nabla_reasoner.config.targets import find, targets
-from nabla_reasoner.config.theorem_settings import CHECKS
-from nabla_reasoner.theory.suite import GROUPS
 
 
 @pytest.mark.parametrize("name", sorted(targets()))
@@ -29,6 +28,11 @@ def test_target_file_names_code_settings_and_sources(name: str):
     assert target.run == f"nabla_reasoner.experiments.{shared.get(name, name)}.run"
     assert len(inspect.signature(get_method(target.run)).parameters) == 2
     assert target.settings in {*SETTINGS, "train"}
+    assert issubclass(SETTINGS[target.cell], Cell)
+    assert all(map(get_method, [*target.condensed.values(), *([target.kept_figure] if target.kept_figure else [])]))
+    assert all(hasattr(importlib.import_module(module), "wanted") for module in target.side_rows.values())
+    assert set(target.side_rows) <= set(target.keeps.values())
+    assert set(target.condensed) <= set(target.keeps)
     assert set(target.reads) <= set(targets())
     assert target.example.startswith(f"./reproduce.sh {name}")
     assert len(target.summary) <= 100
@@ -74,10 +78,6 @@ def test_refusal_loads_no_torch(words: list[str]):
 def test_missing_argument_is_refused_with_example(name: str, capsys):
     assert main([name]) == 2
     assert find(name).example in capsys.readouterr().err
-
-
-def test_schema_check_names_equal_theory_groups():
-    assert CHECKS == tuple(GROUPS)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 import toys
 
 from nabla_reasoner.dto import equal_kl_moves, gradient_passes, gradients, objective, optimizer, straight_through
+from nabla_reasoner.dto.reward_forms import TERMS
 from nabla_reasoner.dto.settings import UPDATES
 from nabla_reasoner.engine.sampling import Sampling, draw
 
@@ -87,7 +88,7 @@ def test_gumbel_flip_without_uniforms_raises():
         optimizer.optimize(toys.policy(), toys.reward(), **CASES, flip="gumbel")
 
 
-PARTS = [(name,) for name in gradients.TERMS] + [("prefix", "reward_prefix", "reward_postfix"), ("prefix", "postfix")]
+PARTS = [(name,) for name in TERMS] + [("prefix", "reward_prefix", "reward_postfix"), ("prefix", "postfix")]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from nabla_reasoner.cost import Cost
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.dto import likelihood_passes
 from nabla_reasoner.engine import batching, continuous_batching
-from nabla_reasoner.engine.prefix_rewards import PrefixRequest, prefix_rewards
+from nabla_reasoner.engine.prefix_rewards import PrefixRequest, candidate_prefix_rewards
 from nabla_reasoner.engine.sequences import ModelCaches
 from nabla_reasoner.models.language_models import BatchLimits
 from nabla_reasoner.types import Problem
@@ -148,10 +148,10 @@ def test_prefix_read_before_memory_ran_out_is_counted(kind, branching):
         caches = ModelCaches.branching() if branching else ModelCaches(2)
         prompts = [reward.prompt_ids(toys.chat(text)) for text in toys.TEXTS[:2]]
         requests = [PrefixRequest(i, prompt, [9], [50, 60]) for i, prompt in enumerate(prompts)]
-        prefix_rewards(reward, requests, caches)
+        candidate_prefix_rewards(reward, requests, caches)
         short_of_memory_once(reward.reference or reward, fail_at)
         longer = [request._replace(prefix=[9, *range(40, 52)]) for request in requests]
-        return prefix_rewards(reward, longer, caches)[1]
+        return candidate_prefix_rewards(reward, longer, caches)[1]
 
     expected = costs(0)
     with pytest.warns(UserWarning, match="halved"):

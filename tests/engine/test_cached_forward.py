@@ -94,7 +94,7 @@ def tokens_by_hand(reward, prompts, texts) -> list[int]:
 
 
 @pytest.mark.parametrize(("kind", "reference"), REWARDS)
-def test_equal_and_shared_beginnings_read_once(kind, reference):
+def test_equal_and_shared_prefixes_read_once(kind, reference):
     policy, reward = toys.policy(), toys.reward(kind, reference=reference)
     a, b, c, d = responses(policy, 0)
     texts = [a, d, a, a[:3] + b, a[:3] + b[:4] + c, d[:9] + c, d, b, a[:5], c[:1], a[:5] + policy.eos_ids[:1], b]

@@ -4,7 +4,7 @@ import pytest
 import torch
 import toys
 
-from nabla_reasoner.engine.prefix_rewards import PrefixRequest, prefix_rewards
+from nabla_reasoner.engine.prefix_rewards import PrefixRequest, candidate_prefix_rewards
 from nabla_reasoner.engine.sequences import ModelCaches, likelihood_models
 
 TOKENS = [50, 1, 60]  # the second one ends a response: the score is read at it, not at what a template writes after it
@@ -33,7 +33,7 @@ def test_prefix_rewards_equal_plain_passes_and_read_new_tokens_only(kind, refere
     prefixes = [[], [9, 12]]
     for step in range(3):
         requests = [PrefixRequest(i, prompts[i], prefixes[i], TOKENS[: 3 - i]) for i in range(2)]
-        values, costs = prefix_rewards(reward, requests, caches)
+        values, costs = candidate_prefix_rewards(reward, requests, caches)
         for request, by_token, spent in zip(requests, values, costs, strict=True):
             start = len(request.prompt)
             expected = [plain_reward(reward, [*request.prompt, *request.prefix, t], start) for t in request.tokens]
@@ -52,13 +52,15 @@ def test_prefix_rewards_equal_plain_passes_and_read_new_tokens_only(kind, refere
 def test_known_hidden_states_cost_predictions_only():
     reward, caches = toys.reward(reference=True), ModelCaches(1)
     prompt, prefix = reward.prompt_ids(toys.chat("6")), [9, 12]
-    prefix_rewards(reward, [PrefixRequest(0, prompt, prefix, [50])], caches)
+    candidate_prefix_rewards(reward, [PrefixRequest(0, prompt, prefix, [50])], caches)
     ids = torch.tensor([prompt + prefix])
     hidden = [model.hidden_states(model.embedding[ids])[0, -1] for model, _, _ in likelihood_models(reward, None)]
-    (values,), (spent,) = prefix_rewards(reward, [PrefixRequest(0, prompt, prefix, TOKENS, hidden)], caches)
+    (values,), (spent,) = candidate_prefix_rewards(reward, [PrefixRequest(0, prompt, prefix, TOKENS, hidden)], caches)
     assert values == pytest.approx([plain_reward(reward, [*prompt, *prefix, t], len(prompt)) for t in TOKENS], abs=1e-9)
     assert (spent.reward_forward_tokens, spent.model_calls) == (0, 0)
     assert spent.flops == 2 * reward.size.head * 2  # of the first candidate, and of all together
-    (fresh,), (whole,) = prefix_rewards(reward, [PrefixRequest(0, prompt, prefix, TOKENS, hidden)], ModelCaches(1))
+    (fresh,), (whole,) = candidate_prefix_rewards(
+        reward, [PrefixRequest(0, prompt, prefix, TOKENS, hidden)], ModelCaches(1)
+    )
     assert fresh == pytest.approx(values, abs=1e-9)  # the value needs the prefix's likelihood: it is read
     assert whole.reward_forward_tokens == len(prompt) + 2

@@ -270,7 +270,7 @@ def test_incomplete_cells_are_partial_everywhere(tmp_path: Path):
     assert {row["status"] for row in table3.table_rows(tmp_path)} == {"partial: 3 of 4", "not run"}
     notes = {row["note"] for row in table5.table_rows(tmp_path) if row["quantity"] == "flops"}
     assert notes == {"best_of_n partial: 3 of 4; nabla_reasoner partial: 3 of 4"}
-    experiment = outcomes.read_table1(tmp_path)
+    experiment = outcomes.read_records_of("table1", tmp_path)
     assert any("Partial: 2 of 2" in note for note in experiment.notes())
 
 

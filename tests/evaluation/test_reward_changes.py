@@ -7,9 +7,10 @@ import pytest
 import torch
 import toys
 
+from nabla_reasoner.dto.reward_forms import REWARD_FORMS
 from nabla_reasoner.engine import scoring
 from nabla_reasoner.evaluation import fidelity, token_values
-from nabla_reasoner.evaluation.fidelity import FORMS, Case
+from nabla_reasoner.evaluation.fidelity import Case
 from nabla_reasoner.models.language_models import RewardModel
 
 PROMPT = [3, 9, 30, 4]
@@ -28,7 +29,7 @@ def cases() -> list[Case]:
 def onehot_values(reward: RewardModel, case: Case, onehot: torch.Tensor) -> torch.Tensor:
     """Return the reward in every form as a function of the relaxed token at the case's position, without a cache."""
     text, index, n = case.text(reward), case.index, len(case.response)
-    total = torch.zeros(len(FORMS), dtype=torch.float64)
+    total = torch.zeros(len(REWARD_FORMS), dtype=torch.float64)
     for model, sign in token_values.scorers(reward):
         rows = torch.eye(len(model.embedding), dtype=torch.float64)[text]
         rows = torch.cat([rows[:index], onehot[None], rows[index + 1 :]])
@@ -43,7 +44,7 @@ def onehot_values(reward: RewardModel, case: Case, onehot: torch.Tensor) -> torc
             at_tokens = (log_probabilities * rows[start:, : log_probabilities.shape[1]]).sum(-1)
             at_end, prefixes = at_tokens.sum(), at_tokens[:n].cumsum(0)
         forms = {"outcome": at_end, "process": prefixes[case.position :].sum(), "prefix": prefixes[case.position]}
-        total = total + sign * torch.stack([forms[form] for form in FORMS])
+        total = total + sign * torch.stack([forms[form] for form in REWARD_FORMS])
     return total
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from nabla_reasoner.__main__ import main
 from nabla_reasoner.config import compose
+from nabla_reasoner.config.settings import ResultsSettings
 from nabla_reasoner.config.targets import Target, targets
 from nabla_reasoner.evaluation import provenance
 from nabla_reasoner.experiments import all as all_targets
@@ -61,8 +62,8 @@ def test_release_target_has_the_released_variant():
     assert {cell.variant.name for cell in compose.compose_cells(["experiment=table1-release"])} == {"release"}
 
 
-def settings(results: str = "results", scale: str = "tiny", wandb: str = "offline") -> dict[str, str]:
-    return {"scale": scale, "results_dir": results, "wandb": wandb}
+def settings(results: str = "results", scale: str = "tiny", wandb: str = "offline") -> ResultsSettings:
+    return ResultsSettings(scale=scale, results_dir=results, wandb=wandb, keep=False)
 
 
 def test_stage_arguments_hold_only_accepted_settings():
@@ -89,7 +90,7 @@ def test_every_stage_takes_the_results_folder_and_the_mode_as_given(results):
                 given = (cell.results_dir, cell.wandb)
             else:
                 composed = compose.compose_settings(target, arguments)
-                given = (composed["results_dir"], composed["wandb"])
+                given = (composed.results_dir, composed.wandb)
             assert given == (results, "disabled"), target.name
 
 

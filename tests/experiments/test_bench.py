@@ -27,9 +27,10 @@ from nabla_reasoner.benchmark import (
     served_sampling,
     timing,
 )
-from nabla_reasoner.benchmark.context import NABLA, BenchContext, Comparison, Variant
+from nabla_reasoner.benchmark.context import BenchContext, Comparison, Variant
 from nabla_reasoner.benchmark.figure import RATIOS, draw_bench
 from nabla_reasoner.config.compose import compose_settings
+from nabla_reasoner.config.settings import BenchSettings, PaperSizeSettings
 from nabla_reasoner.config.targets import find
 from nabla_reasoner.cost import Cost
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
@@ -38,6 +39,7 @@ from nabla_reasoner.experiments import bench
 from nabla_reasoner.experiments.command import FAILED
 from nabla_reasoner.models import random_init
 from nabla_reasoner.reporting import figures
+from nabla_reasoner.reporting.method_names import NABLA_REASONER
 from nabla_reasoner.serving.client import Client
 from nabla_reasoner.types import Problem
 
@@ -143,7 +145,7 @@ def test_wrong_setting_error_names_valid_ones(words, valid, tmp_path, capsys):
     assert not list(tmp_path.rglob("*.csv"))
 
 
-def settings(*overrides: str) -> dict:
+def settings(*overrides: str) -> BenchSettings:
     return compose_settings(find("bench"), list(overrides))
 
 
@@ -186,7 +188,7 @@ def test_interrupted_run_keeps_finished_cases(tmp_path, monkeypatch):
 def test_reference_engine_flops_are_sum_of_parts():
     context = BenchContext(settings(*SMALL, "tasks=[chain_sum]"))
     policy, reward = context.models("tiny-base")
-    solved = context.solutions("tiny-base", "chain_sum", 2, NABLA, measurements.REFERENCE)
+    solved = context.solutions("tiny-base", "chain_sum", 2, NABLA_REASONER, measurements.REFERENCE)
     spent = cost.total(solution.cost for solution in solved)
     lookups = measurements.lookup_tokens(spent, "reference")
     scored = spent.reward_forward_tokens - spent.reward_backward_tokens
@@ -254,7 +256,7 @@ def test_sampling_rate_needs_a_server_at_scale_small_only(tmp_path):
 
 def test_sampling_rate_is_measured_beside_a_server(monkeypatch):
     base = settings("scale=tiny", "policies=[tiny-base]", "tasks=[products]", "sequences=2", "repeats=1")
-    context = BenchContext({**base, "server_python": sys.executable, "threads": 1})
+    context = BenchContext(base.model_copy(update={"server_python": sys.executable, "threads": 1}))
     policy, _ = context.models("tiny-base")
     with FakeServer(policy, max_model_len=512) as server:
 
@@ -338,9 +340,16 @@ def test_random_models_have_requested_vocabulary():
     assert policy.prompt_ids(toys.chat("w0 w1"))[1:3] == [5, 6]
 
 
-def paper_size_context(**changes: object) -> BenchContext:
-    sizes = {"policy_shape": SHAPE, "reward_shape": SHAPE, "vocab_size": 300, "length": 32, "matrix_size": 64}
-    return BenchContext({**settings(*SMALL), "paper_size": {**sizes, **changes}})
+def paper_size_context() -> BenchContext:
+    sizes = PaperSizeSettings(
+        batches=[1],
+        vocab_size=300,
+        length=32,
+        matrix_size=64,
+        policy_shape=SHAPE,
+        reward_shape={**SHAPE, "head_dim": 8},
+    )
+    return BenchContext(settings(*SMALL).model_copy(update={"paper_size": sizes}))
 
 
 @pytest.mark.slow

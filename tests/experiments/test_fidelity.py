@@ -19,7 +19,7 @@ from nabla_reasoner.config.targets import find
 from nabla_reasoner.decoding.settings import NablaSettings
 from nabla_reasoner.engine import scoring
 from nabla_reasoner.engine.sampling import Sampling
-from nabla_reasoner.evaluation.fidelity import FORMS
+from nabla_reasoner.evaluation.fidelity import REWARD_FORMS
 from nabla_reasoner.experiments import fidelity, fidelity_samples
 from nabla_reasoner.experiments.command import Command
 from nabla_reasoner.tasks.grading import Grade
@@ -184,7 +184,7 @@ def test_command_repeats_its_bytes_and_names_given_models(tmp_path: Path, capsys
     assert tables[0] == tables[1]
     table = pd.read_csv(folder / "table.csv")
     assert set(table.reward) == {Path(toys.model_folder("llama", classifier=True, seed=7)).name}
-    assert set(table.form) == set(FORMS)
+    assert set(table.form) == set(REWARD_FORMS)
     assert (table.policy != "tiny-base").all(), "the table must not call the given folder tiny-base"
     assert table[table.policy == "all"].num_positions.max() > 0
     assert "Rule: at positions" in capsys.readouterr().out

@@ -146,7 +146,7 @@ def word_rows() -> dict[str, list[dict]]:
     """Rows of Figure 1 with tokens of several characters."""
     ids = range(10, 10 + len(WORDS))
     pairs = [
-        {"first": WORDS[i], "second": WORDS[j], "loss": 10.0 * i + j, "chance": 0.1, "darts": int((i, j) == (2, 3))}
+        {"first": WORDS[i], "second": WORDS[j], "loss": 10.0 * i + j, "chance": 0.1, "draws": int((i, j) == (2, 3))}
         | {"first_id": ids[i], "second_id": ids[j]}
         for i, j in itertools.product(range(len(WORDS)), repeat=2)
     ]

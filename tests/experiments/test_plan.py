@@ -90,7 +90,7 @@ def test_more_devices_take_fewer_hours(capsys: pytest.CaptureFixture[str]):
     main(["plan", "table1", *PAPER, "devices=8"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "with devices=" in line]
     alone, together = (float(part.split()[0]) for part in line.strip().split("; "))
-    assert together == pytest.approx(alone / 8, rel=0.01)
+    assert alone / 8 <= together < alone / 6, "the device with the most batches ends last"
 
 
 SERVED = ("rollouts=vllm", "server=http://127.0.0.1:9")

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from nabla_reasoner.__main__ import main
+from nabla_reasoner.config.ppo_settings import AmortisedSettings
 from nabla_reasoner.cost import ModelSize
 from nabla_reasoner.experiments import ppo
 from nabla_reasoner.ppo import amortized, figure, letter_task, tables
 from nabla_reasoner.ppo import exact_distributions as exact
-from nabla_reasoner.ppo.amortized import AmortizedSettings, AmortizedTraining, PromptSampler, ScoredPrompts
+from nabla_reasoner.ppo.amortized import AmortisedTraining, PromptSampler, ScoredPrompts
 from nabla_reasoner.training import losses
 
 matplotlib.use("Agg")
@@ -49,8 +50,8 @@ def scored_prompts(prompts: int = 1) -> ScoredPrompts:
 
 def training(
     method: str, scored: ScoredPrompts, model: torch.nn.Module, *, steps: int = 400, group: int = 48
-) -> AmortizedTraining:
-    settings = AmortizedSettings(
+) -> AmortisedTraining:
+    settings = AmortisedSettings(
         num_steps=steps,
         learning_rate=0.03,
         prompts=len(scored.prompts),
@@ -58,9 +59,9 @@ def training(
         epochs=2,
         clip=0.2,
         critic_rate=0.3,
-        warmup_steps=1,
     )
-    return AmortizedTraining(model, method, scored, settings, reward_weight=WEIGHT, group=group, seed=0)
+    options = {"reward_weight": WEIGHT, "group": group, "seed": 0, "warmup_steps": 1}
+    return AmortisedTraining(model, method, scored, settings, **options)
 
 
 def every_answer(model: torch.nn.Module, prompts: int = 1) -> torch.Tensor:
@@ -275,6 +276,10 @@ def test_demonstrations_follow_habits():
         ("lamda=1", "settings of ppo: scale, results_dir"),
         ("scale=small", "scale must be one of tiny"),
         ("main=3.0", "main must be one of"),
+        (
+            "reward_weights=[0.5,1.0,1.2345678]",
+            "reward_weights must have at most six significant digits",
+        ),
         ("trained=[8,1]", "trained must ascend"),
         ("held_out=0", "held_out must be a whole number >= 1"),
         ("compared=65", "compared must be <= trained"),

@@ -18,6 +18,7 @@ import wandb_server
 from wandb_server import Server
 
 from nabla_reasoner.__main__ import WRONG, main
+from nabla_reasoner.config.targets import find
 from nabla_reasoner.evaluation import record_files
 from nabla_reasoner.experiments import keep, report
 from nabla_reasoner.experiments.command import FAILED
@@ -174,6 +175,22 @@ def test_page_loads_nothing_and_names_missing_targets(reported: tuple[Path, str]
     assert {"deviations-from-the-paper-and-open-questions", "what-a-run-writes-and-how-to-share-it"} <= ids
     assert "| C10 |" in printed
     assert (results / "tiny/report/report.md").read_text(encoding="utf-8").startswith("# ∇-Reasoner, replicated")
+
+
+@pytest.mark.slow
+def test_target_with_a_heading_has_a_section_once_it_was_run(results: Path):
+    """What `bench-gpu` and targets of a user wrote stood nowhere in the report."""
+
+    def headings() -> list[str]:
+        found = report.gather(results, "tiny")
+        blocks = report_sections.report_blocks(found, claims.decide_claims(found.evidence, found.grid))
+        return [block.text for block in blocks if isinstance(block, html_report.Heading)]
+
+    assert "Benchmark on a GPU" not in headings()
+    folder = results / find("bench-gpu").path("tiny")
+    folder.mkdir(parents=True)
+    (folder / "bench-gpu.md").write_text("# Benchmark\n\nText.\n", encoding="utf-8")
+    assert headings().count("Benchmark on a GPU") == 1
 
 
 @pytest.mark.slow

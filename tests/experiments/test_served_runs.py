@@ -10,6 +10,7 @@ from toy_runs import command, records_below
 
 from nabla_reasoner import Policy, RewardModel
 from nabla_reasoner.__main__ import WRONG, main
+from nabla_reasoner.config.compose import compose_cells
 from nabla_reasoner.evaluation import rollout_engine
 from nabla_reasoner.evaluation.records import append_records, read_records
 from nabla_reasoner.experiments.command import FAILED
@@ -247,12 +248,24 @@ def test_scoring_server_killed_in_a_batch_leaves_failed_records_and_keeps_the_ot
         assert (record["response"], record["reward"], record["correct"]) == ("", None, False)
 
 
+def test_reward_of_one_name_with_a_model_for_each_task_is_refused(capsys):
+    """The first task was run, and the second ended with "wrong model"."""
+    words = ["scale=small", "policy=smollm2", "reward=smollm2", "method=best_of_n", "reward_server=http://127.0.0.1:9"]
+    with pytest.raises(ValueError, match="reward_server serves one reward; got smollm2"):
+        rollout_engine.check_cells(compose_cells(["experiment=table1", *words]))
+    assert main(["plan", "table1", *words]) == WRONG
+    assert "reward_server serves one reward; got smollm2" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         (["reward=classifier"], ["reward_server needs a likelihood reward without a reference", "classifier"]),
-        (["reward=likelihood,likelihood-weak"], ["reward_server serves one reward; got likelihood, likelihood-weak"]),
+        (
+            ["reward=likelihood,likelihood-weak"],
+            ["reward_server serves one reward; got likelihood of products, likelihood-"],
+        ),
         (["max_new_tokens=100"], ["max_model_len=70", "--max-model-len"]),
         ([f"reward.path={toys.model_folder('llama', seed=8)}"], ["wrong model behind", "log-likelihood"]),
     ],

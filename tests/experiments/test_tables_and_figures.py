@@ -17,10 +17,10 @@ from nabla_reasoner.config.data_folder import data_folder
 from nabla_reasoner.cost import Cost
 from nabla_reasoner.dto import gradient_passes
 from nabla_reasoner.evaluation import json_files
-from nabla_reasoner.evaluation.outcomes import read_table1
 from nabla_reasoner.evaluation.records import append_records, failed_record, record_path
 from nabla_reasoner.evaluation.statistics import ratio_interval
 from nabla_reasoner.experiments import figure3, figure4, table1, table2, table3, table4, table5
+from nabla_reasoner.experiments.from_results import read_table1
 from nabla_reasoner.reporting.method_names import STYLES
 from nabla_reasoner.types import Problem
 
@@ -239,8 +239,8 @@ def test_model_call_parts_sum_to_total(tmp_path: Path):
     write(tmp_path, "best_of_n", [{}], costs=[Cost(decode_tokens=190, model_calls=200, flops=2e6)])
     write(tmp_path, "nabla_reasoner", [{}])
     base, own = figure3.cost_rows(read_table1(tmp_path).records)
-    assert [own[part] for part in figure3.COST_PARTS] == [100, 8, 12]
-    assert [base[part] for part in figure3.COST_PARTS] == [190, 10, 0]
+    assert [own[part] for part in figure3.PARTS] == [100, 8, 12]
+    assert [base[part] for part in figure3.PARTS] == [190, 10, 0]
     assert base["saving_percent"] == pytest.approx(40)
     assert own["saving_percent"] is None
     assert "40.2 %" in figure3.cost_caption([base, own], "c")
@@ -248,7 +248,7 @@ def test_model_call_parts_sum_to_total(tmp_path: Path):
 
 def test_panels_of_a_sparse_grid_are_drawn():
     """One policy was run on one task, another on another one: two of four panels have no rows at all."""
-    parts = dict.fromkeys(figure3.COST_PARTS, 10.0)
+    parts = dict.fromkeys(figure3.PARTS, 10.0)
     rows = [
         {"policy": policy, "task": task, "method": method, "model_calls": 30.0, **parts}
         for policy, task in (("tiny-base", "products"), ("tiny-instruct", "leg_counting"))
@@ -284,8 +284,8 @@ def test_parts_of_real_runs_are_counts_of_passes(tmp_path: Path, kind: str, monk
     rows = {row["method"]: row for row in figure3.cost_rows(outcomes)}
     assert rows.keys() == counted.keys()
     for method, row in rows.items():
-        assert all(row[part] >= 0 for part in figure3.COST_PARTS), (method, row)
-        assert sum(row[part] for part in figure3.COST_PARTS) == pytest.approx(row["model_calls"])
+        assert all(row[part] >= 0 for part in figure3.PARTS), (method, row)
+        assert sum(row[part] for part in figure3.PARTS) == pytest.approx(row["model_calls"])
         assert row["gradients"] == pytest.approx(sum(counted[method]) / 2)
         assert set(counted[method]) <= ({4} if "prefix" not in method else {2} if kind == "classifier" else {0, 1})
     assert all(sum(counted[method]) > 0 for method in METHODS_WITH_GRADIENT)

@@ -12,7 +12,7 @@ import pytest
 from nabla_reasoner.__main__ import INTERRUPTED, WRONG, main
 from nabla_reasoner.experiments.command import FAILED
 from nabla_reasoner.theory import fokker_planck, gradient_figure, suite
-from nabla_reasoner.theory.check import Check, seen
+from nabla_reasoner.theory.check import Check, difference_detected
 from nabla_reasoner.theory.context import Findings
 from nabla_reasoner.theory.suite import Group
 
@@ -64,10 +64,10 @@ def test_check_passes_only_if_made_and_within_tolerance():
     assert not Check("a", 0.0, 1.0, skipped="no weights").passed
 
 
-def test_difference_is_seen_from_three_noise_floors():
-    assert seen("a", 0.31, 0.1).passed
-    assert not seen("a", 0.29, 0.1).passed
-    assert not seen("a", 0.0, 0.1).passed
+def test_difference_is_detected_from_three_noise_floors():
+    assert difference_detected("a", 0.31, 0.1).passed
+    assert not difference_detected("a", 0.29, 0.1).passed
+    assert not difference_detected("a", 0.0, 0.1).passed
 
 
 @pytest.mark.slow

@@ -10,10 +10,13 @@ import pytest
 import toys
 import wandb_server
 from lightning.pytorch.loggers import WandbLogger
+from omegaconf import OmegaConf
 from wandb_server import Server
 
 from nabla_reasoner.__main__ import WRONG, main
 from nabla_reasoner.evaluation.results_folder import locked
+from nabla_reasoner.experiments import models
+from nabla_reasoner.experiments.command import DONE
 from nabla_reasoner.reporting import wandb_training
 from nabla_reasoner.training import loop
 
@@ -145,6 +148,26 @@ def test_second_command_on_one_folder_of_checkpoints_is_refused(tmp_path: Path, 
         assert f"another command writes to {folder}" in said
         assert f"choose another {key}=DIR" in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_second_training_of_the_papers_size_is_refused(tmp_path: Path, monkeypatch, capsys):
+    """Both trained, and each continued the other's checkpoints. A dry run writes nothing and is not refused."""
+    pytest.importorskip("trl", reason="needs the extra `reference`: pip install -e '.[reference]'")
+    monkeypatch.chdir(tmp_path)
+    command = ["models", "scale=paper", f"policy.path={toys.model_folder('llama')}", "folder=made", "vllm=null"]
+    with locked(Path(".made.lock")):
+        assert main(command) == WRONG
+        assert "another command writes to .made.lock" in capsys.readouterr().err
+        assert main([*command, "dry_run=true"]) == DONE
+    assert not list(tmp_path.iterdir())
+
+
+def test_first_process_of_several_holds_the_locks(monkeypatch):
+    recipe = OmegaConf.create({"folder": "models/trained", "dry_run": False})
+    assert models._folders_to_lock(recipe) == {"folder": Path("models/.trained.lock")}
+    monkeypatch.setenv("RANK", "1")
+    assert models._folders_to_lock(recipe) == {}
 
 
 def test_disabled_mode_makes_no_logger(tmp_path: Path):

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, d
 
 from nabla_reasoner import NablaReasoner, Policy, Problem, RewardModel
 from nabla_reasoner.engine.sequences import replaced_columns
-from nabla_reasoner.huggingface import FOLDER, generate, problem_id
+from nabla_reasoner.huggingface import FOLDER, generate, problem_id, prompts
 from nabla_reasoner.huggingface.calls import generate_from_folder
 from nabla_reasoner.huggingface.generation_settings import HONORED, NEUTRAL, WITHOUT_EFFECT
 
@@ -194,6 +194,9 @@ def test_classifier_and_chats_of_another_template():
     template = other.tokenizer.chat_template.replace("<|user|>", "<|user|>Judge: ")
     assert template == other.tokenizer.chat_template  # the template writes roles by a variable
     other.tokenizer.chat_template = template.replace("{{ message['content'] }}", "Judge: {{ message['content'] }}")
+    with pytest.raises(ValueError, match="it was replaced. Make a new RewardModel"):  # it was read as before
+        call(**padded(QUESTIONS), reward_model=other, messages=chats)
+    other = RewardModel(other.model, other.tokenizer, other.name, "classifier")
     with pytest.raises(ValueError, match="chat template of its own"):
         call(reward_model=other)
     output = call(**padded(QUESTIONS), reward_model=other, messages=chats)
@@ -231,6 +234,13 @@ def test_reward_reads_an_answered_chat_as_its_template_writes_it():
     cut = padded(QUESTIONS[:1])["input_ids"][:, :-1]
     with pytest.raises(ValueError, match="opening of the assistant's turn"):
         call(input_ids=cut, attention_mask=torch.ones_like(cut))
+
+
+def test_opening_of_a_template_that_ends_chats_with_a_token_of_its_own():
+    """Phi-3's does: the whole chat counted as the opening, and every prompt was refused."""
+    tokenizer = copy.deepcopy(small_models.tokenizer())
+    tokenizer.chat_template += "{% if not add_generation_prompt %}<|pad|>{% endif %}"
+    assert prompts._opening(tokenizer) == tokenizer.encode("<|assistant|>", add_special_tokens=False)
 
 
 def test_reward_in_training_mode_and_automatic_precision_are_refused():

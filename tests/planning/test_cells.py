@@ -245,14 +245,20 @@ def test_a_value_given_twice_counts_once():
 
 
 @pytest.mark.parametrize(("repeats", "batch_size", "batches"), [(1, 12, 1), (1, 5, 3), (2, 12, 2), (3, 5, 9)])
-def test_hours_are_shared_by_as_many_processes_as_a_seed_has_batches(repeats: int, batch_size: int, batches: int):
-    words = ["method=greedy", "num_problems=12", f"batch_size={batch_size}", f"task.repeats={repeats}", "devices=100"]
+@pytest.mark.parametrize("devices", [2, 100])
+def test_hours_are_those_of_the_process_with_the_most_batches(
+    repeats: int, batch_size: int, batches: int, devices: int
+):
+    """Three batches on two devices take two thirds of the time, not half of it."""
+    words = ["method=greedy", "num_problems=12", f"batch_size={batch_size}", f"task.repeats={repeats}"]
+    words.append(f"devices={devices}")
     (planned,) = plan_cells(compose_cells([*PAPER[:-1], *words, "seed=0,1,2"]), H100)
     problems = [Problem(f"p{number}", "q", "1", "math500") for number in range(12)]
     assert planned.batches == len(prediction.chunks(problems, repeats, batch_size)) == batches
-    (line,) = [line for line in text.summary([planned], H100) if "with devices=100" in line]
+    most = len(range(0, batches, devices))  # batches of the first process
+    (line,) = [line for line in text.summary([planned], H100) if f"with devices={devices}" in line]
     assert f"{text.hours(planned.seconds)} hours on one" in line
-    assert f"; {text.hours(planned.seconds / batches)} hours with" in line
+    assert f"; {text.hours(planned.seconds * most / batches)} hours with" in line
 
 
 @pytest.mark.slow

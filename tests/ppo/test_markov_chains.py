@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nabla_reasoner.baselines.discrete_langevin import langevin_proposal
+from nabla_reasoner.config import ppo_settings
 from nabla_reasoner.decoding.nabla_reasoner import NablaReasoner
 from nabla_reasoner.dto import objective, straight_through
 from nabla_reasoner.ppo import exact_distributions as exact
@@ -177,7 +178,7 @@ def test_logit_step_follows_straight_through_gradient():
 
 def methods_module(weight: float) -> test_time.TestTimeMethods:
     policy, reward = letter_models.models()
-    settings = test_time.TestTimeSettings(
+    settings = ppo_settings.TestTimeSettings(
         draws=[1, 4],
         steps=[1, 32],
         langevin_step=1.0,
@@ -188,6 +189,7 @@ def methods_module(weight: float) -> test_time.TestTimeMethods:
         resample_temperature=0.5,
         resample_top_p=0.95,
         confidence_threshold=0.55,
+        solved=1,
     )
     return test_time.TestTimeMethods(policy, reward, 3, settings, reward_weights=[weight], seed=0)
 

@@ -2,6 +2,7 @@
 
 import csv
 import fnmatch
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -260,6 +261,25 @@ def test_verdicts_from_some_cells_say_so(cells: int):
     assert {found[name] for name in ("C1", "C2", "C3", "C4", "C5", "C6", "C10")} == {TOO_LITTLE}
     text = next(decision.evidence for decision in claims.decide_claims(few) if decision.claim.name == "C2")
     assert text.endswith(f"{cells} of 6 cells with 200 problems, the others are not complete")
+
+
+@pytest.mark.parametrize("size", [3, 199, 200])
+def test_further_policies_and_tasks_count_with_enough_problems_only(size: int):
+    """A policy of one's own with three problems made C1 to C6 "not reproduced"."""
+
+    def copied(rows: Sequence[Row]) -> list[Row]:
+        first = [row for row in rows if (row.get("policy"), row.get("task")) == ("tiny-base", "products")]
+        further = [{**row, "policy": "further"} for row in first] + [{**row, "task": "aime24"} for row in first]
+        worse = {"num_problems": float(size), "difference": -50.0, "verdict": "worse"}
+        return [*rows, *({**row, **{key: value for key, value in worse.items() if key in row}} for row in further)]
+
+    evidence = Evidence(**{name: copied(rows) for name, rows in COMMITTED._asdict().items()})
+    before, decided = claims.decide_claims(COMMITTED), claims.decide_claims(evidence)
+    assert (decided == before) == (size < 200)
+    kept, left_out = enough_evidence.counted(evidence, enough_evidence.read_grid("tiny"))
+    further = {("further", "products"): size, ("tiny-base", "aime24"): size}
+    assert left_out == (further if size < 200 else {})
+    assert kept == (COMMITTED if size < 200 else evidence)
 
 
 @pytest.mark.slow

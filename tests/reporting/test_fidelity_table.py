@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from nabla_reasoner.evaluation.fidelity import FORMS, Changes
+from nabla_reasoner.dto.reward_forms import REWARD_FORMS
+from nabla_reasoner.evaluation.fidelity import Changes
 from nabla_reasoner.reporting import fidelity
 from nabla_reasoner.reporting.fidelity import EXACT, GRADIENT, NEITHER, UNDECIDED, Measured, Quality
 from nabla_reasoner.reporting.fidelity_figure import draw
@@ -20,7 +21,9 @@ NAMES = {"reward": "mine", "kind": "classifier"}
 
 def measured(predicted, exact, is_right, problem: str = "p", place: float = 0.0) -> Measured:
     """Return a position with the same changes in every form."""
-    changes = Changes(*(np.tile(np.array(values, dtype=float), (len(FORMS), 1)) for values in (predicted, exact)))
+    changes = Changes(
+        *(np.tile(np.array(values, dtype=float), (len(REWARD_FORMS), 1)) for values in (predicted, exact))
+    )
     is_own = np.arange(len(is_right)) == 0
     return Measured(problem, place, changes, is_own, np.array(is_right, dtype=bool))
 
@@ -94,7 +97,7 @@ def test_gain_without_spread_has_no_interval_and_is_not_shown(count: int):
     row = fidelity.statistics([position("gradient", i) for i in range(count)], "prefix")
     assert (row["gain_gradient"], row["gain_gradient_low"], row["gain_gradient_high"]) == (100.0, None, None)
     assert fidelity.verdict(row) == NEITHER
-    texts = fidelity.worth_line(NAMES | {"form": "prefix"} | row)
+    texts = fidelity.choices_line(NAMES | {"form": "prefix"} | row)
     assert "+100" in texts
     assert "nan" not in " ".join(texts)
     assert row["rank_correlation"] is not None
@@ -112,8 +115,8 @@ def reward_rows() -> list[dict]:
 
 def test_rows_pool_policies_tasks_and_parts():
     rows = reward_rows()
-    assert len(rows) == len(FORMS) * (1 + len(fidelity.PARTS) + 2)
-    for form in FORMS:
+    assert len(rows) == len(REWARD_FORMS) * (1 + len(fidelity.PARTS) + 2)
+    for form in REWARD_FORMS:
         of_form = {(row["policy"], row["task"], row["part"]): row for row in rows if row["form"] == form}
         whole = of_form["all", "all", "all"]
         assert (whole["num_positions"], whole["num_problems"]) == (15, 15), "p0 of two tasks is two problems"

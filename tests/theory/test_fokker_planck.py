@@ -227,7 +227,7 @@ def test_velocity_on_shipped_spaces_notices_small_faults():
 
         def passed(entropy_weight=1.0, slopes=1.0, space=space):
             problem = with_scaled_slopes(space.problem, slopes)
-            return flow_checks.velocity(problem, width=space.probe_width, entropy_weight=entropy_weight).passed
+            return flow_checks.velocity(problem, width=space.settings.probe_width, entropy_weight=entropy_weight).passed
 
         assert passed(), space.name
         assert not any(passed(entropy_weight=weight) for weight in (0.9, 1.1, 0.0, -1.0)), space.name

@@ -8,6 +8,7 @@ import scipy.stats
 import torch
 import toys
 
+from nabla_reasoner.config.theorem_settings import EstimatorSettings
 from nabla_reasoner.theory import estimator_checks, estimators, gradient_checks, gradient_terms
 from nabla_reasoner.theory.check import describe
 
@@ -144,10 +145,8 @@ def test_losses_of_the_bias_are_checked_against_the_objective(fault, toy_pairs, 
         return pairs._replace(losses=FAULTS[fault](pairs.losses))
 
     monkeypatch.setattr(estimators, "enumerate_pairs", faulty)
-    settings = estimator_checks.EstimatorSettings(
-        models=[], candidates=3, temperatures=[1.0], samples=2000, reward_weight=0.7, seed=0
-    )
-    checks, _ = estimator_checks.model_checks("toy", policy, reward, CHAT, "1", settings)
+    settings = EstimatorSettings(models=[0], candidates=3, temperatures=[1.0], samples=2000, reward_weight=0.7)
+    checks, _ = estimator_checks.model_checks("toy", policy, reward, CHAT, "1", settings, 0)
     failed = [check.name for check in checks if not check.passed]
     assert failed == ([] if fault == "right" else ["ste_losses_are_the_objective__toy"])
 

@@ -15,7 +15,7 @@ from nabla_reasoner.models.tokenizers import load_tokenizer
 from nabla_reasoner.tasks import grading
 from nabla_reasoner.training import loop, losses, sft
 from nabla_reasoner.training.data import Example, Mixture, pad
-from nabla_reasoner.training.grpo import GroupRelativeTraining, GroupSampling, ResponseBatch
+from nabla_reasoner.training.grpo import GroupRelativeTraining, GroupSampling, ResponseBatch, response_mask
 from nabla_reasoner.training.loop import Schedule
 from nabla_reasoner.training.sft import SupervisedTraining
 from nabla_reasoner.types import Problem
@@ -70,6 +70,26 @@ def test_grpo_raises_reward_of_toy_policy(tmp_path, updates):
     before = mean_reward(module)
     loop.fit(module, stream(repeats=updates), **where(tmp_path))
     assert mean_reward(module) > before + 0.15
+
+
+def test_dropout_changes_neither_responses_nor_ratios(tmp_path):
+    """Sampling and losses ran with dropout: the ratio before any update was 0.01 to 20."""
+    model, batch = language_model(), make_problems()
+    for part in model.modules():
+        if hasattr(part, "attention_dropout"):
+            part.attention_dropout = 0.5
+    module = grpo(even_tokens, model=model, updates_per_batch=2, steps=2)
+    ratios = []
+
+    def recorded(responses):
+        present = module.log_probabilities(module.model, responses.blocks)
+        ratios.append((present - responses.old).detach().exp()[response_mask(responses.blocks)])
+        return GroupRelativeTraining.update_loss(module, responses)
+
+    module.update_loss = recorded
+    loop.fit(module, stream({"chain_sum": batch}, repeats=2), **where(tmp_path))
+    torch.testing.assert_close(ratios[0], torch.ones_like(ratios[0]), rtol=0, atol=1e-6)
+    assert (ratios[1] != 1).any()
 
 
 def mean_reward(module):

@@ -8,10 +8,12 @@ import pytest
 import torch
 import toys
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from nabla_reasoner import Policy
 from nabla_reasoner.config.schema import CONFIGS
+from nabla_reasoner.models.tokenizers import load_tokenizer
 from nabla_reasoner.tasks import problems
 from nabla_reasoner.training.recipes import policy_improvement
 from nabla_reasoner.training.sft import PolicyTraining
@@ -97,6 +99,29 @@ def test_precision_of_frozen_weights_is_checked(lora, frozen, message, tmp_path,
     settings = config(tmp_path / "assets", f"{recipe}.lora={lora}", f"{recipe}.frozen_dtype={frozen}")
     with pytest.raises(ValueError, match=message):
         policy_improvement.improve(settings, "tiny-base-grpo", data())
+
+
+def test_dropout_of_an_adapter_is_refused_by_grpo(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = config(tmp_path / "assets", "improvement.recipes.grpo.lora={r: 2, lora_dropout: 0.1}")
+    with pytest.raises(ValueError, match="lora_dropout must be 0 with method grpo.*got 0.1"):
+        policy_improvement.improve(settings, "tiny-base-grpo", data())
+
+
+def test_solutions_end_with_the_end_of_turn_of_the_chat_template(tmp_path):
+    """Of Gemma 3 and Phi-3 the tokenizer's end token is another one: a policy learned an end that no reward reads."""
+    settings, problems = config(tmp_path / "assets"), data()
+    shared = policy_improvement.shared_settings(settings)
+    tokenizer = load_tokenizer(toys.model_folder("qwen2"))
+    tokenizer.eos_token = "<|user|>"
+    start = tmp_path / "start"
+    model = toys.shared_policy().model
+    tokenizer.save_pretrained(start)
+    recipe = OmegaConf.create(OmegaConf.to_container(settings.improvement.recipes.sft))
+    recipe.schedule.learning_rate = 1e-3
+    _, mixture = policy_improvement.build_training(shared, recipe, str(start), model, problems)
+    ends = {example.response_ids[-1] for pool in mixture.pools.values() for example in pool}
+    assert ends == {tokenizer.convert_tokens_to_ids("<|end|>")} != {load_tokenizer(str(start)).eos_token_id}
 
 
 def test_checkpoints_lie_between_batches(tmp_path, monkeypatch):

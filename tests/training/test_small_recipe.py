@@ -129,8 +129,12 @@ def test_stopped_sampling_goes_on_where_it_was(graded, tmp_path, monkeypatch):
     assert (tmp_path / "cut" / "toy.jsonl").read_text() == text
 
 
-def test_answers_of_other_settings_or_questions_are_refused(graded, tmp_path):
+def test_answers_of_other_settings_questions_or_weights_are_refused(graded, tmp_path, monkeypatch):
     sampled(settings(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(small_answers, "model_version", lambda path: f"another version of {path}")
+        with pytest.raises(ValueError, match="must hold answers sampled with .*another version"):
+            sampled(settings(tmp_path))
     with pytest.raises(ValueError, match="must hold answers sampled with .*'seed': 1"):
         sampled(settings(tmp_path, seed=1))
     with pytest.raises(ValueError, match="must hold answers to the same questions"):

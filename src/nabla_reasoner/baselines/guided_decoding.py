@@ -1,4 +1,4 @@
-"""Guided decoding: the reward model's opinion of each candidate token is added to the policy's at every uncertain step.
+"""Guided decoding: at uncertain positions a candidate token's reward score is added to the policy's log-probability.
 
 After ARGS (Khanov et al., arXiv 2402.01694) and RAD (Deng and Raffel, arXiv 2310.09520).
 """
@@ -32,7 +32,7 @@ class GuidedDecoding:
 
     - likelihood reward: the judge's log π(v|y_<l) (minus the reference's), so that the rule is a product of experts.
       It is linear in the token, so that both scorers agree; it needs no further pass.
-    - classifier reward: log σ(r(y_<l, v)), with r the score at the last token of the beginning.
+    - classifier reward: log σ(r(y_<l, v)), with r the score at the last token of the prefix.
 
     Differs from ARGS and RAD: the gate, without which every token is scored; and decoding takes the best candidate.
 
@@ -179,15 +179,15 @@ class _Guide:
         places = (confidence <= self.settings.confidence_threshold).nonzero()[:, 0].tolist()
         if not places:
             return tokens
-        asked = [rows[place] for place in places]
+        uncertain_rows = [rows[place] for place in places]
         candidates = likely.indices[places]
-        scores = self.expert.scores(asked, places, responses, candidates)
+        scores = self.expert.scores(uncertain_rows, places, responses, candidates)
         weighted = self.settings.reward_weight * scores
         if first_non_finite(weighted) is not None:  # the scores themselves are, so that the weight is too large
             raise NonFiniteError(f"scores with reward_weight={self.settings.reward_weight}", "Lower it.")
         best = (likely.values[places] + weighted).argmax(-1)
         tokens[places] = candidates.gather(1, best[:, None])[:, 0]
-        for row, place in zip(asked, best.tolist(), strict=True):
+        for row, place in zip(uncertain_rows, best.tolist(), strict=True):
             self.uncertain[row] += 1
             self.expert.commit(row, place)
         return tokens

@@ -1,7 +1,6 @@
 """Baselines that decode from a likelihood reward's own model: alone, or mixed with the policy.
 
-What a likelihood reward knows of an answer, its model says token by token. These baselines ask how much of a search is
-needed once that model may speak for itself.
+They measure how much accuracy comes from the reward's language model itself, without any search.
 """
 
 import copy

@@ -157,7 +157,7 @@ class _Chains:
 
     @torch.no_grad()
     def _propose(self, step: int, cuts: Sequence[int]) -> list[Sample]:
-        """Resample the end of every state behind its cut, and score the result."""
+        """Resample the end of every state after its cut, and score the result."""
         prefixes = [chain.state.token_ids[:cut] for chain, cut in zip(self.chains, cuts, strict=True)]
         for chain, cut in zip(self.chains, cuts, strict=True):
             policy_length, reward_length = len(chain.policy_prompt) + cut, len(chain.reward_prompt) + cut
@@ -203,7 +203,7 @@ class _Chains:
         return proposals
 
     def _forget_end(self, chain: _Chain, cut: int) -> None:
-        """Free what the spare slot holds behind the cut; what is before it belongs to the state's slot too."""
+        """Free what the spare slot holds after the cut; what is before it belongs to the state's slot too."""
         self.caches.policy.cut(chain.spare, len(chain.policy_prompt) + cut)
         self.caches.scorer.cut(chain.spare, len(chain.reward_prompt) + cut)
         self.caches.reference.cut(chain.spare, len(chain.reward_prompt) + cut)

@@ -128,7 +128,7 @@ class ParticleFilter:
         return particles
 
     def _continue(self, search: TreeSearch, particles: dict[ProblemTree, list[Node]]) -> dict[ProblemTree, list[Node]]:
-        """Continue incomplete particles by one step; equal steps behind the same response become one node."""
+        """Continue incomplete particles by one step; equal steps after the same response become one node."""
         counts = {tree: Counter(node for node in nodes if not node.final) for tree, nodes in particles.items()}
         draws = [
             search.proposals(tree, node, count) for tree, counter in counts.items() for node, count in counter.items()

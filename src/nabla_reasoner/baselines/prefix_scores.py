@@ -1,6 +1,6 @@
-"""Scores of candidate next tokens by a classifier that reads beginnings of responses, batched and cached.
+"""Scores of candidate next tokens by a classifier that reads prefixes of responses, batched and cached.
 
-A beginning is not closed: the classifier's score is read at its last token, as in `scoring.rewards(close=False)`.
+A prefix is not closed: the classifier's score is read at its last token, as in `scoring.rewards(close=False)`.
 """
 
 import itertools

@@ -176,7 +176,7 @@ class SamplePool:
     ) -> list[Solution]:
         """Sample, score the samples if a reward model is given, and return the selected sample of every problem.
 
-        Equal samples of a problem are scored once; a beginning that several share is read once by the reward model.
+        Equal samples of a problem are scored once; a prefix that several share is read once by the reward model.
 
         Raises:
             ValueError: a prompt and its response do not fit the context of a model, or vocabularies differ.

@@ -1,8 +1,9 @@
 """The benchmark's cases: measurement, compared quantity, points, and target ratios."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ..config.settings import BenchSettings
 from . import evaluations, measurements, paper_size, served_sampling
 from .context import BenchContext, Comparison
 
@@ -25,7 +26,7 @@ class Case(NamedTuple):
     measure: Callable[[BenchContext, str], Comparison]
     kind: str
     title: str
-    points: Callable[[dict[str, Any]], list[str]]
+    points: Callable[[BenchSettings], list[str]]
     weight: float
     targets: dict[str, float]
     small: bool = False
@@ -33,29 +34,29 @@ class Case(NamedTuple):
     gpu: bool = False
 
 
-def single_point(settings: dict[str, Any]) -> list[str]:
+def single_point(settings: BenchSettings) -> list[str]:
     """Return the one, unnamed point."""
     return [""]
 
 
-def cells(settings: dict[str, Any]) -> list[str]:
+def cells(settings: BenchSettings) -> list[str]:
     """Return one point per policy and task."""
-    return [f"{policy}__{task}" for policy in settings["policies"] for task in settings["tasks"]]
+    return [f"{policy}__{task}" for policy in settings.policies for task in settings.tasks]
 
 
-def first_policy(settings: dict[str, Any]) -> list[str]:
+def first_policy(settings: BenchSettings) -> list[str]:
     """Return one point per task, with the first policy."""
-    return [f"{settings['policies'][0]}__{task}" for task in settings["tasks"]]
+    return [f"{settings.policies[0]}__{task}" for task in settings.tasks]
 
 
-def values_of(key: str) -> Callable[[dict[str, Any]], list[str]]:
+def values_of(key: str) -> Callable[[BenchSettings], list[str]]:
     """Return a function that gives one point per value of a setting."""
-    return lambda settings: [str(value) for value in settings[key]]
+    return lambda settings: [str(value) for value in getattr(settings, key)]
 
 
-def paper_size_batches(settings: dict[str, Any]) -> list[str]:
+def paper_size_batches(settings: BenchSettings) -> list[str]:
     """Return the numbers of sequences that models of the paper's size read at once."""
-    return [str(count) for count in settings["paper_size"]["batches"]]
+    return [str(count) for count in settings.paper_size.batches]
 
 
 CASES = {

@@ -3,21 +3,21 @@
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from .. import cost
 from ..config import build, compose
 from ..config.cell import Cell
+from ..config.settings import BenchSettings
 from ..cost import Cost
 from ..engine.sequences import TokenSequence
 from ..models import random_init
 from ..models.language_models import Policy, RewardModel
+from ..reporting.method_names import NABLA_REASONER
 from ..types import Problem, Solution
 from .profile import Part
-
-NABLA, PREFIX, BEST_OF_N = "nabla_reasoner", "nabla_reasoner_prefix", "best_of_n"
 
 
 class Variant(NamedTuple):
@@ -58,24 +58,20 @@ class Comparison(NamedTuple):
 
 
 class BenchContext:
-    """Settings of a run, and the models, problems and solutions that its cases share.
+    """Settings of a run, and the models, problems and solutions that its cases share."""
 
-    Args:
-        settings: the benchmark's configuration, resolved.
-    """
-
-    def __init__(self, settings: dict[str, Any]):
+    def __init__(self, settings: BenchSettings):
         self.settings = settings
-        self.device = torch.device(settings["device"])
+        self.device = torch.device(settings.device)
         self.cells: dict[tuple[str, ...], Cell] = {}
         self.solved: dict[tuple[str | int, ...], list[Solution]] = {}
 
     def cell(self, policy: str, task: str, method: str, *overrides: str) -> Cell:
         """Return a cell of Table 1 with this run's device and threads."""
-        threads = self.settings["threads"]
+        threads = self.settings.threads
         command = (
-            f"scale={self.settings['scale']}",
-            f"device={self.settings['device']}",
+            f"scale={self.settings.scale}",
+            f"device={self.settings.device}",
             *([] if threads is None else [f"threads={threads}"]),
             f"policy={policy}",
             f"task={task}",
@@ -88,26 +84,25 @@ class BenchContext:
 
     def main_reward(self, policy: str) -> str:
         """Return the override that chooses Table 1's reward model, which need not be that of the other cases."""
-        return f"reward={self.cell(policy, self.settings['tasks'][0], NABLA).grid['main_reward']}"
+        return f"reward={self.cell(policy, self.settings.tasks[0], NABLA_REASONER).grid['main_reward']}"
 
     def models(self, policy: str, *overrides: str) -> tuple[Policy, RewardModel]:
         """Return a policy and the reward model that the overrides choose, or the scale's."""
         rewards = (override for override in overrides if override.startswith("reward="))
-        cell = self.cell(policy, self.settings["tasks"][0], NABLA, *rewards)
+        cell = self.cell(policy, self.settings.tasks[0], NABLA_REASONER, *rewards)
         build.prepare_models(cell)
         return build.load_models(cell)
 
     @functools.cached_property
     def paper_size_models(self) -> tuple[Policy, RewardModel]:
         """Models of the paper's size with random weights in bfloat16, on the run's device."""
-        sizes = self.settings["paper_size"]
-        return random_init.random_models(
-            sizes["policy_shape"], sizes["reward_shape"], sizes["vocab_size"], "classifier", self.device, torch.bfloat16
-        )
+        sizes = self.settings.paper_size
+        shapes = sizes.policy_shape.model_dump(), sizes.reward_shape.model_dump()
+        return random_init.random_models(*shapes, sizes.vocab_size, "classifier", self.device, torch.bfloat16)
 
     def problems(self, task: str, count: int) -> list[Problem]:
         """Return the first problems of a task."""
-        cell = self.cell(self.settings["policies"][0], task, NABLA, f"num_problems={count}")
+        cell = self.cell(self.settings.policies[0], task, NABLA_REASONER, f"num_problems={count}")
         return build.build_problems(cell)
 
     def solver(
@@ -131,7 +126,7 @@ class BenchContext:
 
     def sequences(self, count: int) -> tuple[Policy, RewardModel, list[TokenSequence]]:
         """Return the models, and greedy answers of the first policy to the first task as token sequences."""
-        name, task = self.settings["policies"][0], self.settings["tasks"][0]
+        name, task = self.settings.policies[0], self.settings.tasks[0]
         policy, reward = self.models(name)
         sequences = [
             TokenSequence(

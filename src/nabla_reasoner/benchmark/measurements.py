@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..cost import Cost
+from ..reporting.method_names import BEST_OF_N, NABLA_REASONER, PREFIX
 from ..types import Problem, Solution
 from . import memory, profile
-from .context import BEST_OF_N, NABLA, PREFIX, BenchContext, Comparison, Variant, mean, mean_cost
+from .context import BenchContext, Comparison, Variant, mean, mean_cost
 from .timing import WARM_UP, interleaved
 
 REFERENCE = "method.engine=reference"
@@ -28,7 +29,12 @@ class EnginePair(NamedTuple):
 
 
 def engines(
-    bench: BenchContext, point: str, count: int, *overrides: str, method: str = NABLA, shared: Sequence[str] = ()
+    bench: BenchContext,
+    point: str,
+    count: int,
+    *overrides: str,
+    method: str = NABLA_REASONER,
+    shared: Sequence[str] = (),
 ) -> EnginePair:
     """Solve the same problems by both engines.
 
@@ -51,7 +57,7 @@ def gradient_flops(bench: BenchContext, point: str) -> Comparison:
 
     The reference engine keeps the gradient within a DTO call until a token flips (Alg. 4).
     """
-    return _gradient_flops(engines(bench, point, bench.settings["num_problems"]))
+    return _gradient_flops(engines(bench, point, bench.settings.num_problems))
 
 
 def prefix_gradient_flops(bench: BenchContext, point: str) -> Comparison:
@@ -60,12 +66,12 @@ def prefix_gradient_flops(bench: BenchContext, point: str) -> Comparison:
     The reference engine reads the whole text at every evaluation; the fast one reads one token on a cache.
     """
     shared = (bench.main_reward(point.split("__")[0]),)
-    return _gradient_flops(engines(bench, point, bench.settings["num_problems"], method=PREFIX, shared=shared))
+    return _gradient_flops(engines(bench, point, bench.settings.num_problems, method=PREFIX, shared=shared))
 
 
 def printed_gradient_flops(bench: BenchContext, point: str) -> Comparison:
     """Compare the same FLOPs if the reference engine evaluates a gradient at each of T steps (Alg. 2 as printed)."""
-    return _gradient_flops(engines(bench, point, bench.settings["printed_problems"], UNCACHED))
+    return _gradient_flops(engines(bench, point, bench.settings.printed_problems, UNCACHED))
 
 
 def _gradient_flops(pair: EnginePair) -> Comparison:
@@ -81,7 +87,7 @@ def lookup_and_gradient_flops(bench: BenchContext, point: str) -> Comparison:
 
     These are gradient evaluations, and the forward passes in which the reference engine looks for uncertain positions.
     """
-    pair = engines(bench, point, bench.settings["num_problems"])
+    pair = engines(bench, point, bench.settings.num_problems)
     policy, _ = bench.models(point.split("__")[0])
     variants = []
     for name, solutions in pair.by_engine.items():
@@ -102,7 +108,7 @@ def lookup_tokens(spent: Cost, engine: str) -> int | float:
 
 def best_of_n_flops(bench: BenchContext, point: str) -> Comparison:
     """Compare all FLOPs of a problem: prefill, decoding, gradients and scores."""
-    return _best_of_n_flops(bench, point, NABLA)
+    return _best_of_n_flops(bench, point, NABLA_REASONER)
 
 
 def prefix_best_of_n_flops(bench: BenchContext, point: str) -> Comparison:
@@ -114,14 +120,14 @@ def _best_of_n_flops(bench: BenchContext, point: str, method: str, *shared: str)
     policy, task = point.split("__")
     variants = []
     for name in (BEST_OF_N, method):
-        spent = mean_cost(bench.solutions(policy, task, bench.settings["batch_problems"], name, *shared))
+        spent = mean_cost(bench.solutions(policy, task, bench.settings.batch_problems, name, *shared))
         variants.append(Variant(name, [spent.seconds], spent))
     return Comparison(*variants)
 
 
 def best_of_n_seconds(bench: BenchContext, point: str) -> Comparison:
     """Compare seconds per problem, one batch of problems solved together by each method."""
-    return _best_of_n_seconds(bench, point, NABLA)
+    return _best_of_n_seconds(bench, point, NABLA_REASONER)
 
 
 def prefix_best_of_n_seconds(bench: BenchContext, point: str) -> Comparison:
@@ -131,7 +137,7 @@ def prefix_best_of_n_seconds(bench: BenchContext, point: str) -> Comparison:
 
 def _best_of_n_seconds(bench: BenchContext, point: str, method: str, *shared: str) -> Comparison:
     policy, task = point.split("__")
-    count = bench.settings["batch_problems"]
+    count = bench.settings.batch_problems
     problems = bench.problems(task, count)
     solvers = {name: bench.solver(policy, task, name, *shared) for name in (BEST_OF_N, method)}
     solutions: dict[str, list[Solution]] = {}
@@ -142,7 +148,7 @@ def _best_of_n_seconds(bench: BenchContext, point: str, method: str, *shared: st
 
         return run
 
-    seconds = interleaved({name: timed_run(name) for name in solvers}, bench.settings["repeats"], bench.device)
+    seconds = interleaved({name: timed_run(name) for name in solvers}, bench.settings.repeats, bench.device)
     variants = (
         Variant(
             name=name,
@@ -161,7 +167,7 @@ def engine_seconds(bench: BenchContext, point: str) -> Comparison:
     Every repeat takes the next few problems, so that the reference engine's median covers different ones.
     """
     policy, task = point.split("__")
-    batch, few = bench.settings["batch_size"], bench.settings["reference_problems"]
+    batch, few = bench.settings.batch_size, bench.settings.reference_problems
     problems = bench.problems(task, batch)
     spent: dict[str, list[Cost]] = {"reference": [], "fast": []}
 
@@ -176,9 +182,12 @@ def engine_seconds(bench: BenchContext, point: str) -> Comparison:
         return run
 
     counts = {"reference": few, "fast": batch}
-    solvers = {"reference": bench.solver(policy, task, NABLA, REFERENCE), "fast": bench.solver(policy, task, NABLA)}
+    solvers = {
+        "reference": bench.solver(policy, task, NABLA_REASONER, REFERENCE),
+        "fast": bench.solver(policy, task, NABLA_REASONER),
+    }
     runs = {name: timed_run(name, solve, counts[name]) for name, solve in solvers.items()}
-    seconds = interleaved(runs, bench.settings["repeats"], bench.device)
+    seconds = interleaved(runs, bench.settings.repeats, bench.device)
     reference, fast = (
         Variant(name, [value / counts[name] for value in timings], mean(spent[name]))
         for name, timings in seconds.items()
@@ -188,16 +197,16 @@ def engine_seconds(bench: BenchContext, point: str) -> Comparison:
 
 def dto_memory(bench: BenchContext, point: str) -> Comparison:
     """Compare the peak bytes that one DTO call adds with bare passes of the same models over the same tokens."""
-    cell = bench.cell(bench.settings["policies"][0], bench.settings["tasks"][0], NABLA)
-    shape = bench.settings["memory"]["shape"]
+    cell = bench.cell(bench.settings.policies[0], bench.settings.tasks[0], NABLA_REASONER)
+    shape = bench.settings.memory.shape.model_dump()
     settings = {
         "policy_shape": shape,
         "reward_shape": shape,
-        "vocab_size": bench.settings["memory"]["vocab_size"],
-        "length": bench.settings["memory"]["length"],
+        "vocab_size": bench.settings.memory.vocab_size,
+        "length": bench.settings.memory.length,
         "num_iterations": cell.method.keywords()["num_iterations"],
         "step_size": cell.method.keywords()["step_size"],
-        "device": bench.settings["device"],
+        "device": bench.settings.device,
         "threads": cell.threads,
     }
     variants = []

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -27,6 +27,7 @@ from . import plain_passes
 VARIANTS = ("bare", "optimize")
 PROCESS_STATUS = Path("/proc/self/status")
 RESET_PEAK = Path("/proc/self/clear_refs")
+Result = TypeVar("Result")
 
 
 def measure(
@@ -75,7 +76,7 @@ def measure(
     return {**spent._asdict(), "peak_bytes": peak, "seconds": time.perf_counter() - begin}
 
 
-def peak_of(function: Callable[[], Any], device: torch.device) -> tuple[int, Any]:
+def peak_of(function: Callable[[], Result], device: torch.device) -> tuple[int, Result]:
     """Return the bytes that a call adds at its peak, and its result.
 
     On the CPU this is resident memory. If the kernel cannot reset an earlier peak, the process's largest memory so far

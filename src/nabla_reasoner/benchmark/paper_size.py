@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ DTYPE = torch.bfloat16
 def utilisation(bench: BenchContext, point: str) -> Comparison:
     """Compare FLOP/s of one gradient evaluation of `point` sequences with those of a large matrix product."""
     policy, reward, sequences = _inputs(bench, point)
-    size = bench.settings["paper_size"]["matrix_size"]
+    size = bench.settings.paper_size.matrix_size
     product = plain_passes.matrix_product(size, bench.device, DTYPE)
     return against_evaluation(bench, policy, reward, sequences, "matmul", product, Cost(flops=2.0 * size**3))
 
@@ -55,13 +54,13 @@ def compiled_passes(bench: BenchContext, point: str) -> Comparison:
             bare()
 
     runs = {"eager": lambda repeat: bare(), "compiled": run_compiled}
-    timings = interleaved(runs, bench.settings["repeats"], bench.device)
+    timings = interleaved(runs, bench.settings.repeats, bench.device)
     spent = plain_passes.bare_cost(policy, reward, sequences)
     return Comparison(*(Variant(name, timings[name], spent) for name in runs))
 
 
 @contextmanager
-def _replaced(modules: Sequence[torch.nn.Module], calls: Sequence[Callable[..., Any]]) -> Iterator[None]:
+def _replaced(modules: Sequence[torch.nn.Module], calls: Sequence[Callable[..., object]]) -> Iterator[None]:
     """Let each module compute by its call within the block."""
     for module, call in zip(modules, calls, strict=True):
         module.forward = call
@@ -75,5 +74,5 @@ def _replaced(modules: Sequence[torch.nn.Module], calls: Sequence[Callable[..., 
 def _inputs(bench: BenchContext, point: str) -> tuple[Policy, RewardModel, list[TokenSequence]]:
     """Return the models, made once per run, and random sequences; `point` is their number."""
     policy, reward = bench.paper_size_models
-    sequences = plain_passes.random_sequences(policy, reward, bench.settings["paper_size"]["length"], int(point))
+    sequences = plain_passes.random_sequences(policy, reward, bench.settings.paper_size.length, int(point))
     return policy, reward, sequences

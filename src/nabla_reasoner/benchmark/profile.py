@@ -3,7 +3,7 @@
 import cProfile
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..decoding.gradient_reuse import GradientReuse
 from ..dto import batched, gradient_passes
@@ -54,7 +54,7 @@ KINDS = {
 REST = "the rest"
 
 
-def parts(function: Callable[[], Any]) -> dict[str, Part]:
+def parts(function: Callable[[], object]) -> dict[str, Part]:
     """Call a function that solves problems and return its parts by name: those of `KINDS` and the rest."""
     profiler = cProfile.Profile()
     profiler.runcall(_whole, function)
@@ -77,5 +77,5 @@ def parts(function: Callable[[], Any]) -> dict[str, Part]:
     return {**by_kind, REST: Part(rest, rest / total, 0)}
 
 
-def _whole(function: Callable[[], Any]) -> None:
+def _whole(function: Callable[[], object]) -> None:
     function()

@@ -11,12 +11,13 @@ from ..cost import Cost
 from ..engine import generation
 from ..engine.sampling import keyed_uniforms
 from ..models.language_models import Policy
+from ..reporting.method_names import BEST_OF_N
 from ..serving import identity
 from ..serving.client import Client
 from ..serving.completions import CompletionRequest
 from ..serving.process import ServerProcess, ServerSettings
 from ..serving.served import request_seed
-from .context import BEST_OF_N, BenchContext, Comparison, Variant
+from .context import BenchContext, Comparison, Variant
 from .timing import interleaved
 
 # Every repeat sends the same prompts: a server that kept their keys and values would read them once only.
@@ -41,10 +42,10 @@ def sampling_rate(bench: BenchContext, point: str) -> Comparison:
     endless = Policy(policy.model, policy.tokenizer, policy.name, eos_ids=[])
     endless.batch_limits = policy.batch_limits
     sampling = build.build_method(cell).pool.sampling
-    problems, length = bench.problems(task, bench.settings["sequences"]), cell.max_new_tokens
+    problems, length = bench.problems(task, bench.settings.sequences), cell.max_new_tokens
     prompts = [policy.prompt_ids(problem.messages) for problem in problems]
     settings = ServerSettings(
-        python=bench.settings["server_python"],
+        python=bench.settings.server_python,
         model=locate(cell.policy.path),
         dtype=cell.dtype,
         device=cell.device,
@@ -69,7 +70,7 @@ def sampling_rate(bench: BenchContext, point: str) -> Comparison:
             ]
             client.complete(requests, policy.vocab_size)
 
-        seconds = interleaved({"hf": own, "vllm": served}, bench.settings["repeats"], bench.device)
+        seconds = interleaved({"hf": own, "vllm": served}, bench.settings.repeats, bench.device)
     spent = Cost(decode_tokens=len(prompts) * length)
     difference = check["largest_log_prob_difference"]
     note = f"{len(prompts)} x {length} tokens; greedy log-probabilities differ by {difference:.1g} at most"

@@ -4,14 +4,15 @@ import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 
 WARM_UP = -1  # number of the repeat that is not timed
 
 
-def interleaved(runs: Mapping[str, Callable[[int], Any]], repeats: int, device: torch.device) -> dict[str, list[float]]:
+def interleaved(
+    runs: Mapping[str, Callable[[int], object]], repeats: int, device: torch.device
+) -> dict[str, list[float]]:
     """Return the seconds of every run, by repeat. Turns make a slow phase of the machine affect all runs alike.
 
     Args:
@@ -29,7 +30,7 @@ def interleaved(runs: Mapping[str, Callable[[int], Any]], repeats: int, device: 
     return seconds
 
 
-def timed(function: Callable[[], Any], device: torch.device) -> float:
+def timed(function: Callable[[], object], device: torch.device) -> float:
     """Return the seconds of one call."""
     _synchronize(device)
     begin = time.perf_counter()

@@ -118,9 +118,8 @@ class RunSettings(Section):
 class Cell(RunSettings):
     """What every cell has; methods and models check their own settings when they are built.
 
-    `setting`, `only`, `settings` and `sizes` belong to the ablations, `positions` and `candidates` to `fidelity`,
-    `trace` and `quiet` to `solve`; `further`, `extra` and `grid` name further sweeps; `absent` says why a row of
-    Table 1 has no records; `estimate` holds typical sizes for `plan`.
+    `further`, `extra` and `grid` name further sweeps; `setting` says which change a sweep of changes makes; `absent`
+    says why a method has no records at this scale; `estimate` holds typical sizes for `plan`.
     """
 
     policy: ModelSettings
@@ -138,13 +137,6 @@ class Cell(RunSettings):
     further: list[str] = Field(default=[])
     extra: list[dict[str, str]] = Field(default=[])
     setting: str | None = None
-    only: Any = None
-    settings: dict[str, dict[str, dict[str, Any]]] = Field(default={})
-    sizes: dict[str, list[int]] = Field(default={})
-    positions: Count | None = None
-    candidates: Annotated[int, Field(ge=2)] | None = None
-    trace: Folder | None = None
-    quiet: bool = False
 
     @model_validator(mode="after")
     def _check_reward_server(self) -> "Cell":

@@ -19,12 +19,9 @@ from .interpolation import resolved
 from .known_settings import check_keys
 from .overrides import parse
 from .recipe_rules import check_recipe
-from .schema import CONFIGS, GROUPS
+from .schema import CONFIGS, GROUPS, Settings
 from .settings import SETTINGS, check
-from .targets import Target
-
-NOT_OF_CELLS = ("target", "sweep", "bench")  # settings of commands
-UNGROUPED = ("grade",)  # settings of targets whose own file is all they take: `task` may be a column
+from .targets import Target, targets
 
 
 def compose_cells(overrides: Sequence[str], grid: "Grid | None" = None) -> list[Cell]:
@@ -59,7 +56,12 @@ def compose_cells(overrides: Sequence[str], grid: "Grid | None" = None) -> list[
 
 
 def _job_cell(grid: "Grid", overrides: Sequence[str]) -> Cell:
-    """Return the cell of one job; a setting that its choices lack, as `method.step_size` of greedy, is said so."""
+    """Return the cell of one job.
+
+    Raises:
+        ValueError: as `compose_cells`; also an override that names a setting which the job's choices do not have, such
+            as `method.step_size` with greedy decoding.
+    """
     try:
         return grid.cell(overrides)
     except ValueError:
@@ -78,12 +80,8 @@ class Grid:
         """Return the checked cell of these overrides."""
         key = tuple(overrides)
         if key not in self.cells:
-            self.cells[key] = plain_cell(_without(composed(key), *NOT_OF_CELLS))
+            self.cells[key] = plain_cell(composed(key))
         return self.cells[key]
-
-
-def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in keys}
 
 
 def compose_experiment(name: str) -> dict[str, Any]:
@@ -128,30 +126,29 @@ def swept(overrides: Sequence[str]) -> list[str]:
     return [*(f"{key}={value}" for key, value in _sweep_of(config).items() if key not in given), *overrides]
 
 
-def compose_settings(target: Target, overrides: Sequence[str]) -> dict[str, Any]:
+def compose_settings(target: Target, overrides: Sequence[str]) -> Settings:
     """Return the checked settings of a target that is no sweep.
 
     Raises:
         ValueError: as `compose_cells`; also a setting that the target does not take.
     """
     known = list(SETTINGS[target.settings].model_fields)
-    parsed = parse(overrides, groups=target.settings not in UNGROUPED)
+    parsed = parse(overrides, groups=target.groups)
     for override in parsed:
         key = override.key_or_group.split(".")[0]
         if key not in known:
             raise ValueError(
                 f"unknown setting {key!r} in {override.input_line!r}; settings of {target.name}: {', '.join(known)}."
             )
-    if target.settings in UNGROUPED:
-        own = yaml.safe_load((CONFIGS / "experiment" / f"{target.name}.yaml").read_text(encoding="utf-8"))
+    if not target.groups:
+        file_settings = yaml.safe_load((CONFIGS / "experiment" / f"{target.name}.yaml").read_text(encoding="utf-8"))
         swept = [override.input_line for override in parsed if override.is_sweep_override()]
         if swept:
             raise ValueError(
                 f"{target.name} takes one value per setting; got {swept[0]!r}. Quote a value with a comma."
             )
-        values = {key: own[key] for key in known} | {override.key_or_group: override.value() for override in parsed}
-        check(target.settings, values)
-        return values
+        values = {key: file_settings[key] for key in known}
+        return check(target.settings, values | {override.key_or_group: override.value() for override in parsed})
     if several := [override.input_line for override in parsed if override.is_sweep_override()]:
         key, _, values = several[0].partition("=")
         raise ValueError(
@@ -164,9 +161,7 @@ def compose_settings(target: Target, overrides: Sequence[str]) -> dict[str, Any]
         check_keys(composed((experiment,)), parsed)
         config = composed((experiment, *(override.input_line for override in parsed)))
     settings = _resolve(config)
-    values = {key: settings["scale_name" if key == "scale" else key] for key in known}
-    check(target.settings, values)
-    return values
+    return check(target.settings, {key: settings["scale_name" if key == "scale" else key] for key in known})
 
 
 def compose_recipe(target: Target, overrides: Sequence[str]) -> tuple[str, DictConfig]:
@@ -181,10 +176,10 @@ def compose_recipe(target: Target, overrides: Sequence[str]) -> tuple[str, DictC
     scale = next((str(override.value()) for override in given if override.key_or_group == "scale"), target.scales[0])
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         groups = [override for override in parsed if override.key_or_group in GROUPS]
-        own = compose(f"train/{scale}", groups)
-        check_keys(own, parsed)
-        recipe = own if parsed == groups else compose(f"train/{scale}", parsed)
-    check_recipe(*(OmegaConf.to_container(settings, resolve=False) for settings in (recipe, own)))
+        default = compose(f"train/{scale}", groups)
+        check_keys(default, parsed)
+        recipe = default if parsed == groups else compose(f"train/{scale}", parsed)
+    check_recipe(*(OmegaConf.to_container(settings, resolve=False) for settings in (recipe, default)))
     return scale, recipe
 
 
@@ -205,16 +200,21 @@ def plain_cell(config: DictConfig | dict[str, Any]) -> Cell:
 
 
 def _checked_cell(settings: dict[str, Any]) -> Cell:
-    """Return the cell of resolved settings; with `budget=true` the method takes the larger pool that it names."""
-    values = _without(settings, *NOT_OF_CELLS)
+    """Return the cell of resolved settings; with `budget=true` the method takes the larger pool that it names.
+
+    What the target's file says of it, its sweep, and a scale's sizes for one target, under its name, are left out.
+    """
+    kind = settings.get("target", {}).get("cell", "cell")
+    left_out = {"target", "sweep", *targets()}
+    values = {name: value for name, value in settings.items() if name not in left_out}
     if values.get("budget") is True and isinstance(values["method"]["budget"], dict):
         values["method"] = values["method"] | values["method"]["budget"]
     _limit_to_benchmark(values)
-    return check("cells", values)
+    return check(kind, values)
 
 
 def _limit_to_benchmark(values: dict[str, Any]) -> None:
-    """Lower the number of problems of an ablation to that of a benchmark that has fewer."""
+    """Lower the number of problems that a change of settings takes to that of a benchmark that has fewer."""
     task, wanted = values["task"], values["num_problems"]
     if values.get("setting") in (None, "default") or task.get("path") is not None:
         return

@@ -9,7 +9,7 @@ from .schema import Count, Positive, Settings
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Lengths(Settings):
+class TaskEstimate(Settings):
     """Typical numbers of one task, per problem.
 
     Attributes:
@@ -32,19 +32,20 @@ class Estimate(Settings):
     Attributes:
         machine: name in `planning.machines`, used unless `gpu=` names another.
         spread: standard deviation of the response length over its mean.
-        gradients: evaluations of ∂L/∂y after the first, per proposal of ∇-Reasoner.
+        gradients_per_proposal: evaluations of ∂L/∂y after the first, per proposal of ∇-Reasoner.
         later_passes: proposals of a further pass over a response, as a share of the pass before it.
-        classifier: proposals under a reward model with a score head, as a multiple of those under a likelihood reward.
-        moves: share of the proposals of discrete Langevin sampling that differ from the state.
+        classifier_proposals_ratio: proposals under a reward model with a score head, as a multiple of those under a
+            likelihood reward.
+        langevin_change_share: share of the proposals of discrete Langevin sampling that differ from the state.
         critique_tokens: tokens of TPO's critiques and instructions.
         tasks: typical numbers by task.
     """
 
     machine: str
     spread: Share
-    gradients: Positive
+    gradients_per_proposal: Positive
     later_passes: Share
-    classifier: Positive
-    moves: Share
+    classifier_proposals_ratio: Positive
+    langevin_change_share: Share
     critique_tokens: Count
-    tasks: dict[str, Lengths]
+    tasks: dict[str, TaskEstimate]

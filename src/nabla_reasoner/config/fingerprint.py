@@ -24,7 +24,6 @@ NOT_SETTINGS = {
     "training_size",
     "prepare",
     "revision",
-    "parameters",
     "download_gb",
     "skywork",
     "manifest",
@@ -42,8 +41,8 @@ PLACES = (
 
 MERGED = "adapter.json"  # in a folder that `models.conversion.merge` wrote: what it was made of
 
-# Settings that may change between a run and its resumption: they say where it runs, or, as the rows of a file whose
-# digest counts, what others say. The last one is in older records only.
+# Settings that may change between a run and its resumption: they change no record. The file's digest implies `rows`;
+# only older records have `num_nodes`.
 FREE = ("threads", "devices", "rows", "num_nodes")
 LIMITS = ("decode_rows", "tokens_per_pass")  # of batches; older records do not have them
 ROUNDING = ("batch_size", "device", *LIMITS)  # may change too, but in bfloat16, whose rounding moves tokens
@@ -86,8 +85,8 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
 
 def model_version(path: str) -> str | None:
     """Return the digest of a model's folder, or the commit of a hub name; None if the local cache does not know it."""
-    found = locate(path)
-    return folder_digest(found) or hub_cache.commit(found, "models")
+    source = locate(path)
+    return folder_digest(source) or hub_cache.commit(source, "models")
 
 
 def data_digest(path: str) -> str | None:
@@ -164,7 +163,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     `_target_`, which older records name, is ignored.
     """
-    before, after = dict(_flatten(old)), dict(_flatten(new))
+    before, after = dict(flattened(old)), dict(flattened(new))
     keys = sorted(before.keys() | after.keys())
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
 
@@ -208,11 +207,12 @@ def without_unknown_versions(old: dict[str, Any], new: dict[str, Any]) -> tuple[
     return before, after
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield settings by dotted name, without those that name classes."""
     for key, value in tree.items():
         if key == "_target_":
             continue
         if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flattened(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

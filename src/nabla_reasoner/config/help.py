@@ -6,14 +6,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from .cell import RunSettings
+from .cell import Cell, RunSettings
 from .compose import compose_experiment, compose_recipe, compose_settings
 from .data_folder import repository
 from .schema import CONFIGS, GROUPS, choices
+from .settings import SETTINGS
 from .targets import Target, targets
 
 COMMENT = re.compile(r"^(\w+):[^#\n]*#[ ]*(.+)$", re.M)
-OF_SOME = ("only", "positions", "candidates", "trace", "quiet")  # settings that some targets have
 OVERVIEW = """usage: ./reproduce.sh TARGET [key=value ...]
 
 {targets}{test}
@@ -58,13 +58,15 @@ def _settings(target: Target) -> list[str]:
         values = {key: value for key, value in values.items() if not isinstance(value, DictConfig)}
         return [_line(key, value, notes) for key, value in values.items()] + ["  (configs/train/SCALE.yaml has all)"]
     if target.settings not in ("cells", "cell"):
-        return [_line(key, value, notes) for key, value in compose_settings(target, []).items()]
+        return [_line(key, value, notes) for key, value in compose_settings(target, []).model_dump().items()]
     config = compose_experiment(target.name)
     sweep, lines = config.get("sweep", {}), []
     for group in GROUPS:
         default = config["scale_name"] if group == "scale" else sweep.get(group, config[group]["name"])
         lines.append(_line(group, default, {group: f"one of: {', '.join(choices(group))}"}))
-    known = [*RunSettings.model_fields, *(name for name in OF_SOME if name in config)]
+    of_target = SETTINGS[target.cell].model_fields.keys() - Cell.model_fields.keys()
+    typed = [name for name in config if name in of_target and not isinstance(config[name], dict)]
+    known = [*RunSettings.model_fields, *typed]
     lines += [_line(key, sweep.get(key, config[key]), notes) for key in known]
     return [
         *lines,

@@ -74,13 +74,13 @@ def _joined(text: str, group: dict[str, Any] | None, root: dict[str, Any]) -> st
 def _named(reference: re.Match[str], group: dict[str, Any] | None, root: dict[str, Any]) -> Any:
     """Return the value that a reference names."""
     beside, names, optional, default = reference.groups()
-    found = _found(names or optional, group if beside else root, root)
-    if optional and not found:
+    matches = _found(names or optional, group if beside else root, root)
+    if optional and not matches:
         text = default.strip("'")
         return text if default[0] == "'" or text[0].isalpha() else float(text) if "." in text else int(text)
-    if not found or (optional and isinstance(found[0], dict | list)):
+    if not matches or (optional and isinstance(matches[0], dict | list)):
         raise _OtherForm
-    return found[0]
+    return matches[0]
 
 
 def _found(names: str, value: Any, root: dict[str, Any]) -> list[Any]:

@@ -37,19 +37,19 @@ def _check_answers(method: MethodSettings) -> None:
 
 def _check_pool(method: MethodSettings) -> None:
     """Raise ValueError on a value of `budget` that is not of its setting's kind, or on no setting."""
-    own = method.keywords()
+    keywords = method.keywords()
     for name, value in (method.budget or {}).items():
-        if name not in own:
+        if name not in keywords:
             raise ValueError(
-                f"method.budget must hold settings of {method.name}: {', '.join(own)}; got {name!r}. Leave it out."
+                f"method.budget must hold settings of {method.name}: {', '.join(keywords)}; got {name!r}. Leave it out."
             )
-        if type(own[name]) is int and (type(value) is not int or value < min(own[name], 1)):
+        if type(keywords[name]) is int and (type(value) is not int or value < min(keywords[name], 1)):
             raise ValueError(
-                f"method.budget.{name} must be a whole number >= {min(own[name], 1)}; got {value!r}. "
-                f"Write method.budget.{name}={2 * own[name]}."
+                f"method.budget.{name} must be a whole number >= {min(keywords[name], 1)}; got {value!r}. "
+                f"Write method.budget.{name}={2 * keywords[name]}."
             )
-        kinds = (int, float) if type(own[name]) is float else (type(own[name]),)
-        if type(own[name]) is not int and type(value) not in kinds:
+        kinds = (int, float) if type(keywords[name]) is float else (type(keywords[name]),)
+        if type(keywords[name]) is not int and type(value) not in kinds:
             raise ValueError(
-                f"method.budget.{name} must be a value like its own, {own[name]!r}; got {value!r}. Leave it out."
+                f"method.budget.{name} must be a value like its own, {keywords[name]!r}; got {value!r}. Leave it out."
             )

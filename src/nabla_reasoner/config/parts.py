@@ -78,11 +78,12 @@ class ModelSettings(Part):
         """Refuse another model under the name of one that training made, whose row and cost the tables show."""
         if self.base is None or self.name not in choices("policy"):
             return self
-        own = choice_file("policy", self.name)["path"]
-        if Path(locate(self.path)).resolve() != Path(locate(own)).resolve():
+        shipped_path = choice_file("policy", self.name)["path"]
+        if Path(locate(self.path)).resolve() != Path(locate(shipped_path)).resolve():
             raise ValueError(
-                f"path of {self.name} must be {own}, because tables show what training made of {self.base}, and its "
-                f"cost; got {self.path}. Write policy={self.base} policy.path={self.path}, or give it a policy.name."
+                f"path of {self.name} must be {shipped_path}, because tables show what training made of "
+                f"{self.base}, and its cost; got {self.path}. Write policy={self.base} policy.path={self.path}, or "
+                "give it a policy.name."
             )
         return self
 

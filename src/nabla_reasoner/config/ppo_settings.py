@@ -23,6 +23,8 @@ class ShapeSettings(ModelShape):
 
 
 class PPOModelSettings(Section):
+    """Shape and training of policy and reward model."""
+
     shape: ShapeSettings
     num_steps: Count
     learning_rate: Positive
@@ -30,6 +32,20 @@ class PPOModelSettings(Section):
 
 
 class TestTimeSettings(Section):
+    """Settings of methods that spend compute on each prompt.
+
+    Attributes:
+        draws: N of Best-of-N and of the weighted choice.
+        steps: ascending numbers of Metropolis steps, sweeps and noisy DTO steps at which distributions are read.
+        langevin_step: η of the token Langevin step.
+        noise_step: η of the noisy and noiseless DTO without Adam.
+        particles: number of particles of noisy DTO, whose distribution is an estimate.
+        iterations, step_size: T and η of DTO.
+        resample_temperature, resample_top_p: sampling of a token from optimised logits in the released loop.
+        confidence_threshold: gate of the released loop.
+        solved: number of answers per prompt sampled with the engine itself, as a check.
+    """
+
     draws: Annotated[list[Count], Field(min_length=1)]
     steps: Annotated[list[Count], Field(min_length=1)]
     langevin_step: Positive
@@ -44,6 +60,16 @@ class TestTimeSettings(Section):
 
 
 class AmortisedSettings(Section):
+    """Settings of trained policies.
+
+    Attributes:
+        num_steps: number of optimiser steps.
+        prompts, group: number of prompts in a batch, and of answers to each.
+        epochs: number of optimiser steps on each batch.
+        clip: ε of the clipped ratio.
+        critic_rate: share by which PPO's critic, one value per prompt, approaches each batch's mean return.
+    """
+
     num_steps: Count
     learning_rate: Positive
     prompts: Count
@@ -82,6 +108,9 @@ class PPOSettings(Settings):
             check_ascending(name, values)
         if self.main not in self.reward_weights:
             raise ValueError(f"main must be one of reward_weights {self.reward_weights}; got {self.main}.")
+        rounded = [weight for weight in self.reward_weights if float(f"{weight:.6g}") != weight]
+        if rounded:  # rows are found by them, in files with six digits
+            raise ValueError(f"reward_weights must have at most six significant digits; got {rounded[0]}.")
         if self.compared > self.trained[-1]:
             raise ValueError(f"compared must be <= trained[-1] = {self.trained[-1]}; got {self.compared}.")
         return self

@@ -16,6 +16,7 @@ from .data_folder import data_folder
 CONFIGS = data_folder() / "configs"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
 GROUPS = ("policy", "reward", "variant", "task", "method", "scale")
+NABLA_METHODS = ("nabla_reasoner", "nabla_reasoner_multipass", "nabla_reasoner_prefix")  # forms of ∇-Reasoner
 SPLITS = ("test", "validation")
 ROLLOUTS = ("hf", "vllm")
 

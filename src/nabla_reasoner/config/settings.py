@@ -24,6 +24,7 @@ from .schema import (
     check_finite_numbers,
     describe_error,
 )
+from .target_cells import AblationCell, FidelityCell, SolveCell
 from .theorem_settings import TheoremSettings
 
 
@@ -140,6 +141,9 @@ class BenchSettings(Settings):
 SETTINGS: dict[str, type[BaseModel]] = {
     "cells": Cell,
     "cell": Cell,
+    "ablations": AblationCell,
+    "fidelity": FidelityCell,
+    "solve": SolveCell,
     "results": ResultsSettings,
     "report": ReportSettings,
     "export": ExportSettings,

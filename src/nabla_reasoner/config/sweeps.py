@@ -7,7 +7,7 @@ from .cell import Cell
 from .compose import Grid, check_scale, compose_cells, swept
 from .fingerprint import differences
 from .overrides import TRAINED_METHODS, parse
-from .schema import choices
+from .schema import NABLA_METHODS, choices
 from .targets import Target, find
 
 # Settings that sweeps and commands give each cell, and what to write in their place.
@@ -21,7 +21,6 @@ COMMANDS_OWN = {
     "experiment": "Type the target's own name in place of this one.",
 }
 NAMED = ("policy", "reward", "method")  # groups by whose names rows are shown and compared with the paper's
-OURS = ("nabla_reasoner", "nabla_reasoner_multipass", "nabla_reasoner_prefix")
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,9 @@ def _check_one_choice(target: str, overrides: Sequence[str]) -> None:
                 f"{override.key_or_group} must be one name, as one {group} would have several rows; got "
                 f"{override.input_line}. Write one, or quote a name that holds a comma."
             )
-    given = {group: override for group in NAMED for override in overrides if override.startswith(_own(group))}
+    given = {
+        group: override for group in NAMED for override in overrides if override.startswith(_override_prefixes(group))
+    }
     for item in swept([f"experiment={target}", *overrides]) if given else []:
         group, _, names = item.partition("=")
         if group in given and "," in names:
@@ -133,8 +134,8 @@ def _check_one_choice(target: str, overrides: Sequence[str]) -> None:
             )
 
 
-def _own(group: str) -> tuple[str, str]:
-    """Return how the settings begin that make a choice of a group a model or method of its own."""
+def _override_prefixes(group: str) -> tuple[str, str]:
+    """Return the prefixes of overrides that replace the name or path of a group's choice."""
     return f"{group}.name=", f"{group}.path="
 
 
@@ -194,7 +195,7 @@ def _pools(main: Sweep, grid: Grid) -> list[Sweep]:
     """
     cells = main.cells
     pooled = list(dict.fromkeys(cell.method.name for cell in cells if cell.method.budget))
-    compared = any(cell.method.name in OURS for cell in cells)
+    compared = any(cell.method.name in NABLA_METHODS for cell in cells)
     if cells[0].budget or not (pooled and compared and cells[0].pool_seeds):
         return []
     kept = [override for override in main.overrides if not _chosen([override], "method", "budget", "seed")]
@@ -203,22 +204,12 @@ def _pools(main: Sweep, grid: Grid) -> list[Sweep]:
 
 
 def _changes(main: Sweep, grid: Grid) -> list[Sweep]:
-    """Return a sweep for every setting that `only` names (or its group).
-
-    Raises:
-        ValueError: an `only` that is no list of groups and settings.
-    """
+    """Return a sweep for every setting that `only` names (or its group), of a sweep of `AblationCell`s."""
     first = main.cells[0]
-    groups = first.settings
-    wanted = list(groups) if first.only is None else first.only
-    known = [*groups, *(name for group in groups.values() for name in group)]
-    if not isinstance(wanted, list) or not wanted or not set(wanted) <= set(known):
-        unknown = [name for name in wanted if name not in known] if isinstance(wanted, list) else wanted
-        raise ValueError(f"only must be a list of {', '.join(known)}; got {unknown}. Write only=[flip,lambda].")
     sweeps = []
-    for group, settings in groups.items():
+    for group, settings in first.settings.items():
         for name, changes in settings.items():
-            if group in wanted or name in wanted:
+            if group in first.selected or name in first.selected:
                 if "num_problems" in changes and first.num_problems is not None:
                     changes = {**changes, "num_problems": min(changes["num_problems"], first.num_problems)}
                 changed = [f"{key}={value}" for key, value in changes.items()]

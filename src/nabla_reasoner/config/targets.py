@@ -24,6 +24,8 @@ class Target:
         summary: what it makes, in a line.
         settings: which settings it takes: a name of `settings.SETTINGS`, `cells` (a sweep), `cell` (one cell), `train`
             (a recipe) or `plan`.
+        cell: settings of its cells: a name of `settings.SETTINGS`.
+        groups: whether it takes choices, such as `task=NAME`; otherwise its own file has all settings.
         example: a typical command line.
         argument: name of the positional argument, if there is one.
         scales: valid values of `scale`; empty if the target takes no scale.
@@ -33,6 +35,11 @@ class Target:
         place: where it writes, if that is no folder below `results_dir`; for its help.
         fixed: settings that its tables count on, and so cannot be changed; each with the reason.
         keeps: rows for `figures/data/`: name there, file in the folder.
+        condensed: those of `keeps` that are kept in a shorter form: name there, dotted path of the function.
+        side_rows: files of `keeps` that are measured beside the records: file, module with `TABLE` and `wanted(sweep)`.
+        kept_figure: dotted path of a function that draws `table.csv` in `figures/`, where it writes no figure itself.
+        keeps_itself: whether `keep=true` is its own matter: it keeps what other targets made.
+        scale_in_names: whether its figures and their rows have the scale in their names, unless it is tiny.
         heading: its heading in the report; empty if it has no section of its own.
         minutes: duration at scale=tiny on two idle cores.
         in_all: whether `./reproduce.sh all` runs it.
@@ -44,6 +51,8 @@ class Target:
     summary: str
     settings: str
     example: str
+    cell: str = "cell"
+    groups: bool = True
     argument: str = ""
     scales: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
@@ -52,6 +61,11 @@ class Target:
     place: str = ""
     fixed: dict[str, str] = field(default_factory=dict)
     keeps: dict[str, str] = field(default_factory=dict)
+    condensed: dict[str, str] = field(default_factory=dict)
+    side_rows: dict[str, str] = field(default_factory=dict)
+    kept_figure: str = ""
+    keeps_itself: bool = False
+    scale_in_names: bool = False
     heading: str = ""
     minutes: float | int = 0
     in_all: bool = True

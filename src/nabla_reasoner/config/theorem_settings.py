@@ -66,7 +66,11 @@ class MixtureSettings(Section):
 
 
 class SpaceSettings(Section):
-    """A space of the checks of Theorem 4.1."""
+    """A space of the checks of Theorem 4.1; configs/experiment/theorem.yaml explains the keys.
+
+    Attributes:
+        limit_step: step of Euler's rule in the long run; None leaves Euler's rule out.
+    """
 
     cells: Count
     bins: Count
@@ -183,6 +187,16 @@ class Eq25Settings(Section):
 
 
 class EstimatorSettings(Section):
+    """Settings of the gradient estimators' checks.
+
+    Attributes:
+        models: seeds of random models, or POLICY/REWARD of shipped ones.
+        candidates: number of tokens at each position.
+        temperatures: values of τ of Gumbel-softmax.
+        samples: number of Gumbel samples.
+        reward_weight: λ; ν is 1.
+    """
+
     models: Annotated[list[Model], Field(min_length=1)]
     candidates: Count
     temperatures: Temperatures

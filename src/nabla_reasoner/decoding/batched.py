@@ -10,9 +10,9 @@ The same five steps as in `reference`, one method each, for all problems of a ba
 
 With acceptance "prefix_higher" the new token itself is tested, before anything is rolled out; with "always" nothing is.
 
-A problem ends when its positions or its N_max rollouts are used up. Nothing is computed twice: decoding itself yields
-confidences and first logits; keys and values of the current and the proposed response are cached for both models, so
-that rollouts, gradients and scores read new tokens only.
+A problem ends when its positions or its N_max rollouts are used up. Decoding itself yields confidences and first
+logits. Keys and values of the current and the proposed response are cached for both models, so that rollouts, gradients
+and scores read new tokens only.
 """
 
 from collections.abc import Sequence
@@ -113,7 +113,7 @@ class BatchedDecoder:
         in_progress = self.optimiser.in_progress
         while True:
             self.rollouts.reach_uncertain(advancing)
-            arrived = [state for state in advancing if not self.rollouts.is_on_its_way(state)]
+            arrived = [state for state in advancing if not self.rollouts.may_reach_uncertain(state)]
             selected = [state for state in arrived if self.select(state)]
             if not selected and not in_progress:
                 return new_tokens

@@ -52,16 +52,18 @@ class GradientReuse:
             for state in stale
         ]
         texts = [tuple(sequence.prefix + sequence.rollout) for sequence in sequences]
-        new = [i for i, (state, text) in enumerate(zip(stale, texts, strict=True)) if text not in state.own_gradients]
+        new = [
+            i for i, (state, text) in enumerate(zip(stale, texts, strict=True)) if text not in state.prefix_gradients
+        ]
         evaluated = dict(zip(new, self._evaluate_new([(stale[i], sequences[i]) for i in new]), strict=True))
         for i, (state, text) in enumerate(zip(stale, texts, strict=True)):
             if i in evaluated:
                 state.trajectory.charge(evaluated[i].cost)
-            state.gradient = evaluated[i] if i in evaluated else state.own_gradients[text]
+            state.gradient = evaluated[i] if i in evaluated else state.prefix_gradients[text]
             state.gradient_tokens = list(text)
             state.gradient_start = state.cursor
             if dto.reward_form == PREFIX:
-                state.own_gradients[text] = state.gradient
+                state.prefix_gradients[text] = state.gradient
             if variant.hard_tokens == "sampled" and state.reward is None:
                 state.reward = state.gradient.reward
         if self.settings.grad_threshold > 0:

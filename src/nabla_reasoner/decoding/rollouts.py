@@ -60,7 +60,7 @@ class RolloutSampler:
         """Continue the open responses without an uncertain token from the cursor on: to the next one, or by `PART`."""
         self._go_on([state for state in states if not state.has_uncertain], pause=True)
 
-    def is_on_its_way(self, state: DecodingState) -> bool:
+    def may_reach_uncertain(self, state: DecodingState) -> bool:
         """Return whether a response may have an uncertain token from the cursor on that is not decoded yet."""
         return self.settings.pauses and not state.has_uncertain and self._is_open(state)
 

@@ -45,7 +45,7 @@ class DecodingState:
         predictions: the policy's predictions at every token of the response.
         uncertain: positions that pass the first gate.
         gradient: ∂L/∂y at the hard tokens `gradient_tokens`, for their positions from `gradient_start` on.
-        own_gradients: prefix form: ∂L/∂y at the last of some tokens, by these tokens.
+        prefix_gradients: prefix form only: ∂L/∂y at the last token of each evaluated prefix, by the prefix's tokens.
         gate_norms: norm of the gradient by uncertain position, with the second gate only.
         done: whether no position or no rollout is left.
         proposals: record of every proposal.
@@ -71,7 +71,7 @@ class DecodingState:
     gradient: Gradient | None = None
     gradient_tokens: list[int] = field(default_factory=list)
     gradient_start: int = 0
-    own_gradients: dict[tuple[int, ...], Gradient] = field(default_factory=dict)
+    prefix_gradients: dict[tuple[int, ...], Gradient] = field(default_factory=dict)
     gate_norms: dict[int, float] = field(default_factory=dict)
     done: bool = False
     proposals: list[dict[str, Any]] = field(default_factory=list)

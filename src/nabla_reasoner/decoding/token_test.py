@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..engine.prefix_rewards import PrefixRequest, prefix_rewards
+from ..engine.prefix_rewards import PrefixRequest, candidate_prefix_rewards
 from ..engine.sequences import ModelCaches
 from ..engine.trajectory import shared_seconds
 from ..models.language_models import RewardModel
@@ -39,7 +39,7 @@ class TokenTest:
             return []
         with shared_seconds([new.state.trajectory for new in new_tokens]):
             requests = [self._request(state, token) for state, token, _ in new_tokens]
-            values, costs = prefix_rewards(self.reward, requests, self.caches)
+            values, costs = candidate_prefix_rewards(self.reward, requests, self.caches)
         passing = []
         for (state, token, _), (value, *old), spent in zip(new_tokens, values, costs, strict=True):
             state.trajectory.charge(spent)

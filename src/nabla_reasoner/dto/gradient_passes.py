@@ -28,7 +28,7 @@ from .gradients import Gradient, Term
 from .likelihood_passes import LikelihoodPass, Scope
 from .reward_forms import OUTCOME, PREFIX, PROCESS, TERMS, Objective
 
-Known = Sequence[Float[Tensor, "_ _"]]  # hidden states that predict a rollout, of the policy and its judges
+Known = Sequence[Float[Tensor, "_ _"]]  # hidden states that predict a rollout, of the policy and the reward models
 
 
 class _Batch(NamedTuple):

@@ -15,9 +15,6 @@ from torch import Tensor
 from .. import cost
 from ..engine.numerics import at_least_float32, project_to_vocab
 from ..models.language_models import Policy
-from .reward_forms import TERMS
-
-__all__ = ["TERMS", "Gradient", "Term", "onehot_gradient", "row_cost"]
 
 
 class Term(NamedTuple):

@@ -16,7 +16,6 @@ that of the process form, L = Σ_l -λ r(y_≤l|x) - ν log π(y_l|y_<l, x), wit
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..engine.sequences import TokenSequence
 from ..models.language_models import RewardModel
 
 REWARD_FORMS = ("outcome", "process", "prefix")
@@ -60,13 +59,3 @@ class Objective(NamedTuple):
 def used_terms(terms: Sequence[str], reward_form: str) -> tuple[str, ...]:
     """Return the given parts of the gradient that the form has."""
     return tuple(term for term in terms if reward_form != PREFIX or term in OWN_TERMS)
-
-
-def relevant_part(sequence: TokenSequence, reward_form: str, update: str) -> TokenSequence:
-    """Return the part of a sequence that L and ∂L/∂y of the updated rows depend on.
-
-    In the prefix form a row depends on no later token: with update "first" the rollout is its first token.
-    """
-    if reward_form == PREFIX and update == "first":
-        return sequence._replace(rollout=sequence.rollout[:1])
-    return sequence

@@ -14,7 +14,7 @@ from ..engine.sampling import LEAST_TEMPERATURE, check_choice, check_whole
 from ..engine.sequences import TokenSequence
 from ..models.arguments import check_kinds, check_names
 from . import objective
-from .reward_forms import OUTCOME, OWN_TERMS, REWARD_FORMS, TERMS, relevant_part, used_terms
+from .reward_forms import OUTCOME, OWN_TERMS, PREFIX, REWARD_FORMS, TERMS, used_terms
 from .straight_through import FLIPS
 
 PARAMETERS = ("logits", "latents")
@@ -100,8 +100,13 @@ class DTOSettings:
         return {**self.weights, "terms": self.terms, "reward_form": self.reward_form}
 
     def relevant_part(self, sequence: TokenSequence) -> TokenSequence:
-        """Return the part of a sequence that L and ∂L/∂y of the updated rows depend on."""
-        return relevant_part(sequence, self.reward_form, self.update)
+        """Return the part of a sequence that L and ∂L/∂y of the updated rows depend on.
+
+        In the prefix form a row depends on no later token: with update "first" the rollout is its first token.
+        """
+        if self.reward_form == PREFIX and self.update == "first":
+            return sequence._replace(rollout=sequence.rollout[:1])
+        return sequence
 
     def replace(self, **changes: object) -> "DTOSettings":
         """Return settings with some values replaced, checked again.

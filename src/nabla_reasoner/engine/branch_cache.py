@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import Cache
 
-from .kv_cache import TokenCache, distinct_places
+from .kv_cache import TokenCache, distinct_indices
 
 
 class BranchCache(TokenCache):
@@ -71,7 +71,7 @@ class BranchCache(TokenCache):
             device = new.layers[0].keys.device
             sequence, column = torch.tensor(sources, device=device).T
             target = torch.tensor(targets, device=device)
-            with distinct_places():
+            with distinct_indices():
                 for (keys, values), layer in zip(self.layers, new.layers, strict=True):
                     keys[target] = layer.keys[sequence, :, column].detach()
                     values[target] = layer.values[sequence, :, column].detach()

@@ -10,7 +10,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from ..models.language_models import LanguageModel
-from .kv_cache import TokenCache, distinct_places
+from .kv_cache import TokenCache, distinct_indices
 
 
 class DecodingCache(Cache):
@@ -41,7 +41,7 @@ class DecodingCache(Cache):
         targets = torch.tensor(rows, device=self.device)
         width = max(len(source.ids[slot]) for slot in slots)
         self._reserve(width)
-        with distinct_places():
+        with distinct_indices():
             for layer, (keys, values) in zip(self.layers, source.leading(slots, width), strict=True):
                 layer.keys[targets, :, :width] = keys
                 layer.values[targets, :, :width] = values
@@ -109,7 +109,7 @@ class _DecodingLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         rows = torch.arange(len(self.columns), device=self.device)
-        with distinct_places():
+        with distinct_indices():
             self.keys[rows, :, self.columns] = key_states[:, :, 0]
             self.values[rows, :, self.columns] = value_states[:, :, 0]
         return self.keys[:, :, : self.width], self.values[:, :, : self.width]

@@ -59,7 +59,7 @@ class TokenCache(ABC):
 
 
 @contextmanager
-def distinct_places() -> Iterator[None]:
+def distinct_indices() -> Iterator[None]:
     """Turn PyTorch's deterministic mode off for assignments by index; no two of their places may be equal.
 
     The result of such an assignment does not depend on its order. Cells run in deterministic mode. In it, a GPU copies
@@ -103,7 +103,7 @@ class PrefixCache(TokenCache):
         device = new.layers[0].keys.device
         rows = torch.tensor(slots, device=device)[:, None]
         columns = torch.tensor(starts, device=device)[:, None] + torch.arange(width, device=device)
-        with distinct_places():
+        with distinct_indices():
             for (keys, values), layer in zip(self.layers, new.layers, strict=True):
                 keys[rows, :, columns] = layer.keys[:, :, skip:].detach().transpose(1, 2)
                 values[rows, :, columns] = layer.values[:, :, skip:].detach().transpose(1, 2)
@@ -133,7 +133,7 @@ class PrefixCache(TokenCache):
             return
         self._reserve(other.layers, width)
         rows = torch.tensor(slots, device=self.layers[0][0].device)
-        with distinct_places():
+        with distinct_indices():
             for pair, other_pair in zip(self.layers, other.layers, strict=True):
                 for target, source in zip(pair, other_pair, strict=True):
                     target[rows, :, :width] = source[rows, :, :width]

@@ -1,4 +1,4 @@
-"""Rewards r(y_≤l|x) of beginnings of a response that differ in their last token."""
+"""Rewards r(y_≤l|x) of prefixes of a response that differ in their last token."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from .stored_prefixes import Slots, fill, predict
 
 
 class PrefixRequest(NamedTuple):
-    """A beginning of a response and the tokens that may follow it.
+    """A prefix of a response and the tokens that may follow it.
 
     Attributes:
         slot: cache slot.
@@ -35,7 +35,7 @@ class PrefixRequest(NamedTuple):
 
 
 @torch.no_grad()
-def prefix_rewards(
+def candidate_prefix_rewards(
     reward: RewardModel, requests: Sequence[PrefixRequest], caches: ModelCaches
 ) -> tuple[list[list[float]], list[cost.Cost]]:
     """Return r(y_≤l|x) of each candidate of each request, and the cost of each request.
@@ -103,12 +103,12 @@ def _log_likelihoods(
         )
         log_probabilities = torch.log_softmax(at_least_float32(model.logits(torch.cat(predicted.hidden))), -1)
         places = [(i, k) for i, request in enumerate(batch) for k in range(len(request.tokens))]
-        asked = [token_as_read(batch[i].tokens[k], reward) for i, k in places]
-        own = log_probabilities[[i for i, _ in places], asked]
-        if (place := first_non_finite(own)) is not None:
+        token_ids = [token_as_read(batch[i].tokens[k], reward) for i, k in places]
+        candidate_log_probs = log_probabilities[[i for i, _ in places], token_ids]
+        if (place := first_non_finite(candidate_log_probs)) is not None:
             index = len(texts[places[place][0]]) - 1
             raise NonFiniteError(f"the log-probability by {model.name} of token {index} of its text")
-        for (i, k), value in zip(places, own.tolist(), strict=True):
+        for (i, k), value in zip(places, candidate_log_probs.tolist(), strict=True):
             values[i][k] += sign * (predicted.before[i] + value)
         if number == 0:
             reads = [part.with_outputs(part.outputs + 1) for part in predicted.reads]  # y_l is predicted once more

@@ -12,7 +12,7 @@ from .cached_forward import read
 from .kv_cache import shared_slots
 from .numerics import NonFiniteError, at_least_float32, first_non_finite, likelihood
 from .sequences import ModelCaches, end_response, likelihood_models
-from .shared_beginnings import plan
+from .shared_prefixes import plan
 
 
 class _Request(NamedTuple):
@@ -35,7 +35,7 @@ def rewards(
 ) -> tuple[list[float], list[cost.Cost]]:
     """Return r(y|x) of each response, and the cost of each.
 
-    Without `caches`, the responses of a pool are read at the least cost: equal ones once, and a beginning that several
+    Without `caches`, the responses of a pool are read at the least cost: equal ones once, and a prefix that several
     share once. The first of them in order pays; an equal one costs nothing. Another engine (`reward.text_scores`) reads
     every text as a whole; caches are left as they are then.
 
@@ -46,7 +46,7 @@ def rewards(
         slots: cache slot of each response.
         pools: without `caches`, the pool of each response, one for each prompt by default. Pools share nothing, so that
             a problem's cost does not depend on the others of its batch.
-        close: append the end token to a response that has none. Otherwise it is scored as the beginning of a longer
+        close: append the end token to a response that has none. Otherwise it is scored as the prefix of a longer
             one: by its log-likelihood so far, or by a classifier's score at its last token.
 
     Raises:
@@ -104,7 +104,7 @@ def _score(
 def _score_pools(
     reward: RewardModel, requests: dict[int, _Request], pools: Sequence[int]
 ) -> dict[int, tuple[float, cost.Reads]]:
-    """Score distinct texts, reading each beginning once that several of a pool share; arguments as in `rewards`."""
+    """Score distinct texts, reading each prefix once that several of a pool share; arguments as in `rewards`."""
     members: dict[int, list[int]] = {}
     for index in requests:
         members.setdefault(pools[index], []).append(index)

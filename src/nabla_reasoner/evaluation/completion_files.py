@@ -155,8 +155,8 @@ def _parquet_rows(path: Path) -> Iterator[FileRow]:
     precisions = {"halffloat": "float16", "float": "float32"}  # as pyarrow calls them
     types = {field.name: precisions.get(str(field.type), "") for field in schema}
     for number, values in enumerate(rows, start=1):
-        own = {name: at_own_precision(value, types[name]) for name, value in values.items()}
-        yield FileRow(f"row {number}", own)
+        converted = {name: at_own_precision(value, types[name]) for name, value in values.items()}
+        yield FileRow(f"row {number}", converted)
 
 
 def shortened(value: object) -> str:

@@ -60,8 +60,8 @@ class Graded(NamedTuple):
     def values(self) -> dict[str, object]:
         """Return the row's fields with the verdict; columns of these names are replaced."""
         verdict = self.grade
-        found = (verdict.extracted, verdict.correct, verdict.note) if verdict else (None, None, None)
-        return {**self.row.values, **dict(zip(RESULTS, found, strict=True))}
+        graded_fields = (verdict.extracted, verdict.correct, verdict.note) if verdict else (None, None, None)
+        return {**self.row.values, **dict(zip(RESULTS, graded_fields, strict=True))}
 
 
 class Score(NamedTuple):
@@ -201,15 +201,15 @@ def scores(graded: Iterable[Graded]) -> list[Score]:
     for item in graded:
         if item.grade is not None:
             tasks.setdefault(item.task, {}).setdefault(item.problem, []).append(item.grade.correct)
-    found = []
+    differences = []
     for task, problems in tasks.items():
         repeats = max(map(len, problems.values()))
         table = np.full((len(problems), repeats), np.nan)
         for index, verdicts in enumerate(problems.values()):
             table[index, : len(verdicts)] = verdicts
         count = sum(map(len, problems.values()))
-        found.append(Score(task, accuracy_interval(table), count, len(problems)))
-    return found
+        differences.append(Score(task, accuracy_interval(table), count, len(problems)))
+    return differences
 
 
 def notes(graded: Sequence[Graded]) -> list[str]:

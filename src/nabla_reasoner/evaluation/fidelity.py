@@ -23,14 +23,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..dto.reward_forms import REWARD_FORMS
 from ..engine import batching, numerics
 from ..engine.cached_forward import Reading, read
 from ..engine.kv_cache import PrefixCache
 from ..engine.sequences import end_response, token_as_read
 from ..models.language_models import LanguageModel, RewardModel
 from .token_values import scorers, scores, values
-
-FORMS = ("outcome", "process", "prefix")
 
 
 class Case(NamedTuple):
@@ -70,7 +69,7 @@ class Case(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """Changes of the reward, relative to the response's own token; rows are `FORMS`, columns the case's candidates."""
+    """Changes of the reward, relative to the response's token: a row for each form, a column for each candidate."""
 
     predicted: Float[np.ndarray, "form candidate"]
     exact: Float[np.ndarray, "form candidate"]
@@ -87,7 +86,7 @@ def weights(reward: RewardModel, case: Case, form: str) -> Float[np.ndarray, " t
     elif form == "process":  # token j's log-probability is part of r(y_≤i) for all i >= j
         result[:count] = 1.0 if reward.strong is None else np.arange(count, 0, -1)
     else:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}.")
+        raise ValueError(f"form must be one of {', '.join(REWARD_FORMS)}; got {form!r}.")
     return result
 
 
@@ -116,7 +115,7 @@ def _batch_changes(reward: RewardModel, groups: Sequence[Sequence[Case]]) -> lis
     texts = [group[0].text(reward) for group in groups]
     cases = [case for group in groups for case in group]
     slots = [slot for slot, group in enumerate(groups) for _ in group]
-    totals = [Changes(*np.zeros((2, len(FORMS), len(case.candidates)))) for case in cases]
+    totals = [Changes(*np.zeros((2, len(REWARD_FORMS), len(case.candidates)))) for case in cases]
     for model, sign in scorers(reward):
         reading = read(model, texts, [0] * len(texts), gradients=True)
         cache = PrefixCache(len(texts))
@@ -149,7 +148,7 @@ def _exact(
         [slots[number] for number, _ in versions],
     )
     totals = {
-        version: np.array([weights(reward, case, form) @ row.double().cpu().numpy() for form in FORMS])
+        version: np.array([weights(reward, case, form) @ row.double().cpu().numpy() for form in REWARD_FORMS])
         for version, case, row in zip(versions, changed, values(model, reading, firsts), strict=True)
     }
     results = []
@@ -182,12 +181,12 @@ def _predicted(
         token = case.response[case.position]
         steps = numerics.at_least_float32(model.embedding[case.candidates] - model.embedding[token])
         linear = np.stack(
-            [(steps @ numerics.at_least_float32(at_token[form][row])).double().cpu().numpy() for form in FORMS]
+            [(steps @ numerics.at_least_float32(at_token[form][row])).double().cpu().numpy() for form in REWARD_FORMS]
         )
         if not isinstance(model, RewardModel):
             logits = numerics.at_least_float32(model.logits(reading.hidden[slot, case.index - 1].detach()))
             gains = (logits[case.candidates] - logits[token]).double().cpu().numpy()  # of log-probabilities
-            linear += np.stack([weights(reward, case, form)[0] * gains for form in FORMS])
+            linear += np.stack([weights(reward, case, form)[0] * gains for form in REWARD_FORMS])
         results.append(linear)
     return results
 

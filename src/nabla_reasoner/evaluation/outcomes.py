@@ -169,8 +169,8 @@ def read_experiment(folder: Path, planned: Sequence[RecordFile] = ()) -> Experim
 def _is_larger_pool(folder: Path, key: CellKey, pool: StoredCell, cell: StoredCell | None) -> bool:
     """Return whether a pool differs from its cell in its size only; one that does not is named and left out."""
     sizes = choice_file("method", pool.names.method).get("budget") or {}
-    own = cell.settings.get("method", {}) if cell is not None else {}
-    others = differing(pool.settings.get("method", {}), own, but=sizes)
+    cell_method = cell.settings.get("method", {}) if cell is not None else {}
+    others = differing(pool.settings.get("method", {}), cell_method, but=sizes)
     if others:
         warn_once(
             f"{folder / 'budget'}: the pool of {', '.join(key)} is left out: its {', '.join(others)} is not that of "
@@ -179,16 +179,20 @@ def _is_larger_pool(folder: Path, key: CellKey, pool: StoredCell, cell: StoredCe
     return not others
 
 
-def read_table1(results: Path) -> Experiment:
-    """Read Table 1's records.
+def read_records_of(target: str, results: Path) -> Experiment:
+    """Read a target's records.
+
+    Args:
+        target: its name.
+        results: folder of a scale's results.
 
     Raises:
         ValueError: there are none.
     """
-    folder = results / "table1"
+    folder = results / target
     experiment = read_experiment(folder)
     if not experiment.records:
-        raise ValueError(f"{folder / 'records'} must hold records; got none. {how_to_make('table1', results)}")
+        raise ValueError(f"{folder / 'records'} must hold records; got none. {how_to_make(target, results)}")
     return experiment
 
 

@@ -67,9 +67,9 @@ class Inference(lightning.LightningModule):
         self.reward = reward
         self.seed = seed
         self.reward_device = reward_device
-        judges = [model.model for model in (reward, reward.reference) if model is not None]
-        self.models = torch.nn.ModuleList([policy.model, *(judges if reward_device == SAME else [])])
-        self.placed = [] if reward_device == SAME else judges  # no submodules: Lightning leaves them alone
+        reward_models = [model.model for model in (reward, reward.reference) if model is not None]
+        self.models = torch.nn.ModuleList([policy.model, *(reward_models if reward_device == SAME else [])])
+        self.placed = [] if reward_device == SAME else reward_models  # no submodules: Lightning leaves them alone
 
     def on_predict_start(self) -> None:
         """Move a reward model that has a device of its own there."""
@@ -101,11 +101,11 @@ class Inference(lightning.LightningModule):
     def _solve(self, problems: list[Problem], repeat: int) -> list[Solution]:
         returned = self.method.solve(list(problems), self.policy, self.reward, seed=self.seed, repeat=repeat)
         solutions = [checked_solution(solution) for solution in returned]
-        asked, solved = ([item.id for item in problems], [item.problem_id for item in solutions])
-        if asked != solved:
+        problem_ids, solved = ([item.id for item in problems], [item.problem_id for item in solutions])
+        if problem_ids != solved:
             raise ValueError(
-                f"a method must return one solution per problem, in their order; got problems {asked} and solutions "
-                f"of {solved}. Correct its `solve`."
+                f"a method must return one solution per problem, in their order; got problems {problem_ids} and "
+                f"solutions of {solved}. Correct its `solve`."
             )
         return solutions
 

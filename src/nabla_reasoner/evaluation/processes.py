@@ -1,7 +1,7 @@
 """Processes that share the chunks of a cell: how they start, how long they wait, and how they end.
 
-Each process appends its own records as soon as a chunk is solved. Processes wait for one another only while they start;
-after that they have nothing to say to each other, so that one may work for hours longer than the others.
+Each process appends its own records as soon as a chunk is solved. Processes wait for one another only while they start.
+After that they do not communicate, so that one may work for hours longer than the others.
 """
 
 import multiprocessing
@@ -41,14 +41,11 @@ def make_strategy(count: int) -> str | Strategy:
     """
     if count == 1:
         return "auto"
-    return _OwnEnd(timeout=timedelta(seconds=START_SECONDS), start_method=start_method())
+    return _EndWithParentStrategy(timeout=timedelta(seconds=START_SECONDS), start_method=start_method())
 
 
-class _OwnEnd(DDPStrategy):
-    """Processes that end with the one that started them, from their start on.
-
-    One that waits for another would otherwise wait ten minutes if the command was killed before it started that one.
-    """
+class _EndWithParentStrategy(DDPStrategy):
+    """Processes that end with the one that started them, even while they wait for the others to start."""
 
     def setup_environment(self) -> None:
         """Watch the process that started this one, then wait for the others."""
@@ -67,7 +64,7 @@ def start_method() -> str:
     return "forkserver"
 
 
-class _OwnProcesses(LightningEnvironment):
+class _LocalEnvironment(LightningEnvironment):
     """Processes on this machine, whatever rank and address an outer launcher has left in the environment."""
 
     main_address = "127.0.0.1"
@@ -86,7 +83,7 @@ class _OwnProcesses(LightningEnvironment):
 
 def environment() -> LightningEnvironment:
     """Return the surroundings of the processes: this command starts them itself, within a job of SLURM too."""
-    return _OwnProcesses()
+    return _LocalEnvironment()
 
 
 def devices(count: int, reward: str) -> int | list[int]:
@@ -105,9 +102,11 @@ def devices(count: int, reward: str) -> int | list[int]:
     return list(range(0, 2 * count, 2))
 
 
-def reward_device(own: torch.device, reward: str) -> torch.device:
-    """Return the device of the reward model of a process whose policy is on `own`: own, the next GPU, or the CPU."""
-    return {SAME: own, NEXT: torch.device("cuda", (own.index or 0) + 1), CPU: torch.device("cpu")}[reward]
+def reward_device(policy_device: torch.device, reward: str) -> torch.device:
+    """Return the device of the reward model by the device of its policy: the same, the next GPU, or the CPU."""
+    return {SAME: policy_device, NEXT: torch.device("cuda", (policy_device.index or 0) + 1), CPU: torch.device("cpu")}[
+        reward
+    ]
 
 
 class WorkerProcess(lightning.Callback):

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow
 
-from ..config.targets import how_to_make
 from ..cost import Cost
 from ..file_tree import files_below
 from .record_files import NAME, record_files
@@ -36,17 +35,14 @@ def record_table(results: Path) -> pyarrow.Table:
     """Return the records below a scale's results folder, ordered by file and line; costs are columns of their own.
 
     Raises:
-        ValueError: no records, or a file that cannot be read.
+        ValueError: a file that cannot be read.
     """
-    rows = list(_rows(results))
-    if not rows:
-        raise ValueError(f"{results} must hold records; got none. {how_to_make('table1', results)}")
-    return pyarrow.Table.from_pylist(rows, schema=SCHEMA)
+    return pyarrow.Table.from_pylist(list(_rows(results)), schema=SCHEMA)
 
 
 def _rows(results: Path) -> Iterator[dict[str, Any]]:
-    found = [path.parent for path in files_below(results) if NAME.fullmatch(path.name)]
-    folders = {folder.resolve(): folder for folder in reversed(found)}  # one that is linked too counts once
+    folders = [path.parent for path in files_below(results) if NAME.fullmatch(path.name)]
+    folders = {folder.resolve(): folder for folder in reversed(folders)}  # one that is linked too counts once
     for folder in sorted(folder for folder in folders.values() if "wandb" not in folder.relative_to(results).parts):
         experiment = folder.parent if folder.name == "records" else folder
         for file in record_files(folder):

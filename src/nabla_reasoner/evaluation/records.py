@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ..cost import Cost
 from ..json_text import parse_json
+from ..tasks.grading import Grade
 from ..types import Problem, Solution
 from .record_shape import complaint
 
@@ -68,7 +69,7 @@ def make_record(
     method: str,
     seed: int,
     repeat: int,
-    grade: Callable[..., Any],
+    grade: Callable[[Problem, str, bool], Grade],
 ) -> dict[str, Any]:
     """Grade a solution and return its record.
 
@@ -82,7 +83,7 @@ def make_record(
         policy, method: names in the record.
         seed: the run's seed.
         repeat: index of the repeat of the problem, >= 0.
-        grade: `grade(problem, response, finished)` with fields `extracted`, `correct` and `note` (see `grading.grade`).
+        grade: `grading.grade`, or a function like it, of problem, response, and whether it is finished.
     """
     names = {"policy": policy, "method": method, "seed": seed, "repeat": repeat}
     if solution.error is not None:
@@ -90,9 +91,9 @@ def make_record(
     if solution.reward is not None and not math.isfinite(solution.reward):
         reason = f"the reward must be a finite number; got {solution.reward}"
         return failed_record(problem, reason, cost=solution.cost, **names)
-    grades: dict[tuple[str, bool], Any] = {}
+    grades: dict[tuple[str, bool], Grade] = {}
 
-    def graded(response: str, finished: bool) -> Any:
+    def graded(response: str, finished: bool) -> Grade:
         if (response, finished) not in grades:
             grades[response, finished] = grade(problem, response, finished)
         return grades[response, finished]
@@ -153,7 +154,7 @@ def _record(problem: Problem, names: dict, outcome: dict, cost: Cost, search: di
     }
 
 
-def _entry(entry: dict, graded: Callable[[str, bool], Any], final: str, finished: bool) -> dict[str, Any]:
+def _entry(entry: dict, graded: Callable[[str, bool], Grade], final: str, finished: bool) -> dict[str, Any]:
     """Replace the response of an entry of `trajectory` or `samples` by whether it is correct."""
     entry_finished = entry.get("finished", finished if entry["response"] == final else True)
     other = {key: value for key, value in entry.items() if key not in ("response", "finished")}

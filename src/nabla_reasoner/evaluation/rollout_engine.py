@@ -148,15 +148,18 @@ class RolloutEngine:
 
 def check_cells(cells: Sequence[Cell]) -> None:
     """Raise ValueError if one running server is named for several policies or rewards: it serves one model."""
-    served = {cell.policy.name: cell.policy.path for cell in cells if cell.rollouts != "hf" and cell.server}
-    if len(set(served.values())) > 1:
+    served = {cell.policy.source: cell.policy.name for cell in cells if cell.rollouts != "hf" and cell.server}
+    if len(served) > 1:
         raise ValueError(
-            f"server={next(cell.server for cell in cells if cell.server)} serves one policy; got {', '.join(served)}. "
-            "Write policy=NAME, or server_python=PYTHON, with which a server is started for each."
+            f"server={next(cell.server for cell in cells if cell.server)} serves one policy; got "
+            f"{', '.join(served.values())}. Write policy=NAME, or server_python=PYTHON, with which a server is started "
+            "for each."
         )
-    scored = {cell.reward.name: cell.reward.path for cell in cells if cell.reward_server}
-    if len(set(scored.values())) > 1:
-        raise ValueError(f"reward_server serves one reward; got {', '.join(scored)}. Write reward=NAME.")
+    scored = {cell.reward.source: f"{cell.reward.name} of {cell.task.name}" for cell in cells if cell.reward_server}
+    if len(scored) > 1:
+        raise ValueError(
+            f"reward_server serves one reward; got {', '.join(scored.values())}. Write reward=NAME and task=NAME."
+        )
 
 
 def mismatch_file(records: Path) -> Path:

@@ -7,12 +7,12 @@ pairs them.
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import fingerprint
-from ..config.fingerprint import PLACES, without_places
+from ..config.fingerprint import PLACES, flattened, without_places
 from .record_files import RecordFile, Settings, record_files, whole_size
 from .records import CellKey, settings_path
 
@@ -122,22 +122,18 @@ def _with_planned(files: Sequence[RecordFile], planned: Sequence[RecordFile]) ->
     How many records that one should have stays unknown.
     """
     plans = {file.path: file for file in planned}
-    found = []
+    completed = []
     for file in files:
         plan = plans.pop(file.path, None)
         if plan is not None and plan.settings and file.settings is None and not settings_path(file.path).exists():
             file = file._replace(settings={key: value for key, value in plan.settings.items() if key != "num_problems"})
-        found.append(file)
-    return [*found, *plans.values()]
+        completed.append(file)
+    return [*completed, *plans.values()]
 
 
-def flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield settings by dotted name, without those that are neutral and those that name classes."""
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from flattened(value, f"{prefix}{key}.")
-        elif key != "_target_" and f"{prefix}{key}" not in NEUTRAL:
-            yield f"{prefix}{key}", value
+def deciding_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by dotted name, without those that are neutral and those that name classes."""
+    return {name: value for name, value in flattened(settings) if name not in NEUTRAL}
 
 
 def _part(prefix: str, flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,13 +142,13 @@ def _part(prefix: str, flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def _conditions(varied: tuple[str, ...], flat: Mapping[str, Any]) -> dict[str, Any]:
     """Return what all methods of a comparison must share: task, split, reward, number format, and variant, if any."""
-    own = {key: value for key, value in flat.items() if not key.startswith(("policy.", "method.", *varied))}
-    return {"split": "test"} | own | {key: flat[key] for key in SHARED if key in flat}
+    shared = {key: value for key, value in flat.items() if not key.startswith(("policy.", "method.", *varied))}
+    return {"split": "test"} | shared | {key: flat[key] for key in SHARED if key in flat}
 
 
 def conditions(settings: Settings | None) -> dict[str, Any] | None:
     """Return the settings that two cells must share to be compared; None if they are unknown."""
-    return None if settings is None else _conditions((), dict(flattened(without_places(settings))))
+    return None if settings is None else _conditions((), deciding_settings(without_places(settings)))
 
 
 def _suffixes(
@@ -161,7 +157,7 @@ def _suffixes(
     select: Callable[[Mapping[str, Any]], dict[str, Any]],
 ) -> list[str]:
     """Return " (settings)" for each file of a group whose files differ in the selected settings, otherwise ""."""
-    selected = [None if file.settings is None else select(dict(flattened(file.settings))) for file in files]
+    selected = [None if file.settings is None else select(deciding_settings(file.settings)) for file in files]
     members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)

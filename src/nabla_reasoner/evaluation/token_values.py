@@ -1,7 +1,7 @@
 """What a reward model says at every token of a response.
 
 A reward and all its forms are weighted sums of one number per token, the token's value: a classifier's score at the
-token, or a token's log-probability under each language model of a likelihood reward. The rewards of beginnings of a
+token, or a token's log-probability under each language model of a likelihood reward. The rewards of prefixes of a
 response, r(y_≤l|x), are the scores themselves, or the running sums of the log-probabilities.
 """
 

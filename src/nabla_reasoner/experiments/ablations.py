@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 from ..config import build
 from ..config.cell import Cell
 from ..config.sweeps import Sweep
+from ..config.target_cells import AblationCell
 from ..evaluation.provenance import mixed_versions
 from ..reporting import ablations, figures, tables
 from ..reporting.ablation_runs import load_runs
@@ -19,7 +20,7 @@ from .command import Command, refusing
 from .table1 import reward_note
 
 
-def write(cell: Cell, note: str) -> None:
+def write(cell: AblationCell, note: str) -> None:
     """Write table.csv and table.md from the records on disk; each file is replaced as a whole.
 
     Args:
@@ -95,10 +96,9 @@ def run(command: Command, sweeps: Sequence[Sweep]) -> int:
 
     def finish(folder: Path) -> None:
         write_figure(folder, figure_name(first), command.recipe)
-        asked = first.settings if first.only is None else first.only
-        if "right_token" in asked:
+        if "right_token" in first.selected:
             right_token.write(sweeps[0], folder)
-        if "row_movement" in asked:
+        if "row_movement" in first.selected:
             row_movement.write(sweeps[0], folder)
 
     return run_cells(command, sweeps, write_tables, finish)

@@ -11,13 +11,13 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..config.data_folder import PACKAGE, SCRIPT, data_folder, repository, spelled
 from ..config.overrides import quoted
-from ..config.settings import SETTINGS
+from ..config.settings import SETTINGS, ResultsSettings
 from ..config.targets import Target, targets
 from ..evaluation import provenance
 from ..evaluation.json_files import read_object, warn_once
@@ -29,13 +29,13 @@ PLAIN = re.compile(r"[\w./~-]+")  # a path that Hydra reads without quotes
 CODE = (".py", ".yaml", ".toml", ".sh", ".json", ".safetensors")
 
 
-def stage_arguments(target: Target, settings: Mapping[str, str]) -> list[str]:
+def stage_arguments(target: Target, settings: ResultsSettings) -> list[str]:
     """Return the arguments of ./reproduce.sh for a stage; default settings are left out.
 
     Args:
         settings: scale, results_dir and wandb.
     """
-    scale, results, wandb = (settings[name] for name in ("scale", "results_dir", "wandb"))
+    scale, results, wandb = settings.scale, settings.results_dir, settings.wandb
     if target.settings == "figures":  # rows of other folders are not those that are committed
         return [target.name, *([f"results_dir={results}"] if (scale, results) == ("tiny", "results") else [])]
     arguments = [f"scale={scale}"] if target.scales and scale != "tiny" else []
@@ -93,9 +93,9 @@ class Stages:
         os.replace(temporary, self.path)
 
 
-def run(command: Command, settings: Mapping[str, str]) -> int:
+def run(command: Command, settings: ResultsSettings) -> int:
     """Run every target that has not finished; return the exit status."""
-    scale = settings["scale"]
+    scale = settings.scale
     known = [target for target in targets().values() if target.in_all]
     selected = [target for target in known if not target.scales or scale in target.scales]
     if repository() is None:
@@ -105,10 +105,10 @@ def run(command: Command, settings: Mapping[str, str]) -> int:
     return run_stages(selected, settings)
 
 
-def run_stages(selected: Sequence[Target], settings: Mapping[str, str]) -> int:
+def run_stages(selected: Sequence[Target], settings: ResultsSettings) -> int:
     """Run these targets in order, with the scale, results_dir and wandb of the settings; return the exit status."""
     commands = {" ".join(stage_arguments(target, settings)): target for target in selected}
-    stages = Stages(Path(settings["results_dir"], settings["scale"], "all", "stages.json"), list(commands))
+    stages = Stages(Path(settings.results_dir, settings.scale, "all", "stages.json"), list(commands))
     for number, (name, target) in enumerate(commands.items(), start=1):
         title = f"[{number}/{len(commands)}] {spelled(SCRIPT)} {name}"
         if stages.finished(name):

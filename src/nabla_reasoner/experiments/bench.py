@@ -38,19 +38,20 @@ modules, back to the input embeddings.
 """
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
 
 from ..benchmark import results
 from ..benchmark.cases import CASES, cells
-from ..benchmark.context import NABLA, BenchContext, Comparison
+from ..benchmark.context import BenchContext, Comparison
 from ..benchmark.figure import draw_bench
+from ..config.settings import BenchSettings
 from ..evaluation import provenance
 from ..evaluation.error_text import error_text
 from ..reporting import figures
 from ..reporting.frames import read_frame
+from ..reporting.method_names import NABLA_REASONER
 from ..serving.process import check_python
 from .command import Command, refusing
 from .recording import Progress, Recording
@@ -65,8 +66,8 @@ class Report:
         name: of the page and the figure.
     """
 
-    def __init__(self, folder: Path, name: str, settings: dict[str, Any], facts: str):
-        self.folder, self.name, self.facts, self.scale = folder, name, facts, settings["scale"]
+    def __init__(self, folder: Path, name: str, settings: BenchSettings, facts: str):
+        self.folder, self.name, self.facts, self.scale = folder, name, facts, settings.scale
         self.results: dict[str, dict[str, Comparison | str]] = {}
 
     def verdict(self, name: str) -> results.Verdict:
@@ -98,7 +99,7 @@ def _measure(bench: BenchContext, name: str, point: str) -> Comparison | str:
     """Return a measurement, or the reason why there is none: a failing case must not stop the others."""
     if CASES[name].gpu and bench.device.type != "cuda":
         return "not run: needs an NVIDIA GPU and device=cuda"
-    if name == "sampling_rate" and bench.settings["server_python"] is None:
+    if name == "sampling_rate" and bench.settings.server_python is None:
         return "not run: needs server_python=PYTHON of an environment with vLLM (docs/serving.md)"
     try:
         return CASES[name].measure(bench, point)
@@ -106,32 +107,33 @@ def _measure(bench: BenchContext, name: str, point: str) -> Comparison | str:
         return f"failed: {error_text(error)}"
 
 
-def _facts(settings: dict[str, Any]) -> str:
+def _facts(settings: BenchSettings) -> str:
     """Return the circumstances of the run, in one sentence."""
-    hardware, state = provenance.device_facts(settings["device"]), provenance.commit()
+    hardware, state = provenance.device_facts(settings.device), provenance.commit()
     commit = f", commit {state['commit'][:8]}{'-dirty' if state['dirty'] else ''}" if state["commit"] else ""
-    where = f"{torch.get_num_threads()} thread(s) of {hardware['count']}" if settings["device"] == "cpu" else "GPU"
+    where = f"{torch.get_num_threads()} thread(s) of {hardware['count']}" if settings.device == "cpu" else "GPU"
     return (
-        f"scale={settings['scale']}; {where} ({hardware['device']}), torch {torch.__version__}{commit}; medians of "
-        f"{settings['repeats']} repeats, both sides in turns after a warm-up of each."
+        f"scale={settings.scale}; {where} ({hardware['device']}), torch {torch.__version__}{commit}; medians of "
+        f"{settings.repeats} repeats, both sides in turns after a warm-up of each."
     )
 
 
-def run(command: Command, settings: dict[str, Any]) -> int:
+def run(command: Command, settings: BenchSettings) -> int:
     """Measure the selected cases; return the exit status."""
     with refusing():
-        settings = {**settings, "cases": chosen_cases(settings)}
-        if settings["server_python"] is not None:
-            check_python(settings["server_python"])
+        names = chosen_cases(settings)
+        settings = settings.model_copy(update={"cases": names})
+        if settings.server_python is not None:
+            check_python(settings.server_python)
         bench = BenchContext(settings)
         for policy, task in (point.split("__") for point in cells(settings)):
-            bench.cell(policy, task, NABLA)  # a wrong name is refused before anything is computed
-        bench.models(settings["policies"][0])
+            bench.cell(policy, task, NABLA_REASONER)  # a wrong name is refused before anything is computed
+        bench.models(settings.policies[0])
     files = (*FILES, *(f"{command.target.name}.{kind}" for kind in ("md", "png", "pdf")))
-    varied, names = {"seed": [0], "case": settings["cases"]}, settings["cases"]
+    varied = {"seed": [0], "case": names}
     with (
         Recording(
-            command, settings, scale=settings["scale"], varied=varied, device=settings["device"], replaces=files
+            command, settings.model_dump(), scale=settings.scale, varied=varied, device=settings.device, replaces=files
         ) as recording,
         Progress(sum(CASES[name].weight for name in names), len(names)) as progress,
     ):
@@ -157,19 +159,19 @@ def run(command: Command, settings: dict[str, Any]) -> int:
         )
 
 
-def chosen_cases(settings: dict[str, Any]) -> list[str]:
+def chosen_cases(settings: BenchSettings) -> list[str]:
     """Return the cases to run, in their order.
 
     Raises:
         ValueError: a case that the scale does not have, or a missing GPU.
     """
-    if settings["device"] == "cuda" and not torch.cuda.is_available():
+    if settings.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda needs an NVIDIA GPU; none was found. Use device=cpu.")
-    valid = [name for name, case in CASES.items() if (case.tiny if settings["scale"] == "tiny" else case.small)]
-    unknown = [name for name in settings["cases"] or [] if name not in valid]
+    valid = [name for name, case in CASES.items() if (case.tiny if settings.scale == "tiny" else case.small)]
+    unknown = [name for name in settings.cases or [] if name not in valid]
     if unknown:
         raise ValueError(
-            f"cases must be a list of {', '.join(valid)} at scale={settings['scale']}; got {', '.join(unknown)}. "
+            f"cases must be a list of {', '.join(valid)} at scale={settings.scale}; got {', '.join(unknown)}. "
             "Write cases=[NAME]."
         )
-    return [name for name in valid if settings["cases"] is None or name in settings["cases"]]
+    return [name for name in valid if settings.cases is None or name in settings.cases]

@@ -3,9 +3,10 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
+from ..config.settings import ExportSettings
+from ..config.targets import how_to_make
 from ..evaluation.completion_files import EXTRA
 from .command import Command, refusing
 from .recording import Recording
@@ -13,7 +14,7 @@ from .recording import Recording
 PACKAGES = ("pyarrow", "datasets")
 
 
-def run(command: Command, settings: Mapping[str, str]) -> int:
+def run(command: Command, settings: ExportSettings) -> int:
     """Write the table in both forms; return the exit status."""
     with refusing():
         missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -23,11 +24,14 @@ def run(command: Command, settings: Mapping[str, str]) -> int:
             )
         from ..evaluation.record_table import record_table
 
-        table = record_table(Path(settings["results_dir"], settings["scale"]))
+        results = Path(settings.results_dir, settings.scale)
+        table = record_table(results)
+        if not table.num_rows:
+            raise ValueError(f"{results} must hold records; got none. {how_to_make('table1', results)}")
     import datasets
     from pyarrow import parquet
 
-    with Recording(command, settings, scale=settings["scale"], varied={"seed": []}) as recording:
+    with Recording(command, settings.model_dump(), scale=settings.scale, varied={"seed": []}) as recording:
         file, folder = recording.folder / "records.parquet", recording.folder / "dataset"
         unfinished = recording.folder / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -13,9 +13,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ..config import build
-from ..config.cell import Cell
 from ..config.parts import ModelSettings
 from ..config.sweeps import Sweep
+from ..config.target_cells import FidelityCell
 from ..decoding.nabla_reasoner import NablaReasoner
 from ..engine import scoring
 from ..evaluation.fidelity import Case, changes
@@ -78,7 +78,7 @@ def is_typed(command: Command, group: str) -> bool:
     return any(override.startswith(f"{group}.path=") for override in command.overrides)
 
 
-def distinct_cells(command: Command, sweeps: Sequence[Sweep]) -> list[Cell]:
+def distinct_cells(command: Command, sweeps: Sequence[Sweep]) -> list[FidelityCell]:
     """Return one cell per policy, task and reward; the sweep varies the reward fastest, so a policy is loaded once.
 
     With `reward.path` on the command line every choice of `reward` is the same model, which is measured once.
@@ -94,7 +94,7 @@ def distinct_cells(command: Command, sweeps: Sequence[Sweep]) -> list[Cell]:
     for name in ("positions", "candidates"):
         if getattr(cells[0], name) is None:
             raise ValueError(f"{name} must be a whole number; got null. Write {name}=4.")
-    distinct: dict[tuple[str | None, ...], Cell] = {}
+    distinct: dict[tuple[str | None, ...], FidelityCell] = {}
     for cell in cells:
         if not isinstance(build.build_method(cell), NablaReasoner):
             raise ValueError(f"fidelity needs a method with a confidence gate; got {cell.method.name}. Drop method=.")
@@ -107,7 +107,7 @@ def distinct_cells(command: Command, sweeps: Sequence[Sweep]) -> list[Cell]:
     return list(distinct.values())
 
 
-def check(cells: Sequence[Cell]) -> None:
+def check(cells: Sequence[FidelityCell]) -> None:
     """Load every pair of models once; raises ValueError as `build.load_models`."""
     for cell in {(cell.policy.path, cell.reward.path, cell.reward.kind): cell for cell in cells}.values():
         build.prepare_models(cell)
@@ -119,7 +119,7 @@ def check(cells: Sequence[Cell]) -> None:
             model.check_length(max(len(model.prompt_ids(p.messages)) for p in problems), cell.response_limit)
 
 
-def measured_rows(cells: Sequence[Cell], command: Command) -> list[Row]:
+def measured_rows(cells: Sequence[FidelityCell], command: Command) -> list[Row]:
     """Measure every reward and return the rows of the table, the rewards in the order of the command."""
     measured: dict[tuple[str, str], dict[tuple[str, str], list[Measured]]] = {}
     qualities: dict[tuple[str, str], list[Quality]] = {}
@@ -143,7 +143,7 @@ def measured_rows(cells: Sequence[Cell], command: Command) -> list[Row]:
     ]
 
 
-def note(cell: Cell, line: str) -> str:
+def note(cell: FidelityCell, line: str) -> str:
     """Return the sentences below the table."""
     method = cell.method.keywords()
     count = "all" if cell.num_problems is None else f"the first {cell.num_problems}"

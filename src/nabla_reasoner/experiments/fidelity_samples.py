@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..config.cell import Cell
+from ..config.target_cells import FidelityCell
 from ..decoding.selection import uncertain
 from ..decoding.settings import NablaSettings
 from ..engine import generation
@@ -52,7 +52,7 @@ class Sampled(NamedTuple):
     verdicts: list[list[bool]]
 
 
-def sample(policy: Policy, problems: Sequence[Problem], settings: NablaSettings, cell: Cell) -> Sampled:
+def sample(policy: Policy, problems: Sequence[Problem], settings: NablaSettings, cell: FidelityCell) -> Sampled:
     """Return the first rollouts of ∇-Reasoner to the problems, with at most `cell.positions` positions of each."""
     rollouts = token_pairs.first_rollouts(problems, policy, settings, cell.seed)
     responses = [tokens for tokens, _ in rollouts]
@@ -62,10 +62,10 @@ def sample(policy: Policy, problems: Sequence[Problem], settings: NablaSettings,
             with torch.no_grad():
                 logits = policy.logits(predictions.hidden[position])
             gated.append((number, position, logits.topk(cell.candidates).indices.tolist()))
-    beginnings = [
+    prefixes = [
         (number, [*responses[number][:position], token]) for number, position, tokens in gated for token in tokens
     ]
-    verdicts = iter(completion_verdicts(policy, problems, beginnings, settings.max_new_tokens))
+    verdicts = iter(completion_verdicts(policy, problems, prefixes, settings.max_new_tokens))
     positions = [Position(*entry, [next(verdicts) for _ in entry[2]]) for entry in gated]
     ranked = ranked_responses(policy, problems, responses, settings, cell.seed)
     verdicts = [
@@ -101,20 +101,20 @@ def spread(positions: Sequence[int], count: int) -> list[int]:
 
 
 def completion_verdicts(
-    policy: Policy, problems: Sequence[Problem], beginnings: Sequence[tuple[int, list[int]]], max_new_tokens: int
+    policy: Policy, problems: Sequence[Problem], prefixes: Sequence[tuple[int, list[int]]], max_new_tokens: int
 ) -> list[bool]:
-    """Return whether the policy's greedy completion of each beginning is right.
+    """Return whether the policy's greedy completion of each prefix is right.
 
     Args:
-        beginnings: index of the problem, and the first tokens of a response to it; an end token completes it.
+        prefixes: index of the problem, and the first tokens of a response to it; an end token completes it.
     """
-    is_ended = [tokens[-1] in policy.eos_ids for _, tokens in beginnings]
+    is_ended = [tokens[-1] in policy.eos_ids for _, tokens in prefixes]
     limits = [
-        0 if ended else max_new_tokens - len(tokens) for ended, (_, tokens) in zip(is_ended, beginnings, strict=True)
+        0 if ended else max_new_tokens - len(tokens) for ended, (_, tokens) in zip(is_ended, prefixes, strict=True)
     ]
     completions = generation.sample(
         policy,
-        [policy.prompt_ids(problems[number].messages) + tokens for number, tokens in beginnings],
+        [policy.prompt_ids(problems[number].messages) + tokens for number, tokens in prefixes],
         [np.zeros(limit) for limit in limits],
         Sampling(temperature=0.0),
         limits,
@@ -123,5 +123,5 @@ def completion_verdicts(
         grading.grade(
             problems[number], policy.response_text(tokens + completion.token_ids), ended or completion.finished
         ).correct
-        for (number, tokens), completion, ended in zip(beginnings, completions, is_ended, strict=True)
+        for (number, tokens), completion, ended in zip(prefixes, completions, is_ended, strict=True)
     ]

@@ -113,7 +113,7 @@ def figure_rows(cell: Cell) -> Rows:
     return {
         "search": rows,
         "pairs": [
-            {"first": texts[i], "second": texts[j], "loss": loss, "chance": case.chances[i, j], "darts": draws[i, j]}
+            {"first": texts[i], "second": texts[j], "loss": loss, "chance": case.chances[i, j], "draws": draws[i, j]}
             | {"first_id": alphabet[i], "second_id": alphabet[j]}
             for (i, j), loss in np.ndenumerate(case.losses)
         ],
@@ -126,7 +126,7 @@ def figure_rows(cell: Cell) -> Rows:
 
 def _count_draws(case: SearchedResponse, seed: int) -> Int[np.ndarray, "first second"]:
     """Draw pairs of tokens from the policy and count them; draws outside the alphabet are left out."""
-    uniforms = keyed_uniforms(seed, case.pair.problem.id, 0, "darts", NUM_DRAWS)
+    uniforms = keyed_uniforms(seed, case.pair.problem.id, 0, "darts", NUM_DRAWS)  # this key decides the draws
     indices = np.searchsorted(case.chances.cumsum(), uniforms)
     counts = np.bincount(indices[indices < case.chances.size], minlength=case.chances.size)
     return counts.reshape(case.chances.shape)

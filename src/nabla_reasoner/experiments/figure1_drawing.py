@@ -68,14 +68,14 @@ def _draw_pairs(
     table = pairs.loss.to_numpy().reshape(len(texts), len(texts)).T  # lines: the second token
     image = axis.imshow(table, origin="lower", cmap="cividis", aspect="auto")
     axis.figure.colorbar(image, ax=axis, label="L, nats")
-    for place in np.flatnonzero(pairs.darts):
+    for place in np.flatnonzero(pairs.draws):
         first, second = divmod(place, len(texts))
-        count = pairs.darts[place]
+        count = pairs.draws[place]
         numbers = np.arange(count)
         x = first + 0.2 * (numbers % 4 - (min(count, 4) - 1) / 2)
         y = second + 0.2 * (numbers // 4 - (count - 1) // 4 / 2)
         axis.plot(x, y, "x", color=ORANGE, markersize=5, markeredgewidth=1.4)
-    axis.plot([], [], "x", color=ORANGE, label=f"{pairs.darts.sum()} draws of the policy")
+    axis.plot([], [], "x", color=ORANGE, label=f"{pairs.draws.sum()} draws of the policy")
     for (first, second), is_best in ((own_pair, False), (best_pair, True)):
         _mark_pair(axis, first - 0.28, second + 0.28, is_best)
     step = -(-len(texts) // MAX_LABELS)

@@ -74,7 +74,7 @@ def _draw_tokens(axis: Axes, y: float | int, rollout: Any, tokens: pd.DataFrame)
             weight="bold" if token.position == replaced else "normal",
             **centred,
         )
-        ink = "black" if token.confidence <= 0.97 else "#AAAAAA"
+        ink = "black" if token.uncertain else "#AAAAAA"
         axis.text(token.position + 0.5, y - 0.09, f"{100 * token.confidence:.0f}", fontsize=6.5, color=ink, **centred)
 
 
@@ -127,7 +127,7 @@ def figure_rows(cell: Cell) -> Rows:
     traces = trace.record(settings, build.build_problems(cell), policy, reward, seed=cell.seed)
     for number, candidate in enumerate(traces, start=1):
         if _shows_every_step(candidate, policy):
-            return _rows_of(candidate, number, policy)
+            return _rows_of(candidate, number, policy, settings.confidence_threshold)
     raise ValueError(
         f"none of {len(traces)} problems shows every step of the loop. Look at more with num_problems=NUMBER."
     )
@@ -144,8 +144,13 @@ def _shows_every_step(candidate: trace.Trace, policy: Policy) -> bool:
     return 2 <= accepted < len(proposals) and old_token and reused_gradient and correct == [False, True]
 
 
-def _rows_of(case: trace.Trace, number: int, policy: Policy) -> Rows:
-    """Return the rows of one trace; `number` is that of the problem, counted from 1."""
+def _rows_of(case: trace.Trace, number: int, policy: Policy, threshold: float) -> Rows:
+    """Return the rows of one trace.
+
+    Args:
+        number: that of the problem, counted from 1.
+        threshold: confidence above which a token is skipped.
+    """
 
     def text(token: int) -> str:
         return "end" if token in policy.eos_ids else printable(policy.decode([token]))
@@ -161,7 +166,8 @@ def _rows_of(case: trace.Trace, number: int, policy: Policy) -> Rows:
         outcome = {"kept": response.prefix_length, "reward": response.reward, "accepted": response.accepted}
         rollouts.append({**problem, "rollout": index, **outcome})
         for position, (token, confidence) in enumerate(zip(response.tokens, response.confidence, strict=True)):
-            tokens.append({"rollout": index, "position": position, "token": text(token), "confidence": confidence})
+            gate = {"confidence": confidence, "uncertain": confidence <= threshold}
+            tokens.append({"rollout": index, "position": position, "token": text(token), **gate})
     visits = [
         {
             **{name: getattr(visit, name) for name in VISIT_COLUMNS},
@@ -179,8 +185,8 @@ def caption(rows: Rows, command: str, cell: Cell) -> str:
     changed = sum(visit["proposal"] is not None for visit in visits)
     reused = sum(visit["reused"] and not visit["evaluations"] for visit in visits)
     evaluations = sum(visit["evaluations"] for visit in visits)
-    first = [token["confidence"] for token in rows["tokens"] if token["rollout"] == 0]
-    skipped = sum(confidence > method["confidence_threshold"] for confidence in first)
+    first = [token["uncertain"] for token in rows["tokens"] if token["rollout"] == 0]
+    skipped = first.count(False)
     return f"""# figure2.png
 
 Made by `{command}`; rows in `figures/data/figure2_*.csv`.

@@ -9,14 +9,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..config.settings import ResultsSettings
 from ..evaluation.lineage import start_policies
-from ..evaluation.outcomes import Outcomes, Row, read_table1
+from ..evaluation.outcomes import Outcomes, Row
 from ..evaluation.records import CellKey
 from ..reporting import paper_numbers, tables
 from ..reporting.figures import Drawing, legend_below, paragraphs
-from ..reporting.method_names import METHODS, NABLA, NULL_ARM, OURS, STYLES
+from ..reporting.method_names import METHODS, NABLA_METHODS, NABLA_REASONER, NULL_ARM, STYLES
 from .command import Command
-from .from_results import write_result_figure
+from .from_results import read_table1, write_result_figure
 
 
 def figure3(results: Path, scale: str, command: str) -> Drawing:
@@ -83,7 +84,6 @@ def _bars(panel: Axes, rows: pd.DataFrame, methods: list[str]) -> None:
     panel.grid(alpha=0.3, axis="x")
 
 
-COST_PARTS = tuple(PARTS)
 COST_COLUMNS = (
     "policy task method model_calls decoding passes gradients flops gradient_flops saving_percent num_problems "
     "num_seeds"
@@ -104,9 +104,9 @@ def cost_rows(outcomes: Outcomes) -> list[Row]:
     policies = start_policies(key.policy for key in outcomes)
     for policy, task in dict.fromkeys(key[:2] for key in outcomes if key.policy in policies):
         cell_rows = [{"policy": policy, "task": task} | row for row in _cost_rows(outcomes, policy, task)]
-        ours = [row["model_calls"] for row in cell_rows if row["method"] == OURS]
+        ours = [row["model_calls"] for row in cell_rows if row["method"] == NABLA_REASONER]
         for row in cell_rows:
-            others = ours and row["method"] not in NABLA
+            others = ours and row["method"] not in NABLA_METHODS
             row["saving_percent"] = 100 * (1 - ours[0] / row["model_calls"]) if others else None
         rows += cell_rows
     return rows
@@ -152,7 +152,9 @@ def left_out(outcomes: Outcomes) -> list[str]:
 def cost_caption(rows: Sequence[Row], command: str) -> str:
     """Return the text of figure3.md: a description of the figure, and the largest saving beside the paper's."""
     paper = next(c for c in paper_numbers.paper_cells("figure3") if c["method"] == "max_saving_vs_baselines")["value"]
-    baselines = [r for r in rows if r["saving_percent"] is not None and r["method"] not in (NULL_ARM, *NABLA, "greedy")]
+    baselines = [
+        r for r in rows if r["saving_percent"] is not None and r["method"] not in (NULL_ARM, *NABLA_METHODS, "greedy")
+    ]
     text = (
         f"# figure3.png\n\nMade by `{command}` from the records of Table 1; rows in `figures/data/figure3.csv`.\n\n"
         "Model calls per problem by the paper's rule (Section 5.2) with nothing left out: a decoded token is one call, "
@@ -165,7 +167,7 @@ def cost_caption(rows: Sequence[Row], command: str) -> str:
     best, worst = (pick(baselines, key=lambda row: row["saving_percent"]) for pick in (max, min))
 
     def describe(row: Row) -> str:
-        cell = row["policy"], row["task"], OURS
+        cell = row["policy"], row["task"], NABLA_REASONER
         ours = next(other for other in rows if (other["policy"], other["task"], other["method"]) == cell)
         return (
             f"{row['saving_percent']:.1f} % (against {row['method']}, {row['policy']} on {row['task']}, for "
@@ -180,6 +182,6 @@ def cost_caption(rows: Sequence[Row], command: str) -> str:
     )
 
 
-def run(command: Command, settings: Mapping[str, str]) -> int:
+def run(command: Command, settings: ResultsSettings) -> int:
     """Draw the figure; return the exit status."""
     return write_result_figure(command, settings, figure3)

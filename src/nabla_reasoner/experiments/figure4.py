@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from ..config.settings import ResultsSettings
 from ..config.targets import how_to_make
 from ..evaluation.lineage import start_policies
 from ..evaluation.outcomes import (
@@ -21,7 +22,6 @@ from ..evaluation.outcomes import (
     Outcomes,
     Row,
     correct_array,
-    read_table1,
     stopped_at,
 )
 from ..evaluation.records import CellKey
@@ -29,10 +29,10 @@ from ..evaluation.statistics import accuracy_interval
 from ..reporting import tables
 from ..reporting.budget_curves import BEST_REWARD, CEILING, COST_AXES, FILES, curves
 from ..reporting.figures import Drawing, paragraphs
-from ..reporting.method_names import ANYTIME, BEST_OF_N, MULTIPASS, OURS, STYLES
+from ..reporting.method_names import ANYTIME, BEST_OF_N, MULTIPASS, NABLA_REASONER, STYLES
 from . import reward_ceiling
 from .command import Command
-from .from_results import write_result_figure
+from .from_results import read_table1, write_result_figure
 
 ROUNDING = 1e-3  # of rewards: records keep six digits
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
@@ -255,7 +255,7 @@ def _beside(rows: Sequence[Row], policy: str, task: str) -> str:
     cells = [(row["policy"], row["task"], row["method"]) for row in rows]
     ours, baseline = (
         [row for row, cell in zip(rows, cells, strict=True) if cell == (policy, task, method)]
-        for method in (OURS, BEST_OF_N)
+        for method in (NABLA_REASONER, BEST_OF_N)
     )
     if not (ours and baseline):
         return f"- {policy}, {task}: not run"
@@ -277,6 +277,6 @@ def figure4(results: Path, scale: str, command: str) -> Drawing:
     return Drawing(figures, text, tables.csv_text(COLUMNS, rows))
 
 
-def run(command: Command, settings: Mapping[str, str]) -> int:
+def run(command: Command, settings: ResultsSettings) -> int:
     """Draw the figures; return the exit status."""
     return write_result_figure(command, settings, figure4)

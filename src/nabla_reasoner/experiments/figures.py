@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.data_folder import data_folder
+from ..config.settings import FiguresSettings
 from ..config.targets import find
 from .command import DONE, FAILED, Command, Refused
 from .keep import gaps, keep_rows
@@ -71,17 +72,17 @@ def executed(path: Path, settings: Mapping[str, Any], timeout_seconds: int | Non
     return notebook
 
 
-def run(command: Command, settings: Mapping[str, Any]) -> int:
+def run(command: Command, settings: FiguresSettings) -> int:
     """Run the notebooks, and keep what they drew if that is asked for; returns the exit status."""
     import nbformat
     from nbclient.exceptions import CellExecutionError
 
-    results = None if settings["results_dir"] is None else Path(settings["results_dir"])
+    results = None if settings.results_dir is None else Path(settings.results_dir)
     rows = DATA if results is None else joined_rows(results)
     if rows is None:
-        raise Refused(f"results_dir must hold results of scale=tiny; got {settings['results_dir']!r}.")
+        raise Refused(f"results_dir must hold results of scale=tiny; got {settings.results_dir!r}.")
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    values = {"recompute": settings["recompute"], "ROWS": str(rows), "FIGURES": str(OUTPUT)}
+    values = {"recompute": settings.recompute, "ROWS": str(rows), "FIGURES": str(OUTPUT)}
     for number, name in enumerate(NOTEBOOKS, start=1):
         path = ROOT / "notebooks" / f"{name}.ipynb"
         print(f"[{number}/{len(NOTEBOOKS)}] notebooks/{name}.ipynb ...", flush=True)
@@ -92,8 +93,8 @@ def run(command: Command, settings: Mapping[str, Any]) -> int:
             return FAILED
         nbformat.write(notebook, OUTPUT / f"{name}.ipynb")
     print(f"Figures and executed notebooks in {OUTPUT}")
-    if settings["keep"]:
-        return _keep(results, settings["recompute"])
+    if settings.keep:
+        return _keep(results, settings.recompute)
     print("Nothing was copied to figures/: that takes keep=true.")
     return DONE
 

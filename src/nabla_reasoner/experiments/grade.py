@@ -6,21 +6,21 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..config.schema import choice_file, choices
+from ..config.settings import GradeSettings
 from ..evaluation.completion_files import FileRow, field, has_column, read_rows, shortened
 from ..evaluation.completions import Columns, Graded, grade_rows, notes, scores
 from ..tasks.generated_tasks import is_generated
 from .command import DONE, FAILED, Command, refusing
 
 
-def run(command: Command, settings: Mapping[str, Any]) -> int:
+def run(command: Command, settings: GradeSettings) -> int:
     """Grade the file, write the output and print the accuracy of each task; return the exit status."""
     source = Path(command.argument)
-    output = Path(settings["output"] or f"{source}.graded.jsonl")
+    output = Path(settings.output or f"{source}.graded.jsonl")
     with refusing():
-        if output.exists() and not settings["overwrite"]:
+        if output.exists() and not settings.overwrite:
             raise ValueError(f"the output file must be new; {output} exists. Write output=FILE or overwrite=true.")
         if output.exists() and not output.is_file() and not output.is_dir():
             raise ValueError(f"the output must be an ordinary file; {output} is a device or pipe. Write output=FILE.")
@@ -44,14 +44,14 @@ def run(command: Command, settings: Mapping[str, Any]) -> int:
     return FAILED if any(item.grade is not None and item.grade.note is not None for item in graded) else DONE
 
 
-def _columns(source: Path, rows: list[FileRow], settings: Mapping[str, Any]) -> tuple[Columns, str]:
+def _columns(source: Path, rows: list[FileRow], settings: GradeSettings) -> tuple[Columns, str]:
     """Return the names of the columns, and the task of every row if there is no column for it.
 
     Raises:
         ValueError: `task` is neither a column nor the name of a task, or the column has a name that is none.
     """
-    columns = Columns(**{name: settings[name] for name in Columns._fields})
-    name = settings["task"]
+    columns = Columns(**settings.model_dump(include=set(Columns._fields)))
+    name = settings.task
     if has_column(rows, name):
         _check_names(source, rows, name)
         return columns, ""

@@ -6,11 +6,14 @@ Launchers, threads and the number of devices are free, and what a default run fe
 folder or file instead (policy.path, reward.path, task.path).
 """
 
+import importlib
 import json
 import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from hydra.utils import get_method
 
 from ..config import fingerprint
 from ..config.data_folder import data_folder, needs_repository, repository
@@ -26,15 +29,12 @@ from ..reporting.frames import read_frame
 from .command import DONE, FAILED, HOW, Command
 
 GALLERY = data_folder() / "figures"
-FREE = ("keep", "docs", *HOW)  # settings that change no result
-PLACES = ("policy.path", "reward.path", "task.path")  # where a model or a benchmark lies
+UNCHANGING_SETTINGS = ("keep", "docs", *HOW)  # settings that change no result
+PATH_SETTINGS = ("policy.path", "reward.path", "task.path")  # where a model or a benchmark lies
 LAUNCHING = ("hydra/launcher", "hydra.launcher.", "hydra.sweeper.")  # beginnings of the settings of a launcher
-SCALED = ("figure3", "figure4", "ablations")  # targets that write the scale in the names of figures and their rows
-SIDE_ROWS = {"right_token.csv", "row_movement.csv"}  # measured beside the records, by cells of their own
-OWN = ("report", "figures")  # targets that keep what other targets made, by themselves
 
 
-def asked(command: Command) -> bool:
+def wants_keep(command: Command) -> bool:
     """Return whether the command line has `keep=true`."""
     return any(word.lower() == "keep=true" for word in command.overrides)
 
@@ -62,13 +62,15 @@ def check(command: Command) -> None:
         ValueError: other settings than the default ones, a target without rows in figures/data/, results that it
             reads and that are not complete, or no checkout to keep them in.
     """
-    if not asked(command):
+    if not wants_keep(command):
         return
     needs_repository("keep=true")
     target = command.target
-    if not target.keeps and target.name not in OWN:
-        keepers = ", ".join([*(name for name, other in targets().items() if other.keeps), *OWN])
-        raise ValueError(f"{target.name} has no rows in figures/data/; keep=true is for {keepers}. Leave it out.")
+    if not target.keeps and not target.keeps_itself:
+        keepers = [name for name, other in targets().items() if other.keeps or other.keeps_itself]
+        raise ValueError(
+            f"{target.name} has no rows in figures/data/; keep=true is for {', '.join(keepers)}. Leave it out."
+        )
     scale = scale_of(command)
     changed = _changed(target, scale, command.overrides)
     if changed:
@@ -76,26 +78,26 @@ def check(command: Command) -> None:
             f"keep=true needs a complete run of the default settings; got {' '.join(changed)}. "
             "Leave these out, or leave out keep=true: the results then stay in results_dir."
         )
-    if target.name not in OWN:
-        found = [gap for name in target.reads for gap in gaps(find(name), results_folder(command), scale)]
-        if found:
-            raise ValueError(f"keep=true needs complete results; got: {'; '.join(found)}.")
+    if not target.keeps_itself:
+        reasons = [gap for name in target.reads for gap in gaps(find(name), results_folder(command), scale)]
+        if reasons:
+            raise ValueError(f"keep=true needs complete results; got: {'; '.join(reasons)}.")
 
 
 def finish(command: Command, status: int) -> int:
     """Keep a finished command's rows and figures if that was asked for, or say how; returns the exit status."""
     target, results = command.target, results_folder(command)
-    if not target.keeps or target.name in OWN:
+    if not target.keeps or target.keeps_itself:
         return status
-    if not asked(command):
+    if not wants_keep(command):
         if repository() is None:
             return status
         print("Nothing was copied to figures/: that takes keep=true and a complete run of the default settings.")
         return status
     scale = scale_of(command)
-    found = ["it did not finish"] if status != DONE else gaps(target, results, scale)
-    if found:
-        print(f"Not kept in figures/: {'; '.join(found)}.")
+    reasons = ["it did not finish"] if status != DONE else gaps(target, results, scale)
+    if reasons:
+        print(f"Not kept in figures/: {'; '.join(reasons)}.")
         return FAILED
     print(f"Kept in {GALLERY}: {', '.join(keep(target, results, scale))}")
     return status
@@ -107,10 +109,8 @@ def keep(target: Target, results: Path, scale: str = "tiny") -> list[str]:
     if scale != "tiny":
         return kept
     folder = results / target.path(scale)
-    if target.name == "table1":
-        from .table1 import draw_table
-
-        draw_table(folder / "table.csv", GALLERY)
+    if target.kept_figure:
+        get_method(target.kept_figure)(folder / "table.csv", GALLERY)
     pictures = sorted(path.stem for path in folder.glob("*.png"))
     for path in [folder / f"{stem}.{kind}" for stem in pictures for kind in ("png", "pdf", "md")]:
         if path.is_file():
@@ -124,8 +124,8 @@ def row_suffix(scale: str) -> str:
 
 
 def result_file(results: Path, scale: str, target: Target, file: str) -> Path:
-    """Return a target's file; of another scale than tiny, the figures of `SCALED` carry its name."""
-    if target.name in SCALED and scale != "tiny" and file.startswith(target.name):
+    """Return a target's file; of another scale than tiny, its name may have the scale."""
+    if target.scale_in_names and scale != "tiny" and file.startswith(target.name):
         file = file.replace(target.name, f"{target.name}-{scale}", 1)
     return results / target.path(scale) / file
 
@@ -137,21 +137,19 @@ def keep_rows(results: Path, data: Path, chosen: Iterable[Target] | None = None,
         chosen: targets; None takes all.
     """
     names = {target.name for target in chosen} if chosen is not None else set(targets())
-    end = row_suffix(scale)
-    sources = {
-        f"{name}{end}": result_file(results, scale, target, file)
-        for name, (target, file) in kept_rows().items()
-        if target.name in names
-    }
-    kept = [name for name, path in sources.items() if path.is_file()]
     data.mkdir(parents=True, exist_ok=True)
-    for name in kept:
-        shutil.copyfile(sources[name], data / f"{name}.csv")
-    if "theorem_terms" in kept:  # thousands of positions, drawn as means by quarter of the answer
-        from ..theory.gradient_figure import terms_by_quarter
-
-        terms = terms_by_quarter(read_frame(sources["theorem_terms"]))
-        terms.to_csv(data / "theorem_terms.csv", index=False, float_format="%.4g")
+    kept = []
+    for name, (target, file) in kept_rows().items():
+        source = result_file(results, scale, target, file)
+        if target.name not in names or not source.is_file():
+            continue
+        kept.append(f"{name}{row_suffix(scale)}")
+        copy = data / f"{kept[-1]}.csv"
+        if name in target.condensed:
+            rows = get_method(target.condensed[name])(read_frame(source))
+            rows.to_csv(copy, index=False, float_format="%.4g")
+        else:
+            shutil.copyfile(source, copy)
     return kept
 
 
@@ -164,9 +162,9 @@ def keep_complete(results: Path, chosen: Sequence[Target], scale: str = "tiny") 
     for target in chosen:
         if scale != "tiny" and scale not in target.scales:
             continue
-        found = gaps(target, results, scale)
-        if found:
-            reasons += found
+        missing = gaps(target, results, scale)
+        if missing:
+            reasons += missing
         else:
             keep(target, results, scale)
     return reasons
@@ -175,10 +173,10 @@ def keep_complete(results: Path, chosen: Sequence[Target], scale: str = "tiny") 
 def gaps(target: Target, results: Path, scale: str = "tiny") -> list[str]:
     """Return why a target's results are no complete run of a scale's default settings; nothing if they are."""
     if target.has_records:
-        found = _cell_gaps(target, results, scale)
+        reasons = _cell_gaps(target, results, scale)
     else:
-        found = _command_gaps(target, results, scale)
-    return found or _absent(target, results, scale) or _stale(target, results, scale)
+        reasons = _command_gaps(target, results, scale)
+    return reasons or _absent(target, results, scale) or _stale(target, results, scale)
 
 
 def _command_gaps(target: Target, results: Path, scale: str) -> list[str]:
@@ -187,9 +185,9 @@ def _command_gaps(target: Target, results: Path, scale: str) -> list[str]:
     if summary is None:
         return [f"{target.name} was not run"]
     changed = _changed(target, scale, shlex.split(summary["command"])[2:])
-    found = [f"{target.name} was run with {' '.join(changed)}"] if changed else []
-    found += [f"{target.name} ended with the status {summary['status']}"] if summary["status"] != "finished" else []
-    return [*found, *(gap for name in target.reads for gap in gaps(find(name), results, scale))]
+    reasons = [f"{target.name} was run with {' '.join(changed)}"] if changed else []
+    reasons += [f"{target.name} ended with the status {summary['status']}"] if summary["status"] != "finished" else []
+    return [*reasons, *(gap for name in target.reads for gap in gaps(find(name), results, scale))]
 
 
 def _cell_gaps(target: Target, results: Path, scale: str) -> list[str]:
@@ -226,21 +224,20 @@ def _side_gaps(target: Target, results: Path, scale: str, sweep: Sweep) -> list[
     Args:
         sweep: the default one.
     """
-    if not SIDE_ROWS & set(target.keeps.values()):
+    if not target.side_rows:
         return []
-    from . import right_token, row_movement, side_tables  # they import torch
+    from . import side_tables
 
     folder = results / target.path(scale)
-    return [
-        gap
-        for module in (right_token, row_movement)
-        for gap in side_tables.gaps(module.TABLE, folder, module.wanted(sweep))
-    ]
+    modules = [importlib.import_module(name) for name in target.side_rows.values()]  # they import torch
+    return [gap for module in modules for gap in side_tables.gaps(module.TABLE, folder, module.wanted(sweep))]
 
 
 def _absent(target: Target, results: Path, scale: str) -> list[str]:
     """Name the first file to be kept that is not there; of a side table, `_side_gaps` says which rows there must be."""
-    files = [result_file(results, scale, target, name) for name in target.keeps.values() if name not in SIDE_ROWS]
+    files = [
+        result_file(results, scale, target, name) for name in target.keeps.values() if name not in target.side_rows
+    ]
     lost = [path for path in files if not path.is_file()]
     return [f"{lost[0]} is not there: run ./reproduce.sh {target.name} again"] if lost else []
 
@@ -263,7 +260,7 @@ def _record_files(target: Target, results: Path, scale: str) -> list[Path]:
 
 def _stand_ins(target: Target, scale: str, overrides: Sequence[str]) -> list[str]:
     """Return the settings that name a folder or file where the default run reads the hub."""
-    words = [word for word in overrides if word.split("=")[0] in PLACES]
+    words = [word for word in overrides if word.split("=")[0] in PATH_SETTINGS]
     if not words:
         return []
     cells = [cell for part in compose_sweeps(target.name, [f"scale={scale}"]) for cell in part.cells]
@@ -277,7 +274,7 @@ def _stand_ins(target: Target, scale: str, overrides: Sequence[str]) -> list[str
 
 def _changed(target: Target, scale: str, overrides: Sequence[str]) -> list[str]:
     """Return the settings that decide results."""
-    changed = [word for word in overrides if word.split("=")[0] not in (*FREE, "scale")]
+    changed = [word for word in overrides if word.split("=")[0] not in (*UNCHANGING_SETTINGS, "scale")]
     if changed and target.settings == "cells":
         free = _stand_ins(target, scale, changed)
         free += [word for word in changed if word.split("=")[0] in fingerprint.FREE or word.startswith(LAUNCHING)]

@@ -32,6 +32,18 @@ def copy_shipped(folder: str) -> None:
     print(f"Copied the shipped models from {shipped} to {Path.cwd() / folder}; the training replaces them there.")
 
 
+def _folders_to_lock(recipe: DictConfig) -> dict[str, Path]:
+    """Return the folders that one training at a time may write to, by the setting that names another.
+
+    A dry run has none. Of the processes that `accelerate launch` starts, the first holds the locks.
+    """
+    if recipe.get("dry_run") or os.environ.get("RANK", "0") != "0":
+        return {}
+    folders = {key: Path(recipe[key]) for key in WORK_FOLDERS if recipe.get(key)}
+    models = Path(recipe.folder)  # may be shipped: its lock lies beside it
+    return {**folders, "folder": models.with_name(f".{models.name}.lock")}
+
+
 def run(command: Command, settings: tuple[str, DictConfig]) -> int:
     """Train the models that the recipe of the scale names; return the exit status."""
     scale, recipe = settings
@@ -48,13 +60,8 @@ def run(command: Command, settings: tuple[str, DictConfig]) -> int:
 
     with ExitStack() as stack:
         stack.enter_context(refusing())
-        for key in WORK_FOLDERS:
-            if recipe.get(key):
-                stack.enter_context(locked(Path(recipe[key]), remedy=f"choose another {key}=DIR"))
-                models = Path(recipe.folder)  # is shipped: its lock lies beside it
-                stack.enter_context(
-                    locked(models.with_name(f".{models.name}.lock"), remedy="choose another folder=DIR")
-                )
+        for key, folder in _folders_to_lock(recipe).items():
+            stack.enter_context(locked(folder, remedy=f"choose another {key}=DIR"))
         stack.enter_context(further_loggers(wandb_training.loggers(mode, scale)))
         module.train(recipe)
     return DONE

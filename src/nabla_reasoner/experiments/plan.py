@@ -58,7 +58,9 @@ def _check_parts(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
         return
     from ..config import build  # imported late, with torch: plans of mere choices are there at once
     from ..evaluation.records import check_names
+    from ..evaluation.rollout_engine import check_cells
 
+    check_cells(cells)
     for cell in cells:
         check_names(cell.policy.name, cell.task.name, cell.method.name)
     for cell in {(cell.policy.path, cell.method.model_dump_json()): cell for cell in cells}.values():
@@ -105,7 +107,7 @@ def _show_trainings(target: Target, overrides: Sequence[str], chosen: Sequence[s
 
 def _show_results(target: Target, overrides: Sequence[str]) -> None:
     """Print what a target without cells reads and writes, and which results are missing."""
-    values = {} if target.settings in ("plan", "train") else compose_settings(target, overrides)
+    values = {} if target.settings in ("plan", "train") else compose_settings(target, overrides).model_dump()
     scale, root = values.get("scale", "tiny"), values.get("results_dir") or "results"
     print(f"{target.name}: {target.summary}")
     if target.reads:

@@ -22,12 +22,12 @@ Columns of ppo.csv; all are means over `num_measured` prompts:
 """
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
+from ..config.ppo_settings import PPOSettings
 from ..models.quiet import quiet_libraries
 from ..ppo import letter_task, tables
 from ..ppo.comparison import PPOComparison
@@ -42,15 +42,14 @@ FILES = ("ppo.csv", "curves.csv", "break_even.csv", "ppo.md", "ppo.png", "ppo.pd
 
 
 @quiet_libraries()
-def run(command: Command, settings: dict[str, Any]) -> int:
+def run(command: Command, settings: PPOSettings) -> int:
     """Run the comparison; return the exit status."""
     with refusing():
         _check_prompts(settings)
-    if settings["threads"] is not None:
-        torch.set_num_threads(settings["threads"])
-    varied = {"seed": [settings["seed"]]}
-    replaced = (*FILES, "models")
-    with Recording(command, settings, scale=settings["scale"], varied=varied, replaces=replaced) as recording:
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    scope = {"scale": settings.scale, "varied": {"seed": [settings.seed]}, "replaces": (*FILES, "models")}
+    with Recording(command, settings.model_dump(), **scope) as recording:
         folder = recording.folder
         comparison = PPOComparison(settings, folder)
         trainings = len(comparison.trainings())
@@ -60,7 +59,7 @@ def run(command: Command, settings: dict[str, Any]) -> int:
                     work(part.advance)
         print(_write(comparison, settings, folder, command.recipe))
         main = comparison_table(comparison)
-        main = main[(main.reward_weight == settings["main"]) & (main.measured_on == "compared")]
+        main = main[(main.reward_weight == settings.main) & (main.measured_on == "compared")]
         return recording.finish(
             tables=("ppo", "curves", "break_even"),
             metrics={f"kl/{row.method}/{row.amount:g}": row.kl for row in main.itertuples()},
@@ -73,24 +72,24 @@ def comparison_table(comparison: PPOComparison) -> pd.DataFrame:
     return pd.DataFrame(comparison.rows)[tables.COLUMNS]
 
 
-def _write(comparison: PPOComparison, settings: dict[str, Any], folder: Path, line: str) -> str:
+def _write(comparison: PPOComparison, settings: PPOSettings, folder: Path, line: str) -> str:
     """Write tables, text and figure; returns the text."""
     table, curves = comparison_table(comparison), pd.DataFrame(comparison.curves)
-    crossing = tables.break_even(table, curves, settings["main"], settings["targets"])
-    text = markdown(table, crossing, comparison.engine, settings["main"], line)
+    crossing = tables.break_even(table, curves, settings.main, settings.targets)
+    text = markdown(table, crossing, comparison.engine, settings.main, line)
     for name, frame in (("ppo", table), ("curves", curves), ("break_even", crossing)):
         frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     (folder / "ppo.md").write_text(text, encoding="utf-8")
     rows = [read_frame(folder / f"{name}.csv") for name in ("ppo", "curves", "break_even")]
-    figure = draw_comparison(*rows, settings["main"])
+    figure = draw_comparison(*rows, settings.main)
     figures.save(figure, folder, "ppo")
     plt.close(figure)
     return text
 
 
-def _check_prompts(settings: dict[str, Any]) -> None:
+def _check_prompts(settings: PPOSettings) -> None:
     """Raise ValueError if there are fewer prompts than the settings ask for."""
-    total = len(letter_task.ALPHABET) ** settings["length"]
-    wanted = settings["trained"][-1] + settings["held_out"]
+    total = len(letter_task.ALPHABET) ** settings.length
+    wanted = settings.trained[-1] + settings.held_out
     if wanted > total:
         raise ValueError(f"trained[-1] + held_out must be <= {total} prompts (length); got {wanted}.")

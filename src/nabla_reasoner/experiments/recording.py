@@ -39,10 +39,10 @@ class EarlierResults:
         self.folder, self.names = folder, names
         self.moving, self.aside, self.dropped = (folder / f".{name}" for name in ("replacing", "replaced", "dropped"))
         self.put_back()  # what a run had set aside that was killed
-        found = [folder / name for name in names if (folder / name).exists()]
-        if found:
+        files = [folder / name for name in names if (folder / name).exists()]
+        if files:
             self.moving.mkdir()
-            for path in found:
+            for path in files:
                 path.replace(self.moving / path.name)
             self.moving.replace(self.aside)
 

@@ -9,9 +9,9 @@ opens from disk and loads nothing. It links to a few problems, step by step, whi
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..config.data_folder import data_folder, needs_repository, spelled
+from ..config.settings import ReportSettings
 from ..config.targets import find, how_to_make, kept_rows, targets
 from ..config.wandb_mode import chosen_mode
 from ..evaluation.json_files import warn_once
@@ -163,16 +163,16 @@ def write_docs() -> None:
     readme.write_text(text, encoding="utf-8")
 
 
-def run(command: Command, settings: dict[str, Any]) -> int:
+def run(command: Command, settings: ReportSettings) -> int:
     """Write the page, and publish it if wandb=online; return the exit status."""
-    results, scale = Path(settings["results_dir"]), settings["scale"]
+    results, scale = Path(settings.results_dir), settings.scale
     with refusing():
-        if settings["docs"]:
+        if settings.docs:
             needs_repository("docs=true")
-        if settings["docs"] and scale != "tiny":
+        if settings.docs and scale != "tiny":
             raise ValueError(f"docs=true needs scale=tiny, which the docs are about; got scale={scale}.")
         inputs = gather(results, scale)
-    with Recording(command, settings, scale=scale, varied={"seed": []}) as recording:
+    with Recording(command, settings.model_dump(), scale=scale, varied={"seed": []}) as recording:
         folder = recording.folder
         if drawing := draw_table(results / scale / "table1" / "table.csv", folder):
             inputs = inputs._replace(figures={**inputs.figures, "table1": drawing})
@@ -181,22 +181,22 @@ def run(command: Command, settings: dict[str, Any]) -> int:
         blocks = report_blocks(inputs, decisions)
         (folder / "report.html").write_text(to_html(blocks), encoding="utf-8")
         (folder / "report.md").write_text(to_markdown(blocks, folder), encoding="utf-8")
-        if settings["keep"]:
+        if settings.keep:
             sources = [find(name) for name in command.target.reads if find(name).keeps]
             reasons = keep.keep_complete(results, sources, scale)
             print("".join(f"Not kept in figures/: {reason}.\n" for reason in reasons), end="")
-        if settings["docs"]:
+        if settings.docs:
             write_docs()
         print(evidence_table(decisions, scale))
         return recording.finish(failed=not _published(blocks, folder, settings))
 
 
-def _published(blocks: Sequence[Block], folder: Path, settings: dict[str, Any]) -> bool:
+def _published(blocks: Sequence[Block], folder: Path, settings: ReportSettings) -> bool:
     """Publish the page as a W&B Report if that is asked for; returns whether nothing went wrong."""
-    if chosen_mode(settings["wandb"]) != "online":
+    if chosen_mode(settings.wandb) != "online":
         return True
     try:
-        print(f"W&B Report: {wandb_report.publish(blocks, folder, scale=settings['scale'])}")
+        print(f"W&B Report: {wandb_report.publish(blocks, folder, scale=settings.scale)}")
     except wandb_report.PublishingError as error:
         print(f"error: not published: {error} The files in {folder} are kept.", file=sys.stderr)
         return False

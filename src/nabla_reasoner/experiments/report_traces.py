@@ -20,7 +20,7 @@ from ..decoding.candidate_scores import with_scores
 from ..decoding.nabla_reasoner import NablaReasoner
 from ..evaluation.cell_records import check_records, record_file, stored
 from ..evaluation.records import read_records
-from ..reporting.method_names import BEST_OF_N, OURS, PREFIX, STYLES
+from ..reporting.method_names import BEST_OF_N, NABLA_REASONER, PREFIX, STYLES
 from ..reporting.trace_page import trace_page
 from ..tasks.written_steps import steps_are_true
 from ..types import Problem
@@ -29,7 +29,7 @@ from .solve import verdict
 FOLDER = "traces"
 SHIPPED = "assets"  # first part of the path of the models in the repository
 COMPARED = ("greedy", BEST_OF_N)
-METHODS = (*COMPARED, OURS, PREFIX)
+METHODS = (*COMPARED, NABLA_REASONER, PREFIX)
 Records = Mapping[str, Mapping[str, dict[str, Any]]]  # by method and problem
 
 
@@ -111,13 +111,17 @@ def cases(records: Records) -> list[Case]:
 
     The first one has no false step: two errors that cancel each other would be no example of reasoning.
     """
-    shared = [problem for problem in records[OURS] if all(problem in records[method] for method in COMPARED)]
+    shared = [problem for problem in records[NABLA_REASONER] if all(problem in records[method] for method in COMPARED)]
     right = {method: {key for key, record in found.items() if record["correct"]} for method, found in records.items()}
-    alone = [key for key in shared if key in right[OURS] and not any(key in right[method] for method in COMPARED)]
-    alone = [key for key in alone if _reasoned(records[OURS][key])]
-    wrong = [key for key in shared if key not in right[OURS] and records[OURS][key]["status"] == "ok"]
-    chosen = [Case(OURS, key, "right, where greedy decoding and Best-of-N are wrong") for key in alone[:1]]
-    chosen += [Case(OURS, key, "wrong") for key in wrong[:1]]
+    alone = [
+        key for key in shared if key in right[NABLA_REASONER] and not any(key in right[method] for method in COMPARED)
+    ]
+    alone = [key for key in alone if _reasoned(records[NABLA_REASONER][key])]
+    wrong = [
+        key for key in shared if key not in right[NABLA_REASONER] and records[NABLA_REASONER][key]["status"] == "ok"
+    ]
+    chosen = [Case(NABLA_REASONER, key, "right, where greedy decoding and Best-of-N are wrong") for key in alone[:1]]
+    chosen += [Case(NABLA_REASONER, key, "wrong") for key in wrong[:1]]
     in_prefix = [key for key in wrong[:1] if records[PREFIX].get(key, {}).get("status") == "ok"]
     outcome = {key: "right" if key in right[PREFIX] else "wrong" for key in in_prefix}
     return chosen + [Case(PREFIX, key, f"the same problem, {outcome[key]}") for key in in_prefix]
@@ -153,7 +157,7 @@ def _problem(problems: Sequence[Problem], name: str) -> Problem:
     Raises:
         ValueError: there is none.
     """
-    found = [problem for problem in problems if problem.id == name]
-    if not found:
+    matching = [problem for problem in problems if problem.id == name]
+    if not matching:
         raise ValueError(f"the task must have the problem {name} of its records; it has none.")
-    return found[0]
+    return matching[0]

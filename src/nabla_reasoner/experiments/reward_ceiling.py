@@ -181,8 +181,8 @@ def _stored(path: Path, weights: str, cell: Cell) -> dict[str, Row]:
     problems = build.build_problems(cell)
     stored = _read(path)
     made = {"weights": weights, "num_beams": BEAMS, "max_new_tokens": cell.max_new_tokens}
-    asked = {problem.id: made | {"question": problem.question, "answer": problem.answer} for problem in problems}
-    if all(name in stored and wanted.items() <= stored[name].items() for name, wanted in asked.items()):
+    contents = {problem.id: made | {"question": problem.question, "answer": problem.answer} for problem in problems}
+    if all(name in stored and wanted.items() <= stored[name].items() for name, wanted in contents.items()):
         return {problem.id: stored[problem.id] for problem in problems}
     _, reward = build.load_models(cell)
     best = beam_search(reward, problems, num_beams=BEAMS, max_new_tokens=cell.max_new_tokens)
@@ -194,7 +194,7 @@ def _stored(path: Path, weights: str, cell: Cell) -> dict[str, Row]:
             "response": response,
             "reward": value,
             "correct": grading.grade(problem, response, tokens[-1] in reward.eos_ids).correct,
-            **asked[problem.id],
+            **contents[problem.id],
         }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in computed.values()), encoding="utf-8")

@@ -19,7 +19,8 @@ from ..config import build
 from ..config.cell import Cell
 from ..config.sweeps import Sweep
 from ..decoding.settings import NablaSettings
-from ..dto import equal_kl_moves, gradient_passes, gradients, objective, optimizer
+from ..dto import equal_kl_moves, gradient_passes, objective, optimizer
+from ..dto.reward_forms import TERMS
 from ..engine import generation, numerics
 from ..engine.sampling import keyed_uniforms
 from ..evaluation.outcomes import Row
@@ -32,7 +33,7 @@ from ..types import Problem
 from . import side_tables
 
 MOVES = {  # update of the row: the gradient terms that DTO keeps, or None for an update of equal KL
-    "gradient": gradients.TERMS,
+    "gradient": TERMS,
     "past_only": ("prefix", "reward_prefix"),
     "future_only": ("postfix", "reward_postfix"),
     "likelihood_only": ("prefix", "postfix"),

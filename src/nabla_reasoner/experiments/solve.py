@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ..config import build, compose
 from ..config.build import BuiltCell
-from ..config.cell import Cell
 from ..config.data_folder import data_folder, locate
+from ..config.target_cells import SolveCell
 from ..decoding.candidate_scores import with_scores
 from ..decoding.nabla_reasoner import NablaReasoner
 from ..decoding.observer import DecodingObserver, ObserverGroup
@@ -31,7 +31,7 @@ ONLY_TRAINED = (
 WHOLE_ROLLOUTS = "note: for the trace every rollout goes on to its end: the same response at a higher cost"
 
 
-def run(command: Command, cell: Cell) -> int:
+def run(command: Command, cell: SolveCell) -> int:
     """Answer the question with both methods and print responses, rewards and costs; return the exit status."""
     try:
         return _run(command, cell)
@@ -43,7 +43,7 @@ def run(command: Command, cell: Cell) -> int:
         return FAILED
 
 
-def _run(command: Command, cell: Cell) -> int:
+def _run(command: Command, cell: SolveCell) -> int:
     check_unicode("the question", command.argument)
     shared = [override for override in command.overrides if not override.startswith(("method=", "method."))]
     problem = trained_question(command.argument, "question") or Problem("question", command.argument, None, "free")
@@ -51,7 +51,7 @@ def _run(command: Command, cell: Cell) -> int:
         return _answer(command, cell, problem, shared, engine)
 
 
-def _answer(command: Command, cell: Cell, problem: Problem, shared: list[str], engine: RolloutEngine) -> int:
+def _answer(command: Command, cell: SolveCell, problem: Problem, shared: list[str], engine: RolloutEngine) -> int:
     """Load the models, and answer with greedy decoding and with the cell's method."""
     with refusing():
         (baseline,) = compose.compose_cells([f"experiment={command.target.name}", *shared, "method=greedy"])
@@ -117,7 +117,7 @@ class RevisionPrinter(DecodingObserver):
         print(f"  {self.count}. position {decision['position']}: {old} → {new}, {rewards}, {outcome}", flush=True)
 
 
-def _check_trace(cell: Cell, method: Method) -> None:
+def _check_trace(cell: SolveCell, method: Method) -> None:
     """Raise ValueError if a trace is asked for and cannot be had, before anything is computed."""
     if cell.trace is None:
         return

@@ -7,11 +7,12 @@ from typing import Any
 
 from ..config.cell import Cell
 from ..config.data_folder import spelled
+from ..config.fingerprint import flattened
 from ..config.sweeps import Sweep
 from ..evaluation.json_files import warn_once
 from ..evaluation.outcomes import read_experiment
 from ..evaluation.record_files import record_files
-from ..evaluation.stored_cells import flattened, stored_cells
+from ..evaluation.stored_cells import stored_cells
 from ..reporting.accuracy_table import COLUMNS, NOTE
 from ..reporting.comparisons import COMPARISON_COLUMNS
 from ..reporting.tables import csv_text, latex, markdown, read_csv, replace_file

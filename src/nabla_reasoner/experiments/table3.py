@@ -4,19 +4,20 @@ A candidate is rejected if its reward is not above the best so far. The paper's 
 candidates, as one that was not rejected; the other rule leaves it out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..config.fingerprint import without_places
+from ..config.settings import ResultsSettings
 from ..config.targets import how_to_make
 from ..evaluation.outcomes import Experiment, Outcome, Row, read_experiment
 from ..evaluation.records import CellKey
 from ..evaluation.statistics import Ratio, ratio_interval
 from ..evaluation.stored_cells import StoredCell, conditions
 from ..reporting import paper_numbers, tables
-from ..reporting.method_names import BEST_OF_N, OURS, REJECTING, base_name, rank
+from ..reporting.method_names import BEST_OF_N, NABLA_REASONER, REJECTING, base_name, rank
 from ..reporting.tables import table_texts
 from .command import Command
 from .from_results import write_result_table
@@ -114,7 +115,7 @@ def table_rows(folder: Path) -> list[Row]:
     for policy, task in dict.fromkeys(key[:2] for key in counted):
         keys = sorted((key for key in counted if key[:2] == (policy, task)), key=lambda key: rank(key.method))
         rows += [_row(key, experiment) for key in keys]
-        ours = CellKey(policy, task, OURS)
+        ours = CellKey(policy, task, NABLA_REASONER)
         if ours in experiment.records:
             rows.append(_release_row(ours, experiment.cells[ours], release))
     return rows
@@ -231,6 +232,6 @@ def table3(results: Path, scale: str, command: str) -> dict[str, str]:
     return table_texts(tables.csv_text(COLUMNS, rows), HEADER, body, below)
 
 
-def run(command: Command, settings: Mapping[str, str]) -> int:
+def run(command: Command, settings: ResultsSettings) -> int:
     """Write the table; return the exit status."""
     return write_result_table(command, settings, table3)

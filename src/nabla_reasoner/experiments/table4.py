@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from ..config import compose
 from ..config.cell import Cell
+from ..config.settings import ResultsSettings
 from ..reporting import paper_numbers, tables
 from .command import Command
 from .from_results import write_result_table
@@ -170,6 +171,6 @@ def table4(results: Path, scale: str, command: str) -> dict[str, str]:
     }
 
 
-def run(command: Command, settings: Mapping[str, str]) -> int:
+def run(command: Command, settings: ResultsSettings) -> int:
     """Write the table; return the exit status."""
     return write_result_table(command, settings, table4)

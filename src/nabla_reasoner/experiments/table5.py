@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,19 @@ import numpy as np
 from ..config.compose import compose_cells
 from ..config.fingerprint import differing
 from ..config.schema import choices
+from ..config.settings import ResultsSettings
 from ..config.targets import how_to_make
-from ..evaluation.outcomes import Experiment, Row, RunKey, read_table1
+from ..evaluation.outcomes import Experiment, Row, RunKey
 from ..evaluation.provenance import read_summary
 from ..evaluation.records import CellKey
 from ..evaluation.statistics import ratio_interval
 from ..reporting import paper_numbers, tables
-from ..reporting.method_names import BEST_OF_N, OURS, PREFIX
+from ..reporting.method_names import BEST_OF_N, NABLA_REASONER, PREFIX
 from ..reporting.tables import table_texts
 from .command import Command
-from .from_results import write_result_table
+from .from_results import read_table1, write_result_table
 
-FORMS = (OURS, PREFIX)  # each is compared with Best-of-N; the first is the paper's
+FORMS = (NABLA_REASONER, PREFIX)  # each is compared with Best-of-N; the first is the paper's
 QUANTITIES = {"seconds": "seconds", "flops": "FLOPs", "decode_tokens": "tokens", "peak_bytes": "bytes"}
 COLUMNS = (
     "policy task method quantity best_of_n nabla_reasoner ratio ci_low ci_high paper_best_of_n paper_nabla_reasoner "
@@ -63,8 +64,8 @@ def table_rows(folder: Path) -> list[Row]:
             rows += _cell_rows(experiment, policy, task, method)
     if not rows:
         raise ValueError(
-            f"{folder / 'table1' / 'records'} must hold records of {BEST_OF_N} and {OURS}, each of one setting, for a "
-            f"policy and task{_unmet(experiment)}. {how_to_make('table1', folder)}"
+            f"{folder / 'table1' / 'records'} must hold records of {BEST_OF_N} and {NABLA_REASONER}, each of one "
+            f"setting, for a policy and task{_unmet(experiment)}. {how_to_make('table1', folder)}"
         )
     return rows
 
@@ -216,6 +217,6 @@ def table5(results: Path, scale: str, command: str) -> dict[str, str]:
     return table_texts(tables.csv_text(COLUMNS, rows), HEADER, body, below)
 
 
-def run(command: Command, settings: Mapping[str, str]) -> int:
+def run(command: Command, settings: ResultsSettings) -> int:
     """Write the table; return the exit status."""
     return write_result_table(command, settings, table5)

@@ -16,13 +16,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import transformers
 
+from ..config.theorem_settings import TheoremSettings
 from ..reporting import figures
 from ..reporting.evidence import BROKE_OFF
 from ..reporting.frames import read_frame
@@ -72,16 +72,16 @@ def draw(folder: Path) -> None:
             plt.close(figure)
 
 
-def run(command: Command, settings: dict[str, Any]) -> int:
+def run(command: Command, settings: TheoremSettings) -> int:
     """Make the selected groups of checks; return the exit status."""
     torch.set_num_threads(1)  # a second thread gains nothing on tiny tensors; particle runs have threads of their own
     transformers.logging.disable_progress_bar()
-    groups = [name for name in GROUPS if settings["checks"] is None or name in settings["checks"]]
-    settings = {**settings, "checks": groups}
+    groups = [name for name in GROUPS if settings.checks is None or name in settings.checks]
+    settings = settings.model_copy(update={"checks": groups})
     context, results = TheoryContext(settings), Findings([], [], [])
-    varied = {"seed": [settings["seed"]], "checks": groups}
+    varied = {"seed": [settings.seed], "checks": groups}
     with (
-        Recording(command, settings, scale="tiny", varied=varied, replaces=FILES) as recording,
+        Recording(command, settings.model_dump(), scale="tiny", varied=varied, replaces=FILES) as recording,
         Progress(sum(GROUPS[name].weight for name in groups), len(groups)) as progress,
     ):
         for name in groups:
@@ -101,7 +101,7 @@ def run(command: Command, settings: dict[str, Any]) -> int:
             failed=bool(failed),
             tables=("checks", "terms", "curves"),
             metrics={"passed": passed, "failed": len(failed), "skipped": len(skipped)},
-            facts={"threads": settings["threads"], "failed": failed, "skipped": skipped},
+            facts={"threads": settings.threads, "failed": failed, "skipped": skipped},
         )
 
 

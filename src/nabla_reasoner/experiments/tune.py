@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config.cell import Cell
 from ..config.sweeps import Sweep
+from ..config.target_cells import AblationCell
 from ..evaluation.outcomes import Row
 from ..evaluation.provenance import mixed_versions
 from ..evaluation.stored_cells import split_suffix
@@ -84,7 +84,7 @@ def format_settings(rows: Sequence[Row]) -> list[list[str]]:
     return lines
 
 
-def write(cell: Cell) -> None:
+def write(cell: AblationCell) -> None:
     """Write table.csv and table.md from the records on disk; each file is replaced as a whole.
 
     Args:

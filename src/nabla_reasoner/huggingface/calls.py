@@ -159,21 +159,21 @@ def _arguments_of_model_generate() -> dict[str, object]:
 def _answer(request: _Request) -> Tensor:
     """Answer every row; returns and raises as `generate`."""
     model, keywords = request.model, request.keywords
-    reward, asked = keywords["reward_model"], honored_settings(request.config, model)
+    reward, generation = keywords["reward_model"], honored_settings(request.config, model)
     _check_models(model, reward)
     check_draws(seed=keywords["seed"])
     if keywords["messages"] is not None:
         check_chats(keywords["messages"], "messages")
     settings = NablaSettings.from_keywords(
         **_taken(others := dict(request.others), SETTINGS),
-        max_new_tokens=asked.max_new_tokens,
-        **{f"rollout_{name}": value for name, value in asked.rollout._asdict().items()},
+        max_new_tokens=generation.max_new_tokens,
+        **{f"rollout_{name}": value for name, value in generation.rollout._asdict().items()},
     )
-    policy = _policy(model, keywords["tokenizer"], asked.eos_ids)
-    rows = prompt_rows.rows(request.input_ids, request.attention_mask, asked.pad_id, policy)
+    policy = _policy(model, keywords["tokenizer"], generation.eos_ids)
+    rows = prompt_rows.rows(request.input_ids, request.attention_mask, generation.pad_id, policy)
     _check_forward_arguments(others, request.input_ids, rows)
     reward = reward.for_policy(policy)  # a call does not depend on those before it
-    read = prompt_rows.reward_prompts(rows, keywords["messages"], asked.copies, policy.tokenizer, reward)
+    read = prompt_rows.reward_prompts(rows, keywords["messages"], generation.copies, policy.tokenizer, reward)
     with frozen(policy, reward):
         with refusing(policy.name, model):
             policy.check_forward()
@@ -183,7 +183,7 @@ def _answer(request: _Request) -> Tensor:
                 Problem(prompt_rows.problem_id(row), policy.decode(row), None, "free"),
                 policy,
                 reward,
-                max_new_tokens=asked.max_new_tokens,
+                max_new_tokens=generation.max_new_tokens,
                 seed=keywords["seed"],
                 repeat=repeat,
                 prompt_twice=settings.variant.prompt_twice,
@@ -192,7 +192,7 @@ def _answer(request: _Request) -> Tensor:
             for row, text, repeat in zip(rows, read, prompt_rows.repeats(rows), strict=True)
         ]
         solutions = solve_states(settings, states, policy, reward)
-    padding = (asked.pad_id, policy.tokenizer.pad_token_id, *policy.eos_ids, reward.eos_ids[0])
+    padding = (generation.pad_id, policy.tokenizer.pad_token_id, *policy.eos_ids, reward.eos_ids[0])
     pad_id = next(token for token in padding if token is not None)
     return prompt_rows.padded_answers(request.input_ids, [solution.token_ids for solution in solutions], pad_id)
 

@@ -1,5 +1,6 @@
 """Prompts in token ids: the rows of a padded batch, and what the reward model reads for each of them."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 
@@ -123,7 +124,13 @@ def _opening(tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
     closed, opened = (
         tokenizer.apply_chat_template(question, add_generation_prompt=opens, tokenize=False) for opens in (False, True)
     )
-    return tokenizer.encode(opened.removeprefix(closed), add_special_tokens=False) if opened != closed else []
+    if opened == closed:
+        return []
+    if opened.startswith(closed):
+        return tokenizer.encode(opened.removeprefix(closed), add_special_tokens=False)
+    # such as Phi-3's: a chat that opens no turn ends with a token of its own
+    ids, others = (tokenizer.encode(text, add_special_tokens=False) for text in (opened, closed))
+    return ids[len(os.path.commonprefix([ids, others])) :]
 
 
 def _finished(prompt: list[int], opened: list[int], reward: RewardModel) -> list[int]:

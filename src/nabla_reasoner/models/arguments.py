@@ -98,22 +98,22 @@ def check_kinds(settings: Mapping[str, object], annotations: Mapping[str, object
     for name, value in settings.items():
         kind = annotations.get(name)
         if kind is bool:
-            valid, said = isinstance(value, bool | np.bool_), "True or False"
+            valid, expected = isinstance(value, bool | np.bool_), "True or False"
         elif kind in (int, float, float | int):
             is_switch = isinstance(value, bool | np.bool_)
             valid = isinstance(value, int | float | np.integer | np.floating) and not is_switch
-            said = "a number" if is_switch or not isinstance(value, numbers.Number) else "an int or a float"
+            expected = "a number" if is_switch or not isinstance(value, numbers.Number) else "an int or a float"
             if valid:
                 _check_finite(name, value)
         elif kind is str:
-            valid, said = isinstance(value, str), "text"
+            valid, expected = isinstance(value, str), "text"
         elif kind == Sequence[str]:
             valid = isinstance(value, Sequence) and not isinstance(value, str)
-            valid, said = valid and all(isinstance(entry, str) for entry in value), "a list of texts"
+            valid, expected = valid and all(isinstance(entry, str) for entry in value), "a list of texts"
         else:
             continue
         if not valid:
-            raise ValueError(f"{name} must be {said}; got {value!r}.")
+            raise ValueError(f"{name} must be {expected}; got {value!r}.")
 
 
 def _check_finite(name: str, value: int | float | np.integer | np.floating) -> None:

@@ -146,7 +146,7 @@ class LanguageModel:
 
 
 def _readable_size(tokenizer: transformers.PreTrainedTokenizerBase, rows: int) -> int:
-    """Return the number of token ids; without special tokens behind the last row of the matrix that no chat has."""
+    """Return the number of token ids; without special tokens after the last row of the matrix that no chat has."""
     size, special = vocabulary_size(tokenizer), special_ids(tokenizer)
     if size <= rows or not set(range(rows, size)) <= special:
         return size

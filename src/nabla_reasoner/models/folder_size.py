@@ -59,8 +59,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and value > 0
 
 
-def _error(name: str, asked: str, held: str) -> ValueError:
+def _error(name: str, expected: str, held: str) -> ValueError:
     return ValueError(
-        f"the weights of {name} must be those of its config.json; it says {asked}, and the files hold {held}. "
+        f"the weights of {name} must be those of its config.json; it says {expected}, and the files hold {held}. "
         "Correct config.json or fetch the complete weights."
     )

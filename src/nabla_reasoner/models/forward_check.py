@@ -1,7 +1,7 @@
 """Comparison of this package's way of running a model with the model's own `forward`, once, when it is loaded.
 
 The package feeds embeddings, not ids, to the layers below the head; applies the head itself; and batches texts of
-different lengths whose beginnings are cached. Each of these is wrong for some architectures. Two short texts are read
+different lengths whose prefixes are cached. Each of these is wrong for some architectures. Two short texts are read
 both ways, which costs four small forward passes. With a window of attention, one of them is longer than the window.
 A pass over one token tells whether the FLOPs that would be recorded are those of the model.
 """
@@ -24,7 +24,7 @@ from .chat_format import special_ids
 
 Head = Callable[[Float[Tensor, "rows hidden"]], Float[Tensor, "rows outputs"]]
 LENGTHS = (9, 4)  # tokens of the two texts; the first one also exceeds a window by so many
-REST = 4  # largest number of tokens that are read after a cached beginning
+REST = 4  # largest number of tokens that are read after a cached prefix
 # Largest difference, relative to the spread of the outputs. Rounding gives 1e-6 in float32 and 1e-2 in bfloat16.
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 FLOPS_TOLERANCE = 0.01  # of a token's FLOPs in the layers and the head; attention to the token itself may be added
@@ -80,7 +80,7 @@ def check_forward(language_model: LanguageModel, head: Head, *, scores: bool = F
     what, head_name = ("score", "score head") if scores else ("logit", "output matrix")
     for outputs, ours in (
         (alone, f"the {head_name} applied to the last hidden state"),
-        (batched, "the same text in a batch with another, its beginning cached"),
+        (batched, "the same text in a batch with another, its prefix cached"),
     ):
         outputs = [output[-len(rows) :] for output, rows in zip(outputs, expected, strict=True)]
         difference = _difference(expected, outputs, scale=scale)
@@ -171,9 +171,9 @@ def _states(language_model: LanguageModel, text: list[int]) -> Float[Tensor, "le
 
 
 def _batched_states(language_model: LanguageModel, texts: list[list[int]]) -> list[Float[Tensor, "length hidden"]]:
-    """Return the hidden states of texts that are read together: their beginnings first, the rest from the cache.
+    """Return the hidden states of texts that are read together: their prefixes first, the rest from the cache.
 
-    The rests are short, so that the columns between a short text's beginning and its rest exceed a window.
+    The rests are short, so that the columns between a short text's prefix and its rest exceed a window.
     """
     starts = [len(text) - max(1, min(len(text) // 2, REST)) for text in texts]
     heads = _padded([text[:start] or text[:1] for text, start in zip(texts, starts, strict=True)])

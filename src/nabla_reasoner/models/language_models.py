@@ -118,7 +118,7 @@ class RewardModel(LanguageModel):
     stronger causal LM of the same vocabulary. If `reference` is given, its log-likelihood is subtracted. Kind
     "token_classifier": the score of an `AutoModelForTokenClassification` (what TRL's `PRMTrainer` writes) at the
     end-of-turn token. With two labels it is the difference of their logits, log p(label 1) - log p(label 0).
-    The reward r(y_≤l|x) of the beginning of a response is the score at token l, or its log-likelihood.
+    The reward r(y_≤l|x) of a prefix of a response is the score at token l, or its log-likelihood.
 
     The text that it reads is its own chat template's for the finished chat, whatever end token a policy draws. A
     log-likelihood is read up to that token. If the template closes an answer with nothing, the tokenizer's is read.
@@ -182,6 +182,7 @@ class RewardModel(LanguageModel):
         check_written_tokens(self, self.format.closing)
         self._keeps_thinking = keeps_thinking(tokenizer)
         self._special_ids = special_ids(tokenizer)
+        self._template = tokenizer.chat_template  # of which all of these were read
         self.replaced_ends = self._foreign_ends(self.eos_ids)
         self._by_policy: list[tuple[transformers.PreTrainedTokenizerBase, list[int], RewardModel]] = []
 
@@ -251,8 +252,14 @@ class RewardModel(LanguageModel):
 
         Raises:
             ValueError: a token of the policy with another id here, as both models must read the same ids; a policy that
-                may write a think block which this model's template drops, or before which it writes another.
+                may write a think block which this model's template drops, or before which it writes another; a chat
+                template that was replaced since this reward was made.
         """
+        if self.tokenizer.chat_template != self._template:
+            raise ValueError(
+                f"the chat template of {self.name} must stay as it was when the reward was made; it was replaced. Make "
+                "a new RewardModel of the model and the tokenizer."
+            )
         for tokenizer, ends, reward in self._by_policy:
             if tokenizer is policy.tokenizer and ends == policy.eos_ids:
                 return reward

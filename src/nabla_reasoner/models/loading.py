@@ -12,6 +12,7 @@ import safetensors
 import torch
 import transformers
 
+from .double_norms import replace_norms
 from .folder_files import check_files
 from .folder_size import check_sizes
 from .plain_weights import check_configuration, check_plain
@@ -58,7 +59,7 @@ def load(
             f"{name} cannot be moved to device {device!r}: {_first_line(error)}. Use device=cpu."
         ) from error
     if dtype == "float64":
-        _replace_norms(model, name)
+        replace_norms(model, name)
     check_finite(name, model)
     return model.eval().requires_grad_(False), tokenizer
 
@@ -284,28 +285,3 @@ def _without_notices() -> Iterator[None]:
     """Hide transformers' notices on unused settings and its table of missing weights, which are errors here."""
     with quiet_transformers(hide_bars=False), warnings.catch_warnings(action="ignore"):
         yield
-
-
-def _replace_norms(model: torch.nn.Module, name: str) -> None:
-    """Replace transformers' RMSNorm, which always computes in float32, by torch's, which keeps float64.
-
-    Raises:
-        ValueError: a norm that is not torch's with its weight, or with 1 + its weight (Gemma), as factor.
-    """
-    for parent in list(model.modules()):
-        for child, module in list(parent.named_children()):
-            if type(module).__name__.endswith("RMSNorm") and not isinstance(module, torch.nn.RMSNorm):
-                setattr(parent, child, _double_norm(module, name))
-
-
-def _double_norm(module: torch.nn.Module, name: str) -> torch.nn.RMSNorm:
-    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if eps is not None:
-        probe = torch.linspace(-1, 2, module.weight.numel(), device=module.weight.device, dtype=torch.float64)
-        for factor in (module.weight, torch.nn.Parameter(1 + module.weight.detach())):
-            norm = torch.nn.RMSNorm(module.weight.shape, eps=eps)
-            norm.weight = factor
-            with torch.no_grad():
-                if torch.allclose(norm(probe), module(probe).double(), rtol=1e-4, atol=1e-5):
-                    return norm
-    raise ValueError(f"{name} cannot be computed in float64: {type(module).__name__} is unknown. Use dtype=float32.")

@@ -55,9 +55,9 @@ def check_configuration(config: transformers.PreTrainedConfig, name: str) -> Non
 def _check_settings(settings: Mapping[str, object], name: str) -> None:
     """Raise ValueError on settings of quantised weights, of the whole model or of a part such as its text model."""
     for part in (settings, *(value for value in settings.values() if isinstance(value, dict))):
-        found = part.get(SETTING)
-        if found is not None:
-            method = found.get("quant_method") if isinstance(found, dict) else None
+        setting = part.get(SETTING)
+        if setting is not None:
+            method = setting.get("quant_method") if isinstance(setting, dict) else None
             raise ValueError(
                 f"the weights of {name} must be plain numbers; its config.json has {SETTING}"
                 f"{f' with quant_method {method}' if method else ''}. {REMEDY}"

@@ -29,19 +29,19 @@ class Models(NamedTuple):
     reference: Model | None = None
 
     @property
-    def judges(self) -> list[Model]:
+    def reward_models(self) -> list[Model]:
         """The reward's models."""
         return [model for model in (self.reward, self.reference) if model is not None]
 
     @property
     def all(self) -> list[Model]:
         """All models."""
-        return [self.policy, *self.judges]
+        return [self.policy, *self.reward_models]
 
     @property
     def reward_size(self) -> ModelSize:
         """What the reward's models compute per token, together."""
-        return functools.reduce(ModelSize.plus, (model.arithmetic for model in self.judges))
+        return functools.reduce(ModelSize.plus, (model.arithmetic for model in self.reward_models))
 
 
 def number_width(dtype: str) -> int:
@@ -115,8 +115,8 @@ def seconds(case: Case, work: Work, problems: int, models: Models, machine: Mach
     batches = math.ceil(problems / case.batch)
     context = case.prompt + case.length / 2
     width = number_width(case.cell.dtype)
-    judge = judge_machine(case.cell, machine)
-    readers = {"policy": [([models.policy], machine)], "reward": [(models.judges, judge)]}
+    judge = reward_machine(case.cell, machine)
+    readers = {"policy": [([models.policy], machine)], "reward": [(models.reward_models, judge)]}
     apart = [*readers["policy"], *readers["reward"]]
     readers["both"] = [(models.all, machine)] if judge is machine else apart
     steps = sum(
@@ -131,7 +131,7 @@ def seconds(case: Case, work: Work, problems: int, models: Models, machine: Mach
     return steps + max(arithmetic, launches) + work.row_steps * problems * machine.dto_seconds
 
 
-def judge_machine(cell: Cell, machine: Machine) -> Machine:
+def reward_machine(cell: Cell, machine: Machine) -> Machine:
     """Return the machine that the reward's models run on: `machine`, or its CPU with `reward_device=cpu`."""
     return HOST if cell.reward_device == CPU and cell.device != CPU else machine
 

@@ -15,7 +15,7 @@ def nabla(case: Case) -> Work:
         raise ValueError(f"method.engine must be fast for a plan; got {settings['engine']}. Leave method.engine out.")
     proposals = case.typical.proposals
     if settings["use_gradient"] and not case.likelihood:
-        proposals *= estimate.classifier
+        proposals *= estimate.classifier_proposals_ratio
     revised = expected(
         case.length,
         proposals,
@@ -84,19 +84,19 @@ def _with_gradients(case: Case, common: Work, revised: Revisions) -> Work:
     rows = case.length if settings["update"] == "all" or settings["variant"] == "paper" else 1.0
     read = common._replace(reward_forward=common.reward_forward + case.prompt + case.length, gradient=True, rows=rows)
     if settings["reward_form"] == "prefix":  # a token at a time: a likelihood's own prediction of it, no backward pass
-        asked = 0.0 if case.likelihood else case.typical.uncertain
+        scored_tokens = 0.0 if case.likelihood else case.typical.uncertain
         at_pauses = case.likelihood and _pauses(case)  # counted by `_paused`
         return read._replace(
-            reward_forward=read.reward_forward + asked,
-            reward_backward=asked,
+            reward_forward=read.reward_forward + scored_tokens,
+            reward_backward=scored_tokens,
             passes=read.passes + (0.0 if at_pauses else case.typical.uncertain),
             gradient=not case.likelihood,
             rows=1.0,
         )
     starts = 1 + (settings["num_passes"] - 1) / 3  # a later pass begins with an evaluation of its own, but not always
     if settings["gradient_caching"]:
-        first, later = 0.85 * case.length * starts, estimate.gradients * revised.tokens
-        rounds = starts + estimate.gradients * revised.rounds
+        first, later = 0.85 * case.length * starts, estimate.gradients_per_proposal * revised.tokens
+        rounds = starts + estimate.gradients_per_proposal * revised.rounds
     else:
         evaluations = settings["num_iterations"] * case.typical.uncertain * settings["num_passes"]
         first, later = 0.0, evaluations * case.length / 2
@@ -112,7 +112,7 @@ def _with_gradients(case: Case, common: Work, revised: Revisions) -> Work:
 
 
 def langevin(case: Case) -> Work:
-    evaluations = 1 + case.cell.estimate.moves * (case.answers - 1)
+    evaluations = 1 + case.cell.estimate.langevin_change_share * (case.answers - 1)
     read = evaluations * case.length
     return Work(
         decode=case.length,

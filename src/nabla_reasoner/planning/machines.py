@@ -40,7 +40,8 @@ class Machine(NamedTuple):
         return self._replace(layer_seconds=0.0, row_seconds=0.0, dto_seconds=0.0)
 
 
-# This computer's CPU: its own memory, and the speed of one core in float32, fitted to Table 1 at scale=tiny.
+# The CPU that `plan` runs on. Memory is read from the system; bandwidth and FLOP/s of one core in float32 are constants
+# fitted to Table 1 at scale=tiny.
 _CPU = Machine(
     name="cpu",
     memory=float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),

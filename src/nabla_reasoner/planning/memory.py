@@ -56,36 +56,36 @@ Demand = Callable[[Limits], Memory]  # memory of a cell as a function of its set
 
 def memory(case: Case, work: Work, models: Models, limits: Limits) -> Memory:
     """Return the peak memory of a cell; with a device for the reward, that of the device which needs more."""
-    policies, judges, place = [models.policy], models.judges, case.cell.reward_device
+    policies, reward_models, place = [models.policy], models.reward_models, case.cell.reward_device
     if place == SAME:
-        return _on_device(case, work, models, limits, policies, judges)
+        return _on_device(case, work, models, limits, policies, reward_models)
     of_policy = _on_device(case, work, models, limits, policies, [])
     if place == CPU:  # its memory is not the machine's
         return of_policy
-    return max(of_policy, _on_device(case, work, models, limits, [], judges), key=lambda parts: parts.total)
+    return max(of_policy, _on_device(case, work, models, limits, [], reward_models), key=lambda parts: parts.total)
 
 
 def _on_device(
-    case: Case, work: Work, models: Models, limits: Limits, policies: Sequence[Model], judges: Sequence[Model]
+    case: Case, work: Work, models: Models, limits: Limits, policies: Sequence[Model], reward_models: Sequence[Model]
 ) -> Memory:
     """Return the peak memory of a device that holds the policy, the reward's models, or both."""
     width = number_width(case.cell.dtype)
     longest = case.prompt + case.limit
     batch = min(limits.batch_size, case.batch)
     stretch = case.stretch(batch, padded=work.padded)
-    placed = [*policies, *judges]
-    cached = [*policies, *(judges if work.reward_forward or work.reward_steps else [])]
+    placed = [*policies, *reward_models]
+    cached = [*policies, *(reward_models if work.reward_forward or work.reward_steps else [])]
     rows = min(max((part.rows for part in work.decodings), default=0) * batch / case.batch, limits.decode_rows)
     read = max(min(limits.tokens_per_pass, longest * max(batch, rows)), longest)
     deciding = placed if work.gradient else policies
-    decoders = {"policy": policies, "reward": judges, "both": placed}[work.decodes]
+    decoders = {"policy": policies, "reward": reward_models, "both": placed}[work.decodes]
     per_token = [model.kept_bytes(width) if work.gradient else model.layer_bytes(width) for model in placed]
     decoded = rows * LOGIT_BYTES if decoders else 0
     updated = batch * work.rows * DTO_BYTES if policies else 0
     hidden = sum(model.size.hidden for model in placed) * (width if work.gradient else 0)
     return Memory(
         policy=sum(model.elements for model in policies) * width,
-        reward=sum(model.elements for model in judges) * width,
+        reward=sum(model.elements for model in reward_models) * width,
         caches=batch * work.kept_tokens * stretch * sum(model.cache_bytes(width) for model in cached)
         + rows * longest * sum(model.cache_bytes(width) for model in decoders)
         + read * max((model.cache_bytes(width) for model in deciding), default=0),
@@ -109,23 +109,25 @@ def largest(demands: Sequence[Demand], limits: Limits, machine: Machine, longest
         longest: tokens of the longest text; a pass reads at least these.
     """
     fewest = min(ROUND * -(-longest // ROUND), limits.tokens_per_pass)
-    found = limits._replace(tokens_per_pass=fewest)
-    while not fits(demands, found, machine) and (found.batch_size > 1 or found.decode_rows > 1):
-        if found.decode_rows > found.batch_size:
-            found = found._replace(decode_rows=max(found.decode_rows // 2, found.batch_size))
+    fitting = limits._replace(tokens_per_pass=fewest)
+    while not fits(demands, fitting, machine) and (fitting.batch_size > 1 or fitting.decode_rows > 1):
+        if fitting.decode_rows > fitting.batch_size:
+            fitting = fitting._replace(decode_rows=max(fitting.decode_rows // 2, fitting.batch_size))
         else:
-            found = found._replace(batch_size=max(found.batch_size // 2, 1), decode_rows=max(found.decode_rows // 2, 1))
-    if not fits(demands, found, machine):
+            fitting = fitting._replace(
+                batch_size=max(fitting.batch_size // 2, 1), decode_rows=max(fitting.decode_rows // 2, 1)
+            )
+    if not fits(demands, fitting, machine):
         return None
     for name, unit in (("batch_size", 1), ("decode_rows", 1), ("tokens_per_pass", ROUND)):
-        low, high = getattr(found, name) // unit, getattr(limits, name) // unit
+        low, high = getattr(fitting, name) // unit, getattr(limits, name) // unit
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (
-                (middle, high) if fits(demands, _raised(found, name, middle * unit), machine) else (low, middle - 1)
+                (middle, high) if fits(demands, _raised(fitting, name, middle * unit), machine) else (low, middle - 1)
             )
-        found = _raised(found, name, low * unit)
-    return found
+        fitting = _raised(fitting, name, low * unit)
+    return fitting
 
 
 def _raised(limits: Limits, name: str, value: int) -> Limits:

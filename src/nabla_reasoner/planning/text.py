@@ -1,11 +1,12 @@
 """Plans as text for a terminal."""
 
+import math
 from collections.abc import Sequence
 
 from ..config.cell import Cell
 from ..config.workers import useful_workers
 from .cells import CellPlan
-from .expected_cost import judge_machine, number_width
+from .expected_cost import number_width, reward_machine
 from .machines import GB, Machine
 from .memory import gigabytes
 from .model_sizes import Model
@@ -35,7 +36,10 @@ def _models(plans: Sequence[CellPlan]) -> list[str]:
     lines = ["models:"]
     seen: dict[str, None] = {}
     for plan in plans:
-        settings = [("policy", plan.cell.policy.name), *[("reward", plan.cell.reward.name)] * len(plan.models.judges)]
+        settings = [
+            ("policy", plan.cell.policy.name),
+            *[("reward", plan.cell.reward.name)] * len(plan.models.reward_models),
+        ]
         for (group, name), model in zip(settings, plan.models.all, strict=True):
             seen[f"  {group} {name}: {_model(model, width)}{_source(plan.cell, group, model)}"] = None
     return [*lines, *seen]
@@ -152,11 +156,12 @@ def _totals(plans: Sequence[CellPlan], machine: Machine) -> list[str]:
     first = plans[0].cell
     workers = useful_workers(first, sum(plan.problems for plan in plans))
     spent = sum(plan.seconds for plan in plans)
-    wall = sum(plan.seconds / min(first.devices, plan.batches) for plan in plans) / workers
+    # the process with the most batches ends last
+    wall = sum(plan.seconds * math.ceil(plan.batches / first.devices) / plan.batches for plan in plans) / workers
     fetched = {
         (plan.cell.policy.name if group == "policy" else plan.cell.reward.name, model.name): (plan.cell, group, model)
         for plan in plans
-        for group, models in (("policy", [plan.models.policy]), ("reward", plan.models.judges))
+        for group, models in (("policy", [plan.models.policy]), ("reward", plan.models.reward_models))
         for model in models
     }
     by_name = {model.name: (cell, group, model) for cell, group, model in fetched.values()}
@@ -181,7 +186,7 @@ def _totals(plans: Sequence[CellPlan], machine: Machine) -> list[str]:
 
 
 def _assumptions(cell: Cell, machine: Machine) -> list[str]:
-    place = judge_machine(cell, machine)
+    place = reward_machine(cell, machine)
     host = [
         f"reward_device=cpu: the reward's models are assumed on two CPU cores with {place.flops / 1e12:.4g} TFLOP/s in "
         "bfloat16, which decides the hours; a node with more cores takes less."

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ..config.compose import compose_cells
-from ..config.estimate import Estimate, Lengths
+from ..config.estimate import Estimate, TaskEstimate
 from .model_sizes import Model, load
 from .training import Training, adapter_parameters
 
@@ -132,7 +132,7 @@ def _supervised(name: str, model: Model, batch: dict[str, int], steps: int, esti
     )
 
 
-def _mean(lengths: list[Lengths]) -> Lengths:
+def _mean(lengths: list[TaskEstimate]) -> TaskEstimate:
     """Return the mean prompt and response length."""
     count = len(lengths)
     return lengths[0].model_copy(

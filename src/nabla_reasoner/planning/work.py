@@ -4,7 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 from ..config.cell import Cell
-from ..config.estimate import Lengths
+from ..config.estimate import TaskEstimate
 from ..config.parts import MethodSettings
 
 COUNTS = (  # settings of methods that the rules of `workload` count with
@@ -78,7 +78,7 @@ class Work(NamedTuple):
 class Case(NamedTuple):
     """What every rule needs of a cell."""
 
-    typical: Lengths
+    typical: TaskEstimate
     length: float | int
     limit: int
     answers: int
@@ -137,7 +137,7 @@ def _check_count(name: str, value: object) -> None:
         raise ValueError(f"method.{name} must be a whole number >= 1; got {value!r}. Write method.{name}=8.")
 
 
-def typical(cell: Cell) -> tuple[str, Lengths]:
+def typical(cell: Cell) -> tuple[str, TaskEstimate]:
     """Return the task whose typical numbers are used, and the numbers: the cell's own, or the scale's first."""
     tasks = cell.estimate.tasks
     name = cell.task.name if cell.task.name in tasks else next(iter(tasks), None)

@@ -50,7 +50,7 @@ def work(case: Case) -> Work:
 def _samples(case: Case) -> Work:
     decoded = case.answers * case.length
     scored = case.prompt + case.typical.distinct * decoded if case.answers > 1 else case.prompt + case.length
-    waves = math.ceil(math.log2(case.answers + 1))  # beginnings that samples share are read before what follows
+    waves = math.ceil(math.log2(case.answers + 1))  # prefixes that samples share are read before what follows
     return Work(
         decode=decoded,
         prefill=case.prompt,
@@ -140,18 +140,18 @@ def _chain(case: Case) -> Work:
 
 def _lockstep(case: Case) -> Work:
     both = case.likelihood
-    asked = case.typical.uncertain
+    scored_tokens = case.typical.uncertain
     exact = case.settings.get("scorer") == "exact"
-    candidates = asked * (case.settings.get("num_candidates", 1) if exact else 1)
+    candidates = scored_tokens * (case.settings.get("num_candidates", 1) if exact else 1)
     return Work(
         decode=case.length,
         prefill=case.prompt,
         reward_forward=case.prompt + (0 if both else case.length + candidates),
-        reward_backward=0 if both or exact else asked,
+        reward_backward=0 if both or exact else scored_tokens,
         reward_steps=case.length - 1 if both else 0,
         decodes="both" if both else "policy",
         decodings=(case.side_by_side(case.batch),),
-        passes=2.0 if both else 2.0 + min(asked * case.batch, case.longest(case.batch)),  # one at a step, of all asked
+        passes=2.0 if both else 2.0 + min(scored_tokens * case.batch, case.longest(case.batch)),  # one at a step
         row_steps=0 if both else candidates,
         kept_tokens=case.prompt,
     )

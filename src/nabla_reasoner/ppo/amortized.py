@@ -20,33 +20,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import cost
+from ..config.ppo_settings import AmortisedSettings
 from ..engine.sampling import Sampling, draw
 from ..training import losses
 from ..training.loop import Schedule
 from . import exact_distributions as exact
 
 METHODS = ("ppo", "grpo", "grpo_unscaled")
-
-
-class AmortizedSettings(NamedTuple):
-    """Section `amortised` of configs/experiment/ppo.yaml.
-
-    Attributes:
-        num_steps: number of optimiser steps.
-        prompts, group: number of prompts in a batch, and of answers to each.
-        epochs: number of optimiser steps on each batch.
-        clip: ε of the clipped ratio.
-        critic_rate: share by which PPO's critic, one value per prompt, approaches each batch's mean return.
-    """
-
-    num_steps: int
-    learning_rate: float
-    prompts: int
-    group: int
-    epochs: int
-    clip: float
-    critic_rate: float
-    warmup_steps: int = 10
 
 
 class ScoredPrompts(NamedTuple):
@@ -152,7 +132,7 @@ def penalised_return(
     return reward_weight * reward - log_ratio
 
 
-class AmortizedTraining(lightning.LightningModule):
+class AmortisedTraining(lightning.LightningModule):
     """Training of a policy network.
 
     Args:
@@ -162,6 +142,7 @@ class AmortizedTraining(lightning.LightningModule):
         reward_weight: λ > 0.
         group: answers per prompt in a batch, as `PromptSampler` has it.
         seed: seed of the sampled answers.
+        warmup_steps: number of optimiser steps over which the learning rate rises.
 
     Raises:
         ValueError: an unknown method.
@@ -172,11 +153,12 @@ class AmortizedTraining(lightning.LightningModule):
         model: torch.nn.Module,
         method: str,
         scored: ScoredPrompts,
-        settings: AmortizedSettings,
+        settings: AmortisedSettings,
         *,
         reward_weight: float,
         group: int,
         seed: int,
+        warmup_steps: int = 10,
     ):
         super().__init__()
         if method not in METHODS:
@@ -187,7 +169,7 @@ class AmortizedTraining(lightning.LightningModule):
         self.settings = settings
         self.reward_weight = reward_weight
         self.group = group
-        self.schedule = Schedule(settings.num_steps, settings.learning_rate, settings.warmup_steps)
+        self.schedule = Schedule(settings.num_steps, settings.learning_rate, warmup_steps)
         self.generator = torch.Generator().manual_seed(seed)
         self.vocab_size = round(scored.rewards.shape[1] ** (1 / scored.length))
         self.values: Tensor = torch.full((len(scored.prompts),), torch.nan)  # PPO's critic; NaN before the first batch
@@ -226,7 +208,7 @@ class AmortizedTraining(lightning.LightningModule):
     def loss(self, batch: Batch, advantages: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
         """Compute the clipped loss at the present parameters; GRPO's has the KL penalty."""
         prompts = self.scored.prompts[batch.prompts]
-        penalized = self.method != "ppo"
+        penalised = self.method != "ppo"
         return losses.policy_loss(
             token_log_probabilities(self.model, prompts, batch.answers, self.vocab_size),
             batch.old,
@@ -236,8 +218,8 @@ class AmortizedTraining(lightning.LightningModule):
             clip_high=self.settings.clip,
             normalisation="length",
             max_length=batch.answers.shape[1],
-            reference_log_probabilities=self.scored.tokens[batch.prompts, batch.indices].float() if penalized else None,
-            kl_weight=1 / self.reward_weight if penalized else 0.0,
+            reference_log_probabilities=self.scored.tokens[batch.prompts, batch.indices].float() if penalised else None,
+            kl_weight=1 / self.reward_weight if penalised else 0.0,
         )
 
     def configure_optimizers(self) -> dict:

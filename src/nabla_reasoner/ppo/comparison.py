@@ -3,36 +3,23 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from ..config.ppo_settings import PPOSettings
 from ..decoding.nabla_reasoner import NablaReasoner
 from ..models.language_models import Policy, RewardModel
 from ..types import Messages, Problem
 from . import amortized, letter_task
 from . import exact_distributions as exact
-from .amortized import AmortizedSettings, AmortizedTraining, ScoredPrompts
+from .amortized import AmortisedTraining, ScoredPrompts
 from .exact_distributions import LogProbs, ScoredPrompt
 from .expected_flops import flop_prices
-from .letter_task import ModelSettings
 from .measurements import Measurements, Row, mean_row
-from .test_time import MethodResult, TestTimeMethods, TestTimeSettings
+from .test_time import MethodResult, TestTimeMethods
 
 Tick = Callable[[float], None]
-
-
-class ComparisonSettings(NamedTuple):
-    """Settings of configs/experiment/ppo.yaml outside its sections; the file explains them."""
-
-    length: int
-    compared: int
-    trained: list[int]
-    held_out: int
-    reward_weights: list[float]
-    main: float
-    seed: int
 
 
 def chat(prompt: str) -> Messages:
@@ -44,7 +31,6 @@ class PPOComparison:
     """The comparison: its models, prompts and rows.
 
     Args:
-        settings: checked contents of configs/experiment/ppo.yaml.
         folder: results folder; the models are written below it.
 
     Attributes:
@@ -52,11 +38,8 @@ class PPOComparison:
         engine: distance of the engine's own answers from ∇-Reasoner's exact distribution.
     """
 
-    def __init__(self, settings: dict[str, Any], folder: Path):
-        self.settings = ComparisonSettings(**{key: settings[key] for key in ComparisonSettings._fields})
-        self.models = ModelSettings(**settings["models"])
-        self.test_time = TestTimeSettings(**settings["deamortised"])
-        self.amortized = AmortizedSettings(**settings["amortised"])
+    def __init__(self, settings: PPOSettings, folder: Path):
+        self.settings = settings
         self.folder = folder
         self.rows: list[Row] = []
         self.curves: list[Row] = []
@@ -66,7 +49,7 @@ class PPOComparison:
     def make_models(self) -> None:
         """Train policy and reward model, and load them as any other model."""
         folder = self.folder / "models"
-        letter_task.train(folder, self.texts, self.models, self.settings.seed)
+        letter_task.train(folder, self.texts, self.settings.models, self.settings.seed)
         self.policy = Policy.from_pretrained(str(folder / "policy"))
         self.reward = RewardModel.from_pretrained(str(folder / "judge"), "likelihood").for_policy(self.policy)
 
@@ -76,7 +59,7 @@ class PPOComparison:
             self.policy,
             self.reward,
             self.settings.length,
-            self.test_time,
+            self.settings.deamortised,
             reward_weights=self.settings.reward_weights,
             seed=self.settings.seed,
         )
@@ -128,7 +111,7 @@ class PPOComparison:
 
     def check_engine(self) -> None:
         """Sample answers with `NablaReasoner` itself at the main λ, and compare them with its exact distribution."""
-        section = self.test_time
+        section = self.settings.deamortised
         seed = self.settings.seed
         method = NablaReasoner(
             num_iterations=section.iterations,
@@ -186,15 +169,15 @@ class PPOComparison:
             *(("ppo", main, count) for count in fewer),
         ]
 
-    def train_amortized(self, method: str, weight: float, count: int, scored: ScoredPrompts) -> None:
+    def train_amortised(self, method: str, weight: float, count: int, scored: ScoredPrompts) -> None:
         """Train one policy network and add rows of its measurements, during training and at the end."""
-        settings = self.amortized
+        settings = self.settings.amortised
         seed = self.settings.seed
         compared = self.settings.compared
         sampler = amortized.PromptSampler(
             count, prompts=settings.prompts, group=settings.group, epochs=settings.epochs, seed=seed
         )
-        module = AmortizedTraining(
+        module = AmortisedTraining(
             copy.deepcopy(self.policy.model).train().requires_grad_(True),
             method,
             scored.take(slice(count)),
@@ -230,5 +213,5 @@ class PPOComparison:
         scored = self.score_prompts()
         for method, weight, count in self.trainings():
             training = (method, weight, count, scored)
-            yield f"{method} λ={weight:g} on {count}", 8.0, lambda tick, job=training: self.train_amortized(*job)
+            yield f"{method} λ={weight:g} on {count}", 8.0, lambda tick, job=training: self.train_amortised(*job)
         yield "check", 5.0, lambda tick: self.check_engine()

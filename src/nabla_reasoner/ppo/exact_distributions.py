@@ -43,16 +43,16 @@ def token_log_probabilities(
         prompts: token ids, all of one length.
     """
     answers = every_answer(vocab_size, length)
-    beginnings = every_answer(vocab_size, length - 1) if length > 1 else answers[:1, :0]
+    prefixes = every_answer(vocab_size, length - 1) if length > 1 else answers[:1, :0]
     prompt_size = len(prompts[0])
-    opening = torch.tensor(prompts)[:, None].expand(-1, len(beginnings), -1)
-    texts = torch.cat([opening, beginnings.expand(len(prompts), -1, -1)], -1)
+    opening = torch.tensor(prompts)[:, None].expand(-1, len(prefixes), -1)
+    texts = torch.cat([opening, prefixes.expand(len(prompts), -1, -1)], -1)
     logits = model(input_ids=texts.flatten(0, 1)).logits[:, prompt_size - 1 :, :vocab_size]
     next_token = torch.log_softmax(at_least_float32(logits).double(), -1).view(
-        len(prompts), len(beginnings), length, vocab_size
+        len(prompts), len(prefixes), length, vocab_size
     )
-    beginning_of = torch.arange(len(answers)) // vocab_size  # answers that differ in the last token share one
-    return torch.stack([next_token[:, beginning_of, l, answers[:, l]] for l in range(length)], -1)
+    prefix_of = torch.arange(len(answers)) // vocab_size  # answers that differ in the last token share one
+    return torch.stack([next_token[:, prefix_of, l, answers[:, l]] for l in range(length)], -1)
 
 
 class ScoredPrompt(NamedTuple):

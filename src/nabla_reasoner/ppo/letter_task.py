@@ -13,13 +13,14 @@ import random
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from ..config.ppo_settings import PPOModelSettings
 from ..models import random_init
 from ..training import loop
 from ..training.data import Example, Mixture
@@ -126,22 +127,13 @@ def fit(
         trainer.fit(module, loader)
 
 
-class ModelSettings(NamedTuple):
-    """Section `models` of configs/experiment/ppo.yaml: the shape of both models, and their training."""
-
-    shape: dict[str, Any]
-    num_steps: int
-    learning_rate: float
-    batch: int
-
-
-def train(folder: Path, prompts: Sequence[str], settings: ModelSettings, seed: int) -> None:
+def train(folder: Path, prompts: Sequence[str], settings: PPOModelSettings, seed: int) -> None:
     """Train policy and reward model on demonstrations for `prompts`; write `folder`/policy and `folder`/judge."""
     schedule = loop.Schedule(settings.num_steps, settings.learning_rate, warmup_steps=50, weight_decay=0.0)
     count = settings.batch * settings.num_steps // 4  # each example is used about four times
     for number, (name, habits) in enumerate((("policy", HABITS), ("judge", REWARDED))):
         lightning.seed_everything(seed + number, verbose=False)
-        module = loop.LanguageModelTraining(build_model(settings.shape), schedule, END + 1)
+        module = loop.LanguageModelTraining(build_model(settings.shape.model_dump()), schedule, END + 1)
         examples = demonstrations(prompts, count, seed + number, habits)
         batches = Mixture({"letters": examples}, {"letters": settings.batch}, seed)
         fit(module, torch.utils.data.DataLoader(batches, batch_size=None), settings.num_steps)

@@ -68,7 +68,7 @@ def revision(
     Args:
         redraw: log q(·|y) of the new token at the position.
         accept: "higher" (the released rule), "always", or "metropolis".
-        confidence_threshold: positions where the policy's confidence is higher are skipped. Only the answer's beginning
+        confidence_threshold: positions where the policy's confidence is higher are skipped. Only the answer's prefix
             decides this, so a Metropolis test stays exact.
 
     Raises:
@@ -88,10 +88,10 @@ def revision(
 def changes(scored: ScoredPrompt, redraw: Float[Tensor, "answers vocab"], position: int) -> Matrix:
     """Return log q(y'|y) of another token at a position and a rollout after it; -inf elsewhere."""
     answers = scored.answers
-    beginning = torch.arange(len(answers)) // redraw.shape[1] ** (answers.shape[1] - position)
+    prefix = torch.arange(len(answers)) // redraw.shape[1] ** (answers.shape[1] - position)
     rollout = scored.tokens[:, position + 1 :].sum(-1)
-    same_beginning = beginning[:, None] == beginning
-    reachable = same_beginning & (answers[:, None, position] != answers[:, position])
+    same_prefix = prefix[:, None] == prefix
+    reachable = same_prefix & (answers[:, None, position] != answers[:, position])
     return (redraw[:, answers[:, position]] + rollout).masked_fill(~reachable, -torch.inf)
 
 

@@ -1,16 +1,16 @@
 """Distances of answer distributions from ρ* and π, as rows of ppo.csv and curves.csv."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import lightning
 import numpy as np
 import pandas as pd
 
-from .amortized import AmortizedSettings, AmortizedTraining, ScoredPrompts
+from ..config.ppo_settings import AmortisedSettings
+from .amortized import AmortisedTraining, ScoredPrompts
 from .exact_distributions import LogProbs, divergence, expected, optimum, total_variation
 
-Row = dict[str, Any]  # by column
+Row = dict[str, str | int | float | None]  # by column
 
 
 def mean_row(
@@ -51,7 +51,7 @@ class Measurements(lightning.Callback):
         batch_flops: FLOPs of one batch with all its optimiser steps.
     """
 
-    def __init__(self, sets: dict[str, ScoredPrompts], settings: AmortizedSettings, batch_flops: float):
+    def __init__(self, sets: dict[str, ScoredPrompts], settings: AmortisedSettings, batch_flops: float):
         self.sets = sets
         self.epochs = settings.epochs
         self.batch_flops = batch_flops
@@ -59,7 +59,7 @@ class Measurements(lightning.Callback):
         self.steps = {*np.geomspace(1, last, 12).round().astype(int).tolist(), last}
         self.rows: list[Row] = []
 
-    def on_train_batch_end(self, trainer, module: AmortizedTraining, outputs, batch, index: int) -> None:
+    def on_train_batch_end(self, trainer, module: AmortisedTraining, outputs, batch, index: int) -> None:
         step = index + 1
         if step not in self.steps:
             return

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..baselines.discrete_langevin import langevin_proposal
+from ..config.ppo_settings import TestTimeSettings
 from ..dto.settings import DTOSettings
 from ..engine.sampling import Sampling
 from ..models.language_models import Policy, RewardModel
@@ -38,44 +39,6 @@ class MethodResult(NamedTuple):
     flops: float
     gradient_evaluations: float = 0.0
     samples: int = 0
-
-
-class TestTimeSettings(NamedTuple):
-    """Section `deamortised` of configs/experiment/ppo.yaml.
-
-    Attributes:
-        draws: N of Best-of-N and of the weighted choice.
-        steps: ascending numbers of Metropolis steps, sweeps and noisy DTO steps at which distributions are read.
-        langevin_step: η of the token Langevin step.
-        noise_step: η of the noisy and noiseless DTO without Adam.
-        particles: number of particles of noisy DTO, whose distribution is an estimate.
-        iterations, step_size: T and η of DTO.
-        resample_temperature, resample_top_p: sampling of a token from optimised logits in the released loop.
-        confidence_threshold: gate of the released loop.
-        solved: number of answers per prompt sampled with the engine itself, as a check.
-    """
-
-    draws: list[int]
-    steps: list[int]
-    langevin_step: float
-    noise_step: float
-    particles: int
-    iterations: int
-    step_size: float
-    resample_temperature: float
-    resample_top_p: float
-    confidence_threshold: float
-    solved: int = 0
-
-    @property
-    def descent(self) -> DTOSettings:
-        """Settings of DTO."""
-        return DTOSettings(num_iterations=self.iterations, step_size=self.step_size)
-
-    @property
-    def resample(self) -> Sampling:
-        """Sampling of a token from optimised logits."""
-        return Sampling(self.resample_temperature, self.resample_top_p).check()
 
 
 class LoopVariant(NamedTuple):
@@ -112,8 +75,8 @@ class TestTimeMethods(lightning.LightningModule):
         self.reward = reward
         self.length = length
         self.settings = settings
-        self.descent = settings.descent
-        self.resample = settings.resample
+        self.descent = DTOSettings(num_iterations=settings.iterations, step_size=settings.step_size)
+        self.resample = Sampling(settings.resample_temperature, settings.resample_top_p).check()
         self.reward_weights = reward_weights
         self.seed = seed
         self.models = torch.nn.ModuleList([policy.model, reward.model])
@@ -132,7 +95,7 @@ class TestTimeMethods(lightning.LightningModule):
             *self.without_gradient(scored, weight, prices),
             *self.langevin(scored, weight, prices),
             *self.noisy(scored, weight, prices),
-            *self.optimized(scored, weight, prices),
+            *self.optimised(scored, weight, prices),
         ]
 
     def without_gradient(self, scored: ScoredPrompt, weight: float, prices: FlopPrices) -> list[MethodResult]:
@@ -207,7 +170,7 @@ class TestTimeMethods(lightning.LightningModule):
                 results.append(MethodResult(method, step, distribution, flops, evaluations, self.settings.particles))
         return results
 
-    def optimized(self, scored: ScoredPrompt, weight: float, prices: FlopPrices) -> list[MethodResult]:
+    def optimised(self, scored: ScoredPrompt, weight: float, prices: FlopPrices) -> list[MethodResult]:
         """Run DTO on whole answers, and ∇-Reasoner's loop, each with its null arm."""
         prior = scored.prior
         length = self.length
@@ -238,13 +201,13 @@ class TestTimeMethods(lightning.LightningModule):
         scored: ScoredPrompt,
         weight: float,
         prices: FlopPrices,
-        optimized: list[DescentResult],
+        optimised: list[DescentResult],
         policy_logits: Float[Tensor, "answers length vocab"],
     ) -> list[MethodResult]:
         """Run ∇-Reasoner's pass over the positions: released, without rejection or gradient, with a Metropolis test.
 
         Args:
-            optimized: DTO of one row at each position.
+            optimised: DTO of one row at each position.
         """
         last = self.settings.steps[-1]
         uncut = Sampling(1.0)  # a Metropolis test needs a positive probability of the reverse change
@@ -258,7 +221,7 @@ class TestTimeMethods(lightning.LightningModule):
         ):
             threshold = self.settings.confidence_threshold if variant.accept != "metropolis" else 1.0
             rule = {"accept": variant.accept, "reward_weight": weight, "confidence_threshold": threshold}
-            rows = [descent.logits[:, 0] for descent in optimized] if variant.gradient else policy_logits.unbind(1)
+            rows = [descent.logits[:, 0] for descent in optimised] if variant.gradient else policy_logits.unbind(1)
             redraws = [markov_chains.redraw_log_probabilities(logits, variant.sampling) for logits in rows]
             matrices = [markov_chains.revision(scored, redraw, l, **rule) for l, redraw in enumerate(redraws)]
             distribution = scored.prior
@@ -266,7 +229,7 @@ class TestTimeMethods(lightning.LightningModule):
             cost = ExpectedCost(prices, scored, threshold, gradient=variant.gradient, reverse=reverse)
             for sweep in range(1, variant.sweeps + 1):
                 for position, matrix in enumerate(matrices):
-                    cost.add(distribution, position, matrix, redraws[position], optimized[position].evaluations)
+                    cost.add(distribution, position, matrix, redraws[position], optimised[position].evaluations)
                     distribution = markov_chains.step(distribution, matrix)
                 if sweep in self.settings.steps:
                     results.append(MethodResult(variant.method, sweep, distribution, cost.flops, cost.evaluations))

@@ -13,8 +13,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..config.cell import Cell
 from ..config.fingerprint import differing
+from ..config.target_cells import AblationCell
 from ..evaluation.outcomes import Row, RunKey, correct_array, paired_keys
 from ..evaluation.statistics import LEVEL, NO_DIFFERENCE, accuracy_interval, holm, paired_difference
 from ..evaluation.stored_cells import split_suffix
@@ -123,7 +123,7 @@ class Setting(NamedTuple):
     changed: frozenset[str] = frozenset()
 
 
-def table_settings(cell: Cell) -> list[Setting]:
+def table_settings(cell: AblationCell) -> list[Setting]:
     """Return the rows of every policy and task, the default first.
 
     Args:
@@ -177,15 +177,15 @@ def table_rows(settings: Sequence[Setting], loaded: Mapping[str, Runs]) -> list[
 
 def _comparable(runs: Runs, default: Runs, cell: tuple[str, str], setting: Setting) -> SettingRuns:
     """Return a setting's runs of a policy and task; none if they differ from the default's in more than the setting."""
-    own, base = runs.get(cell, SettingRuns({}, 0)), default[cell]
-    if own.conditions not in (None, base.conditions):
+    cell_runs, base = runs.get(cell, SettingRuns({}, 0)), default[cell]
+    if cell_runs.conditions not in (None, base.conditions):
         return SettingRuns({}, 0, absent="not run: the records are not of the default's questions or models")
     if "method" in setting.changed:  # another method, as `tune` compares them
-        return own
-    others = differing(own.method, base.method, but=setting.changed)
+        return cell_runs
+    others = differing(cell_runs.method, base.method, but=setting.changed)
     if others:
         return SettingRuns({}, 0, absent=f"not run: the records differ from the default's in {', '.join(others)} too")
-    return own
+    return cell_runs
 
 
 def _joined_status(parts: Sequence[SettingRuns]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from ..evaluation.lineage import lineage
 from ..evaluation.outcomes import Outcome, Outcomes, Row, completeness, correct_array, row_outcomes
 from ..evaluation.statistics import accuracy_interval
-from .method_names import OURS, PREFIX, SELECTORS, TRAINED
+from .method_names import NABLA_REASONER, PREFIX, SELECTORS, TRAINED
 from .paper_numbers import paper_value
 
 COSTS = ("model_calls", "decode_tokens", "flops", "seconds")
@@ -23,7 +23,10 @@ COLUMNS = (
     "seconds paper_value paper_source status valid_steps training_flops break_even_outcome break_even_prefix "
     "any_of_n regret"
 ).split()
-BREAK_EVEN = {"break_even_outcome": OURS, "break_even_prefix": PREFIX}  # column, and the method it compares with
+BREAK_EVEN = {
+    "break_even_outcome": NABLA_REASONER,
+    "break_even_prefix": PREFIX,
+}  # column, and the method it compares with
 
 
 def table_rows(outcomes: Outcomes, grid: Sequence[Row], paper: Sequence[Row]) -> list[Row]:
@@ -64,13 +67,13 @@ def _break_even(row: Row, rows: Sequence[Row]) -> Row:
         return {}
     origin = lineage(row["policy"])
     start = row["policy"] if row["method"] in TRAINED else origin and origin.base
-    found = {}
+    answers = {}
     for column, method in BREAK_EVEN.items():
         cell = {"policy": start, "task": row["task"], "method": method}
         costs = [other["flops"] for other in rows if other["flops"] and cell.items() <= other.items()]
         if costs and costs[0] > row["flops"]:
-            found[column] = math.ceil(row["training_flops"] / (costs[0] - row["flops"]))
-    return found
+            answers[column] = math.ceil(row["training_flops"] / (costs[0] - row["flops"]))
+    return answers
 
 
 def _table_row(row: Row, outcomes: list[Outcome], expected: int, paper: Sequence[Row]) -> Row:
@@ -94,8 +97,8 @@ def _table_row(row: Row, outcomes: list[Outcome], expected: int, paper: Sequence
     if right and None not in right:
         result["valid_steps"] = 100 * float(np.mean(right))
     if solved and row["method"] in SELECTORS and all(outcome.samples for outcome in solved):
-        found = correct_array(keys, (any(sample.correct for sample in outcome.samples) for outcome in outcomes))
-        result["any_of_n"] = accuracy_interval(found).mean
+        any_correct = correct_array(keys, (any(sample.correct for sample in outcome.samples) for outcome in outcomes))
+        result["any_of_n"] = accuracy_interval(any_correct).mean
         result["regret"] = result["any_of_n"] - result["accuracy"]
     if solved:
         result |= {name: float(np.mean([outcome.cost[name] for outcome in solved])) for name in COSTS}

@@ -6,12 +6,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .figures import legend_below, log_ticks
-from .method_names import BEST_OF_N, MULTIPASS, OURS, PREFIX, STYLES
+from .method_names import BEST_OF_N, MULTIPASS, NABLA_REASONER, PREFIX, STYLES
 
 COST_AXES = {"model_calls": "model calls", "flops": "FLOPs", "seconds": "seconds"}
 FILES = {"figure4": "model_calls", "figure4_flops": "flops", "figure4_seconds": "seconds"}  # the paper's axis first
 CEILING, BEST_REWARD = "any_of_n", "best_reward"  # rows of ceilings, beside the methods
-BANDS = (BEST_OF_N, OURS, PREFIX)  # the compared methods; the others have an interval at the end of their curves
+BANDS = (
+    BEST_OF_N,
+    NABLA_REASONER,
+    PREFIX,
+)  # the compared methods; the others have an interval at the end of their curves
 BUDGETS = (1, 2, 4, 8, 16, 32)  # marked on a curve, with its end
 
 

@@ -1,11 +1,12 @@
 """Verdicts on the claims C1 to C10: a function for each rule in `claims`, which returns a verdict and a sentence.
 
 Policies improved by training do not count as cells of their own. Verdicts are on the paper's method: one pass, and a
-reward of the whole response. Where the prefix form was run, the sentence says what it does. If in doubt, the weaker
-verdict is used.
+reward of the whole response. Where the prefix form was run, the sentence says what it does. `Claim.rule` says when each
+verdict is given.
 """
 
 from .evidence import (
+    FLOW_CHECKS,
     NOT_RUN,
     PAPER_SAMPLES,
     Evidence,
@@ -20,9 +21,10 @@ from .evidence import (
     num_samples,
     pooled,
     postfix_shares,
+    rejection_rows,
     span,
 )
-from .method_names import BEST_OF_N, NULL_ARM, OURS, PREFIX, SEARCHES, STYLES, TRAINED
+from .method_names import BEST_OF_N, NABLA_REASONER, NULL_ARM, PREFIX, SEARCHES, STYLES, TRAINED
 
 REPRODUCED, PARTLY, NOT = "reproduced", "partly", "not reproduced"
 
@@ -92,7 +94,7 @@ def baselines(evidence: Evidence) -> tuple[str, str]:
 
 def reward_models(evidence: Evidence) -> tuple[str, str]:
     """Decide C4 from how far accuracies under different rewards are apart, for each form of the reward."""
-    text, spreads, best_two = _reward_spread(evidence, OURS)
+    text, spreads, best_two = _reward_spread(evidence, NABLA_REASONER)
     if not spreads:
         return NOT_RUN, text
     prefix = _reward_spread(evidence, PREFIX)
@@ -120,15 +122,11 @@ def _reward_spread(evidence: Evidence, method: str) -> tuple[str, list[float | i
 
 def rejected(evidence: Evidence) -> tuple[str, str]:
     """Decide C5 from the intervals of the rejection rates."""
-    rows = {
-        (*cell_of(row), row["method"]): row
-        for row in evidence.rejections
-        if row["variant"] in ("fixed", None) and row["rejected"] is not None and not improved(row["policy"])
-    }
-    cells = [key[:2] for key in rows if key[2] == OURS and (*key[:2], BEST_OF_N) in rows]
+    rows = {(*cell_of(row), row["method"]): row for row in rejection_rows(evidence) if not improved(row["policy"])}
+    cells = [key[:2] for key in rows if key[2] == NABLA_REASONER and (*key[:2], BEST_OF_N) in rows]
     if not cells:
         return NOT_RUN, "no cell with the rejections of both methods"
-    ours, best = ([rows[*cell, name] for cell in cells] for name in (OURS, BEST_OF_N))
+    ours, best = ([rows[*cell, name] for cell in cells] for name in (NABLA_REASONER, BEST_OF_N))
     null = [rows[*cell, NULL_ARM] for cell in cells if (*cell, NULL_ARM) in rows]
 
     def below(others: list[Row], prefix: str = "") -> list[bool]:
@@ -152,13 +150,13 @@ def every_budget(evidence: Evidence) -> tuple[str, str]:
     for row in evidence.budgets:
         if not improved(row["policy"]):
             curves.setdefault((*cell_of(row), row["method"]), []).append(row)
-    cells = [key[:2] for key in curves if key[2] == OURS and (*key[:2], BEST_OF_N) in curves]
+    cells = [key[:2] for key in curves if key[2] == NABLA_REASONER and (*key[:2], BEST_OF_N) in curves]
     if not cells:
         return NOT_RUN, "no cell with both curves"
 
     def beaten(cell: tuple[str, str], axis: str) -> list[bool]:
         others = [curves[*cell, name] for name in (BEST_OF_N, "self_consistency") if (*cell, name) in curves]
-        points = [row for row in curves[*cell, OURS] if row["rollouts"] >= 2]
+        points = [row for row in curves[*cell, NABLA_REASONER] if row["rollouts"] >= 2]
         return [all(above(point, other, axis) for other in others) for point in points]
 
     won = {axis: [beaten(cell, axis) for cell in cells] for axis in ("model_calls", "flops", "seconds")}
@@ -195,7 +193,7 @@ def bidirectional(evidence: Evidence) -> tuple[str, str]:
         f"{row['difference']:+.1f} ({row['difference_low']:+.1f} to {row['difference_high']:+.1f})" for row in past
     ]
     text += f"; without all that comes from later tokens accuracy changes by {', '.join(changes)} points"
-    prefix = compared(evidence.comparisons, OURS, "rollouts", PREFIX)
+    prefix = compared(evidence.comparisons, NABLA_REASONER, "rollouts", PREFIX)
     if prefix:
         text += (
             f" with a likelihood reward; reading the reward at the token itself, and nothing later, changes it by "
@@ -234,7 +232,7 @@ def confident_tokens(evidence: Evidence) -> tuple[str, str]:
 
 def sampler(evidence: Evidence) -> tuple[str, str]:
     """Decide C9 from the checks of the flow, and from ∇-Reasoner's distance to the optimal distribution ρ*."""
-    checks, failed = checked(evidence.checks, "argmin_", "velocity_", "jko_", "particles_", "long_run_", "noise_")
+    checks, failed = checked(evidence.checks, *FLOW_CHECKS)
     if not checks:
         return NOT_RUN, "no check of the flow"
     text = f"with √2 noise {len(checks) - len(failed)} of {len(checks)} checks of flow and limit pass"
@@ -245,7 +243,7 @@ def sampler(evidence: Evidence) -> tuple[str, str]:
     distances = [
         row["kl"]
         for row in evidence.ppo
-        if (row["method"], row["measured_on"], row["reward_weight"]) == (OURS, "compared", 1)
+        if (row["method"], row["measured_on"], row["reward_weight"]) == (NABLA_REASONER, "compared", 1)
     ]
     text += f"; ∇-Reasoner as run is {span(distances, '.2f')} nats from ρ*" if distances else ""
     if failed:
@@ -261,7 +259,7 @@ def affordable(evidence: Evidence) -> tuple[str, str]:
     expenses = [row for row in evidence.expenses if row["ratio"] is not None and not improved(row["policy"])]
     seconds, flops, prefix_seconds, prefix_flops = (
         [row["ratio"] for row in expenses if (row["method"], row["quantity"]) == (method, quantity)]
-        for method in (OURS, PREFIX)
+        for method in (NABLA_REASONER, PREFIX)
         for quantity in ("seconds", "flops")
     )
     gradients = [
@@ -274,7 +272,7 @@ def affordable(evidence: Evidence) -> tuple[str, str]:
     if not seconds and not gradients:
         return NOT_RUN, "neither Table 5 nor the benchmark"
     baseline, paper = best_of(map(num_samples, expenses)), best_of([PAPER_SAMPLES])
-    decisive = [row for row in expenses if (row["method"], row["quantity"]) == (OURS, "seconds")]
+    decisive = [row for row in expenses if (row["method"], row["quantity"]) == (NABLA_REASONER, "seconds")]
     decisive = [row["ratio"] for row in decisive if num_samples(row) == PAPER_SAMPLES]
     parts = []
     if seconds:

@@ -15,7 +15,7 @@ from ..evaluation.outcomes import (
     row_outcomes,
 )
 from ..evaluation.statistics import LEVEL, NO_DIFFERENCE, cut_at_cost, holm, paired_difference
-from .method_names import NABLA, base_name
+from .method_names import NABLA_METHODS, base_name
 
 MATCHED_ON = Step._fields[:-1]  # rollouts, model_calls, flops, seconds
 COMPARISON_COLUMNS = (
@@ -41,7 +41,7 @@ def comparison_rows(records: Outcomes, pools: Outcomes, grid: Sequence[Row]) -> 
     """
     rows = []
     for row in grid:
-        if base_name(row["method"]) not in NABLA:
+        if base_name(row["method"]) not in NABLA_METHODS:
             continue
         ours = row_outcomes(records, row)
         for other in grid:

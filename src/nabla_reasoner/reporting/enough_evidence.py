@@ -9,12 +9,25 @@ import yaml
 
 from ..config.compose import compose_cells
 from ..config.schema import CONFIGS
-from .evidence import NOT_RUN, PAPER_SAMPLES, Evidence, Row, Rows, best_of, compared, num_samples, pooled
-from .method_names import BEST_OF_N, NULL_ARM, OURS, SEARCHES, TRAINED
+from .evidence import (
+    FLOW_CHECKS,
+    NOT_RUN,
+    PAPER_SAMPLES,
+    Evidence,
+    Row,
+    Rows,
+    best_of,
+    cell_of,
+    compared,
+    improved,
+    num_samples,
+    pooled,
+    rejection_rows,
+)
+from .method_names import BEST_OF_N, NABLA_REASONER, NULL_ARM, SEARCHES, TRAINED
 
 TOO_LITTLE = "too little was run"
 MIN_PROBLEMS = 200  # of a task; all of a benchmark that has fewer
-FLOW_CHECKS = ("argmin_", "velocity_", "jko_", "particles_", "long_run_", "noise_")
 
 
 class Grid(NamedTuple):
@@ -52,6 +65,39 @@ class Grid(NamedTuple):
             and row["num_seeds"] >= self.seeds.get(row["method"], 1)
         }
         return len(wanted & complete), len(wanted)
+
+
+def counted(evidence: Evidence, grid: Grid) -> tuple[Evidence, dict[tuple[str, str], int]]:
+    """Leave out rows of cells beyond the grid that have too few problems for a verdict; say of which cells.
+
+    Policies improved by training are no cells of their own, and are kept.
+
+    Returns:
+        The evidence, and the most problems in a row that was left out, by policy and task.
+    """
+    wanted = {*_cells(grid), *((policy, "all") for policy in grid.policies)}  # "all": pooled over tasks
+    largest: dict[tuple[str, str], int] = {}
+    for row in itertools.chain(*evidence):
+        if _is_further(row, wanted) and row.get("num_problems") is not None:
+            largest[cell_of(row)] = max(largest.get(cell_of(row), 0), int(row["num_problems"]))
+    left_out: dict[tuple[str, str], int] = {}
+
+    def counts(row: Row) -> bool:
+        if not _is_further(row, wanted):
+            return True
+        size = row["num_problems"] if row.get("num_problems") is not None else largest.get(cell_of(row), 0)
+        if size < grid.enough(row["task"]):
+            left_out[cell_of(row)] = max(left_out.get(cell_of(row), 0), int(size))
+            return False
+        return True
+
+    kept = {name: [row for row in rows if counts(row)] for name, rows in evidence._asdict().items()}
+    return Evidence(**kept), left_out
+
+
+def _is_further(row: Row, wanted: Collection[tuple[str, str]]) -> bool:
+    """Return whether a row is of a policy and a task that are not wanted."""
+    return "policy" in row and "task" in row and cell_of(row) not in wanted and not improved(row["policy"])
 
 
 def read_grid(scale: str) -> Grid:
@@ -104,21 +150,18 @@ def lacking(claim: str, evidence: Evidence, grid: Grid) -> str:
         case "C1":
             wanted = [_Wanted(compared(evidence.comparisons, "greedy", "rollouts"))]
         case "C2":
-            wanted = [_Wanted(evidence.calls, "method", (*searches, OURS))]
+            wanted = [_Wanted(evidence.calls, "method", (*searches, NABLA_REASONER))]
             wanted += [_Wanted(_pairs(evidence, "rollouts"), "baseline", searches)]
         case "C3":
             wanted = [_Wanted(_pairs(evidence, kind), "baseline", searches) for kind in ("rollouts", "flops")]
             wanted += [_Wanted(_pairs(evidence, "rollouts"), "baseline", TRAINED, grid.trained)]
         case "C4":
-            rows = [row for row in evidence.rewards if row["method"] == OURS and row["accuracy"] is not None]
+            rows = [row for row in evidence.rewards if row["method"] == NABLA_REASONER and row["accuracy"] is not None]
             wanted = [_Wanted(rows, "reward", grid.rewards)]
         case "C5":
-            rows = [
-                row for row in evidence.rejections if row["variant"] in ("fixed", None) and row["rejected"] is not None
-            ]
-            wanted = [_Wanted(rows, "method", (BEST_OF_N, NULL_ARM, OURS))]
+            wanted = [_Wanted(rejection_rows(evidence), "method", (BEST_OF_N, NULL_ARM, NABLA_REASONER))]
         case "C6":
-            wanted = [_Wanted(evidence.budgets, "method", (BEST_OF_N, "self_consistency", OURS))]
+            wanted = [_Wanted(evidence.budgets, "method", (BEST_OF_N, "self_consistency", NABLA_REASONER))]
         case "C7":
             cells = {(row["policy"], row["task"]) for row in evidence.terms}
             measured = sum(cell in cells for cell in _cells(grid))
@@ -135,7 +178,9 @@ def lacking(claim: str, evidence: Evidence, grid: Grid) -> str:
             parts = [f"no checks {', '.join(f'{prefix}*' for prefix in absent)}"] if absent else []
             return "; ".join([*parts, *([] if evidence.ppo else ["no distance to ρ*"])])
         case "C10":
-            seconds = [row for row in evidence.expenses if (row["method"], row["quantity"]) == (OURS, "seconds")]
+            seconds = [
+                row for row in evidence.expenses if (row["method"], row["quantity"]) == (NABLA_REASONER, "seconds")
+            ]
             seconds = [row for row in seconds if row["ratio"] is not None]
             others = [num_samples(row) for row in seconds if num_samples(row) != PAPER_SAMPLES]
             wanted = [_Wanted([row for row in seconds if num_samples(row) == PAPER_SAMPLES])]
@@ -157,7 +202,7 @@ def _vocabularies() -> list[int]:
 
 
 def _pairs(evidence: Evidence, matched_on: str) -> list[Row]:
-    rows = [row for row in evidence.comparisons if row["method"] == OURS and row["matched_on"] == matched_on]
+    rows = [row for row in evidence.comparisons if row["method"] == NABLA_REASONER and row["matched_on"] == matched_on]
     return [row for row in rows if row["verdict"] != NOT_RUN]
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ..evaluation.lineage import lineage
 from ..evaluation.stored_cells import is_test
-from .method_names import OURS
+from .method_names import NABLA_REASONER
 from .tables import FileRow, read_csv, text_columns
 
 NOT_RUN = "not run"
@@ -14,6 +14,7 @@ NAMES = ("policy", "task", "method", "name", "setting")  # columns without gaps
 SWITCHES = ("True", "False")
 REPEAT = "Repeat the command that made the file."
 BROKE_OFF = "_broke_off_"  # in the name of a check that stands for a group of checks which an error ended
+FLOW_CHECKS = ("argmin_", "velocity_", "jko_", "particles_", "long_run_", "noise_")  # beginnings of their names
 PAPER_SAMPLES = 8  # N of the paper's Best-of-N
 Row = dict[str, str | float | int | None]
 Rows = Sequence[Row]
@@ -122,7 +123,7 @@ def span(values: Iterable[float | int], form: str = "+.1f") -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def compared(rows: Rows, baseline: str, matched_on: str, method: str = OURS) -> list[Row]:
+def compared(rows: Rows, baseline: str, matched_on: str, method: str = NABLA_REASONER) -> list[Row]:
     """Return the comparisons of a form of ∇-Reasoner with a baseline that were run."""
     return [
         row
@@ -154,6 +155,11 @@ def checked(rows: Rows, *prefixes: str) -> tuple[list[Row], list[Row]]:
     named = [row for row in rows if row["name"].startswith(prefixes) and BROKE_OFF not in row["name"]]
     checks = [row for row in named if not row["passed"].startswith("skipped")]
     return checks, [row for row in checks if row["passed"] != "True"]
+
+
+def rejection_rows(evidence: Evidence) -> list[Row]:
+    """Return the rejection rates of the method itself, without those of its other variants."""
+    return [row for row in evidence.rejections if row["variant"] in ("fixed", None) and row["rejected"] is not None]
 
 
 def pooled(rows: Rows, setting: str) -> list[Row]:

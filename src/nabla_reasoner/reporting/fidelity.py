@@ -1,4 +1,4 @@
-"""Fidelity of reward gradients as a table: rank correlation, top-1 agreement, slope, bias, worth, and a verdict.
+"""Fidelity of reward gradients as a table: rank correlation, top-1 agreement, slope, bias, right choices, verdict.
 
 Columns, one row per reward, policy, task, form and part of the response ("all" pools them):
 
@@ -26,7 +26,8 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Bool, Float
 
-from ..evaluation.fidelity import FORMS, Changes
+from ..dto.reward_forms import REWARD_FORMS
+from ..evaluation.fidelity import Changes
 from ..evaluation.statistics import Ratio, ratio_interval
 from .evidence import Row
 from .tables import markdown
@@ -91,7 +92,7 @@ def rank_correlation(predicted: Float[np.ndarray, " candidate"], exact: Float[np
 
 def statistics(measured: Sequence[Measured], form: str) -> Row:
     """Return the columns from `num_problems` to `fixed_second`; None where there is no position to count."""
-    number = FORMS.index(form)
+    number = REWARD_FORMS.index(form)
     pairs = [(m.changes.predicted[number], m.changes.exact[number]) for m in measured]
     row: Row = {"num_problems": len({m.problem for m in measured}), "num_positions": len(measured)}
     correlation = _mean(measured, [rank_correlation(*pair) for pair in pairs])
@@ -107,10 +108,10 @@ def statistics(measured: Sequence[Measured], form: str) -> Row:
         "bias": float((predicted - exact).mean()) if len(exact) else None,
         "exact_rms": float(np.sqrt((exact**2).mean())) if len(exact) else None,
     }
-    return row | _worth(measured, pairs)
+    return row | _right_choices(measured, pairs)
 
 
-def _worth(
+def _right_choices(
     measured: Sequence[Measured],
     pairs: Sequence[tuple[Float[np.ndarray, " candidate"], Float[np.ndarray, " candidate"]]],
 ) -> Row:
@@ -196,7 +197,7 @@ def reward_rows(names: Row, measured: dict[tuple[str, str], list[Measured]], qua
     ]
     pooled_quality = {name: _known_mean([getattr(q, name) for q in qualities]) for name in Quality._fields}
     rows = []
-    for form in FORMS:
+    for form in REWARD_FORMS:
         whole = names | {"policy": ALL, "task": ALL, "form": form, "part": ALL} | statistics(pooled, form)
         rows.append(whole | pooled_quality | {"verdict": verdict(whole)})
         blank = {**dict.fromkeys(Quality._fields), "verdict": None}
@@ -226,7 +227,7 @@ def verdict_lines(rows: Iterable[Row]) -> list[str]:
 
 
 FIDELITY_HEADER = ("reward", "form", "part", "positions", "rank correlation", "top-1, %", "slope", "bias", "RMS")
-WORTH_HEADER = (
+CHOICES_HEADER = (
     "reward",
     "form",
     "decided",
@@ -253,8 +254,8 @@ def fidelity_line(row: Row) -> list[str]:
     return [row["reward"], row["form"], row["part"], str(row["num_positions"]), correlation, *numbers]
 
 
-def worth_line(row: Row) -> list[str]:
-    """Return a row as text, for the columns of `WORTH_HEADER`."""
+def choices_line(row: Row) -> list[str]:
+    """Return a row as text, for the columns of `CHOICES_HEADER`."""
 
     def gain(name: str) -> str:
         low, high = row[f"{name}_low"], row[f"{name}_high"]
@@ -268,7 +269,7 @@ def worth_line(row: Row) -> list[str]:
 
 
 def text(rows: Sequence[Row], note: str) -> str:
-    """Return table.md: the verdicts, then fidelity and worth over all policies and tasks."""
+    """Return table.md: the verdicts, then fidelity and right choices over all policies and tasks."""
     pooled = [row for row in rows if row["policy"] == ALL]
     whole = [row for row in pooled if row["part"] == ALL]
     parts = [
@@ -276,8 +277,8 @@ def text(rows: Sequence[Row], note: str) -> str:
         f"{RULE}\n",
         "## Fidelity: predicted against exact change of the reward\n",
         markdown(FIDELITY_HEADER, [fidelity_line(row) for row in pooled]),
-        "## Worth: how often the best of the candidates is right, in %\n",
-        markdown(WORTH_HEADER, [worth_line(row) for row in whole]),
+        "## Right choices: how often the best of the candidates is right, in %\n",
+        markdown(CHOICES_HEADER, [choices_line(row) for row in whole]),
         f"{note}\n",
     ]
     return "\n".join(parts)

@@ -6,11 +6,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation.fidelity import FORMS
+from ..dto.reward_forms import REWARD_FORMS
 from .fidelity import ALL
 from .figures import BLUE, GREEN, GREY, ORANGE, PLAIN, legend_below
 
-FORM_COLOURS = dict(zip(FORMS, (BLUE, GREEN, ORANGE), strict=True))
+FORM_COLOURS = dict(zip(REWARD_FORMS, (BLUE, GREEN, ORANGE), strict=True))
 CHOICES = {"gradient": ("gradient", "o"), "exact": ("exact score", "D")}  # label and marker
 GAIN_FORM = "prefix"  # form of the right panel: the reward at the token itself
 
@@ -34,7 +34,7 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def _offsets(form: str) -> float:
-    return 0.22 * (FORMS.index(form) - 1)
+    return 0.22 * (REWARD_FORMS.index(form) - 1)
 
 
 def _reward_axis(axis: Axes, rewards: list[str]) -> None:
@@ -53,7 +53,7 @@ def _draw_correlations(axis: Axes, pooled: pd.DataFrame, rewards: list[str]) -> 
     axis.axvline(0, color=GREY, linewidth=0.8)
     axis.set_xlim(-1.05, 1.05)
     axis.set_xlabel("rank correlation of predicted and exact change")
-    axis.set_title("is the gradient faithful?", fontsize=10)
+    axis.set_title("rank correlation by form", fontsize=10)
     _reward_axis(axis, rewards)
 
 
@@ -65,13 +65,13 @@ def _draw_choices(axis: Axes, pooled: pd.DataFrame, rewards: list[str]) -> None:
         for name, (label, marker) in CHOICES.items():
             filled = colour if name == "gradient" else "white"
             axis.plot(rows[f"right_{name}"], y, marker, color=colour, markerfacecolor=filled, markersize=5)
-            if form == FORMS[0]:
+            if form == REWARD_FORMS[0]:
                 axis.plot([], [], marker, color="black", markerfacecolor=filled.replace(colour, "black"), label=label)
-    policy = pooled[pooled.form == FORMS[0]].set_index("reward").loc[rewards].right_policy
+    policy = pooled[pooled.form == REWARD_FORMS[0]].set_index("reward").loc[rewards].right_policy
     axis.plot(policy, range(len(rewards)), "|", color="black", markersize=16, label="the policy's most likely token")
     axis.set_xlim(-3, 103)
     axis.set_xlabel("right choices where candidates differ, %")
-    axis.set_title("is it worth following?", fontsize=10)
+    axis.set_title("share of right choices", fontsize=10)
     _reward_axis(axis, rewards)
     axis.set_yticklabels([])
 

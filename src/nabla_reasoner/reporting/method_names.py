@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from ..config.schema import NABLA_METHODS
+
 
 class MethodStyle(NamedTuple):
     """How a method is shown.
@@ -51,7 +53,7 @@ METHODS = tuple(STYLES)
 
 
 def base_name(method: str) -> str:
-    """Return a method's name without the settings that `record_files` adds where they differ."""
+    """Return a method's name without what `stored_cells` adds where settings differ."""
     return method.partition(" (")[0]
 
 
@@ -69,13 +71,11 @@ def label(method: str) -> str:
 
 BEST_OF_N = "best_of_n"
 NULL_ARM = "nabla_without_gradient"  # the same loop without the gradient
-OURS = "nabla_reasoner"  # one pass, as the paper's
-MULTIPASS = "nabla_reasoner_multipass"  # our extension
-PREFIX = "nabla_reasoner_prefix"  # the reward read at each token, our extension
+# One pass, as the paper's; two extensions of ours: several passes, and the reward read at each token.
+NABLA_REASONER, MULTIPASS, PREFIX = NABLA_METHODS
 PREFIX_NULL_ARM = "nabla_prefix_without_gradient"  # the same without the gradient
-NABLA = (OURS, MULTIPASS, PREFIX)
 SEARCHES = ("self_consistency", BEST_OF_N, "tree_of_thoughts", "rap", "tpo")  # sampling and search baselines
 SELECTORS = ("self_consistency", BEST_OF_N, "soft_best_of_n", "weighted_self_consistency")  # of one pool of samples
 TRAINED = ("sft", "grpo")  # greedy decoding of a policy improved by training
-ANYTIME = ("greedy", "self_consistency", BEST_OF_N, NULL_ARM, PREFIX_NULL_ARM, *NABLA)  # curves of Figure 4
-REJECTING = (BEST_OF_N, NULL_ARM, PREFIX_NULL_ARM, *NABLA)  # methods with a rejection rate in Table 3
+ANYTIME = ("greedy", "self_consistency", BEST_OF_N, NULL_ARM, PREFIX_NULL_ARM, *NABLA_METHODS)  # curves of Figure 4
+REJECTING = (BEST_OF_N, NULL_ARM, PREFIX_NULL_ARM, *NABLA_METHODS)  # methods with a rejection rate in Table 3

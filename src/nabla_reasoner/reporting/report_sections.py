@@ -8,12 +8,15 @@ from ..config.data_folder import spelled
 from ..config.targets import find, targets
 from . import accuracy_table
 from .claims import Decision
-from .enough_evidence import MIN_PROBLEMS, TOO_LITTLE, Grid
+from .enough_evidence import MIN_PROBLEMS, TOO_LITTLE, Grid, counted
 from .evidence import Evidence, Row
 from .html_report import Block, Code, Figure, Heading, Links, Markdown, Table, demoted, page_blocks
-from .method_names import OURS, PREFIX, label
+from .method_names import NABLA_REASONER, PREFIX, label
 
+TABLES = ("table2", "table3", "table4", "table5")
 FIGURES = ("figure1", "figure2", "figure3", "figure4")
+STUDIES = ("ppo", "bench", "ablations", "ablations-classifier", "fidelity")
+SECTIONS = {"table1", *TABLES, *FIGURES, "theorem", *STUDIES}  # that the report has even where nothing was run
 CAPTIONS = {
     "theorem": "Theorem 4.1: distribution of noisy particles, of the exact flow, and of descent without noise.",
     "gradients": "Properties of the gradient: Eq. 25, estimators, shares of the terms of Prop. C.1.",
@@ -55,23 +58,27 @@ class ReportInputs(NamedTuple):
 
 
 def report_blocks(inputs: ReportInputs, decisions: Sequence[Decision]) -> list[Block]:
-    """Return the report; a section whose command was not run says so."""
+    """Return the report; a section whose command was not run says so.
+
+    A target of one's own, or for a GPU, has a section once it has written a text, if its file gives a heading.
+    """
+    further = [name for name in inputs.texts if name not in SECTIONS and find(name).heading]
     return [
         Heading(1, f"∇-Reasoner, replicated: results at scale={inputs.scale}"),
         *_opening(inputs),
         Heading(2, "Claims and verdicts"),
-        *_claims(decisions, inputs.scale),
+        *_claims(decisions, inputs),
         Heading(2, "What was run"),
         _runs(inputs.summaries),
         Heading(2, find("table1").heading),
         *_table1(inputs),
         Heading(2, "Paired comparisons"),
         *_comparisons(inputs.evidence.comparisons),
-        *_results(inputs, "table2", "table3", "table4", "table5"),
+        *_results(inputs, *TABLES),
         *_figures(inputs),
         Heading(2, find("theorem").heading),
         *_theory(inputs),
-        *_results(inputs, "ppo", "bench", "ablations", "ablations-classifier", "fidelity"),
+        *_results(inputs, *STUDIES, *further),
         *page_blocks(inputs.pages["deviations"]),
         Heading(2, "Hardware, versions, commands"),
         *_circumstances(inputs.summaries),
@@ -128,9 +135,9 @@ def _commit(summary: dict[str, Any]) -> str:
     return f"{summary['commit'][:10]}{'-dirty' if summary['dirty'] else ''}" if summary.get("commit") else "unknown"
 
 
-def _claims(decisions: Sequence[Decision], scale: str) -> list[Block]:
+def _claims(decisions: Sequence[Decision], inputs: ReportInputs) -> list[Block]:
     rows = [
-        [claim.name, verdict, claim.text, evidence, scale, ", ".join(claim.targets)]
+        [claim.name, verdict, claim.text, evidence, inputs.scale, ", ".join(claim.targets)]
         for claim, verdict, evidence in decisions
     ]
     rules = "\n".join(f"- **{claim.name}.** {claim.rule}" for claim, _, _ in decisions)
@@ -139,6 +146,10 @@ def _claims(decisions: Sequence[Decision], scale: str) -> list[Block]:
         "paper's own models. ∇-Reasoner is the one-pass method; a cell is a policy and a task. A verdict needs every "
         f"cell of the scale, with {MIN_PROBLEMS} problems (or a whole benchmark); otherwise it is “{TOO_LITTLE}”."
     )
+    _, left_out = counted(inputs.evidence.of_test_problems(), inputs.grid)
+    if left_out:
+        cells = ", ".join(f"{policy} on {task} ({number})" for (policy, task), number in left_out.items())
+        note += f" Rows of further cells with fewer problems do not count: {cells}."
     columns = ["", "verdict", "claim", "evidence", "scale", "from"]
     return [Markdown(note), Table(columns, rows), Heading(3, "Rules of the verdicts"), Markdown(rules)]
 
@@ -173,7 +184,7 @@ def _comparisons(comparisons: Sequence[Row]) -> list[Block]:
     """Return both one-pass forms of ∇-Reasoner against each method, as run and at matched FLOPs."""
     pairs: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in comparisons:
-        if row["method"] in (OURS, PREFIX) and row["verdict"] != "not run":
+        if row["method"] in (NABLA_REASONER, PREFIX) and row["verdict"] != "not run":
             key = (row["method"], row["policy"], row["task"], row["baseline"])
             pairs.setdefault(key, {})[row["matched_on"]] = row
     if not pairs:

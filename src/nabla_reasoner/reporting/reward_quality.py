@@ -23,7 +23,7 @@ QUALITIES = {  # column of fidelity.csv, and its axis
 }
 FAMILIES = {  # of rewards, by the beginning of the name: label, colour (told apart by lightness too)
     "likelihood": ("likelihood of a language model", "#0072B2"),
-    "classifier": ("classifier grown from the likelihood", "#D55E00"),
+    "classifier": ("classifier built from the likelihood", "#D55E00"),
     "verifier-implicit": ("verifier, log-ratio to its start, at four steps", "#009E73"),
     "verifier": ("verifier with a score head", "#56B4E9"),
 }

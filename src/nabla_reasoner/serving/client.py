@@ -18,7 +18,7 @@ from .prompt_scores import ScoreRequest, read_scores, score_body
 
 ATTEMPTS = 6  # of one request
 PAUSE = 1.0  # seconds before the second attempt; doubled before each further one, 31 s in all
-RETRIED = {408, 425, 429}  # besides 500 and above: HTTP states that another attempt may mend
+RETRIED = {408, 425, 429}  # besides 500 and above: HTTP states that a retry may fix
 CONNECT_SECONDS = 30.0  # to open a connection; a server that is there takes it at once
 BLOCK = 65536  # bytes read at a time
 PORTS = {"http": 80, "https": 443}  # of a URL that names none
@@ -30,7 +30,7 @@ class ServerError(RuntimeError):
 
 
 class _PassingError(Exception):
-    """An HTTP state that another attempt may mend."""
+    """An HTTP state that a retry may fix."""
 
 
 class _Question(NamedTuple):
@@ -169,7 +169,7 @@ class Client:
         Raises:
             OSError: no connection, or no whole answer within the time-out.
             http.client.HTTPException: an answer that is cut off or no HTTP.
-            _PassingError: an HTTP state that another attempt may mend.
+            _PassingError: an HTTP state that a retry may fix.
             ServerError: any other HTTP state but 200.
         """
         deadline = time.monotonic() + self.timeout

@@ -102,5 +102,5 @@ def check_model(
                     f"{ours:.4f} under {policy.name}, whose own most likely token has {top:.4f}; they must agree up "
                     f"to {bound}. Serve {policy.name} in {policy.model.dtype} without quantisation."
                 )
-    found = joined(compare(completion, own) for completion, own in zip(completions, forced, strict=True))
-    return {"bound": bound, **found.summary()}
+    differences = joined(compare(completion, plain) for completion, plain in zip(completions, forced, strict=True))
+    return {"bound": bound, **differences.summary()}

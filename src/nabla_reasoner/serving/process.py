@@ -49,12 +49,12 @@ class ServerSettings(NamedTuple):
 def check_python(python: str) -> None:
     """Raise ValueError unless `python` is a Python with vLLM."""
     try:
-        found = subprocess.run([python, "-c", HAS_VLLM], capture_output=True, timeout=120, check=False)
+        check = subprocess.run([python, "-c", HAS_VLLM], capture_output=True, timeout=120, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ValueError(
             f"server_python must be the Python of an environment with vLLM; {python!r} cannot be run ({error})."
         ) from error
-    if found.returncode:
+    if check.returncode:
         raise ValueError(
             f"server_python must be the Python of an environment with vLLM; {python} has none. "
             "docs/serving.md has the commands that make one."

@@ -49,7 +49,7 @@ def read_scores(payload: bytes, request: ScoreRequest, vocab_size: int) -> Compl
     tokens, log_probs, most_likely = list(request.text[request.first :]), [], []
     for place, (token, entry) in enumerate(zip(tokens, entries[request.first :], strict=True), start=request.first):
         try:
-            values = {int(key): float(found["logprob"]) for key, found in entry.items()}
+            values = {int(key): float(scored["logprob"]) for key, scored in entry.items()}
             log_prob = values[token]
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise BadAnswerError(f"no log-probability of token {place}, or in another form than vLLM's") from error

@@ -56,20 +56,20 @@ def check_scores(client: Client, reward: RewardModel, prompts: Sequence[Sequence
     except ServerError as error:
         raise ValueError(f"a test response must be scored by the server of reward_server; {error}.") from error
     forced = _own(reward, requests)
-    for completion, own in zip(scored, forced, strict=True):
-        _check_score(client, reward, completion, own.log_probs.tolist(), bound)
-    found = joined(compare(completion, own) for completion, own in zip(scored, forced, strict=True))
-    return {"bound": bound, **found.summary()}
+    for completion, plain in zip(scored, forced, strict=True):
+        _check_score(client, reward, completion, plain.log_probs.tolist(), bound)
+    differences = joined(compare(completion, plain) for completion, plain in zip(scored, forced, strict=True))
+    return {"bound": bound, **differences.summary()}
 
 
-def _check_score(client: Client, reward: RewardModel, scored: Completion, own: list[float], bound: float) -> None:
+def _check_score(client: Client, reward: RewardModel, scored: Completion, plain: list[float], bound: float) -> None:
     """Raise ValueError if a token's log-probability differs by more than the bound, in nats."""
-    place = max(range(len(own)), key=lambda i: abs(scored.log_probs[i] - own[i]))
-    theirs, ours = scored.log_probs[place], own[place]
+    place = max(range(len(plain)), key=lambda i: abs(scored.log_probs[i] - plain[i]))
+    theirs, ours = scored.log_probs[place], plain[place]
     if abs(theirs - ours) > bound:
         raise ValueError(
             f"wrong model behind {client.url}: a test response has log-likelihood {sum(scored.log_probs):.4f} there "
-            f"and {sum(own):.4f} under {reward.name}; its token {place} has {theirs:.4f} and {ours:.4f}, which must "
+            f"and {sum(plain):.4f} under {reward.name}; its token {place} has {theirs:.4f} and {ours:.4f}, which must "
             f"agree up to {bound}. Serve {reward.name} in {reward.strong.model.dtype} without quantisation."
         )
 

@@ -7,7 +7,7 @@ COMMAND = re.compile(
     r"([\^_])(?=\s*-?\s*\\(?:[dtc]?frac|sqrt)(?![A-Za-z]))"
 )
 COUNTS = {"frac": 2, "binom": 2}  # arguments; all others take one
-# A command that takes the braces behind it; those behind \pi in \frac\pi{2} are the next argument.
+# A command that takes the braces after it; those after \pi in \frac\pi{2} are the next argument.
 WITH_BRACES = re.compile(r"\\(?:text\w*|math\w+|overline|bar|hat|vec|boldsymbol)\s*\{")
 SYMBOL = re.compile(r"-?(?:\\[A-Za-z]+|[^\W_])")
 PLAIN_ROOT = re.compile(
@@ -22,13 +22,13 @@ def with_braces(text: str) -> str:
     """
     for match in reversed(list(COMMAND.finditer(text))):  # the last one first: its braces are part of an earlier one's
         name = match[1] or match[2] or match[4] or match[5]
-        found = [*_arguments(text, match.end(), COUNTS.get(name, 1))]
-        if len(found) < COUNTS.get(name, 1) or (name == "sqrt" and re.match(r"\s*\d\d", text[match.end() :])):
+        arguments = [*_arguments(text, match.end(), COUNTS.get(name, 1))]
+        if len(arguments) < COUNTS.get(name, 1) or (name == "sqrt" and re.match(r"\s*\d\d", text[match.end() :])):
             continue
         written = name if match[5] else f"\\{name}{(match[3] or '').strip()}"
-        end = found[-1][1]
+        end = arguments[-1][1]
         times = r" \cdot " if name == "frac" and text[end - 1].isdigit() and text[end : end + 1].isdigit() else ""
-        written += "".join(f"{{{argument}}}" for argument, _ in found) + times
+        written += "".join(f"{{{argument}}}" for argument, _ in arguments) + times
         text = text[: match.start()] + written + text[end:]
     return text
 

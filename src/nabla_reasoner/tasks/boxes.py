@@ -23,7 +23,7 @@ NAME_BEFORE = re.compile(  # "x =", but neither "2x =" nor "a + x ="
 )
 LONGEST_NUMBER = 100  # characters
 BEFORE_SIGN = 40  # characters that tell a sign from a difference
-# Behind "answer" a dash is no sign, but behind "answer is" it is one.
+# After "answer" a dash is no sign, but after "answer is" it is one.
 SIGNED = re.compile(
     r"(?:\A|(?:[=:$(\[{,]|\\(?:text\{[^{}]*\}|[({[]))\s*|(?<=[A-Za-z]{2})(?<!nswer)(?<!esult)[ \t]+)[-−]\Z"
 )
@@ -72,7 +72,7 @@ def stated_box(text: str) -> str | None:
 def boxed_answer(text: str, joined: bool) -> str | None:
     r"""Return what the last box that is not empty states, "" if all boxes are empty, or None.
 
-    A sign that touches the box belongs to it, and a factor behind it: -\boxed{5}, \boxed{2}\sqrt{3}.
+    A sign that touches the box belongs to it, and a factor after it: -\boxed{5}, \boxed{2}\sqrt{3}.
 
     Args:
         text: may have several boxes.
@@ -102,15 +102,15 @@ def _different(answers: list[str]) -> list[str]:
 
 def _boxes(text: str, with_empty: bool) -> list[Box]:
     opened: list[tuple[int, int] | None] = []  # of each open brace: its box, None for other braces
-    found = []
+    answers = []
     for mark in BOX_OR_BRACE.finditer(text):
         if mark[0] == "}":
             begin = opened.pop() if opened else None
             if begin is not None and (with_empty or not BLANK.fullmatch(text, begin[0], mark.start())):
-                found.append(Box(*begin, mark.start()))
+                answers.append(Box(*begin, mark.start()))
         elif mark[0][-1] == "{" and mark[0] != r"\{":
             opened.append(None if mark[0] == "{" else (mark.end(), mark.start()))
-    return found
+    return answers
 
 
 def _content(text: str, box: Box) -> str:

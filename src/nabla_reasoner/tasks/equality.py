@@ -8,14 +8,14 @@ is the reference. The relation is symmetric.
 - Digits with a base other than ten are a notation: equal only to the same digits in the same base. 2516_8 is neither
   2516 nor 1358, because the base is what such problems ask for. An expression with such digits equals the same text.
 - Two numbers with only space between them are no number, except 2 1/3: "1 2" equals the same text only. 2(3) is a
-  product, and so is 2\frac53. A number divides what stands before it, not the factor behind: 3/4x is \frac34 x.
-- f' is not f, A^T is not A, \frac{dy}{dx} is not \frac{dx}{dy}, and f^{-1}(3) is not 1/f(3). Behind a number a prime
+  product, and so is 2\frac53. A number divides what stands before it, not the factor after: 3/4x is \frac34 x.
+- f' is not f, A^T is not A, \frac{dy}{dx} is not \frac{dx}{dy}, and f^{-1}(3) is not 1/f(3). After a number a prime
   means feet or minutes: 5'6" equals the same text only. So do dates, telephone numbers, sums with an ellipsis and
   3 \times 4 \text{ matrix}.
 - R is not r, except as the letter of a choice, where C is c.
 - x% equals x as well as x/100. Percentages equal each other by value.
 - A unit, currency or degree sign may be left out. Two that are stated must be the same; none is converted. Letters next
-  to a number are a product (2ab = 2ba) unless they are a known unit; words behind a space are a unit, unless they say
+  to a number are a product (2ab = 2ba) unless they are a known unit; words after a space are a unit, unless they say
   something about the number: "5 below zero" is not 5. Where words are left when units are taken off, as in
   5 \text{ feet } 6 \text{ inches} or 3 \text{ for } n \text{ even}, only the same text is equal.
 - A list without brackets may stand in any order and equals the set of its entries; repeated entries of lists count.

@@ -22,10 +22,10 @@ TOUCHING_WORD = re.compile(r"([：。，；！？])(?=[^\W\d_])")
 BARE_BOX = re.compile(rf"\\f?box(?:ed)?\s*({NUMBER})(?!\.?[\dA-Za-z^/_{{]|\\[A-Za-z])")
 ONLY_NUMBER = re.compile(rf"\s*[$*]*({NUMBER}(?:[eE][-+−]?\d+)?){MARKS}\.?\s*")  # the whole response
 
-# An equation the wrong way round, 5 = x: the name behind the last "=", and the number before it if it is the whole
+# An equation the wrong way round, 5 = x: the name after the last "=", and the number before it if it is the whole
 # other side.
 LINE_ENDS = rf"[ \t]*+[.,;!]?{MARKS}[ \t]*+(?:\n|$)"
-NAME_BEHIND = re.compile(rf"\s*+{MARKS}\s*+[A-Za-z](?![A-Za-z]){MARKS}(?:[ \t]+\(|[,.;]\s+[A-Za-z]{{2}}|{LINE_ENDS})")
+NAME_AFTER = re.compile(rf"\s*+{MARKS}\s*+[A-Za-z](?![A-Za-z]){MARKS}(?:[ \t]+\(|[,.;]\s+[A-Za-z]{{2}}|{LINE_ENDS})")
 NUMBER_BEFORE = re.compile(rf"(?:^|[\n:;,]|[A-Za-z]{{2}})[\s*$]*(?:\\[(\[])?\s*(?![-+−]\s)({NUMBER}){MARKS}\s*=$")
 LONGEST_SIDE = 60  # characters
 
@@ -38,7 +38,7 @@ def extract_answer(response: str, task: str, finished: bool = True) -> str | Non
 
     Generated tasks: the last `<answer>…</answer>`, else the last `\boxed{…}`, else the last `\boxed 5`, else what
     follows the last "=" or "answer is" on its line; but a number stated once, at the beginning, counts before any
-    "=", and a stated number with "because" or the like behind it before any "=" on its line.
+    "=", and a stated number with "because" or the like after it before any "=" on its line.
 
     Benchmarks: the last box in the same way, with boxes that only a comma or "and" joins to it unless all answers of
     the task are one number, else what follows the last "####" on its line if it is an answer, not a heading, and none
@@ -99,7 +99,7 @@ def _enclosed(text: str, task: str) -> str | None:
 def _number_before_name(text: str) -> str | None:
     """Return the number of "5 = x" if this is the last equation of a text, or None."""
     equals = text.rfind("=")
-    if equals < 0 or not NAME_BEHIND.match(text, equals + 1):
+    if equals < 0 or not NAME_AFTER.match(text, equals + 1):
         return None
     before = NUMBER_BEFORE.search(text[max(equals - LONGEST_SIDE, 0) : equals + 1])
     return plain_integer(before[1]).removeprefix("+") if before else None

@@ -1,4 +1,4 @@
-r"""The answer at the beginning of a text, without the talk behind it and the delimiters around it.
+r"""The answer at the beginning of a text, without the talk after it and the delimiters around it.
 
 Models that chat go on after the answer: "486 (by long multiplication)", "4, because …". Where a number stands first
 and an aside, a new clause or a new sentence follows, the number is the answer. Only tasks with integer answers also
@@ -13,7 +13,7 @@ from .notation import standard
 
 NUMBER = r"[-+−]?\s?\$?(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?![ ,]?\d)|\d+)(?:\.\d+)?"
 SIGNED = rf"(?:(?:(?i:minus|negative)\s(?=\d))?{NUMBER})"  # where an integer is asked for
-MARKS = r"(?:[*`$]|\\\)|\\\]){0,40}+"  # Markdown and mathematics delimiters behind the number
+MARKS = r"(?:[*`$]|\\\)|\\\]){0,40}+"  # Markdown and mathematics delimiters after the number
 # Words that go on with the number rather than with talk about it: "4 or 5", "4 and a half", "4 hundred".
 NOT_LIST = (
     r"(?!or\b|(?:and|to|by|plus|minus|times|over|divided\s+by)\s+(?:[-+$\d]|(?:a|one|two|half|not)\b)|"
@@ -25,16 +25,16 @@ ASIDE = (
     rf"\s+\((?=[A-Za-z]{{2}}|[aAI]\s)|\s+(?:[—–]|--)\s+{NOT_LIST}(?=[A-Za-z])|\s*[.,;:!]{MARKS}\s+{NOT_LIST}(?=[A-Za-z])|"
     rf"{REASON}"
 )
-# Up to three words behind a number, such as a unit, before talk about it begins.
+# Up to three words after a number, such as a unit, before talk about it begins.
 WORDS = rf"(?P<words>(?:[ \t]+{NOT_LIST}(?!(?:{REASON_WORDS}|is|are|equals)\b)[A-Za-z]+){{0,3}}){MARKS}"
-FORMULA = re.compile(rf"(?:\*\*)?(?:\$([^$]+)\$|\\\((.+?)\\\)){MARKS}(?:{ASIDE})")  # with chat behind it
+FORMULA = re.compile(rf"(?:\*\*)?(?:\$([^$]+)\$|\\\((.+?)\\\)){MARKS}(?:{ASIDE})")  # with chat after it
 TEXT = re.compile(r"\\text\{([^{}]*)\}")
 LONGEST_INTEGER = 300  # characters of a line in LaTeX that is read as an integer
 # What ends the line of an integer: a row of LaTeX, a check mark, an arrow or a picture, unless a number follows it.
 LINE_END = re.compile(
     r"\\\\|\\end\s*\{|(?:\\checkmark|\\(?:black)?square|[←-⇿∎─-➿⬀-⯿\U0001F000-\U0001FAFF])(?!\s*[-+−$\d])"
 )
-# Behind any answer to a benchmark's problem: a reason, or a sentence that explains.
+# After any answer to a benchmark's problem: a reason, or a sentence that explains.
 EXPLAINED = re.compile(
     r",?(?<!\s)\s++(?:because|since|and\s+the\s+(?:reason|explanation|proof)s?)\b|,\s+(?:which|as|so)\s+(?=[a-z]{2})|"
     r"(?<=[a-z])\s+\((?=(?:each|about|because|since|which|as|we|with|for|from|not)\b)|"
@@ -44,7 +44,7 @@ EXPLAINED = re.compile(
 # "**5** km" and "$5$ apples": the marks around the number, with or without the first ones.
 MARKED_NUMBER = re.compile(rf"^(?:\*\*)?({NUMBER})\*\*(?=\s+[A-Za-z])|^\$({NUMBER})\$(?=\s+{NOT_LIST}[A-Za-z])")
 CHAT = re.compile(rf"({NUMBER}(?:[eE][-+−]?\d+)?){MARKS}(?:{ASIDE}|\s+is\b)")
-# A choice such as A or (C), with talk about it behind; "A, B" is a list and "J. Smith" a name.
+# A choice such as A or (C), with talk about it after; "A, B" is a list and "J. Smith" a name.
 CHOICE = re.compile(
     rf"(\([A-Z]\)|[A-Z]){MARKS}(?:[.,;:]?{MARKS}{REASON}|(?:(?<=\))|(?<=\*))\.{MARKS}\s+(?=[A-Z][a-z])|"
     r"\.\s+(?=(?:This|The|It|That|We|So|Because|Since|Therefore|Thus|Hence|I|In|All|Option)\b))"
@@ -54,7 +54,7 @@ ROUGHLY = re.compile(
     rf"(?:,?\s*(?:approximately|about|roughly|around|nearly|{SURE}),?\s+){{1,3}}(?=[-+−$\d\\(*])", re.IGNORECASE
 )
 EXACTLY = re.compile(rf"(?:,?\s*(?:{SURE}),?\s+){{1,3}}(?=[-+−$\d*])", re.IGNORECASE)  # in generated tasks
-# Steps in brackets behind an answer: "72 (48 + 24 = 72)". A lone fraction may belong to a mixed number: "5 (6/7)".
+# Steps in brackets after an answer: "72 (48 + 24 = 72)". A lone fraction may belong to a mixed number: "5 (6/7)".
 OPERATOR = r"(?:[-+*=×÷−]|\\(?:times|cdot|div)(?![A-Za-z]))"
 STEPS = rf"\s*\$?\d[\d\s.,$%/]{{0,40}}{OPERATOR}(?:[\d\s.,$%/]|{OPERATOR}){{1,80}}"
 WORKED = re.compile(rf"(?<=[\w*$%)}}])\s+\({STEPS}\)(?=[\s.!*]*$)")
@@ -65,7 +65,7 @@ OPENED = re.compile(
     r"[*_ \t]*(?:(?P<dollars>\$\$?)|(?P<bracket>\\\[)|(?P<parenthesis>\\\()|(?P<fence>```)[a-z]*)[ \t]*\n"
 )
 CLOSES = {"bracket": "\\]", "parenthesis": "\\)", "fence": "```"}  # dollars close themselves
-BEHIND = re.compile(r"(?:[)\]]\\|[\s*`$.,;:])*+")  # delimiters behind an answer, which is read backwards
+TRAILING = re.compile(r"(?:[)\]]\\|[\s*`$.,;:])*+")  # delimiters after an answer, which is read backwards
 CLOSING = r"[)\]\"'”]?"
 CHAT_AFTER_INTEGER = re.compile(
     rf"({SIGNED}){MARKS}(?:{ASIDE}|\s+{NOT_LIST}(?=[A-Za-z])|\s*{CLOSING}[.,;:!]?{CLOSING}{MARKS}$)"
@@ -92,7 +92,7 @@ def leading_answer(text: str, task: str) -> str | None:
     chat = (CHAT_AFTER_INTEGER if integer else CHAT).match(line)
     if chat:
         line = plain_integer(chat[1]) if integer else chat[1]
-    line = line[: len(line) - BEHIND.match(line[::-1]).end()]
+    line = line[: len(line) - TRAILING.match(line[::-1]).end()]
     if line.count('"') % 2:  # the response as a whole is quoted
         line = line.removesuffix('"')
     return line or None
@@ -103,9 +103,9 @@ def _first_line(text: str) -> str:
     opened = OPENED.match(text)
     if opened:
         close = CLOSES.get(opened.lastgroup, opened["dollars"])
-        formula, closed, behind = text[opened.end() :].partition(close)
+        formula, closed, after = text[opened.end() :].partition(close)
         if closed:
-            return " ".join([*formula.split(), *behind.partition("\n")[0].split()])
+            return " ".join([*formula.split(), *after.partition("\n")[0].split()])
     return text.partition("\n")[0]
 
 
@@ -118,6 +118,6 @@ def _plain(line: str) -> str:
 
 
 def plain_integer(number: str) -> str:
-    """Return a number without separators, currency and zeros behind the point, and with a sign for "minus"."""
+    """Return a number without separators, currency and zeros after the point, and with a sign for "minus"."""
     number = re.sub(r"^(?:minus|negative)\b", "-", number, flags=re.IGNORECASE)
     return re.sub(r"[,$\s]|\.0+$", "", number).replace("−", "-")

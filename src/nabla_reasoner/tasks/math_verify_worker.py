@@ -155,7 +155,7 @@ def _may_be_constant(ratio: Any, unknowns: list) -> bool:
 def multiply_side_by_side(converter: type) -> None:
     """Make a converter of the library multiply what stands side by side.
 
-    It adds a whole number and a rational behind it, as if they were a mixed number: 2(3) became 5. Our own notation
+    It adds a whole number and a rational after it, as if they were a mixed number: 2(3) became 5. Our own notation
     has no mixed numbers left (see `products`).
     """
     from sympy import Expr, Matrix

@@ -15,7 +15,7 @@ ARGUMENT = (
     rf"\s*(?:[(\\_^{{|]|\d|(?:{FUNCTIONS}|{GREEK})(?![A-Za-z])|(?<=\s)[A-Za-z](?![A-Za-z]))"  # "tan k", not "tank"
 )
 IN_TEXT = re.compile(r"(\\text\{[^{}]*\})")
-# Bare names of functions before an argument, of both kinds behind a number, and of Greek letters but beside a word:
+# Bare names of functions before an argument, of both kinds after a number, and of Greek letters but beside a word:
 # "theta/2" and "tan theta", not "the beta version".
 BARE = [
     (re.compile(r"(?<![\\A-Za-z])log\s?(2|10)(?=\s?\()"), r"\\log_{\1}"),
@@ -32,12 +32,12 @@ BARE = [
     ),
     (re.compile(rf"(?<=\\)({FUNCTIONS}|{GREEK}|sec|cdot|times)(\s+)({GREEK})(?![A-Za-z])"), r"\1\2\\\3 "),
 ]
-SECANT, BEHIND_SECANT = r"\{\s*sec\s*\}", r"\s*(?:[(^]|\\(?!text)|[A-Za-z](?![A-Za-z]))"  # else seconds
+SECANT, AFTER_SECANT = r"\{\s*sec\s*\}", r"\s*(?:[(^]|\\(?!text)|[A-Za-z](?![A-Za-z]))"  # else seconds
 MARKED_TEXT = [
     (re.compile(rf"\\(?:text|operatorname\*?)\{{\s*({FUNCTIONS}|{GREEK})\s*\}}"), r"\\\1 "),
     (
         re.compile(
-            rf"\\operatorname\*?{SECANT}|(?<![\d}})])(?<![\d}})] )\\text{SECANT}|\\text{SECANT}(?={BEHIND_SECANT})"
+            rf"\\operatorname\*?{SECANT}|(?<![\d}})])(?<![\d}})] )\\text{SECANT}|\\text{SECANT}(?={AFTER_SECANT})"
         ),
         r"\\sec ",
     ),
@@ -45,12 +45,12 @@ MARKED_TEXT = [
 ]
 PRIME_SIGNS = re.compile(r"\^\s*(?:\{((?:\s*(?:\\prime(?![A-Za-z])|'))+)\s*\}|(\\prime(?![A-Za-z])))")
 INDEX = r"(?:_(?:(\w)|\{(\w+)\}))?"
-# A prime follows a letter or a bracket; behind a number it means feet or minutes.
+# A prime follows a letter or a bracket; after a number it means feet or minutes.
 PRIMED = re.compile(
     rf"(?<![A-Za-z\\])(?<![^A-Za-z'}})]')(?<!^')(\\?[A-Za-z]+){INDEX}('+)(?![A-Za-z]{{2}}){INDEX}|"
     r"(?:(?<=[A-Za-z]\})|(?<=\)))('+)"
 )
-CONTRACTED = re.compile(r"(?:[st]|re|ll|ve|[md])(?![A-Za-z'])")  # behind an apostrophe: Tom's, isn't, I'm
+CONTRACTED = re.compile(r"(?:[st]|re|ll|ve|[md])(?![A-Za-z'])")  # after an apostrophe: Tom's, isn't, I'm
 INVERSE = re.compile(r"(?<![\\A-Za-z])([fghFGH])\s*\^\s*\{\s*-\s*1\s*\}(?=\s*\()")  # x^{-1}(x + 1) is a product
 TRANSPOSED = re.compile(
     r"(\\end\{\w+\}\s*)?\^\s*(?:\{\s*(?:T|\\top|\\intercal|\\text\{\s*T\s*\})\s*\}|T|\\top(?![A-Za-z])|\\intercal)"

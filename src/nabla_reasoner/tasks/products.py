@@ -8,7 +8,7 @@ import re
 
 from .names import FUNCTIONS, GREEK
 
-# A fraction or what looks like one behind a whole number, which is no exponent, index or part of a decimal.
+# A fraction or what looks like one after a whole number, which is no exponent, index or part of a decimal.
 MIXED = re.compile(r"(?<![\w.^/}])(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}|(?<![\w.^/}])(\d+) (\d+)/(\d+)(?![\d.])")
 SIDE_BY_SIDE = re.compile(r"(?<![\d.^_])\d+(?:\.\d+)?\s+\.?\d")
 FACTOR = rf"[A-Za-z({{]|\\(?:sqrt|frac|pi|sec|{FUNCTIONS}|{GREEK})(?![A-Za-z])"
@@ -52,7 +52,7 @@ def with_mixed_numbers(text: str) -> str:
 
 
 def _with_quotients(text: str) -> str:
-    r"""Return a text with 3\cdot\frac{1}{4}x for 3/4x: the factor behind a number is not part of the divisor.
+    r"""Return a text with 3\cdot\frac{1}{4}x for 3/4x: the factor after a number is not part of the divisor.
 
     It is where letters are divided and no space follows: x/2y has the divisor 2y, but x/(2)y has the divisor 2.
     """

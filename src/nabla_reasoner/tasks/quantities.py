@@ -41,7 +41,7 @@ RATE = re.compile(
 )
 LONGEST_RATE = 100  # characters; one rate may stand in another
 PERIOD = r"(?=(?:second|minute|hour|day|night|week|month|year|person)\b)"
-# Words behind a percentage that say which way something changes.
+# Words after a percentage that say which way something changes.
 UP, DOWN = "increase|gain|profit|growth|rise|more|greater", "decrease|loss|discount|reduction|drop|less|fewer|off"
 SHARE = re.compile(
     rf"(.+?)\s*\\?%\s*(?:\\text\{{\s*(?:of|per|chance|probability|{UP}|{DOWN})\b[^{{}}]*\}}|"
@@ -145,7 +145,7 @@ def units_agree(first: str, second: str) -> bool:
 
 
 def _with_unit(text: str, match: re.Match[str], gap: str, power: str) -> Quantity:
-    r"""Split a value and the words behind it.
+    r"""Split a value and the words after it.
 
     Args:
         text: the answer.
@@ -176,7 +176,7 @@ def _with_unit(text: str, match: re.Match[str], gap: str, power: str) -> Quantit
 
 
 def _is_prose(value: str, phrase: str) -> bool:
-    """Return whether words behind a value are no unit, but go on with it: "of the numbers", "or more", "x"."""
+    """Return whether words after a value are no unit, but go on with it: "of the numbers", "or more", "x"."""
     counted, of, whole = phrase.partition(" of ")
     if of and _is_counted(counted.split()[-1].casefold(), rational(value) == 1):
         phrase = f"{counted} {re.sub(r'^(?:the|an?|his|her|their) ', '', whole)}"
@@ -193,7 +193,7 @@ def _is_counted(word: str, is_one: bool) -> bool:
 
 
 def _is_noun(word: str) -> bool:
-    """Return whether bare letters behind a space are a word or an abbreviation in the plural, as in "18 TVs"."""
+    """Return whether bare letters after a space are a word or an abbreviation in the plural, as in "18 TVs"."""
     return is_word(word) or word.removesuffix("s") in NOUNS or bool(re.fullmatch("[A-Z]{2,}s", word))
 
 

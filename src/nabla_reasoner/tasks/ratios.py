@@ -12,7 +12,7 @@ PARTS = re.compile(r"\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\}")  # braces tha
 
 
 def same_time(first: str, second: str) -> bool:
-    """Compare two times with a.m. or p.m. behind them, which are taken off: 6:00 is 6, and 6:30 is nothing else."""
+    """Compare two times with a.m. or p.m. after them, which are taken off: 6:00 is 6, and 6:30 is nothing else."""
     return _time(first) == _time(second)
 
 

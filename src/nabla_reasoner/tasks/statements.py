@@ -29,12 +29,12 @@ NAMED = (
     r"(?:(?:\$\$?|\\\(|\\\[)\s*+)?"
     rf"(?:\\?[A-Za-z]\w{{0,19}}(?:\([\w ,]{{1,60}}\))?{MARKS}\s*+=\s*+{MARKS}(?:\\\()?)?"
 )
-# Steps behind a stated number: "6: 12 = 6 * 2", "6 where 12 = 6 * 2"; in a ratio or a product no "=" follows there.
+# Steps after a stated number: "6: 12 = 6 * 2", "6 where 12 = 6 * 2"; in a ratio or a product no "=" follows there.
 STEPS = (
     rf",?\s+where\b|[:;]{MARKS}\s+(?=[$\\(]{{0,2}}\d[\d\s.,*×·/x+−-]{{0,80}}=)|"
     r"[ \t]+\((?=[A-Za-z]{2}|[^()\n]{1,80}=)"
 )
-# A response to a generated task that begins with the statement of a number, behind which talk follows or the line ends.
+# A response to a generated task that begins with the statement of a number, after which talk follows or the line ends.
 BEGINS_WITH_STATEMENT = re.compile(
     rf"[\s*#]*(?:(?:so|therefore|thus|hence),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?{STATEMENT.pattern}"
     rf"{NAMED}(?P<number>{SIGNED}(?:[eE][-+−]?\d+)?){MARKS}"
@@ -82,13 +82,13 @@ def _talks(response: str, match: re.Match[str], same_line: bool) -> bool:
 def first_statement(response: str, stated: int, task: str) -> str | None:
     """Return the number that a response states at its beginning, if it states no other later; else None.
 
-    An "=" behind it belongs to the reasons: "The answer is 6, since 12 = 2 * 6". In "The answer is 12 + 30 = 42" no
+    An "=" after it belongs to the reasons: "The answer is 6, since 12 = 2 * 6". In "The answer is 12 + 30 = 42" no
     talk follows the number.
 
     Args:
         response: text of the response.
         stated: where the last stated answer begins, or -1.
-        task: where an integer is asked for, words behind the number are dropped.
+        task: where an integer is asked for, words after the number are dropped.
     """
     begins = BEGINS_WITH_STATEMENT.match(response) if stated >= 0 else None
     if begins is not None and stated > begins.start("number"):

@@ -1,6 +1,6 @@
 """Worked solutions of the generated tasks, on which the tiny policies and reward models are trained.
 
-A problem has one canonical solution. The beginning of a response is therefore correct exactly if it is a prefix of that
+A problem has one canonical solution. A prefix of a response is therefore correct exactly if it is a prefix of that
 text, which gives process labels for the reward model without any search.
 """
 

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-SEEN = 1 / 3  # largest ratio of noise floor to distance at which a difference counts as seen
+DETECTED = 1 / 3  # largest ratio of noise floor to distance at which a difference counts as detected
 
 
 class Check(NamedTuple):
@@ -37,12 +37,12 @@ class Point(NamedTuple):
     floor: float = math.nan
 
 
-def seen(name: str, distance: float, floor: float) -> Check:
+def difference_detected(name: str, distance: float, floor: float) -> Check:
     """Return a row that passes if the distance is at least three noise floors.
 
     Its value is floor / distance, so that "passes if value <= tolerance" holds for these rows too.
     """
-    return Check(f"{name}_seen", floor / distance if distance > 0 else math.inf, SEEN, floor)
+    return Check(f"{name}_seen", floor / distance if distance > 0 else math.inf, DETECTED, floor)
 
 
 def describe(row: Check) -> str:

@@ -2,8 +2,6 @@
 
 import math
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtyping import Float
@@ -11,39 +9,15 @@ from torch import Tensor
 
 from ..config import build
 from ..config.data_folder import locate
+from ..config.theorem_settings import EstimatorSettings
 from ..models import random_init
 from ..models.language_models import Policy, RewardModel
 from ..models.tokenizers import load_tokenizer
 from ..types import Messages
 from . import estimators as samples
-from .check import Check, Point, seen
+from .check import Check, Point, difference_detected
 from .estimators import Estimator, Pairs
 from .gradient_checks import ROUNDING, cells
-
-
-@dataclass(frozen=True)
-class EstimatorSettings:
-    """Section `estimators` of configs/experiment/theorem.yaml.
-
-    Attributes:
-        models: seeds of random models, or POLICY/REWARD of shipped ones.
-        candidates: number of tokens at each position.
-        temperatures: values of τ of Gumbel-softmax.
-        samples: number of Gumbel samples.
-        reward_weight: λ; ν is 1.
-    """
-
-    models: Sequence[int | str]
-    candidates: int
-    temperatures: Sequence[float]
-    samples: int
-    reward_weight: float
-    seed: int
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """λ and ν as keywords."""
-        return {"reward_weight": self.reward_weight, "nll_weight": 1.0}
 
 
 def random_models(folder: str, seed: int) -> tuple[Policy, RewardModel]:
@@ -66,7 +40,7 @@ def random_models(folder: str, seed: int) -> tuple[Policy, RewardModel]:
     return policy, RewardModel.from_pretrained(paths[1], kind="classifier", dtype="float64")
 
 
-def estimators(question: str, prefix: str, settings: EstimatorSettings) -> tuple[list[Check], list[Point]]:
+def estimators(question: str, prefix: str, settings: EstimatorSettings, seed: int) -> tuple[list[Check], list[Point]]:
     """Measure bias and spread of gradient estimators against the true gradient of E_{y~softmax(z)}[L(y)].
 
     Everything about a two-token text with few candidates is enumerated, except Gumbel noise. Bias and spread are
@@ -86,22 +60,27 @@ def estimators(question: str, prefix: str, settings: EstimatorSettings) -> tuple
                 label = name.replace("/", "_with_")
                 _, cell = next(cells(*name.split("/"), ["products"]))
                 policy, reward = build.load_models(cell.changed(dtype="float64", threads=None))
-            found, measured = model_checks(label, policy, reward, messages, prefix, settings)
-            checks, points = checks + found, points + measured
+            rows, measured = model_checks(label, policy, reward, messages, prefix, settings, seed)
+            checks, points = checks + rows, points + measured
     return checks, points
 
 
 def model_checks(
-    label: str, policy: Policy, reward: RewardModel, messages: Messages, prefix: str, settings: EstimatorSettings
+    label: str,
+    policy: Policy,
+    reward: RewardModel,
+    messages: Messages,
+    prefix: str,
+    settings: EstimatorSettings,
+    seed: int,
 ) -> tuple[list[Check], list[Point]]:
     """Check the estimators on one policy and reward model."""
     prefix_ids = policy.tokenizer.encode(prefix, add_special_tokens=False)
-    pairs = samples.enumerate_pairs(
-        policy, reward, messages, prefix_ids, candidates=settings.candidates, **settings.weights
-    )
+    weights = {"reward_weight": settings.reward_weight, "nll_weight": 1.0}
+    pairs = samples.enumerate_pairs(policy, reward, messages, prefix_ids, candidates=settings.candidates, **weights)
     probabilities, truth = samples.pair_probabilities(pairs.logits), samples.true_gradient(pairs)
     estimates = samples.straight_through_estimates(pairs)
-    by_autograd, losses = samples.autograd_estimates(policy, reward, pairs, **settings.weights)
+    by_autograd, losses = samples.autograd_estimates(policy, reward, pairs, **weights)
     measured = {
         "STE, sampled": samples.enumerated(estimates, probabilities),
         "STE, argmax": Estimator(estimates[0, 0], 0.0),
@@ -110,7 +89,7 @@ def model_checks(
     variations = []
     for temperature in settings.temperatures:
         estimator, variation = samples.gumbel_estimator(
-            pairs, temperature=temperature, samples=settings.samples, seed=settings.seed
+            pairs, temperature=temperature, samples=settings.samples, seed=seed
         )
         measured[f"Gumbel STE, τ = {temperature:g}"] = estimator
         variations.append(variation)
@@ -121,14 +100,14 @@ def model_checks(
         points.append(Point("bias", f"{label}: {name}", math.nan, bias[name], estimator.error / size))
         points.append(Point("spread", f"{label}: {name}", math.nan, math.sqrt(estimator.variance) / size))
     rounding = _relative_error(estimates, by_autograd)
-    expected = samples.sampling_variation(probabilities, settings.samples, seed=settings.seed)
+    expected = samples.sampling_variation(probabilities, settings.samples, seed=seed)
     return [
         Check(f"ste_losses_are_the_objective__{label}", _relative_error(pairs.losses, losses), ROUNDING),
         Check(f"ste_by_eq25_is_autograd__{label}", rounding, ROUNDING),
         Check(f"ste_reinforce_is_unbiased__{label}", bias["REINFORCE"], ROUNDING),
         Check(f"ste_is_unbiased_where_L_is_linear__{label}", _bias_on_linear_loss(pairs, probabilities), ROUNDING),
         Check(f"ste_gumbel_draws_follow_softmax__{label}", max(variations), expected.high, expected.mean),
-        seen(f"ste_bias__{label}", bias["STE, sampled"], max(rounding, bias["REINFORCE"], 1e-15)),
+        difference_detected(f"ste_bias__{label}", bias["STE, sampled"], max(rounding, bias["REINFORCE"], 1e-15)),
     ], points
 
 

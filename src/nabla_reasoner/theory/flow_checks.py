@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from . import fokker_planck, landscapes, particles
-from .check import Check, seen
+from .check import Check, difference_detected
 from .landscapes import FlowProblem, Points
 from .particles import Runs, total_variation
 
@@ -179,4 +179,4 @@ def without_noise(problem: FlowProblem, runs: Runs, *, noise: float, time: float
         floor = float(np.abs(shares[0] - shares[1]).max())
         checks.append(Check("without_noise_minima_have_pi_basin_mass", error, tolerance, floor))
     measured = sample_distance(ends, problem, problem.bin_masses(problem.optimum))
-    return [*checks, seen("without_noise_is_not_rho_star", measured.distance, measured.floor)], ends[0]
+    return [*checks, difference_detected("without_noise_is_not_rho_star", measured.distance, measured.floor)], ends[0]

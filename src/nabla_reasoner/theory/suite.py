@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..config.theorem_settings import CHECKS
 from . import barrier_checks, estimator_checks, flow_checks, fokker_planck, gradient_checks, particles
-from .check import Check, Point, seen
-from .context import ConvergenceSettings, Findings, NoiseSettings, Space, TheoryContext, WithoutNoiseSettings, named
+from .check import Check, Point, difference_detected
+from .context import Findings, Space, TheoryContext, named
 from .flow_checks import SampleDistance
 
 SQRT2 = math.sqrt(2)
@@ -39,28 +40,27 @@ def _text_map(context: TheoryContext) -> list[Point]:
 
 
 def argmin(context: TheoryContext) -> Findings:
-    """Check (a): the closed form ρ* is the minimiser of L_PPO."""
+    """Check that the closed form ρ* is the minimiser of L_PPO."""
     checks = []
     for space in context.spaces():
-        problem = replace(space.problem, cells=space.argmin_cells)
+        problem = replace(space.problem, cells=space.settings.argmin_cells)
         check = flow_checks.minimiser(problem, claimed_reward_weight=problem.reward_weight)
         checks.append(named(check, space.name))
     return Findings(checks)
 
 
 def velocity(context: TheoryContext) -> Findings:
-    """Check (f): the flow's velocity is DTO's drift less ∇log ρ."""
-    return Findings(
-        [
-            named(flow_checks.velocity(space.problem, width=space.probe_width, entropy_weight=1.0), space.name)
-            for space in context.spaces()
-        ]
-    )
+    """Check that the flow's velocity is DTO's drift less ∇log ρ."""
+    checks = []
+    for space in context.spaces():
+        check = flow_checks.velocity(space.problem, width=space.settings.probe_width, entropy_weight=1.0)
+        checks.append(named(check, space.name))
+    return Findings(checks)
 
 
 def jko(context: TheoryContext) -> Findings:
-    """Check (b): JKO steps on L_PPO, the flow's definition, give the Fokker-Planck equation's solution."""
-    check = flow_checks.jko(context.space("line").problem, jko_kl_weight=1.0, **context.settings["jko"])
+    """Check that JKO steps on L_PPO, the flow's definition, give the Fokker-Planck equation's solution."""
+    check = flow_checks.jko(context.space("line").problem, jko_kl_weight=1.0, **context.settings.jko.model_dump())
     return Findings([named(check, "line")])
 
 
@@ -70,12 +70,13 @@ def _follows(name: str, measured: SampleDistance) -> Check:
 
 
 def finite_times(context: TheoryContext) -> Findings:
-    """Check (b): noisy DTO from π is distributed as the flow at several times, when ρ* is still far away."""
+    """Check that noisy DTO from π is distributed as the flow at several times, when ρ* is still far away."""
     checks, points = [], []
     for number, space in enumerate(context.spaces()):
-        runs = context.runs(space.particles, space.step, 2, number)
-        from_flow, from_limit = flow_checks.noisy_descent(space.problem, runs, noise=SQRT2, times=space.times)
-        for time, flow, limit in zip(space.times, from_flow, from_limit, strict=True):
+        times = space.settings.times
+        runs = context.runs(space.settings.particles, space.settings.step, 2, number)
+        from_flow, from_limit = flow_checks.noisy_descent(space.problem, runs, noise=SQRT2, times=times)
+        for time, flow, limit in zip(times, from_flow, from_limit, strict=True):
             checks.append(_follows(f"particles_follow_flow__{space.name}_t{time:g}", flow))
             points.append(Point("from_flow", space.name, time, flow.distance, flow.floor))
             points.append(Point("from_limit", space.name, time, limit.distance, limit.floor))
@@ -84,36 +85,38 @@ def finite_times(context: TheoryContext) -> Findings:
 
 def _euler(context: TheoryContext, space: Space, step: float, times: list[float], *stream: int) -> list[SampleDistance]:
     """Return the distances of noisy DTO from ρ*."""
-    runs = context.runs(space.limit_particles, step, *stream)
+    runs = context.runs(space.settings.limit_particles, step, *stream)
     return flow_checks.noisy_descent(space.problem, runs, noise=SQRT2, times=times)[1]
 
 
 def _mala(context: TheoryContext, space: Space, step: float, times: list[float], *stream: int) -> list[SampleDistance]:
     """Return the distances of MALA from ρ*."""
-    return flow_checks.mala(space.problem, context.runs(space.limit_particles, step, *stream), times=times)
+    return flow_checks.mala(space.problem, context.runs(space.settings.limit_particles, step, *stream), times=times)
 
 
 def long_run(context: TheoryContext) -> Findings:
-    """Check (c): the distribution tends to ρ*; MALA and the flow tell a coarse step's bias from slow mixing."""
+    """Check that the distribution tends to ρ*; MALA and the flow tell a coarse step's bias from slow mixing."""
     checks, points = [], []
     for number, space in enumerate(context.spaces()):
-        name, end = space.name, space.limit_time
+        name, settings = space.name, space.settings
+        end = settings.limit_time
         times = [end * share for share in (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)]
-        series = {"MALA": _mala(context, space, space.exact_step, times, 3, number)}
-        if space.limit_step:
-            series["Euler"] = _euler(context, space, space.limit_step, times, 4, number)
+        series = {"MALA": _mala(context, space, settings.exact_step, times, 3, number)}
+        if settings.limit_step:
+            series["Euler"] = _euler(context, space, settings.limit_step, times, 4, number)
         for sampler, distances in series.items():
             checks.append(_follows(f"long_run_is_rho_star_{sampler}__{name}", distances[-1]))
             points += [
                 Point("mixing", f"{name}: {sampler}", time, measured.distance, measured.floor)
                 for time, measured in zip(times, distances, strict=True)
             ]
-        (coarse,) = _euler(context, space, space.coarse_step, [end], 5, number)
-        checks.append(seen(f"coarse_step_biases_Euler__{name}", coarse.distance, coarse.floor))
+        (coarse,) = _euler(context, space, settings.coarse_step, [end], 5, number)
+        checks.append(difference_detected(f"coarse_step_biases_Euler__{name}", coarse.distance, coarse.floor))
         # 1.5 times the time makes up for the proposals that MALA rejects at that step
-        (exact,) = _mala(context, space, space.coarse_step, [1.5 * end], 6, number)
+        (exact,) = _mala(context, space, settings.coarse_step, [1.5 * end], 6, number)
         checks.append(_follows(f"coarse_step_does_not_bias_MALA__{name}", exact))
-        slow_checks, flow_points = _slow_mixing(space, times, context.runs(space.particles, space.step, 7, number))
+        runs = context.runs(settings.particles, settings.step, 7, number)
+        slow_checks, flow_points = _slow_mixing(space, times, runs)
         checks, points = checks + slow_checks, points + flow_points
     return Findings(checks, points)
 
@@ -125,7 +128,7 @@ def _slow_mixing(space: Space, times: list[float], runs: particles.Runs) -> tupl
         The checks, and the flow's distance from ρ* at `times`.
     """
     problem = space.problem
-    short = space.times[-1]
+    short = space.settings.times[-1]
     stops = sorted([short, *times])
     masses = fokker_planck.evolve(fokker_planck.flow(problem), problem.prior, stops)
     limit = problem.bin_masses(problem.optimum)
@@ -137,17 +140,17 @@ def _slow_mixing(space: Space, times: list[float], runs: particles.Runs) -> tupl
     gap = abs(early.distance - distances[short])
     checks = [
         Check(f"early_MALA_is_as_far_from_rho_star_as_flow__{space.name}", gap, early.floor, early.floor),
-        seen(f"early_MALA_is_not_rho_star__{space.name}", early.distance, early.floor),
+        difference_detected(f"early_MALA_is_not_rho_star__{space.name}", early.distance, early.floor),
     ]
     return checks, [Point("mixing", f"{space.name}: flow", time, distances[time]) for time in times]
 
 
 def without_noise(context: TheoryContext) -> Findings:
-    """Check (d): DTO without noise ends in local minima of L, which is not ρ*.
+    """Check that DTO without noise ends in local minima of L, which is not ρ*.
 
     The text is left out: its minima lie in corners, where the walls hold the particles and ∇L is not 0.
     """
-    settings = WithoutNoiseSettings(**context.settings["without_noise"])
+    settings = context.settings.without_noise
     checks, points = [], []
     for number, name in enumerate(("line", "plane")):
         runs = context.runs(settings.particles, settings.step, 8, number)
@@ -162,9 +165,10 @@ def without_noise(context: TheoryContext) -> Findings:
 def _densities(space: Space) -> list[Point]:
     """Tabulate π, ρ* and the flow at the space's times, for the figure."""
     problem = space.problem
-    evolved = fokker_planck.evolve(fokker_planck.flow(problem), problem.prior, space.times)
+    times = space.settings.times
+    evolved = fokker_planck.evolve(fokker_planck.flow(problem), problem.prior, times)
     densities = {"π": problem.prior, "ρ*": problem.optimum}
-    densities |= {f"t = {time:g}": masses for time, masses in zip(space.times, evolved, strict=True)}
+    densities |= {f"t = {time:g}": masses for time, masses in zip(times, evolved, strict=True)}
     every = slice(None, None, max(1, problem.cells // 100))
     return [
         Point("density", name, x, mass / problem.grid.widths[0])
@@ -174,8 +178,8 @@ def _densities(space: Space) -> list[Point]:
 
 
 def noise(context: TheoryContext) -> Findings:
-    """Check (e): with KL weight β the noise must be √(2β); other amounts are detected."""
-    settings = NoiseSettings(**context.settings["noise"])
+    """Check that with KL weight β the noise must be √(2β); other amounts are detected."""
+    settings = context.settings.noise
     line = context.space("line").problem
     checks, points = [], []
 
@@ -193,7 +197,7 @@ def noise(context: TheoryContext) -> Findings:
             if not np.isclose(amount, tried, rtol=0.01).any():  # at β = 1, √β is 1 again
                 tried.append(amount)
                 other = distance(number, beta, amount, settings.particles)
-                checks.append(seen(f"noise_{name}_is_wrong__beta{beta:g}", other.distance, other.floor))
+                checks.append(difference_detected(f"noise_{name}_is_wrong__beta{beta:g}", other.distance, other.floor))
         for factor in settings.factors:
             scanned = distance(number, beta, factor * right, settings.scan_particles)
             points.append(Point("noise", f"β = {beta:g}", factor, scanned.distance, scanned.floor))
@@ -201,8 +205,8 @@ def noise(context: TheoryContext) -> Findings:
 
 
 def convergence(context: TheoryContext) -> Findings:
-    """Check (g): the time to reach ρ* grows with the distance between modes as predicted."""
-    settings = ConvergenceSettings(**context.settings["convergence"])
+    """Check that the time to reach ρ* grows with the distance between modes as predicted."""
+    settings = context.settings.convergence
     escapes = [
         barrier_checks.escape(
             separation,
@@ -227,12 +231,12 @@ def convergence(context: TheoryContext) -> Findings:
 
 def prop_c1(context: TheoryContext) -> Findings:
     """Check Prop. C.1 on every shipped policy and reward model, and on SmolLM2 where it is installed."""
-    section = context.settings["prop_c1"]
+    settings = context.settings.prop_c1
     checks, terms = [], []
-    for policy, reward in (pair.split("/") for pair in section["models"]):
-        tasks = section["tasks"]["smollm2" if policy == "smollm2" else "tiny"]
+    for policy, reward in (pair.split("/") for pair in settings.models):
+        tasks = settings.tasks.smollm2 if policy == "smollm2" else settings.tasks.tiny
         rows, row_terms = gradient_checks.decompositions(
-            policy, reward, tasks, count=section["problems"], seed=context.seed
+            policy, reward, tasks, count=settings.problems, seed=context.seed
         )
         checks, terms = checks + rows, terms + row_terms
     return Findings(checks, [], terms)
@@ -240,14 +244,13 @@ def prop_c1(context: TheoryContext) -> Findings:
 
 def eq25(context: TheoryContext) -> Findings:
     """Check Eq. 25, and locate the rows for which its gradient is large."""
-    return Findings(*gradient_checks.equation_25(**context.settings["eq25"], seed=context.seed))
+    return Findings(*gradient_checks.equation_25(**context.settings.eq25.model_dump(), seed=context.seed))
 
 
 def estimators(context: TheoryContext) -> Findings:
     """Measure bias and spread of the straight-through estimator and of Gumbel-softmax."""
-    text = context.settings["text"]
-    settings = estimator_checks.EstimatorSettings(**context.settings["estimators"], seed=context.seed)
-    return Findings(*estimator_checks.estimators(text["question"], text["prefix"], settings))
+    text, settings = context.settings.text, context.settings.estimators
+    return Findings(*estimator_checks.estimators(text.question, text.prefix, settings, context.seed))
 
 
 class Group(NamedTuple):
@@ -257,17 +260,18 @@ class Group(NamedTuple):
     weight: float
 
 
-GROUPS = {
-    "surrogate": Group(surrogate, 10),
-    "argmin": Group(argmin, 4),
-    "velocity": Group(velocity, 1),
-    "jko": Group(jko, 1),
-    "finite_times": Group(finite_times, 14),
-    "long_run": Group(long_run, 70),
-    "without_noise": Group(without_noise, 3),
-    "noise": Group(noise, 20),
-    "convergence": Group(convergence, 4),
-    "prop_c1": Group(prop_c1, 11),
-    "eq25": Group(eq25, 5),
-    "estimators": Group(estimators, 5),
-}
+_GROUPS = (
+    Group(surrogate, 10),
+    Group(argmin, 4),
+    Group(velocity, 1),
+    Group(jko, 1),
+    Group(finite_times, 14),
+    Group(long_run, 70),
+    Group(without_noise, 3),
+    Group(noise, 20),
+    Group(convergence, 4),
+    Group(prop_c1, 11),
+    Group(eq25, 5),
+    Group(estimators, 5),
+)
+GROUPS = dict(zip(CHECKS, _GROUPS, strict=True))

@@ -28,7 +28,7 @@ QUERY = 8.0  # constant queries and the keys that match them
 
 
 class HiddenLayout(NamedTuple):
-    """Dimensions of the grown model's hidden state.
+    """Dimensions of the enlarged model's hidden state.
 
     Attributes:
         prediction: width of the language model, whose hidden state fills the first dimensions.
@@ -54,7 +54,7 @@ class ActivationScales(NamedTuple):
         code: size of a code in its one dimension.
         hidden: language model's last hidden state, before its final norm.
         prediction: the same after the final norm.
-        total: grown model's hidden state after the comparing layer's attention.
+        total: enlarged model's hidden state after the comparing layer's attention.
         ratio: factor on a norm's weights that makes up for the extra dimensions, most of them zero.
     """
 
@@ -110,7 +110,7 @@ def hidden_layout(source: torch.nn.Module, target: torch.nn.Module, alphabet: Se
     needed = narrow + max(len(alphabet) + 4, target.layers[0].self_attn.head_dim)
     if wide < needed or len(target.layers) < depth + 2:
         raise ValueError(
-            f"a classifier grown from {depth} layers of width {narrow} with {len(alphabet)} tokens to tell apart must "
+            f"a classifier built from {depth} layers of width {narrow} with {len(alphabet)} tokens to tell apart must "
             f"have >= {depth + 2} layers and width >= {needed}; got {len(target.layers)} and {wide}. Make it larger."
         )
     first = narrow + len(alphabet)

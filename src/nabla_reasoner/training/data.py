@@ -66,12 +66,9 @@ def chat_example(
     return Example(problem.task, chat_ids(tokenizer, problem.messages), response_ids, labels)
 
 
-def solution_examples(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[Example]:
-    """Return the worked solutions of the problems as examples."""
-    return [
-        chat_example(tokenizer, problem, solution_ids(tokenizer, problem, tokenizer.eos_token_id))
-        for problem in problems
-    ]
+def solution_examples(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], eos_id: int) -> list[Example]:
+    """Return the worked solutions of the problems as examples, with the end-of-turn token `eos_id` appended."""
+    return [chat_example(tokenizer, problem, solution_ids(tokenizer, problem, eos_id)) for problem in problems]
 
 
 def pad(examples: Sequence[Example]) -> list[Padded]:

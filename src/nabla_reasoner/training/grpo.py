@@ -121,7 +121,11 @@ class GroupRelativeTraining(PolicyTraining):
         self.register_buffer("has_positive_reward", torch.tensor(False))
 
     def loss(self, batch: list[Problem]) -> Float[Tensor, ""]:
-        """Return the loss of one update; every `updates_per_batch`-th one samples new responses first."""
+        """Return the loss of one update; every `updates_per_batch`-th one samples new responses first.
+
+        The model is in eval mode throughout: with dropout the ratios of probabilities would hold its noise.
+        """
+        self.model.eval()
         if self.global_step % self.sampling.updates_per_batch == 0 or self.responses is None:
             self.responses = self.sample_responses(batch)
         return self.update_loss(self.responses)

@@ -200,10 +200,9 @@ def fit(
     identity = {**identity, "weights": weights_digest(module.model), "data": data_digest(data.pools)}
     module.hparams.update(identity)  # Lightning writes them into every checkpoint
     checkpoint = _checkpoint(folder, name)
-    resumes = checkpoint.is_file()
-    saved = _checked(checkpoint, identity) if resumes else {"global_step": 0}
-    if not resumes:  # the log of an earlier training would be read as this one's
-        shutil.rmtree(Path(folder, "log"), ignore_errors=True)
+    saved = _state_to_resume(checkpoint, folder, identity)
+    resumes = saved is not None
+    saved = saved or {"global_step": 0}
     data.first_batch = saved["global_step"]
     best = BestWeights() if validation is not None else None
     loader = torch.utils.data.DataLoader(data, batch_size=None)
@@ -228,9 +227,17 @@ def fit(
             trainer.validate(module, validation_loader, verbose=False)
         trainer.fit(module, loader, validation_loader, ckpt_path=checkpoint if resumes else None)
     if best is None:
-        return FitResult(module.schedule.num_steps, None, module.schedule.num_steps)
+        return FitResult(trainer.global_step, None, trainer.global_step)
     module.load_state_dict(best.weights)
     return FitResult(best.step, best.accuracy, trainer.global_step)
+
+
+def _state_to_resume(checkpoint: Path, folder: str, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the state in a checkpoint, checked; without one clear the log, which would be read as this training's."""
+    if checkpoint.is_file():
+        return _checked(checkpoint, identity)
+    shutil.rmtree(Path(folder, "log"), ignore_errors=True)
+    return None
 
 
 def discard_checkpoint(folder: str, name: str) -> None:

@@ -33,7 +33,7 @@ class Stages:
         except (ValueError, AttributeError):
             print(f"{path} is damaged; all stages run again.")
 
-    def should_run(self, name: str, settings: Any) -> bool:
+    def should_run(self, name: str, settings: object) -> bool:
         """Return whether a stage is still to be run, and print its title."""
         if not self.ran and self.finished.get(name) == self._digest(settings):
             print(f"{name}: finished before the interruption", flush=True)
@@ -42,7 +42,7 @@ class Stages:
         self.ran.append(name)
         return True
 
-    def note_finished(self, name: str, settings: Any) -> None:
+    def note_finished(self, name: str, settings: object) -> None:
         """Write down that a stage is finished."""
         self.finished[name] = self._digest(settings)
         self._write()
@@ -70,5 +70,5 @@ class Stages:
         temporary.write_text(json.dumps(self.finished) + "\n", encoding="utf-8")
         os.replace(temporary, self.path)
 
-    def _digest(self, settings: Any) -> str:
+    def _digest(self, settings: object) -> str:
         return hashlib.sha256(json.dumps([self.shared, settings], sort_keys=True).encode()).hexdigest()

@@ -3,7 +3,7 @@
 A policy: greedy accuracy, accuracy of one sample, and of any of 8. A reward, for each policy and task: Best-of-8, share
 of the gap between one sample and any of 8 that it closes, AUC and calibration on the policy's own samples, and how
 often the worked solution outranks answers to other problems (far-away answers). The token AUC is that of the rewards
-of the responses' beginnings, at every token, against the verdict on the whole response.
+of the responses' prefixes, at every token, against the verdict on the whole response.
 """
 
 import csv

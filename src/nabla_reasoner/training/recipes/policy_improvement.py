@@ -79,18 +79,7 @@ def train_policy(
         ValueError: an unknown method or precision, `frozen_dtype` without an adapter, checkpoints within a batch's
             updates, a policy with another tokenizer, or one that `load_whole` or `PolicyTraining` refuses.
     """
-    if recipe.method not in ("sft", "grpo"):
-        raise ValueError(f"method must be sft or grpo; got {recipe.method!r}.")
-    if recipe.frozen_dtype is not None and recipe.lora is None:
-        raise ValueError(
-            f"frozen_dtype must be null where all weights are trained; got {recipe.frozen_dtype!r} with lora: null."
-        )
-    updates = (recipe.get("sampling") or {}).get("updates_per_batch", 1)
-    if recipe.every % updates:
-        raise ValueError(
-            "every must be a multiple of updates_per_batch, so that a checkpoint holds whole batches; "
-            f"got {recipe.every} and {updates}."
-        )
+    _check_recipe(recipe)
     data = {task: data[task] for task in config.batch}
     lightning.seed_everything(config.seed, verbose=False)
     model = load_whole(start, dtype=recipe.frozen_dtype or "float32")
@@ -118,6 +107,28 @@ def train_policy(
     return TrainedPolicy(saved.eval(), result, module.flops.item())
 
 
+def _check_recipe(recipe: DictConfig) -> None:
+    """Raise ValueError as `train_policy` for what a recipe alone shows."""
+    if recipe.method not in ("sft", "grpo"):
+        raise ValueError(f"method must be sft or grpo; got {recipe.method!r}.")
+    if recipe.frozen_dtype is not None and recipe.lora is None:
+        raise ValueError(
+            f"frozen_dtype must be null where all weights are trained; got {recipe.frozen_dtype!r} with lora: null."
+        )
+    dropout = (recipe.lora or {}).get("lora_dropout", 0)
+    if recipe.method == "grpo" and dropout:
+        raise ValueError(
+            f"lora_dropout must be 0 with method grpo, which compares probabilities of one policy; got {dropout}. Leave "
+            "it out."
+        )
+    updates = (recipe.get("sampling") or {}).get("updates_per_batch", 1)
+    if recipe.every % updates:
+        raise ValueError(
+            "every must be a multiple of updates_per_batch, so that a checkpoint holds whole batches; "
+            f"got {recipe.every} and {updates}."
+        )
+
+
 def build_training(
     config: DictConfig, recipe: DictConfig, start: str, model: torch.nn.Module, data: Splits
 ) -> tuple[PolicyTraining, Mixture]:
@@ -127,8 +138,9 @@ def build_training(
     counts = dict(config.batch)
     questions = {task: parts["train"][: config.questions] for task, parts in data.items()}
     if recipe.method == "sft":
-        pools = {task: solution_examples(tokenizer, problems) for task, problems in questions.items()}
         module = SupervisedTraining(model, tokenizer, schedule, config.max_new_tokens)
+        end = module.policy.eos_ids[0]  # of the chat template, which may not be the tokenizer's (Gemma 3, Phi-3)
+        pools = {task: solution_examples(tokenizer, problems, end) for task, problems in questions.items()}
         return module, Mixture(pools, counts, config.seed)
     sampling = GroupSampling(**recipe.sampling)
     module = GroupRelativeTraining(

@@ -149,7 +149,7 @@ def quality(reward: RewardModel, answers: Sequence[Answer], count: int) -> dict[
     """Return how well a reward ranks `count` answers to each of some problems: percentages, and AUC in [0, 1].
 
     `auc_within` compares right with wrong answers to the same problem only, as a search does. `token_auc` is that of
-    the rewards of all beginnings against the verdict on the response. None is what is undefined.
+    the rewards of all prefixes against the verdict on the response. None is what is undefined.
     """
     problems = [answer.problem for answer in answers]
     prompts = [reward.prompt_ids(problem.messages) for problem in problems]

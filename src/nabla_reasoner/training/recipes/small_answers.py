@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from ...config.fingerprint import model_version
 from ...engine.sampling import Sampling, keyed_uniforms
 from ...engine.sequences import end_response
 from ...evaluation.accuracy import sample_responses
@@ -75,7 +76,7 @@ def sample_answers(
         sampling: temperature, top_p and top_k.
 
     Raises:
-        ValueError: the file holds answers to other questions, or of other settings.
+        ValueError: the file holds answers to other questions, of other settings, or of a policy with other weights.
     """
     path = Path(config.work_folder, f"{stage}.jsonl")
     repeated = [problem for problem in problems for _ in range(count)]
@@ -84,6 +85,7 @@ def sample_answers(
         "seed": config.seed,
         "max_new_tokens": config.max_new_tokens,
         "policy": config.policy.path,
+        "policy_version": model_version(config.policy.path),
         **OmegaConf.to_container(sampling),
     }
     rows = _stored(path, settings, repeated)
@@ -192,11 +194,13 @@ def corrected(answer: Answer) -> Answer | None:
     stated = grading.extract_answer(answer.response, answer.problem.task, answer.finished)
     if answer.correct or not answer.finished or stated is None or not NUMBER.fullmatch(stated):
         return None
-    asked = NUMBER.findall(answer.problem.question)
+    question_numbers = NUMBER.findall(answer.problem.question)
     places = [_value(text) for text in NUMBER.findall(answer.response)].count(_value(stated))
-    if places > 1 and _value(stated) in map(_value, asked):
+    if places > 1 and _value(stated) in map(_value, question_numbers):
         return None
-    result = next((text for text in asked if _value(text) == _value(answer.problem.answer)), answer.problem.answer)
+    result = next(
+        (text for text in question_numbers if _value(text) == _value(answer.problem.answer)), answer.problem.answer
+    )
     text = re.sub(rf"(?<![\d.]){re.escape(stated)}(?![\d.]*\d)", result, answer.response)
     changed = Answer(answer.problem, text, True, grading.grade(answer.problem, text).correct)
     return changed if changed.correct else None

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
+from ...config.fingerprint import model_version
 from ...engine.sampling import Sampling, keyed_uniforms
 from ...evaluation.accuracy import grades, sample_responses
 from ...models.language_models import Policy
@@ -153,6 +154,7 @@ def compare(config: DictConfig) -> None:
 def _settings(config: DictConfig) -> dict[str, Any]:
     """Return the settings on which every row depends."""
     plain = OmegaConf.to_container(config, resolve=True)
-    shared = {name: plain[name] for name in ("seed", "sampling", "max_new_tokens")}
+    shared = {name: plain[name] for name in ("seed", "sampling", "max_new_tokens", "held_out")}
     chosen = {name: plain["prompts"][name] for name in ("questions", "samples", "greedy", "gain", "same_answer")}
-    return {**shared, **chosen, "policy": plain["policy"]["path"]}
+    path = plain["policy"]["path"]
+    return {**shared, **chosen, "policy": path, "policy_version": model_version(path)}

@@ -74,7 +74,7 @@ def train_language_model(config: DictConfig, name: str, data: Splits) -> None:
     recipe = config.models[name]
     tokenizer = load_tokenizer(tokenizer_folder(config))
     lightning.seed_everything(recipe.seed, verbose=False)
-    pools = {task: solution_examples(tokenizer, parts["train"]) for task, parts in data.items()}
+    pools = {task: solution_examples(tokenizer, parts["train"], tokenizer.eos_token_id) for task, parts in data.items()}
     model = build_model(model_shape(recipe.architecture), tokenizer)
     module = loop.LanguageModelTraining(model, loop.Schedule(**recipe.schedule), vocabulary_size(tokenizer))
     fit_and_save(config, name, module, Mixture(pools, dict(recipe.batch), recipe.seed))
@@ -169,7 +169,7 @@ def grow_classifier(
     tokenizer: PreTrainedTokenizerBase,
     examples: list[Example],
 ) -> torch.nn.Module:
-    """Return a classifier grown from the likelihood reward; its activations are measured on the examples."""
+    """Return a classifier built from the likelihood reward; its activations are measured on the examples."""
     model = build_model(model_shape(config.models.classifier.architecture), tokenizer, classifier=True)
     likelihood = load_whole(str(Path(config.folder, config.models.likelihood.folder))).half()  # as it is stored
     sequences = [[*example.prompt_ids, *example.response_ids] for example in examples]

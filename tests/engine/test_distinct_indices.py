@@ -10,7 +10,7 @@ from nabla_reasoner.dto import gradient_passes
 from nabla_reasoner.dto.objective import make_sequence
 from nabla_reasoner.engine import generation
 from nabla_reasoner.engine.branch_cache import BranchCache
-from nabla_reasoner.engine.kv_cache import PrefixCache, distinct_places
+from nabla_reasoner.engine.kv_cache import PrefixCache, distinct_indices
 from nabla_reasoner.engine.sampling import Sampling, keyed_uniforms
 from nabla_reasoner.engine.sequences import ModelCaches
 
@@ -39,7 +39,7 @@ def warn_only(request):
 
 def test_mode_is_restored_after_errors_too(warn_only):
     def fail():
-        with distinct_places():
+        with distinct_indices():
             assert not torch.are_deterministic_algorithms_enabled()
             raise ValueError("inside")
 

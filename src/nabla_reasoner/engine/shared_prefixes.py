@@ -1,4 +1,4 @@
-"""Plan for reading many texts such that no beginning that some of them share is read twice."""
+"""Plan for reading many texts such that no prefix that some of them share is read twice."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,8 +8,8 @@ class PlannedText(NamedTuple):
     """How one of several texts is read.
 
     Attributes:
-        source: index of the first text that has the longest beginning shared with an earlier text; None if none has.
-        shared: length of that beginning in tokens.
+        source: index of the first text that has the longest prefix shared with an earlier text; None if none has.
+        shared: length of that prefix in tokens.
         stored: number of leading tokens that later texts take from this one.
         wave: 0 for a text without a source, otherwise one more than its source's; texts of a wave are read together.
     """
@@ -21,11 +21,11 @@ class PlannedText(NamedTuple):
 
 
 def plan(texts: Sequence[Sequence[int]]) -> list[PlannedText]:
-    """Plan the reading of distinct texts: each takes its longest shared beginning from an earlier text.
+    """Plan the reading of distinct texts: each takes its longest shared prefix from an earlier text.
 
     The plan for the first n texts does not depend on the texts after them, except for `stored`.
     """
-    # a tree of beginnings: by token, the first text with this beginning, and the branches behind it
+    # a tree of prefixes: by token, the first text with this prefix, and the branches after it
     root: dict[int, tuple[int, dict]] = {}
     planned: list[PlannedText] = []
     for index, text in enumerate(texts):
