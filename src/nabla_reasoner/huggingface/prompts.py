@@ -1,6 +1,6 @@
 """Prompts in token ids: the rows of a padded batch, and what the reward model reads for each of them."""
 
-import os
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -130,7 +130,8 @@ def _opening(tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
         return tokenizer.encode(opened.removeprefix(closed), add_special_tokens=False)
     # such as Phi-3's: a chat that opens no turn ends with a token of its own
     ids, others = (tokenizer.encode(text, add_special_tokens=False) for text in (opened, closed))
-    return ids[len(os.path.commonprefix([ids, others])) :]
+    shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, others, strict=False)))
+    return ids[shared:]
 
 
 def _finished(prompt: list[int], opened: list[int], reward: RewardModel) -> list[int]:

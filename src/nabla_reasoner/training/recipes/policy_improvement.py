@@ -118,8 +118,8 @@ def _check_recipe(recipe: DictConfig) -> None:
     dropout = (recipe.lora or {}).get("lora_dropout", 0)
     if recipe.method == "grpo" and dropout:
         raise ValueError(
-            f"lora_dropout must be 0 with method grpo, which compares probabilities of one policy; got {dropout}. Leave "
-            "it out."
+            f"lora_dropout must be 0 with method grpo, which compares probabilities of one policy; got {dropout}. "
+            "Leave it out."
         )
     updates = (recipe.get("sampling") or {}).get("updates_per_batch", 1)
     if recipe.every % updates:
