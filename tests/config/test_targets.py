@@ -13,6 +13,12 @@ from nabla_reasoner.config.cell import Cell, RunSettings
 from nabla_reasoner.config.overrides import written_out
 from nabla_reasoner.config.settings import SETTINGS
 from nabla_reasoner.config.targets import find, targets
+from nabla_reasoner.config.theorem_settings import CHECKS
+from nabla_reasoner.theory.suite import GROUPS
+
+
+def test_schema_check_names_equal_theory_groups():
+    assert CHECKS == tuple(GROUPS)
 
 
 @pytest.mark.parametrize("name", sorted(targets()))

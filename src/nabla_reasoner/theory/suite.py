@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..config.theorem_settings import CHECKS
 from . import barrier_checks, estimator_checks, flow_checks, fokker_planck, gradient_checks, particles
 from .check import Check, Point, difference_detected
 from .context import Findings, Space, TheoryContext, named
@@ -260,18 +259,17 @@ class Group(NamedTuple):
     weight: float
 
 
-_GROUPS = (
-    Group(surrogate, 10),
-    Group(argmin, 4),
-    Group(velocity, 1),
-    Group(jko, 1),
-    Group(finite_times, 14),
-    Group(long_run, 70),
-    Group(without_noise, 3),
-    Group(noise, 20),
-    Group(convergence, 4),
-    Group(prop_c1, 11),
-    Group(eq25, 5),
-    Group(estimators, 5),
-)
-GROUPS = dict(zip(CHECKS, _GROUPS, strict=True))
+GROUPS = {
+    "surrogate": Group(surrogate, 10),
+    "argmin": Group(argmin, 4),
+    "velocity": Group(velocity, 1),
+    "jko": Group(jko, 1),
+    "finite_times": Group(finite_times, 14),
+    "long_run": Group(long_run, 70),
+    "without_noise": Group(without_noise, 3),
+    "noise": Group(noise, 20),
+    "convergence": Group(convergence, 4),
+    "prop_c1": Group(prop_c1, 11),
+    "eq25": Group(eq25, 5),
+    "estimators": Group(estimators, 5),
+}
