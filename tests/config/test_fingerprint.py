@@ -9,9 +9,10 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from nabla_reasoner.config import compose, fingerprint
+from nabla_reasoner.config import compose, fingerprint, sweeps
 from nabla_reasoner.config.cell import Cell
 from nabla_reasoner.config.parts import MethodSettings
+from nabla_reasoner.config.schema import CONFIGS, SHIPPED_METHODS
 from nabla_reasoner.evaluation import cell_records
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -127,6 +128,22 @@ def test_every_keyword_of_a_method_is_part_of_the_fingerprint():
     assert set(names) <= set(method.keywords())
     made = fingerprint.fingerprint(cell.changed(method=method))["method"]
     assert made == {"name": "greedy", **method.keywords()}
+
+
+def test_class_of_an_own_method_is_part_of_the_fingerprint():
+    """Records of two algorithms stood in one file, and of a sweep over classes the first one was run only."""
+    assert {path.stem for path in (CONFIGS / "method").glob("*.yaml")} == SHIPPED_METHODS
+    words = ["policy=tiny-base", "task=products", "method=best_of_n", "seed=0"]
+    (shipped,) = compose.compose_cells(words)
+    assert "class" not in fingerprint.fingerprint(shipped)["method"], "its name says it, as in older records"
+    classes = ("nabla_reasoner.BestOfN", "nabla_reasoner.SelfConsistency")
+    words = ["experiment=table1", *words, "method.name=mine", f"method._target_={','.join(classes)}"]
+    old, new = map(fingerprint.fingerprint, compose.compose_cells(words))
+    assert fingerprint.changes(old, new) == [f"method.class: {classes[0]} -> {classes[1]}"]
+    before = {**old, "method": {key: value for key, value in old["method"].items() if key != "class"}}
+    assert fingerprint.changes(before, new) == [], "older records do not have it"
+    with pytest.raises(ValueError, match=f"differ in method._target_: {classes[0]} -> {classes[1]}"):
+        sweeps.compose_sweeps("table1", words[1:])
 
 
 def test_reference_model_is_part_of_the_fingerprint(tmp_path):

@@ -93,7 +93,7 @@ def test_wrong_value_is_refused_before_anything_is_built(word: str):
         (["task.settings=3"], "settings of task products must be a group"),
         (["difficulty.products.min_terms=1.0"], "min_terms of task products must be a whole number; got 1.0"),
         (["difficulty.products.min_terms=true"], "min_terms of task products must be a whole number; got True"),
-        (["difficulty.products.min_terms=abc"], "reasoning-gym rejects the settings"),
+        (["difficulty.products.min_terms=abc"], "min_terms of task products must be a whole number; got 'abc'"),
         (["difficulty=null"], "difficulty must be a group of settings; got null"),
         (["dto=null"], "dto must be a group of settings; got null"),
         (["sampling=3,4"], "sampling must be a group of settings"),

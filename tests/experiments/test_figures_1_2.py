@@ -12,7 +12,7 @@ import toys
 from matplotlib.text import Text
 
 from nabla_reasoner.__main__ import main
-from nabla_reasoner.config import compose
+from nabla_reasoner.config import build, compose
 from nabla_reasoner.config.data_folder import data_folder
 from nabla_reasoner.config.targets import find
 from nabla_reasoner.decoding import nabla_reasoner, trace
@@ -295,6 +295,14 @@ def test_wrong_command_lines_exit_2_and_write_nothing(arguments, message, tmp_pa
     assert main([*arguments, f"results_dir={tmp_path}"]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", ["figure1", "figure2"])
+def test_results_folder_is_looked_at_before_anything_is_computed(target, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build, "load_models", lambda cell: pytest.fail("it was computed first"))
+    (tmp_path / "tiny").write_text("a file")
+    assert main([target, f"results_dir={tmp_path}"]) == 2
+    assert "results cannot be written to" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from ..json_text import parse_json
 from . import hub_cache
 from .cell import Cell
 from .data_folder import locate
+from .schema import SHIPPED_METHODS
 
 # Keys of policies, rewards and tasks that change no record.
 NOT_SETTINGS = {
@@ -29,8 +30,14 @@ NOT_SETTINGS = {
     "manifest",
 }
 
-# Versions of what may be a hub name, by group and key.
-VERSIONS = (("policy", "weights"), ("reward", "weights"), ("reward", "reference_weights"), ("task", "commit"))
+# Versions, by group and key, that may be unknown: a hub name's before its first download.
+VERSIONS = (
+    ("policy", "weights"),
+    ("reward", "weights"),
+    ("reward", "reference_weights"),
+    ("task", "commit"),
+    ("method", "class"),  # of a method that is not shipped; older records do not have it
+)
 
 # Settings that say where files lie, with the versions that count in their place where they are known.
 PLACES = (
@@ -55,6 +62,8 @@ def fingerprint(cell: Cell) -> dict[str, Any]:
         group: {k: v for k, v in getattr(cell, group).content().items() if k not in NOT_SETTINGS} for group in groups
     }
     parts["method"] = {"name": cell.method.name, **cell.method.keywords()}  # an own one's may have any names
+    if cell.method.name not in SHIPPED_METHODS:
+        parts["method"]["class"] = cell.method.target
     parts["task"].pop("step_marks", None)  # a setting of the methods that take it
     if parts["method"].get("reward_form") == "outcome":  # records made before there was a choice have no form
         parts["method"].pop("reward_form")

@@ -17,6 +17,16 @@ CONFIGS = data_folder() / "configs"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
 GROUPS = ("policy", "reward", "variant", "task", "method", "scale")
 NABLA_METHODS = ("nabla_reasoner", "nabla_reasoner_multipass", "nabla_reasoner_prefix")  # forms of ∇-Reasoner
+# Names that stand for a class in records; any other method's records name its class.
+SHIPPED_METHODS = frozenset(
+    (
+        *NABLA_METHODS,
+        *("best_of_n", "discrete_langevin", "greedy", "guided_decoding", "guided_decoding_gradient", "judge_greedy"),
+        *("logit_mixture", "mh_resampling", "nabla_prefix_without_gradient", "nabla_without_gradient"),
+        *("particle_filter", "rap", "self_consistency", "soft_best_of_n", "tpo", "tree_of_thoughts"),
+        "weighted_self_consistency",
+    )
+)
 SPLITS = ("test", "validation")
 ROLLOUTS = ("hf", "vllm")
 

@@ -158,6 +158,8 @@ def _check_distinct(cells: Sequence[Cell]) -> None:
         names = (cell.policy.name, cell.task.name, cell.method.name)
         other = first.setdefault((cell.records, cell.budget, *names, cell.seed), cell)
         changed = differences(other.content(), cell.content()) if other is not cell else []
+        if other.method.target != cell.method.target:
+            changed.append(f"method._target_: {other.method.target} -> {cell.method.target}")
         if changed:
             raise ValueError(
                 f"two cells of one command must differ in policy, task, method or seed, which name their record files; "

@@ -36,6 +36,7 @@ class DescentStart(NamedTuple):
         positions: rollout positions whose rows are updated.
         latents: hidden states that yield the first logits of those rows.
         uniforms: source of the noise of flip "gumbel" for those rows, in [0, 1); None with flip "argmax".
+        just_evaluated: whether `gradient` was evaluated for the first step, which then needs no other without caching.
     """
 
     sequence: TokenSequence
@@ -43,6 +44,7 @@ class DescentStart(NamedTuple):
     positions: Sequence[int]
     latents: Float[Tensor, "rows hidden"]
     uniforms: Float[np.ndarray, "rows vocab"] | None = None
+    just_evaluated: bool = False
 
 
 class DescentStep(NamedTuple):
@@ -146,6 +148,7 @@ class BatchedDescent:
                     costs=[row_cost(start.gradient, len(tokens)), self._head_cost(len(tokens))],
                     mean=mean,
                     square=square,
+                    just_evaluated=start.just_evaluated,
                 )
             )
 

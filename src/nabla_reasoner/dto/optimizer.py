@@ -115,6 +115,7 @@ def _optimize_batched(
                 positions=positions,
                 latents=gradient.hidden[positions],
                 uniforms=None if source is None else source[positions],
+                just_evaluated=True,
             )
         )
     return [

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..config.cell import Cell
+from ..evaluation.results_folder import locked
 from ..reporting import figures, tables
 from ..reporting.frames import read_frame
 from .command import Command, refusing
@@ -43,8 +44,8 @@ def write_case_figure(
         draw: figure from the tables, in the order of the rows.
     """
     target = command.target.name
-    with refusing():
-        rows = compute(cell)
+    with refusing(), locked(Path(cell.results_dir, command.target.path(cell.scale_name))):
+        rows = compute(cell)  # minutes: the folder is looked at before
     files = [*(f"{target}_{name}.csv" for name in rows), *(f"{target}.{kind}" for kind in ("png", "pdf", "md"))]
     scope = {"scale": cell.scale_name, "varied": {"seed": [cell.seed]}, "device": cell.device}
     with Recording(command, cell.content(), **scope, replaces=[*files, "summary.json"]) as recording:

@@ -97,14 +97,15 @@ def _entries(name: str, seed: int, settings: dict[str, Any]) -> Iterator[tuple[i
 
     if name not in DATASETS:
         raise ValueError(f"task must be a reasoning-gym dataset; got {name!r}. Known: {', '.join(sorted(DATASETS))}.")
+    _, configuration = DATASETS[name]
+    for field in dataclasses.fields(configuration):
+        value = settings.get(field.name, field.default)
+        if type(field.default) is int and type(value) is not int:  # drawn from it are whole numbers only
+            raise ValueError(f"{field.name} of task {name} must be a whole number; got {value!r}.")
     try:
         dataset = create_dataset(name, seed=seed, size=SEED_STRIDE, **settings)
     except (TypeError, AssertionError) as error:
         raise ValueError(f"reasoning-gym rejects the settings {settings} of task {name}: {error}") from error
-    for field in dataclasses.fields(dataset.config):
-        value = settings.get(field.name, field.default)
-        if type(field.default) is int and type(value) is not int:  # drawn from it are whole numbers only
-            raise ValueError(f"{field.name} of task {name} must be a whole number; got {value!r}.")
     for index in range(SEED_STRIDE):
         try:
             entry = dataset[index]

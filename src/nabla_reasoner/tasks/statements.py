@@ -6,11 +6,12 @@ from .generated_tasks import INTEGER_TASKS
 from .leading_answer import ASIDE, MARKS, REASON, SIGNED, WORDS, plain_integer
 from .response_parts import end_of_text
 
-# "answer is", "answer:", "**Answer**:", or a heading "### Answer" or "**Final Answer**" on a line of its own.
+# "answer is", "the answers are", "answer:", "**Answer**:", or "### Answer" or "**Final Answer**" on a line of its own.
 STATEMENT = re.compile(
     r"(?:(?<![A-Za-z0-9])answer(?:(?:\s+(?:to|of|for)\s+(?:this|the|that|your|our)(?:\s+[A-Za-z]+){1,2}?)?"
     r"\s+(?:is\b|(?:would|will)\s+be(?=[\s*:$]+[-+−\d\\(]))|"
     r"[*_`]{0,3}\s*:(?:\s*the\s+(?:final\s+)?answer\s+is\b)?)|"
+    r"(?:(?<=\bthe )|(?<=\bfinal ))answers\s+are\b|"
     r"(?:^|(?<=\n))[ \t]*(?:#{1,6}[ \t]*[*_]{0,3}|[*_]{1,3})(?:(?:final|correct)\s+)?answer[*_ \t]*\n)"
     r"[\s*:]*(?=[^\s*:])",
     re.IGNORECASE,
