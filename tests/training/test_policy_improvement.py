@@ -115,7 +115,7 @@ def test_solutions_end_with_the_end_of_turn_of_the_chat_template(tmp_path):
     tokenizer = load_tokenizer(toys.model_folder("qwen2"))
     tokenizer.eos_token = "<|user|>"
     start = tmp_path / "start"
-    model = toys.shared_policy().model
+    model = toys.policy().model
     tokenizer.save_pretrained(start)
     recipe = OmegaConf.create(OmegaConf.to_container(settings.improvement.recipes.sft))
     recipe.schedule.learning_rate = 1e-3
