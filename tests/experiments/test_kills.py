@@ -134,7 +134,7 @@ def test_run_out_of_space_loses_nothing(tmp_path: Path, undisturbed):
 def test_second_process_on_one_folder_is_refused(tmp_path: Path, undisturbed):
     records, _ = undisturbed
     first = start(tmp_path)
-    while not list(tmp_path.rglob(".lock")):
+    while not any(path.read_text() for path in tmp_path.rglob(".lock")):  # it writes its id once it has the lock
         time.sleep(0.01)
     first.send_signal(signal.SIGSTOP)  # or it might end first
     assert finish(tmp_path) == WRONG
