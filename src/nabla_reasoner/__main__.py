@@ -49,8 +49,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: out of memory: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        said = _how_to_resume(arguments)
-        print(f"Interrupted. {said[0].upper()}{said[1:]}", file=sys.stderr)
+        advice = _how_to_resume(arguments)
+        print(f"Interrupted. {advice[0].upper()}{advice[1:]}", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -1,4 +1,4 @@
-"""Rewards of beginnings of responses: values by Hugging Face's own forward passes, and tokens read."""
+"""Rewards of prefixes of responses: values by Hugging Face's own forward passes, and tokens read."""
 
 import pytest
 import torch

@@ -114,6 +114,19 @@ def test_cells_of_other_conditions_stand_apart_unpaired(tmp_path: Path, changes:
     assert "never compared" in text
 
 
+def test_seeds_of_another_class_are_rows_of_their_own_unless_it_is_unknown(tmp_path: Path):
+    """Records of an own method from before its class was noted go on in one row."""
+    write(tmp_path / "old", "mine", 0)
+    write(tmp_path / "old", "mine", 1, changes={"method.class": "nabla_reasoner.BestOfN"})
+    rows, *_ = tabulated(tmp_path / "old")
+    assert {key[2]: row["num_seeds"] for key, row in rows.items()} == {"mine": "2"}
+    for seed, name in enumerate(("BestOfN", "Greedy")):
+        write(tmp_path / "new", "mine", seed, changes={"method.class": f"nabla_reasoner.{name}"})
+    rows, *_ = tabulated(tmp_path / "new")
+    assert len(rows) == 2
+    assert all("class=" in key[2] for key in rows)
+
+
 def test_seeds_of_other_method_settings_are_rows_of_their_own(tmp_path: Path):
     write(tmp_path, "nabla_reasoner", 0)
     write(tmp_path, "nabla_reasoner", 1, changes={"method.step_size": 3})

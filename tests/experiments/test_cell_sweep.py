@@ -529,6 +529,7 @@ def test_records_of_other_problems_do_not_complete_a_cell(tmp_path: Path, capsys
         ("budget=true", "pool_seeds=COUNT says for how many seeds"),
         ("method._target_=nabla_reasoner.BestOfN", "must come with a method.name of its own"),
         ("scale=tiny,small", "the cells of one command must lie in one folder"),
+        ("target.cell=solve", "target.cell belongs to the file configs/experiment/NAME.yaml"),
     ],
 )
 def test_settings_by_which_rows_would_be_lost_or_mistaken_are_refused(tmp_path: Path, capsys, override, said):

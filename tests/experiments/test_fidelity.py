@@ -17,9 +17,9 @@ from nabla_reasoner.config.schema import choices
 from nabla_reasoner.config.sweeps import compose_sweeps
 from nabla_reasoner.config.targets import find
 from nabla_reasoner.decoding.settings import NablaSettings
+from nabla_reasoner.dto.reward_forms import REWARD_FORMS
 from nabla_reasoner.engine import scoring
 from nabla_reasoner.engine.sampling import Sampling
-from nabla_reasoner.evaluation.fidelity import REWARD_FORMS
 from nabla_reasoner.experiments import fidelity, fidelity_samples
 from nabla_reasoner.experiments.command import Command
 from nabla_reasoner.tasks.grading import Grade

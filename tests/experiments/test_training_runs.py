@@ -164,10 +164,12 @@ def test_second_training_of_the_papers_size_is_refused(tmp_path: Path, monkeypat
 
 
 def test_first_process_of_several_holds_the_locks(monkeypatch):
-    recipe = OmegaConf.create({"folder": "models/trained", "dry_run": False})
+    recipe = OmegaConf.create({"folder": "models/trained", "dry_run": False, "num_devices": 2})
     assert models._folders_to_lock(recipe) == {"folder": Path("models/.trained.lock")}
     monkeypatch.setenv("RANK", "1")
     assert models._folders_to_lock(recipe) == {}
+    alone = OmegaConf.create({"folder": "assets", "checkpoints": "checkpoints"})  # never started by `accelerate launch`
+    assert set(models._folders_to_lock(alone)) == {"checkpoints", "folder"}
 
 
 def test_disabled_mode_makes_no_logger(tmp_path: Path):

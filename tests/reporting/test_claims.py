@@ -280,6 +280,9 @@ def test_further_policies_and_tasks_count_with_enough_problems_only(size: int):
     further = {("further", "products"): size, ("tiny-base", "aime24"): size}
     assert left_out == (further if size < 200 else {})
     assert kept == (COMMITTED if size < 200 else evidence)
+    terms = Evidence(terms=[{**row, "policy": "smollm2"} for row in COMMITTED.terms])  # without numbers of problems
+    kept, left_out = enough_evidence.counted(terms, enough_evidence.read_grid("tiny"))
+    assert (kept.terms, left_out) == (terms.terms, {})
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def grown():
     alphabet = sorted({token for start, ids in [*right, *sequences(tokenizer, wrong=True)] for token in ids[start:]})
     length = min(len(ids) for _, ids in right)
     start, ids = right[0]
-    classifier_init.grow(
+    classifier_init.build(
         classifier, language_model, torch.tensor([ids[:length] for _, ids in right]), alphabet, ids[start - 1]
     )
     layout = classifier_init.hidden_layout(language_model.base_model, classifier.base_model, alphabet)
@@ -164,7 +164,7 @@ def test_only_layers_after_the_comparing_one_are_trained():
 def test_too_small_classifier_is_refused(changes):
     language_model, _ = load_likelihood()
     with pytest.raises(ValueError, match=">= 6 layers and width >= 160; got"):
-        classifier_init.grow(larger(language_model, **changes), language_model, torch.tensor([[1, 2]]), [5, 6], 3)
+        classifier_init.build(larger(language_model, **changes), language_model, torch.tensor([[1, 2]]), [5, 6], 3)
 
 
 @pytest.mark.slow

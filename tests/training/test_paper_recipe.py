@@ -120,6 +120,12 @@ def test_pinned_policy_is_refused():
         paper.train(config("policy.revision=" + "a" * 40, "dry_run=true"))
 
 
+def test_dropout_is_off_and_that_of_an_adapter_refused():
+    assert paper.trainer_settings(config("vllm=null"))["disable_dropout"]
+    with pytest.raises(ValueError, match="lora_dropout must be 0.*got 0.1"):
+        paper.train(config("lora={r: 4, lora_dropout: 0.1}", "dry_run=true"))
+
+
 @pytest.mark.parametrize(("setting", "ends"), [(7, {1, 7}), ([1, 8], {1, 8}), (None, {1}), ("no file", {1, 9})])
 def test_end_tokens_are_those_of_tokenizer_and_generation_settings(setting, ends, tmp_path):
     folder = tmp_path / "policy"

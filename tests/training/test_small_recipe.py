@@ -135,6 +135,8 @@ def test_answers_of_other_settings_questions_or_weights_are_refused(graded, tmp_
         patch.setattr(small_answers, "model_version", lambda path: f"another version of {path}")
         with pytest.raises(ValueError, match="must hold answers sampled with .*another version"):
             sampled(settings(tmp_path))
+        patch.setattr(small_answers, "model_version", lambda path: None)  # as of a hub name that is not downloaded yet
+        assert sampled(settings(tmp_path)) == sampled(settings(tmp_path))
     with pytest.raises(ValueError, match="must hold answers sampled with .*'seed': 1"):
         sampled(settings(tmp_path, seed=1))
     with pytest.raises(ValueError, match="must hold answers to the same questions"):

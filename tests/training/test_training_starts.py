@@ -44,7 +44,7 @@ def ratio(start: str) -> None:
 def grown(start: str) -> None:
     shape = {"model_type": "qwen2", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
     models = {"classifier": {"architecture": shape}, "likelihood": {"folder": start}}
-    tiny.grow_classifier(OmegaConf.create({"models": models, "folder": "/"}), {}, small_models.tokenizer(), [])
+    tiny.build_classifier(OmegaConf.create({"models": models, "folder": "/"}), {}, small_models.tokenizer(), [])
 
 
 def adapted(kind: str, start: str) -> None:

@@ -63,8 +63,8 @@ class RunSettings(Section):
 
     @model_validator(mode="after")
     def _check_server(self) -> "RunSettings":
-        own = self.server_python or self.server_arguments
-        if self.rollouts == "hf" and (self.server or own):
+        starts_server = self.server_python or self.server_arguments
+        if self.rollouts == "hf" and (self.server or starts_server):
             raise ValueError(
                 "rollouts must be vllm where a server is named; got hf. Write rollouts=vllm, or drop server, "
                 "server_python and server_arguments."

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from .data_folder import locate
 from .hub_cache import is_hub_name
-from .schema import REWARD_KINDS, Commit, Count, Section, choice_file, choices
+from .schema import REWARD_KINDS, SHIPPED_METHODS, Commit, Count, Section, choice_file, choices
 from .targets import FILE_ENDS, RECORDS
 
 # Ways in which methods spend their tokens.
@@ -190,6 +190,16 @@ class MethodSettings(Part):
     scored: bool = True
     work: Literal[WORKS] = "samples"
     meaning: str = ""
+
+    @model_validator(mode="after")
+    def _check_class(self) -> "MethodSettings":
+        """Refuse another class under the name of a shipped method, which stands for its class in records."""
+        shipped = f"nabla_reasoner.{SHIPPED_METHODS.get(self.name)}"
+        if self.name in SHIPPED_METHODS and self.target != shipped:
+            raise ValueError(
+                f"_target_ of {self.name} must be {shipped}; got {self.target}. Give it a name of its own."
+            )
+        return self
 
     def keywords(self) -> dict[str, Any]:
         """Return the keywords of the method's class."""

@@ -17,16 +17,27 @@ CONFIGS = data_folder() / "configs"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
 GROUPS = ("policy", "reward", "variant", "task", "method", "scale")
 NABLA_METHODS = ("nabla_reasoner", "nabla_reasoner_multipass", "nabla_reasoner_prefix")  # forms of ∇-Reasoner
-# Names that stand for a class in records; any other method's records name its class.
-SHIPPED_METHODS = frozenset(
-    (
-        *NABLA_METHODS,
-        *("best_of_n", "discrete_langevin", "greedy", "guided_decoding", "guided_decoding_gradient", "judge_greedy"),
-        *("logit_mixture", "mh_resampling", "nabla_prefix_without_gradient", "nabla_without_gradient"),
-        *("particle_filter", "rap", "self_consistency", "soft_best_of_n", "tpo", "tree_of_thoughts"),
-        "weighted_self_consistency",
-    )
-)
+# Classes of the shipped methods. Their names stand for them in records; any other method's records name its class.
+SHIPPED_METHODS = {
+    "best_of_n": "BestOfN",
+    "discrete_langevin": "DiscreteLangevin",
+    "greedy": "Greedy",
+    "guided_decoding": "GuidedDecoding",
+    "guided_decoding_gradient": "GuidedDecoding",
+    "judge_greedy": "JudgeGreedy",
+    "logit_mixture": "LogitMixture",
+    "mh_resampling": "MHResampling",
+    "nabla_prefix_without_gradient": "NablaReasoner",
+    "nabla_without_gradient": "NablaReasoner",
+    **dict.fromkeys(NABLA_METHODS, "NablaReasoner"),
+    "particle_filter": "ParticleFilter",
+    "rap": "RAP",
+    "self_consistency": "SelfConsistency",
+    "soft_best_of_n": "SoftBestOfN",
+    "tpo": "TPO",
+    "tree_of_thoughts": "TreeOfThoughts",
+    "weighted_self_consistency": "WeightedSelfConsistency",
+}
 SPLITS = ("test", "validation")
 ROLLOUTS = ("hf", "vllm")
 

@@ -87,6 +87,8 @@ def check_typed(overrides: Sequence[str]) -> None:
         )
     for override in overrides:
         key, _, value = override.partition("=")
+        if key.partition(".")[0] == "target":
+            raise ValueError(f"{key} belongs to the file configs/experiment/NAME.yaml; got {override!r}. Leave it out.")
         if key in COMMANDS_OWN:
             raise ValueError(f"{key} is set by the command itself; got {override!r}. {COMMANDS_OWN[key]}")
         group = key.removesuffix(".name")

@@ -123,7 +123,7 @@ class BatchedDescent:
             rows = zip(logits.split(sizes), sampled.split(sizes), starts.values(), strict=True)
             temperature = self.settings.draw_temperature
             noise = torch.cat(
-                [straight_through.explaining_noise(z, own, start.uniforms, temperature) for z, own, start in rows]
+                [straight_through.explaining_noise(z, tokens, start.uniforms, temperature) for z, tokens, start in rows]
             )
         argmax = straight_through.argmax(logits, noise)
         moments = torch.zeros_like(parameter), torch.zeros_like(parameter)

@@ -60,7 +60,7 @@ class TokenCache(ABC):
 
 @contextmanager
 def distinct_indices() -> Iterator[None]:
-    """Turn PyTorch's deterministic mode off for assignments by index; no two of their places may be equal.
+    """Turn PyTorch's deterministic mode off for assignments by index; no two of the indices may be equal.
 
     The result of such an assignment does not depend on its order. Cells run in deterministic mode. In it, a GPU copies
     the whole tensor twice per assignment, unless the first axis is indexed. Decoding would copy its cache at each step.

@@ -1,4 +1,4 @@
-"""Beginnings of texts that are read once, without gradients, into a key-value cache."""
+"""Prefixes of texts that are read once, without gradients, into a key-value cache."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -81,18 +81,18 @@ class Score(NamedTuple):
 class MissingMetadata(dict[str, object]):
     """Metadata of a row that has none; remembers whether the verifier asked for any, without which it cannot judge."""
 
-    asked = False
+    was_needed = False
 
     def __getitem__(self, key: str) -> object:
-        self.asked = True
+        self.was_needed = True
         raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
-        self.asked = True
+        self.was_needed = True
         return False
 
     def get(self, key: str, default: object = None) -> object:
-        self.asked = True
+        self.was_needed = True
         return default
 
 
@@ -149,7 +149,7 @@ def _graded(path: Path, row: FileRow, columns: Columns, task: str) -> Graded:
     metadata = _metadata(path, row, columns.metadata) if is_generated(task) else None
     finished = response is None or _finished(path, row, columns)  # a failed record has no such field
     verdict = grade(Problem(row.place, "", answer, task, metadata), response or "", finished)
-    if isinstance(metadata, MissingMetadata) and metadata.asked:
+    if isinstance(metadata, MissingMetadata) and metadata.was_needed:
         raise ValueError(
             f"{path}, {row.place}: the verifier of task {task} needs the problem's metadata; there is none. "
             "Write metadata=COLUMN."
@@ -201,15 +201,15 @@ def scores(graded: Iterable[Graded]) -> list[Score]:
     for item in graded:
         if item.grade is not None:
             tasks.setdefault(item.task, {}).setdefault(item.problem, []).append(item.grade.correct)
-    differences = []
+    results = []
     for task, problems in tasks.items():
         repeats = max(map(len, problems.values()))
         table = np.full((len(problems), repeats), np.nan)
         for index, verdicts in enumerate(problems.values()):
             table[index, : len(verdicts)] = verdicts
         count = sum(map(len, problems.values()))
-        differences.append(Score(task, accuracy_interval(table), count, len(problems)))
-    return differences
+        results.append(Score(task, accuracy_interval(table), count, len(problems)))
+    return results
 
 
 def notes(graded: Sequence[Graded]) -> list[str]:

@@ -158,7 +158,8 @@ def check_cells(cells: Sequence[Cell]) -> None:
     scored = {cell.reward.source: f"{cell.reward.name} of {cell.task.name}" for cell in cells if cell.reward_server}
     if len(scored) > 1:
         raise ValueError(
-            f"reward_server serves one reward; got {', '.join(scored.values())}. Write reward=NAME and task=NAME."
+            f"reward_server serves one reward; got {', '.join(scored.values())}. Write reward=NAME, and task=NAME "
+            "if each task has its own."
         )
 
 

@@ -184,6 +184,8 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     for key in sorted({key for known in settings for key in known}):
         values[key] = [_shown(known.get(key)) for known in settings if _applies(key, known)]
     names = [key for key, shown in values.items() if len(set(shown)) > 1]
+    if "null" in values.get("method.class", []):  # older records do not say it
+        names = [name for name in names if name != "method.class"]
     for group, place, version in PLACES:  # where versions are known, they say which model it is, and not its path
         if f"{group}.{place}" in names and "null" not in values.get(f"{group}.{version}", ["null"]):
             names.remove(f"{group}.{place}")

@@ -89,8 +89,8 @@ def select_case(rows: Sequence[Mapping[str, Any]]) -> int:
         ValueError: there is none.
     """
     for number, row in enumerate(rows):
-        own, best, end = (row[f"{name}_ids"].split() for name in ("own", "best", "dto"))
-        if best == end and all(a != b for a, b in zip(own, best, strict=True)):
+        sampled, best, end = (row[f"{name}_ids"].split() for name in ("own", "best", "dto"))
+        if best == end and all(a != b for a, b in zip(sampled, best, strict=True)):
             return number
     raise ValueError(
         "DTO corrects both tokens in none of the searched responses. Search more with num_problems=NUMBER."

@@ -37,7 +37,7 @@ def _folders_to_lock(recipe: DictConfig) -> dict[str, Path]:
 
     A dry run has none. Of the processes that `accelerate launch` starts, the first holds the locks.
     """
-    if recipe.get("dry_run") or os.environ.get("RANK", "0") != "0":
+    if recipe.get("dry_run") or ("num_devices" in recipe and os.environ.get("RANK", "0") != "0"):
         return {}
     folders = {key: Path(recipe[key]) for key in WORK_FOLDERS if recipe.get(key)}
     models = Path(recipe.folder)  # may be shipped: its lock lies beside it

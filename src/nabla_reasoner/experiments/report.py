@@ -45,7 +45,7 @@ README_END = "<!-- end of claims -->"
 CLAIMS_PAGE = """# Claims of the paper, and verdicts
 
 `./reproduce.sh report docs=true` writes this page: verdicts and evidence come from the rows in `figures/data/`, by the
-rules in `reporting/claims.py`, which the report prints beside them. If in doubt, the weaker verdict is used. The claims
+rules in `reporting/claims.py`, which the report prints beside them. The claims
 are tested at `scale=tiny` on our models and tasks, and at `scale=small` on SmolLM2-135M-Instruct; `scale=paper` was not
 run, so nothing here confirms or refutes the paper's own numbers.
 

@@ -112,7 +112,10 @@ def cases(records: Records) -> list[Case]:
     The first one has no false step: two errors that cancel each other would be no example of reasoning.
     """
     shared = [problem for problem in records[NABLA_REASONER] if all(problem in records[method] for method in COMPARED)]
-    right = {method: {key for key, record in found.items() if record["correct"]} for method, found in records.items()}
+    right = {
+        method: {key for key, record in by_problem.items() if record["correct"]}
+        for method, by_problem in records.items()
+    }
     alone = [
         key for key in shared if key in right[NABLA_REASONER] and not any(key in right[method] for method in COMPARED)
     ]

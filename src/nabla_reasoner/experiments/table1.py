@@ -155,8 +155,8 @@ def table_grid(cells: Sequence[Cell], stored: Cells) -> list[Row]:
             paper["method"] = f"{key.method}_{first.reward.paper}"  # the paper's columns are the reward's sizes
         row = {**key._asdict(), "seeds": seeds, "paper_cell": paper, "expected": sources[key].expected(seeds)}
         policy = improved_policy(key.policy, key.method, greedy.get(key.task, [])) or key.policy
-        own = training_flops(policy) if key.method in ("greedy", *TRAINED) else None
-        rows.append({**row, "absent": absent.get(key.method, "not run"), "training_flops": own})
+        spent = training_flops(policy) if key.method in ("greedy", *TRAINED) else None
+        rows.append({**row, "absent": absent.get(key.method, "not run"), "training_flops": spent})
     return rows
 
 

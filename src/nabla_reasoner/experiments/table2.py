@@ -121,11 +121,11 @@ def joint_names(folder: Path, rewards: Sequence[str]) -> dict[tuple[str, str, st
     folders = [folder / name / "records" for name in rewards]
     names = {}
     for name, path, joint in zip(rewards, folders, stored_cells(*folders, varied=("reward.",)), strict=True):
-        own = {file.path: key for key, cell in stored_cells(path)[0].items() for file in cell.files}
+        names_by_path = {file.path: key for key, cell in stored_cells(path)[0].items() for file in cell.files}
         for key, cell in joint.items():
             if key[:2] != cell.names[:2]:
                 joined = {"policy": key.policy, "task": key.task}
-                names |= {(name, *own[file.path][:2]): joined for file in cell.files}
+                names |= {(name, *names_by_path[file.path][:2]): joined for file in cell.files}
     return names
 
 

@@ -166,9 +166,9 @@ def changed_settings(experiment: Experiment, scale: str) -> list[str]:
     for key, cell in experiment.cells.items():
         if key.method not in (BEST_OF_N, *FORMS) or cell.names.task not in choices("task"):
             continue
-        own, default = cell.settings.get("method", {}), _defaults(scale, cell.names.task).get(key.method, {})
-        for name in differing(own, default, but=()):
-            changed[f"{key.method} {name}={own[name]} (default {default[name]})"] = None
+        used, default = cell.settings.get("method", {}), _defaults(scale, cell.names.task).get(key.method, {})
+        for name in differing(used, default, but=()):
+            changed[f"{key.method} {name}={used[name]} (default {default[name]})"] = None
     return [f"Settings other than the defaults: {', '.join(changed)}."] if changed else []
 
 

@@ -35,7 +35,7 @@ def template_options(tokenizer: transformers.PreTrainedTokenizerBase) -> dict[st
     """Return the options of `apply_chat_template` that fix the date; none for a template that writes no date.
 
     Transformers replaces functions that are passed to a template by their names, so that the fixed clock is a macro in
-    front of the template. The line break behind it, which Jinja drops, leaves the template's own beginning as it is.
+    front of the template. The line break after it, which Jinja drops, leaves the template's own beginning as it is.
     """
     template = tokenizer.get_chat_template()
     if CLOCK not in template:

@@ -115,10 +115,10 @@ def seconds(case: Case, work: Work, problems: int, models: Models, machine: Mach
     batches = math.ceil(problems / case.batch)
     context = case.prompt + case.length / 2
     width = number_width(case.cell.dtype)
-    judge = reward_machine(case.cell, machine)
-    readers = {"policy": [([models.policy], machine)], "reward": [(models.reward_models, judge)]}
+    place_of_rewards = reward_machine(case.cell, machine)
+    readers = {"policy": [([models.policy], machine)], "reward": [(models.reward_models, place_of_rewards)]}
     apart = [*readers["policy"], *readers["reward"]]
-    readers["both"] = [(models.all, machine)] if judge is machine else apart
+    readers["both"] = [(models.all, machine)] if place_of_rewards is machine else apart
     steps = sum(
         _step_seconds(part, context, together, width, place) * part.steps * batches
         for part in work.decodings
@@ -127,7 +127,8 @@ def seconds(case: Case, work: Work, problems: int, models: Models, machine: Mach
     launches = work.passes * batches * max(model.size.layers for model in models.all) * machine.layer_seconds
     of_policy = passes_cost(case, work._replace(reward_forward=0.0, reward_backward=0.0), problems, models).flops
     of_reward = passes_cost(case, work, problems, models).flops - of_policy
-    arithmetic = of_policy / (machine.flops * machine.pass_share) + of_reward / (judge.flops * judge.pass_share)
+    speeds = [place.flops * place.pass_share for place in (machine, place_of_rewards)]
+    arithmetic = of_policy / speeds[0] + of_reward / speeds[1]
     return steps + max(arithmetic, launches) + work.row_steps * problems * machine.dto_seconds
 
 

@@ -85,7 +85,9 @@ def counted(evidence: Evidence, grid: Grid) -> tuple[Evidence, dict[tuple[str, s
     def counts(row: Row) -> bool:
         if not _is_further(row, wanted):
             return True
-        size = row["num_problems"] if row.get("num_problems") is not None else largest.get(cell_of(row), 0)
+        size = row["num_problems"] if row.get("num_problems") is not None else largest.get(cell_of(row))
+        if size is None:  # nothing says how many, as in rows of the gradient's terms alone
+            return True
         if size < grid.enough(row["task"]):
             left_out[cell_of(row)] = max(left_out.get(cell_of(row), 0), int(size))
             return False

@@ -37,10 +37,12 @@ class Mismatch(NamedTuple):
 
 def compare(completion: Completion, forced: ForcedPredictions) -> Mismatch:
     """Compare the server's log-probabilities of a continuation with the policy's own."""
-    own = forced.log_probs.double().tolist()
-    differences = [abs(value - known) for value, known in zip(completion.log_probs, own, strict=True)]
+    known_values = forced.log_probs.double().tolist()
+    differences = [abs(value - known) for value, known in zip(completion.log_probs, known_values, strict=True)]
     pairs = zip(completion.most_likely, forced.most_likely.tolist(), strict=True)
-    return Mismatch(len(own), sum(differences), max(differences), sum(theirs != ours for theirs, ours in pairs))
+    return Mismatch(
+        len(known_values), sum(differences), max(differences), sum(theirs != ours for theirs, ours in pairs)
+    )
 
 
 def joined(parts: Iterable[Mismatch]) -> Mismatch:

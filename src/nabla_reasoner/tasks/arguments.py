@@ -57,8 +57,8 @@ def closing(text: str, start: int, brackets: str = "{}") -> int | None:
 
 def _arguments(text: str, position: int, count: int) -> list[tuple[str, int]]:
     """Return up to `count` arguments that begin at a position, without their braces, each with its end."""
-    found: list[tuple[str, int]] = []
-    while len(found) < count:
+    arguments: list[tuple[str, int]] = []
+    while len(arguments) < count:
         position += len(text[position:]) - len(text[position:].lstrip())
         if text.startswith("{", position):
             end = closing(text, position + 1)
@@ -67,9 +67,9 @@ def _arguments(text: str, position: int, count: int) -> list[tuple[str, int]]:
             argument = _without_braces(text, position)
         if argument is None:
             break
-        found.append(argument)
+        arguments.append(argument)
         position = argument[1]
-    return found
+    return arguments
 
 
 def _without_braces(text: str, position: int) -> tuple[str, int] | None:

@@ -102,15 +102,15 @@ def _different(answers: list[str]) -> list[str]:
 
 def _boxes(text: str, with_empty: bool) -> list[Box]:
     opened: list[tuple[int, int] | None] = []  # of each open brace: its box, None for other braces
-    answers = []
+    boxes = []
     for mark in BOX_OR_BRACE.finditer(text):
         if mark[0] == "}":
             begin = opened.pop() if opened else None
             if begin is not None and (with_empty or not BLANK.fullmatch(text, begin[0], mark.start())):
-                answers.append(Box(*begin, mark.start()))
+                boxes.append(Box(*begin, mark.start()))
         elif mark[0][-1] == "{" and mark[0] != r"\{":
             opened.append(None if mark[0] == "{" else (mark.end(), mark.start()))
-    return answers
+    return boxes
 
 
 def _content(text: str, box: Box) -> str:

@@ -11,7 +11,7 @@ STATEMENT = re.compile(
     r"(?:(?<![A-Za-z0-9])answer(?:(?:\s+(?:to|of|for)\s+(?:this|the|that|your|our)(?:\s+[A-Za-z]+){1,2}?)?"
     r"\s+(?:is\b|(?:would|will)\s+be(?=[\s*:$]+[-+−\d\\(]))|"
     r"[*_`]{0,3}\s*:(?:\s*the\s+(?:final\s+)?answer\s+is\b)?)|"
-    r"(?:(?<=\bthe )|(?<=\bfinal ))answers\s+are\b|"
+    r"(?:(?<=\bthe )|(?<=\bfinal ))answers\s+are\b(?=:?[ \t]*\*{0,2}(?:[-+−\d$\\({]|[A-Za-z](?![A-Za-z])))|"
     r"(?:^|(?<=\n))[ \t]*(?:#{1,6}[ \t]*[*_]{0,3}|[*_]{1,3})(?:(?:final|correct)\s+)?answer[*_ \t]*\n)"
     r"[\s*:]*(?=[^\s*:])",
     re.IGNORECASE,

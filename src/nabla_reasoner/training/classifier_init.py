@@ -66,7 +66,7 @@ class ActivationScales(NamedTuple):
 
 
 @torch.no_grad()
-def grow(
+def build(
     classifier: torch.nn.Module,
     language_model: torch.nn.Module,
     ids: Int[Tensor, "batch seq"],

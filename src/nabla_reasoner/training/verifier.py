@@ -177,4 +177,5 @@ class RatioTraining(CheckpointedTraining):
 
     def loss(self, batch: list[Padded]) -> Float[Tensor, ""]:
         (reference,) = self.reference
+        self.model.eval()  # dropout would part it from the reference
         return ratio_loss(self.model, reference.to(self.device), batch, self.scale, self.vocab_size)

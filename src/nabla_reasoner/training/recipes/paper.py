@@ -60,6 +60,7 @@ def trainer_settings(config: DictConfig) -> dict[str, Any]:
         "num_iterations": sampling.updates_per_batch,
         "temperature": sampling.temperature,
         "max_completion_length": config.max_new_tokens,
+        "disable_dropout": True,  # as in `grpo.GroupRelativeTraining`, of an adapter too
         "epsilon": sampling.clip_low,
         "epsilon_high": sampling.clip_high,
         "beta": sampling.kl_weight,
@@ -236,12 +237,18 @@ def train(config: DictConfig) -> None:
     """Train, or with `dry_run=true` only check.
 
     Raises:
-        ValueError: as `trainer_settings` and `check_engine`; a pinned policy; a folder with another training.
+        ValueError: as `trainer_settings` and `check_engine`; a pinned policy; an adapter with dropout; a folder with
+            another training.
     """
     if config.policy.get("revision") is not None:
         raise ValueError(
             f"a training reads policy.path as it is; got policy.revision={config.policy.revision}. Fetch that commit "
             "and give its folder: policy.path=DIR."
+        )
+    dropout = (config.lora or {}).get("lora_dropout", 0)
+    if dropout:
+        raise ValueError(
+            f"lora_dropout must be 0: GRPO compares probabilities of one policy; got {dropout}. Leave it out."
         )
     if config.dry_run:
         dry_run(config)

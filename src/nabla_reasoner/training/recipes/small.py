@@ -250,11 +250,16 @@ def train(config: DictConfig) -> None:
     stages = Stages(Path(config.work_folder, "stages.json"), {key: settings[key] for key in DATA})
     improved = {name: [entry, settings["improvement"]] for name, entry in settings["improved"].items()}
     measured = [settings["validation"], settings["rewards"]]
-    own = {"prompts": settings["prompts"], **settings["rewards"], "measure": measured, **improved}  # of single stages
+    stage_settings = {
+        "prompts": settings["prompts"],
+        **settings["rewards"],
+        "measure": measured,
+        **improved,
+    }  # of single stages
     order = stages_of(config)
     data = small_answers.make_splits(config)
     for name, stage in order.items():
-        if name in config.only and stages.should_run(name, own.get(name)):
+        if name in config.only and stages.should_run(name, stage_settings.get(name)):
             stage(data)
-            stages.note_finished(name, own.get(name))
+            stages.note_finished(name, stage_settings.get(name))
     stages.end(list(order), config.only)

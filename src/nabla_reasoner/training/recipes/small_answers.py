@@ -120,6 +120,17 @@ def graded(config: DictConfig, problems: Sequence[Problem], rows: Sequence[Seque
     return answers
 
 
+def same_settings(stored: dict[str, Any], present: dict[str, Any]) -> bool:
+    """Return whether two settings are equal; a policy's version counts where both know it.
+
+    A hub name has none before its first download, and older files do not have it.
+    """
+    names = stored.keys() | present.keys()
+    if stored.get("policy_version") is None or present.get("policy_version") is None:
+        names -= {"policy_version"}
+    return all(stored.get(name) == present.get(name) for name in names)
+
+
 def _stored(path: Path, settings: dict[str, Any], problems: Sequence[Problem]) -> list[list[Any]]:
     """Return the rows of a file, whose first line holds its settings; begin the file if there is none.
 
@@ -131,7 +142,7 @@ def _stored(path: Path, settings: dict[str, Any], problems: Sequence[Problem]) -
     if complete != text:
         path.write_text(complete, encoding="utf-8")
     first, *rows = [json.loads(line) for line in complete.splitlines()]
-    if first != settings:
+    if not same_settings(first, settings):
         raise ValueError(f"{path} must hold answers sampled with {settings}; it says {first}. Delete it.")
     if any(row[0] != problem.question for row, problem in zip(rows, problems, strict=False)):
         raise ValueError(f"{path} must hold answers to the same questions; it holds others. Delete it.")

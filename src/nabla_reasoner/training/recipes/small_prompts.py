@@ -22,7 +22,7 @@ from ...evaluation.accuracy import grades, sample_responses
 from ...models.language_models import Policy
 from ...types import Problem
 from . import tiny
-from .small_answers import with_suffix
+from .small_answers import same_settings, with_suffix
 
 COLUMNS = (
     "task",
@@ -129,7 +129,7 @@ def compare(config: DictConfig) -> None:
     work.parent.mkdir(parents=True, exist_ok=True)
     header = json.dumps({"settings": _settings(config)})
     lines = work.read_text(encoding="utf-8").split("\n")[:-1] if work.exists() else []
-    if lines[:1] != [header]:  # other settings: everything is measured again
+    if not lines or not same_settings(json.loads(lines[0])["settings"], _settings(config)):  # all is measured again
         lines = []
         work.write_text(header + "\n", encoding="utf-8")
     stored = [json.loads(line) for line in lines[1:]]

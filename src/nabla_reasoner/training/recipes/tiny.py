@@ -163,7 +163,7 @@ def corrupted_solutions(
     return examples
 
 
-def grow_classifier(
+def build_classifier(
     config: DictConfig,
     data: Splits,
     tokenizer: PreTrainedTokenizerBase,
@@ -175,7 +175,7 @@ def grow_classifier(
     sequences = [[*example.prompt_ids, *example.response_ids] for example in examples]
     length = min(len(sequence) for sequence in sequences)
     questions = [problem for parts in data.values() for problem in parts["train"][:ALPHABET_SOLUTIONS]]
-    classifier_init.grow(
+    classifier_init.build(
         model,
         likelihood,
         torch.tensor([sequence[:length] for sequence in sequences]),
@@ -198,7 +198,7 @@ def train_classifier(config: DictConfig, data: Splits) -> None:
             pools[group] = [example._replace(group=group) for example in examples]
         counts[f"{task}/corrupted"] = round(count * recipe.corrupted)
         counts[f"{task}/sampled"] = count - counts[f"{task}/corrupted"]
-    model = grow_classifier(config, data, tokenizer, next(iter(sampled.values()))[:MEASURED_SEQUENCES])
+    model = build_classifier(config, data, tokenizer, next(iter(sampled.values()))[:MEASURED_SEQUENCES])
     head_blocks = pad([example for pool in pools.values() for example in pool[-recipe.probe :]])
     head_loss = reward_model.fit_head(model, head_blocks, recipe.process_weight)
     print(f"loss of the head alone: {head_loss:.3f}")
