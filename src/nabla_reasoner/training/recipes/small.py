@@ -250,12 +250,12 @@ def train(config: DictConfig) -> None:
     stages = Stages(Path(config.work_folder, "stages.json"), {key: settings[key] for key in DATA})
     improved = {name: [entry, settings["improvement"]] for name, entry in settings["improved"].items()}
     measured = [settings["validation"], settings["rewards"]]
-    stage_settings = {
+    stage_settings = {  # of single stages
         "prompts": settings["prompts"],
         **settings["rewards"],
         "measure": measured,
         **improved,
-    }  # of single stages
+    }
     order = stages_of(config)
     data = small_answers.make_splits(config)
     for name, stage in order.items():
