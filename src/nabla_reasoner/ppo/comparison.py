@@ -178,7 +178,7 @@ class PPOComparison:
             count, prompts=settings.prompts, group=settings.group, epochs=settings.epochs, seed=seed
         )
         module = AmortisedTraining(
-            copy.deepcopy(self.policy.model).requires_grad_(True),
+            copy.deepcopy(self.policy.model).train().requires_grad_(True),
             method,
             scored.take(slice(count)),
             settings,

@@ -223,6 +223,7 @@ def fit(
             interval=interval,
             precision=PRECISIONS[precision],
         )
+        module.model.train()  # a loss may have put it into eval mode in an earlier call
         if best and not resumes:
             trainer.validate(module, validation_loader, verbose=False)
         trainer.fit(module, loader, validation_loader, ckpt_path=checkpoint if resumes else None)
