@@ -406,11 +406,14 @@ def test_peak_excludes_memory_freed_before_call():
     def call() -> int:
         return int(torch.ones(20 * 2**20).sum())  # 80 MiB
 
-    held = torch.ones(30 * 2**20)  # 120 MiB, freed before the measurement
-    del held
-    peak, value = memory.peak_of(call, CPU)
-    assert value == 20 * 2**20
-    assert 79 < peak / 2**20 < 100  # memory that was free in the heap before is not counted
+    peaks = []
+    for _ in range(3):  # the kernel may page out other memory meanwhile, which lowers a peak
+        held = torch.ones(30 * 2**20)  # 120 MiB, freed before the measurement
+        del held
+        peak, value = memory.peak_of(call, CPU)
+        assert value == 20 * 2**20
+        peaks.append(peak / 2**20)
+    assert 79 < max(peaks) < 100  # memory that was free in the heap before is not counted
 
 
 def test_failing_process_raises_with_its_reason(tmp_path, monkeypatch):
