@@ -126,7 +126,8 @@ def figure_rows(cell: Cell) -> Rows:
 
 def _count_draws(case: SearchedResponse, seed: int) -> Int[np.ndarray, "first second"]:
     """Draw pairs of tokens from the policy and count them; draws outside the alphabet are left out."""
-    uniforms = keyed_uniforms(seed, case.pair.problem.id, 0, "darts", NUM_DRAWS)  # this key decides the draws
+    # the word is part of the random key: with another one the kept figure would have other draws
+    uniforms = keyed_uniforms(seed, case.pair.problem.id, 0, "darts", NUM_DRAWS)
     indices = np.searchsorted(case.chances.cumsum(), uniforms)
     counts = np.bincount(indices[indices < case.chances.size], minlength=case.chances.size)
     return counts.reshape(case.chances.shape)

@@ -1,6 +1,6 @@
 """Group-relative policy optimisation (GRPO, arXiv 2402.03300): updates from the policy's own rewarded responses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +63,20 @@ class GroupSampling(NamedTuple):
             raise ValueError(f"clip_low, clip_high and kl_weight must be >= 0; got {self}.")
         losses.check_normalisation(self.normalisation)
         return self
+
+
+def check_adapter(lora: Mapping[str, object] | None) -> None:
+    """Raise ValueError if an adapter has dropout, which GRPO switches off.
+
+    Args:
+        lora: settings of peft's adapter; None trains all weights.
+    """
+    dropout = (lora or {}).get("lora_dropout", 0)
+    if dropout:
+        raise ValueError(
+            f"lora_dropout must be 0 with method grpo, which compares probabilities of one policy; got {dropout}. "
+            "Leave it out."
+        )
 
 
 class ResponseBatch(NamedTuple):

@@ -21,7 +21,7 @@ from ...models.response_texts import ResponseTexts
 from ...models.tokenizers import load_tokenizer, split_commit
 from ...tasks import grading, problems
 from ...types import Problem
-from ..grpo import GroupSampling
+from ..grpo import GroupSampling, check_adapter
 
 if TYPE_CHECKING:
     import trl
@@ -245,11 +245,7 @@ def train(config: DictConfig) -> None:
             f"a training reads policy.path as it is; got policy.revision={config.policy.revision}. Fetch that commit "
             "and give its folder: policy.path=DIR."
         )
-    dropout = (config.lora or {}).get("lora_dropout", 0)
-    if dropout:
-        raise ValueError(
-            f"lora_dropout must be 0: GRPO compares probabilities of one policy; got {dropout}. Leave it out."
-        )
+    check_adapter(config.lora)
     if config.dry_run:
         dry_run(config)
     else:

@@ -19,7 +19,7 @@ from ...models.whole_models import load_whole
 from ...types import Problem
 from ..checkpoints import read_log
 from ..data import Mixture, solution_examples
-from ..grpo import GroupRelativeTraining, GroupSampling
+from ..grpo import GroupRelativeTraining, GroupSampling, check_adapter
 from ..loop import FitResult, Schedule, discard_checkpoint, fit
 from ..sft import PolicyTraining, SupervisedTraining
 
@@ -115,12 +115,8 @@ def _check_recipe(recipe: DictConfig) -> None:
         raise ValueError(
             f"frozen_dtype must be null where all weights are trained; got {recipe.frozen_dtype!r} with lora: null."
         )
-    dropout = (recipe.lora or {}).get("lora_dropout", 0)
-    if recipe.method == "grpo" and dropout:
-        raise ValueError(
-            f"lora_dropout must be 0 with method grpo, which compares probabilities of one policy; got {dropout}. "
-            "Leave it out."
-        )
+    if recipe.method == "grpo":
+        check_adapter(recipe.lora)
     updates = (recipe.get("sampling") or {}).get("updates_per_batch", 1)
     if recipe.every % updates:
         raise ValueError(
